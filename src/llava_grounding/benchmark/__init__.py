@@ -1,0 +1,1 @@
+"""Metrics and the tasks that use them."""

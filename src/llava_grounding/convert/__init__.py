@@ -1,0 +1,1 @@
+"""Turns the released checkpoints of others into ours: names, shapes, configurations."""

@@ -1,0 +1,1 @@
+"""Raw samples: images, instances, dialogues. No tensors, no tokenizer."""

@@ -1,0 +1,1 @@
+"""The two doors: pixels and words to tensors (encode), tensors to a GroundedAnswer (decode)."""

@@ -1,0 +1,1 @@
+"""Training: matching, losses, stages. Never imported by inference."""
