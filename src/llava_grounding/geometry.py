@@ -1,0 +1,251 @@
+"""Box formats and overlaps, EXIF orientations, and `Letterbox`: the record that maps to and from original pixels.
+
+Coordinates are continuous: pixel i covers [i, i + 1), so a box is half-open and the image is [0, width] x [0, height].
+Box functions take NumPy arrays or torch tensors and give the same kind back. Knows no files and no model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from llava_grounding.errors import ShapeError
+
+Array = TypeVar("Array", bound=Any)
+"""A NumPy array or a torch tensor; whatever goes in comes out."""
+
+SizeWH = tuple[int, int]
+
+
+def box_cxcywh_to_xyxy(boxes_cxcywh: Array) -> Array:
+    """Corners of (..., 4) boxes given by centre and size."""
+    centre, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    return _join(centre - size / 2, centre + size / 2)
+
+
+def box_xyxy_to_cxcywh(boxes_xyxy: Array) -> Array:
+    """Centre and size of (..., 4) boxes given by corners."""
+    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    return _join((low + high) / 2, high - low)
+
+
+def box_xyxy_to_xywh(boxes_xyxy: Array) -> Array:
+    """Corner and size, as COCO writes boxes, of (..., 4) boxes given by corners."""
+    low, high = boxes_xyxy[..., :2], boxes_xyxy[..., 2:]
+    return _join(low, high - low)
+
+
+def box_xywh_to_xyxy(boxes_xywh: Array) -> Array:
+    """Corners of (..., 4) boxes given by corner and size, as COCO writes them."""
+    low, size = boxes_xywh[..., :2], boxes_xywh[..., 2:]
+    return _join(low, low + size)
+
+
+def clip_boxes_xyxy(boxes_xyxy: Array, size_wh: SizeWH) -> Array:
+    """The part of each (..., 4) box inside the image; a box wholly outside keeps no area."""
+    width, height = size_wh
+    x, y = boxes_xyxy[..., 0::2].clip(0, width), boxes_xyxy[..., 1::2].clip(0, height)
+    return _namespace(boxes_xyxy).stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), -1)
+
+
+def box_area(boxes_xyxy: Array) -> Array:
+    """Area of (..., 4) boxes; 0 where the corners are in the wrong order."""
+    size = (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clip(0)
+    return size[..., 0] * size[..., 1]
+
+
+def box_iou(boxes_xyxy: Array, others_xyxy: Array) -> Array:
+    """Intersection over union of each (n, 4) box with each (m, 4) other, as (n, m); 0 for two boxes without area."""
+    intersection, union = _intersection_and_union(boxes_xyxy, others_xyxy)
+    return _ratio(intersection, union)
+
+
+def generalized_box_iou(boxes_xyxy: Array, others_xyxy: Array) -> Array:
+    """IoU less the share of the common hull that neither box covers, in [-1, 1], of (n, 4) by (m, 4) as (n, m).
+
+    Source: Generalized Intersection over Union (arXiv:1902.09630).
+    """
+    xp = _namespace(boxes_xyxy)
+    intersection, union = _intersection_and_union(boxes_xyxy, others_xyxy)
+    low = xp.minimum(boxes_xyxy[:, None, :2], others_xyxy[None, :, :2])
+    high = xp.maximum(boxes_xyxy[:, None, 2:], others_xyxy[None, :, 2:])
+    hull = box_area(_join(low, high))
+    return _ratio(intersection, union) - _ratio(hull - union, hull)
+
+
+def _intersection_and_union(boxes_xyxy: Array, others_xyxy: Array) -> tuple[Array, Array]:
+    for name, boxes in (("boxes_xyxy", boxes_xyxy), ("others_xyxy", others_xyxy)):
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise ShapeError(f"{name} must be (n, 4), got {tuple(boxes.shape)}")
+    xp = _namespace(boxes_xyxy)
+    low = xp.maximum(boxes_xyxy[:, None, :2], others_xyxy[None, :, :2])
+    high = xp.minimum(boxes_xyxy[:, None, 2:], others_xyxy[None, :, 2:])
+    intersection = box_area(_join(low, high))
+    return intersection, box_area(boxes_xyxy)[:, None] + box_area(others_xyxy)[None] - intersection
+
+
+def _ratio(part: Array, whole: Array) -> Array:
+    """part / whole, 0 where whole is 0, with a finite gradient there."""
+    empty = whole <= 0
+    return _namespace(part).where(empty, part * 0, part / (whole + empty))
+
+
+def _join(first: Array, second: Array) -> Array:
+    return _namespace(first).concatenate((first, second), -1)
+
+
+def _namespace(array: Any) -> ModuleType:
+    if isinstance(array, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
+def oriented_size(size_wh: SizeWH, orientation: int) -> SizeWH:
+    """Size of the image as shown, from its size as stored; an EXIF orientation outside 1 to 8 counts as 1."""
+    width, height = size_wh
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+
+
+def points_to_oriented(points_xy: np.ndarray, size_wh: SizeWH, orientation: int) -> np.ndarray:
+    """Where (..., 2) points of the stored image are in the image as shown; `size_wh` is the stored size."""
+    width, height = size_wh
+    x, y = np.moveaxis(np.asarray(points_xy, dtype=np.float64), -1, 0)
+    shown = {
+        2: (width - x, y),
+        3: (width - x, height - y),
+        4: (x, height - y),
+        5: (y, x),
+        6: (height - y, x),
+        7: (height - y, width - x),
+        8: (y, width - x),
+    }
+    return np.stack(shown.get(orientation, (x, y)), -1)
+
+
+def points_from_oriented(points_xy: np.ndarray, size_wh: SizeWH, orientation: int) -> np.ndarray:
+    """Where (..., 2) points of the image as shown are in the stored image; `size_wh` is the stored size."""
+    # Each orientation is its own inverse but the quarter turns, which undo each other.
+    back = {6: 8, 8: 6}.get(orientation, orientation)
+    return points_to_oriented(points_xy, oriented_size(size_wh, orientation), back)
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """How an image lies on the canvas the model sees: resized to `content_size_wh`, top left, padded right and below.
+
+    Rounding the content to whole pixels makes the scales of the two axes differ a little, so each is exact for itself.
+
+    Args:
+        image_size_wh: the original, in pixels, after EXIF orientation.
+        content_size_wh: the resized image, in pixels of the canvas.
+        canvas_size_wh: content and padding.
+    """
+
+    image_size_wh: SizeWH
+    content_size_wh: SizeWH
+    canvas_size_wh: SizeWH
+
+    def __post_init__(self) -> None:
+        for name in ("image_size_wh", "content_size_wh", "canvas_size_wh"):
+            width, height = getattr(self, name)
+            object.__setattr__(self, name, (int(width), int(height)))
+            if width < 1 or height < 1:
+                raise ShapeError(f"{name} must be at least (1, 1) pixels, got ({width}, {height})")
+        if any(np.greater(self.content_size_wh, self.canvas_size_wh)):
+            raise ShapeError(f"content_size_wh {self.content_size_wh} must fit into {self.canvas_size_wh}")
+
+    @classmethod
+    def fit(cls, image_size_wh: SizeWH, canvas_size_wh: SizeWH) -> Letterbox:
+        """The largest content of the image's shape that fits the canvas, each side rounded, at least one pixel."""
+        (width, height), (canvas_w, canvas_h) = image_size_wh, canvas_size_wh
+        if min(width, height) < 1:
+            raise ShapeError(f"image_size_wh must be at least (1, 1) pixels, got ({width}, {height})")
+        scale = min(canvas_w / width, canvas_h / height)
+        content = (_round_within(width * scale, canvas_w), _round_within(height * scale, canvas_h))
+        return cls(image_size_wh, content, canvas_size_wh)
+
+    @property
+    def scale_xy(self) -> np.ndarray:
+        """Canvas pixels per image pixel, (2,) float64."""
+        return np.divide(self.content_size_wh, self.image_size_wh)
+
+    def points_to_canvas(self, points_xy: np.ndarray) -> np.ndarray:
+        """(..., 2) points of the image, on the canvas."""
+        return np.asarray(points_xy, dtype=np.float64) * self.scale_xy
+
+    def points_to_image(self, points_xy: np.ndarray) -> np.ndarray:
+        """(..., 2) points of the canvas, in the image; those on the padding land outside."""
+        return np.asarray(points_xy, dtype=np.float64) / self.scale_xy
+
+    def boxes_to_canvas(self, boxes_xyxy: np.ndarray) -> np.ndarray:
+        """(..., 4) boxes of the image, on the canvas."""
+        return np.asarray(boxes_xyxy, dtype=np.float64) * np.tile(self.scale_xy, 2)
+
+    def boxes_to_image(self, boxes_xyxy: np.ndarray) -> np.ndarray:
+        """(..., 4) boxes of the canvas, in the image; not clipped to it."""
+        return np.asarray(boxes_xyxy, dtype=np.float64) / np.tile(self.scale_xy, 2)
+
+    def norm_cxcywh_to_image(self, boxes_cxcywh_norm: np.ndarray) -> np.ndarray:
+        """(..., 4) boxes of the model, cxcywh in [0, 1] of the canvas, as xyxy in the image; not clipped to it."""
+        boxes = np.asarray(boxes_cxcywh_norm, dtype=np.float64) * np.tile(self.canvas_size_wh, 2)
+        return self.boxes_to_image(box_cxcywh_to_xyxy(boxes))
+
+    def image_to_norm_cxcywh(self, boxes_xyxy: np.ndarray) -> np.ndarray:
+        """(..., 4) xyxy boxes of the image as the model's cxcywh in [0, 1] of the canvas."""
+        return box_xyxy_to_cxcywh(self.boxes_to_canvas(boxes_xyxy)) / np.tile(self.canvas_size_wh, 2)
+
+    def mask_to_image(self, mask_logits: np.ndarray) -> np.ndarray:
+        """Masks of the original image, (n, H, W) bool, from (n, h, w) logits that cover the canvas.
+
+        Logits are interpolated between cell centres and then cut at 0. Only cells that the content touches take part,
+        so that nothing bleeds in from the padding; the last row and column of them may be covered in part.
+        """
+        mask_logits = np.asarray(mask_logits, dtype=np.float32)
+        if mask_logits.ndim != 3 or 0 in mask_logits.shape[1:]:
+            raise ShapeError(f"mask_logits must be (n, h, w) with h and w at least 1, got {mask_logits.shape}")
+        width, height = self.image_size_wh
+        covered_w, covered_h = self._covered_cells((mask_logits.shape[2], mask_logits.shape[1]))
+        masks = np.empty((len(mask_logits), height, width), dtype=bool)
+        for logits, mask in zip(mask_logits, masks, strict=True):
+            cells = Image.fromarray(logits[: math.ceil(covered_h), : math.ceil(covered_w)])
+            resized = cells.resize((width, height), Image.Resampling.BILINEAR, box=(0, 0, covered_w, covered_h))
+            np.greater(np.asarray(resized), 0, out=mask)
+        return masks
+
+    def mask_to_canvas(self, mask: np.ndarray, size_wh: SizeWH) -> np.ndarray:
+        """The share of each of (h, w) cells that a (H, W) mask of the image covers, in [0, 1] float32.
+
+        The cells, `size_wh` of them, cover the whole canvas; the padding counts as not covered.
+        """
+        width, height = self.image_size_wh
+        if mask.shape != (height, width):
+            raise ShapeError(f"mask must be ({height}, {width}) like the image, got {mask.shape}")
+        covered_w, covered_h = self._covered_cells(size_wh)
+        rows = _sum_cells(mask.astype(np.float32), size_wh[1], covered_h)
+        return (_sum_cells(rows.T, size_wh[0], covered_w).T * (covered_w * covered_h / (width * height))).clip(0, 1)
+
+    def _covered_cells(self, size_wh: SizeWH) -> tuple[float, float]:
+        """How many of the cells that divide the canvas the content covers in each direction."""
+        (content_w, content_h), (canvas_w, canvas_h) = self.content_size_wh, self.canvas_size_wh
+        return content_w * size_wh[0] / canvas_w, content_h * size_wh[1] / canvas_h
+
+
+def _round_within(value: float, limit: int) -> int:
+    return min(max(math.floor(value + 0.5), 1), limit)
+
+
+def _sum_cells(pixels: np.ndarray, num_cells: int, covered: float) -> np.ndarray:
+    """Sum the rows of (L, C) pixels, spread evenly over the first `covered` of (num_cells, C) cells."""
+    length = len(pixels)
+    edges = np.minimum(np.arange(num_cells + 1) * (length / covered), length)
+    whole = np.minimum(edges.astype(np.int64), length - 1)
+    sums = np.concatenate((np.zeros_like(pixels[:1]), np.cumsum(pixels, axis=0)))
+    up_to_edge = sums[whole] + pixels[whole] * (edges - whole)[:, None].astype(pixels.dtype)
+    return np.diff(up_to_edge, axis=0)

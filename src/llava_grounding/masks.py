@@ -1,0 +1,220 @@
+"""Binary masks: area, overlap, bounding box, resizing, polygons, and COCO's run-length codes in plain NumPy.
+
+The codes equal pycocotools byte for byte. Knows no images, no files and no boxes but the one around a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import index
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from llava_grounding.errors import DataError, ShapeError
+
+MAX_PIXELS = 2**32 - 1
+"""COCO counts in 32 bits."""
+
+_DIGIT_BITS = 5
+_DIGIT_MASK, _SIGN_BIT, _MORE_BIT = 0x1F, 0x10, 0x20
+_FIRST_CHARACTER = 48
+_MAX_DIGITS = 7  # the difference of two 32-bit counts
+_IOU_CHUNK = 2**20  # pixels at a time: sums of so many ones are exact in single precision
+
+
+def mask_area(mask: np.ndarray) -> int:
+    """Number of pixels in a (H, W) mask."""
+    return int(np.count_nonzero(_as_mask(mask)))
+
+
+def mask_iou(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Intersection over union of each of (n, H, W) masks with each of (m, H, W) others, as (n, m) float64.
+
+    Two empty masks have 0.
+    """
+    masks, others = np.asarray(masks), np.asarray(others)
+    if masks.ndim != 3 or others.ndim != 3 or masks.shape[1:] != others.shape[1:]:
+        raise ShapeError(f"masks must be (n, H, W) and (m, H, W), got {masks.shape} and {others.shape}")
+    rows, other_rows = masks.reshape(len(masks), -1) != 0, others.reshape(len(others), -1) != 0
+    intersection = np.zeros((len(rows), len(other_rows)))
+    for start in range(0, rows.shape[1], _IOU_CHUNK):
+        part = slice(start, start + _IOU_CHUNK)
+        intersection += rows[:, part].astype(np.float32) @ other_rows[:, part].astype(np.float32).T
+    areas, other_areas = np.count_nonzero(rows, axis=1), np.count_nonzero(other_rows, axis=1)
+    union = areas[:, None] + other_areas[None] - intersection
+    return intersection / np.maximum(union, 1)
+
+
+def mask_to_box(mask: np.ndarray) -> np.ndarray | None:
+    """The smallest box around a (H, W) mask, half-open xyxy, (4,) float64; None if the mask is empty."""
+    mask = _as_mask(mask)
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    if not len(columns):
+        return None
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
+
+
+def resize_mask(mask: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    """A (H, W) mask at another size: pixels of which at least half is covered, smoothed between pixel centres."""
+    mask = _as_mask(mask)
+    if 0 in mask.shape or min(size_wh) < 1:
+        raise ShapeError(f"masks must have at least one pixel to be resized, got {mask.shape} to (w, h) = {size_wh}")
+    if mask.shape == (size_wh[1], size_wh[0]):
+        return mask.copy()
+    coverage = Image.fromarray(mask.astype(np.float32))
+    return np.asarray(coverage.resize(size_wh, Image.Resampling.BILINEAR)) >= 0.5
+
+
+def polygons_to_mask(polygons: Sequence[Sequence[float] | np.ndarray], size_wh: tuple[int, int]) -> np.ndarray:
+    """A (H, W) mask of the pixels whose centre lies in any of the polygons, each filled by the even-odd rule.
+
+    Args:
+        polygons: each a flat list x0, y0, x1, y1, ... as COCO writes it, or (n, 2) points; in pixels.
+        size_wh: size of the mask; what lies outside is cut off.
+    """
+    width, height = size_wh
+    mask = np.zeros((height, width), dtype=bool)
+    for polygon in polygons:
+        points = np.asarray(polygon, dtype=np.float64).reshape(-1)
+        if len(points) % 2 or len(points) < 6 or not np.isfinite(points).all():
+            raise DataError(f"a polygon must be at least three finite points x, y, got {len(points)} numbers")
+        mask |= _fill(points.reshape(-1, 2), width, height)
+    return mask
+
+
+def _fill(points_xy: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Even-odd fill: each edge flips every pixel to its right, on the rows whose centre line it crosses."""
+    start, end = points_xy, np.roll(points_xy, -1, axis=0)
+    first = np.ceil(np.minimum(start[:, 1], end[:, 1]) - 0.5).clip(0, height).astype(np.int64)
+    stop = np.ceil(np.maximum(start[:, 1], end[:, 1]) - 0.5).clip(0, height).astype(np.int64)
+    num_rows = stop - first
+    edge = np.repeat(np.arange(len(start)), num_rows)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(num_rows) - num_rows, num_rows) + first[edge]
+    (x0, y0), (x1, y1) = start[edge].T, end[edge].T
+    crossing = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+    column = np.ceil(crossing - 0.5).clip(0, width).astype(np.int64)
+    flips = np.bincount(row * (width + 1) + column, minlength=height * (width + 1)).reshape(height, width + 1)
+    return (np.cumsum(flips, axis=1) % 2 == 1)[:, :width]
+
+
+def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's compressed run-length code of a (H, W) mask: `{"size": [H, W], "counts": "..."}`.
+
+    Runs go down the columns and begin with a run of zeros, which may have no length.
+    """
+    mask = _as_mask(mask)
+    height, width = mask.shape
+    return {"size": [height, width], "counts": _counts_to_text(_counts_of(mask))}
+
+
+def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
+    """The (H, W) bool mask of a COCO run-length code; `counts` may be text, bytes or a plain list of run lengths.
+
+    Raises:
+        DataError: if the code is damaged, or its runs do not add up to exactly H x W pixels.
+    """
+    (height, width), counts = _read(rle)
+    runs = np.zeros(len(counts), dtype=bool)
+    runs[1::2] = True
+    return np.ascontiguousarray(np.repeat(runs, counts).reshape(width, height).T)
+
+
+def rle_area(rle: Mapping[str, Any]) -> int:
+    """Number of pixels in the mask of a COCO run-length code, without unpacking it."""
+    _, counts = _read(rle)
+    return int(counts[1::2].sum())
+
+
+def _as_mask(mask: np.ndarray) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.ndim != 2:
+        raise ShapeError(f"mask must be (H, W), got {mask.shape}")
+    return mask if mask.dtype == np.bool_ else mask != 0
+
+
+def _counts_of(mask: np.ndarray) -> np.ndarray:
+    pixels = mask.ravel(order="F")
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
+    starts_set = pixels[:1].astype(bool).nonzero()[0]  # a first run of zeros without length
+    return np.diff(np.concatenate(([0], starts_set, changes, [pixels.size])))
+
+
+def _counts_to_text(counts: np.ndarray) -> str:
+    """Each count, from the fourth on less the one two before, in digits of five bits, the lowest first."""
+    values = counts.astype(np.int64)
+    values[3:] -= counts[1:-2]
+    digits, used = (
+        np.zeros((len(values), _MAX_DIGITS), dtype=np.uint8),
+        np.zeros((len(values), _MAX_DIGITS), dtype=bool),
+    )
+    going = np.ones(len(values), dtype=bool)
+    for place in range(_MAX_DIGITS):
+        digit = values & _DIGIT_MASK
+        values >>= _DIGIT_BITS
+        more = values != np.where(digit & _SIGN_BIT, -1, 0)
+        digits[:, place] = digit + np.where(more, _MORE_BIT, 0) + _FIRST_CHARACTER
+        used[:, place] = going
+        going &= more
+        if not going.any():
+            break
+    return digits[used].tobytes().decode("ascii")
+
+
+def _read(rle: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
+    """Size (H, W) and checked run lengths, int64, of a COCO run-length code."""
+    try:
+        size_hw, counts = rle["size"], rle["counts"]
+        height, width = (index(side) for side in size_hw)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError('run-length code must be {"size": [h, w], "counts": ...} with whole numbers h and w') from error
+    num_pixels = height * width
+    if min(height, width) < 0 or num_pixels > MAX_PIXELS:
+        raise DataError(f"run-length code must have a size of 0 to {MAX_PIXELS} pixels, got {height} x {width}")
+    runs = _text_to_counts(counts) if isinstance(counts, str | bytes) else _list_to_counts(counts)
+    if (runs < 0).any():
+        raise DataError(f"run-length code must have no negative run, got {runs.min()}")
+    if (runs > num_pixels).any() or runs.sum() != num_pixels:
+        described = sum(runs.tolist())
+        raise DataError(f"run-length code must describe {height} x {width} = {num_pixels} pixels, got {described}")
+    return (height, width), runs
+
+
+def _text_to_counts(text: str | bytes) -> np.ndarray:
+    try:
+        encoded = text.encode("ascii") if isinstance(text, str) else text
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"run-length code must be ASCII, got {text[error.start]!r} at character {error.start}"
+        ) from error
+    digits = np.frombuffer(encoded, dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER
+    wrong = np.flatnonzero((digits < 0) | (digits > (_DIGIT_MASK | _MORE_BIT)))
+    if len(wrong):
+        raise DataError(
+            f"run-length code must use the characters `0` to `o`, got {encoded[wrong[0]]:#04x} at character {wrong[0]}"
+        )
+    if not len(digits):
+        return digits
+    if digits[-1] & _MORE_BIT:
+        raise DataError(f"run-length code is cut off in the middle of a number, after {len(digits)} characters")
+    last = np.flatnonzero(digits & _MORE_BIT == 0)
+    first = np.concatenate(([0], last[:-1] + 1))
+    lengths = last - first + 1
+    if lengths.max() > _MAX_DIGITS:
+        raise DataError(f"run-length code must have numbers of at most {_MAX_DIGITS} characters, got {lengths.max()}")
+    place = np.arange(len(digits)) - np.repeat(first, lengths)
+    values = np.add.reduceat((digits & _DIGIT_MASK) << (_DIGIT_BITS * place), first)
+    values -= np.where(digits[last] & _SIGN_BIT, np.int64(1) << (_DIGIT_BITS * lengths), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def _list_to_counts(counts: Any) -> np.ndarray:
+    try:
+        return np.array([index(count) for count in counts], dtype=np.int64)
+    except (TypeError, OverflowError) as error:
+        raise DataError(
+            f"run-length code must have text or whole numbers as counts, got {type(counts).__name__}"
+        ) from error
