@@ -1,0 +1,216 @@
+"""Multi-scale deformable attention in plain torch, for any device and without a compiled operator.
+
+Two equal ways to sample: `gather` (corner indices and one `embedding_bag`; several times faster on a CPU) and
+`grid_sample` (the textbook form, default elsewhere). Knows nothing of images; levels come in the caller's order.
+"""
+
+import math
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from llava_grounding.errors import ConfigError
+
+Implementation = Literal["auto", "gather", "grid_sample"]
+
+
+class MultiScaleDeformableAttention(nn.Module):
+    """Each query looks at a few points around its reference, on every level, and mixes what it finds.
+
+    References are (x, y) or (cx, cy, w, h) in [0, 1], the same for all levels. A 2-d reference counts offsets in cells
+    of each level, a 4-d one in units of half its box divided by the number of points.
+
+    Source: Deformable DETR (arXiv:2010.04159); 4-d references as in DAB-DETR (arXiv:2201.12329).
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        num_levels: int,
+        num_points: int,
+        implementation: Implementation = "auto",
+    ) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ConfigError(f"hidden_size must be divisible by num_heads, got {hidden_size} and {num_heads}")
+        if implementation not in get_args(Implementation):
+            raise ConfigError(f"implementation must be one of {get_args(Implementation)}, got {implementation!r}")
+        self.num_heads = num_heads
+        self.num_levels = num_levels
+        self.num_points = num_points
+        self.implementation = implementation
+        points = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(hidden_size, points * 2)
+        self.attention_weights = nn.Linear(hidden_size, points)
+        self.value_proj = nn.Linear(hidden_size, hidden_size)
+        self.output_proj = nn.Linear(hidden_size, hidden_size)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start with one viewing direction per head, points at growing distance, all equally weighted."""
+        angles = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        directions = torch.stack([angles.cos(), angles.sin()], dim=-1)
+        directions = directions / directions.abs().amax(-1, keepdim=True)
+        distances = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = directions[:, None, None, :] * distances[None, None, :, None]
+        self.sampling_offsets.bias.copy_(offsets.expand(-1, self.num_levels, -1, -1).flatten())
+        for parameter in (self.sampling_offsets.weight, self.attention_weights.weight, self.attention_weights.bias):
+            nn.init.zeros_(parameter)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q C"],
+        references: Float[Tensor, "#B Q R"],
+        memory: Float[Tensor, "Bm N C"],
+        level_sizes_hw: tuple[tuple[int, int], ...],
+    ) -> Float[Tensor, "B Q C"]:
+        """Attend to the memory.
+
+        Args:
+            query: with its position already added.
+            references: (x, y) or (cx, cy, w, h) of each query in [0, 1].
+            memory: all levels flattened; batch B, or 1 to share one image among all queries.
+            level_sizes_hw: (height, width) of each level in the memory's order.
+        """
+        return self.attend(query, references, self.project_value(memory, level_sizes_hw), level_sizes_hw)
+
+    def project_value(self, memory: Float[Tensor, "Bm N C"], level_sizes_hw: tuple[tuple[int, int], ...]) -> Tensor:
+        """The part that does not depend on the queries: what `attend` samples from (its layout depends on the form)."""
+        value = self.value_proj(memory).unflatten(2, (self.num_heads, -1)).float()
+        return pad_levels(value, level_sizes_hw) if self._gathers(value) else value
+
+    def attend(
+        self,
+        query: Float[Tensor, "B Q C"],
+        references: Float[Tensor, "#B Q R"],
+        value: Tensor,
+        level_sizes_hw: tuple[tuple[int, int], ...],
+    ) -> Float[Tensor, "B Q C"]:
+        """Attend to what `project_value` returned."""
+        weights = self.attention_weights(query).unflatten(2, (self.num_heads, -1)).float().softmax(-1)
+        weights = weights.unflatten(3, (self.num_levels, self.num_points))
+        points = self._points(query, references, level_sizes_hw)
+        if self._gathers(value):
+            mixed = sample_padded_levels(value, level_sizes_hw, points, weights)
+        else:
+            mixed = sample_by_grid_sample(value, level_sizes_hw, points, weights)
+        return self.output_proj(mixed.to(query.dtype))
+
+    def _points(self, query: Tensor, references: Tensor, level_sizes_hw: tuple[tuple[int, int], ...]) -> Tensor:
+        offsets = self.sampling_offsets(query).float()
+        offsets = offsets.unflatten(2, (self.num_heads, self.num_levels, self.num_points, 2))
+        sizes_wh = offsets.new_tensor([(width, height) for height, width in level_sizes_hw])
+        references = references.float()[:, :, None, None, None, :]  # [B, Q, heads, levels, points, 2 or 4]
+        centres = references[..., :2] * sizes_wh[:, None, :]
+        if references.shape[-1] == 2:
+            return offsets + centres
+        reach = references[..., 2:] * sizes_wh[:, None, :] * (0.5 / self.num_points)
+        return torch.addcmul(centres, offsets, reach)
+
+    def _gathers(self, value: Tensor) -> bool:
+        if self.implementation == "auto":
+            return value.device.type == "cpu"
+        return self.implementation == "gather"
+
+
+def sample_by_grid_sample(
+    value: Float[Tensor, "Bm N heads d"],
+    level_sizes_hw: tuple[tuple[int, int], ...],
+    points: Float[Tensor, "B Q heads levels points 2"],
+    weights: Float[Tensor, "B Q heads levels points"],
+) -> Float[Tensor, "B Q heads*d"]:
+    """Weighted sum of bilinear samples by `grid_sample`; points count cells of their level, outside is zero."""
+    batch, num_queries, num_heads = points.shape[:3]
+    value = value.expand(batch, -1, -1, -1)
+    levels = value.split([height * width for height, width in level_sizes_hw], dim=1)
+    grid = points / points.new_tensor([(width, height) for height, width in level_sizes_hw])[:, None, :]
+    grid = (2 * grid - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # [levels, B*heads, Q, points, 2]
+    sampled = [
+        F.grid_sample(
+            level.permute(0, 2, 3, 1).reshape(batch * num_heads, -1, *size_hw), level_grid, align_corners=False
+        )
+        for level, size_hw, level_grid in zip(levels, level_sizes_hw, grid, strict=True)
+    ]
+    stacked = torch.stack(sampled, dim=3)  # [B*heads, d, Q, levels, points]
+    mixed = (stacked * weights.transpose(1, 2).flatten(0, 1)[:, None]).sum((3, 4))
+    return mixed.view(batch, -1, num_queries).transpose(1, 2)
+
+
+def sample_by_gather(
+    value: Float[Tensor, "Bm N heads d"],
+    level_sizes_hw: tuple[tuple[int, int], ...],
+    points: Float[Tensor, "B Q heads levels points 2"],
+    weights: Float[Tensor, "B Q heads levels points"],
+) -> Float[Tensor, "B Q heads*d"]:
+    """Equal to `sample_by_grid_sample`, by corner indices and one `embedding_bag`."""
+    return sample_padded_levels(pad_levels(value, level_sizes_hw), level_sizes_hw, points, weights)
+
+
+def pad_levels(
+    value: Float[Tensor, "Bm N heads d"], level_sizes_hw: tuple[tuple[int, int], ...]
+) -> Float[Tensor, "Bm heads n d"]:
+    """Put a zero border around every level, so that corners outside need no test of their own.
+
+    One column left and right, one row above and two below, one cell at the very end: the far corners of a point clamped
+    to the border have weight zero, but their indices must exist.
+    """
+    batch, _, num_heads, head_size = value.shape
+    starts, total = _padded_starts(level_sizes_hw)
+    table = value.new_zeros(batch, num_heads, total, head_size)
+    levels = value.split([height * width for height, width in level_sizes_hw], dim=1)
+    for level, (height, width), start in zip(levels, level_sizes_hw, starts, strict=True):
+        padded = table[:, :, start : start + (height + 3) * (width + 2)].unflatten(2, (height + 3, width + 2))
+        padded[:, :, 1 : height + 1, 1 : width + 1] = level.unflatten(1, (height, width)).permute(0, 3, 1, 2, 4)
+    return table
+
+
+def sample_padded_levels(
+    table: Float[Tensor, "Bm heads n d"],
+    level_sizes_hw: tuple[tuple[int, int], ...],
+    points: Float[Tensor, "B Q heads levels points 2"],
+    weights: Float[Tensor, "B Q heads levels points"],
+) -> Float[Tensor, "B Q heads*d"]:
+    """Weighted sum of bilinear samples from what `pad_levels` returned."""
+    batch, num_queries, num_heads = points.shape[:3]
+    starts, total = _padded_starts(level_sizes_hw)
+    device = points.device
+    last = points.new_tensor([(width + 1, height + 1) for height, width in level_sizes_hw])[:, None, :]
+    strides = torch.tensor([width + 2 for _, width in level_sizes_hw], dtype=torch.int32, device=device)[:, None]
+    heads = torch.arange(table.shape[0] * num_heads, dtype=torch.int32, device=device)
+    rows = heads.view(-1, 1, num_heads, 1, 1) * total
+    rows = rows + torch.tensor(starts, dtype=torch.int32, device=device)[:, None]
+
+    place = (points + 0.5).clamp(torch.zeros_like(last), last)  # the border moves cell centres from +0.5 to +1
+    x, y = place.unbind(-1)
+    column, row = x.to(torch.int32), y.to(torch.int32)
+    corner = (row * strides).add_(column).add_(rows)
+    step = torch.stack([torch.zeros_like(strides), torch.ones_like(strides), strides, strides + 1], dim=-1)
+    corners = corner[..., None] + step
+
+    right, below = x - column, y - row
+    lower = weights * below
+    upper = weights - lower
+    lower_right, upper_right = lower * right, upper * right
+    bilinear = torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right], dim=-1)
+
+    bags = batch * num_queries * num_heads
+    mixed = F.embedding_bag(
+        corners.view(bags, -1), table.flatten(0, 2), mode="sum", per_sample_weights=bilinear.view(bags, -1)
+    )
+    return mixed.view(batch, num_queries, -1)
+
+
+def _padded_starts(level_sizes_hw: tuple[tuple[int, int], ...]) -> tuple[list[int], int]:
+    starts, total = [], 0
+    for height, width in level_sizes_hw:
+        starts.append(total)
+        total += (height + 3) * (width + 2)
+    return starts, total + 1

@@ -1,0 +1,150 @@
+"""What each vision part returns, field by field, with shapes; plus the few operations on those values.
+
+Knows nothing of how they are computed. Axis letters used in all of `model/`: B batch, T text tokens, P patches,
+Q object queries, K visual prompts, G grounded phrases, C channels, D phrase width, E region-embedding width,
+M matched pairs, H W pixels, h w feature cells, N memory cells. Boxes are cxcywh in [0, 1] of the padded image.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+PADDED_PHRASE_LOGIT = -100.0
+
+
+def mask_logits_from(mask_embeds: Float[Tensor, "B Q C"], mask_features: Float[Tensor, "B C h w"]) -> Tensor:
+    """Mask logits [B, Q, h, w] of every query: the product of its mask embedding with every stride-4 feature."""
+    return torch.bmm(mask_embeds, mask_features.flatten(2)).unflatten(2, mask_features.shape[2:])
+
+
+def mask_logits_of_pairs(
+    mask_embeds: Float[Tensor, "B Q C"],
+    mask_features: Float[Tensor, "B C h w"],
+    batch_index: Int[Tensor, " M"],
+    query_index: Int[Tensor, " M"],
+) -> Float[Tensor, "M h w"]:
+    """Mask logits of the M (image, query) pairs only, as one padded `bmm`.
+
+    Indexing `mask_features` per pair instead would make backward fill a full-size tensor with zeros for every image.
+    """
+    batch, _, channels = mask_embeds.shape
+    height, width = mask_features.shape[2:]
+    embeds = mask_embeds[batch_index, query_index]
+    if batch == 1:
+        return (embeds @ mask_features[0].flatten(1)).unflatten(1, (height, width))
+    earlier = torch.tril(batch_index[:, None] == batch_index[None, :], diagonal=-1)
+    slot = earlier.sum(1)  # how many earlier pairs belong to the same image
+    slots = int(slot.max()) + 1 if len(slot) else 0
+    padded = embeds.new_zeros(batch, slots, channels).index_put((batch_index, slot), embeds)
+    logits = torch.bmm(padded, mask_features.flatten(2))
+    return logits.flatten(0, 1)[batch_index * slots + slot].unflatten(1, (height, width))
+
+
+@dataclass
+class ImageMemory:
+    """What the grounder keeps of one image batch: independent of any phrase, so it can be cached per image."""
+
+    memory: Float[Tensor, "B N C"]
+    """Multi-scale features, levels flattened row by row and joined COARSE TO FINE (stride 64, 32, 16, 8)."""
+    level_sizes_hw: tuple[tuple[int, int], ...]
+    """(height, width) of each level, in the same order; their areas add up to N."""
+    mask_features: Float[Tensor, "B Cm h w"]
+    """Stride-4 map that mask embeddings are multiplied with."""
+
+    def level(self, index: int) -> Float[Tensor, "B C h w"]:
+        """One level as a feature map; 0 is the coarsest."""
+        areas = [height * width for height, width in self.level_sizes_hw]
+        cells = self.memory.split(areas, dim=1)[index]
+        return cells.transpose(1, 2).unflatten(2, self.level_sizes_hw[index])
+
+    def rows(self, index: Int[Tensor, " n"]) -> "ImageMemory":
+        """The memory of the chosen images, in the chosen order; an image may be chosen several times."""
+        return ImageMemory(self.memory[index], self.level_sizes_hw, self.mask_features[index])
+
+    def repeat(self, times: int) -> "ImageMemory":
+        """Each image `times` times in a row, for several dialogues about one image."""
+        return ImageMemory(
+            self.memory.repeat_interleave(times, dim=0),
+            self.level_sizes_hw,
+            self.mask_features.repeat_interleave(times, dim=0),
+        )
+
+    def to(self, device: torch.device | str) -> "ImageMemory":
+        """The same memory on another device."""
+        return ImageMemory(self.memory.to(device), self.level_sizes_hw, self.mask_features.to(device))
+
+
+@dataclass
+class GrounderPrediction:
+    """What one decoder layer says about every query."""
+
+    phrase_logits: Float[Tensor, "B Q G"]
+    """Similarity of query and phrase; padded phrases hold -100."""
+    boxes_cxcywh: Float[Tensor, "B Q 4"]
+    """In [0, 1] of the padded image."""
+    mask_embeds: Float[Tensor, "B Q Cm"]
+    """Multiplied with the mask features they give mask logits."""
+
+
+@dataclass
+class GrounderOutput(GrounderPrediction):
+    """The last layer's prediction and what losses and callers need beside it."""
+
+    queries: Float[Tensor, "B Q C"]
+    """Final state of each query, as the class and mask heads see it."""
+    mask_features: Float[Tensor, "B Cm h w"]
+    """The image memory's, shared, not copied."""
+    topk_indices: Int[Tensor, "B Q"]
+    """Memory cell that each query started from, best first."""
+    aux_outputs: tuple[GrounderPrediction, ...] = field(default=())
+    """The initial prediction, then layers 1 to L-1; empty when not asked for."""
+    interm: GrounderPrediction | None = None
+    """First-stage prediction of the selected cells, with gradients into the selection; for the loss only."""
+
+    @property
+    def mask_logits(self) -> Float[Tensor, "B Q h w"]:
+        """Stride-4 mask logits of all queries, computed on every access."""
+        return mask_logits_from(self.mask_embeds, self.mask_features)
+
+    def mask_logits_of(self, batch_index: Int[Tensor, " M"], query_index: Int[Tensor, " M"]) -> Float[Tensor, "M h w"]:
+        """Stride-4 mask logits of the chosen (image, query) pairs only."""
+        return mask_logits_of_pairs(self.mask_embeds, self.mask_features, batch_index, query_index)
+
+
+@dataclass
+class VisualPromptPrediction:
+    """What one decoder layer says about every prompt; each prompt has T mask tokens."""
+
+    boxes_cxcywh: Float[Tensor, "B K T 4"]
+    """In [0, 1] of the padded image."""
+    mask_embeds: Float[Tensor, "B K T Cm"]
+    """Multiplied with the mask features they give mask logits."""
+    ious: Float[Tensor, "B K T"]
+    """How good each token's mask is thought to be."""
+
+
+@dataclass
+class VisualPromptOutput(VisualPromptPrediction):
+    """The last layer's prediction and the vectors handed to the language model."""
+
+    region_embeds: Float[Tensor, "B K E"]
+    """First token's final state, projected to the language model's width; padded prompts hold zeros."""
+    queries: Float[Tensor, "B K T C"]
+    """Final state of every token, before the projection."""
+    mask_features: Float[Tensor, "B Cm h w"]
+    """The image memory's, shared, not copied."""
+    aux_outputs: tuple[VisualPromptPrediction, ...] = field(default=())
+    """Layers 1 to L-1; empty when not asked for."""
+
+    @property
+    def mask_logits(self) -> Float[Tensor, "B K h w"]:
+        """Stride-4 mask logits of each prompt's first token, computed on every access."""
+        return mask_logits_from(self.mask_embeds[:, :, 0], self.mask_features)
+
+    @property
+    def all_mask_logits(self) -> Float[Tensor, "B K T h w"]:
+        """Stride-4 mask logits of all tokens."""
+        tokens = self.mask_embeds.shape[1:3]
+        return mask_logits_from(self.mask_embeds.flatten(1, 2), self.mask_features).unflatten(1, tokens)
