@@ -17,7 +17,7 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image, ImageOps
 
-from llava_grounding.errors import DataError, nearest
+from llava_grounding.errors import DataError, did_you_mean
 from llava_grounding.masks import decode_rle, polygons_to_mask
 
 PACK_VARIABLE = "LLAVA_GROUNDING_DATA"
@@ -260,8 +260,7 @@ class CocoPhotos(Sequence[PhotoRecord]):
             return frozenset(name for key, name in self.categories.items() if key in _COCO_THINGS or key in stuff)
         if label_set not in _LABEL_SETS:
             known = ["coco80", "coco80+stuff", *_LABEL_SETS]
-            hint = nearest(label_set, known)
-            raise DataError(f"unknown label_set `{label_set}`" + (f"; did you mean `{hint}`?" if hint else ""))
+            raise DataError(f"unknown label_set `{label_set}`{did_you_mean(label_set, known)}")
         return frozenset(name.replace("+", " ") for name in _LABEL_SETS[label_set].split())
 
 

@@ -34,7 +34,7 @@ DESCRIBE_QUESTIONS = (
     "What does the image show?",
 )
 _REGION_QUESTIONS = ("What is <region>?", "What is this <region>?", "Name the thing at <region>.")
-_FIND_QUESTIONS = ("Find {}.", "Show me {}.", "Point at {}.", "Where is {}?")
+_FIND_QUESTIONS = ("Find {}.", "Show me {}.", "Point at {}.")
 # A class region is a surface or material here: "the road"; other classes are spoken of in the plural: "cars".
 _SURFACES = frozenset({"sky", "road", "sidewalk", "street", "vegetation", "facade", "grass", "sea", "wall", "floor"})
 _MAX_COUNT = 12  # more are "many"
@@ -84,6 +84,7 @@ def ground_caption(caption: str, instances: Sequence[PhotoInstance]) -> tuple[st
     A plural means all instances of its category, a number only as many as it says, a singular the only one or the one
     that dominates by area; where the words leave it open the target is None.
     """
+    caption = tidy_caption(caption)
     by_category = _by_category(instances)
     words = _lexicon(tuple(by_category))
     found: list[tuple[Mention, str]] = []
@@ -96,6 +97,12 @@ def ground_caption(caption: str, instances: Sequence[PhotoInstance]) -> tuple[st
         _target(mention, by_category[name], instances) if name and times[name] == 1 else None for mention, name in found
     )
     return format_markup(caption, [mention.span for mention, _ in found]), targets
+
+
+def tidy_caption(caption: str) -> str:
+    """The caption as one sentence: capital letter, single spaces, a full stop."""
+    text = " ".join(caption.split()).rstrip(" .")
+    return text[:1].upper() + text[1:] + ("" if text.endswith(("!", "?")) else ".")
 
 
 @dataclass(frozen=True)
@@ -178,7 +185,7 @@ def _listing(photo: _Photo) -> _Answer:
 def _describe_plain(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
     if not photo.record.captions:
         return []
-    caption = photo.record.captions[int(rng.integers(len(photo.record.captions)))]
+    caption = tidy_caption(_pick(photo.record.captions, rng))
     return [Turn(_pick(DESCRIBE_QUESTIONS, rng), caption, (), (), False, "describe_plain")]
 
 
@@ -225,17 +232,21 @@ def _find(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
     if not referred:
         return []
     phrase, index = _pick(referred, rng)
-    question = _pick(_FIND_QUESTIONS[:3], rng).format(phrase)
+    question = _pick(_FIND_QUESTIONS, rng).format(phrase)
     return [_Answer().say(f"Here {_be(phrase)} ").name(phrase, (index,)).say(".").turn(question, "find")]
 
 
 def _find_all(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
-    names = [n for n, rows in photo.by_category.items() if len(rows) > 1 and n in photo.record.exhaustive]
+    names = [
+        name
+        for name, rows in photo.by_category.items()
+        if len(rows) > 1 and name in photo.record.exhaustive and not is_mass(name)
+    ]
     if not names:
         return []
     name = _pick(names, rng)
     phrase = f"the {plural(name)}"
-    question = _pick(_FIND_QUESTIONS[:3], rng).format(f"all {phrase}")
+    question = _pick(_FIND_QUESTIONS, rng).format(f"all {phrase}")
     return [_Answer().say("Here are ").name(phrase, photo.by_category[name]).say(".").turn(question, "find_all")]
 
 
@@ -274,7 +285,7 @@ def _relation(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
     """A spatial statement as a yes/no question."""
     if not photo.record.statements:
         return []
-    statement, true = photo.record.statements[int(rng.integers(len(photo.record.statements)))]
+    statement, true = _pick(photo.record.statements, rng)
     clause = statement[0].lower() + statement[1:].rstrip(". ")
     question = _pick(("Is it true that {}?", "Is this true: {}?"), rng).format(clause)
     if not true:
@@ -350,9 +361,11 @@ def _target(mention: Mention, rows: list[int], instances: Sequence[PhotoInstance
 def _group_phrase(photo: _Photo, name: str) -> tuple[str, bool]:
     """All instances of a category as one phrase, and whether it is plural: `two dogs`, `a cat`, `cars`, `the sky`."""
     rows = photo.by_category[name]
-    if photo.instances[rows[0]].region != "thing":
-        surface = photo.instances[rows[0]].region == "stuff" or name in _SURFACES
-        return (f"the {name}", is_plural_name(name)) if surface or is_mass(name) else (plural(name), True)
+    region = photo.instances[rows[0]].region
+    if region != "thing" and name in _SURFACES:
+        return f"the {name}", False
+    if region == "class":
+        return plural(name), not is_mass(name)
     if is_mass(name) or (len(rows) == 1 and is_plural_name(name)):
         return with_article(name), is_plural_name(name) and not with_article(name).startswith("a pair")
     if len(rows) == 1:
@@ -361,7 +374,7 @@ def _group_phrase(photo: _Photo, name: str) -> tuple[str, bool]:
 
 
 def _one(name: str, instance: PhotoInstance) -> str:
-    return f"the {name}" if instance.region == "stuff" else with_article(name)
+    return f"the {name}" if instance.region == "stuff" and name in _SURFACES else with_article(name)
 
 
 def _is_there(name: str, rng: np.random.Generator) -> str:
