@@ -1,0 +1,273 @@
+"""Set criterion of the grounder: what every decoder layer loses on its matched queries.
+
+Classes by focal loss on all queries, masks by cross-entropy and dice at few points, boxes by L1 and generalised IoU.
+All layers are computed together, masks only for matched queries. Knows nothing of datasets or of the language loss.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction
+from llava_grounding.train.matcher import (
+    FOCAL_ALPHA,
+    HungarianMatcher,
+    Pairs,
+    StackedPredictions,
+    generalized_iou_cxcywh,
+)
+from llava_grounding.train.points import (
+    PointDraws,
+    PointPlan,
+    PointSource,
+    keep_uncertain,
+    sample_maps,
+    sample_masks,
+)
+from llava_grounding.train.targets import GroundingTarget, TargetBatch, as_batch
+
+LOSS_NAMES = ("loss_class", "loss_mask", "loss_dice", "loss_box", "loss_giou")
+CLASS_LOSS_SCALE = 10.0
+"""The original multiplies its class loss by ten before weights."""
+
+
+def named_predictions(output: GrounderOutput) -> dict[str, GrounderPrediction]:
+    """The supervised predictions of a grounder: `final`, `aux0` (before the first layer) ..., `interm`."""
+    predictions: dict[str, GrounderPrediction] = {"final": output}
+    predictions |= {f"aux{index}": aux for index, aux in enumerate(output.aux_outputs)}
+    if output.interm is not None:
+        predictions["interm"] = output.interm
+    return predictions
+
+
+def loss_key(loss: str, prediction: str) -> str:
+    """Name under which a prediction's loss is returned: `loss_box`, `loss_box_aux0`, `loss_box_interm`."""
+    return loss if prediction == "final" else f"{loss}_{prediction}"
+
+
+@dataclass(frozen=True)
+class CriterionResult:
+    """Losses before weights, and what they were computed from."""
+
+    losses: dict[str, Tensor]
+    """By `loss_key`. Mask losses are absent when no object of the batch has a mask."""
+    pairs: Pairs
+    """Matched queries and objects of each prediction."""
+    num_objects: float
+    """N, what sums over pairs were divided by."""
+
+
+@dataclass(frozen=True)
+class SetCriterion:
+    """Losses of a grounder's output, by name.
+
+    Args:
+        matcher: finds the pairs of query and object.
+        loss_class_weight: and the like: what each loss is multiplied with in the total.
+        weight_multiplier: multiplies all weights; the original uses 0.1 beside the language loss.
+        num_points: points at which a mask is judged; None judges all cells of the mask features against the part of
+            each that the object covers, without any random draw.
+        oversample_ratio: candidates per point, of which the most uncertain are taken.
+        importance_ratio: share of points taken by uncertainty; the rest is random.
+        phrase_normalisation: `official` averages the class loss over all phrases of the batch, padded ones included;
+            `valid` over the phrases that each image really has, so that padding changes nothing.
+        average_over_processes: N is the mean over the processes of a distributed run. Every process must then call
+            the criterion in every step.
+
+    Source: DETR (arXiv:2005.12872), MaskDINO (arXiv:2206.02777), LLaVA-Grounding (arXiv:2312.02949).
+    """
+
+    matcher: HungarianMatcher = field(default_factory=HungarianMatcher)
+    loss_class_weight: float = 4.0
+    loss_mask_weight: float = 5.0
+    loss_dice_weight: float = 5.0
+    loss_box_weight: float = 5.0
+    loss_giou_weight: float = 2.0
+    weight_multiplier: float = 1.0
+    num_points: int | None = 12544
+    oversample_ratio: float = 3.0
+    importance_ratio: float = 0.75
+    phrase_normalisation: Literal["official", "valid"] = "official"
+    average_over_processes: bool = False
+
+    def __call__(
+        self,
+        output: GrounderOutput,
+        targets: Sequence[GroundingTarget] | TargetBatch,
+        phrase_mask: Tensor | None = None,
+        points: PointSource | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Weighted losses by name, and their sum as `loss`.
+
+        Args:
+            targets: one per image.
+            phrase_mask: [B, G] bool, True for real phrases; None when no phrase is padding.
+            points: recorded random points instead of fresh ones.
+            generator: draws the random points; None takes torch's global one.
+        """
+        return self.weigh(self.unweighted(output, targets, phrase_mask, points, generator).losses)
+
+    def weigh(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Losses times their weights, and the sum of all as `loss`."""
+        weights = {name: getattr(self, f"{name}_weight") * self.weight_multiplier for name in LOSS_NAMES}
+        weighted = {key: weights["_".join(key.split("_")[:2])] * loss for key, loss in losses.items()}
+        return weighted | {"loss": torch.stack(list(weighted.values())).sum()}
+
+    def unweighted(
+        self,
+        output: GrounderOutput,
+        targets: Sequence[GroundingTarget] | TargetBatch,
+        phrase_mask: Tensor | None = None,
+        points: PointSource | None = None,
+        generator: torch.Generator | None = None,
+    ) -> CriterionResult:
+        """Losses before weights, with the pairs they come from; arguments as for the call."""
+        device = output.boxes_cxcywh.device
+        with torch.autocast(device.type, enabled=False):
+            stacked = StackedPredictions.of(named_predictions(output), output.mask_features)
+            batch = as_batch(targets, stacked.phrase_logits.shape[3], device)
+            draws = self._draw(stacked, batch, points, generator)
+            pairs = self.matcher.assign(self.matcher.costs(stacked, batch, draws.matcher), batch)
+            num_objects = self._num_objects(batch)
+            sums = {"loss_class": self._class_sums(stacked, batch, pairs, phrase_mask)}
+            if batch.masks is not None:
+                sums |= self._mask_sums(stacked, batch, pairs, draws)
+            sums |= _box_sums(stacked, batch, pairs)
+        losses = {
+            loss_key(name, prediction): value / num_objects
+            for name, values in sums.items()
+            for prediction, value in zip(stacked.names, values.unbind(), strict=True)
+        }
+        return CriterionResult(losses, pairs, num_objects)
+
+    def _draw(
+        self,
+        predictions: StackedPredictions,
+        targets: TargetBatch,
+        points: PointSource | None,
+        generator: torch.Generator | None,
+    ) -> PointDraws:
+        if targets.masks is None:
+            return PointDraws(None, None, None)
+        uncertain = self._num_uncertain
+        plan = PointPlan(
+            matcher=self.matcher.num_points,
+            oversampled=int((self.num_points or 0) * self.oversample_ratio),
+            random_tail=(self.num_points or 0) - uncertain,
+        )
+        num_queries = predictions.boxes_cxcywh.shape[2]
+        num_pairs = sum(min(count, num_queries) for count in targets.counts)
+        device = predictions.boxes_cxcywh.device
+        return plan.draw(predictions.names, len(targets.counts), num_pairs, device, points, generator)
+
+    @property
+    def _num_uncertain(self) -> int:
+        return int(self.importance_ratio * (self.num_points or 0))
+
+    def _num_objects(self, targets: TargetBatch) -> float:
+        total = float(sum(targets.counts))
+        if self.average_over_processes and dist.is_available() and dist.is_initialized():
+            shared = torch.tensor(total, device=targets.boxes_cxcywh.device)
+            dist.all_reduce(shared)
+            total = shared.item() / dist.get_world_size()
+        return max(total, 1.0)
+
+    def _class_sums(
+        self, predictions: StackedPredictions, targets: TargetBatch, pairs: Pairs, phrase_mask: Tensor | None
+    ) -> Tensor:
+        """Focal loss of all queries against the phrases of their matched objects, mean over phrases, summed: [D]."""
+        logits = predictions.phrase_logits
+        num_queries, num_phrases = logits.shape[2:]
+        truth = torch.zeros_like(logits).flatten(1, 2)
+        rows = (pairs.image_index * num_queries + pairs.queries).unsqueeze(2).expand(-1, -1, num_phrases)
+        truth = truth.scatter(1, rows, targets.phrase_map[pairs.targets]).view_as(logits)
+        losses = sigmoid_focal_loss(logits, truth)
+        if self.phrase_normalisation == "official" or phrase_mask is None:
+            per_phrase = 1.0 / max(num_phrases, 1)
+            return CLASS_LOSS_SCALE * per_phrase * losses.sum((1, 2, 3))
+        valid = phrase_mask.to(losses.device, losses.dtype)
+        share = valid / valid.sum(1, keepdim=True).clamp(min=1.0)
+        return CLASS_LOSS_SCALE * (losses.sum(2) * share).sum((1, 2))
+
+    def _mask_sums(
+        self, predictions: StackedPredictions, targets: TargetBatch, pairs: Pairs, draws: PointDraws
+    ) -> dict[str, Tensor]:
+        """Cross-entropy and dice of the matched masks, summed over pairs: [D] each."""
+        assert targets.masks is not None
+        layers, total = pairs.queries.shape
+        masks = matched_mask_logits(predictions, pairs).flatten(0, 1).unsqueeze(1)  # [D * P, 1, h, w]
+        rows = pairs.targets.flatten()
+        if total == 0:
+            nothing = predictions.mask_embeds.sum((1, 2, 3)) * 0.0
+            return {"loss_mask": nothing, "loss_dice": nothing}
+        if draws.oversampled is None or draws.random_tail is None:
+            logits = masks.flatten(1)
+            truth = targets.coverage((masks.shape[2], masks.shape[3]))[rows]
+        else:
+            points = self._choose_points(masks.detach(), draws.oversampled, draws.random_tail)
+            logits = sample_maps(masks, points).squeeze(1)
+            truth = sample_masks(targets.masks, rows, points)
+        entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
+        chance = logits.sigmoid()
+        overlap = 2.0 * (chance * truth).sum(1) + 1.0
+        dice = 1.0 - overlap / (chance.sum(1) + truth.sum(1) + 1.0)
+        has_mask = targets.has_mask[rows]
+        return {
+            "loss_mask": (entropy * has_mask).view(layers, total).sum(1),
+            "loss_dice": (dice * has_mask).view(layers, total).sum(1),
+        }
+
+    def _choose_points(self, masks: Tensor, oversampled: Tensor, random_tail: Tensor) -> Tensor:
+        """Points [D * P, num_points, 2]: the most uncertain candidates and some at random."""
+        candidates = oversampled.flatten(0, 1)
+        logits = sample_maps(masks, candidates).squeeze(1)
+        return torch.cat([keep_uncertain(logits, candidates, self._num_uncertain), random_tail.flatten(0, 1)], dim=1)
+
+
+def matched_mask_logits(predictions: StackedPredictions, pairs: Pairs) -> Tensor:
+    """Mask logits of the matched queries, [D, P, h, w].
+
+    One padded `bmm`: indexing the features image by image makes backward fill whole tensors with zeros each time.
+    """
+    embeds, features = predictions.mask_embeds, predictions.mask_features
+    layers, batch, num_queries, channels = embeds.shape
+    flat = embeds.flatten(1, 2)
+    rows = (pairs.image_index * num_queries + pairs.queries).unsqueeze(2).expand(-1, -1, channels)
+    matched = flat.gather(1, rows)  # [D, P, C]
+    widest = max(pairs.counts, default=0)
+    counts = torch.tensor(pairs.counts, device=embeds.device)
+    first = counts.cumsum(0) - counts
+    place = torch.arange(pairs.per_prediction, device=embeds.device) - first[pairs.image_index]
+    slots = pairs.image_index * widest + place
+    padded = matched.new_zeros(layers, batch * widest, channels).index_copy(1, slots, matched)
+    padded = padded.unflatten(1, (batch, widest)).transpose(0, 1).flatten(1, 2)  # [B, D * widest, C]
+    logits = torch.bmm(padded, features.flatten(2)).unflatten(1, (layers, widest))
+    logits = logits.transpose(0, 1).flatten(1, 2).index_select(1, slots)
+    return logits.unflatten(2, features.shape[2:])
+
+
+def sigmoid_focal_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Focal loss of each entry, with alpha 0.25 and gamma 2."""
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    chance = logits.sigmoid()
+    miss = chance + truth - 2.0 * chance * truth
+    alpha = FOCAL_ALPHA * truth + (1.0 - FOCAL_ALPHA) * (1.0 - truth)
+    return alpha * entropy * miss.square()
+
+
+def _box_sums(predictions: StackedPredictions, targets: TargetBatch, pairs: Pairs) -> dict[str, Tensor]:
+    """L1 and 1 - generalised IoU of the matched boxes, summed over pairs: [D] each."""
+    boxes = predictions.boxes_cxcywh
+    rows = (pairs.image_index * boxes.shape[2] + pairs.queries).unsqueeze(2).expand(-1, -1, 4)
+    matched = boxes.flatten(1, 2).gather(1, rows)
+    truth = targets.boxes_cxcywh[pairs.targets]
+    return {
+        "loss_box": (matched - truth).abs().sum((1, 2)),
+        "loss_giou": (1.0 - generalized_iou_cxcywh(matched, truth)).sum(1),
+    }
