@@ -105,21 +105,20 @@ def _model_tree(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _image_side(model: Mapping[str, Any]) -> tuple[Backbone, DeformablePixelDecoder]:
     swin, encoder = model["BACKBONE"]["SWIN"], model["ENCODER"]
-    backbone = build_backbone(
-        SwinConfig(
-            image_size=swin.get("PRETRAIN_IMG_SIZE", 224),
-            patch_size=swin["PATCH_SIZE"],
-            embed_dim=swin["EMBED_DIM"],
-            depths=list(swin["DEPTHS"]),
-            num_heads=list(swin["NUM_HEADS"]),
-            window_size=swin["WINDOW_SIZE"],
-            mlp_ratio=swin["MLP_RATIO"],
-            qkv_bias=swin["QKV_BIAS"],
-            drop_path_rate=swin["DROP_PATH_RATE"],
-            use_absolute_embeddings=swin.get("APE", False),
-            out_features=_STAGES,
-        )
-    )
+    settings = {
+        "image_size": swin.get("PRETRAIN_IMG_SIZE", 224),
+        "patch_size": swin["PATCH_SIZE"],
+        "embed_dim": swin["EMBED_DIM"],
+        "depths": list(swin["DEPTHS"]),
+        "num_heads": list(swin["NUM_HEADS"]),
+        "window_size": swin["WINDOW_SIZE"],
+        "mlp_ratio": swin["MLP_RATIO"],
+        "qkv_bias": swin["QKV_BIAS"],
+        "drop_path_rate": swin["DROP_PATH_RATE"],
+        "use_absolute_embeddings": swin.get("APE", False),
+        "out_features": _STAGES,
+    }
+    backbone = build_backbone(SwinConfig(**settings))
     pixel_decoder = DeformablePixelDecoder(
         in_channels=backbone.channels,
         hidden_size=encoder["CONVS_DIM"],

@@ -36,8 +36,8 @@ class BoxHead(MLP):
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__(hidden_size, hidden_size, hidden_size, 4)
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def refine(self, states: Float[Tensor, "B Q C"], references: Float[Tensor, "B Q 4"]) -> Float[Tensor, "B Q 4"]:
         """References (cxcywh in [0, 1]) moved by what the head reads in the states; float32."""

@@ -59,9 +59,9 @@ class ImageMemory:
         cells = self.memory.split(areas, dim=1)[index]
         return cells.transpose(1, 2).unflatten(2, self.level_sizes_hw[index])
 
-    def rows(self, index: Int[Tensor, " n"]) -> "ImageMemory":
+    def index(self, rows: Int[Tensor, " n"]) -> "ImageMemory":
         """The memory of the chosen images, in the chosen order; an image may be chosen several times."""
-        return ImageMemory(self.memory[index], self.level_sizes_hw, self.mask_features[index])
+        return ImageMemory(self.memory[rows], self.level_sizes_hw, self.mask_features[rows])
 
     def repeat(self, times: int) -> "ImageMemory":
         """Each image `times` times in a row, for several dialogues about one image."""

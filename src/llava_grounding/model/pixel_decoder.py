@@ -227,7 +227,8 @@ def _projection(in_channels: int, out_channels: int, kernel: int) -> nn.Sequenti
     stride = 1 if kernel == 1 else 2
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2)
     nn.init.xavier_uniform_(conv.weight)
-    nn.init.zeros_(conv.bias)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
     return nn.Sequential(conv, _group_norm(out_channels))
 
 
