@@ -129,7 +129,7 @@ class QueryDecoderLayer(nn.Module):
             x, position = (tensor.reshape(-1, group_size, shape[2]) for tensor in (x, position))
             hidden_queries = None if hidden_queries is None else hidden_queries.reshape(-1, group_size)
         query = x + position
-        return self.self_attn(query, query, x, key_padding_mask=hidden_queries, need_weights=False)[0].view(shape)
+        return self.self_attn(query, query, x, key_padding_mask=hidden_queries, need_weights=False)[0].reshape(shape)
 
 
 def _hidden_queries(query_mask: Tensor | None) -> Tensor | None:
