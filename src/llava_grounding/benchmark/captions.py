@@ -23,7 +23,7 @@ Ngrams = Counter[tuple[str, ...]]
 
 @dataclass(frozen=True)
 class ObjectCounts:
-    """Categories a text speaks of against those that are there (the idea of CHAIR, arXiv:1809.02156, the other way up)."""
+    """Categories a text speaks of against those that are there; 1 - precision is CHAIR (arXiv:1809.02156)."""
 
     num_mentioned: int = 0
     num_present: int = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -125,15 +125,17 @@ class Lexicon:
     Args:
         names: category names, singular, lower case. Names with a space win over their parts: with `hot dog` known,
             "a hot dog" names no dog.
+        wider: more general words by category, as `animal` for `dog`.
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], wider: Mapping[str, str] | None = None) -> None:
         self.names = tuple(dict.fromkeys(names))
+        self._wider = dict(wider or {})
         known = set(self.names)
         forms: dict[tuple[tuple[str, ...], bool], list[str]] = defaultdict(list)
         for own in (True, False):  # a category's own name comes before what is another's synonym
             for name in self.names:
-                words = [name] if own else [w.replace("+", " ") for w in SYNONYMS.get(name, "").split()]
+                words = [name] if own else self._other_words(name)
                 for word in words:
                     if not own and word in known:
                         continue
@@ -145,6 +147,10 @@ class Lexicon:
         for (words_of, many), categories in forms.items():
             by_first[words_of[0]].append(_Term(words_of, tuple(categories), many))
         self._by_first = {first: sorted(terms, key=lambda t: -len(t.words)) for first, terms in by_first.items()}
+
+    def _other_words(self, name: str) -> list[str]:
+        words = [word.replace("+", " ") for word in SYNONYMS.get(name, "").split()]
+        return [*words, self._wider[name]] if self._wider.get(name) else words
 
     def find(self, text: str) -> list[Mention]:
         """Mentions in the order of the text; negated ones ("no people") are left out."""

@@ -1,0 +1,167 @@
+"""Results of a benchmark as frozen values: metrics with intervals and counts, as JSON, Markdown and a terminal table.
+
+Knows nothing of how the numbers came about.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from llava_grounding.benchmark.metrics import Interval
+from llava_grounding.errors import DataError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REPORT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number.
+
+    Args:
+        name: as printed; equal names are one row of the table.
+        value: None where it is undefined, such as the precision of an answer without regions.
+        count: over how many answers, phrases or instances it was taken.
+        interval: 95 % bootstrap interval over images, where one was drawn.
+        higher_is_better: direction.
+        unit: empty for shares in [0, 1].
+    """
+
+    name: str
+    value: float | None
+    count: int
+    interval: Interval | None = None
+    higher_is_better: bool = True
+    unit: str = ""
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return "–"
+        text = f"{self.value:.3f}" if not self.unit else f"{self.value:.2f} {self.unit}"
+        return text if self.interval is None else f"{text} [{self.interval.low:.3f}, {self.interval.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class SystemResult:
+    """What one system scored.
+
+    Args:
+        system: its name.
+        asked, answered, unparsable: questions put, answers that came, answers no metric could read.
+        metrics: in the order of printing.
+    """
+
+    system: str
+    asked: int
+    answered: int
+    unparsable: int
+    metrics: tuple[Metric, ...]
+
+    def __getitem__(self, name: str) -> Metric:
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run of one task, with what is needed to repeat it.
+
+    Args:
+        task: name of the task.
+        data: what was asked about.
+        num_images: how many images.
+        seed: of data and bootstrap.
+        model, model_hash: name, and digest of the weights where known.
+        version: of this package.
+        results: the model first, then the baselines.
+        notes: what a reader must know to read the numbers.
+    """
+
+    task: str
+    data: str
+    num_images: int
+    seed: int
+    model: str
+    model_hash: str
+    version: str
+    results: tuple[SystemResult, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {"report_version": REPORT_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Report:
+        """The report written by `to_dict`."""
+        if data.get("report_version") != REPORT_VERSION:
+            raise DataError(f"report_version must be {REPORT_VERSION}, got {data.get('report_version')!r}")
+        try:
+            results = tuple(
+                SystemResult(**{**entry, "metrics": tuple(_metric_from(metric) for metric in entry["metrics"])})
+                for entry in data["results"]
+            )
+            rest = {key: value for key, value in data.items() if key not in ("report_version", "results", "notes")}
+            return cls(**rest, results=results, notes=tuple(data["notes"]))
+        except (KeyError, TypeError) as error:
+            raise DataError(f"not a report: {error}") from error
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def to_markdown(self) -> str:
+        """A table with one row per metric and one column per system, under a line that says what was measured."""
+        header = ["metric", *(result.system for result in self.results), "n"]
+        lines = [f"**{self.title}**", "", _markdown_row(header), _markdown_row(["---"] * len(header))]
+        lines += [_markdown_row(row) for row in self.rows()]
+        lines += ["", *(f"- {note}" for note in self.notes)] if self.notes else []
+        return "\n".join(lines) + "\n"
+
+    def to_table(self) -> Table:
+        """The same for a terminal."""
+        from rich.table import Table
+
+        table = Table(title=self.title, caption="\n".join(self.notes) or None)
+        for position, name in enumerate(["metric", *(result.system for result in self.results), "n"]):
+            table.add_column(name, justify="left" if position == 0 else "right")
+        for row in self.rows():
+            table.add_row(*row)
+        return table
+
+    @property
+    def title(self) -> str:
+        digest = f" {self.model_hash[:12]}" if self.model_hash else ""
+        return (
+            f"{self.task}: {self.num_images} images of {self.data}, seed {self.seed}, "
+            f"model {self.model}{digest}, llava-grounding {self.version}"
+        )
+
+    def rows(self) -> list[list[str]]:
+        """Cells of the table: name with direction, one value per system, and the first system's count."""
+        names = dict.fromkeys(metric.name for result in self.results for metric in result.metrics)
+        rows = []
+        for name in names:
+            found = [next((m for m in result.metrics if m.name == name), None) for result in self.results]
+            first = next(metric for metric in found if metric is not None)
+            arrow = "↑" if first.higher_is_better else "↓"
+            cells = ["" if metric is None else str(metric) for metric in found]
+            rows.append([f"{name} {arrow}", *cells, str(first.count)])
+        for label in ("asked", "answered", "unparsable"):
+            rows.append([label, *(str(getattr(result, label)) for result in self.results), ""])
+        return rows
+
+
+def _metric_from(entry: Mapping[str, Any]) -> Metric:
+    interval = entry.get("interval")
+    return Metric(**{**entry, "interval": Interval(**interval) if interval else None})
+
+
+def _markdown_row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
