@@ -72,9 +72,8 @@ class CheckpointError(LlavaGroundingError):
 
 def missing_extra(extra: str, needed_for: str) -> MissingExtraError:
     """The error that names the line to type, for a part that needs the packages of `extra`."""
-    return MissingExtraError(
-        f'{needed_for} needs more packages; install them with `pip install "llava-grounding[{extra}]"`'
-    )
+    line = f'pip install "llava-grounding[{extra}]"'
+    return MissingExtraError(f"{needed_for} needs packages that are not installed; type `{line}`")
 
 
 def nearest(name: str, options: Iterable[str]) -> str | None:

@@ -236,7 +236,7 @@ class StreamParser:
             return
         self._blank = ""
         if token == REGION:
-            self._complain(f"{this} belongs into a question", end)
+            self._complain(f"{this} belongs in a question", end)
             self._closed = None
             return
         self._skip_blank, self._after_markup = False, True
