@@ -1,7 +1,7 @@
 """Multi-scale deformable attention in plain torch, for any device and without a compiled operator.
 
-Two equal ways to sample: `gather` (corner indices and one `embedding_bag`; several times faster on a CPU) and
-`grid_sample` (the textbook form, default elsewhere). Knows nothing of images; levels come in the caller's order.
+Two equal ways to sample: `gather` (corner indices and one `embedding_bag`; faster on a CPU without gradients) and
+`grid_sample` (the textbook form, default otherwise). Knows nothing of images; levels come in the caller's order.
 """
 
 import math
@@ -116,8 +116,10 @@ class MultiScaleDeformableAttention(nn.Module):
         return torch.addcmul(centres, offsets, reach)
 
     def _gathers(self, value: Tensor) -> bool:
+        # Forward, gathering is faster on a CPU; backward, `embedding_bag` sorts its indices and loses: 21 against 10 ms for
+        # forward and backward of a small decoder layer (batch 8, 50 queries, 8 heads x 3 levels x 4 points).
         if self.implementation == "auto":
-            return value.device.type == "cpu"
+            return value.device.type == "cpu" and not torch.is_grad_enabled()
         return self.implementation == "gather"
 
 
@@ -141,7 +143,7 @@ def sample_by_grid_sample(
     ]
     stacked = torch.stack(sampled, dim=3)  # [B*heads, d, Q, levels, points]
     mixed = (stacked * weights.transpose(1, 2).flatten(0, 1)[:, None]).sum((3, 4))
-    return mixed.view(batch, -1, num_queries).transpose(1, 2)
+    return mixed.view(batch, num_heads * value.shape[3], num_queries).transpose(1, 2)
 
 
 def sample_by_gather(
@@ -201,11 +203,13 @@ def sample_padded_levels(
     lower_right, upper_right = lower * right, upper * right
     bilinear = torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right], dim=-1)
 
-    bags = batch * num_queries * num_heads
     mixed = F.embedding_bag(
-        corners.view(bags, -1), table.flatten(0, 2), mode="sum", per_sample_weights=bilinear.view(bags, -1)
+        corners.flatten(3).flatten(0, 2),
+        table.flatten(0, 2),
+        mode="sum",
+        per_sample_weights=bilinear.flatten(3).flatten(0, 2),
     )
-    return mixed.view(batch, num_queries, -1)
+    return mixed.view(batch, num_queries, num_heads * table.shape[3])
 
 
 def _padded_starts(level_sizes_hw: tuple[tuple[int, int], ...]) -> tuple[list[int], int]:

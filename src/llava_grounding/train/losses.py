@@ -136,7 +136,12 @@ class SetCriterion:
             pairs = self.matcher.assign(self.matcher.costs(stacked, batch, draws.matcher), batch)
             num_objects = self._num_objects(batch)
             sums = {"loss_class": self._class_sums(stacked, batch, pairs, phrase_mask)}
-            if batch.masks is not None:
+            if batch.masks is None:
+                # Distributed training wants a gradient for every parameter, here one of zero.
+                sums["loss_class"] = sums["loss_class"] + 0.0 * (
+                    stacked.mask_embeds.sum() + stacked.mask_features.sum()
+                )
+            else:
                 sums |= self._mask_sums(stacked, batch, pairs, draws)
             sums |= _box_sums(stacked, batch, pairs)
         losses = {
@@ -203,9 +208,6 @@ class SetCriterion:
         layers, total = pairs.queries.shape
         masks = matched_mask_logits(predictions, pairs).flatten(0, 1).unsqueeze(1)  # [D * P, 1, h, w]
         rows = pairs.targets.flatten()
-        if total == 0:
-            nothing = predictions.mask_embeds.sum((1, 2, 3)) * 0.0
-            return {"loss_mask": nothing, "loss_dice": nothing}
         if draws.oversampled is None or draws.random_tail is None:
             logits = masks.flatten(1)
             truth = targets.coverage((masks.shape[2], masks.shape[3]))[rows]

@@ -1,0 +1,85 @@
+"""Unfolds configuration objects into parts built from plain arguments. The only place that knows both."""
+
+from torch import nn
+from transformers import PreTrainedConfig
+
+from llava_grounding.model.backbone import build_backbone
+from llava_grounding.model.config import GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
+from llava_grounding.model.grounder import Grounder
+from llava_grounding.model.language import FeatureVisionTower, build_projector
+from llava_grounding.model.pixel_decoder import DeformablePixelDecoder, FeaturePyramidPixelDecoder
+from llava_grounding.model.shared_tower import SharedVisionTower
+from llava_grounding.model.visual_prompt import VisualPromptEncoder
+
+
+def build_image_side(config: GrounderConfig | VisualPromptConfig) -> tuple[nn.Module, nn.Module]:
+    """Backbone and pixel decoder of one vision module."""
+    backbone = build_backbone(config.backbone_config)
+    if config.pixel_decoder == "feature_pyramid":
+        return backbone, FeaturePyramidPixelDecoder(
+            in_channels=backbone.channels,
+            hidden_size=config.hidden_size,
+            mask_size=config.mask_size,
+            num_levels=config.num_levels,
+        )
+    return backbone, DeformablePixelDecoder(
+        in_channels=backbone.channels,
+        hidden_size=config.hidden_size,
+        mask_size=config.mask_size,
+        num_levels=config.num_levels,
+        num_layers=config.encoder_layers,
+        num_heads=config.num_heads,
+        num_points=config.num_points,
+        ffn_size=config.encoder_ffn_size,
+    )
+
+
+def build_grounder(config: GrounderConfig) -> Grounder:
+    """The grounder with random weights."""
+    backbone, pixel_decoder = build_image_side(config)
+    return Grounder(
+        backbone=backbone,
+        pixel_decoder=pixel_decoder,
+        hidden_size=config.hidden_size,
+        mask_size=config.mask_size,
+        phrase_size=config.phrase_size,
+        num_heads=config.num_heads,
+        num_levels=config.num_levels,
+        num_points=config.num_points,
+        decoder_layers=config.decoder_layers,
+        decoder_ffn_size=config.decoder_ffn_size,
+        num_queries=config.num_queries,
+        proposal_order=config.proposal_order,
+    )
+
+
+def build_visual_prompt_encoder(config: VisualPromptConfig, output_size: int) -> VisualPromptEncoder:
+    """The visual prompt encoder with random weights; without an image side when it shares the grounder's."""
+    backbone, pixel_decoder = (None, None) if config.share_image_features else build_image_side(config)
+    return VisualPromptEncoder(
+        backbone=backbone,
+        pixel_decoder=pixel_decoder,
+        hidden_size=config.hidden_size,
+        mask_size=config.mask_size,
+        output_size=output_size,
+        num_heads=config.num_heads,
+        num_levels=config.num_levels,
+        num_points=config.num_points,
+        decoder_layers=config.decoder_layers,
+        decoder_ffn_size=config.decoder_ffn_size,
+        num_mask_tokens=config.num_mask_tokens,
+    )
+
+
+def build_vision_tower(config: LlavaGroundingConfig) -> tuple[nn.Module, nn.Module]:
+    """Vision tower and the projector that fits it."""
+    out_size = config.text_config.hidden_size
+    if config.vision_config is None:
+        grounder: PreTrainedConfig = config.grounder_config
+        shared = SharedVisionTower(grounder.hidden_size, grounder.phrase_size, config.shared_tower_objects)
+        return shared, build_projector(config.projector, shared.output_size, out_size)
+    has_class_token = config.vision_config.model_type.startswith("clip")
+    tower = FeatureVisionTower(
+        config.vision_config, config.vision_feature_layer, has_class_token and config.vision_feature_select == "patch"
+    )
+    return tower, build_projector(config.projector, config.vision_config.hidden_size, out_size)

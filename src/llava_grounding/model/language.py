@@ -1,0 +1,73 @@
+"""The language side: vision tower, projector, and image and region features put into their slots.
+
+The sequence never changes length here: the processor has already written one placeholder per feature.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+
+from llava_grounding.errors import ShapeError
+
+
+class FeatureVisionTower(nn.Module):
+    """A CLIP or SigLIP image encoder that gives one hidden layer's patch features.
+
+    Args:
+        config: of a transformers vision model.
+        feature_layer: which entry of its hidden states; -2 skips the last layer as LLaVA does.
+        drop_class_token: leave out the first position (CLIP has a class token, SigLIP has none).
+    """
+
+    def __init__(self, config: PreTrainedConfig, feature_layer: int, drop_class_token: bool) -> None:
+        super().__init__()
+        self.vision_model = AutoModel.from_config(config)
+        self.feature_layer = feature_layer
+        self.drop_class_token = drop_class_token
+
+    def forward(self, pixel_values: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B P C"]:
+        """Patch features of the chosen layer, not normalised by the tower's last norm."""
+        hidden_states = self.vision_model(pixel_values, output_hidden_states=True).hidden_states
+        features = hidden_states[self.feature_layer]
+        return features[:, 1:] if self.drop_class_token else features
+
+
+def build_projector(kind: str, in_size: int, out_size: int) -> nn.Module:
+    """Map image features to the language model's width: `linear` (LLaVA 1.0) or `mlp` (LLaVA 1.5)."""
+    if kind == "linear":
+        return nn.Linear(in_size, out_size)
+    return nn.Sequential(nn.Linear(in_size, out_size), nn.GELU(), nn.Linear(out_size, out_size))
+
+
+def put_into_slots(
+    embeds: Float[Tensor, "B T C"],
+    slots: Bool[Tensor, "B T"],
+    features: Float[Tensor, "B K C"],
+    feature_mask: Bool[Tensor, "B K"],
+    name: str,
+) -> Float[Tensor, "B T C"]:
+    """Write the k-th valid feature of a row over the k-th slot of that row.
+
+    Raises:
+        ShapeError: if a row has not as many slots as features.
+    """
+    wanted, given = slots.sum(dim=1), feature_mask.sum(dim=1)
+    if not torch.equal(wanted, given):
+        raise ShapeError(
+            f"each row must have one {name} feature per {name} placeholder, "
+            f"got {given.tolist()} features for {wanted.tolist()} placeholders"
+        )
+    flat = features[feature_mask].to(embeds.dtype)
+    return embeds.masked_scatter(slots.unsqueeze(-1).expand_as(embeds), flat)
+
+
+def last_hidden_state(
+    language_model: PreTrainedModel,
+    inputs_embeds: Float[Tensor, "B T C"],
+    attention_mask: Int[Tensor, "B S"] | Bool[Tensor, "B S"] | None = None,
+    **kwargs: object,
+) -> tuple[Float[Tensor, "B T C"], object]:
+    """Run the language model's trunk; the state after its final norm, and the key/value cache."""
+    outputs = language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+    return outputs.last_hidden_state, outputs.past_key_values

@@ -1,0 +1,279 @@
+"""The whole model: language side, grounder and visual prompt encoder put together.
+
+Tensors in, tensors out. `ground()` is where each `<seg>` hidden state becomes boxes and masks. An image is encoded
+once (`encode_image`) and serves any number of questions, phrases and prompts.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from llava_grounding.model.builders import build_grounder, build_vision_tower, build_visual_prompt_encoder
+from llava_grounding.model.config import LlavaGroundingConfig
+from llava_grounding.model.language import last_hidden_state, put_into_slots
+from llava_grounding.model.outputs import GrounderOutput, ImageMemory, VisualPromptOutput
+from llava_grounding.model.shared_tower import SharedVisionTower
+
+
+@dataclass
+class ImageFeatures:
+    """Everything about a batch of images that no question changes; kept and reused between questions."""
+
+    tokens: Float[Tensor, "B P D"]
+    """Image tokens in the language model's width."""
+    memory: ImageMemory
+    """What the grounder reads."""
+    prompt_memory: ImageMemory | None = None
+    """What the visual prompt encoder reads; None until a prompt needs it. The grounder's when shared."""
+
+    def rows(self, index: Int[Tensor, "R"]) -> "ImageFeatures":
+        """The features of some images, repeated or reordered."""
+        return ImageFeatures(
+            tokens=self.tokens[index],
+            memory=self.memory.index(index),
+            prompt_memory=None if self.prompt_memory is None else self.prompt_memory.index(index),
+        )
+
+
+@dataclass
+class RegionPrompts:
+    """Visual prompts of a batch, in the model's frame."""
+
+    boxes_cxcywh: Float[Tensor, "B K 4"]
+    """Bounds in [0, 1] of the canvas; a click is a small box."""
+    types: Int[Tensor, "B K"]
+    """0 point-like (click, scribble), 1 box-like (box, mask)."""
+    mask: Bool[Tensor, "B K"]
+    """False where a row has fewer prompts than the longest."""
+    coverage: Float[Tensor, "B K h w"] | None = None
+    """Share of each coarse cell a scribble or free mask covers; zero rows for clicks and boxes."""
+
+    def to(self, device: torch.device | str) -> "RegionPrompts":
+        """The same prompts on another device."""
+        coverage = None if self.coverage is None else self.coverage.to(device)
+        return RegionPrompts(self.boxes_cxcywh.to(device), self.types.to(device), self.mask.to(device), coverage)
+
+
+@dataclass
+class LlavaGroundingOutput(ModelOutput):
+    """Output of `forward`."""
+
+    loss: Tensor | None = None
+    """Language-model loss, mean over the learnt tokens."""
+    logits: Tensor | None = None
+    """[B, T, vocabulary]."""
+    past_key_values: Any = None
+    last_hidden_state: Tensor | None = None
+    """[B, T, D], after the final norm."""
+    image_features: ImageFeatures | None = None
+    prompt_output: VisualPromptOutput | None = None
+
+
+class LlavaGroundingForConditionalGeneration(PreTrainedModel):
+    """Grounded visual chat model of LLaVA-Grounding (arXiv:2312.02949)."""
+
+    config_class = LlavaGroundingConfig
+    config: LlavaGroundingConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    _tied_weights_keys = {"lm_head.weight": "language_model.embed_tokens.weight"}  # noqa: RUF012
+    _supports_sdpa = True
+
+    def __init__(self, config: LlavaGroundingConfig) -> None:
+        super().__init__(config)
+        self.vision_tower, self.multi_modal_projector = build_vision_tower(config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.grounder = build_grounder(config.grounder_config)
+        self.visual_prompt_encoder = build_visual_prompt_encoder(
+            config.visual_prompt_config, config.text_config.hidden_size
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave every part as its own constructor initialised it."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.lm_head = value
+
+    def encode_image(
+        self,
+        grounder_pixel_values: Float[Tensor, "B 3 H W"],
+        pixel_values: Float[Tensor, "B 3 h w"] | None = None,
+    ) -> ImageFeatures:
+        """Encode images once for all questions.
+
+        Args:
+            grounder_pixel_values: the letterboxed canvas, normalised; sides multiples of 32.
+            pixel_values: what the vision tower sees; None when it shares the grounder's features.
+        """
+        memory = self.grounder.encode_image(grounder_pixel_values)
+        if isinstance(self.vision_tower, SharedVisionTower):
+            proposals = self.vision_tower.propose(self.grounder, memory)
+            return self.features_from(self.multi_modal_projector(self.vision_tower(memory, proposals)), memory)
+        if pixel_values is None:
+            raise ValueError("pixel_values are needed: this model has a vision tower of its own")
+        features = self.vision_tower(pixel_values.to(self.vision_dtype))
+        tokens = self.multi_modal_projector(features.to(_weight_dtype(self.multi_modal_projector)))
+        return self.features_from(tokens, memory)
+
+    def features_from(self, tokens: Float[Tensor, "B P D"], memory: ImageMemory) -> ImageFeatures:
+        """Image features of projected tokens and the grounder's memory."""
+        shared = self.config.visual_prompt_config.share_image_features
+        return ImageFeatures(tokens, memory, memory if shared else None)
+
+    @property
+    def vision_dtype(self) -> torch.dtype:
+        """Type of the vision tower's weights."""
+        return _weight_dtype(self.vision_tower)
+
+    def with_prompt_memory(
+        self, features: ImageFeatures, grounder_pixel_values: Float[Tensor, "B 3 H W"]
+    ) -> ImageFeatures:
+        """Add what the visual prompt encoder reads, if it is not there yet."""
+        if features.prompt_memory is not None:
+            return features
+        return replace(features, prompt_memory=self.visual_prompt_encoder.encode_image(grounder_pixel_values))
+
+    def encode_regions(self, memory: ImageMemory, prompts: RegionPrompts) -> VisualPromptOutput:
+        """One embedding per visual prompt, in the language model's width."""
+        return self.visual_prompt_encoder.encode_prompts(
+            memory,
+            prompts.boxes_cxcywh,
+            prompts.types,
+            prompts.mask,
+            isolate=self.config.visual_prompt_config.isolate_prompts,
+            region_masks=prompts.coverage,
+        )
+
+    def embed(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        image_tokens: Float[Tensor, "B P D"] | None = None,
+        region_embeds: Float[Tensor, "B K D"] | None = None,
+        region_mask: Bool[Tensor, "B K"] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Word embeddings with image and region features in their slots.
+
+        `image_tokens=None` and `region_embeds=None` mean that the text has none to fill (a later turn, or no prompts).
+        """
+        embeds = self.get_input_embeddings()(input_ids)
+        if image_tokens is not None:
+            everywhere = torch.ones(image_tokens.shape[:2], dtype=torch.bool, device=embeds.device)
+            slots = input_ids == self.config.image_token_id
+            embeds = put_into_slots(embeds, slots, image_tokens, everywhere, "image")
+        if region_embeds is not None and region_mask is not None:
+            slots = input_ids == self.config.region_token_id
+            embeds = put_into_slots(embeds, slots, region_embeds, region_mask, "region")
+        return embeds
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B T"] | None = None,
+        grounder_pixel_values: Float[Tensor, "B 3 H W"] | None = None,
+        pixel_values: Float[Tensor, "B 3 h w"] | None = None,
+        attention_mask: Tensor | None = None,
+        region_prompts: RegionPrompts | None = None,
+        labels: Int[Tensor, "B T"] | None = None,
+        image_features: ImageFeatures | None = None,
+        inputs_embeds: Float[Tensor, "B T D"] | None = None,
+        past_key_values: Any = None,
+        position_ids: Int[Tensor, "B T"] | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Any,
+    ) -> LlavaGroundingOutput:
+        """Run the language model over text with image and regions in place.
+
+        Args:
+            image_features: from `encode_image`, instead of pixels.
+            labels: token ids to learn, -100 elsewhere, unshifted.
+            logits_to_keep: compute logits of only that many last positions; 0 means all.
+        """
+        prompt_output = None
+        if inputs_embeds is None:
+            if image_features is None and grounder_pixel_values is not None:
+                image_features = self.encode_image(grounder_pixel_values, pixel_values)
+            if region_prompts is not None and image_features is not None:
+                if image_features.prompt_memory is None and grounder_pixel_values is not None:
+                    image_features = self.with_prompt_memory(image_features, grounder_pixel_values)
+                if image_features.prompt_memory is None:
+                    raise ValueError("region_prompts need prompt_memory in image_features, or pixels")
+                prompt_output = self.encode_regions(image_features.prompt_memory, region_prompts)
+            inputs_embeds = self.embed(
+                input_ids,
+                None if image_features is None else image_features.tokens,
+                None if prompt_output is None else prompt_output.region_embeds,
+                None if region_prompts is None else region_prompts.mask,
+            )
+        hidden, cache = last_hidden_state(
+            self.language_model,
+            inputs_embeds,
+            attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+            use_cache=use_cache,
+        )
+        logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+        loss = None
+        if labels is not None:
+            loss = nn.functional.cross_entropy(
+                logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100
+            )
+        return LlavaGroundingOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=cache,
+            last_hidden_state=hidden,
+            image_features=image_features,
+            prompt_output=prompt_output,
+        )
+
+    def phrase_states(
+        self, hidden: Float[Tensor, "B T D"], input_ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"] | None = None
+    ) -> tuple[Float[Tensor, "B G D"], Bool[Tensor, "B G"]]:
+        """Collect the hidden state of every `<seg>`, padded to the longest row.
+
+        Args:
+            hidden: last hidden states of the whole sequence.
+            mask: which `<seg>` positions count; None means all.
+
+        Returns:
+            Phrase embeddings and which of them are real.
+        """
+        found = input_ids == self.config.seg_token_id
+        if mask is not None:
+            found = found & mask
+        counts = found.sum(dim=1)
+        width = int(counts.max()) if counts.numel() else 0
+        order = found.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+        positions = order - 1 if self.config.phrase_state == "before_seg" else order
+        embeds = hidden.gather(1, positions.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[2]))
+        phrase_mask = torch.arange(width, device=hidden.device)[None] < counts[:, None]
+        if self.config.detach_grounding:
+            embeds = embeds.detach()
+        return embeds, phrase_mask
+
+    def ground(
+        self, memory: ImageMemory, phrase_embeds: Float[Tensor, "B G D"], phrase_mask: Bool[Tensor, "B G"]
+    ) -> GrounderOutput:
+        """Boxes and masks of every phrase: each object query scored against each phrase, not thresholded."""
+        return self.grounder.ground(memory, phrase_embeds.to(memory.memory.dtype), phrase_mask)
+
+
+def _weight_dtype(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype

@@ -1,0 +1,113 @@
+"""Named configurations. Sizes only; weights come from checkpoints."""
+
+from typing import Any
+
+from llava_grounding.errors import ConfigError, did_you_mean
+from llava_grounding.model.config import LlavaGroundingConfig
+
+_SWIN_TINY = {
+    "model_type": "swin",
+    "image_size": 224,
+    "embed_dim": 96,
+    "depths": [2, 2, 6, 2],
+    "num_heads": [3, 6, 12, 24],
+    "window_size": 7,
+    "drop_path_rate": 0.3,
+    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+}
+
+_OFFICIAL_7B: dict[str, Any] = {
+    "text_config": {
+        "model_type": "llama",
+        "vocab_size": 32003,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 2048,
+    },
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 224,
+        "patch_size": 14,
+        "projection_dim": 768,
+    },
+    "grounder_config": {"backbone_config": _SWIN_TINY},
+    "visual_prompt_config": {"backbone_config": _SWIN_TINY, "isolate_prompts": False},
+}
+
+# Convolutions with batch normalisation, a plain feature pyramid and few queries: what learns fastest from nothing on a
+# CPU (docs/experiments.md). One pass over the pixels serves the grounder, the prompt encoder and the language model.
+_NANO: dict[str, Any] = {
+    "text_config": {
+        "model_type": "llama",
+        "vocab_size": 2048,
+        "hidden_size": 256,
+        "intermediate_size": 704,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    },
+    "vision_config": None,
+    "grounder_config": {
+        "backbone_config": {
+            "model_type": "resnet",
+            "embedding_size": 32,
+            "hidden_sizes": [48, 96, 160, 256],
+            "depths": [1, 2, 2, 2],
+            "layer_type": "basic",
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        },
+        "pixel_decoder": "feature_pyramid",
+        "image_size": 160,
+        "hidden_size": 128,
+        "mask_size": 128,
+        "phrase_size": 256,
+        "num_levels": 3,
+        "encoder_layers": 0,
+        "decoder_layers": 3,
+        "decoder_ffn_size": 384,
+        "num_queries": 50,
+        "proposal_order": "fine_small",
+    },
+    "visual_prompt_config": {
+        "share_image_features": True,
+        "hidden_size": 128,
+        "mask_size": 128,
+        "num_levels": 3,
+        "decoder_layers": 2,
+        "decoder_ffn_size": 384,
+    },
+    "projector": "mlp",
+    "image_token_id": 5,
+    "seg_token_id": 8,
+    "region_token_id": 9,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "phrase_state": "at_seg",
+    "query_selection": "sigmoid",
+    "score_threshold": 0.3,
+    "nms_iou": 0.7,
+    "tie_word_embeddings": True,
+}
+
+PRESETS = {"official_7b": _OFFICIAL_7B, "nano": _NANO}
+
+
+def preset(name: str, **overrides: Any) -> LlavaGroundingConfig:
+    """Build the configuration called `name`, with top-level fields replaced by `overrides`.
+
+    Raises:
+        ConfigError: if there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset `{name}`{did_you_mean(name, PRESETS)}")
+    return LlavaGroundingConfig(**{**PRESETS[name], **overrides})

@@ -1,0 +1,73 @@
+"""A vision tower without a backbone of its own: it reads the grounder's image memory.
+
+Image tokens are the coarsest feature cells followed by the best object queries of a phrase-free look at the image
+(one learned "anything" phrase), as region tokens in Groma (arXiv:2404.13013). One pass over the pixels then serves
+grounder, prompt encoder and language model, where the original makes three.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from llava_grounding.model.grounder import Grounder
+from llava_grounding.model.heads import sine_box_embedding
+from llava_grounding.model.outputs import GrounderOutput, ImageMemory
+
+_NUM_FREQS = 16  # sine features per box coordinate
+
+
+class SharedVisionTower(nn.Module):
+    """Image tokens from the grounder's memory.
+
+    Args:
+        hidden_size: width of memory cells and queries.
+        phrase_size: width of phrase embeddings.
+        num_objects: how many object queries become tokens.
+    """
+
+    def __init__(self, hidden_size: int, phrase_size: int, num_objects: int) -> None:
+        super().__init__()
+        self.num_objects = num_objects
+        self.anything = nn.Parameter(torch.randn(phrase_size) * phrase_size**-0.5)
+        self.cell_norm = nn.LayerNorm(hidden_size)
+        self.object_norm = nn.LayerNorm(hidden_size)
+        self.cell_in = nn.Linear(hidden_size + 4 * _NUM_FREQS, hidden_size * 2)
+        self.object_in = nn.Linear(hidden_size + 4 * _NUM_FREQS + 1, hidden_size * 2)
+
+    @property
+    def output_size(self) -> int:
+        """Width of the image tokens."""
+        return self.cell_in.out_features
+
+    def propose(self, grounder: Grounder, memory: ImageMemory) -> GrounderOutput:
+        """Look at the image with the "anything" phrase."""
+        batch = memory.memory.shape[0]
+        phrase = self.anything.to(memory.memory.dtype).expand(batch, 1, -1)
+        mask = torch.ones(batch, 1, dtype=torch.bool, device=phrase.device)
+        return grounder.ground(memory, phrase, mask)
+
+    def forward(self, memory: ImageMemory, proposals: GrounderOutput) -> Float[Tensor, "B P C"]:
+        """Tokens of the coarsest cells, row by row, then of the best objects, best first."""
+        return torch.cat([self._cells(memory), self._objects(proposals)], dim=1)
+
+    def _cells(self, memory: ImageMemory) -> Float[Tensor, "B N C"]:
+        height, width = memory.level_sizes_hw[0]
+        cells = memory.memory[:, : height * width]
+        y = (torch.arange(height, device=cells.device, dtype=torch.float32) + 0.5) / height
+        x = (torch.arange(width, device=cells.device, dtype=torch.float32) + 0.5) / width
+        grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+        size = torch.ones_like(grid_x)
+        boxes = torch.stack([grid_x, grid_y, size / width, size / height], dim=-1).reshape(1, height * width, 4)
+        places = sine_box_embedding(boxes, 4 * _NUM_FREQS).to(cells.dtype).expand(cells.shape[0], -1, -1)
+        return self.cell_in(torch.cat([self.cell_norm(cells), places], dim=-1))
+
+    def _objects(self, proposals: GrounderOutput) -> Float[Tensor, "B K C"]:
+        scores = proposals.phrase_logits[:, :, 0].float().sigmoid()  # [B, Q]
+        best = scores.topk(min(self.num_objects, scores.shape[1]), dim=1)
+        queries = proposals.queries.gather(1, best.indices[:, :, None].expand(-1, -1, proposals.queries.shape[2]))
+        boxes = proposals.boxes_cxcywh.detach().gather(1, best.indices[:, :, None].expand(-1, -1, 4))
+        places = sine_box_embedding(boxes.float(), 4 * _NUM_FREQS).to(queries.dtype)
+        score = best.values.detach().to(queries.dtype)[:, :, None]
+        tokens = self.object_in(torch.cat([self.object_norm(queries), places, score], dim=-1))
+        missing = self.num_objects - tokens.shape[1]
+        return nn.functional.pad(tokens, (0, 0, 0, missing)) if missing else tokens

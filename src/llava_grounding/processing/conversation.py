@@ -1,0 +1,98 @@
+"""The chat template: a dialogue to pieces of text, and which of them are learnt from.
+
+Pure strings. `(with grounding)` at the end of a question is how the model knows that boxes are wanted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from llava_grounding.errors import PromptError
+from llava_grounding.markup import REGION
+from llava_grounding.processing.tokens import IMAGE
+from llava_grounding.structures import Message
+
+GROUNDING_SUFFIX = " (with grounding)"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the prompt."""
+
+    text: str
+    kind: str
+    """`image`, `question` or `answer`."""
+    num_regions: int = 0
+    """How many `<region>` of it are placeholders."""
+    learnt: bool = False
+    """The language model's loss counts it."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """How turns are written; defaults: the layout of Vicuna 1.1 that LLaVA uses, without its system sentence."""
+
+    system: str = ""
+    user: str = "USER: "
+    assistant: str = " ASSISTANT:"
+    answer_prefix: str = " "
+    image: str = f"{IMAGE}\n"
+
+    def question(self, text: str, num_regions: int, grounded: bool, first: bool) -> list[Piece]:
+        """The pieces of one question, up to where the answer begins."""
+        before = (f"{self.system} " if first and self.system else "") + self.user
+        after = text.strip() + (GROUNDING_SUFFIX if grounded else "") + self.assistant
+        if not first:
+            return [Piece(before + after, "question", num_regions)]
+        image, _, rest = self.image.partition(IMAGE)
+        return [
+            Piece(before + image, "question"),
+            Piece(IMAGE, "image"),
+            Piece(rest + after, "question", num_regions),
+        ]
+
+    def answer(self, raw: str) -> Piece:
+        """The piece of one answer; the end token follows it."""
+        return Piece(self.answer_prefix + raw, "answer", learnt=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return asdict(self)
+
+
+def check_question(text: str, num_prompts: int) -> None:
+    """Refuse a question that cannot be asked.
+
+    Raises:
+        PromptError: if it is empty, or has not one `<region>` per prompt.
+    """
+    if not text.strip():
+        raise PromptError("the question must not be empty")
+    placeholders = text.count(REGION)
+    if placeholders != num_prompts:
+        raise PromptError(
+            f"the question must have one {REGION} per region prompt, "
+            f"got {placeholders} placeholder{'s' * (placeholders != 1)} for {num_prompts} prompt{'s' * (num_prompts != 1)}"
+        )
+
+
+def dialogue_pieces(template: ChatTemplate, messages: Sequence[Message], grounded: Sequence[bool]) -> list[Piece]:
+    """The pieces of a whole dialogue: user and assistant in turn, beginning with the user.
+
+    Args:
+        grounded: per question, whether the answer shall be grounded.
+
+    Raises:
+        PromptError: if roles do not alternate, or a question cannot be asked.
+    """
+    pieces: list[Piece] = []
+    for index, message in enumerate(messages):
+        expected = "user" if index % 2 == 0 else "assistant"
+        if message.role != expected:
+            raise PromptError(f"message {index} must be from the {expected}, got `{message.role}`")
+        if expected == "user":
+            check_question(message.text, len(message.prompts))
+            pieces += template.question(message.text, len(message.prompts), grounded[index // 2], first=index == 0)
+        else:
+            pieces.append(template.answer(message.text))
+    return pieces

@@ -1,0 +1,84 @@
+"""An image to the two encoders' inputs: letterboxed canvas for the vision modules, crop for the vision tower.
+
+Takes PIL images that are already upright RGB (see `image_io.py`); gives numpy and torch arrays.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from llava_grounding.geometry import Letterbox
+
+
+@dataclass(frozen=True)
+class CanvasSettings:
+    """How an image becomes the grounder's canvas."""
+
+    size: int = 1024
+    """Side of the square canvas, pixels."""
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    """Per channel, of 0..255."""
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    """Per channel, of 0..255."""
+    pad_value: int = 128
+    """Grey right of and below the image."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TowerSettings:
+    """How an image becomes the vision tower's input. Defaults: CLIP's."""
+
+    size: int = 224
+    """Side of the square input, pixels."""
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    """Per channel, of 0..1."""
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    """Per channel, of 0..1."""
+    fit: str = "crop"
+    """"crop": shorter side to `size`, then the centre; "stretch": both sides to `size`, as SigLIP."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return asdict(self)
+
+
+def letterbox_image(image: Image.Image, settings: CanvasSettings) -> tuple[np.ndarray, Letterbox]:
+    """Resize to fit the canvas, pad right and below.
+
+    Returns:
+        uint8 `(size, size, 3)` and the record that maps coordinates both ways.
+    """
+    letterbox = Letterbox.fit(image.size, (settings.size, settings.size))
+    content = image.resize(letterbox.content_size_wh, Image.Resampling.BILINEAR)
+    canvas = np.full((settings.size, settings.size, 3), settings.pad_value, dtype=np.uint8)
+    canvas[: content.height, : content.width] = np.asarray(content)
+    return canvas, letterbox
+
+
+def normalise(pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """Channels-last pixels `[..., H, W, 3]` to normalised float32 `[..., 3, H, W]`."""
+    values = pixels.to(torch.float32)
+    values = (values - values.new_tensor(mean)) / values.new_tensor(std)
+    return values.movedim(-1, -3)
+
+
+def tower_image(image: Image.Image, settings: TowerSettings) -> torch.Tensor:
+    """The vision tower's input, normalised `[3, size, size]`."""
+    size = settings.size
+    if settings.fit == "stretch":
+        resized = image.resize((size, size), Image.Resampling.BICUBIC)
+    else:
+        shorter = min(image.size)
+        width, height = (int(size * side / shorter) for side in image.size)
+        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (width - size) // 2, (height - size) // 2
+        resized = resized.crop((left, top, left + size, top + size))
+    pixels = torch.from_numpy(np.array(resized)) / 255
+    return normalise(pixels, settings.mean, settings.std)

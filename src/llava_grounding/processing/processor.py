@@ -1,0 +1,274 @@
+"""The two doors: `encode` turns an image and a conversation into tensors, `decode` turns tensors into an answer.
+
+Training, chat, benchmark and server all pass here, so that they cannot drift apart. Knows no model weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from llava_grounding import markup
+from llava_grounding.errors import CheckpointError
+from llava_grounding.geometry import Letterbox
+from llava_grounding.processing.conversation import ChatTemplate, Piece, check_question, dialogue_pieces
+from llava_grounding.processing.image import (
+    CanvasSettings,
+    TowerSettings,
+    letterbox_image,
+    normalise,
+    tower_image,
+)
+from llava_grounding.processing.regions import EncodedPrompts, collate_prompts, encode_prompts
+from llava_grounding.processing.selection import PhraseSelection, SelectionSettings, select_regions
+from llava_grounding.processing.tokens import MarkupTokenizer
+from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, Region, VisualPrompt
+
+if TYPE_CHECKING:
+    from llava_grounding.model.llava_grounding import RegionPrompts
+    from llava_grounding.model.outputs import GrounderOutput
+
+_FILE = "processor_config.json"
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """One image, ready for the model."""
+
+    canvas: torch.Tensor
+    """uint8 `[S, S, 3]`, letterboxed, not normalised: small to keep, normalised when collated."""
+    tower: torch.Tensor | None
+    """`[3, s, s]`, normalised; None when the vision tower shares the grounder's features."""
+    letterbox: Letterbox
+    """Maps between the image and the canvas."""
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """A conversation, ready for the model."""
+
+    input_ids: list[int]
+    """Image and region placeholders written out to their full length."""
+    learnt: list[bool]
+    """Positions the language-model loss counts."""
+    prompts: EncodedPrompts
+    """Visual prompts in the order of their placeholders."""
+
+
+@dataclass(frozen=True)
+class ProcessorSettings:
+    """Everything the processor needs beside the tokenizer."""
+
+    image_sequence_length: int
+    """Positions one image takes in the text."""
+    canvas: CanvasSettings = field(default_factory=CanvasSettings)
+    tower: TowerSettings | None = None
+    template: ChatTemplate = field(default_factory=ChatTemplate)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+
+
+class LlavaGroundingProcessor:
+    """Encodes images and conversations, decodes grounded answers."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ProcessorSettings) -> None:
+        self.tokens = MarkupTokenizer(tokenizer)
+        self.settings = settings
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The wrapped tokenizer of transformers."""
+        return self.tokens.tokenizer
+
+    def encode_image(self, image: Image.Image) -> EncodedImage:
+        """Prepare an upright RGB image for both encoders."""
+        canvas, letterbox = letterbox_image(image, self.settings.canvas)
+        tower = None if self.settings.tower is None else tower_image(image, self.settings.tower)
+        return EncodedImage(torch.from_numpy(canvas), tower, letterbox)
+
+    def encode_conversation(
+        self, messages: Sequence[Message], grounded: Sequence[bool], letterbox: Letterbox
+    ) -> EncodedText:
+        """Prepare a whole dialogue, image placeholder first.
+
+        Args:
+            grounded: per question, whether its answer shall be grounded.
+            letterbox: of the image the dialogue is about; visual prompts are mapped with it.
+
+        Raises:
+            PromptError: if a question is empty or does not fit its prompts.
+        """
+        pieces = dialogue_pieces(self.settings.template, messages, grounded)
+        prompts = [prompt for message in messages if message.role == "user" for prompt in message.prompts]
+        return self._encode_pieces(pieces, prompts, letterbox)
+
+    def encode_question(self, message: Message, grounded: bool, first: bool, letterbox: Letterbox) -> EncodedText:
+        """Prepare one question, to be appended to what the model has already read."""
+        check_question(message.text, len(message.prompts))
+        pieces = self.settings.template.question(message.text, len(message.prompts), grounded, first)
+        return self._encode_pieces(pieces, message.prompts, letterbox)
+
+    def _encode_pieces(
+        self, pieces: Iterable[Piece], prompts: Sequence[VisualPrompt], letterbox: Letterbox
+    ) -> EncodedText:
+        ids: list[int] = []
+        learnt: list[bool] = []
+        for piece in pieces:
+            if piece.kind == "image":
+                new = [self.tokens.ids.image] * self.settings.image_sequence_length
+            elif piece.kind == "answer":
+                new = [*self.tokens.encode_answer(piece.text), self.tokens.ids.eos]
+            else:
+                new = self.tokens.encode_question(piece.text, piece.num_regions)
+            ids += new
+            learnt += [piece.learnt] * len(new)
+        return EncodedText(ids, learnt, encode_prompts(prompts, letterbox))
+
+    def collate_images(self, images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:
+        """Batch images: `grounder_pixel_values [B, 3, S, S]` and, with a tower, `pixel_values [B, 3, s, s]`."""
+        canvas = self.settings.canvas
+        batch = {
+            "grounder_pixel_values": normalise(torch.stack([image.canvas for image in images]), canvas.mean, canvas.std)
+        }
+        towers = [image.tower for image in images if image.tower is not None]
+        if towers:
+            batch["pixel_values"] = torch.stack(towers)
+        return batch
+
+    def collate_texts(self, texts: Sequence[EncodedText], padding_side: str = "right") -> dict[str, torch.Tensor]:
+        """Batch texts: `input_ids`, `attention_mask`, `labels`, all `[B, T]`; labels are -100 where nothing is learnt."""
+        longest = max(len(text.input_ids) for text in texts)
+        ids = torch.full((len(texts), longest), self.tokens.ids.pad)
+        mask = torch.zeros((len(texts), longest), dtype=torch.long)
+        labels = torch.full((len(texts), longest), -100)
+        for row, text in enumerate(texts):
+            length = len(text.input_ids)
+            place = slice(0, length) if padding_side == "right" else slice(longest - length, longest)
+            values = torch.tensor(text.input_ids)
+            ids[row, place] = values
+            mask[row, place] = 1
+            labels[row, place] = torch.where(torch.tensor(text.learnt, dtype=torch.bool), values, -100)
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    def collate_prompts(self, prompts: Sequence[EncodedPrompts]) -> RegionPrompts | None:
+        """Batch visual prompts; None when no row has one."""
+        return collate_prompts(prompts)
+
+    def select(self, output: GrounderOutput, row: int, num_phrases: int) -> list[PhraseSelection]:
+        """What each phrase of one image keeps."""
+        return select_regions(output, row, num_phrases, self.settings.selection)
+
+    def decode_regions(self, selection: PhraseSelection, letterbox: Letterbox) -> tuple[Region, ...]:
+        """A phrase's kept queries as regions of the original image: xyxy pixels inside it, masks at its size."""
+        boxes = letterbox.norm_cxcywh_to_image(selection.boxes_cxcywh)
+        width, height = letterbox.image_size_wh
+        boxes = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float64))
+        masks = letterbox.mask_to_image(selection.mask_logits)
+        return tuple(
+            Region(box_xyxy=box, score=float(score), mask=mask)
+            for box, score, mask in zip(boxes, selection.scores, masks, strict=True)
+            if box[2] > box[0] and box[3] > box[1]
+        )
+
+    def decode_phrase(
+        self, phrase: markup.PhraseSpan, number: int, selection: PhraseSelection | None, letterbox: Letterbox
+    ) -> GroundedPhrase:
+        """A phrase of the text with its regions; `selection=None` means that it was not grounded."""
+        return GroundedPhrase(
+            id=number,
+            text=phrase.text,
+            span=phrase.span,
+            regions=() if selection is None else self.decode_regions(selection, letterbox),
+            score=0.0 if selection is None else selection.best_score,
+        )
+
+    def decode(
+        self,
+        raw: str,
+        selections: Sequence[PhraseSelection],
+        letterbox: Letterbox,
+        *,
+        model: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        image: Image.Image | None = None,
+    ) -> GroundedAnswer:
+        """Turn raw text and the regions of its `<seg>` tokens into an answer.
+
+        Args:
+            selections: one per `<seg>` of `raw`, in order.
+        """
+        parsed = markup.parse(raw)
+        phrases = tuple(
+            self.decode_phrase(
+                phrase,
+                number,
+                selections[phrase.seg_index] if phrase.seg_index < len(selections) else None,
+                letterbox,
+            )
+            for number, phrase in enumerate(parsed.phrases)
+        )
+        return GroundedAnswer(
+            text=parsed.text,
+            phrases=phrases,
+            image_size_wh=letterbox.image_size_wh,
+            raw=raw,
+            model=model,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            image=image,
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer and settings beside the model's files."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(folder)
+        settings = self.settings
+        values = {
+            "processor_class": type(self).__name__,
+            "image_sequence_length": settings.image_sequence_length,
+            "canvas": settings.canvas.to_dict(),
+            "tower": None if settings.tower is None else settings.tower.to_dict(),
+            "template": settings.template.to_dict(),
+            "selection": vars(settings.selection),
+        }
+        (folder / _FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> LlavaGroundingProcessor:
+        """Read what `save_pretrained` wrote.
+
+        Raises:
+            CheckpointError: if a file is missing or damaged.
+        """
+        path = Path(folder) / _FILE
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            canvas = {key: _tuple(value) for key, value in values["canvas"].items()}
+            tower = values["tower"] and {key: _tuple(value) for key, value in values["tower"].items()}
+            settings = ProcessorSettings(
+                image_sequence_length=int(values["image_sequence_length"]),
+                canvas=CanvasSettings(**canvas),
+                tower=TowerSettings(**tower) if tower else None,
+                template=ChatTemplate(**values["template"]),
+                selection=SelectionSettings(**values["selection"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path.name} of the checkpoint in `{folder}` is missing or damaged") from error
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"the tokenizer of the checkpoint in `{folder}` is missing or damaged") from error
+        return cls(tokenizer, settings)
+
+
+def _tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value

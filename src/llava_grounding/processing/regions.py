@@ -1,0 +1,103 @@
+"""Visual prompts of the user to the model's frame: a box, a type, and for drawn shapes the cells they cover.
+
+A click is a box of 0.006 of the canvas, as in the original. A scribble or a free mask also keeps its shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from llava_grounding.geometry import Letterbox
+from llava_grounding.structures import VisualPrompt
+
+if TYPE_CHECKING:
+    from llava_grounding.model.llava_grounding import RegionPrompts
+
+CLICK_SIZE = 0.006
+"""Side of a click's box, share of the canvas (the original's value)."""
+COVERAGE_STRIDE = 8
+"""Canvas pixels per coverage cell."""
+_POINT, _BOX = 0, 1
+_TYPES = {"click": _POINT, "scribble": _POINT, "box": _BOX, "mask": _BOX}
+
+
+@dataclass(frozen=True)
+class EncodedPrompts:
+    """Visual prompts of one conversation, k of them."""
+
+    boxes_cxcywh: np.ndarray
+    """(k, 4) float32 in [0, 1] of the canvas."""
+    types: np.ndarray
+    """(k,) int64: 0 point-like, 1 box-like."""
+    coverage: np.ndarray
+    """(k, h, w) float32: share of each coarse cell that a scribble or mask covers; zeros for click and box."""
+
+
+def encode_prompts(prompts: Sequence[VisualPrompt], letterbox: Letterbox) -> EncodedPrompts:
+    """Map prompts to the canvas.
+
+    Raises:
+        PromptError: if a prompt does not fit the image.
+    """
+    canvas_wh = letterbox.canvas_size_wh
+    cells_wh = (canvas_wh[0] // COVERAGE_STRIDE, canvas_wh[1] // COVERAGE_STRIDE)
+    boxes = np.zeros((len(prompts), 4), dtype=np.float32)
+    coverage = np.zeros((len(prompts), cells_wh[1], cells_wh[0]), dtype=np.float32)
+    for row, prompt in enumerate(prompts):
+        prompt.validate(letterbox.image_size_wh)
+        bounds = prompt.bounds(letterbox.image_size_wh)
+        boxes[row] = letterbox.image_to_norm_cxcywh(bounds[None])[0]
+        if prompt.kind == "click":
+            boxes[row, 2:] = CLICK_SIZE
+        elif prompt.kind in ("scribble", "mask"):
+            boxes[row, 2:] = np.maximum(boxes[row, 2:], CLICK_SIZE)
+            coverage[row] = letterbox.mask_to_canvas(_drawn(prompt, letterbox.image_size_wh), cells_wh)
+    types = np.array([_TYPES[prompt.kind] for prompt in prompts], dtype=np.int64)
+    return EncodedPrompts(boxes, types, coverage)
+
+
+def _drawn(prompt: VisualPrompt, image_size_wh: tuple[int, int]) -> np.ndarray:
+    """The pixels a scribble or mask marks, (H, W) bool."""
+    if prompt.mask is not None:
+        return prompt.mask
+    assert prompt.points_xy is not None
+    picture = Image.new("1", image_size_wh)
+    pen = max(1, round(max(image_size_wh) / 100))
+    draw = ImageDraw.Draw(picture)
+    points = [(float(x), float(y)) for x, y in prompt.points_xy]
+    if len(points) > 1:
+        draw.line(points, fill=1, width=pen)
+    for x, y in points:
+        draw.ellipse([x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2], fill=1)
+    return np.asarray(picture)
+
+
+def collate_prompts(prompts: Sequence[EncodedPrompts]) -> RegionPrompts | None:
+    """Pad rows to the longest; None when there is no prompt at all."""
+    from llava_grounding.model.llava_grounding import RegionPrompts
+
+    longest = max((len(row.types) for row in prompts), default=0)
+    if longest == 0:
+        return None
+    boxes = np.full((len(prompts), longest, 4), 0.5, dtype=np.float32)
+    types = np.zeros((len(prompts), longest), dtype=np.int64)
+    mask = np.zeros((len(prompts), longest), dtype=bool)
+    coverage = np.zeros((len(prompts), longest, *prompts[0].coverage.shape[1:]), dtype=np.float32)
+    for row, encoded in enumerate(prompts):
+        count = len(encoded.types)
+        boxes[row, :count] = encoded.boxes_cxcywh
+        types[row, :count] = encoded.types
+        mask[row, :count] = True
+        coverage[row, :count] = encoded.coverage
+    return RegionPrompts(
+        boxes_cxcywh=torch.from_numpy(boxes),
+        types=torch.from_numpy(types),
+        mask=torch.from_numpy(mask),
+        coverage=torch.from_numpy(coverage) if coverage.any() else None,
+    )

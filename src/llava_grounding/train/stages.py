@@ -1,0 +1,119 @@
+"""What each stage learns, from what: the losses of one step.
+
+`pretrain_grounder` teaches the vision part with class names as phrases, before there is any language. `chat` trains
+language, grounding and visual prompts together, the class names staying on as a second task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.model.outputs import GrounderOutput, ImageMemory
+from llava_grounding.model.shared_tower import SharedVisionTower
+from llava_grounding.train.batches import ChatBatch, ClassBatch
+from llava_grounding.train.losses import SetCriterion
+from llava_grounding.train.matcher import HungarianMatcher
+
+
+class ClassPhrases(nn.Module):
+    """A learned phrase embedding per class name: stands in for a language model while the grounder is young."""
+
+    def __init__(self, names: list[str], phrase_size: int) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.embeds = nn.Parameter(torch.randn(len(names), phrase_size) * phrase_size**-0.5)
+
+    @property
+    def index(self) -> dict[str, int]:
+        """Column of each class; column 0 stands for anything."""
+        return {name: column for column, name in enumerate(self.names, start=1)}
+
+
+def ground_classes(
+    model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases, memory: ImageMemory, mask: Tensor
+) -> GrounderOutput:
+    """One look at the images with "anything" and every class name as phrases."""
+    batch = mask.shape[0]
+    embeds = phrases.embeds
+    if isinstance(model.vision_tower, SharedVisionTower):
+        embeds = torch.cat([model.vision_tower.anything[None], embeds])
+    else:
+        embeds = torch.cat([embeds.mean(dim=0, keepdim=True), embeds])
+    return model.grounder.ground(memory, embeds.expand(batch, -1, -1), mask, with_aux=True)
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """One criterion for class names, one for phrases."""
+
+    classes: SetCriterion
+    phrases: SetCriterion
+
+    @classmethod
+    def of(cls, num_classes: int, num_points: int | None) -> Criteria:
+        """With `num_points=None` masks are judged on every cell."""
+        # The class loss is a mean over columns; 0.4 per column is a weight of 4 on their sum, as with few phrases.
+        return cls(
+            SetCriterion(
+                loss_class_weight=0.4 * (1 + num_classes), num_points=num_points, matcher=_matcher(num_points)
+            ),
+            SetCriterion(num_points=num_points, phrase_normalisation="valid", matcher=_matcher(num_points)),
+        )
+
+
+def _matcher(num_points: int | None) -> HungarianMatcher:
+    return HungarianMatcher(num_points=num_points)
+
+
+def pretrain_losses(
+    model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases, criteria: Criteria, batch: ClassBatch
+) -> dict[str, Tensor]:
+    """Losses of class names as phrases; `loss` is their weighted sum."""
+    memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
+    output = ground_classes(model, phrases, memory, batch.phrase_mask)
+    return criteria.classes(output, batch.targets, batch.phrase_mask)
+
+
+def chat_losses(
+    model: LlavaGroundingForConditionalGeneration,
+    phrases: ClassPhrases,
+    criteria: Criteria,
+    batch: ChatBatch,
+    grounding_weight: float,
+) -> dict[str, Tensor]:
+    """Language loss, grounding loss of the `<seg>` phrases and of the class names; `loss` is their weighted sum."""
+    pixels = batch.images["grounder_pixel_values"]
+    tower = model.vision_tower
+    if isinstance(tower, SharedVisionTower):
+        memory = model.grounder.encode_image(pixels)
+        proposals = ground_classes(model, phrases, memory, batch.classes.phrase_mask)
+        features = model.features_from(model.multi_modal_projector(tower(memory, proposals)), memory)
+    else:
+        features = model.encode_image(pixels, batch.images["pixel_values"])
+        proposals = ground_classes(model, phrases, features.memory, batch.classes.phrase_mask)
+    class_losses = criteria.classes(proposals, batch.classes.targets, batch.classes.phrase_mask)
+
+    texts = batch.texts
+    output = model(
+        input_ids=texts["input_ids"],
+        grounder_pixel_values=pixels,
+        attention_mask=texts["attention_mask"],
+        labels=texts["labels"],
+        region_prompts=batch.prompts,
+        image_features=features,
+        use_cache=False,
+    )
+    losses = {"language": output.loss} | {f"class_{name}": value for name, value in class_losses.items()}
+    total = output.loss + grounding_weight * class_losses["loss"]
+    embeds, found = model.phrase_states(output.last_hidden_state, texts["input_ids"])
+    if embeds.shape[1]:
+        mask = batch.phrase_mask[:, : embeds.shape[1]] & found
+        grounding = model.grounder.ground(features.memory, embeds, mask, with_aux=True)
+        phrase_losses = criteria.phrases(grounding, batch.targets, mask)
+        total = total + grounding_weight * phrase_losses["loss"]
+        losses |= {f"phrase_{name}": value for name, value in phrase_losses.items()}
+    return losses | {"loss": total}
