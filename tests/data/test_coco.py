@@ -1,0 +1,156 @@
+"""Reading COCO-format files and photo packs."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava_grounding.data.coco import CocoPhotos, FileBytes, PhotoPack
+from llava_grounding.errors import DataError
+
+
+def write_coco(folder: Path, annotations: list[dict[str, Any]], **image: Any) -> Path:
+    """An instances file about one 10 x 8 PNG beside it."""
+    Image.new("RGB", (10, 8), (200, 10, 10)).save(folder / "a.png")
+    path = folder / "instances.json"
+    images = [{"id": 1, "file_name": "a.png", "width": 10, "height": 8, **image}]
+    categories = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+def annotation(box: list[float], **more: Any) -> dict[str, Any]:
+    return {"id": 1, "image_id": 1, "category_id": 1, "bbox": box, **more}
+
+
+def test_a_pack_gives_records_with_labels_captions_and_statements(mini_pack_root: Path) -> None:
+    photos = PhotoPack(mini_pack_root).split("val")
+    assert len(photos) == 4
+    record = photos[0]
+    assert record.id == "yard/dogs.jpg"
+    assert [i.category for i in record.instances] == ["dog", "dog", "person"]
+    assert record.instances[0].box_xyxy == (2, 30, 22, 50)
+    assert record.captions == ("Two dogs next to a man .", "a photo of the yard")
+    assert record.statements == (("The person is left of the hot dog.", False),)
+    assert record.questions[0] == ("Is there a dog in the image?", "yes")
+    assert record.source == "yard"
+
+
+def test_pixels_and_masks_are_read_when_asked_for(mini_pack_root: Path) -> None:
+    record = PhotoPack(mini_pack_root).split("val")[1]
+    image = record.load_image()
+    assert image.shape == (60, 80, 3)
+    assert image.dtype == np.uint8
+    np.testing.assert_allclose(image.mean(axis=(0, 1)), (70, 90, 120), atol=2)
+    assert record.load_mask(0) is None
+    mask = PhotoPack(mini_pack_root).split("val")[0].load_mask(1)
+    assert mask is not None
+    assert mask.sum() == 38 * 40
+    assert mask[10:50, 40:78].all()
+
+
+def test_the_label_set_says_what_is_exhaustive(mini_pack_root: Path) -> None:
+    coco, voc, words, street = PhotoPack(mini_pack_root).split("val")
+    assert {"dog", "hot dog", "car"} <= coco.exhaustive
+    assert "sky" not in coco.exhaustive
+    assert "dining table" in voc.exhaustive
+    assert words.exhaustive == frozenset()
+    assert "sky" in street.exhaustive
+    assert street.instances[0].region == "class"
+
+
+def test_a_record_travels_to_workers_without_the_index(mini_pack_root: Path) -> None:
+    record = PhotoPack(mini_pack_root).split("val")[0]
+    sent = pickle.dumps(record)
+    assert len(sent) < 4000
+    np.testing.assert_array_equal(pickle.loads(sent).load_image(), record.load_image())
+
+
+def test_a_plain_coco_file_covers_all_its_categories_and_reads_polygons(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, [annotation([2, 1, 4, 5], segmentation=[[2, 1, 6, 1, 6, 6, 2, 6]])])
+    record = CocoPhotos.from_files(path, tmp_path)[0]
+    assert record.exhaustive == {"dog", "cat"}
+    mask = record.load_mask(0)
+    assert mask is not None
+    assert mask.sum() == 20
+    assert mask[1:6, 2:6].all()
+    assert record.load_image()[0, 0].tolist() == [200, 10, 10]
+
+
+def test_a_crowd_is_marked_and_its_category_is_not_exhaustive(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, [annotation([2, 1, 4, 5], iscrowd=1)])
+    record = CocoPhotos.from_files(path, tmp_path)[0]
+    assert record.instances[0].region == "crowd"
+    assert record.exhaustive == {"cat"}
+
+
+def test_boxes_are_clipped_and_those_outside_dropped(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, [annotation([-3, 2, 20, 3]), annotation([12, 0, 5, 5])])
+    instances = CocoPhotos.from_files(path, tmp_path)[0].instances
+    assert [i.box_xyxy for i in instances] == [(0, 2, 10, 5)]
+
+
+def test_slices_and_iteration_agree_with_indexing(mini_pack_root: Path) -> None:
+    photos = PhotoPack(mini_pack_root).split("val")
+    assert photos[1:3] == [photos[1], photos[2]]
+    assert list(photos) == [photos[i] for i in range(4)]
+    assert photos[-1].id == "street/cars.jpg"
+
+
+def test_an_unknown_split_names_those_there_are(mini_pack_root: Path) -> None:
+    with pytest.raises(DataError, match=r"has no split `test`; it has \['val'\]"):
+        PhotoPack(mini_pack_root).split("test")
+
+
+def test_without_a_place_the_message_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAVA_GROUNDING_DATA", raising=False)
+    with pytest.raises(DataError, match="set LLAVA_GROUNDING_DATA"):
+        PhotoPack()
+
+
+def test_the_variable_is_read(monkeypatch: pytest.MonkeyPatch, mini_pack_root: Path) -> None:
+    monkeypatch.setenv("LLAVA_GROUNDING_DATA", str(mini_pack_root))
+    assert PhotoPack().splits == ("val",)
+
+
+def test_damage_is_one_sentence(tmp_path: Path) -> None:
+    wrong_size = CocoPhotos.from_files(write_coco(tmp_path, [], width=11), tmp_path)
+    with pytest.raises(DataError, match=r"photo `a\.png` must be \(11, 8\)"):
+        wrong_size[0].load_image()
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"cannot read photo `a\.png`"):
+        wrong_size[0].load_image()
+    with pytest.raises(DataError, match="ends early: expected 99 bytes"):
+        FileBytes(tmp_path / "a.png", 2, 99)()
+    (tmp_path / "instances.json").write_text("{")
+    with pytest.raises(DataError, match="cannot read"):
+        CocoPhotos.from_files(tmp_path / "instances.json", tmp_path)
+
+
+def test_unknown_label_sets_and_categories_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="unknown label_set `coco8`; did you mean `coco80`"):
+        CocoPhotos.from_files(write_coco(tmp_path, [], label_set="coco8"), tmp_path)[0]
+    path = write_coco(tmp_path, [annotation([1, 1, 2, 2], category_id=9)])
+    with pytest.raises(DataError, match="annotation 1 has unknown category id 9"):
+        CocoPhotos.from_files(path, tmp_path)[0]
+
+
+@pytest.mark.pack
+def test_the_real_pack_has_what_its_readme_counts(photo_pack_root: Path) -> None:
+    photos = PhotoPack(photo_pack_root).split("val")
+    records = list(photos)
+    assert len(records) == 618
+    assert sum(len(r.instances) for r in records) == 3365
+    assert sum(len(r.captions) for r in records) == 1095
+    assert sum(len(r.questions) for r in records) == 738
+    assert sum(len(r.statements) for r in records) == 23
+    for record in records[::40]:
+        record.load_image()
+        for index in range(len(record.instances)):
+            record.load_mask(index)

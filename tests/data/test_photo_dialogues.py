@@ -1,0 +1,194 @@
+"""Dialogue turns made from photo labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llava_grounding.data.coco import PhotoInstance, PhotoPack, PhotoRecord
+from llava_grounding.data.photo_dialogues import ground_caption, photo_sample, tidy_caption
+from llava_grounding.data.sample import Turn
+from llava_grounding.markup import parse_strict
+
+
+@pytest.fixture(scope="module")
+def records(mini_pack_root: Path) -> dict[str, PhotoRecord]:
+    return {record.id: record for record in PhotoPack(mini_pack_root).split("val")}
+
+
+def turns_of(record: PhotoRecord, kind: str, seeds: int = 30) -> list[Turn]:
+    """Turns of one kind over several seeds."""
+    samples = [photo_sample(record, np.random.default_rng(seed)) for seed in range(seeds)]
+    return [turn for sample in samples for turn in sample.turns if turn.kind == kind]
+
+
+def thing(category: str, *box: float, region: str = "thing") -> PhotoInstance:
+    x0, y0, x1, y1 = box
+    return PhotoInstance(category, (x0, y0, x1, y1), None, region)
+
+
+DOGS = [thing("dog", 0, 0, 10, 10), thing("dog", 20, 0, 30, 10), thing("person", 40, 0, 50, 30)]
+
+
+@pytest.mark.parametrize(
+    ("caption", "raw", "targets"),
+    [
+        ("two dogs and a man", "<g_s> Two dogs <g_e> <seg> and <g_s> a man <g_e> <seg>.", ((0, 1), (2,))),
+        ("Three dogs.", "<g_s> Three dogs <g_e> <seg>.", (None,)),
+        ("Dogs run .", "<g_s> Dogs <g_e> <seg> run.", ((0, 1),)),
+        ("A dog runs", "<g_s> A dog <g_e> <seg> runs.", (None,)),
+        ("A man and a woman", "<g_s> A man <g_e> <seg> and <g_s> a woman <g_e> <seg>.", (None, None)),
+        ("A cat on a hot dog", "A cat on a hot dog.", ()),
+        ("A group of puppies", "<g_s> A group of puppies <g_e> <seg>.", ((0, 1),)),
+    ],
+)
+def test_caption_phrases_get_the_instances_they_name(
+    caption: str, raw: str, targets: tuple[tuple[int, ...] | None, ...]
+) -> None:
+    assert ground_caption(caption, DOGS) == (raw, targets)
+
+
+def test_a_singular_means_the_one_that_dominates() -> None:
+    large = [thing("dog", 0, 0, 30, 30), thing("dog", 40, 0, 50, 10)]
+    assert ground_caption("The dog sleeps.", large)[1] == ((0,),)
+
+
+def test_a_word_for_two_present_categories_stays_open() -> None:
+    both = [thing("bicycle", 0, 0, 9, 9), thing("motorcycle", 20, 0, 29, 9)]
+    assert ground_caption("A bike.", both)[1] == (None,)
+    assert ground_caption("A bike.", both[1:])[1] == ((0,),)
+
+
+def test_captions_become_sentences() -> None:
+    assert tidy_caption(" a dog  runs . ") == "A dog runs."
+    assert tidy_caption("Really?") == "Really?"
+
+
+def test_the_sample_is_the_same_for_the_same_seed(records: dict[str, PhotoRecord]) -> None:
+    record = records["yard/dogs.jpg"]
+    first, second = (photo_sample(record, np.random.default_rng(5)) for _ in range(2))
+    assert first == second
+    others = [photo_sample(record, np.random.default_rng(seed)).turns for seed in range(4)]
+    assert any(turns != first.turns for turns in others)
+
+
+def test_every_grounded_answer_parses_and_its_targets_fit(records: dict[str, PhotoRecord]) -> None:
+    for record in records.values():
+        for seed in range(10):
+            sample = photo_sample(record, np.random.default_rng(seed))
+            for turn in sample.turns:
+                assert turn.kind
+                assert len(parse_strict(turn.answer).phrases) == len(turn.targets)
+                for prompt in turn.prompts:
+                    prompt.validate(sample.image_size_wh)
+
+
+def test_labels_without_captions_are_listed(records: dict[str, PhotoRecord]) -> None:
+    assert {t.answer for t in turns_of(records["yard/cat.jpg"], "describe")} == {"There is <g_s> a cat <g_e> <seg>."}
+    street = turns_of(records["street/cars.jpg"], "describe")[0]
+    assert street.answer == "There is <g_s> the sky <g_e> <seg> and <g_s> cars <g_e> <seg>."
+
+
+def test_a_caption_is_the_description_and_labels_are_a_list(records: dict[str, PhotoRecord]) -> None:
+    record = records["yard/dogs.jpg"]
+    described = turns_of(record, "describe")
+    assert {t.answer for t in described} == {"<g_s> Two dogs <g_e> <seg> next to <g_s> a man <g_e> <seg>."}
+    assert described[0].targets == ((0, 1), (2,))
+    assert turns_of(record, "list")[0].targets == ((0, 1), (2,))
+    plain = turns_of(record, "describe_plain")
+    assert {t.answer for t in plain} == {"Two dogs next to a man.", "A photo of the yard."}
+    assert not any(t.grounded for t in plain)
+
+
+def test_counts_are_asked_only_where_labels_are_complete(records: dict[str, PhotoRecord]) -> None:
+    record = records["yard/dogs.jpg"]
+    answers = {t.answer for t in turns_of(record, "count")}
+    assert answers == {"There are <g_s> two dogs <g_e> <seg>.", "There is <g_s> one person <g_e> <seg>."}
+    assert turns_of(replace(record, exhaustive=frozenset()), "count") == []
+    assert turns_of(records["street/cars.jpg"], "count") == []
+
+
+def test_absence_is_claimed_only_of_exhaustive_classes(records: dict[str, PhotoRecord]) -> None:
+    record = records["yard/dogs.jpg"]
+    assert turns_of(replace(record, exhaustive=frozenset({"dog"})), "absent") == []
+    for turn in turns_of(record, "absent"):
+        assert turn.answer.startswith("No, there is no ")
+        assert turn.question.startswith("Is there a")
+        assert turn.targets == ()
+        assert turn.answer not in ("No, there is no dog.", "No, there is no person.")
+
+
+def test_find_phrases_mean_one_instance(records: dict[str, PhotoRecord]) -> None:
+    expected = {
+        "the dog on the left": (0,),
+        "the dog on the right": (1,),
+        "the larger dog": (1,),
+        "the person": (2,),
+    }
+    turns = turns_of(records["yard/dogs.jpg"], "find", seeds=60)
+    said = {parse_strict(t.answer).phrases[0].text: t.targets[0] for t in turns}
+    assert said == expected
+
+
+def test_places_and_sides_are_true(records: dict[str, PhotoRecord]) -> None:
+    answers = {parse_strict(t.answer).text for t in turns_of(records["yard/dogs.jpg"], "where", seeds=60)}
+    assert answers == {
+        "The person is in the middle of the image.",
+        "The person is to the left of the larger dog.",
+        "The larger dog is on the right side of the image.",
+        "The larger dog is to the right of the person.",
+    }
+
+
+def test_regions_point_at_the_thing_they_ask_about(records: dict[str, PhotoRecord]) -> None:
+    record = records["yard/dogs.jpg"]
+    turns = turns_of(record, "region", seeds=60)
+    assert {t.prompts[0].kind for t in turns} == {"box", "click", "scribble", "mask"}
+    for turn in turns:
+        (target,) = turn.targets
+        assert target is not None
+        mask = record.load_mask(target[0])
+        assert mask is not None
+        prompt = turn.prompts[0]
+        if prompt.points_xy is not None:
+            columns, rows = np.floor(prompt.points_xy).astype(int).T
+            assert mask[rows, columns].all()
+        assert record.instances[target[0]].category in turn.answer
+    assert {t.prompts[0].kind for t in turns_of(records["yard/cat.jpg"], "region")} == {"box"}
+
+
+def test_statements_become_yes_no_questions(records: dict[str, PhotoRecord]) -> None:
+    (no,) = {t.answer for t in turns_of(records["yard/dogs.jpg"], "relation")}
+    assert no == "No, that is not true."
+    yes = turns_of(records["yard/cat.jpg"], "relation")[0]
+    assert yes.answer == "Yes, <g_s> the cat <g_e> <seg> is alone."
+    assert yes.targets == ((0,),)
+    assert "the cat is alone" in yes.question
+
+
+def test_a_photo_with_captions_only_is_described_plainly(records: dict[str, PhotoRecord]) -> None:
+    sample = photo_sample(records["words/only.jpg"], np.random.default_rng(0))
+    assert [(t.kind, t.grounded, t.answer) for t in sample.turns] == [("describe_plain", False, "A puppy sleeps.")]
+    assert sample.masks.shape == (0, 60, 80)
+
+
+def test_crowds_are_dropped(records: dict[str, PhotoRecord]) -> None:
+    record = records["yard/dogs.jpg"]
+    crowd = replace(record.instances[0], region="crowd")
+    sample = photo_sample(replace(record, instances=(crowd, *record.instances[1:])), np.random.default_rng(0))
+    assert [i.category for i in sample.instances] == ["dog", "person"]
+
+
+@pytest.mark.pack
+def test_captions_of_the_real_pack_mostly_find_their_instances(photo_pack_root: Path) -> None:
+    located = total = 0
+    for record in PhotoPack(photo_pack_root).split("val"):
+        for caption in record.captions:
+            _, targets = ground_caption(caption, record.instances)
+            located += sum(target is not None for target in targets)
+            total += len(targets)
+    assert total > 1000
+    assert located / total > 0.6
