@@ -118,7 +118,7 @@ class DeformableEncoderLayer(nn.Module):
         level_sizes_hw: tuple[tuple[int, int], ...],
     ) -> Float[Tensor, "B N C"]:
         """One layer; levels in any fixed order."""
-        value = self.self_attn.project_value(x, level_sizes_hw)
+        value = self.self_attn.project_value(x, level_sizes_hw, x.shape[1])
 
         def update(rows: slice) -> Tensor:
             part = x[:, rows]

@@ -129,8 +129,8 @@ class QueryDecoderLayer(nn.Module):
             x, position = (tensor.reshape(-1, group_size, shape[2]) for tensor in (x, position))
             hidden_queries = None if hidden_queries is None else hidden_queries.reshape(-1, group_size)
         query = x + position
-        # Asking for the weights chooses plain products: with so few queries they beat the fused kernel, whose backward on
-        # a CPU took 7 ms a layer against less than 1 ms (batch 8, 50 queries).
+        # Asking for the weights chooses plain products: with so few queries they beat the fused kernel, whose backward
+        # took 7 ms a layer on a CPU (batch 8, 50 queries).
         attended, _ = self.self_attn(query, query, x, key_padding_mask=hidden_queries, average_attn_weights=False)
         return attended.reshape(shape)
 
