@@ -50,6 +50,7 @@ def build_grounder(config: GrounderConfig) -> Grounder:
         decoder_ffn_size=config.decoder_ffn_size,
         num_queries=config.num_queries,
         proposal_order=config.proposal_order,
+        initial_logit_bias=config.initial_logit_bias,
     )
 
 

@@ -60,6 +60,8 @@ class GrounderConfig(PreTrainedConfig):
     # Object queries picked from memory.
     proposal_order: str = "official"
     # "official": the finest level starts from the largest box (a quirk); "fine_small": from the smallest.
+    initial_logit_bias: float | None = None
+    # Start of a learned bias on phrase logits, for training from nothing; None: no such parameter, as the original.
     image_mean: tuple[float, float, float] | list[float] = (123.675, 116.28, 103.53)
     # Per channel, of pixels 0..255.
     image_std: tuple[float, float, float] | list[float] = (58.395, 57.12, 57.375)

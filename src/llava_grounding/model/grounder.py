@@ -106,6 +106,7 @@ class Grounder(nn.Module):
         phrase_size: width of a phrase embedding.
         num_queries: object queries picked from memory.
         proposal_scale: side of the smallest anchor, share of the image; it doubles with each level.
+        initial_logit_bias: see `PhraseSimilarityHead`; None as the original.
         proposal_order: which level has the smallest anchor: the coarsest ("official", a quirk) or the finest.
 
     Source: LLaVA-Grounding (arXiv:2312.02949); OpenSeeD (arXiv:2303.08131); MaskDINO (arXiv:2206.02777).
@@ -126,6 +127,7 @@ class Grounder(nn.Module):
         num_queries: int = 300,
         proposal_scale: float = 0.05,
         proposal_order: str = "official",
+        initial_logit_bias: float | None = None,
         implementation: Implementation = "auto",
     ) -> None:
         super().__init__()
@@ -136,7 +138,7 @@ class Grounder(nn.Module):
         self.query_decoder = QueryDecoder(
             hidden_size, num_heads, num_levels, num_points, decoder_layers, decoder_ffn_size, implementation
         )
-        self.similarity_head = PhraseSimilarityHead(hidden_size, phrase_size)
+        self.similarity_head = PhraseSimilarityHead(hidden_size, phrase_size, initial_logit_bias)
         self.mask_head = MLP(hidden_size, hidden_size, hidden_size, mask_size)
 
     def encode_image(self, pixel_values: Float[Tensor, "B 3 H W"]) -> ImageMemory:

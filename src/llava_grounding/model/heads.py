@@ -50,12 +50,17 @@ class PhraseSimilarityHead(nn.Module):
 
     With the projection W and a phrase t, (m W) t = m (W t) and |m W|^2 = m (W W^T) m^T. So many states need not be
     projected at all: the `gram` form gives the same logits with C x C numbers instead of C x D.
+
+    Args:
+        initial_bias: start of a learned bias on all logits, for training from nothing with a focal loss
+            (arXiv:1708.02002 section 4.1); None: no bias, as the original.
     """
 
-    def __init__(self, hidden_size: int, phrase_size: int) -> None:
+    def __init__(self, hidden_size: int, phrase_size: int, initial_bias: float | None = None) -> None:
         super().__init__()
         self.projection = nn.Parameter(torch.empty(hidden_size, phrase_size))
         self.logit_scale = nn.Parameter(torch.ones(()))
+        self.logit_bias = None if initial_bias is None else nn.Parameter(torch.tensor(float(initial_bias)))
         nn.init.trunc_normal_(self.projection, std=0.02)
 
     def forward(
@@ -80,6 +85,8 @@ class PhraseSimilarityHead(nn.Module):
                 products = projected @ phrases.transpose(1, 2)
                 lengths = projected.norm(dim=-1, keepdim=True)
             logits = self.logit_scale.float().exp() * products / (lengths + _LENGTH_EPS)
+            if self.logit_bias is not None:
+                logits = logits + self.logit_bias.float()
         return logits.masked_fill(~phrase_mask[:, None, :], PADDED_PHRASE_LOGIT)
 
 

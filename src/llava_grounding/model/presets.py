@@ -77,6 +77,7 @@ _NANO: dict[str, Any] = {
         "decoder_ffn_size": 384,
         "num_queries": 50,
         "proposal_order": "fine_small",
+        "initial_logit_bias": -4.0,
     },
     "visual_prompt_config": {
         "share_image_features": True,
