@@ -159,7 +159,7 @@ class Letterbox:
             if width < 1 or height < 1:
                 raise ShapeError(f"{name} must be at least (1, 1) pixels, got ({width}, {height})")
         if any(np.greater(self.content_size_wh, self.canvas_size_wh)):
-            raise ShapeError(f"content_size_wh {self.content_size_wh} must fit into {self.canvas_size_wh}")
+            raise ShapeError(f"content_size_wh {self.content_size_wh} must fit canvas_size_wh {self.canvas_size_wh}")
 
     @classmethod
     def fit(cls, image_size_wh: SizeWH, canvas_size_wh: SizeWH) -> Letterbox:
@@ -228,7 +228,7 @@ class Letterbox:
         if mask.shape != (height, width):
             raise ShapeError(f"mask must be ({height}, {width}) like the image, got {mask.shape}")
         covered_w, covered_h = self._covered_cells(size_wh)
-        rows = _sum_cells(mask.astype(np.float32), size_wh[1], covered_h)
+        rows = _sum_cells((mask != 0).astype(np.float32), size_wh[1], covered_h)
         return (_sum_cells(rows.T, size_wh[0], covered_w).T * (covered_w * covered_h / (width * height))).clip(0, 1)
 
     def _covered_cells(self, size_wh: SizeWH) -> tuple[float, float]:

@@ -37,9 +37,10 @@ def mask_iou(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
     masks, others = np.asarray(masks), np.asarray(others)
     if masks.ndim != 3 or others.ndim != 3 or masks.shape[1:] != others.shape[1:]:
         raise ShapeError(f"masks must be (n, H, W) and (m, H, W), got {masks.shape} and {others.shape}")
-    rows, other_rows = masks.reshape(len(masks), -1) != 0, others.reshape(len(others), -1) != 0
+    num_pixels = masks.shape[1] * masks.shape[2]
+    rows, other_rows = masks.reshape(len(masks), num_pixels) != 0, others.reshape(len(others), num_pixels) != 0
     intersection = np.zeros((len(rows), len(other_rows)))
-    for start in range(0, rows.shape[1], _IOU_CHUNK):
+    for start in range(0, num_pixels, _IOU_CHUNK):
         part = slice(start, start + _IOU_CHUNK)
         intersection += rows[:, part].astype(np.float32) @ other_rows[:, part].astype(np.float32).T
     areas, other_areas = np.count_nonzero(rows, axis=1), np.count_nonzero(other_rows, axis=1)

@@ -21,10 +21,14 @@ from llava_grounding.masks import decode_rle, encode_rle, mask_area, mask_to_box
 ANSWER_VERSION = 1
 """Version of the JSON that `GroundedAnswer.to_dict` writes."""
 
+MAX_COORDINATE = 1e9
+"""Pixels. Whatever is farther out is no place in an image, and its area would overflow."""
+
 PromptKind = Literal["click", "box", "scribble", "mask"]
 Role = Literal["user", "assistant", "system"]
 SizeWH = tuple[int, int]
 
+_SHOWN_LENGTH = 80  # of a wrong value, in a message
 _ARTICLE = re.compile(r"(?:an?|the)\s+(?=\S)", re.IGNORECASE)
 
 
@@ -66,30 +70,31 @@ class VisualPrompt:
             numbers = np.array(value, dtype=np.float64)
         except (TypeError, ValueError):
             numbers = np.empty(0)
-        expected = {"click": "one point (x, y)", "box": "four numbers x0, y0, x1, y1"}
-        fits = {"click": numbers.shape == (1, 2), "box": numbers.shape == (4,)}
-        if not fits.get(self.kind, numbers.ndim == 2 and numbers.shape[1:] == (2,) and len(numbers) > 0):
-            raise PromptError(
-                f"a {self.kind} must be {expected.get(self.kind, 'points (x, y), at least one')}, got {value!r}"
-            )
-        if not np.isfinite(numbers).all():
-            raise PromptError(f"a {self.kind} must have finite coordinates, got {numbers.tolist()}")
+        expected, fits = {
+            "click": ("one point (x, y)", numbers.shape == (1, 2)),
+            "box": ("four numbers x0, y0, x1, y1", numbers.shape == (4,)),
+            "scribble": ("one or more points (x, y)", numbers.ndim == 2 and numbers.shape[1] == 2 and len(numbers) > 0),
+        }[self.kind]
+        if not fits:
+            raise PromptError(f"a {self.kind} must be {expected}, got {_shown(value)}")
+        if not _are_coordinates(numbers):
+            raise PromptError(f"a {self.kind} must have finite coordinates in pixels, got {_shown(numbers)}")
         return _frozen(numbers)
 
     @classmethod
     def click(cls, x: float, y: float) -> VisualPrompt:
         """A single point."""
-        return cls("click", points_xy=[[x, y]])  # type: ignore[arg-type]
+        return cls("click", points_xy=np.array([[x, y]], dtype=object))
 
     @classmethod
     def box(cls, x0: float, y0: float, x1: float, y1: float) -> VisualPrompt:
         """A rectangle from its left, upper to its right, lower corner."""
-        return cls("box", box_xyxy=[x0, y0, x1, y1])  # type: ignore[arg-type]
+        return cls("box", box_xyxy=np.array([x0, y0, x1, y1], dtype=object))
 
     @classmethod
     def scribble(cls, points_xy: Iterable[tuple[float, float]]) -> VisualPrompt:
         """A stroke through the points, in order."""
-        return cls("scribble", points_xy=list(points_xy))  # type: ignore[arg-type]
+        return cls("scribble", points_xy=np.array(list(points_xy), dtype=object))
 
     @classmethod
     def mask_of(cls, mask: np.ndarray) -> VisualPrompt:
@@ -185,8 +190,8 @@ class Region:
 
     def __post_init__(self) -> None:
         box = np.array(self.box_xyxy, dtype=np.float64)
-        if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] < box[:2]).any():
-            raise ShapeError(f"box_xyxy must be four finite numbers, x0 <= x1 and y0 <= y1, got {box.tolist()}")
+        if box.shape != (4,) or not _are_coordinates(box) or (box[2:] < box[:2]).any():
+            raise ShapeError(f"box_xyxy must be four finite numbers, x0 <= x1 and y0 <= y1, got {_shown(box)}")
         object.__setattr__(self, "box_xyxy", _frozen(box))
         object.__setattr__(self, "score", _score(self.score))
         if self.mask is not None:
@@ -259,8 +264,8 @@ class GroundedAnswer:
     image: Image.Image | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        width, height = self.image_size_wh
-        object.__setattr__(self, "image_size_wh", (int(width), int(height)))
+        width, height = _size_wh(self.image_size_wh)
+        object.__setattr__(self, "image_size_wh", (width, height))
         object.__setattr__(self, "phrases", tuple(self.phrases))
         for phrase in self.phrases:
             start, end = phrase.span
@@ -294,11 +299,11 @@ class GroundedAnswer:
         if version != ANSWER_VERSION or isinstance(version, bool):
             raise DataError(f"an answer must have version {ANSWER_VERSION}, got {version!r}")
         try:
-            width, height = (int(side) for side in data["image_size"])
+            image_size_wh = _size_wh(data["image_size"])
             return cls(
                 text=_text(data["text"]),
-                phrases=tuple(_phrase_from_dict(phrase, (width, height)) for phrase in data["phrases"]),
-                image_size_wh=(width, height),
+                phrases=tuple(_phrase_from_dict(phrase, image_size_wh) for phrase in data["phrases"]),
+                image_size_wh=image_size_wh,
                 raw=_text(data["raw"]),
                 model=_text(data["model"]),
                 prompt_tokens=int(data["usage"]["prompt_tokens"]),
@@ -308,7 +313,7 @@ class GroundedAnswer:
             raise
         except KeyError as error:
             raise DataError(f"an answer must have `{error.args[0]}`, it is missing") from error
-        except (LlavaGroundingError, TypeError, ValueError, OverflowError) as error:
+        except (LlavaGroundingError, AttributeError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"an answer has a value that does not fit: {error}") from error
 
     def to_coco(self, file_name: str = "", image_id: int = 1) -> dict[str, list[dict[str, Any]]]:
@@ -390,9 +395,9 @@ def _phrase_from_dict(data: Mapping[str, Any], image_size_wh: SizeWH) -> Grounde
     return GroundedPhrase(
         id=int(data["id"]),
         text=_text(data["text"]),
-        span=(start, end),
+        span=(int(start), int(end)),
         regions=regions,
-        score=data.get("score", max((region.score for region in regions), default=0.0)),
+        score=float(data.get("score", max((region.score for region in regions), default=0.0))),
     )
 
 
@@ -401,7 +406,15 @@ def _region_from_dict(data: Mapping[str, Any], image_size_wh: SizeWH) -> Region:
     # Compared before it is unpacked, so that a damaged file cannot ask for more memory than its image takes.
     if rle is not None and list(rle["size"]) != [image_size_wh[1], image_size_wh[0]]:
         raise DataError(f"masks must have the size of the image, {list(image_size_wh[::-1])}, got {list(rle['size'])}")
-    return Region(data["box"], data["score"], None if rle is None else decode_rle(rle))
+    box = np.array(data["box"], dtype=np.float64)
+    return Region(box, float(data["score"]), None if rle is None else decode_rle(rle))
+
+
+def _size_wh(value: Any) -> SizeWH:
+    width, height = (int(side) for side in value)
+    if width < 1 or height < 1:
+        raise ShapeError(f"image_size_wh must be at least (1, 1) pixels, got ({width}, {height})")
+    return width, height
 
 
 def _text(value: Any) -> str:
@@ -422,6 +435,10 @@ def _prompt_mask(value: Any) -> np.ndarray:
     if mask.ndim != 2 or mask.dtype.kind not in "biuf":
         raise PromptError(f"a mask must be a (H, W) array of numbers, got {mask.shape} {mask.dtype}")
     return _frozen(mask != 0)
+
+
+def _are_coordinates(numbers: np.ndarray) -> bool:
+    return bool((np.abs(numbers) <= MAX_COORDINATE).all())
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:
@@ -450,3 +467,8 @@ def _list(names: Iterable[str]) -> str:
 
 def _numbers(array: np.ndarray) -> str:
     return "(" + ", ".join(f"{number:g}" for number in array) + ")"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value.tolist() if isinstance(value, np.ndarray) else value)
+    return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 3] + "..."

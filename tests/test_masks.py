@@ -1,0 +1,323 @@
+"""Masks: run-length codes against pycocotools, damaged codes, boxes, overlaps, sizes and polygons."""
+
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from llava_grounding.errors import DataError, ShapeError
+from llava_grounding.masks import (
+    decode_rle,
+    encode_rle,
+    mask_area,
+    mask_iou,
+    mask_to_box,
+    polygons_to_mask,
+    resize_mask,
+    rle_area,
+)
+
+# pycocotools 2.0 with NumPy 2
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
+
+many = settings(max_examples=200, deadline=None)
+MASKS = npst.arrays(bool, npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24))
+
+
+def blobs(height, width, seed=0):
+    """A mask with runs of every length."""
+    rng = np.random.default_rng(seed)
+    flat = np.cumsum(rng.random(height * width) < rng.choice([0.5, 0.05, 0.001])) % 2 == 1
+    return flat.reshape(width, height).T
+
+
+def single(height, width, row, column):
+    mask = np.zeros((height, width), dtype=bool)
+    mask[row, column] = True
+    return mask
+
+
+SHAPED = {
+    "empty": np.zeros((7, 5), dtype=bool),
+    "full": np.ones((7, 5), dtype=bool),
+    "one pixel": np.ones((1, 1), dtype=bool),
+    "no pixel set": np.zeros((1, 1), dtype=bool),
+    "first pixel": single(7, 5, 0, 0),
+    "last pixel": single(7, 5, 6, 4),
+    "one row": blobs(1, 5000),
+    "one column": blobs(5000, 1),
+    "long and thin": blobs(20, 4000, seed=1),
+    "tall and thin": blobs(4000, 20, seed=2),
+    "chequered": np.indices((33, 32)).sum(axis=0) % 2 == 1,
+    "large and empty": np.zeros((3000, 2000), dtype=bool),
+    "large with one pixel": single(3000, 2000, 2999, 1500),
+    "no rows": np.zeros((0, 5), dtype=bool),
+    "no columns": np.zeros((5, 0), dtype=bool),
+}
+
+
+def reference_counts(mask):
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    return coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_codes_of_special_masks_equal_pycocotools(name):
+    rle = encode_rle(SHAPED[name])
+    assert rle["size"] == list(SHAPED[name].shape)
+    assert rle["counts"] == reference_counts(SHAPED[name])
+
+
+@many
+@given(MASKS)
+def test_codes_of_any_mask_equal_pycocotools(mask):
+    assert encode_rle(mask)["counts"] == reference_counts(mask)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_codes_of_masks_with_long_runs_equal_pycocotools(seed):
+    mask = blobs(301, 417, seed)
+    assert encode_rle(mask)["counts"] == reference_counts(mask)
+
+
+@many
+@given(MASKS)
+def test_a_mask_survives_its_code(mask):
+    rle = encode_rle(mask)
+    back = decode_rle(rle)
+    assert back.dtype == np.bool_
+    assert back.flags.c_contiguous
+    assert np.array_equal(back, mask)
+    assert rle_area(rle) == mask_area(mask) == np.count_nonzero(mask)
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_special_masks_survive_their_code(name):
+    rle = encode_rle(SHAPED[name])
+    assert np.array_equal(decode_rle(rle), SHAPED[name])
+    assert np.array_equal(decode_rle({**rle, "counts": rle["counts"].encode()}), SHAPED[name])
+    assert rle_area(rle) == SHAPED[name].sum()
+
+
+def test_masks_of_numbers_count_every_value_but_zero():
+    mask = np.array([[0, 255], [2, 0]], dtype=np.uint8)
+    assert np.array_equal(decode_rle(encode_rle(mask)), mask > 0)
+
+
+def test_plain_lists_of_runs_are_read_as_coco_crowds_have_them():
+    assert np.array_equal(decode_rle({"size": [2, 3], "counts": [1, 2, 3]}), [[0, 1, 0], [1, 0, 0]])
+
+
+@many
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=40))
+def test_codes_with_runs_without_length_are_read_as_pycocotools_reads_them(runs):
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    rle = coco_mask.frPyObjects({"size": [1, sum(runs)], "counts": runs}, 1, sum(runs))
+    if not sum(runs):
+        return
+    assert np.array_equal(decode_rle(rle), coco_mask.decode(rle) != 0)
+    assert rle_area(rle) == coco_mask.area(rle)
+
+
+@pytest.mark.parametrize(
+    ("rle", "message"),
+    [
+        ({"size": [2, 2], "counts": "5"}, "run-length code must describe 2 x 2 = 4 pixels, got 5"),
+        ({"size": [2, 2], "counts": "3"}, "run-length code must describe 2 x 2 = 4 pixels, got 3"),
+        ({"size": [2, 2], "counts": ""}, "run-length code must describe 2 x 2 = 4 pixels, got 0"),
+        ({"size": [2, 2], "counts": [2**62, 2**62]}, f"run-length code must describe 2 x 2 = 4 pixels, got {2**63}"),
+        ({"size": [2, 2], "counts": "N6"}, "run-length code must have no negative run, got -2"),
+        ({"size": [2, 2], "counts": [5, -1]}, "run-length code must have no negative run, got -1"),
+        ({"size": [2, 2], "counts": "1P"}, "run-length code is cut off in the middle of a number, after 2 characters"),
+        ({"size": [2, 2], "counts": "4é"}, "run-length code must be ASCII, got 'é' at character 1"),
+        (
+            {"size": [2, 2], "counts": "4 "},
+            "run-length code must use the characters `0` to `o`, got 0x20 at character 1",
+        ),
+        (
+            {"size": [2, 2], "counts": b"\xff"},
+            "run-length code must use the characters `0` to `o`, got 0xff at character 0",
+        ),
+        (
+            {"size": [2, 2], "counts": "PPPPPPP0"},
+            "run-length code must have numbers of at most 7 characters, got 8",
+        ),
+        ({"size": [2, 2], "counts": None}, "run-length code must have text or whole numbers as counts, got NoneType"),
+        ({"size": [2, 2], "counts": [1.5, 2.5]}, "run-length code must have text or whole numbers as counts, got list"),
+        ({"size": [2, 2], "counts": [2**70]}, "run-length code must have text or whole numbers as counts, got list"),
+        (
+            {"size": [10**5, 10**5], "counts": "0"},
+            "run-length code must have a size of 0 to 4294967295 pixels, got 100000 x 100000",
+        ),
+        ({"size": [-2, -2], "counts": "4"}, "run-length code must have a size of 0 to 4294967295 pixels, got -2 x -2"),
+    ],
+)
+def test_a_damaged_code_is_refused_in_a_sentence(rle, message):
+    for read in (decode_rle, rle_area):
+        with pytest.raises(DataError) as caught:
+            read(rle)
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("rle", [{}, {"size": [2, 2]}, {"size": 4, "counts": "4"}, {"size": ["2", 2], "counts": "4"}])
+def test_what_is_no_code_is_refused(rle):
+    with pytest.raises(DataError, match=r'^run-length code must be \{"size": \[h, w\], "counts": \.\.\.\} with whole'):
+        decode_rle(rle)
+
+
+@many
+@given(st.binary(max_size=40) | st.text(alphabet=st.characters(min_codepoint=48, max_codepoint=111), max_size=40))
+@example(b"o" * 7)
+def test_any_counts_are_read_or_refused(counts):
+    try:
+        mask = decode_rle({"size": [6, 7], "counts": counts})
+    except DataError:
+        return
+    assert mask.shape == (6, 7)
+
+
+def test_a_damaged_code_allocates_nothing_for_the_pixels_it_claims():
+    claims = encode_rle(np.zeros((10000, 10000), dtype=bool))["counts"]
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError):
+            decode_rle({"size": [10, 10], "counts": claims})
+        with pytest.raises(DataError):
+            decode_rle({"size": [60000, 60000], "counts": "0"})
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_mask_of_twelve_megapixels_is_written_and_read_in_under_a_second_each():
+    mask = blobs(3000, 4000, seed=3)
+    start = time.process_time()
+    rle = encode_rle(mask)
+    assert time.process_time() - start < 1
+    start = time.process_time()
+    assert np.array_equal(decode_rle(rle), mask)
+    assert time.process_time() - start < 1
+
+
+@many
+@given(MASKS)
+def test_the_box_is_the_smallest_around_the_mask(mask):
+    box = mask_to_box(mask)
+    if box is None:
+        assert not mask.any()
+        return
+    x0, y0, x1, y1 = box.astype(int)
+    assert mask[y0:y1, x0:x1].sum() == mask.sum()
+    for edge in (mask[y0, x0:x1], mask[y1 - 1, x0:x1], mask[y0:y1, x0], mask[y0:y1, x1 - 1]):
+        assert edge.any()
+
+
+@many
+@given(st.data())
+def test_overlaps_equal_pycocotools(data):
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    shape = data.draw(npst.array_shapes(min_dims=2, max_dims=2, max_side=9))
+    first, second = (data.draw(npst.arrays(bool, (data.draw(st.integers(1, 3)), *shape))) for _ in range(2))
+    codes = [
+        [{**encode_rle(mask), "counts": encode_rle(mask)["counts"].encode()} for mask in m] for m in (first, second)
+    ]
+    expected = np.nan_to_num(coco_mask.iou(*codes, [0] * len(second)))
+    assert np.allclose(mask_iou(first, second), expected)
+
+
+def test_overlaps_of_known_masks():
+    left, top = np.zeros((4, 4), dtype=bool), np.zeros((4, 4), dtype=bool)
+    left[:, :2], top[:2] = True, True
+    empty = np.zeros((4, 4), dtype=bool)
+    masks = np.stack([left, top, empty])
+    assert np.allclose(mask_iou(masks, masks), [[1, 4 / 12, 0], [4 / 12, 1, 0], [0, 0, 0]])
+    assert mask_iou(masks[:0], masks).shape == (0, 3)
+
+
+def test_overlaps_of_large_masks_are_exact():
+    masks = np.ones((2, 5000, 4000), dtype=bool)
+    masks[1, 0, 0] = False
+    assert mask_iou(masks[:1], masks[1:])[0, 0] == 1 - 1 / 20_000_000
+
+
+def test_masks_of_two_sizes_have_no_overlap():
+    with pytest.raises(
+        ShapeError, match=r"^masks must be \(n, H, W\) and \(m, H, W\), got \(1, 2, 3\) and \(1, 3, 2\)$"
+    ):
+        mask_iou(np.zeros((1, 2, 3), dtype=bool), np.zeros((1, 3, 2), dtype=bool))
+
+
+@pytest.mark.parametrize("function", [mask_area, mask_to_box, encode_rle])
+def test_a_mask_must_have_two_axes(function):
+    with pytest.raises(ShapeError, match=r"^mask must be \(H, W\), got \(1, 2, 3\)$"):
+        function(np.zeros((1, 2, 3), dtype=bool))
+
+
+def ellipse(height, width):
+    y, x = np.indices((height, width)) + 0.5
+    return ((x / width - 0.5) / 0.4) ** 2 + ((y / height - 0.45) / 0.3) ** 2 < 1
+
+
+@pytest.mark.parametrize(("width", "height"), [(640, 480), (100, 300), (33, 47)])
+def test_a_resized_mask_is_the_same_shape_at_another_size(width, height):
+    resized = resize_mask(ellipse(200, 160), (width, height))
+    assert resized.shape == (height, width)
+    assert mask_iou(resized[None], ellipse(height, width)[None])[0, 0] > 0.95
+
+
+@many
+@given(MASKS, st.integers(1, 40), st.integers(1, 40))
+def test_empty_stays_empty_and_full_stays_full_at_any_size(mask, width, height):
+    assert not resize_mask(np.zeros_like(mask), (width, height)).any()
+    assert resize_mask(np.ones_like(mask), (width, height)).all()
+    assert np.array_equal(resize_mask(mask, mask.shape[::-1]), mask)
+
+
+def test_a_polygon_covers_the_pixels_whose_centre_it_holds():
+    expected = np.zeros((4, 5), dtype=bool)
+    expected[1:3, 1:4] = True
+    assert np.array_equal(polygons_to_mask([[1, 1, 4, 1, 4, 3, 1, 3]], (5, 4)), expected)
+    assert np.array_equal(polygons_to_mask([[0.6, 0.6, 4.4, 0.6, 4.4, 3.4, 0.6, 3.4]], (5, 4)), expected)
+    assert np.array_equal(polygons_to_mask([np.array([[1, 1], [4, 1], [4, 3], [1, 3]])], (5, 4)), expected)
+
+
+def test_several_polygons_join_and_what_lies_outside_is_cut_off():
+    mask = polygons_to_mask([[-5, -5, 2, -5, 2, 2, -5, 2], [3, 1, 99, 1, 99, 99, 3, 99], [-9, 0, -8, 0, -8, 9]], (5, 4))
+    assert mask.astype(int).tolist() == [[1, 1, 0, 0, 0], [1, 1, 0, 1, 1], [0, 0, 0, 1, 1], [0, 0, 0, 1, 1]]
+    assert not polygons_to_mask([], (5, 4)).any()
+
+
+@many
+@given(st.lists(st.tuples(st.floats(-20, 60), st.floats(-20, 60)), min_size=3, max_size=9))
+def test_polygons_hold_a_pixel_if_a_ray_from_its_centre_crosses_them_oddly(points):
+    mask = polygons_to_mask([np.array(points)], (40, 30))
+    for row, column in [(0, 0), (29, 39), (15, 20), (7, 31)]:
+        x, y = column + 0.5, row + 0.5
+        crossings = 0
+        for (x0, y0), (x1, y1) in zip(points, [*points[1:], points[0]], strict=True):
+            if (y0 <= y) != (y1 <= y):
+                crossing = x0 + (y - y0) * (x1 - x0) / (y1 - y0)
+                if abs(crossing - x) < 1e-6:
+                    return
+                crossings += crossing > x
+        assert mask[row, column] == (crossings % 2 == 1)
+
+
+def test_polygons_are_nearly_those_of_pycocotools():
+    coco_mask = pytest.importorskip("pycocotools.mask")
+    angles = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    radius = 90 + 25 * np.sin(5 * angles)
+    polygon = np.stack((150 + radius * np.cos(angles), 120 + radius * np.sin(angles)), axis=1).reshape(-1)
+    expected = coco_mask.decode(coco_mask.frPyObjects([polygon.tolist()], 240, 300))[..., 0] != 0
+    assert mask_iou(polygons_to_mask([polygon], (300, 240))[None], expected[None])[0, 0] > 0.99
+
+
+@pytest.mark.parametrize("polygon", [[], [1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, float("nan")]])
+def test_what_is_no_polygon_is_refused(polygon):
+    with pytest.raises(DataError) as caught:
+        polygons_to_mask([polygon], (5, 4))
+    assert str(caught.value) == f"a polygon must be at least three finite points x, y, got {len(polygon)} numbers"
