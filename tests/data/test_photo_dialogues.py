@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from llava_grounding.data.coco import PhotoInstance, PhotoPack, PhotoRecord
-from llava_grounding.data.photo_dialogues import ground_caption, photo_sample, tidy_caption
+from llava_grounding.data.grounded_captions import ground_caption, tidy_caption
+from llava_grounding.data.photo_dialogues import photo_sample
 from llava_grounding.data.sample import Turn
 from llava_grounding.markup import parse_strict
 
@@ -65,6 +66,7 @@ def test_a_word_for_two_present_categories_stays_open() -> None:
 def test_captions_become_sentences() -> None:
     assert tidy_caption(" a dog  runs . ") == "A dog runs."
     assert tidy_caption("Really?") == "Really?"
+    assert tidy_caption("<g_s> a dog <g_e> <seg>") == "A dog."
 
 
 def test_the_sample_is_the_same_for_the_same_seed(records: dict[str, PhotoRecord]) -> None:
@@ -113,33 +115,40 @@ def test_counts_are_asked_only_where_labels_are_complete(records: dict[str, Phot
 
 def test_absence_is_claimed_only_of_exhaustive_classes(records: dict[str, PhotoRecord]) -> None:
     record = records["yard/dogs.jpg"]
-    assert turns_of(replace(record, exhaustive=frozenset({"dog"})), "absent") == []
-    for turn in turns_of(record, "absent"):
-        assert turn.answer.startswith("No, there is no ")
-        assert turn.question.startswith("Is there a")
-        assert turn.targets == ()
-        assert turn.answer not in ("No, there is no dog.", "No, there is no person.")
-
-
-def test_find_phrases_mean_one_instance(records: dict[str, PhotoRecord]) -> None:
-    expected = {
-        "the dog on the left": (0,),
-        "the dog on the right": (1,),
-        "the larger dog": (1,),
-        "the person": (2,),
+    only_dogs = turns_of(replace(record, exhaustive=frozenset({"dog"})), "absent")
+    assert not any(turn.answer.startswith("No") for turn in only_dogs)
+    answers = {turn.answer for turn in turns_of(record, "absent")}
+    assert {a for a in answers if a.startswith("Yes")} == {
+        "Yes, there are <g_s> two dogs <g_e> <seg>.",
+        "Yes, there is <g_s> a person <g_e> <seg>.",
     }
+    denied = answers & {f"No, there is no {name} in the picture." for name in ("bicycle", "car", "cat", "hot dog")}
+    assert len(denied) == 4
+    assert not answers & {f"No, there is no {name} in the picture." for name in ("dog", "person")}
+
+
+def test_find_phrases_mean_exactly_their_targets(records: dict[str, PhotoRecord]) -> None:
     turns = turns_of(records["yard/dogs.jpg"], "find", seeds=60)
+    assert {t.answer for t in turns} == {f"<g_s> {parse_strict(t.answer).phrases[0].text} <g_e> <seg>." for t in turns}
     said = {parse_strict(t.answer).phrases[0].text: t.targets[0] for t in turns}
-    assert said == expected
+    assert said == {
+        "The dog on the left": (0,),
+        "The dog on the right": (1,),
+        "The dog at the bottom": (0,),
+        "The dog at the top": (1,),
+        "The smallest dog": (0,),
+        "The largest dog": (1,),
+        "The person": (2,),
+        "The dogs": (0, 1),
+    }
 
 
 def test_places_and_sides_are_true(records: dict[str, PhotoRecord]) -> None:
     answers = {parse_strict(t.answer).text for t in turns_of(records["yard/dogs.jpg"], "where", seeds=60)}
     assert answers == {
-        "The person is in the middle of the image.",
-        "The person is to the left of the larger dog.",
-        "The larger dog is on the right side of the image.",
-        "The larger dog is to the right of the person.",
+        "The smallest dog is in the bottom left, to the left of the person.",
+        "The largest dog is on the right, to the right of the person.",
+        "The person is in the middle, to the right of the smallest dog.",
     }
 
 

@@ -215,6 +215,13 @@ def lexicon(names: tuple[str, ...]) -> Lexicon:
     return Lexicon(names or tuple(SYNONYMS))
 
 
+def lexicon_with(names: Iterable[str]) -> Lexicon:
+    """Every category the synonym table knows, and these names besides."""
+    base = lexicon(())
+    extra = tuple(sorted(set(names) - set(base.names)))
+    return lexicon(base.names + extra) if extra else base
+
+
 def _tokens(text: str) -> list[_Token]:
     tokens: list[_Token] = []
     last = 0

@@ -5,6 +5,7 @@ Nothing is asked that the labels cannot answer: counts and absences only of clas
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -12,18 +13,18 @@ from typing import TypeVar
 import numpy as np
 
 from llava_grounding.data.coco import PhotoInstance, PhotoRecord
-from llava_grounding.data.nouns import (
-    Lexicon,
-    Mention,
-    is_mass,
-    is_plural_name,
-    lexicon,
-    number_word,
-    plural,
-    with_article,
+from llava_grounding.data.grounded_captions import (
+    box_area_of,
+    ground_caption,
+    group_by_category,
+    tidy_caption,
 )
+from llava_grounding.data.kinds import Kind
+from llava_grounding.data.nouns import is_mass, is_plural_name, number_word, plural, with_article
 from llava_grounding.data.sample import Instance, Sample, Targets, Turn
-from llava_grounding.markup import format_markup
+from llava_grounding.data.scene_facts import CLEAR_GAP, SceneFacts, Thing, place_of
+from llava_grounding.data.scene_questions import prompt_inside
+from llava_grounding.markup import REGION, format_markup
 from llava_grounding.structures import VisualPrompt
 
 DESCRIBE_QUESTIONS = (
@@ -33,15 +34,16 @@ DESCRIBE_QUESTIONS = (
     "Describe the picture.",
     "What does the image show?",
 )
-_REGION_QUESTIONS = ("What is <region>?", "What is this <region>?", "Name the thing at <region>.")
-_FIND_QUESTIONS = ("Find {}.", "Show me {}.", "Point at {}.")
+_LIST_QUESTIONS = ("List everything you see.", "List the things in the image.", "Which things are in the image?")
+_COUNT_QUESTIONS = ("How many {} are there?", "How many {} are in the picture?", "Count the {}.")
+_WHERE_QUESTIONS = ("Where {} {}?", "Where in the picture {} {}?")
+_FIND_QUESTIONS = ("Find {}.", "Show me {}.", "Point to {}.", "Segment {}.", "Locate {}.", "Select {}.", "Mark {}.")
+_REGION_QUESTIONS = ("What is {}?", "What is this {}?", "What is at {}?", "Name {}.", "What do you see at {}?")
+_PLACES = ("in the image", "in the image", "in the picture")
 # A class region is a surface or material here: "the road"; other classes are spoken of in the plural: "cars".
 _SURFACES = frozenset({"sky", "road", "sidewalk", "street", "vegetation", "facade", "grass", "sea", "wall", "floor"})
 _MAX_COUNT = 12  # more are "many"
 _MAX_LISTED = 6
-_DOMINANT_AREA = 3.0  # a singular noun means the one thing this many times larger than the next
-_LARGEST_AREA = 1.6
-_APART = 0.12  # of the photo's width, between centres, to speak of left and right
 _COMMON = (
     "person chair car dining+table bottle cup handbag truck backpack book bench dog cat cell+phone bowl couch bus "
     "traffic+light umbrella bicycle"
@@ -78,33 +80,6 @@ def photo_sample(record: PhotoRecord, rng: np.random.Generator) -> Sample:
     )
 
 
-def ground_caption(caption: str, instances: Sequence[PhotoInstance]) -> tuple[str, Targets]:
-    """Caption in markup, with the instances each phrase names: phrases about categories that are in the photo.
-
-    A plural means all instances of its category, a number only as many as it says, a singular the only one or the one
-    that dominates by area; where the words leave it open the target is None.
-    """
-    caption = tidy_caption(caption)
-    by_category = _by_category(instances)
-    words = _lexicon(tuple(by_category))
-    found: list[tuple[Mention, str]] = []
-    for mention in words.find(caption):
-        here = [name for name in mention.categories if name in by_category]
-        if here:
-            found.append((mention, here[0] if len(here) == 1 else ""))
-    times = {name: sum(other == name for _, other in found) for _, name in found}
-    targets = tuple(
-        _target(mention, by_category[name], instances) if name and times[name] == 1 else None for mention, name in found
-    )
-    return format_markup(caption, [mention.span for mention, _ in found]), targets
-
-
-def tidy_caption(caption: str) -> str:
-    """The caption as one sentence: capital letter, single spaces, a full stop."""
-    text = " ".join(caption.split()).rstrip(" .")
-    return text[:1].upper() + text[1:] + ("" if text.endswith(("!", "?")) else ".")
-
-
 @dataclass(frozen=True)
 class _Photo:
     record: PhotoRecord
@@ -112,12 +87,26 @@ class _Photo:
     masks: np.ndarray
     has_mask: list[bool]
     by_category: dict[str, list[int]] = field(init=False)
+    facts: SceneFacts = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "by_category", _by_category(self.instances))
+        object.__setattr__(self, "by_category", group_by_category(self.instances))
+        object.__setattr__(self, "facts", _facts(self.instances, self.record.image_size_wh))
 
     def countable(self, category: str) -> bool:
         return all(self.instances[index].region == "thing" for index in self.by_category[category])
+
+    def referable(self) -> list[tuple[str, int]]:
+        """Phrases that mean exactly one instance, with its index; only of categories labelled everywhere."""
+        found = []
+        for name, rows in self.by_category.items():
+            alone = len(rows) == 1 and (self.countable(name) or name in _SURFACES)
+            told_apart = len(rows) > 1 and self.countable(name) and not is_plural_name(name) and not is_mass(name)
+            if name in self.record.exhaustive and (alone or told_apart):
+                for index in rows:
+                    words = self.facts.single_references(self.facts.things[index])
+                    found += [(f"the {reference.words}", index) for reference in words]
+        return found
 
 
 @dataclass
@@ -163,15 +152,13 @@ def _list(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
     """What is labelled, as a list, for photos whose description is a caption."""
     if not photo.record.captions or not photo.instances:
         return []
-    question = _pick(
-        ("List the things in the image.", "Which things are in the image?", "Name everything you see."), rng
-    )
+    question = _pick(_LIST_QUESTIONS, rng)
     return [_listing(photo).turn(question, "list")]
 
 
 def _listing(photo: _Photo) -> _Answer:
     """There are two dogs and a person. Largest categories first."""
-    area = {name: sum(_area(photo.instances[i]) for i in rows) for name, rows in photo.by_category.items()}
+    area = {name: sum(box_area_of(photo.instances[i]) for i in rows) for name, rows in photo.by_category.items()}
     names = sorted(photo.by_category, key=lambda name: (-area[name], name))[:_MAX_LISTED]
     groups = [_group_phrase(photo, name) for name in names]
     answer = _Answer().say("There are " if groups[0][1] else "There is ")
@@ -200,54 +187,51 @@ def _count(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
         return []
     name = _pick(names, rng)
     rows = photo.by_category[name]
-    question = _pick(("How many {} are there?", "How many {} are in the image?", "Count the {}."), rng)
+    question = _pick(_COUNT_QUESTIONS, rng)
     answer = _Answer().say("There is " if len(rows) == 1 else "There are ")
     phrase = f"{number_word(len(rows))} {name if len(rows) == 1 else plural(name)}"
     return [answer.name(phrase, rows).say(".").turn(question.format(plural(name)), "count")]
 
 
 def _where(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
-    referred = _referable(photo)
-    if not referred:
+    """The part of the photo, and left or right of the nearest thing that has a name of its own."""
+    # A phrase that tells the place already would answer itself.
+    named = [(phrase, index) for phrase, index in photo.referable() if not _says_place(phrase)]
+    if not named:
         return []
-    phrase, index = _pick(referred, rng)
-    # A phrase that tells the side already would answer itself.
-    if phrase.split()[-1] in ("left", "right") or phrase.startswith(("the leftmost", "the rightmost")):
-        return []
-    others = [(p, i) for p, i in referred if i != index and not p.endswith(("left", "right"))]
-    answer = _Answer().name(phrase[0].upper() + phrase[1:], (index,)).say(f" {_be(phrase)} ")
-    relation = None
-    if others and rng.random() < 0.5:
-        other_phrase, other = _pick(others, rng)
-        relation = _side(photo, index, other)
-        if relation is not None:
-            answer.say(f"to the {relation} of ").name(other_phrase, (other,))
-    if relation is None:
-        answer.say(_place(photo, index))
-    return [answer.say(".").turn(f"Where {_be(phrase)} {phrase}?", "where")]
+    phrase, index = _pick(named, rng)
+    thing = photo.facts.things[index]
+    answer = _Answer().name(phrase[0].upper() + phrase[1:], (index,)).say(f" {_be(phrase)} {place_of(thing)}")
+    others = [(other_phrase, other) for other_phrase, other in named if other != index]
+    if others:
+        other_phrase, other = min(others, key=lambda entry: _distance(thing, photo.facts.things[entry[1]]))
+        side = _side(thing, photo.facts.things[other])
+        if side is not None:
+            answer.say(f", {side} ").name(other_phrase, (other,))
+    return [answer.say(".").turn(_pick(_WHERE_QUESTIONS, rng).format(_be(phrase), phrase), "where")]
 
 
 def _find(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
-    referred = _referable(photo)
-    if not referred:
-        return []
-    phrase, index = _pick(referred, rng)
-    question = _pick(_FIND_QUESTIONS, rng).format(phrase)
-    return [_Answer().say(f"Here {_be(phrase)} ").name(phrase, (index,)).say(".").turn(question, "find")]
-
-
-def _find_all(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
-    names = [
+    """One thing, and all things of a category that has several."""
+    turns = []
+    named = photo.referable()
+    if named:
+        phrase, index = _pick(named, rng)
+        turns.append(_found(phrase, (index,), rng))
+    several = [
         name
         for name, rows in photo.by_category.items()
         if len(rows) > 1 and name in photo.record.exhaustive and not is_mass(name)
     ]
-    if not names:
-        return []
-    name = _pick(names, rng)
-    phrase = f"the {plural(name)}"
-    question = _pick(_FIND_QUESTIONS, rng).format(f"all {phrase}")
-    return [_Answer().say("Here are ").name(phrase, photo.by_category[name]).say(".").turn(question, "find_all")]
+    if several:
+        name = _pick(several, rng)
+        turns.append(_found(f"the {plural(name)}", tuple(photo.by_category[name]), rng))
+    return turns
+
+
+def _found(phrase: str, target: tuple[int, ...], rng: np.random.Generator) -> Turn:
+    answer = _Answer().name(phrase[0].upper() + phrase[1:], target).say(".")
+    return answer.turn(_pick(_FIND_QUESTIONS, rng).format(phrase), "find")
 
 
 def _region(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
@@ -259,7 +243,8 @@ def _region(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
     name = photo.instances[index].category
     several = is_plural_name(name) and not with_article(name).startswith("a pair")
     answer = _Answer().say("They are " if several else "It is ").name(_one(name, photo.instances[index]), (index,))
-    return [answer.say(".").turn(_pick(_REGION_QUESTIONS, rng), "region", (_prompt(photo, index, rng),))]
+    question = _pick(_REGION_QUESTIONS, rng).format(REGION)
+    return [answer.say(".").turn(question, "region", (_prompt(photo, index, rng),))]
 
 
 def _absent(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
@@ -270,13 +255,14 @@ def _absent(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
         name = _pick(present, rng)
         phrase, several = _group_phrase(photo, name)
         answer = _Answer().say("Yes, there are " if several else "Yes, there is ")
-        turns.append(answer.name(phrase, photo.by_category[name]).say(".").turn(_is_there(name, rng), "present"))
+        turns.append(answer.name(phrase, photo.by_category[name]).say(".").turn(_is_there(name, rng), "absent"))
     missing = sorted(photo.record.exhaustive - photo.by_category.keys())
     missing = [name for name in missing if not is_mass(name)]
     common = [name for name in missing if name in _COMMON_NAMES]
     if missing:
         name = _pick(common if common and rng.random() < 0.5 else missing, rng)
-        said = f"No, there are no {plural(name)}." if is_plural_name(name) else f"No, there is no {name}."
+        nothing = f"are no {plural(name)}" if is_plural_name(name) else f"is no {name}"
+        said = f"No, there {nothing} in the picture."
         turns.append(Turn(_is_there(name, rng), said, (), (), True, "absent"))
     return turns
 
@@ -301,61 +287,10 @@ _KINDS: tuple[Callable[[_Photo, np.random.Generator], list[Turn]], ...] = (
     _count,
     _where,
     _find,
-    _find_all,
     _region,
     _absent,
     _relation,
 )
-
-
-def _referable(photo: _Photo) -> list[tuple[str, int]]:
-    """Phrases that mean exactly one instance, with its index."""
-    found = []
-    for name, rows in photo.by_category.items():
-        instances = [photo.instances[index] for index in rows]
-        if any(instance.region == "class" for instance in instances) and name not in _SURFACES:
-            continue
-        if name not in photo.record.exhaustive:
-            continue
-        if len(rows) == 1:
-            found.append((f"the {name}", rows[0]))
-        elif not is_plural_name(name) and not is_mass(name):
-            found.extend(_distinguished(name, rows, photo))
-    return found
-
-
-def _distinguished(name: str, rows: list[int], photo: _Photo) -> list[tuple[str, int]]:
-    """The left, right or largest one among several, where that is plain to see."""
-    centres = [(sum(photo.instances[index].box_xyxy[::2]) / 2, index) for index in rows]
-    centres.sort()
-    gap = _APART * photo.record.image_size_wh[0]
-    found = []
-    left, right = (
-        ("the {} on the left", "the {} on the right") if len(rows) == 2 else ("the leftmost {}", "the rightmost {}")
-    )
-    if centres[1][0] - centres[0][0] > gap:
-        found.append((left.format(name), centres[0][1]))
-    if centres[-1][0] - centres[-2][0] > gap:
-        found.append((right.format(name), centres[-1][1]))
-    by_area = sorted(rows, key=lambda index: -_area(photo.instances[index]))
-    if _area(photo.instances[by_area[0]]) > _LARGEST_AREA * _area(photo.instances[by_area[1]]):
-        found.append((f"the largest {name}" if len(rows) > 2 else f"the larger {name}", by_area[0]))
-    return found
-
-
-def _target(mention: Mention, rows: list[int], instances: Sequence[PhotoInstance]) -> tuple[int, ...] | None:
-    """Instances one mention means, or None when its words leave it open."""
-    if mention.vague:
-        return None
-    if mention.plural or is_plural_name(instances[rows[0]].category):
-        return tuple(rows) if mention.number is None or mention.number == len(rows) else None
-    if len(rows) == 1:
-        return (rows[0],)
-    if mention.number is None or mention.number == 1:
-        areas = sorted(((_area(instances[index]), index) for index in rows), reverse=True)
-        if areas[0][0] >= _DOMINANT_AREA * areas[1][0]:
-            return (areas[0][1],)
-    return None
 
 
 def _group_phrase(photo: _Photo, name: str) -> tuple[str, bool]:
@@ -378,7 +313,7 @@ def _one(name: str, instance: PhotoInstance) -> str:
 
 
 def _is_there(name: str, rng: np.random.Generator) -> str:
-    place = _pick(("in the image", "in the image", "in the picture"), rng)
+    place = _pick(_PLACES, rng)
     if is_plural_name(name):
         return f"Are there {name} {place}?"
     return f"Is there {with_article(name)} {place}?"
@@ -388,65 +323,37 @@ def _be(phrase: str) -> str:
     return "are" if is_plural_name(phrase) else "is"
 
 
-def _place(photo: _Photo, index: int) -> str:
-    """In words, which third of the photo the box's centre lies in."""
-    x0, y0, x1, y1 = photo.instances[index].box_xyxy
-    width, height = photo.record.image_size_wh
-    side = _third((x0 + x1) / 2 / width, ("left", "", "right"))
-    level = _third((y0 + y1) / 2 / height, ("top", "", "bottom"))
-    if side and level:
-        return f"in the {level} {side} corner of the image"
-    if side:
-        return f"on the {side} side of the image"
-    return f"at the {level} of the image" if level else "in the middle of the image"
+def _says_place(phrase: str) -> bool:
+    return phrase.endswith((" on the left", " on the right", " at the top", " at the bottom"))
 
 
-def _third(position: float, names: tuple[str, str, str]) -> str:
-    return names[0] if position < 0.36 else names[2] if position > 0.64 else names[1]
+def _distance(first: Thing, second: Thing) -> float:
+    return (first.x - second.x) ** 2 + (first.y - second.y) ** 2
 
 
-def _side(photo: _Photo, index: int, other: int) -> str | None:
-    """`left` or `right` where one box's centre lies clear of the other box; None otherwise."""
-    box, base = photo.instances[index].box_xyxy, photo.instances[other].box_xyxy
-    gap = _APART * photo.record.image_size_wh[0]
-    centre, other_centre = (box[0] + box[2]) / 2, (base[0] + base[2]) / 2
-    if centre < min(base[0], other_centre - gap):
-        return "left"
-    return "right" if centre > max(base[2], other_centre + gap) else None
+def _side(first: Thing, second: Thing) -> str | None:
+    """Left or right where it is plain; in photos "above" may mean farther away, so it is never said."""
+    dx, dy = first.x - second.x, first.y - second.y
+    if abs(dx) < max(CLEAR_GAP, abs(dy)):
+        return None
+    return "to the left of" if dx < 0 else "to the right of"
 
 
 def _prompt(photo: _Photo, index: int, rng: np.random.Generator) -> VisualPrompt:
-    kind = "box" if not photo.has_mask[index] else _pick(("box", "click", "scribble", "mask"), rng)
-    mask = photo.masks[index]
-    if kind == "mask":
-        return VisualPrompt.mask_of(mask)
-    if kind == "box":
-        return VisualPrompt.box(*photo.instances[index].box_xyxy)
-    rows, columns = np.nonzero(mask)
-    if kind == "click":
-        at = int(rng.integers(len(rows)))
-        return VisualPrompt.click(columns[at] + 0.5, rows[at] + 0.5)
-    picked = np.sort(rng.integers(len(rows), size=min(6, len(rows))))
-    return VisualPrompt.scribble([(columns[at] + 0.5, rows[at] + 0.5) for at in picked])
+    if photo.has_mask[index]:
+        return prompt_inside(photo.masks[index], random.Random(int(rng.integers(2**32))))
+    return VisualPrompt.box(*photo.instances[index].box_xyxy)
 
 
-def _by_category(instances: Sequence[PhotoInstance]) -> dict[str, list[int]]:
-    grouped: dict[str, list[int]] = {}
+def _facts(instances: Sequence[PhotoInstance], size_wh: tuple[int, int]) -> SceneFacts:
+    """Where the instances are and which phrases fit only one of them; photos know no colours."""
+    kinds = {name: Kind(name, plural(name), ()) for name in {instance.category for instance in instances}}
+    things = []
     for index, instance in enumerate(instances):
-        grouped.setdefault(instance.category, []).append(index)
-    return grouped
-
-
-def _lexicon(names: tuple[str, ...]) -> Lexicon:
-    """All known words, and the photo's own category names."""
-    base = lexicon(())
-    extra = tuple(sorted(set(names) - set(base.names)))
-    return lexicon(base.names + extra) if extra else base
-
-
-def _area(instance: PhotoInstance) -> float:
-    x0, y0, x1, y1 = instance.box_xyxy
-    return (x1 - x0) * (y1 - y0)
+        x0, y0, x1, y1 = instance.box_xyxy
+        x, y = (x0 + x1) / 2 / size_wh[0], (y0 + y1) / 2 / size_wh[1]
+        things.append(Thing(index, kinds[instance.category], None, x, y, box_area_of(instance)))
+    return SceneFacts(tuple(things))
 
 
 def _pick(options: Sequence[_T], rng: np.random.Generator) -> _T:
