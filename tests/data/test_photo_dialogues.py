@@ -20,10 +20,11 @@ def records(mini_pack_root: Path) -> dict[str, PhotoRecord]:
     return {record.id: record for record in PhotoPack(mini_pack_root).split("val")}
 
 
-def turns_of(record: PhotoRecord, kind: str, seeds: int = 30) -> list[Turn]:
-    """Turns of one kind over several seeds."""
+def turns_of(record: PhotoRecord, kind: str, seeds: int = 60) -> list[Turn]:
+    """Turns of one kind over several seeds, those with markup unless the kind has none."""
     samples = [photo_sample(record, np.random.default_rng(seed)) for seed in range(seeds)]
-    return [turn for sample in samples for turn in sample.turns if turn.kind == kind]
+    found = [turn for sample in samples for turn in sample.turns if turn.kind == kind]
+    return found if kind == "describe_plain" else [turn for turn in found if turn.grounded]
 
 
 def thing(category: str, *box: float, region: str = "thing") -> PhotoInstance:
@@ -128,7 +129,7 @@ def test_absence_is_claimed_only_of_exhaustive_classes(records: dict[str, PhotoR
 
 
 def test_find_phrases_mean_exactly_their_targets(records: dict[str, PhotoRecord]) -> None:
-    turns = turns_of(records["yard/dogs.jpg"], "find", seeds=60)
+    turns = turns_of(records["yard/dogs.jpg"], "find")
     assert {t.answer for t in turns} == {f"<g_s> {parse_strict(t.answer).phrases[0].text} <g_e> <seg>." for t in turns}
     said = {parse_strict(t.answer).phrases[0].text: t.targets[0] for t in turns}
     assert said == {
@@ -144,7 +145,7 @@ def test_find_phrases_mean_exactly_their_targets(records: dict[str, PhotoRecord]
 
 
 def test_places_and_sides_are_true(records: dict[str, PhotoRecord]) -> None:
-    answers = {parse_strict(t.answer).text for t in turns_of(records["yard/dogs.jpg"], "where", seeds=60)}
+    answers = {parse_strict(t.answer).text for t in turns_of(records["yard/dogs.jpg"], "where")}
     assert answers == {
         "The smallest dog is in the bottom left, to the left of the person.",
         "The largest dog is on the right, to the right of the person.",
@@ -154,7 +155,7 @@ def test_places_and_sides_are_true(records: dict[str, PhotoRecord]) -> None:
 
 def test_regions_point_at_the_thing_they_ask_about(records: dict[str, PhotoRecord]) -> None:
     record = records["yard/dogs.jpg"]
-    turns = turns_of(record, "region", seeds=60)
+    turns = turns_of(record, "region")
     assert {t.prompts[0].kind for t in turns} == {"box", "click", "scribble", "mask"}
     for turn in turns:
         (target,) = turn.targets
@@ -176,6 +177,15 @@ def test_statements_become_yes_no_questions(records: dict[str, PhotoRecord]) -> 
     assert yes.answer == "Yes, <g_s> the cat <g_e> <seg> is alone."
     assert yes.targets == ((0,),)
     assert "the cat is alone" in yes.question
+
+
+def test_short_answers_are_sometimes_plain_whether_yes_or_no(records: dict[str, PhotoRecord]) -> None:
+    samples = [photo_sample(records["yard/dogs.jpg"], np.random.default_rng(seed)) for seed in range(60)]
+    answers = [turn for sample in samples for turn in sample.turns if turn.kind == "absent"]
+    for start in ("Yes", "No"):
+        share = np.mean([turn.grounded for turn in answers if turn.answer.startswith(start)])
+        assert 0.5 < share < 0.95
+    assert all(turn.targets == () for turn in answers if not turn.grounded)
 
 
 def test_a_photo_with_captions_only_is_described_plainly(records: dict[str, PhotoRecord]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ from llava_grounding.data.nouns import is_mass, is_plural_name, number_word, plu
 from llava_grounding.data.sample import Instance, Sample, Targets, Turn
 from llava_grounding.data.scene_facts import CLEAR_GAP, SceneFacts, Thing, place_of
 from llava_grounding.data.scene_questions import prompt_inside
-from llava_grounding.markup import REGION, format_markup
+from llava_grounding.markup import REGION, format_markup, strip_markup
 from llava_grounding.structures import VisualPrompt
 
 DESCRIBE_QUESTIONS = (
@@ -48,6 +48,8 @@ _COMMON = (
     "person chair car dining+table bottle cup handbag truck backpack book bench dog cat cell+phone bowl couch bus "
     "traffic+light umbrella bicycle"
 )
+_SHORT_KINDS = frozenset({"count", "where", "region", "absent", "relation"})
+_PLAIN_SHARE = 0.25
 _T = TypeVar("_T")
 _COMMON_NAMES = frozenset(name.replace("+", " ") for name in _COMMON.split())
 
@@ -74,7 +76,7 @@ def photo_sample(record: PhotoRecord, rng: np.random.Generator) -> Sample:
         image=record.load_image(),
         instances=tuple(instances),
         masks=masks,
-        turns=tuple(turn for make in _KINDS for turn in make(photo, rng)),
+        turns=tuple(_sometimes_plain(turn, rng) for make in _KINDS for turn in make(photo, rng)),
         exhaustive=record.exhaustive,
         source=record.source or "photos",
     )
@@ -278,6 +280,13 @@ def _relation(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
         return [Turn(question, "No, that is not true.", (), (), True, "relation")]
     answer, targets = ground_caption(f"Yes, {clause}.", photo.instances)
     return [Turn(question, answer, targets, (), True, "relation")]
+
+
+def _sometimes_plain(turn: Turn, rng: np.random.Generator) -> Turn:
+    """Short answers come without markup now and then, whatever they say."""
+    if turn.kind not in _SHORT_KINDS or rng.random() >= _PLAIN_SHARE:
+        return turn
+    return replace(turn, answer=strip_markup(turn.answer), targets=(), grounded=False)
 
 
 _KINDS: tuple[Callable[[_Photo, np.random.Generator], list[Turn]], ...] = (
