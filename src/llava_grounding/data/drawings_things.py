@@ -43,11 +43,14 @@ def bottle(p: Pen, c: RGB, r: random.Random) -> None:
 
 
 def bowl(p: Pen, c: RGB, r: random.Random) -> None:
-    for x, tint in ((32, (206, 50, 46)), (52, (240, 150, 40)), (68, (120, 180, 70))):
-        p.circle(x, 40, 14, tint)
-    p.pie(50, 44, 47, 0, 180, c)
-    p.rect(3, 42, 97, 50, light(c, 0.3), 3)
-    p.rect(34, 86, 66, 95, dark(c, 0.2), 2)
+    soup = r.choice([(226, 128, 60), (214, 84, 50), (236, 206, 120), (150, 170, 80)])
+    p.pie(50, 40, 47, 0, 180, c)
+    p.ellipse(50, 40, 47, 13, light(c, 0.3))
+    p.ellipse(50, 40, 41, 9.5, soup)
+    p.rect(34, 83, 66, 92, dark(c, 0.2), 2)
+    if r.random() < 0.4:
+        for x in (36, 50, 64):
+            p.curve([(x, 24), (x + 4, 17), (x, 10), (x + 3, 3)], 2.6, METAL)
 
 
 def vase(p: Pen, c: RGB, r: random.Random) -> None:

@@ -224,6 +224,28 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}
 GROUP_PLURALS: dict[str, str] = {"person": "people", "animal": "animals", "vehicle": "vehicles", "fruit": "fruits"}
 
 
+# Drawings of the first show something that could be called the second.
+_SHOWS: dict[str, tuple[str, ...]] = {
+    "palm tree": ("tree", "leaf"),
+    "tree": ("leaf",),
+    "flower": ("leaf",),
+    "hot air balloon": ("balloon",),
+    "vase": ("flower",),
+    "cactus": ("flower",),
+    "cake": ("candle",),
+    "castle": ("flag", "house"),
+    "boat": ("flag",),
+    "flag": ("star",),
+    "ball": ("star",),
+    "shirt": ("star",),
+}
+
+
+def confusable(first: str, second: str) -> bool:
+    """Whether a scene that has one of the kinds could be said to have the other."""
+    return first == second or second in _SHOWS.get(first, ()) or first in _SHOWS.get(second, ())
+
+
 def kind_named(name: str) -> Kind:
     """The kind of this name; an unknown name, as of a cut-out, becomes a kind without colours."""
     return KINDS.get(name) or Kind(name, plural_of(name), ())

@@ -6,10 +6,10 @@ Knows kinds, colours and emoji fonts; does not know where a thing stands in a sc
 from __future__ import annotations
 
 import random
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from llava_grounding.data.kinds import KINDS
 from llava_grounding.data.pen import RGB, Pen, dark, light, luminance, vary_colour
@@ -43,7 +43,7 @@ def num_variants(kind: str) -> int:
     return 4 if colours > 6 else 6 if colours > 2 else 12
 
 
-@lru_cache(maxsize=None)
+@cache
 def drawn_sprite(kind: str, colour: str | None, variant: int) -> Image.Image:
     """The kind drawn in a shade of the colour, cropped to what is visible; the same for the same arguments."""
     rng = random.Random(f"{kind}/{colour}/{variant}")
@@ -69,8 +69,6 @@ def emoji_sprite(font_path: str, kind: str) -> Image.Image | None:
     if font is None:
         return None
     glyph = Image.new("RGBA", (160, 160))
-    from PIL import ImageDraw
-
     ImageDraw.Draw(glyph).text((10, 10), EMOJI[kind], font=font, embedded_color=True)
     if glyph.getchannel("A").getextrema()[1] < OPAQUE:
         return None
