@@ -56,6 +56,8 @@ class CriterionResult:
 
     losses: dict[str, Tensor]
     """By `loss_key`. Mask losses are absent when no object of the batch has a mask."""
+    costs: Tensor
+    """[D, B, Q, M] of the matching; columns past an image's objects mean nothing."""
     pairs: Pairs
     """Matched queries and objects of each prediction."""
     num_objects: float
@@ -133,7 +135,8 @@ class SetCriterion:
             stacked = StackedPredictions.of(named_predictions(output), output.mask_features)
             batch = as_batch(targets, stacked.phrase_logits.shape[3], device)
             draws = self._draw(stacked, batch, points, generator)
-            pairs = self.matcher.assign(self.matcher.costs(stacked, batch, draws.matcher), batch)
+            costs = self.matcher.costs(stacked, batch, draws.matcher)
+            pairs = self.matcher.assign(costs, batch)
             num_objects = self._num_objects(batch)
             sums = {"loss_class": self._class_sums(stacked, batch, pairs, phrase_mask)}
             if batch.masks is None:
@@ -149,7 +152,7 @@ class SetCriterion:
             for name, values in sums.items()
             for prediction, value in zip(stacked.names, values.unbind(), strict=True)
         }
-        return CriterionResult(losses, pairs, num_objects)
+        return CriterionResult(losses, costs, pairs, num_objects)
 
     def _draw(
         self,
