@@ -1,0 +1,346 @@
+"""The quality report of the small model: one exam per sample, the same for the model and for baselines that are blind.
+
+Asks a chat (anything with the `Chat` protocol) about unseen drawn scenes or held-out photos and hands the answers to
+the tally. Knows no tensors; the judge is `judge.py`, the arithmetic `metrics.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+
+import llava_grounding
+from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline
+from llava_grounding.benchmark.captions import ObjectCounts, count_objects
+from llava_grounding.benchmark.judge import judge_answer
+from llava_grounding.benchmark.metrics import (
+    box_hits_at_50,
+    exact_match,
+    first_number,
+    mask_overlap,
+    parse_yes_no,
+    words_among,
+)
+from llava_grounding.benchmark.report import Report
+from llava_grounding.benchmark.tally import ImageTally, summarise
+from llava_grounding.data.coco import PhotoPack, PhotoRecord
+from llava_grounding.data.kinds import KINDS
+from llava_grounding.data.nouns import Lexicon, lexicon_with
+from llava_grounding.data.photo_dialogues import photo_sample
+from llava_grounding.data.sample import Sample, Turn
+from llava_grounding.data.synthetic import draw_scene
+from llava_grounding.errors import LlavaGroundingError
+from llava_grounding.markup import parse_strict, strip_markup
+from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
+
+FIRST_UNSEEN_SEED = 10**9 + 10**6
+"""Training draws scenes with seeds below 10**9 and chooses its thresholds on those from there on."""
+
+DESCRIBE = "Describe the image."
+_COLOURS = frozenset(colour for kind in KINDS.values() for colour in kind.colours) | {"gray"}
+_REFERRING_KINDS = ("find", "where")
+_MAX_REFERRING = 4
+_T = TypeVar("_T")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What is asked about one image, and the truth.
+
+    Args:
+        sample: image, instances, masks.
+        words: which categories a phrase names.
+        turns: short questions with their answers.
+        references: descriptions by people, or of the scene.
+        polls: yes/no questions of a published test, with the truth.
+    """
+
+    sample: Sample
+    words: Lexicon
+    turns: tuple[Turn, ...]
+    references: tuple[str, ...]
+    polls: tuple[tuple[str, bool], ...] = ()
+
+    @property
+    def referring(self) -> list[tuple[str, int]]:
+        """Phrases that mean one instance, with its index."""
+        found: dict[str, int] = {}
+        for turn in self.sample.turns:
+            if turn.grounded and turn.kind in _REFERRING_KINDS:
+                phrase, target = parse_strict(turn.answer).phrases[0].text, turn.targets[0]
+                if target is not None and len(target) == 1:
+                    found[phrase[0].lower() + phrase[1:]] = target[0]
+        return list(found.items())[:_MAX_REFERRING]
+
+
+def evaluate_scenes(
+    chat: Chat,
+    count: int,
+    seed: int = 0,
+    model: str = "model",
+    model_hash: str = "",
+    baseline_scenes: int = 200,
+    on_progress: Progress | None = None,
+) -> Report:
+    """Scores a chat on drawn scenes it has not been trained on, beside two blind baselines.
+
+    Args:
+        count: number of scenes.
+        seed: chooses which scenes, and the bootstrap's draws.
+        baseline_scenes: training scenes that the baselines copy from; 0 = no baselines.
+        on_progress: called with exams done and their number.
+    """
+    first = FIRST_UNSEEN_SEED + seed * 10**6
+    exams = (_scene_exam(draw_scene(first + index)) for index in range(count))
+    baselines = _baselines([draw_scene(index) for index in range(baseline_scenes)])
+    systems = {model: chat, **baselines}
+    return _evaluate(_Run("scenes", "unseen drawn scenes", count, seed, model, model_hash), systems, exams, on_progress)
+
+
+def evaluate_photos(
+    chat: Chat,
+    pack: PhotoPack,
+    limit: int | None = None,
+    seed: int = 0,
+    model: str = "model",
+    model_hash: str = "",
+    baseline_photos: int = 300,
+    on_progress: Progress | None = None,
+) -> Report:
+    """Scores a chat on the `val` photos of a pack, beside two blind baselines made from its `train` photos, if any.
+
+    Args:
+        limit: number of photos, spread evenly over the split; None = all.
+        seed: chooses which questions are made from the labels, and the bootstrap's draws.
+        baseline_photos: training photos that the baselines copy from; 0 = no baselines.
+        on_progress: called with exams done and their number.
+    """
+    photos = pack.split("val")
+    chosen = _spread(len(photos), limit)
+    exams = (_photo_exam(photos[index], seed) for index in chosen)
+    training: list[Sample] = []
+    if baseline_photos and "train" in pack.splits:
+        train = pack.split("train")
+        training = [photo_sample(train[i], np.random.default_rng(i)) for i in _spread(len(train), baseline_photos)]
+    systems = {model: chat, **_baselines(training)}
+    run = _Run("photos", "the photo pack's val split", len(chosen), seed, model, model_hash)
+    return _evaluate(run, systems, exams, on_progress)
+
+
+@dataclass(frozen=True)
+class _Run:
+    task: str
+    data: str
+    num_images: int
+    seed: int
+    model: str
+    model_hash: str
+
+
+_NOTES = (
+    "A region is right when it overlaps an instance by IoU 0.5 or more and its phrase's head noun, or a synonym, names "
+    "the instance's category; precision and recall count all regions and all labelled instances.",
+    "Intervals are 95 % bootstrap intervals over images.",
+)
+_PHOTO_NOTE = "Regions whose phrase names only categories that were not labelled in the photo are not judged."
+
+
+def _evaluate(run: _Run, systems: Mapping[str, Chat], exams: Iterable[Exam], on_progress: Progress | None) -> Report:
+    tallies: dict[str, list[ImageTally]] = {name: [] for name in systems}
+    for done, exam in enumerate(exams, start=1):
+        for name, chat in systems.items():
+            tallies[name].append(examine(chat, exam))
+        if on_progress is not None:
+            on_progress(done, run.num_images)
+    return Report(
+        task=run.task,
+        data=run.data,
+        num_images=run.num_images,
+        seed=run.seed,
+        model=run.model,
+        model_hash=run.model_hash,
+        version=getattr(llava_grounding, "__version__", ""),
+        results=tuple(summarise(name, tallies[name], run.seed) for name in systems),
+        notes=(*_NOTES, _PHOTO_NOTE) if run.task == "photos" else _NOTES,
+    )
+
+
+def examine(chat: Chat, exam: Exam) -> ImageTally:
+    """Puts one image's questions to a chat; a question it fails on with one of our errors counts as not answered."""
+    candidate = _Candidate(chat, exam.sample.image)
+    _describe(candidate, exam)
+    _refer(candidate, exam)
+    _short_answers(candidate, exam)
+    _polls(candidate, exam)
+    return candidate.tally
+
+
+@dataclass
+class _Candidate:
+    """A chat in front of one image, with the count of what it was asked."""
+
+    chat: Chat
+    image: np.ndarray
+    tally: ImageTally = field(default_factory=ImageTally)
+
+    def ask(self, question: str, prompts: tuple[VisualPrompt, ...] = ()) -> GroundedAnswer | None:
+        return self._counted(1, lambda: [self.chat.ask(self.image, question, prompts)])[0]
+
+    def ask_all(self, questions: Sequence[str]) -> list[GroundedAnswer | None]:
+        if not questions:
+            return []
+        return self._counted(len(questions), lambda: self.chat.ask_batch([(self.image, text) for text in questions]))
+
+    def ground(self, phrases: Sequence[str]) -> list[GroundedPhrase | None]:
+        return self._counted(len(phrases), lambda: self.chat.ground(self.image, phrases)) if phrases else []
+
+    def _counted(self, count: int, work: Callable[[], Sequence[_T]]) -> list[_T | None]:
+        self.tally.asked += count
+        try:
+            answers: list[_T | None] = list(work())
+        except LlavaGroundingError:
+            return [None] * count
+        self.tally.answered += len(answers)
+        return answers
+
+
+def _describe(candidate: _Candidate, exam: Exam) -> None:
+    """The grounded description: its regions, the things it speaks of, its words."""
+    sample, tally = exam.sample, candidate.tally
+    start = time.perf_counter()
+    answer = candidate.ask(DESCRIBE)
+    tally.seconds.append(time.perf_counter() - start)
+    if answer is None:
+        answer = GroundedAnswer("", (), sample.image_size_wh, "", "", 0, 0)
+    tally.description, tally.references = answer.text, exam.references
+    tally.objects = _named_objects(answer.text, exam)
+    if not sample.instances:
+        return
+    judged = judge_answer(answer, sample.instances, sample.masks, exam.words, sample.exhaustive)
+    tally.grounding, tally.mask_ious, tally.unjudged = judged.counts, judged.mask_ious, judged.unjudged
+    if all(instance.has_mask for instance in sample.instances):
+        by_mask = judge_answer(answer, sample.instances, sample.masks, exam.words, sample.exhaustive, "mask")
+        tally.grounding_by_mask = by_mask.counts
+
+
+def _named_objects(text: str, exam: Exam) -> ObjectCounts:
+    """Categories the text names against those present; what nobody labelled is left out."""
+    present = frozenset(instance.category for instance in exam.sample.instances)
+    exhaustive = exam.sample.exhaustive
+    named: set[str] = set()
+    for mention in exam.words.find(text):
+        here = [name for name in mention.categories if name in present]
+        judgeable = [name for name in mention.categories if exhaustive is None or name in exhaustive]
+        named.update(here or judgeable[:1])
+    return count_objects(frozenset(named), present)
+
+
+def _refer(candidate: _Candidate, exam: Exam) -> None:
+    """Referring phrases, each with one instance: the best region against its box and mask."""
+    referring = exam.referring
+    found = candidate.ground([phrase for phrase, _ in referring])
+    for phrase, (_, index) in zip(found, referring, strict=True):
+        best = phrase.regions[0] if phrase is not None and phrase.regions else None
+        instance = exam.sample.instances[index]
+        candidate.tally.hits += box_hits_at_50([None if best is None else best.box_xyxy], [instance.box_xyxy])
+        if instance.has_mask:
+            candidate.tally.overlaps.append(mask_overlap(None if best is None else best.mask, exam.sample.masks[index]))
+
+
+def _short_answers(candidate: _Candidate, exam: Exam) -> None:
+    tally = candidate.tally
+    pointed = [turn for turn in exam.turns if turn.prompts]
+    plain = [turn for turn in exam.turns if not turn.prompts]
+    answers = [candidate.ask(turn.question, turn.prompts) for turn in pointed]
+    answers += candidate.ask_all([turn.question for turn in plain])
+    for turn, answer in zip([*pointed, *plain], answers, strict=True):
+        said, truth = "" if answer is None else answer.text, strip_markup(turn.answer)
+        expected = _opening(truth)
+        if expected is not None:
+            tally.yes_no.setdefault("yes/no", []).append((said, expected))
+            tally.unparsable += answer is not None and parse_yes_no(said) is None
+            continue
+        name, right = _mark(turn.kind, said, truth, exam.words)
+        tally.short.setdefault(name, []).append(bool(right))
+        tally.unparsable += answer is not None and right is None
+
+
+def _mark(kind: str, said: str, truth: str, words: Lexicon) -> tuple[str, bool | None]:
+    """What is scored and whether the answer is right; None when it cannot be read."""
+    if kind == "count":
+        number = first_number(said)
+        return "count", None if number is None else number == first_number(truth)
+    if kind == "colour":
+        colours = words_among(said, _COLOURS)
+        return "colour", None if not colours else colours == words_among(truth, _COLOURS)
+    if kind == "region":
+        named = {mention.categories[0] for mention in words.find(said)}
+        return "region naming", None if not named else named == {m.categories[0] for m in words.find(truth)}
+    return f"{kind} exact", exact_match(said, truth)
+
+
+def _opening(truth: str) -> bool | None:
+    """The truth of an answer that opens with yes or no; None for others."""
+    return {"yes": True, "no": False}.get(truth.split(",")[0].strip(". ").lower())
+
+
+def _polls(candidate: _Candidate, exam: Exam) -> None:
+    answers = candidate.ask_all([question for question, _ in exam.polls])
+    for answer, (_, truth) in zip(answers, exam.polls, strict=True):
+        said = "" if answer is None else answer.text
+        candidate.tally.yes_no.setdefault("POPE", []).append((said, truth))
+        candidate.tally.unparsable += answer is not None and parse_yes_no(said) is None
+
+
+def _scene_exam(sample: Sample) -> Exam:
+    described = [strip_markup(turn.answer) for turn in sample.turns if turn.kind == "describe"]
+    categories = {instance.category for instance in sample.instances}
+    return Exam(sample, _scene_words(frozenset(categories - KINDS.keys())), _questions(sample), tuple(described[:1]))
+
+
+@lru_cache(maxsize=64)
+def _scene_words(more: frozenset[str]) -> Lexicon:
+    """Kinds of the drawn world with their wider words, and names of cut-outs."""
+    return Lexicon((*KINDS, *sorted(more)), {kind.name: kind.group for kind in KINDS.values() if kind.group})
+
+
+def _photo_exam(record: PhotoRecord, seed: int) -> Exam:
+    sample = photo_sample(record, np.random.default_rng([seed, record.image_id]))
+    words = lexicon_with(instance.category for instance in sample.instances)
+    polls = tuple((question, truth == "yes") for question, truth in record.questions)
+    return Exam(sample, words, _questions(sample), record.captions, polls)
+
+
+def _questions(sample: Sample) -> tuple[Turn, ...]:
+    """The first question of each kind, for yes/no questions the first of either answer.
+
+    Of regions only what they are is asked: one prompt, answered by a name.
+    """
+    chosen: dict[tuple[str, bool | None], Turn] = {}
+    for turn in sample.turns:
+        truth = strip_markup(turn.answer)
+        named = turn.kind == "region" and len(turn.prompts) == 1 and truth.startswith(("It is ", "They are "))
+        if turn.grounded and (named or turn.kind in ("count", "colour", "where", "absent", "relation")):
+            chosen.setdefault((turn.kind, _opening(truth)), turn)
+    return tuple(chosen.values())
+
+
+def _baselines(training: Sequence[Sample]) -> dict[str, Chat]:
+    if not training:
+        return {}
+    found = CentreBoxBaseline(training), MostFrequentAnswerBaseline(training)
+    return {baseline.name: baseline for baseline in found}
+
+
+def _spread(total: int, limit: int | None) -> list[int]:
+    """At most `limit` indices below total, evenly spread."""
+    if limit is None or limit >= total:
+        return list(range(total))
+    return np.linspace(0, total, limit, endpoint=False).astype(int).tolist()

@@ -1,0 +1,168 @@
+"""Collects what one system answered, image by image, and turns it into metrics with intervals.
+
+Knows the judge and the metrics; knows no model and asks nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from llava_grounding.benchmark.captions import ObjectCounts, cider_d
+from llava_grounding.benchmark.metrics import (
+    GroundingCounts,
+    bootstrap_interval,
+    count_yes_no,
+    cumulative_iou,
+    grounding_statistics,
+    mean_iou,
+    parse_yes_no,
+    share_statistic,
+)
+from llava_grounding.benchmark.report import Metric, SystemResult
+
+
+@dataclass
+class ImageTally:
+    """What one system got right on one image; lists are per question or phrase.
+
+    Args:
+        grounding: regions of the description, judged by box.
+        grounding_by_mask: the same judged by mask; None where an instance has no mask.
+        mask_ious: mask overlap of the description's right regions.
+        unjudged: its regions that nobody could judge.
+        description, references: text, and sentences by people; both empty where there are none.
+        objects: categories the description speaks of.
+        hits: per referring phrase, whether its best box is right.
+        overlaps: per referring phrase whose instance has a mask, pixels in both and in either.
+        short: by kind of question, whether each short answer is right.
+        yes_no: by name of the test, answers with their truths.
+        seconds: per description.
+    """
+
+    grounding: GroundingCounts | None = None
+    grounding_by_mask: GroundingCounts | None = None
+    mask_ious: tuple[float, ...] = ()
+    unjudged: int = 0
+    description: str = ""
+    references: tuple[str, ...] = ()
+    objects: ObjectCounts = ObjectCounts()
+    hits: list[bool] = field(default_factory=list)
+    overlaps: list[tuple[int, int]] = field(default_factory=list)
+    short: dict[str, list[bool]] = field(default_factory=dict)
+    yes_no: dict[str, list[tuple[str, bool]]] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    asked: int = 0
+    answered: int = 0
+    unparsable: int = 0
+
+
+def summarise(system: str, images: Sequence[ImageTally], seed: int) -> SystemResult:
+    """All metrics of one system; those without a single question are left out."""
+    metrics = [
+        *_grounding_metrics([i.grounding for i in images], "box", seed),
+        *_grounding_metrics([i.grounding_by_mask for i in images], "mask", seed),
+        *_region_metrics(images, seed),
+        *_referring_metrics(images, seed),
+        *_text_metrics(images, seed),
+        *_short_metrics(images, seed),
+    ]
+    seconds = [value for image in images for value in image.seconds]
+    if seconds:
+        mean = Metric("seconds per description", float(np.mean(seconds)), len(seconds), None, False, "s")
+        metrics.append(mean)
+    asked, answered, unparsable = (
+        sum(getattr(image, name) for image in images) for name in ("asked", "answered", "unparsable")
+    )
+    return SystemResult(system, asked, answered, unparsable, tuple(metrics))
+
+
+def _grounding_metrics(counts: Sequence[GroundingCounts | None], by: str, seed: int) -> list[Metric]:
+    known = [count for count in counts if count is not None]
+    if not known:
+        return []
+    total = sum(known, GroundingCounts())
+    rows = np.array([count.row() for count in known], dtype=float)
+
+    def metric(name: str, value: float | None, count: int, part: int) -> Metric:
+        interval = bootstrap_interval(rows, lambda sums: grounding_statistics(sums)[part], seed)
+        return Metric(f"grounded {name} ({by} IoU 0.5)", value, count, interval if value is not None else None)
+
+    return [
+        metric("precision", total.precision, total.num_predicted, 0),
+        metric("recall", total.recall, total.num_truths, 1),
+        metric("F1", total.f1, total.num_truths, 2),
+    ]
+
+
+def _region_metrics(images: Sequence[ImageTally], seed: int) -> list[Metric]:
+    ious = [image.mask_ious for image in images]
+    metrics = [_mean("mask IoU of right regions", ious, seed)]
+    unjudged = sum(image.unjudged for image in images)
+    if unjudged:
+        metrics.append(Metric("regions not judged", float(unjudged), unjudged, None, False, "regions"))
+    return [metric for metric in metrics if metric is not None]
+
+
+def _referring_metrics(images: Sequence[ImageTally], seed: int) -> list[Metric]:
+    overlaps = [image.overlaps for image in images]
+    flat = [pair for pairs in overlaps for pair in pairs]
+    metrics = [
+        _mean("referring box acc@0.5", [image.hits for image in images], seed),
+        _mean("referring mask mIoU", [[mean_iou([pair]) or 0.0 for pair in pairs] for pairs in overlaps], seed),
+    ]
+    if flat:
+        metrics.append(Metric("referring mask cIoU", cumulative_iou(flat), len(flat)))
+    return [metric for metric in metrics if metric is not None]
+
+
+def _text_metrics(images: Sequence[ImageTally], seed: int) -> list[Metric]:
+    metrics = []
+    described = [image for image in images if image.references]
+    if described:
+        scores = cider_d([i.description for i in described], [i.references for i in described])
+        metrics.append(_mean("CIDEr-D", [[score] for score in scores], seed))
+    total = sum((image.objects for image in images), ObjectCounts())
+    rows = np.array(
+        [(i.objects.num_right, i.objects.num_mentioned, i.objects.num_present) for i in images], dtype=float
+    )
+    if total.num_present:
+        precision, recall = rows[:, [0, 1]], rows[:, [0, 2]]
+        metrics += [
+            _share("objects named: precision", total.precision, total.num_mentioned, precision, seed),
+            _share("objects named: recall", total.recall, total.num_present, recall, seed),
+        ]
+    return [metric for metric in metrics if metric is not None]
+
+
+def _short_metrics(images: Sequence[ImageTally], seed: int) -> list[Metric]:
+    metrics: list[Metric | None] = []
+    for kind in sorted({kind for image in images for kind in image.short}):
+        metrics.append(_mean(f"{kind} accuracy", [image.short.get(kind, []) for image in images], seed))
+    for test in sorted({test for image in images for test in image.yes_no}):
+        pairs = [image.yes_no.get(test, []) for image in images]
+        flat = [pair for row in pairs for pair in row]
+        counts = count_yes_no([answer for answer, _ in flat], [truth for _, truth in flat])
+        right = [[parse_yes_no(answer) is truth for answer, truth in row] for row in pairs]
+        metrics += [
+            _mean(f"{test} accuracy", right, seed),
+            Metric(f"{test} F1", counts.f1, counts.total),
+            Metric(f"{test} share of yes", counts.yes_share, counts.total),
+        ]
+    return [metric for metric in metrics if metric is not None]
+
+
+def _mean(name: str, values: Sequence[Sequence[float]], seed: int) -> Metric | None:
+    """Mean over all values, resampled by image; None when there are none."""
+    rows = np.array([(sum(row), len(row)) for row in values if len(row)], dtype=float)
+    if not len(rows):
+        return None
+    total, count = rows.sum(axis=0)
+    return _share(name, total / count, int(count), rows, seed)
+
+
+def _share(name: str, value: float | None, count: int, rows: np.ndarray, seed: int) -> Metric:
+    statistic: Callable[[np.ndarray], np.ndarray] = share_statistic
+    return Metric(name, value, count, bootstrap_interval(rows, statistic, seed) if value is not None else None)

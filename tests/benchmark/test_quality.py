@@ -1,0 +1,256 @@
+"""The quality report, on chats whose score is known beforehand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline
+from llava_grounding.benchmark.quality import (
+    DESCRIBE,
+    FIRST_UNSEEN_SEED,
+    evaluate_photos,
+    evaluate_scenes,
+)
+from llava_grounding.benchmark.report import Report, SystemResult
+from llava_grounding.data.coco import PhotoPack
+from llava_grounding.data.photo_dialogues import photo_sample
+from llava_grounding.data.sample import Sample, Turn
+from llava_grounding.data.synthetic import draw_scene
+from llava_grounding.errors import DataError, ImageError
+from llava_grounding.markup import parse_strict
+from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Region, VisualPrompt
+
+NUM_SCENES = 6
+
+
+class FakeChat:
+    """Finds the sample by its pixels and answers with a turn; `answer_of` picks the turn."""
+
+    def __init__(self, samples: Sequence[Sample], answer_of: Callable[[Sample, str], Turn | None]) -> None:
+        self.samples = {sample.image.tobytes(): sample for sample in samples}
+        self.answer_of = answer_of
+
+    def ask(self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = ()) -> GroundedAnswer:
+        sample = self.samples[image.tobytes()]
+        turn = self.answer_of(sample, question)
+        if turn is None:
+            return GroundedAnswer("", (), sample.image_size_wh, "", "fake", 0, 0)
+        parsed = parse_strict(turn.answer)
+        phrases = tuple(
+            GroundedPhrase(n, phrase.text, phrase.span, regions_of(sample, turn.targets[n] or ()), 1.0)
+            for n, phrase in enumerate(parsed.phrases)
+        )
+        return GroundedAnswer(parsed.text, phrases, sample.image_size_wh, turn.answer, "fake", 0, 0)
+
+    def ask_batch(self, requests: Sequence[tuple[np.ndarray, str]]) -> list[GroundedAnswer]:
+        return [self.ask(image, question) for image, question in requests]
+
+    def ground(self, image: np.ndarray, phrases: Sequence[str]) -> list[GroundedPhrase]:
+        sample = self.samples[image.tobytes()]
+        found = []
+        for number, text in enumerate(phrases):
+            turn = self.answer_of(sample, text)
+            regions = regions_of(sample, turn.targets[0] or ()) if turn is not None and turn.targets else ()
+            found.append(GroundedPhrase(number, text, (0, len(text)), regions, 0.5))
+        return found
+
+
+def regions_of(sample: Sample, rows: Sequence[int]) -> tuple[Region, ...]:
+    return tuple(
+        Region(sample.instances[i].box_xyxy, 1.0, sample.masks[i] if sample.instances[i].has_mask else None)
+        for i in rows
+    )
+
+
+def truth_of(sample: Sample, question: str) -> Turn | None:
+    """The turn with this question, or whose first phrase is it."""
+    for turn in sample.turns:
+        if not turn.grounded:
+            continue
+        if turn.question == question or (question == DESCRIBE and turn.kind == "describe"):
+            return turn
+        phrases = parse_strict(turn.answer).phrases
+        if turn.kind in ("find", "where") and phrases and phrases[0].text.lower() == question.lower():
+            return turn
+    return None
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Sample]:
+    return [draw_scene(FIRST_UNSEEN_SEED + index) for index in range(NUM_SCENES)]
+
+
+def scene_result(chat: Chat) -> SystemResult:
+    return evaluate_scenes(chat, NUM_SCENES, baseline_scenes=0).results[0]
+
+
+def test_an_oracle_is_right_about_everything_in_scenes(scenes: list[Sample]) -> None:
+    result = scene_result(FakeChat(scenes, truth_of))
+    ones = [
+        "grounded precision (box IoU 0.5)",
+        "grounded recall (box IoU 0.5)",
+        "grounded F1 (box IoU 0.5)",
+        "grounded F1 (mask IoU 0.5)",
+        "mask IoU of right regions",
+        "referring box acc@0.5",
+        "referring mask mIoU",
+        "referring mask cIoU",
+        "objects named: precision",
+        "objects named: recall",
+        "count accuracy",
+        "region naming accuracy",
+        "yes/no accuracy",
+        "yes/no F1",
+    ]
+    assert {name: result[name].value for name in ones} == dict.fromkeys(ones, 1.0)
+    assert result.asked == result.answered > 6 * NUM_SCENES
+    assert result.unparsable == 0
+    assert result["CIDEr-D"].value == pytest.approx(10.0)
+
+
+def test_silence_finds_nothing_and_has_no_precision(scenes: list[Sample]) -> None:
+    result = scene_result(FakeChat(scenes, lambda sample, question: None))
+    assert result["grounded precision (box IoU 0.5)"].value is None
+    assert str(result["grounded precision (box IoU 0.5)"]) == "–"
+    for name in (
+        "grounded recall (box IoU 0.5)",
+        "grounded F1 (box IoU 0.5)",
+        "referring box acc@0.5",
+        "count accuracy",
+    ):
+        assert result[name].value == 0.0
+    assert result["referring mask mIoU"].value == 0.0
+    assert result.unparsable > 0
+
+
+def test_right_words_on_the_wrong_things_are_worth_nothing(scenes: list[Sample]) -> None:
+    shifted = {a.image.tobytes(): b for a, b in zip(scenes, scenes[1:] + scenes[:1], strict=True)}
+
+    def other(sample: Sample, question: str) -> Turn | None:
+        turn = truth_of(shifted[sample.image.tobytes()], question)
+        return (
+            None if turn is None else Turn(turn.question, turn.answer, ((),) * len(turn.targets), (), True, turn.kind)
+        )
+
+    result = scene_result(FakeChat(scenes, other))
+    assert result["grounded F1 (box IoU 0.5)"].value == 0.0
+    assert (result["CIDEr-D"].value or 0) < 5.0
+
+
+def test_a_chat_that_fails_is_counted_as_not_answering(scenes: list[Sample]) -> None:
+    class Broken(FakeChat):
+        def ask(self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = ()) -> GroundedAnswer:
+            if question == DESCRIBE:
+                raise ImageError("no")
+            return super().ask(image, question, prompts)
+
+    result = scene_result(Broken(scenes, truth_of))
+    assert result.asked - result.answered == NUM_SCENES
+    assert result["grounded recall (box IoU 0.5)"].value == 0.0
+
+
+def test_the_report_is_the_same_twice_but_for_seconds(scenes: list[Sample]) -> None:
+    chat = FakeChat(scenes, truth_of)
+    reports = [evaluate_scenes(chat, NUM_SCENES, model="oracle", baseline_scenes=5).to_dict() for _ in range(2)]
+    for report in reports:
+        for result in report["results"]:
+            result["metrics"] = [m for m in result["metrics"] if m["unit"] != "s"]
+    assert reports[0] == reports[1]
+
+
+def test_blind_baselines_stand_beside_the_model_and_score_low(scenes: list[Sample]) -> None:
+    report = evaluate_scenes(FakeChat(scenes, truth_of), NUM_SCENES, model="oracle", baseline_scenes=20)
+    assert [r.system for r in report.results] == ["oracle", "centre box", "most frequent answer"]
+    for result in report.results[1:]:
+        assert result["grounded F1 (box IoU 0.5)"].value < 0.3
+        assert result.answered == result.asked
+
+
+def test_baselines_say_what_training_says_most(scenes: list[Sample]) -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    centre = CentreBoxBaseline(scenes).ask(image, "Describe the image.")
+    assert centre.text.startswith("There is a")
+    assert centre.phrases[0].regions[0].box_xyxy.tolist() == [15, 10, 45, 30]
+    mask = centre.phrases[0].regions[0].mask
+    assert mask is not None
+    assert mask.sum() == 600
+    frequent = MostFrequentAnswerBaseline(scenes)
+    counts = [t.answer for s in scenes for t in s.turns if t.question.startswith("How many")]
+    assert frequent.raw_answer("How many zebras are there?") == max(sorted(set(counts)), key=counts.count)
+    assert frequent.ground(image, ["a", "b"])[1].text == "b"
+    with pytest.raises(DataError, match="needs training samples"):
+        MostFrequentAnswerBaseline([])
+    with pytest.raises(DataError, match="needs training samples"):
+        CentreBoxBaseline([])
+
+
+def test_an_oracle_is_right_about_everything_in_photos(mini_pack_root: Path) -> None:
+    pack = PhotoPack(mini_pack_root)
+    samples = [photo_sample(r, np.random.default_rng([0, r.image_id])) for r in pack.split("val")]
+
+    def knows(sample: Sample, question: str) -> Turn | None:
+        polls = {"Is there a dog in the image?": "Yes.", "Is there a car in the image?": "No."}
+        if sample.id == "yard/dogs.jpg" and question in polls:
+            return Turn(question, polls[question], kind="poll")
+        return truth_of(sample, question)
+
+    report = evaluate_photos(FakeChat(samples, knows), pack)
+    (result,) = report.results
+    assert result["POPE accuracy"].value == 1.0
+    assert result["POPE accuracy"].count == 2
+    assert result["POPE share of yes"].value == 0.5
+    assert result["grounded F1 (box IoU 0.5)"].value == 1.0
+    assert result["grounded F1 (box IoU 0.5)"].count == 6
+    assert result["grounded F1 (mask IoU 0.5)"].count == 5
+    assert result["referring box acc@0.5"].value == 1.0
+    assert any("not judged" in note for note in report.notes)
+
+
+def test_a_limit_spreads_over_the_split(mini_pack_root: Path) -> None:
+    pack = PhotoPack(mini_pack_root)
+    samples = [photo_sample(r, np.random.default_rng([0, r.image_id])) for r in pack.split("val")]
+    report = evaluate_photos(FakeChat(samples, truth_of), pack, limit=2)
+    assert report.num_images == 2
+
+
+def test_a_report_goes_to_json_and_back_and_into_a_table(scenes: list[Sample]) -> None:
+    report = evaluate_scenes(
+        FakeChat(scenes, truth_of), 2, model="oracle", model_hash="abcdef0123456789", baseline_scenes=3
+    )
+    again = Report.from_dict(json.loads(report.to_json()))
+    assert again == report
+    markdown = report.to_markdown()
+    assert "scenes: 2 images of unseen drawn scenes, seed 0, model oracle abcdef012345" in markdown
+    assert "| metric | oracle | centre box | most frequent answer | n |" in markdown
+    assert "| seconds per description ↓ |" in markdown
+    assert "| asked |" in markdown
+    table = report.to_table()
+    assert table.row_count == len(report.rows())
+    assert len(table.columns) == 5
+    with pytest.raises(DataError, match="report_version must be 1, got None"):
+        Report.from_dict({})
+    with pytest.raises(DataError, match="not a report"):
+        Report.from_dict({"report_version": 1})
+
+
+def test_progress_is_told_after_every_image(scenes: list[Sample]) -> None:
+    seen: list[tuple[int, int]] = []
+    chat = FakeChat(scenes, truth_of)
+    evaluate_scenes(chat, 3, baseline_scenes=0, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.pack
+def test_an_oracle_is_right_about_real_photos(photo_pack_root: Path) -> None:
+    pack = PhotoPack(photo_pack_root)
+    photos = pack.split("val")
+    samples = [photo_sample(photos[i], np.random.default_rng([0, photos[i].image_id])) for i in range(0, 618, 103)]
+    report = evaluate_photos(FakeChat(samples, truth_of), pack, limit=6, baseline_photos=20)
+    oracle = report.results[0]
+    assert oracle["referring box acc@0.5"].value == 1.0
+    assert oracle["grounded precision (box IoU 0.5)"].value == 1.0
