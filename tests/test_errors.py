@@ -80,6 +80,10 @@ def test_nearest_of_nothing_is_nothing():
     assert nearest("nano", []) is None
 
 
+def test_nearest_gives_the_option_as_it_is_written():
+    assert nearest("ADAMW", ["sgd", "AdamW"]) == "AdamW"
+
+
 def test_the_first_of_two_equally_near_names_is_offered():
     assert nearest("box", ["boxe", "boxs"]) == "boxe"
 
