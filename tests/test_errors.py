@@ -81,7 +81,7 @@ def test_nearest_of_nothing_is_nothing():
 
 
 def test_nearest_gives_the_option_as_it_is_written():
-    assert nearest("ADAMW", ["sgd", "AdamW"]) == "AdamW"
+    assert nearest("adamw", ["sgd", "ADAMW"]) == "ADAMW"
 
 
 def test_the_first_of_two_equally_near_names_is_offered():
