@@ -162,8 +162,8 @@ def test_cider_of_tiny_cases_by_hand() -> None:
 
 def test_cider_punishes_repetition_and_length() -> None:
     references = [["red dog"], ["blue cat"]]
-    # Unigrams "red" x3, "dog" x1, clipped to the reference's (1, 1): (1 + 1) / (sqrt(10) * sqrt(2)). Bigrams "red red" x2
-    # and "red dog": 1 / (sqrt(5) * 1). Length difference 2.
+    # Unigrams "red" x3, "dog" x1, clipped to the reference's (1, 1): (1 + 1) / (sqrt(10) * sqrt(2)).
+    # Bigrams "red red" x2 and "red dog": 1 / (sqrt(5) * 1). Length difference 2.
     expected = 10 / 4 * (2 / math.sqrt(20) + 1 / math.sqrt(5)) * math.exp(-4 / 72)
     assert cider_d(["red red red dog", ""], references)[0] == pytest.approx(expected)
 

@@ -48,7 +48,7 @@ class ImageTally:
     unjudged: int = 0
     description: str = ""
     references: tuple[str, ...] = ()
-    objects: ObjectCounts = ObjectCounts()
+    objects: ObjectCounts = field(default_factory=ObjectCounts)
     hits: list[bool] = field(default_factory=list)
     overlaps: list[tuple[int, int]] = field(default_factory=list)
     short: dict[str, list[bool]] = field(default_factory=dict)
