@@ -1,0 +1,147 @@
+"""An answer drawn into its picture: masks, boxes and numbers, and below it the text with its phrases in colour.
+
+Draws what a `GroundedAnswer` says, in the pixels it says it in. Knows no model and no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from llava_grounding.render.canvas import Canvas
+from llava_grounding.render.palette import BLACK, GREY, RGB, WHITE, ink_on, mix, phrase_color
+from llava_grounding.render.parts import check_size, text_pieces
+from llava_grounding.render.typeset import NO_BREAK, Piece, Run, Typesetter
+from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
+
+MAX_SIDE = 2048
+"""A longer picture is reduced to this before it is drawn on, in pixels."""
+
+_MIN_LEGEND_WIDTH = 480
+_MAX_LEGEND_LINES = 120
+_MAX_LEGEND_CHARACTERS = 20_000
+_PAPER: RGB = (252, 252, 250)
+
+# Styles of the legend: 0 is plain text, then two for each phrase, its number and its words.
+_PLAIN = 0
+
+
+def draw_answer(
+    image: Image.Image, answer: GroundedAnswer, prompts: Sequence[VisualPrompt] = (), max_side: int = MAX_SIDE
+) -> Image.Image:
+    """The picture with every region tinted, boxed and numbered, and below it the text, each phrase in its colour.
+
+    The k-th phrase has the number k, counted from 1. A phrase with no regions is grey, dotted and has a question mark.
+
+    Args:
+        image: the picture the answer is about.
+        answer: its boxes and masks are in the pixels of `image`.
+        prompts: what the user pointed at, drawn in white as R1, R2, ...
+        max_side: the drawing of a longer picture is reduced to this, in pixels.
+
+    Raises:
+        ShapeError: if the picture does not have the size the answer states.
+    """
+    check_size(image, answer)
+    canvas = Canvas(image, max_side)
+    regions = [(region, k) for k, phrase in enumerate(answer.phrases) for region in phrase.regions]
+    regions.sort(key=lambda pair: -pair[0].area)  # small things on top of large ones
+    for region, k in regions:
+        if region.mask is not None:
+            canvas.tint(region.mask, phrase_color(k))
+    for region, k in regions:
+        canvas.frame(region.box_xyxy, phrase_color(k))
+    _mark(canvas, prompts)
+    for region, k in reversed(regions):
+        canvas.tag(str(k + 1), region.box_xyxy, phrase_color(k))
+    return _with_legend(canvas.picture, answer)
+
+
+def draw_prompts(image: Image.Image, prompts: Sequence[VisualPrompt], max_side: int = MAX_SIDE) -> Image.Image:
+    """The picture with what the user pointed at in white: R1 is the first prompt, R2 the second, and so on.
+
+    Raises:
+        PromptError: if a prompt does not fit the picture.
+    """
+    canvas = Canvas(image, max_side)
+    _mark(canvas, prompts)
+    return canvas.picture
+
+
+def _mark(canvas: Canvas, prompts: Sequence[VisualPrompt]) -> None:
+    for k, prompt in enumerate(prompts, start=1):
+        prompt.validate(canvas.image_size_wh)
+        box = prompt.bounds(canvas.image_size_wh)
+        if prompt.mask is not None:
+            canvas.tint(prompt.mask, WHITE)
+        elif prompt.box_xyxy is not None:
+            x0, y0, x1, y1 = box
+            canvas.stroke(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]), WHITE, dashed=True)
+        elif prompt.points_xy is not None:
+            box = canvas.stroke(prompt.points_xy, WHITE)
+        canvas.tag(f"R{k}", box, WHITE)
+
+
+def _with_legend(picture: Image.Image, answer: GroundedAnswer) -> Image.Image:
+    width = max(picture.width, _MIN_LEGEND_WIDTH)
+    font_size = min(34, max(16, round(width / 50)))
+    setter, margin, line_height = Typesetter(font_size), font_size, round(1.65 * font_size)
+    lines = setter.lines(_legend_pieces(answer), width - 2 * margin, _MAX_LEGEND_LINES)
+    height = len(lines) * line_height + 2 * (margin - font_size // 4)
+    sheet = Image.new("RGB", (width, picture.height + height), _PAPER)
+    sheet.paste(picture, ((width - picture.width) // 2, 0))
+    draw = ImageDraw.Draw(sheet)
+    baseline = picture.height + margin + font_size - font_size // 4
+    for number, line in enumerate(lines):
+        for run in line:
+            _draw_run(draw, setter, run, margin + run.x, baseline + number * line_height, answer.phrases)
+    return sheet
+
+
+def _legend_pieces(answer: GroundedAnswer) -> list[Piece]:
+    pieces: list[Piece] = []
+    left = _MAX_LEGEND_CHARACTERS
+    for text, k in text_pieces(answer):
+        if k is None:
+            pieces.append((text[:left], _PLAIN))
+        elif answer.phrases[k].regions:
+            pieces += [(f"{NO_BREAK}{k + 1}{NO_BREAK}", 2 * k + 1), (text[:left], 2 * k + 2)]
+        else:
+            pieces += [(text[:left], 2 * k + 2), ("?", 2 * k + 1)]
+        left -= len(text)
+        if left <= 0:
+            return [*pieces, (" ...", _PLAIN)]
+    return pieces or [("(no text)", _PLAIN)]
+
+
+def _draw_run(
+    draw: ImageDraw.ImageDraw, setter: Typesetter, run: Run, x: float, y: float, phrases: Sequence[GroundedPhrase]
+) -> None:
+    """One run at its baseline: plain, or a phrase's number on its colour, or its words on a tint of it."""
+    ink, size = BLACK, setter.font_size
+    corners = (round(x), round(y) - size, round(x + run.width) - 1, round(y) + size // 3)
+    if run.style != _PLAIN:
+        k, is_words = divmod(run.style - 1, 2)
+        color = phrase_color(k)
+        if not phrases[k].regions:
+            ink = GREY
+            _dotted_line(draw, corners, GREY, max(1, size // 12))
+        elif is_words:
+            draw.rectangle(corners, fill=mix(color, WHITE, 0.3))
+            draw.line((corners[0], corners[3], corners[2], corners[3]), fill=color, width=max(2, size // 9))
+        else:
+            ink = ink_on(color)
+            draw.rectangle(corners, fill=color)
+    if run.font is not None:
+        draw.text((x, y), run.text, fill=ink, font=run.font, anchor="ls")
+        return
+    for left in np.arange(x, x + run.width - 1, setter.box_width):
+        draw.rectangle((left + 1, y - 0.7 * size, left + setter.box_width - 2, y), outline=ink)
+
+
+def _dotted_line(draw: ImageDraw.ImageDraw, corners: tuple[int, int, int, int], ink: RGB, radius: int) -> None:
+    x0, _, x1, y = corners
+    for x in range(x0, x1 + 1, 4 * radius):
+        draw.ellipse((x, y - radius, x + 2 * radius - 1, y + radius - 1), fill=ink)
