@@ -126,6 +126,7 @@ def test_wider_words_name_every_category_below_them() -> None:
     words = Lexicon(["dog", "cat", "car"], {"dog": "animal", "cat": "animal"})
     assert words.categories_of("three animals") == ("dog", "cat")
     assert words.categories_of("a kitten") == ("cat",)
+    assert Lexicon(["pear"], {"pear": "fruit"}).categories_of("three fruits") == ("pear",)
 
 
 @given(st.text(max_size=60))

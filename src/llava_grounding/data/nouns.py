@@ -139,7 +139,8 @@ class Lexicon:
                 for word in words:
                     if not own and word in known:
                         continue
-                    for text, many in ((word, is_plural_name(word)), (plural(word), True)):
+                    several = word + "s" if is_mass(word) else plural(word)  # people do say "three fruits"
+                    for text, many in ((word, is_plural_name(word)), (several, True)):
                         key = (tuple(text.split(" ")), (many and text != word) or is_plural_name(word))
                         if name not in forms[key]:
                             forms[key].append(name)
