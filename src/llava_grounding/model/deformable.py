@@ -195,28 +195,26 @@ def sample_padded_levels(
     weights: Float[Tensor, "B Q heads levels points"],
 ) -> Float[Tensor, "B Q heads*d"]:
     """Weighted sum of bilinear samples from what `pad_levels` returned."""
-    batch, num_queries, num_heads = points.shape[:3]
+    batch, num_queries, num_heads, _, num_points, _ = points.shape
     starts, total = _padded_starts(level_sizes_hw)
-    device = points.device
-    last = points.new_tensor([(width + 1, height + 1) for height, width in level_sizes_hw])[:, None, :]
-    strides = torch.tensor([width + 2 for _, width in level_sizes_hw], dtype=torch.int32, device=device)[:, None]
-    heads = torch.arange(table.shape[0] * num_heads, dtype=torch.int32, device=device)
-    rows = heads.view(-1, 1, num_heads, 1, 1) * total
-    rows = rows + torch.tensor(starts, dtype=torch.int32, device=device)[:, None]
+    # One number per sample of a head: levels and points are one axis from here on, innermost so that every step below
+    # runs over contiguous memory.
+    per_level = [(w + 1, h + 1, w + 2, start) for (h, w), start in zip(level_sizes_hw, starts, strict=True)]
+    per_sample = torch.tensor(per_level, dtype=torch.int32, device=points.device).repeat_interleave(num_points, dim=0)
+    last, stride, start = per_sample[:, :2].to(points.dtype), per_sample[:, 2], per_sample[:, 3]
+    tables = torch.arange(table.shape[0] * num_heads, dtype=torch.int32, device=points.device) * total
 
-    place = (points + 0.5).clamp(torch.zeros_like(last), last)  # the border moves cell centres from +0.5 to +1
-    x, y = place.unbind(-1)
-    column, row = x.to(torch.int32), y.to(torch.int32)
-    corner = (row * strides).add_(column).add_(rows)
-    step = torch.stack([torch.zeros_like(strides), torch.ones_like(strides), strides, strides + 1], dim=-1)
-    corners = corner[..., None] + step
+    place = (points.flatten(3, 4) + 0.5).clamp(torch.zeros_like(last), last)  # the border moves cell centres to +1
+    cells = place.to(torch.int32)
+    (column, row), (right, below) = cells.unbind(-1), (place - cells).unbind(-1)
+    corner = (row * stride).add_(column).add_(tables.view(-1, 1, num_heads, 1) + start)
+    steps = torch.stack([torch.zeros_like(stride), torch.ones_like(stride), stride, stride + 1])
+    corners = corner[..., None, :] + steps  # [B, Q, heads, 4, samples]
 
-    right, below = x - column, y - row
-    lower = weights * below
-    upper = weights - lower
+    lower = weights.flatten(3) * below
+    upper = weights.flatten(3) - lower
     lower_right, upper_right = lower * right, upper * right
-    bilinear = torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right], dim=-1)
-
+    bilinear = torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right], dim=-2)
     mixed = F.embedding_bag(
         corners.flatten(3).flatten(0, 2),
         table.flatten(0, 2),

@@ -141,7 +141,7 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(ffn_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.relu(self.fc1(x)))
+        return self.fc2(F.relu(self.fc1(x), inplace=True))
 
 
 class FeaturePyramidPixelDecoder(nn.Module):
