@@ -87,11 +87,12 @@ class TargetBatch:
         longest = max(counts, default=0)
         image_index = [image for image, count in enumerate(counts) for _ in range(count)]
         slot_index = [image * longest + place for image, count in enumerate(counts) for place in range(count)]
+        has_mask = torch.cat([target.has_mask.to(device) for target in targets])
         return cls(
             counts=counts,
             boxes_cxcywh=torch.cat([target.boxes_cxcywh.to(device).float() for target in targets]),
-            masks=_join_masks(targets, device),
-            has_mask=torch.cat([target.has_mask.to(device).float() for target in targets]),
+            masks=_join_masks(targets, device) if bool(has_mask.any()) else None,
+            has_mask=has_mask.float(),
             phrase_map=torch.cat([_pad_phrases(target.phrase_map.to(device), num_phrases) for target in targets]),
             image_index=torch.tensor(image_index, dtype=torch.long, device=device),
             slot_index=torch.tensor(slot_index, dtype=torch.long, device=device),

@@ -13,6 +13,7 @@ from llava_grounding.data.coco import PhotoPack
 from llava_grounding.data.kinds import KINDS
 from llava_grounding.data.photo_dialogues import photo_sample
 from llava_grounding.data.sample import Sample
+from llava_grounding.data.synthetic import SceneConfig
 from llava_grounding.errors import ConfigError
 from llava_grounding.markup import strip_markup
 from llava_grounding.model.config import LlavaGroundingConfig
@@ -71,11 +72,13 @@ def open_workshop(recipe: Recipe, folder: Path, data: Path | None, device: torch
     """Load or build everything a stage needs; the same seed gives the same weights."""
     torch.manual_seed(recipe.seed)
     photos = PackPhotos(data) if recipe.photo_share > 0 else None
-    stream = SampleStream(recipe.seed, recipe.photo_share, photos)
+    # Class names need no dialogues, and drawing is faster without.
+    scenes = SceneConfig(questions=()) if recipe.stage == "pretrain_grounder" else SceneConfig()
+    stream = SampleStream(recipe.seed, recipe.photo_share, photos, scenes)
     if recipe.start_from is None:
-        names = sorted({kind.name for kind in KINDS} | (photos.categories if photos else set()))
+        names = sorted(set(KINDS) | (photos.categories if photos else set()))
         config = preset(recipe.preset)
-        processor = new_processor(config, stream)
+        processor = new_processor(config, SampleStream(recipe.seed, recipe.photo_share, photos))
         model = LlavaGroundingForConditionalGeneration(config)
         phrases = ClassPhrases(names, config.grounder_config.phrase_size)
     else:

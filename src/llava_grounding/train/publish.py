@@ -1,0 +1,33 @@
+"""Turns a finished stage into the folder that ships: half precision, no training leftovers, calibrated threshold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.processing.processor import LlavaGroundingProcessor
+
+
+def publish(folder: Path, out: Path, score_threshold: float | None = None) -> int:
+    """Write `folder`'s model and processor to `out` in float16.
+
+    Args:
+        score_threshold: replaces the one in model and processor settings; None keeps it.
+
+    Returns:
+        Bytes of the weights file.
+    """
+    model = LlavaGroundingForConditionalGeneration.from_pretrained(folder).to(torch.float16)
+    model.config.dtype = torch.float16
+    LlavaGroundingProcessor.from_pretrained(folder).save_pretrained(out)
+    if score_threshold is not None:
+        model.config.score_threshold = score_threshold
+        path = out / "processor_config.json"
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values["selection"]["score_threshold"] = score_threshold
+        path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    model.save_pretrained(out)
+    return (out / "model.safetensors").stat().st_size
