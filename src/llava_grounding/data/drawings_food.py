@@ -148,10 +148,3 @@ def hamburger(p: Pen, c: RGB, r: random.Random) -> None:
 def egg(p: Pen, c: RGB, r: random.Random) -> None:
     p.blob([(50, 3), (72, 22), (84, 56), (74, 88), (50, 97), (26, 88), (16, 56), (28, 22)], c)
     p.ellipse(36, 40, 6, 13, light(c, 0.6), angle=15)
-
-
-def cheese(p: Pen, c: RGB, r: random.Random) -> None:
-    p.polygon([(4, 50), (70, 20), (97, 50)], light(c, 0.3))
-    p.rect(4, 50, 97, 84, c)
-    for x, y, radius in ((20, 64, 6), (42, 74, 7), (58, 60, 5), (80, 68, 8), (68, 40, 5)):
-        p.circle(x + r.uniform(-3, 3), y, radius, dark(c, 0.22))

@@ -63,13 +63,13 @@ def vase(p: Pen, c: RGB, r: random.Random) -> None:
 
 
 def book(p: Pen, c: RGB, r: random.Random) -> None:
-    if r.random() < 0.5:
+    if r.random() < 0.4:
         for s in (-1, 1):
-            p.polygon([(50, 24), (50 + s * 47, 16), (50 + s * 47, 80), (50, 90)], c)
-            p.polygon([(50, 22), (50 + s * 42, 12), (50 + s * 42, 74), (50, 85)], PALE)
-            for y in (28, 40, 52, 64):
-                p.line([(50 + s * 8, y), (50 + s * 36, y - 6)], 2, METAL)
-        p.line([(50, 22), (50, 86)], 2, (180, 176, 170))
+            p.polygon([(50, 20), (50 + s * 49, 10), (50 + s * 49, 86), (50, 96)], c)
+            p.polygon([(50, 22), (50 + s * 39, 16), (50 + s * 39, 74), (50, 84)], PALE)
+            for y in (30, 42, 54, 66):
+                p.line([(50 + s * 9, y), (50 + s * 32, y - 4)], 2.4, METAL)
+        p.line([(50, 22), (50, 88)], 2.6, dark(c, 0.3))
         return
     p.rect(18, 6, 84, 96, dark(c, 0.3), 3)
     p.rect(24, 86, 82, 93, PALE)
@@ -412,8 +412,8 @@ def basket(p: Pen, c: RGB, r: random.Random) -> None:
     p.arc(50, 48, 38, 180, 360, 6, dark(c, 0.2))
     p.polygon([(6, 46), (94, 46), (80, 94), (20, 94)], c)
     for row in range(4):
-        for k in range(7 - row % 2):
-            x = 14 + k * 12 + (row % 2) * 6
+        for k in range(6 - row % 2):
+            x = 15 + row * 1.5 + k * 12 + (row % 2) * 6
             p.rect(x, 53 + row * 10, x + 7, 57 + row * 10, dark(c, 0.28), 1)
     p.rect(3, 43, 97, 51, light(c, 0.15), 4)
 

@@ -17,8 +17,12 @@ from llava_grounding.structures import VisualPrompt
 
 Targets = tuple[tuple[int, ...] | None, ...]
 
-_RIGHT_AS_ADVERB = r"(?!\s+(?:next|behind|before|after|beside|under|over|above|below|at|in|now|there|here|away)\b)"
-_SIDE_WORD = re.compile(rf"\b(left|right{_RIGHT_AS_ADVERB}|leftmost|rightmost|leftward|rightward)\b", re.IGNORECASE)
+_ADVERBIAL = r"(?!\s+(?:next|behind|before|after|beside|under|over|above|below|at|in|now|there|here|away)\b)"
+# "Right behind" is no side, but "on the right behind" is one.
+_SIDE_WORD = re.compile(
+    rf"\b(left|(?:(?<=the )|(?<=top )|(?<=bottom ))right|right{_ADVERBIAL}|leftmost|rightmost|leftward|rightward)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,7 +64,11 @@ _RELATION = ("What is {} {}?", "What can you see {} {}?", "Which thing is {} {}?
 
 
 def scene_turns(
-    facts: SceneFacts, masks: np.ndarray, rng: random.Random, kinds: Sequence[str] | None = None
+    facts: SceneFacts,
+    masks: np.ndarray,
+    rng: random.Random,
+    kinds: Sequence[str] | None = None,
+    absent_kinds: Sequence[str] = (),
 ) -> tuple[Turn, ...]:
     """Every kind of question that fits the scene; a `followup` directly follows the turn it refers to.
 
@@ -73,11 +77,12 @@ def scene_turns(
         masks: (n, H, W) bool, visible pixels of the things, for visual prompts.
         rng: picks phrasings and what is asked about.
         kinds: the kinds of `QUESTION_KINDS` wanted; None = all.
+        absent_kinds: names of things to ask about where they are absent; empty = any.
     """
     turns: list[Turn] = []
     for kind, ask in _ASKERS.items():
         if kinds is None or kind in kinds:
-            turns += ask(_Scene(facts, masks, rng))
+            turns += ask(_Scene(facts, masks, rng, tuple(absent_kinds) or _KIND_NAMES))
     wanted = QUESTION_KINDS if kinds is None else kinds
     return tuple(turn for turn in turns if turn.kind in wanted)
 
@@ -93,8 +98,8 @@ def scene_phrases(sample: Sample) -> list[tuple[str, tuple[int, ...]]]:
 class _Scene:
     """Facts, masks and dice of one scene, and how its turns are put into words."""
 
-    def __init__(self, facts: SceneFacts, masks: np.ndarray, rng: random.Random) -> None:
-        self.facts, self.masks, self.rng = facts, masks, rng
+    def __init__(self, facts: SceneFacts, masks: np.ndarray, rng: random.Random, absent_kinds: tuple[str, ...]) -> None:
+        self.facts, self.masks, self.rng, self.absent_kinds = facts, masks, rng, absent_kinds
 
     def some(self, things: Sequence[Thing], count: int) -> list[Thing]:
         return self.rng.sample(list(things), min(count, len(things)))
@@ -131,7 +136,7 @@ def _turn(
 ) -> Turn:
     """A grounded turn; `template` has one `{}` per phrase, and the answer starts with a capital letter.
 
-    An answer without phrases ("No, there is no dog") is grounded as well: otherwise asking for grounding tells the answer.
+    An answer without phrases ("No, there is no dog") is grounded too: otherwise asking for grounding tells the answer.
     """
     texts = [text for text, _ in phrases]
     if template.startswith("{}"):
@@ -260,7 +265,7 @@ def _find(scene: _Scene) -> list[Turn]:
         turns.append(_turn("find", scene.ask(_FIND, words), "{}.", [(words, reference.indices)]))
         if number == 0:
             how_many = f"{number_word(len(reference.indices))} {reference.words}", reference.indices
-            question = scene.rng.choice(("How many are there?", "How many of them are there?", "How many is that?"))
+            question = scene.rng.choice(("How many are there?", "How many of them are there?", "How many do you see?"))
             turns.append(_turn("followup", question, "There are {}.", [how_many]))
     return turns
 
@@ -337,27 +342,35 @@ def _region_pair(scene: _Scene) -> list[Turn]:
 
 def _absent(scene: _Scene) -> list[Turn]:
     """Yes/no about things that are there and things that are not."""
-    facts, rng, turns = scene.facts, scene.rng, []
-    thing = rng.choice(facts.things)
-    colour = thing.said_colour if rng.random() < 0.5 else None
-    indices = facts.of_kind(thing.kind.name, colour)
-    words = counted(thing.kind, colour, len(indices))
-    verb = "is" if len(indices) == 1 else "are"
-    question = scene.ask(_IS_THERE, with_article(name_of(thing.kind, colour)))
-    if rng.random() < 0.3:
-        question = scene.ask(_ARE_THERE, name_of(thing.kind, colour, 2))
-    turns.append(_turn("absent", question, f"Yes, there {verb} {{}}.", [(words, indices)]))
+    turns = [_yes(scene, thing) for thing in scene.some(scene.facts.things, 2)]
     missing = _absent_kind(scene)
     if missing:
         turns.append(_no(scene, missing, None))
     twin = _absent_colour(scene)
     if twin:
         turns.append(_no(scene, *twin))
-    wider = [group for group in GROUP_PLURALS if not facts.of_group(group)]
-    if wider and rng.random() < 0.5:
-        plural = GROUP_PLURALS[rng.choice(wider)]
-        turns.append(_turn("absent", scene.ask(_ARE_THERE, plural), f"No, there are no {plural} in the picture."))
-    return [*turns, _plain(rng.choice(turns))]
+    group = scene.rng.choice(tuple(GROUP_PLURALS))
+    plural, members = GROUP_PLURALS[group], scene.facts.of_group(group)
+    question = scene.ask(_ARE_THERE, plural)
+    if members:
+        verb, noun = ("is", group) if len(members) == 1 else ("are", plural)
+        words = f"{number_word(len(members))} {noun}"
+        turns.append(_turn("absent", question, f"Yes, there {verb} {{}}.", [(words, members)]))
+    else:
+        turns.append(_turn("absent", question, f"No, there are no {plural} in the picture."))
+    if scene.rng.random() < 0.5:
+        turns.append(_plain(scene.rng.choice(turns)))
+    return turns
+
+
+def _yes(scene: _Scene, thing: Thing) -> Turn:
+    colour = thing.said_colour if scene.rng.random() < 0.5 else None
+    indices = scene.facts.of_kind(thing.kind.name, colour)
+    question = scene.ask(_IS_THERE, with_article(name_of(thing.kind, colour)))
+    if scene.rng.random() < 0.3:
+        question = scene.ask(_ARE_THERE, name_of(thing.kind, colour, 2))
+    verb = "is" if len(indices) == 1 else "are"
+    return _turn("absent", question, f"Yes, there {verb} {{}}.", [(counted(thing.kind, colour, len(indices)), indices)])
 
 
 def _no(scene: _Scene, kind_name: str, colour: str | None) -> Turn:
@@ -372,7 +385,7 @@ def _no(scene: _Scene, kind_name: str, colour: str | None) -> Turn:
 
 def _absent_kind(scene: _Scene) -> str | None:
     present = [thing.kind.name for thing in scene.facts.things]
-    candidates = scene.rng.sample(_KIND_NAMES, 12)
+    candidates = scene.rng.sample(scene.absent_kinds, min(12, len(scene.absent_kinds)))
     return next((name for name in candidates if not any(confusable(name, other) for other in present)), None)
 
 
@@ -436,7 +449,7 @@ def _may_be(relation: str, thing: Thing, anchor: Thing, facts: SceneFacts) -> bo
 
 def prompt_inside(mask: np.ndarray, rng: random.Random) -> VisualPrompt:
     """A click, box, scribble or mask that points at the visible part of a thing."""
-    rows, columns = mask.any(axis=1).nonzero()[0], mask.any(axis=0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     pick = rng.random()
     if pick < 0.15:

@@ -16,6 +16,7 @@ from llava_grounding.data.pen import RGB, Pen, dark, light, luminance, vary_colo
 
 SPRITE_SIDE = 112
 OPAQUE = 128
+_NO_CHARACTER = chr(0x10FFFD)
 _EMOJI_FONT_SIZE = 109  # the one size bitmap emoji fonts have
 
 EMOJI: dict[str, str] = {
@@ -29,7 +30,7 @@ EMOJI: dict[str, str] = {
     "boat": "⛵", "airplane": "✈", "helicopter": "🚁", "rocket": "🚀", "traffic light": "🚦", "stop sign": "🛑",
     "kite": "🪁", "apple": "🍎", "pear": "🍐", "banana": "🍌", "strawberry": "🍓", "watermelon": "🍉",
     "carrot": "🥕", "cake": "🎂", "pizza": "🍕", "ice cream": "🍦", "donut": "🍩", "hamburger": "🍔", "egg": "🥚",
-    "cheese": "🧀", "cup": "☕", "bottle": "🍾", "book": "📕", "clock": "🕐", "key": "🔑", "hat": "🎩",
+    "cup": "☕", "bottle": "🍾", "book": "📕", "clock": "🕐", "key": "🔑", "hat": "🎩",
     "shoe": "👟", "shirt": "👕", "sock": "🧦", "guitar": "🎸", "drum": "🥁", "bell": "🔔", "candle": "🕯",
     "present": "🎁", "umbrella": "☂", "balloon": "🎈", "ball": "⚽", "chair": "🪑", "bed": "🛏", "television": "📺",
     "laptop": "💻", "phone": "📱", "camera": "📷", "backpack": "🎒", "pencil": "✏", "hammer": "🔨", "ladder": "🪜",
@@ -70,7 +71,7 @@ def emoji_sprite(font_path: str, kind: str) -> Image.Image | None:
         return None
     glyph = Image.new("RGBA", (160, 160))
     ImageDraw.Draw(glyph).text((10, 10), EMOJI[kind], font=font, embedded_color=True)
-    if glyph.getchannel("A").getextrema()[1] < OPAQUE:
+    if glyph.getchannel("A").getextrema()[1] < OPAQUE or _is_placeholder(font, EMOJI[kind]):
         return None
     glyph = cropped(glyph)
     glyph.thumbnail((SPRITE_SIDE, SPRITE_SIDE))
@@ -85,16 +86,24 @@ def _emoji_font(path: str) -> ImageFont.FreeTypeFont | None:
         return None
 
 
+def _is_placeholder(font: ImageFont.FreeTypeFont, character: str) -> bool:
+    """Whether the font shows the character as it shows those it does not have."""
+    return bytes(font.getmask(character)) == bytes(font.getmask(_NO_CHARACTER))
+
+
 def cropped(sprite: Image.Image) -> Image.Image:
     """Without its transparent border."""
     box = sprite.getchannel("A").getbbox()
     return sprite.crop(box) if box else sprite
 
 
-def posed(sprite: Image.Image, longer_side: int, degrees: float, mirrored: bool, brightness: float) -> Image.Image:
-    """The sprite mirrored, scaled so that its longer side is about `longer_side` pixels, then turned."""
-    scale = longer_side / max(sprite.size)
-    size = max(1, round(sprite.width * scale)), max(1, round(sprite.height * scale))
+def posed(
+    sprite: Image.Image, longer_side: int, degrees: float, mirrored: bool, brightness: float, stretch: float = 1.0
+) -> Image.Image:
+    """The sprite mirrored, widened by `stretch`, scaled to about `longer_side` pixels along its longer side, turned."""
+    width, height = sprite.width * stretch, float(sprite.height)
+    scale = longer_side / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
     if mirrored:
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     sprite = sprite.resize(size, Image.Resampling.BILINEAR)

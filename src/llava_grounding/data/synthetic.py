@@ -132,7 +132,7 @@ def draw_scene(seed: int, config: SceneConfig = SceneConfig()) -> Sample:
         stands_on=canvas.stands_on,
         in_front=frozenset(canvas.in_front()),
     )
-    turns = scene_turns(facts, masks, rng, config.questions) if config.questions else ()
+    turns = scene_turns(facts, masks, rng, config.questions, config.kinds) if config.questions else ()
     return Sample(f"scene-{seed}", np.asarray(image).copy(), instances, masks, turns, None, "drawn")
 
 
@@ -155,12 +155,13 @@ def _plan_things(rng: random.Random, config: SceneConfig) -> list[_Plan]:
     shares = [_COUNT_SHARES[min(n, len(_COUNT_SHARES)) - 1] for n in range(low, high + 1)]
     count = rng.choices(range(low, high + 1), shares)[0]
     plans: list[_Plan] = []
+    rejected = 0  # few kinds may leave none that is new
     while len(plans) < count:
         twin = rng.choice(plans) if plans and rng.random() < config.same_kind_share else None
         plan = _plan_one(rng, config, twin)
         if twin is None and any(confusable(plan.name, other.name) for other in plans):
-            continue_with = [name for name in config.kinds if not any(confusable(name, p.name) for p in plans)]
-            if continue_with:
+            rejected += 1
+            if rejected < _ATTEMPTS:
                 continue
         plans.append(plan)
     seats = [i for i, plan in enumerate(plans) if kind_named(plan.name).seat is not None]
@@ -261,7 +262,8 @@ class _Canvas:
         side = round(min(max(fraction, low), high * 1.1) * min(self._size_wh))
         degrees = rng.uniform(-kind.tilt, kind.tilt) if rng.random() < 0.6 and plan.seat is None else 0.0
         mirrored = kind.mirrors and rng.random() < 0.5
-        return posed(plan.sprite, max(side, 6), degrees, mirrored, rng.uniform(0.9, 1.06))
+        stretch = rng.uniform(0.88, 1.14) if rng.random() < 0.5 else 1.0
+        return posed(plan.sprite, max(side, 6), degrees, mirrored, rng.uniform(0.9, 1.06), stretch)
 
     def _position(self, sprite: Image.Image, plan: _Plan) -> tuple[int, int]:
         """The upper left corner: where such things belong, mostly, and seldom a little over the edge."""
@@ -315,6 +317,6 @@ class _Canvas:
 
 
 def _instance(thing: _Placed) -> Instance:
-    rows, columns = thing.mask.any(axis=1).nonzero()[0], thing.mask.any(axis=0).nonzero()[0]
+    rows, columns = np.flatnonzero(thing.mask.any(axis=1)), np.flatnonzero(thing.mask.any(axis=0))
     box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
     return Instance(thing.plan.name, box, True, (thing.plan.colour,) if thing.plan.colour else ())
