@@ -158,6 +158,9 @@ class LlavaGroundingConfig(PreTrainedConfig):
     # Fills shorter rows of a batch.
     phrase_state: str = "before_seg"
     # Hidden state handed to the grounder: the one that predicts `<seg>` (original's inference), or "at_seg".
+    phrase_queries: str = "phrases"
+    # Which queries phrases are scored on: picked by the phrases (original), or by the "image" alone with the shared
+    # tower's "anything" phrase, so that a phrase's regions do not depend on the other phrases of the answer.
     query_selection: str = "softmax"
     # Score of a query: softmax over queries (original) or sigmoid.
     score_threshold: float = 0.05
@@ -185,12 +188,15 @@ class LlavaGroundingConfig(PreTrainedConfig):
         for name, value, allowed in [
             ("projector", self.projector, ("linear", "mlp")),
             ("phrase_state", self.phrase_state, ("before_seg", "at_seg")),
+            ("phrase_queries", self.phrase_queries, ("phrases", "image")),
             ("query_selection", self.query_selection, ("softmax", "sigmoid")),
             ("vision_feature_select", self.vision_feature_select, ("patch", "full")),
             ("grounder_config.pixel_decoder", self.grounder_config.pixel_decoder, ("deformable", "feature_pyramid")),
         ]:
             if value not in allowed:
                 problems.append(f"{name} must be one of {', '.join(allowed)}, got `{value}`")
+        if self.phrase_queries == "image" and self.vision_config is not None:
+            problems.append("phrase_queries can be `image` only with the shared tower (vision_config=None)")
         if self.grounder_config.phrase_size != self.text_config.hidden_size:
             problems.append(
                 f"grounder_config.phrase_size must equal the language model's hidden size "

@@ -4,20 +4,18 @@ Two halves: `encode_image` sees no phrase and can be cached, `ground` sees no pi
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from llava_grounding.errors import ConfigError, ShapeError
-from llava_grounding.model.deformable import Implementation
 from llava_grounding.model.heads import MLP, BoxHead, PhraseSimilarityHead
 from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction, ImageMemory
 from llava_grounding.model.pixel_decoder import cell_centres
 from llava_grounding.model.query_decoder import DecoderStep, QueryDecoder
 
-ProposalOrder = Literal["official", "fine_small"]
+PROPOSAL_ORDERS = ("official", "fine_small")
 _BORDER = 0.01  # a proposal is valid if all its numbers keep this distance from 0 and 1
 
 
@@ -41,8 +39,8 @@ class QuerySelection(nn.Module):
 
     def __init__(self, hidden_size: int, num_queries: int, proposal_scale: float, proposal_order: str) -> None:
         super().__init__()
-        if proposal_order not in get_args(ProposalOrder):
-            raise ConfigError(f"proposal_order must be one of {get_args(ProposalOrder)}, got {proposal_order!r}")
+        if proposal_order not in PROPOSAL_ORDERS:
+            raise ConfigError(f"proposal_order must be one of {', '.join(PROPOSAL_ORDERS)}, got `{proposal_order}`")
         self.num_queries = num_queries
         self.proposal_scale = proposal_scale
         self.proposal_order = proposal_order
@@ -128,7 +126,7 @@ class Grounder(nn.Module):
         proposal_scale: float = 0.05,
         proposal_order: str = "official",
         initial_logit_bias: float | None = None,
-        implementation: Implementation = "auto",
+        implementation: str = "auto",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -199,6 +197,27 @@ class Grounder(nn.Module):
             topk_indices=selected.indices,
             aux_outputs=aux,
             interm=interm,
+        )
+
+    def rescore(
+        self,
+        output: GrounderOutput,
+        phrase_embeds: Float[Tensor, "B G D"],
+        phrase_mask: Bool[Tensor, "B G"],
+    ) -> GrounderOutput:
+        """Score queries found earlier against other phrases: same boxes and masks, new logits, no decoder pass.
+
+        Args:
+            output: of batch B, or of batch 1 to share one image among all rows.
+        """
+        batch = phrase_embeds.shape[0]
+        return GrounderOutput(
+            phrase_logits=self.similarity_head(output.queries, phrase_embeds, phrase_mask),
+            boxes_cxcywh=output.boxes_cxcywh.expand(batch, -1, -1),
+            mask_embeds=output.mask_embeds.expand(batch, -1, -1),
+            queries=output.queries.expand(batch, -1, -1),
+            mask_features=output.mask_features.expand(batch, -1, -1, -1),
+            topk_indices=output.topk_indices.expand(batch, -1),
         )
 
     def forward(

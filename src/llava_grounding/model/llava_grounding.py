@@ -271,8 +271,16 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
     def ground(
         self, memory: ImageMemory, phrase_embeds: Float[Tensor, "B G D"], phrase_mask: Bool[Tensor, "B G"]
     ) -> GrounderOutput:
-        """Boxes and masks of every phrase: each object query scored against each phrase, not thresholded."""
-        return self.grounder.ground(memory, phrase_embeds.to(memory.memory.dtype), phrase_mask)
+        """Boxes and masks of every phrase: each object query scored against each phrase, not thresholded.
+
+        Args:
+            memory: of batch B, or of batch 1 to share one image among all rows.
+        """
+        phrase_embeds = phrase_embeds.to(memory.memory.dtype)
+        if self.config.phrase_queries == "image":
+            proposals = self.vision_tower.propose(self.grounder, memory)
+            return self.grounder.rescore(proposals, phrase_embeds, phrase_mask)
+        return self.grounder.ground(memory, phrase_embeds, phrase_mask)
 
 
 def _weight_dtype(module: nn.Module) -> torch.dtype:

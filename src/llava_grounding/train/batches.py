@@ -22,6 +22,8 @@ from llava_grounding.train.targets import GroundingTarget
 
 ANYTHING = 0
 """Column of the phrase that names every instance."""
+_MANY_CLASSES = 20
+"""From so many exhaustively labelled classes on, what has no label counts as nothing."""
 
 
 @dataclass
@@ -103,6 +105,8 @@ def class_batch(
             known = {class_index[name] for name in sample.exhaustive if name in class_index}
             known |= {class_index[instance.category] for instance in sample.instances}
             masks[row, sorted(known)] = True
+            masks[row, ANYTHING] = len(sample.exhaustive) >= _MANY_CLASSES
+            phrase_map[:, ANYTHING] = True
         targets.append(grounding_target(sample, image.letterbox, phrase_map & masks[row].numpy()))
     return ClassBatch(processor.collate_images(images), targets, masks)
 
