@@ -72,6 +72,18 @@ def build_visual_prompt_encoder(config: VisualPromptConfig, output_size: int) ->
     )
 
 
+def build_phrase_projector(config: LlavaGroundingConfig) -> nn.Module:
+    """What a `<seg>` hidden state passes on its way to the grounder: nothing, or one linear layer."""
+    size = config.text_config.hidden_size
+    if config.phrase_projector == "none":
+        return nn.Identity()
+    # A state leaves an RMS norm with a length of sqrt(size); it shall arrive with about one, or logits explode at first.
+    projector = nn.Linear(size, size)
+    nn.init.normal_(projector.weight, std=1 / size)
+    nn.init.zeros_(projector.bias)
+    return projector
+
+
 def build_vision_tower(config: LlavaGroundingConfig) -> tuple[nn.Module, nn.Module]:
     """Vision tower and the projector that fits it."""
     out_size = config.text_config.hidden_size

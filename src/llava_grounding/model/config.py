@@ -158,6 +158,8 @@ class LlavaGroundingConfig(PreTrainedConfig):
     # Fills shorter rows of a batch.
     phrase_state: str = "before_seg"
     # Hidden state handed to the grounder: the one that predicts `<seg>` (original's inference), or "at_seg".
+    phrase_projector: str = "none"
+    # "none": the hidden state is the phrase embedding, as in the original; "linear": one layer between.
     phrase_queries: str = "phrases"
     # Which queries phrases are scored on: picked by the phrases (original), or by the "image" alone with the shared
     # tower's "anything" phrase, so that a phrase's regions do not depend on the other phrases of the answer.
@@ -188,6 +190,7 @@ class LlavaGroundingConfig(PreTrainedConfig):
         for name, value, allowed in [
             ("projector", self.projector, ("linear", "mlp")),
             ("phrase_state", self.phrase_state, ("before_seg", "at_seg")),
+            ("phrase_projector", self.phrase_projector, ("none", "linear")),
             ("phrase_queries", self.phrase_queries, ("phrases", "image")),
             ("query_selection", self.query_selection, ("softmax", "sigmoid")),
             ("vision_feature_select", self.vision_feature_select, ("patch", "full")),

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from llava_grounding.model.builders import build_grounder, build_vision_tower, build_visual_prompt_encoder
+from llava_grounding.model.builders import (
+    build_grounder,
+    build_phrase_projector,
+    build_vision_tower,
+    build_visual_prompt_encoder,
+)
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.language import last_hidden_state, put_into_slots
 from llava_grounding.model.outputs import GrounderOutput, ImageMemory, VisualPromptOutput
@@ -90,6 +95,7 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
         self.language_model = AutoModel.from_config(config.text_config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.grounder = build_grounder(config.grounder_config)
+        self.phrase_projector = build_phrase_projector(config)
         self.visual_prompt_encoder = build_visual_prompt_encoder(
             config.visual_prompt_config, config.text_config.hidden_size
         )
@@ -275,8 +281,9 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
 
         Args:
             memory: of batch B, or of batch 1 to share one image among all rows.
+            phrase_embeds: `<seg>` hidden states, as they leave the language model.
         """
-        phrase_embeds = phrase_embeds.to(memory.memory.dtype)
+        phrase_embeds = self.phrase_projector(phrase_embeds).to(memory.memory.dtype)
         if self.config.phrase_queries == "image":
             proposals = self.vision_tower.propose(self.grounder, memory)
             return self.grounder.rescore(proposals, phrase_embeds, phrase_mask)

@@ -94,6 +94,7 @@ _NANO: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 0,
     "phrase_state": "at_seg",
+    "phrase_projector": "linear",
     "phrase_queries": "image",
     "query_selection": "sigmoid",
     "score_threshold": 0.3,

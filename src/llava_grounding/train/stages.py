@@ -112,10 +112,11 @@ def chat_losses(
     embeds, found = model.phrase_states(output.last_hidden_state, texts["input_ids"])
     if embeds.shape[1]:
         mask = batch.phrase_mask[:, : embeds.shape[1]] & found
+        projected = model.phrase_projector(embeds)
         if model.config.phrase_queries == "image":
-            grounding = model.grounder.rescore(proposals, embeds, mask)
+            grounding = model.grounder.rescore(proposals, projected, mask)
         else:
-            grounding = model.grounder.ground(features.memory, embeds, mask, with_aux=True)
+            grounding = model.grounder.ground(features.memory, projected, mask, with_aux=True)
         phrase_losses = criteria.phrases(grounding, batch.targets, mask)
         total = total + grounding_weight * phrase_losses["loss"]
         losses |= {f"phrase_{name}": value for name, value in phrase_losses.items()}

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from llava_grounding.data.coco import PhotoPack
 from llava_grounding.data.kinds import KINDS
 from llava_grounding.data.photo_dialogues import photo_sample
 from llava_grounding.data.sample import Sample
 from llava_grounding.data.synthetic import SceneConfig
-from llava_grounding.errors import ConfigError
+from llava_grounding.errors import CheckpointError, ConfigError
 from llava_grounding.markup import strip_markup
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
@@ -83,7 +85,8 @@ def open_workshop(recipe: Recipe, folder: Path, data: Path | None, device: torch
         phrases = ClassPhrases(names, config.grounder_config.phrase_size)
     else:
         start = Path(recipe.start_from)
-        model = LlavaGroundingForConditionalGeneration.from_pretrained(start)
+        model = LlavaGroundingForConditionalGeneration(preset(recipe.preset))
+        load_start(model, start)
         processor = LlavaGroundingProcessor.from_pretrained(start)
         phrases = load_class_phrases(start)
     return Workshop(
@@ -96,6 +99,28 @@ def open_workshop(recipe: Recipe, folder: Path, data: Path | None, device: torch
         folder=folder,
         device=device,
     )
+
+
+def load_start(model: LlavaGroundingForConditionalGeneration, folder: Path) -> None:
+    """Load an earlier stage's weights; parts that stage did not have start fresh and are named in the log.
+
+    Raises:
+        CheckpointError: if the file is missing, or holds tensors the model has no place for.
+    """
+    path = folder / "model.safetensors"
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"`{path}` is missing or damaged") from error
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(f"`{path}` does not fit the model: {str(error).splitlines()[-1].strip()}") from error
+    if unexpected:
+        raise CheckpointError(f"`{path}` holds tensors the model has no place for: {', '.join(unexpected[:5])}")
+    fresh = [name for name in missing if not (name == "lm_head.weight" and model.config.tie_word_embeddings)]
+    if fresh:
+        logger.info("starting fresh: %s", ", ".join(fresh))
 
 
 def new_processor(config: LlavaGroundingConfig, stream: SampleStream) -> LlavaGroundingProcessor:
