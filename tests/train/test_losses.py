@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_losses import LOSS_NAMES, read_case
 from torch import Tensor
@@ -197,6 +197,9 @@ def test_masks_of_objects_marked_as_unmasked_change_nothing() -> None:
     assert targets[0].masks is not None
     other = dataclasses.replace(partly[0], masks=targets[0].masks ^ ~flags[:, None, None])
     torch.testing.assert_close(in_cells()(output, partly), in_cells()(output, [other, *targets[1:]]))
+    unmasked = [dataclasses.replace(target, has_mask=torch.zeros(len(target), dtype=torch.bool)) for target in targets]
+    boxes_only = [dataclasses.replace(target, masks=None) for target in unmasked]
+    torch.testing.assert_close(in_cells()(output, unmasked), in_cells()(output, boxes_only))
     found = in_cells().unweighted(output, partly)
     whole = in_cells().unweighted(output, targets)
     assert found.losses["loss_mask"] < whole.losses["loss_mask"]
@@ -324,6 +327,7 @@ def test_the_same_generator_gives_the_same_losses_and_another_does_not() -> None
     assert not math.isclose(first.item(), other.item(), rel_tol=1e-5)
 
 
+@settings(deadline=None)
 @given(
     height=st.integers(1, 9),
     width=st.integers(1, 9),

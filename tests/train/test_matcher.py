@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_losses import read_case
 from torch import Tensor
@@ -170,6 +170,7 @@ def test_targets_that_disagree_are_refused_with_names_and_shapes() -> None:
 coordinate = st.floats(0.0, 1.0, width=32)
 
 
+@settings(deadline=None)
 @given(
     boxes=st.lists(st.tuples(*[coordinate] * 4), min_size=1, max_size=5),
     others=st.lists(st.tuples(*[coordinate] * 4), min_size=1, max_size=5),
