@@ -6,7 +6,6 @@ Two equal ways to sample: `gather` (corner indices and one `embedding_bag`; seve
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from llava_grounding.errors import ConfigError
 
-Implementation = Literal["auto", "gather", "grid_sample"]
+IMPLEMENTATIONS = ("auto", "gather", "grid_sample")
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -33,13 +32,13 @@ class MultiScaleDeformableAttention(nn.Module):
         num_heads: int,
         num_levels: int,
         num_points: int,
-        implementation: Implementation = "auto",
+        implementation: str = "auto",
     ) -> None:
         super().__init__()
         if hidden_size % num_heads:
             raise ConfigError(f"hidden_size must be divisible by num_heads, got {hidden_size} and {num_heads}")
-        if implementation not in get_args(Implementation):
-            raise ConfigError(f"implementation must be one of {get_args(Implementation)}, got {implementation!r}")
+        if implementation not in IMPLEMENTATIONS:
+            raise ConfigError(f"implementation must be one of {', '.join(IMPLEMENTATIONS)}, got `{implementation}`")
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = num_points

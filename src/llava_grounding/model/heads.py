@@ -65,9 +65,9 @@ class PhraseSimilarityHead(nn.Module):
 
     def forward(
         self,
-        states: Float[Tensor, "B Q C"],
-        phrase_embeds: Float[Tensor, "B G D"],
-        phrase_mask: Bool[Tensor, "B G"],
+        states: Float[Tensor, "#B Q C"],
+        phrase_embeds: Float[Tensor, "#B G D"],
+        phrase_mask: Bool[Tensor, "#B G"],
         form: Literal["auto", "plain", "gram"] = "auto",
     ) -> Float[Tensor, "B Q G"]:
         """Logits in float32; padded phrases hold -100. The batch of states or of phrases may be 1 and broadcasts."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from llava_grounding.errors import ConfigError
-from llava_grounding.model.deformable import Implementation, MultiScaleDeformableAttention
+from llava_grounding.model.deformable import MultiScaleDeformableAttention
 from llava_grounding.model.heads import sine_code
 from llava_grounding.model.outputs import ImageMemory
 
@@ -42,7 +42,7 @@ class DeformablePixelDecoder(nn.Module):
         num_heads: int = 8,
         num_points: int = 4,
         ffn_size: int = 2048,
-        implementation: Implementation = "auto",
+        implementation: str = "auto",
     ) -> None:
         super().__init__()
         if num_levels < 3:
@@ -102,7 +102,7 @@ class DeformableEncoderLayer(nn.Module):
         num_levels: int,
         num_points: int,
         ffn_size: int,
-        implementation: Implementation = "auto",
+        implementation: str = "auto",
     ) -> None:
         super().__init__()
         self.self_attn = MultiScaleDeformableAttention(hidden_size, num_heads, num_levels, num_points, implementation)
@@ -238,4 +238,5 @@ def _conv_norm(channels: int, make_norm: type[nn.BatchNorm2d] | object, stride: 
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(_GROUPS, channels), channels)
+    # At least two channels a group: the coarsest level may be a single cell, and one number has no spread.
+    return nn.GroupNorm(math.gcd(_GROUPS, channels // 2), channels)

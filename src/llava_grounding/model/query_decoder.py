@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from llava_grounding.model.deformable import Implementation, MultiScaleDeformableAttention
+from llava_grounding.model.deformable import MultiScaleDeformableAttention
 from llava_grounding.model.heads import MLP, BoxHead, sine_box_embedding
 from llava_grounding.model.outputs import ImageMemory
 from llava_grounding.model.pixel_decoder import FeedForward
@@ -40,7 +40,7 @@ class QueryDecoder(nn.Module):
         num_points: int = 4,
         num_layers: int = 9,
         ffn_size: int = 2048,
-        implementation: Implementation = "auto",
+        implementation: str = "auto",
     ) -> None:
         super().__init__()
         self.hidden_size = hidden_size
@@ -96,7 +96,7 @@ class QueryDecoderLayer(nn.Module):
         num_levels: int,
         num_points: int,
         ffn_size: int,
-        implementation: Implementation = "auto",
+        implementation: str = "auto",
     ) -> None:
         super().__init__()
         self.self_attn = nn.MultiheadAttention(hidden_size, num_heads, batch_first=True)

@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from llava_grounding.errors import ConfigError, ShapeError
-from llava_grounding.model.deformable import Implementation
 from llava_grounding.model.heads import MLP, inverse_sigmoid
 from llava_grounding.model.outputs import ImageMemory, VisualPromptOutput, VisualPromptPrediction
 from llava_grounding.model.query_decoder import DecoderStep, QueryDecoder
@@ -40,7 +39,7 @@ class VisualPromptEncoder(nn.Module):
         decoder_layers: int = 9,
         decoder_ffn_size: int = 2048,
         num_mask_tokens: int = 3,
-        implementation: Implementation = "auto",
+        implementation: str = "auto",
     ) -> None:
         super().__init__()
         if (backbone is None) != (pixel_decoder is None):
