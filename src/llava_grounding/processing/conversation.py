@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llava_grounding.errors import PromptError
-from llava_grounding.markup import REGION
+from llava_grounding.markup import REGION, SPECIAL_TOKENS, format_markup
 from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.structures import Message
 
 GROUNDING_SUFFIX = " (with grounding)"
+_REFERRING_QUESTION = "Find {}."
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,46 @@ def check_question(text: str, num_prompts: int) -> None:
     """Refuse a question that cannot be asked.
 
     Raises:
-        PromptError: if it is empty, or has not one `<region>` per prompt.
+        PromptError: if it is empty or no text, or has not one `<region>` per prompt.
     """
     if not text.strip():
         raise PromptError("the question must not be empty")
+    check_characters(text)
     placeholders = text.count(REGION)
     if placeholders != num_prompts:
         raise PromptError(
             f"the question must have one {REGION} per region prompt, "
             f"got {placeholders} placeholder{'s' * (placeholders != 1)} for {num_prompts} prompt{'s' * (num_prompts != 1)}"
         )
+
+
+def check_characters(text: str) -> None:
+    """Refuse halves of a surrogate pair, which a program makes of bytes that are no text; tokenizers fail on them.
+
+    Raises:
+        PromptError: if there is one.
+    """
+    half = next((index for index, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
+    if half is not None:
+        raise PromptError(f"text must be valid Unicode, got half of a surrogate pair at character {half}")
+
+
+def referring_turn(phrase: str) -> tuple[Message, Message]:
+    """The question and answer that do nothing but name a phrase, worded as in training; the answer has one `<seg>`.
+
+    Raises:
+        PromptError: if there is no word in it, or it holds special tokens.
+    """
+    phrase = phrase.strip()
+    if not phrase:
+        raise PromptError("a phrase to ground must not be empty")
+    check_characters(phrase)
+    found = next((token for token in SPECIAL_TOKENS if token in phrase), None)
+    if found is not None:
+        raise PromptError(f"a phrase to ground must hold no special tokens, got `{found}` in {phrase!r}")
+    said = phrase[0].upper() + phrase[1:]
+    answer = format_markup(f"{said}.", [(0, len(said))])
+    return Message("user", _REFERRING_QUESTION.format(phrase)), Message("assistant", answer)
 
 
 def dialogue_pieces(template: ChatTemplate, messages: Sequence[Message], grounded: Sequence[bool]) -> list[Piece]:
@@ -94,5 +125,6 @@ def dialogue_pieces(template: ChatTemplate, messages: Sequence[Message], grounde
             check_question(message.text, len(message.prompts))
             pieces += template.question(message.text, len(message.prompts), grounded[index // 2], first=index == 0)
         else:
+            check_characters(message.text)
             pieces.append(template.answer(message.text))
     return pieces

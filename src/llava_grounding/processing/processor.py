@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -192,7 +192,7 @@ class LlavaGroundingProcessor:
     def decode(
         self,
         raw: str,
-        selections: Sequence[PhraseSelection],
+        selections: Sequence[PhraseSelection | None],
         letterbox: Letterbox,
         *,
         model: str,
@@ -203,7 +203,7 @@ class LlavaGroundingProcessor:
         """Turn raw text and the regions of its `<seg>` tokens into an answer.
 
         Args:
-            selections: one per `<seg>` of `raw`, in order.
+            selections: one per `<seg>` of `raw`, in order; None for one that was not grounded.
         """
         parsed = markup.parse(raw)
         phrases = tuple(
@@ -270,5 +270,5 @@ class LlavaGroundingProcessor:
         return cls(tokenizer, settings)
 
 
-def _tuple(value: object) -> object:
+def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value

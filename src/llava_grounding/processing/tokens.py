@@ -14,8 +14,10 @@ from llava_grounding.errors import CheckpointError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG
 
 IMAGE = "<image>"
-_PHRASE = re.compile(rf"( ?){PHRASE_START} (.+?) {PHRASE_END} {SEG}", re.DOTALL)
+_INSIDE = rf"(?:(?!{PHRASE_START}|{PHRASE_END}|{SEG}).)+?"
+_PHRASE = re.compile(rf"( ?){PHRASE_START} (?=\S)({_INSIDE})(?<=\S) {PHRASE_END} {SEG}", re.DOTALL)
 _REPLACEMENT = "�"
+_LONGEST_CHARACTER = 8  # tokens after which text that does not decode is shown as it is
 
 
 @dataclass(frozen=True)
@@ -96,40 +98,55 @@ class MarkupTokenizer:
 
 
 class RawDecoder:
-    """Decodes ids one by one into pieces of raw text; a character split over tokens is held back until whole."""
+    """Decodes ids one by one into pieces of raw text; a character split over tokens is held back until whole.
+
+    Markup is written in its canonical form; every other special token leaves no trace.
+    """
 
     def __init__(self, tokenizer: MarkupTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._names = {tokenizer.ids.phrase_end: f" {PHRASE_END}", tokenizer.ids.seg: f" {SEG}"}
-        self._names[tokenizer.ids.region] = REGION
-        self._silent = {tokenizer.ids.eos, tokenizer.ids.pad, tokenizer.ids.image}
-        self._pending: list[int] = []
+        ids = tokenizer.ids
+        self._tokenizer = tokenizer.tokenizer
+        self._phrase_start = ids.phrase_start
+        self._names = {ids.phrase_end: f" {PHRASE_END}", ids.seg: f" {SEG}", ids.region: REGION}
+        special = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
+        self._silent = (special | {ids.eos, ids.pad, ids.image}) - {ids.phrase_start, *self._names}
+        self._run: list[int] = []  # plain tokens since the last special one, as far as they are still needed
+        self._shown = 0  # how many of them have been given out
         self._opening = False
 
     def feed(self, token: int) -> str:
         """The text that `token` makes certain."""
         if token in self._silent:
             return ""
-        if token == self._tokenizer.ids.phrase_start:
+        if token == self._phrase_start:
             piece = self._flush()
             self._opening = True
             return piece
         if token in self._names:
             return self._flush() + self._names[token]
-        self._pending.append(token)
-        text = self._text(self._pending)
-        if text.endswith(_REPLACEMENT) and len(self._pending) < 8:
-            return ""
-        self._pending.clear()
-        return self._open(text)
+        self._run.append(token)
+        return self._new_text(hold_back=len(self._run) - self._shown < _LONGEST_CHARACTER)
 
     def finish(self) -> str:
         """What was held back."""
         return self._flush()
 
     def _flush(self) -> str:
-        text = self._text(self._pending) if self._pending else ""
-        self._pending.clear()
+        text = self._new_text(hold_back=False)
+        if self._opening:  # a phrase without a word
+            text = self._open("")
+        self._run, self._shown = [], 0
+        return text
+
+    def _new_text(self, hold_back: bool) -> str:
+        """The text of the tokens not shown yet, read with the shown ones before them: some tokenizers write the blank
+        between two words only when they see both."""
+        before = self._text(self._run[: self._shown])
+        text = self._text(self._run)[len(before) :]
+        if not text or (hold_back and text.endswith(_REPLACEMENT)):
+            return ""
+        self._run = self._run[self._shown :]
+        self._shown = len(self._run)
         return self._open(text)
 
     def _open(self, text: str) -> str:
@@ -141,6 +158,6 @@ class RawDecoder:
         return f"{PHRASE_START} {text}"
 
     def _text(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.tokenizer.decode(
-            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        text = self._tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)  # a list only for a list of lists
+        return text

@@ -1,0 +1,301 @@
+"""Finds a checkpoint (embedded, folder or hub) and loads it whole, or says in one sentence what is wrong with it.
+
+A missing, unexpected or misshapen weight is an error, never a warning. Reads safetensors and JSON only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers.utils import logging as transformers_logging
+
+from llava_grounding.errors import CheckpointError, ConfigError, LlavaGroundingError, did_you_mean
+from llava_grounding.model.config import LlavaGroundingConfig
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.processing.processor import LlavaGroundingProcessor
+
+EMBEDDED_MODEL = "nano"
+"""Name of the model inside the package."""
+_WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+_WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_FILES = ["*.json", "*.safetensors"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SHOWN_NAMES = 3
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A model ready to run, with what belongs to it."""
+
+    model: LlavaGroundingForConditionalGeneration
+    processor: LlavaGroundingProcessor
+    name: str
+    autocast: torch.dtype | None
+    """Precision of the vision modules' products; None is their float32."""
+
+
+def load_checkpoint(
+    source: str | os.PathLike[str] | None, device: str | torch.device | None, dtype: str | torch.dtype | None
+) -> LoadedCheckpoint:
+    """Find and load a checkpoint; see `GroundedChat.from_pretrained`."""
+    chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
+    name, folder = find_checkpoint(source)
+    config = read_config(folder)
+    check_weights(folder, config)
+    processor = LlavaGroundingProcessor.from_pretrained(folder)
+    _check_fit(folder, config, processor)
+    with _without_progress_bars():
+        model = LlavaGroundingForConditionalGeneration.from_pretrained(folder, config=config, dtype=chosen_dtype)
+    if chosen_dtype != torch.float32:
+        _restore_vision(model, folder)
+    model.to(chosen_device)  # type: ignore[arg-type]  # transformers' own wrapper hides the signature
+    return LoadedCheckpoint(
+        model.eval(), processor, name, autocast=torch.bfloat16 if chosen_dtype == torch.bfloat16 else None
+    )
+
+
+def choose_device(device: str | torch.device | None) -> torch.device:
+    """The device meant: by name, or the first CUDA device if there is one, else the CPU.
+
+    Raises:
+        ConfigError: if it is not there.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device must be cpu, cuda, cuda:N or mps, got {str(device)!r}") from error
+    if chosen.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (chosen.index or 0) >= count:
+            raise ConfigError(f"device `{chosen}` is not there: this machine has {count} CUDA devices; try `cpu`")
+    elif chosen.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError("device `mps` is not there: it needs a Mac with Apple silicon; try `cpu`")
+    elif chosen.type != "cpu":
+        raise ConfigError(f"device must be cpu, cuda, cuda:N or mps, got `{chosen}`")
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    """The precision meant; None is float32.
+
+    Raises:
+        ConfigError: if it is none we compute in.
+    """
+    if dtype is None:
+        return torch.float32
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ConfigError(f"dtype must be {', '.join(_DTYPES)}, got `{name}`{did_you_mean(name, _DTYPES)}")
+    return _DTYPES[name]
+
+
+def find_checkpoint(source: str | os.PathLike[str] | None) -> tuple[str, Path]:
+    """Name and folder of a checkpoint; one on the hub is downloaded.
+
+    Raises:
+        ConfigError: if there is none of that name.
+        CheckpointError: if the embedded one is not in this installation.
+    """
+    if source is None or source == EMBEDDED_MODEL:
+        folder = _WEIGHTS_FOLDER / EMBEDDED_MODEL
+        if not (folder / _CONFIG).is_file():
+            raise CheckpointError(
+                f"the embedded model `{EMBEDDED_MODEL}` is not in this installation; "
+                f"give the folder of a model, or install the package anew"
+            )
+        return EMBEDDED_MODEL, folder
+    folder = Path(source)
+    if folder.is_dir():
+        return folder.resolve().name, folder
+    known = f"expected `{EMBEDDED_MODEL}`, a folder with a model in it, or a hub id like `organisation/name`"
+    if folder.is_file():
+        raise ConfigError(f"`{source}` is a file, not a model; {known}")
+    if isinstance(source, str) and _HUB_ID.fullmatch(source):
+        return source, _download(source)
+    raise ConfigError(f"unknown model `{source}`{did_you_mean(str(source), [EMBEDDED_MODEL])}; {known}")
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    # Its first base is the error of whichever HTTP library this version of the hub's client is built on.
+    network_error: type[BaseException] = HfHubHTTPError.__bases__[0]
+    neither = f"there is no folder `{hub_id}`, and"
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ConfigError(f"{neither} the hub has no model of that name that may be read") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, network_error, OSError) as error:
+        raise ConfigError(
+            f"{neither} the hub cannot be reached; the embedded model `{EMBEDDED_MODEL}` and folders work offline"
+        ) from error
+
+
+def read_config(folder: Path) -> LlavaGroundingConfig:
+    """The model's configuration.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or of another model.
+    """
+    values = _read_json(folder, _CONFIG)
+    model_type = values.get("model_type")
+    if model_type != LlavaGroundingConfig.model_type:
+        raise CheckpointError(
+            f"{_CONFIG} in `{folder}` is of a `{model_type}` model, expected `{LlavaGroundingConfig.model_type}`"
+        )
+    try:
+        return LlavaGroundingConfig.from_dict(values)
+    except (LlavaGroundingError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{_CONFIG} in `{folder}` does not describe a model: {error}") from error
+
+
+def check_weights(folder: Path, config: LlavaGroundingConfig) -> None:
+    """Compare names and shapes of all weights with what the configuration asks for, without reading the weights.
+
+    Raises:
+        CheckpointError: if a file is missing or damaged, or anything is missing, unexpected or of another shape.
+    """
+    with torch.device("meta"):
+        model = LlavaGroundingForConditionalGeneration(config)
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found: Shapes = {}
+    for path in weight_files(folder):
+        with _open_weights(path) as file:
+            found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    # The one allowed gap: an output layer that shares the input embedding's weights is stored once.
+    tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
+    missing = sorted(wanted.keys() - found.keys() - tied)
+    unexpected = sorted(found.keys() - wanted.keys())
+    misshapen = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
+    problems = []
+    if missing:
+        problems.append(f"{_count(missing, 'weight')} missing ({_names(missing)})")
+    if unexpected:
+        problems.append(f"{_count(unexpected, 'weight')} not expected ({_names(unexpected)})")
+    if misshapen:
+        first = misshapen[0]
+        problems.append(
+            f"{_count(misshapen, 'weight')} of another shape ({first} is {found[first]}, expected {wanted[first]})"
+        )
+    if problems:
+        raise CheckpointError(f"{_WEIGHTS} in `{folder}` does not fit {_CONFIG}: {', '.join(problems)}")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files the weights are in: one, or the shards of an index.
+
+    Raises:
+        CheckpointError: if there are none.
+    """
+    if (folder / _WEIGHTS).is_file():
+        return [folder / _WEIGHTS]
+    if not (folder / _INDEX).is_file():
+        pickled = next((path.name for path in sorted(folder.glob("*.bin"))), None)
+        hint = f"; `{pickled}` must be converted first" if pickled else ""
+        raise CheckpointError(f"`{folder}` has no {_WEIGHTS}{hint}")
+    shards = _read_json(folder, _INDEX).get("weight_map")
+    if not isinstance(shards, Mapping) or not all(isinstance(name, str) for name in shards.values()):
+        raise CheckpointError(f"{_INDEX} in `{folder}` is damaged: it has no weight_map")
+    return [folder / Path(name).name for name in sorted(set(shards.values()))]
+
+
+@contextmanager
+def _open_weights(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        trouble = "is missing" if not path.exists() else "is damaged or was cut short"
+        raise CheckpointError(f"{path.name} in `{path.parent}` {trouble}") from error
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"`{folder}` holds no model: it has no {name}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{name} in `{folder}` is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{name} in `{folder}` is damaged: expected a JSON object, got {type(values).__name__}")
+    return values
+
+
+def _check_fit(folder: Path, config: LlavaGroundingConfig, processor: LlavaGroundingProcessor) -> None:
+    """Compare what model and processor both state."""
+    ids = processor.tokens.ids
+    for what, of_model, of_processor in [
+        ("id of the image token", config.image_token_id, ids.image),
+        ("id of <seg>", config.seg_token_id, ids.seg),
+        ("id of <region>", config.region_token_id, ids.region),
+        ("id of the end token", config.eos_token_id, ids.eos),
+        ("length of an image", config.image_sequence_length, processor.settings.image_sequence_length),
+        ("size of the canvas", config.grounder_config.image_size, processor.settings.canvas.size),
+    ]:
+        if of_model != of_processor:
+            raise CheckpointError(
+                f"{_CONFIG} and the processor in `{folder}` do not belong together: "
+                f"the {what} is {of_model} in one and {of_processor} in the other"
+            )
+    words, rows = len(processor.tokenizer), config.text_config.vocab_size
+    if words > rows:
+        raise CheckpointError(
+            f"the tokenizer in `{folder}` has {words} tokens, but the model of {_CONFIG} has only {rows}"
+        )
+
+
+def _restore_vision(model: LlavaGroundingForConditionalGeneration, folder: Path) -> None:
+    """Give the vision modules their weights back as stored, in float32: box and mask heads need the precision."""
+    parts = ["grounder", "visual_prompt_encoder"]
+    if model.config.vision_config is None:  # then the tower reads the grounder's features
+        parts += ["vision_tower", "multi_modal_projector"]
+    for part in parts:
+        getattr(model, part).float()
+    state = model.state_dict()
+    for path in weight_files(folder):
+        with _open_weights(path) as file:
+            for name in file.keys():  # noqa: SIM118
+                if name.split(".")[0] in parts:
+                    state[name].copy_(file.get_tensor(name))
+
+
+@contextmanager
+def _without_progress_bars() -> Iterator[None]:
+    """Loading takes a moment; transformers would draw a bar for it on stderr."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _count(names: list[str], what: str) -> str:
+    return f"{len(names)} {what}{'s' * (len(names) != 1)} {'is' if len(names) == 1 else 'are'}"
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN_NAMES]) + (", ..." if len(names) > _SHOWN_NAMES else "")

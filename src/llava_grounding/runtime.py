@@ -1,0 +1,128 @@
+"""A model on its device: pictures, texts and phrase states in, features, embeddings and regions out.
+
+Everything runs in inference mode and in the chosen precision. Knows no dialogue and no decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from llava_grounding.geometry import Letterbox
+from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingForConditionalGeneration, RegionPrompts
+from llava_grounding.processing.processor import EncodedImage, EncodedText, LlavaGroundingProcessor
+from llava_grounding.processing.selection import PhraseSelection
+
+_PHRASES_PER_PASS = 32  # phrases grounded apart in one pass; bounds the memory it takes
+
+
+@dataclass
+class SeenImage:
+    """A picture the model has looked at."""
+
+    picture: Image.Image
+    encoded: EncodedImage
+    features: ImageFeatures
+    """Of this one image; what the visual prompt encoder reads is added when the first prompt needs it."""
+
+    @property
+    def letterbox(self) -> Letterbox:
+        """Maps between the picture and the model's canvas."""
+        return self.encoded.letterbox
+
+
+class Runtime:
+    """Runs the parts of a model.
+
+    Args:
+        model: on its device, in evaluation mode.
+        processor: of the same checkpoint.
+        autocast: precision of the vision modules' products, whose weights stay in float32; None computes in float32.
+    """
+
+    def __init__(
+        self,
+        model: LlavaGroundingForConditionalGeneration,
+        processor: LlavaGroundingProcessor,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self._autocast = autocast
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest sequence the language model is made for; None where its config does not say."""
+        return getattr(self.model.config.text_config, "max_position_embeddings", None)
+
+    @torch.inference_mode()
+    def look_at(self, pictures: Sequence[Image.Image]) -> list[SeenImage]:
+        """Encode upright RGB pictures in one pass."""
+        encoded = [self.processor.encode_image(picture) for picture in pictures]
+        pixels = {name: value.to(self.device) for name, value in self.processor.collate_images(encoded).items()}
+        with self._vision_precision():
+            features = self.model.encode_image(**pixels)
+        if len(encoded) == 1:
+            return [SeenImage(pictures[0], encoded[0], features)]
+        rows = torch.arange(len(encoded), device=self.device).split(1)
+        return [
+            SeenImage(picture, image, features.rows(row))
+            for picture, image, row in zip(pictures, encoded, rows, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def embed(self, text: EncodedText, image: SeenImage) -> Tensor:
+        """Embeddings `[1, T, D]` of a text, with the image and its visual prompts in their slots."""
+        ids = torch.tensor([text.input_ids], device=self.device)
+        has_image = bool((ids == self.model.config.image_token_id).any())
+        tokens = image.features.tokens if has_image else None
+        prompts = self.processor.collate_prompts([text.prompts])
+        if prompts is None:
+            return self.model.embed(ids, tokens)
+        prompts = prompts.to(self.device)
+        return self.model.embed(ids, tokens, self._region_embeds(image, prompts), prompts.mask)
+
+    def _region_embeds(self, image: SeenImage, prompts: RegionPrompts) -> Tensor:
+        pixels = self.processor.collate_images([image.encoded])["grounder_pixel_values"].to(self.device)
+        with self._vision_precision():
+            image.features = self.model.with_prompt_memory(image.features, pixels)
+            assert image.features.prompt_memory is not None
+            return self.model.encode_regions(image.features.prompt_memory, prompts).region_embeds
+
+    @torch.inference_mode()
+    def embed_ids(self, ids: Sequence[int]) -> Tensor:
+        """Embeddings `[1, T, D]` of what the model itself has written: nothing in it is a placeholder."""
+        return self.model.get_input_embeddings()(torch.tensor([list(ids)], dtype=torch.long, device=self.device))
+
+    @torch.inference_mode()
+    def ground_together(self, image: SeenImage, states: Sequence[Tensor]) -> list[PhraseSelection]:
+        """Regions of the phrases of one answer, which share the object queries, as in training."""
+        if not states:
+            return []
+        return self._ground(image, torch.stack(list(states))[None])[0]
+
+    @torch.inference_mode()
+    def ground_apart(self, image: SeenImage, states: Tensor) -> list[PhraseSelection]:
+        """Regions of phrases `[G, D]` that have nothing to do with each other."""
+        parts = states[:, None].split(_PHRASES_PER_PASS)
+        return [selection for part in parts for (selection,) in self._ground(image, part)]
+
+    def _ground(self, image: SeenImage, embeds: Tensor) -> list[list[PhraseSelection]]:
+        """Per row of phrases `[B, G, D]`, all about the one image."""
+        mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        with self._vision_precision():
+            output = self.model.ground(image.features.memory, embeds, mask)
+        return [self.processor.select(output, row, embeds.shape[1]) for row in range(len(embeds))]
+
+    def _vision_precision(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._autocast is None else torch.autocast(self.device.type, self._autocast)
