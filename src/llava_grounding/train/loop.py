@@ -26,8 +26,9 @@ from llava_grounding.errors import CheckpointError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.batches import ChatBatch, ClassBatch, chat_batch, class_batch, encode_sample_image
+from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.recipe import Recipe, recipe_to_dict
-from llava_grounding.train.stages import ClassPhrases, Criteria, chat_losses, pretrain_losses
+from llava_grounding.train.stages import Criteria, chat_losses, pretrain_losses
 from llava_grounding.train.stream import SampleStream
 from llava_grounding.train.validation import validate_chat, validate_classes
 
@@ -223,7 +224,8 @@ def save_weights(shop: Workshop, folder: Path) -> None:
     """Model, processor and class phrases, as a folder `from_pretrained` reads."""
     shop.model.save_pretrained(folder)
     shop.processor.save_pretrained(folder)
-    save_file({"embeds": shop.phrases.embeds.detach().contiguous()}, folder / "class_phrases.safetensors")
+    tensors = {name: value.contiguous() for name, value in shop.phrases.state_dict().items()}
+    save_file(tensors, folder / "class_phrases.safetensors")
     (folder / "class_phrases.json").write_text(json.dumps(shop.phrases.names) + "\n", encoding="utf-8")
 
 
@@ -235,11 +237,11 @@ def load_class_phrases(folder: Path) -> ClassPhrases:
     """
     try:
         names = json.loads((folder / "class_phrases.json").read_text(encoding="utf-8"))
-        embeds = load_file(folder / "class_phrases.safetensors")["embeds"]
-    except (OSError, KeyError, ValueError) as error:
+        state = load_file(folder / "class_phrases.safetensors")
+        phrases = ClassPhrases(names, state["embeds"].shape[1], state["cell_head.weight"].shape[1])
+        phrases.load_state_dict(state)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"`{folder}` holds no class phrases of an earlier stage") from error
-    phrases = ClassPhrases(names, embeds.shape[1])
-    phrases.embeds.data.copy_(embeds)
     return phrases
 
 

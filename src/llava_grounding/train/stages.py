@@ -8,42 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
-from llava_grounding.model.outputs import GrounderOutput, ImageMemory
 from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.train.batches import ChatBatch, ClassBatch
+from llava_grounding.train.class_losses import ClassPhrases, class_losses
 from llava_grounding.train.losses import SetCriterion
 from llava_grounding.train.matcher import HungarianMatcher
-
-
-class ClassPhrases(nn.Module):
-    """A learned phrase embedding per class name: stands in for a language model while the grounder is young."""
-
-    def __init__(self, names: list[str], phrase_size: int) -> None:
-        super().__init__()
-        self.names = list(names)
-        self.embeds = nn.Parameter(torch.randn(len(names), phrase_size) * phrase_size**-0.5)
-
-    @property
-    def index(self) -> dict[str, int]:
-        """Column of each class; column 0 stands for anything."""
-        return {name: column for column, name in enumerate(self.names, start=1)}
-
-
-def ground_classes(
-    model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases, memory: ImageMemory, mask: Tensor
-) -> GrounderOutput:
-    """One look at the images with "anything" and every class name as phrases."""
-    batch = mask.shape[0]
-    embeds = phrases.embeds
-    if isinstance(model.vision_tower, SharedVisionTower):
-        embeds = torch.cat([model.vision_tower.anything[None], embeds])
-    else:
-        embeds = torch.cat([embeds.mean(dim=0, keepdim=True), embeds])
-    return model.grounder.ground(memory, embeds.expand(batch, -1, -1), mask, with_aux=True)
 
 
 @dataclass(frozen=True)
@@ -74,8 +46,7 @@ def pretrain_losses(
 ) -> dict[str, Tensor]:
     """Losses of class names as phrases; `loss` is their weighted sum."""
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    output = ground_classes(model, phrases, memory, batch.phrase_mask)
-    return criteria.classes(output, batch.targets, batch.phrase_mask)
+    return class_losses(model, phrases, criteria.classes, memory, batch)[1]
 
 
 def chat_losses(
@@ -90,12 +61,11 @@ def chat_losses(
     tower = model.vision_tower
     if isinstance(tower, SharedVisionTower):
         memory = model.grounder.encode_image(pixels)
-        proposals = ground_classes(model, phrases, memory, batch.classes.phrase_mask)
+        proposals, named = class_losses(model, phrases, criteria.classes, memory, batch.classes)
         features = model.features_from(model.multi_modal_projector(tower(memory, proposals)), memory)
     else:
         features = model.encode_image(pixels, batch.images["pixel_values"])
-        proposals = ground_classes(model, phrases, features.memory, batch.classes.phrase_mask)
-    class_losses = criteria.classes(proposals, batch.classes.targets, batch.classes.phrase_mask)
+        proposals, named = class_losses(model, phrases, criteria.classes, features.memory, batch.classes)
 
     texts = batch.texts
     output = model(
@@ -107,8 +77,8 @@ def chat_losses(
         image_features=features,
         use_cache=False,
     )
-    losses = {"language": output.loss} | {f"class_{name}": value for name, value in class_losses.items()}
-    total = output.loss + grounding_weight * class_losses["loss"]
+    losses = {"language": output.loss} | {f"class_{name}": value for name, value in named.items()}
+    total = output.loss + grounding_weight * named["loss"]
     embeds, found = model.phrase_states(output.last_hidden_state, texts["input_ids"])
     if embeds.shape[1]:
         mask = batch.phrase_mask[:, : embeds.shape[1]] & found

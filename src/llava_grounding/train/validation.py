@@ -14,7 +14,7 @@ from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGe
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.selection import keep_queries
 from llava_grounding.train.batches import chat_batch, class_batch, encode_sample_image
-from llava_grounding.train.stages import ClassPhrases, ground_classes
+from llava_grounding.train.class_losses import ClassPhrases, ground_classes
 
 _NMS_IOU = 0.7
 _THRESHOLDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)

@@ -25,9 +25,9 @@ from llava_grounding.processing.conversation import ChatTemplate
 from llava_grounding.processing.image import CanvasSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
 from llava_grounding.processing.selection import SelectionSettings
+from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.loop import Workshop, load_class_phrases, run_stage
 from llava_grounding.train.recipe import Recipe
-from llava_grounding.train.stages import ClassPhrases
 from llava_grounding.train.stream import SampleStream, validation_scenes
 from llava_grounding.train.tokenizer import train_tokenizer
 
@@ -82,7 +82,7 @@ def open_workshop(recipe: Recipe, folder: Path, data: Path | None, device: torch
         config = preset(recipe.preset)
         processor = new_processor(config, SampleStream(recipe.seed, recipe.photo_share, photos))
         model = LlavaGroundingForConditionalGeneration(config)
-        phrases = ClassPhrases(names, config.grounder_config.phrase_size)
+        phrases = ClassPhrases(names, config.grounder_config.phrase_size, config.grounder_config.hidden_size)
     else:
         start = Path(recipe.start_from)
         model = LlavaGroundingForConditionalGeneration(preset(recipe.preset))

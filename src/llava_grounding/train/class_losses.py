@@ -1,0 +1,121 @@
+"""Class names as a task of their own: sets of queries, which class a matched query is, and what every cell shows.
+
+The set loss alone finds things long before it can name them: each image names three or four queries, but shows hundreds
+of cells. The two cross-entropies are what makes a small backbone learn 100 kinds in an hour (docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.model.outputs import GrounderOutput, ImageMemory
+from llava_grounding.model.shared_tower import SharedVisionTower
+from llava_grounding.train.batches import ANYTHING, ClassBatch
+from llava_grounding.train.losses import CriterionResult, SetCriterion, named_predictions
+from llava_grounding.train.targets import TargetBatch
+
+NAMING_WEIGHT = 2.0
+"""Of the cross-entropy of matched queries."""
+CELL_WEIGHT = 4.0
+"""Of the cross-entropy of memory cells."""
+_BACKGROUND_SHARE = 0.1  # weight of a background cell, there being many
+_INSIDE, _OUTSIDE = 0.5, 0.05  # coverage from which on a cell shows a thing, up to which it shows none
+_IGNORE = -100
+
+
+class ClassPhrases(nn.Module):
+    """A learned phrase embedding per class name: stands in for a language model while the grounder is young.
+
+    Args:
+        names: class names; column 0 of every class batch stands for anything, the names follow.
+        phrase_size: width of a phrase embedding.
+        hidden_size: width of memory cells.
+    """
+
+    def __init__(self, names: list[str], phrase_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.embeds = nn.Parameter(torch.randn(len(names), phrase_size) * phrase_size**-0.5)
+        self.cell_head = nn.Linear(hidden_size, 1 + len(names))
+
+    @property
+    def index(self) -> dict[str, int]:
+        """Column of each class."""
+        return {name: column for column, name in enumerate(self.names, start=1)}
+
+
+def ground_classes(
+    model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases, memory: ImageMemory, mask: Tensor
+) -> GrounderOutput:
+    """One look at the images with "anything" and every class name as phrases."""
+    embeds = phrases.embeds
+    tower = model.vision_tower
+    anything = tower.anything if isinstance(tower, SharedVisionTower) else embeds.mean(dim=0)
+    embeds = torch.cat([anything[None], embeds])
+    return model.grounder.ground(memory, embeds.expand(mask.shape[0], -1, -1), mask, with_aux=True)
+
+
+def class_losses(
+    model: LlavaGroundingForConditionalGeneration,
+    phrases: ClassPhrases,
+    criterion: SetCriterion,
+    memory: ImageMemory,
+    batch: ClassBatch,
+) -> tuple[GrounderOutput, dict[str, Tensor]]:
+    """The look at the images and its losses; `loss` is their weighted sum."""
+    output = ground_classes(model, phrases, memory, batch.phrase_mask)
+    targets = TargetBatch.join(batch.targets, batch.phrase_mask.shape[1], memory.memory.device)
+    result = criterion.unweighted(output, targets, batch.phrase_mask)
+    losses = criterion.weigh(result.losses)
+    naming = naming_loss(output, targets, result)
+    cells = cell_loss(phrases.cell_head, memory, targets, batch.phrase_mask)
+    total = losses["loss"] + NAMING_WEIGHT * naming + CELL_WEIGHT * cells
+    return output, losses | {"naming": naming, "cells": cells, "loss": total}
+
+
+def naming_loss(output: GrounderOutput, targets: TargetBatch, result: CriterionResult) -> Tensor:
+    """Cross-entropy over the image's class columns of every matched query, mean over pairs and layers."""
+    pairs = result.pairs
+    rows = torch.arange(len(pairs.image_index), device=pairs.image_index.device)
+    if not len(rows):
+        return output.phrase_logits.sum() * 0.0
+    losses = []
+    for layer, prediction in enumerate(named_predictions(output).values()):
+        logits = prediction.phrase_logits.float()[pairs.image_index, pairs.queries[layer], ANYTHING + 1 :]
+        truth = targets.phrase_map[pairs.targets[layer], ANYTHING + 1 :].argmax(1)
+        losses.append(F.cross_entropy(logits, truth))
+    return torch.stack(losses).mean()
+
+
+def cell_loss(head: nn.Linear, memory: ImageMemory, targets: TargetBatch, phrase_mask: Tensor) -> Tensor:
+    """Cross-entropy of what each cell of the finest level shows: a class, or column 0 for nothing.
+
+    Cells partly covered do not count, nor do cells outside of all masks where labels are not exhaustive, nor any cell
+    of an image whose instances have no masks.
+    """
+    size_hw = memory.level_sizes_hw[-1]
+    cells = memory.memory[:, -size_hw[0] * size_hw[1] :]
+    logits = head(cells)  # [B, n, 1 + classes]
+    if targets.masks is None or targets.longest == 0:
+        return logits.sum() * 0.0
+    labels = cell_labels(targets, phrase_mask, size_hw).flatten()
+    if not bool((labels != _IGNORE).any()):
+        return logits.sum() * 0.0
+    weight = torch.ones(logits.shape[2], device=logits.device)
+    weight[0] = _BACKGROUND_SHARE
+    return F.cross_entropy(logits.float().flatten(0, 1), labels, weight=weight, ignore_index=_IGNORE)
+
+
+def cell_labels(targets: TargetBatch, phrase_mask: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """What each cell shows, [B, h * w]: a class column, 0 for nothing, -100 for cells that do not count."""
+    coverage = targets.padded(targets.coverage(size_hw) * targets.has_mask[:, None])  # [B, M, n]
+    classes = targets.padded(targets.phrase_map[:, ANYTHING + 1 :].argmax(1) + 1)  # [B, M]
+    most, owner = coverage.max(dim=1)
+    labels = torch.full_like(owner, _IGNORE)
+    exhaustive = phrase_mask[:, ANYTHING, None]
+    complete = targets.padded(1.0 - targets.has_mask).sum(1, keepdim=True) == 0
+    labels = labels.masked_fill((most <= _OUTSIDE) & exhaustive & complete, 0)
+    return torch.where(most >= _INSIDE, classes.gather(1, owner), labels)
