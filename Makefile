@@ -1,58 +1,73 @@
-# Every target sets up what it needs. `make` alone lists them.
-PYTHON ?= python3
+# Every target sets up what it needs. `make` alone lists them. Works with GNU make 3.81, the one that macOS has.
 VENV ?= .venv
 BIN := $(VENV)/bin
+# The first of these that is new enough; `make demo PYTHON=...` names another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+UV := $(shell command -v uv 2>/dev/null)
+# The image and the question of `make demo`. Passed on as they are, so that they may hold quotes and blanks.
 IMAGE ?=
 QUESTION ?= Describe the image.
-UV := $(shell command -v uv 2>/dev/null)
+export IMAGE QUESTION
+
+ifeq ($(UV),)
+venv = $(PYTHON) -m venv $(VENV)
+install = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+else
+venv = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
 # Where pip is told to look for wheels, uv is told the same.
-export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
+install = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)}" \
+  $(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e
+endif
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 .PHONY: help setup demo test check lint types imports constraints train-nano clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 16
 
-setup: $(VENV)/.done ## create .venv with the package and the development tools
+setup: $(VENV)/.dev ## create .venv with the package and the development tools
 
-$(VENV)/.done: pyproject.toml constraints.txt
-ifeq ($(UV),)
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-else
-	$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	$(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
-endif
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	$(venv)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	$(install) .
 	@touch $@
 
-demo: $(VENV)/.done ## answer a question about a picture: demo/answer.json, demo/answer.png (IMAGE=, QUESTION=)
-	@mkdir -p demo
-	@test -n "$(IMAGE)" || $(BIN)/python examples/draw_scene.py demo/scene.png
-	$(BIN)/llava-grounding chat "$(or $(IMAGE),demo/scene.png)" "$(QUESTION)" --out demo
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(install) '.[dev]'
+	@touch $(VENV)/.run $@
 
-test: $(VENV)/.done ## run the tests
+demo: $(VENV)/.run ## answer a question about a picture: demo/answer.json, demo/answer.png (IMAGE=, QUESTION=)
+	@mkdir -p demo
+	@test -n "$$IMAGE" || $(BIN)/python examples/draw_scene.py demo/scene.png
+	$(BIN)/llava-grounding chat "$${IMAGE:-demo/scene.png}" "$$QUESTION" --out demo
+
+test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest
 
 check: lint types imports test ## everything CI runs
 
-lint: $(VENV)/.done ## style and formatting
+lint: $(VENV)/.dev ## style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.done ## static types
+types: $(VENV)/.dev ## static types
 	$(BIN)/mypy
 
-imports: $(VENV)/.done ## import directions between rooms
+imports: $(VENV)/.dev ## import directions between rooms
 	$(BIN)/lint-imports
 
-constraints: ## write constraints.txt anew from the newest versions that pyproject.toml allows
+constraints: ## write constraints.txt anew from the newest versions that pyproject.toml allows (needs uv)
 	$(UV) pip compile pyproject.toml --all-extras --constraints constraints.in --python-version 3.11 --no-header \
 	  --no-annotate --no-emit-index-url --no-emit-find-links --quiet | sed 's/+cpu//' > constraints.txt
 
-train-nano: $(VENV)/.done ## train the embedded model from nothing (DATA=photo pack, optional)
+train-nano: $(VENV)/.run ## train the embedded model from nothing (DATA=photo pack, optional)
 	$(BIN)/llava-grounding train configs/nano_pretrain.yaml $(if $(DATA),--data "$(DATA)",photo_share=0)
 	$(BIN)/llava-grounding train configs/nano_chat.yaml $(if $(DATA),--data "$(DATA)",photo_share=0)
 
 clean: ## remove the environment and what demo and tests leave behind
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
