@@ -200,6 +200,25 @@ def test_mirroring_twice_gives_the_scene_back():
         assert mirror_sample(mirrored) == sample
 
 
+def test_mirrored_prompts_point_at_the_mirrored_things():
+    kinds = set()
+    for sample in SCENES[:60]:
+        mirrored = mirror_sample(sample)
+        for turn in mirrored.turns:
+            if turn.kind != "region" or not turn.grounded or not turn.answer.startswith(("It is", "They are")):
+                continue
+            for prompt, (index,) in zip(turn.prompts, turn.targets, strict=True):
+                mask = mirrored.masks[index]
+                kinds.add(prompt.kind)
+                if prompt.kind == "box":
+                    assert np.array_equal(prompt.box_xyxy, mirrored.instances[index].box_xyxy)
+                elif prompt.kind == "mask":
+                    assert np.array_equal(prompt.mask, mask)
+                else:
+                    assert all(mask[int(y), int(x)] for x, y in prompt.points_xy)
+    assert kinds == {"click", "box", "scribble", "mask"}
+
+
 def test_mirrored_referring_phrases_are_those_of_the_mirrored_scene():
     for sample in SCENES[:100]:
         expected = {(swap_left_right(words), indices) for words, indices in scene_phrases(sample)}
