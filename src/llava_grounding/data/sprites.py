@@ -71,7 +71,7 @@ def emoji_sprite(font_path: str, kind: str) -> Image.Image | None:
         return None
     glyph = Image.new("RGBA", (160, 160))
     ImageDraw.Draw(glyph).text((10, 10), EMOJI[kind], font=font, embedded_color=True)
-    if glyph.getchannel("A").getextrema()[1] < OPAQUE or _is_placeholder(font, EMOJI[kind]):
+    if np.asarray(glyph.getchannel("A")).max() < OPAQUE or _is_placeholder(font, EMOJI[kind]):
         return None
     glyph = cropped(glyph)
     glyph.thumbnail((SPRITE_SIDE, SPRITE_SIDE))

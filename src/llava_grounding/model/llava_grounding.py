@@ -212,6 +212,8 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
         """
         prompt_output = None
         if inputs_embeds is None:
+            if input_ids is None:
+                raise ValueError("input_ids or inputs_embeds are needed")
             if image_features is None and grounder_pixel_values is not None:
                 image_features = self.encode_image(grounder_pixel_values, pixel_values)
             if region_prompts is not None and image_features is not None:
@@ -285,6 +287,7 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
         """
         phrase_embeds = self.phrase_projector(phrase_embeds).to(memory.memory.dtype)
         if self.config.phrase_queries == "image":
+            assert isinstance(self.vision_tower, SharedVisionTower)
             proposals = self.vision_tower.propose(self.grounder, memory)
             return self.grounder.rescore(proposals, phrase_embeds, phrase_mask)
         return self.grounder.ground(memory, phrase_embeds, phrase_mask)

@@ -51,7 +51,7 @@ def ground_classes(
     model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases, memory: ImageMemory, mask: Tensor
 ) -> GrounderOutput:
     """One look at the images with "anything" and every class name as phrases."""
-    embeds = phrases.embeds
+    embeds: Tensor = phrases.embeds
     tower = model.vision_tower
     anything = tower.anything if isinstance(tower, SharedVisionTower) else embeds.mean(dim=0)
     embeds = torch.cat([anything[None], embeds])

@@ -114,7 +114,7 @@ def run_stage(shop: Workshop) -> dict[str, float]:
     recipe, device = shop.recipe, shop.device
     shop.folder.mkdir(parents=True, exist_ok=True)
     (shop.folder / "recipe.json").write_text(json.dumps(recipe_to_dict(recipe), indent=1) + "\n", encoding="utf-8")
-    shop.model.to(device)
+    shop.model.to(device)  # type: ignore[arg-type]  # transformers' own wrapper hides the signature
     shop.phrases.to(device)
     criteria = Criteria.of(len(shop.phrases.names), None if recipe.num_points == 0 else recipe.num_points)
     optimizer = torch.optim.AdamW(parameter_groups(shop), betas=(0.9, 0.98))

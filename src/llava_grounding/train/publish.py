@@ -20,7 +20,7 @@ def publish(folder: Path, out: Path, score_threshold: float | None = None) -> in
     Returns:
         Bytes of the weights file.
     """
-    model = LlavaGroundingForConditionalGeneration.from_pretrained(folder).to(torch.float16)
+    model = LlavaGroundingForConditionalGeneration.from_pretrained(folder, dtype=torch.float16)
     model.config.dtype = torch.float16
     LlavaGroundingProcessor.from_pretrained(folder).save_pretrained(out)
     if score_threshold is not None:
