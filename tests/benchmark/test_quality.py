@@ -16,7 +16,7 @@ from llava_grounding.benchmark.quality import (
     evaluate_photos,
     evaluate_scenes,
 )
-from llava_grounding.benchmark.report import Report, SystemResult
+from llava_grounding.benchmark.report import Report, SystemResult, hash_weights
 from llava_grounding.data.coco import PhotoPack
 from llava_grounding.data.photo_dialogues import photo_sample
 from llava_grounding.data.sample import Sample, Turn
@@ -236,6 +236,15 @@ def test_a_report_goes_to_json_and_back_and_into_a_table(scenes: list[Sample]) -
         Report.from_dict({})
     with pytest.raises(DataError, match="not a report"):
         Report.from_dict({"report_version": 1})
+
+
+def test_the_hash_of_weights_changes_with_them(tmp_path: Path) -> None:
+    assert hash_weights(tmp_path) == ""
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    first = hash_weights(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"two")
+    assert len(first) == 64
+    assert hash_weights(tmp_path) != first
 
 
 def test_progress_is_told_after_every_image(scenes: list[Sample]) -> None:

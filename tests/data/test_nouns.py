@@ -83,6 +83,8 @@ def test_numbers_go_to_words_and_back() -> None:
         ("There are no people near the bike", ["the bike"]),
         ("A boy, a girl and 3 puppies", ["A boy", "a girl", "3 puppies"]),
         ("several parked cars", ["several parked cars"]),
+        ("There are no fuzzy dogs", []),
+        ("The bus bench", ["The bus bench"]),
         ("Nothing to see here", []),
         ("", []),
     ],

@@ -166,7 +166,7 @@ def _evaluate(run: _Run, systems: Mapping[str, Chat], exams: Iterable[Exam], on_
         seed=run.seed,
         model=run.model,
         model_hash=run.model_hash,
-        version=getattr(llava_grounding, "__version__", ""),
+        version=llava_grounding.__version__,
         results=tuple(summarise(name, tallies[name], run.seed) for name in systems),
         notes=(*_NOTES, _PHOTO_NOTE) if run.task == "photos" else _NOTES,
     )

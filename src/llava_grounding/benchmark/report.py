@@ -5,9 +5,11 @@ Knows nothing of how the numbers came about.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_grounding.benchmark.metrics import Interval
@@ -17,6 +19,19 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 REPORT_VERSION = 1
+_BLOCK = 2**20
+
+
+def hash_weights(folder: Path) -> str:
+    """SHA-256 over names and bytes of a checkpoint's weight files; empty when it has none."""
+    files = sorted(folder.glob("*.safetensors"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest() if files else ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,62 @@
+"""The benchmark command, with a blind baseline in place of a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from llava_grounding.benchmark.baselines import MostFrequentAnswerBaseline
+from llava_grounding.benchmark.report import Report
+from llava_grounding.cli.benchmark import benchmark
+from llava_grounding.data.synthetic import draw_scene
+from llava_grounding.errors import ConfigError, DataError
+
+app = typer.Typer()
+app.command()(benchmark)
+
+
+@pytest.fixture
+def blind_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder with weights that loads as a blind baseline."""
+    folder = tmp_path / "blind"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    baseline = MostFrequentAnswerBaseline([draw_scene(seed) for seed in range(3)])
+    place = "llava_grounding.engine.GroundedChat.from_pretrained"
+    monkeypatch.setattr(place, lambda *_args, **_kwargs: baseline)
+    return folder
+
+
+def run(*arguments: Any) -> Any:
+    return CliRunner(env={"COLUMNS": "200", "LLAVA_GROUNDING_DATA": ""}).invoke(app, [str(a) for a in arguments])
+
+
+def test_scenes_print_a_table_and_write_the_report(blind_model: Path, tmp_path: Path) -> None:
+    file = tmp_path / "reports" / "scenes.json"
+    result = run("scenes", "--model", blind_model, "--limit", 2, "--json", file)
+    assert result.exit_code == 0, result.output
+    assert "grounded F1 (box IoU 0.5)" in result.stdout
+    assert "centre box" in result.stdout
+    report = Report.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    assert (report.task, report.num_images, report.model) == ("scenes", 2, "blind")
+    assert len(report.model_hash) == 64
+    assert [path.name for path in file.parent.iterdir()] == ["scenes.json"]
+
+
+def test_photos_need_no_training_split(blind_model: Path, mini_pack_root: Path) -> None:
+    result = run("photos", "--model", blind_model, "--data", mini_pack_root)
+    assert result.exit_code == 0, result.output
+    assert "POPE accuracy" in result.stdout
+    assert "photos: 4 images" in result.stdout
+
+
+def test_wrong_use_is_found_before_anything_is_asked(blind_model: Path, tmp_path: Path) -> None:
+    assert isinstance(run("photos", "--model", blind_model).exception, DataError)
+    assert isinstance(run("scenes", "--model", tmp_path / "nothing").exception, ConfigError)
+    assert run("sounds").exit_code == 2
+    assert run("scenes", "--limit", 0).exit_code == 2
