@@ -1,0 +1,63 @@
+"""`llava-grounding ground IMAGE PHRASE…`: where the things named are, without chat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llava_grounding.cli import common
+from llava_grounding.cli.common import DeviceOption, ImageArgument, JsonOption, ModelOption, OutOption
+from llava_grounding.cli.report import phrase_lines, say
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from llava_grounding.structures import GroundedAnswer, GroundedPhrase
+
+
+def ground(
+    image: ImageArgument,
+    phrases: Annotated[
+        list[str], typer.Argument(metavar="PHRASE...", help='What to find, as in "the red bus" people.')
+    ],
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find what each phrase names in an image."""
+    from llava_grounding.processing.conversation import referring_turn
+    from llava_grounding.processing.image_io import load_image
+
+    common.check_out(out)
+    for phrase in phrases:
+        referring_turn(phrase)  # refuses an empty one, or one with special tokens, before the model is loaded
+    picture = load_image(image)
+    with common.clean_stdout(as_json):
+        engine = common.load_engine(model, device)
+        answer = as_answer(picture, engine.ground(picture, phrases), engine.name)
+        if out is not None:
+            common.write_files(out, common.answer_files(picture, answer))
+    if as_json:
+        common.print_json(common.answer_json(answer))
+        return
+    for line in phrase_lines(answer):
+        say(f"{line}\n")
+
+
+def as_answer(image: Image.Image, found: Sequence[GroundedPhrase], model: str) -> GroundedAnswer:
+    """Phrases found one by one as an answer whose text is the phrases, joined by commas."""
+    from llava_grounding.markup import format_markup
+    from llava_grounding.structures import GroundedAnswer
+
+    text, phrases = "", []
+    for number, phrase in enumerate(found):
+        text += ", " if number else ""
+        span = (len(text), len(text) + len(phrase.text))
+        phrases.append(replace(phrase, id=number, span=span))
+        text += phrase.text
+    raw = format_markup(text, [phrase.span for phrase in phrases])
+    return GroundedAnswer(text, tuple(phrases), image.size, raw, model, 0, 0, image=image)

@@ -1,0 +1,92 @@
+"""`doctor` tells what is there and what is not, and exits with 1 where chat does not run."""
+
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_engine import Result
+
+from llava_grounding.cli import doctor
+
+Call = Callable[..., Result]
+
+
+@pytest.fixture
+def with_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    folder = tmp_path / "nano"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(bytes(2_500_000))
+    monkeypatch.setattr(doctor, "_embedded_model", lambda: folder)
+    return folder
+
+
+def test_a_healthy_machine_is_described_one_line_each(call: Call, with_model: Path) -> None:
+    result = call("doctor")
+    assert (result.code, result.err) == (0, "")
+    lines = result.out.splitlines()
+    starts = ["llava-grounding ", "python 3.", "torch 2.", "cpu: ", "processor: ", "embedded model nano: 2.5 MB in "]
+    for start in starts:
+        assert any(line.startswith(start) for line in lines), start
+    assert any(re.match(r"chat, ground with the embedded model: yes, on (cpu|cuda:0|mps)$", line) for line in lines)
+    assert any(line.startswith("a 7B model in bfloat16: ") for line in lines)
+
+
+def test_the_json_has_it_all(call: Call, with_model: Path) -> None:
+    report = json.loads(call("doctor", "--json").out)
+    assert report["embedded_model_bytes"] == 2_500_000
+    assert set(report["packages"]) == set(doctor.CORE)
+    assert report["devices"][-1]["name"] == "cpu"
+    assert report["cores"] >= 1
+    assert report["problems"] == []
+
+
+def test_what_is_missing_is_named_with_what_to_do(
+    call: Call, with_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name in ("scipy", "peft") else real(name))
+    monkeypatch.setattr(doctor, "_embedded_model", lambda: None)
+    result = call("doctor")
+    assert result.code == 1
+    assert "scipy MISSING" in result.out
+    assert "PROBLEM: missing packages: scipy; install them with `pip install llava-grounding`" in result.out
+    assert 'extra train: missing peft; install with `pip install "llava-grounding[train]"`' in result.out
+    assert "embedded model nano: MISSING" in result.out
+    assert "PROBLEM: the embedded model is not in this installation" in result.out
+    assert "chat, ground with the embedded model: no, see below" in result.out
+
+
+def test_a_torch_that_cannot_be_imported_is_a_problem_and_no_crash(
+    call: Call, with_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    result = call("doctor")
+    assert result.code == 1
+    assert "PROBLEM: torch cannot be used: ModuleNotFoundError" in result.out
+
+
+def test_seven_billion_weights_go_where_they_fit() -> None:
+    gpu = doctor.Device("cuda:0", "a GPU", 80 * 2**30, 70 * 2**30)
+    full = doctor.Device("cuda:0", "a GPU", 80 * 2**30, 2**30)
+    cpu = doctor.Device("cpu", "x86_64", 64 * 2**30, 32 * 2**30)
+    small = doctor.Device("cpu", "x86_64", 8 * 2**30, 4 * 2**30)
+    assert doctor._seven_billion([gpu, cpu]) == "yes, on cuda:0"
+    assert doctor._seven_billion([full, cpu]) == "yes, on cpu, slowly"
+    assert doctor._seven_billion([full, small]) == "no, it takes about 17 GiB of free memory"
+
+
+def test_the_packages_looked_for_are_those_of_the_project() -> None:
+    path = Path(__file__).parents[2] / "pyproject.toml"
+    project = tomllib.loads(path.read_text())["project"]
+
+    def names(requirements: list[str]) -> set[str]:
+        return {re.split(r"[<>=\[ ]", requirement)[0] for requirement in requirements}
+
+    assert names(project["dependencies"]) == set(doctor.CORE)
+    for extra, packages in doctor.EXTRAS.items():
+        assert names(project["optional-dependencies"][extra]) == set(packages)
+    assert set(project["optional-dependencies"]) - {"dev"} == set(doctor.EXTRAS)
