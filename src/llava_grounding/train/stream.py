@@ -6,7 +6,7 @@ Knows samples, not tensors.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -27,17 +27,15 @@ class SampleStream:
     seed: int
     photo_share: float = 0.0
     photos: PhotoSource | None = None
-    scene_config: SceneConfig | None = None
-    mirror: bool = True
+    scene_config: SceneConfig = field(default_factory=SceneConfig)
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng((self.seed, index))
         if self.photos is not None and rng.random() < self.photo_share:
             sample = self.photos(int(rng.integers(2**31)), rng)
-        else:
-            seed = int(rng.integers(VALIDATION_SEED))
-            sample = draw_scene(seed) if self.scene_config is None else draw_scene(seed, self.scene_config)
-        return mirror_sample(sample) if self.mirror and rng.random() < 0.5 else sample
+            return mirror_sample(sample) if rng.random() < 0.5 else sample
+        # Scenes are endless, and a mirrored one would list its things from right to left.
+        return draw_scene(int(rng.integers(VALIDATION_SEED)), self.scene_config)
 
 
 def validation_scenes(count: int) -> Sequence[Sample]:
