@@ -9,11 +9,16 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
 
 from llava_grounding.masks import encode_rle
+
+# No deadline per example: how long one takes says more about what else the machine does.
+hypothesis.settings.register_profile("llava-grounding", deadline=None)
+hypothesis.settings.load_profile("llava-grounding")
 
 MINI_SIZE_WH = (80, 60)
 _CATEGORIES = {1: "person", 2: "bicycle", 3: "car", 17: "cat", 18: "dog", 58: "hot dog", 187: "sky", 149: "road"}

@@ -7,6 +7,7 @@ and a batch.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -63,11 +64,11 @@ class Decoding:
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 class TokenChooser:
@@ -82,7 +83,7 @@ class TokenChooser:
             if decoding.seed is None:
                 self._generator.seed()
             else:
-                self._generator.manual_seed(decoding.seed)
+                self._generator.manual_seed(int(decoding.seed))
 
     def choose(self, logits: Tensor) -> int:
         """The next token for logits `[V]`.

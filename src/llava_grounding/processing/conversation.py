@@ -74,7 +74,7 @@ def check_question(text: str, num_prompts: int) -> None:
     if placeholders != num_prompts:
         raise PromptError(
             f"the question must have one {REGION} per region prompt, "
-            f"got {placeholders} placeholder{'s' * (placeholders != 1)} for {num_prompts} prompt{'s' * (num_prompts != 1)}"
+            f"got {_counted(placeholders, 'placeholder')} for {_counted(num_prompts, 'prompt')}"
         )
 
 
@@ -128,3 +128,7 @@ def dialogue_pieces(template: ChatTemplate, messages: Sequence[Message], grounde
             check_characters(message.text)
             pieces.append(template.answer(message.text))
     return pieces
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"

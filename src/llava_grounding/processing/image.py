@@ -12,6 +12,10 @@ from PIL import Image
 
 from llava_grounding.geometry import Letterbox
 
+_LONGEST_SIDE = (
+    16  # shorter sides that the tower's crop resizes at most: a strip of 1 x 50,000,000 must not be enlarged
+)
+
 
 @dataclass(frozen=True)
 class CanvasSettings:
@@ -76,9 +80,19 @@ def tower_image(image: Image.Image, settings: TowerSettings) -> torch.Tensor:
         resized = image.resize((size, size), Image.Resampling.BICUBIC)
     else:
         shorter = min(image.size)
+        image = _centre(image, _LONGEST_SIDE * shorter)
         width, height = (int(size * side / shorter) for side in image.size)
         resized = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - size) // 2, (height - size) // 2
         resized = resized.crop((left, top, left + size, top + size))
     pixels = torch.from_numpy(np.array(resized)) / 255
     return normalise(pixels, settings.mean, settings.std)
+
+
+def _centre(image: Image.Image, longest: int) -> Image.Image:
+    """The middle of an image whose longer side is over `longest`."""
+    width, height = image.size
+    if max(width, height) <= longest:
+        return image
+    left, top = max(width - longest, 0) // 2, max(height - longest, 0) // 2
+    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))

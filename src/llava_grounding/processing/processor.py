@@ -143,7 +143,7 @@ class LlavaGroundingProcessor:
         return batch
 
     def collate_texts(self, texts: Sequence[EncodedText], padding_side: str = "right") -> dict[str, torch.Tensor]:
-        """Batch texts: `input_ids`, `attention_mask`, `labels`, all `[B, T]`; labels are -100 where nothing is learnt."""
+        """Batch texts: `input_ids`, `attention_mask` and `labels`, all `[B, T]`; label -100 means not learnt."""
         longest = max(len(text.input_ids) for text in texts)
         ids = torch.full((len(texts), longest), self.tokens.ids.pad)
         mask = torch.zeros((len(texts), longest), dtype=torch.long)

@@ -54,7 +54,8 @@ def encode_prompts(prompts: Sequence[VisualPrompt], letterbox: Letterbox) -> Enc
         bounds = prompt.bounds(letterbox.image_size_wh)
         boxes[row] = letterbox.image_to_norm_cxcywh(bounds[None])[0]
         if prompt.kind == "click":
-            boxes[row, 2:] = CLICK_SIZE
+            # Its bounds are cut at the border of the image; where it was made is not.
+            boxes[row] = (*letterbox.points_to_canvas(prompt.points_xy)[0] / canvas_wh, CLICK_SIZE, CLICK_SIZE)
         elif prompt.kind in ("scribble", "mask"):
             boxes[row, 2:] = np.maximum(boxes[row, 2:], CLICK_SIZE)
             coverage[row] = letterbox.mask_to_canvas(_drawn(prompt, letterbox.image_size_wh), cells_wh)
@@ -70,11 +71,12 @@ def _drawn(prompt: VisualPrompt, image_size_wh: tuple[int, int]) -> np.ndarray:
     picture = Image.new("1", image_size_wh)
     pen = max(1, round(max(image_size_wh) / 100))
     draw = ImageDraw.Draw(picture)
-    points = [(float(x), float(y)) for x, y in prompt.points_xy]
+    points = [(int(x), int(y)) for x, y in np.floor(prompt.points_xy)]  # the pixels they lie in
+    draw.point(points, fill=1)  # an ellipse of one pixel would not be drawn
     if len(points) > 1:
         draw.line(points, fill=1, width=pen)
     for x, y in points:
-        draw.ellipse([x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2], fill=1)
+        draw.ellipse([x - pen // 2, y - pen // 2, x + pen // 2, y + pen // 2], fill=1)
     return np.asarray(picture)
 
 
