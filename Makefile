@@ -22,7 +22,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check lint types imports constraints train-nano clean
+.PHONY: help setup demo test check lint types imports docs constraints train-nano clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 16
@@ -60,6 +60,9 @@ types: $(VENV)/.dev ## static types
 
 imports: $(VENV)/.dev ## import directions between rooms
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev ## bring the help texts in docs/cli.md up to date
+	$(BIN)/python tests/house.py
 
 constraints: ## write constraints.txt anew from the newest versions that pyproject.toml allows (needs uv)
 	$(UV) pip compile pyproject.toml --all-extras --constraints constraints.in --python-version 3.11 --no-header \

@@ -1,0 +1,187 @@
+"""Words: what README and docs say is true: their Python runs, links lead somewhere, help texts are current."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from PIL import Image
+
+from house import CLI_PAGE, PACKAGE, ROOT, Block, blocks, help_text, pages, with_current_help
+from llava_grounding import GroundedAnswer
+from llava_grounding.checkpoints import find_checkpoint
+from llava_grounding.cli.main import app
+from llava_grounding.data.synthetic import draw_scene
+from llava_grounding.errors import LlavaGroundingError
+from llava_grounding.model.presets import PRESETS, preset
+from llava_grounding.train.recipe import load_recipe
+from llava_grounding.train.workshop import STAGES
+
+NEEDS_MODEL = "<!-- needs: model -->"
+_LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+_COMMAND = re.compile(r"^(?:    |\$ )?llava-grounding ([a-z]+)(.*)$", re.MULTILINE)
+_MAKE = re.compile(r"(?:^    |`)make ([a-z-]+)", re.MULTILINE)
+_TREE_LINE = re.compile(r"^((?:  )+)(\S+) +(\S.*)$")
+
+PAGES = {str(page.relative_to(ROOT)): page for page in pages()}
+EXAMPLES: dict[str, list[str]] = {
+    "draw_scene.py": ["scene.png", "7"],
+    "time_grounder.py": [
+        "--preset",
+        "nano",
+        "--image-size",
+        "160",
+        "160",
+        "--phrases",
+        "2",
+        "--threads",
+        "1",
+        "--runs",
+        "1",
+    ],
+}
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a picture called photo.jpg."""
+    Image.fromarray(draw_scene(10**9).image).resize((640, 480)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Puts back what an example may set."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def model_is_here() -> bool:
+    """Whether the embedded model is in this checkout."""
+    try:
+        find_checkpoint(None)
+    except LlavaGroundingError:
+        return False
+    return True
+
+
+def python_blocks(page: Path) -> list[Block]:
+    return [block for block in blocks(page) if block.language == "python"]
+
+
+@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if python_blocks(page)])
+def test_the_python_on_a_page_runs_from_top_to_bottom(name: str, workplace: Path) -> None:
+    space: dict[str, Any] = {"__name__": "__main__"}
+    for block in python_blocks(PAGES[name]):
+        # Blank lines in front: a traceback then shows the line of the page.
+        code = compile("\n" * (block.line - 1) + block.text, name, "exec")
+        if block.note != NEEDS_MODEL or model_is_here():
+            exec(code, space)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_relative_link_leads_to_a_file(name: str) -> None:
+    page = PAGES[name]
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    targets = [link.partition("#")[0] for link in _LINK.findall(prose) if not re.match(r"[a-z]+:", link)]
+    assert [target for target in targets if target and not (page.parent / target).exists()] == []
+
+
+def test_the_help_texts_on_the_page_of_commands_are_current() -> None:
+    page = CLI_PAGE.read_text(encoding="utf-8")
+    assert with_current_help(page) == page, "bring them up to date with `make docs`"
+
+
+def test_every_command_has_its_help_on_the_page_of_commands() -> None:
+    page = CLI_PAGE.read_text(encoding="utf-8")
+    assert [name for name in command_names() if f"$ llava-grounding {name} --help" not in page] == []
+
+
+def command_names() -> list[str]:
+    return [command.name or getattr(command.callback, "__name__", "") for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_command_lines_on_a_page_name_commands_and_options_that_exist(name: str) -> None:
+    for command, rest in _COMMAND.findall(PAGES[name].read_text(encoding="utf-8")):
+        assert command in command_names()
+        known = help_text(command)
+        said = re.sub(r'"[^"]*"', "", rest).partition(" #")[0]
+        assert [option for option in re.findall(r"--[a-z-]+", said) if f"{option} " not in f"{known} "] == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_make_targets_on_a_page_exist(name: str) -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(_MAKE.findall(PAGES[name].read_text(encoding="utf-8"))) <= set(targets)
+
+
+def test_the_tree_in_the_readme_shows_exactly_the_files_there_are() -> None:
+    (block,) = [block for block in blocks(ROOT / "README.md") if block.note == "<!-- tree: src/llava_grounding -->"]
+    folders: list[str] = []
+    shown = set()
+    for line in block.text.splitlines()[1:]:
+        match = _TREE_LINE.match(line)
+        assert match, f"a line of the tree must be indented by twos and say what the file is for: {line!r}"
+        depth, entry = len(match[1]) // 2 - 1, match[2]
+        folders = folders[:depth]
+        if entry.endswith("/"):
+            folders.append(entry)
+        shown.add("".join(folders) + ("" if entry.endswith("/") else entry))
+    found = set()
+    for path in PACKAGE.rglob("*"):
+        place = path.relative_to(PACKAGE)
+        inner_init = path.name == "__init__.py" and place.parent != Path()
+        if path.is_dir() or inner_init or "__pycache__" in place.parts or place.parts[0] == "weights":
+            continue
+        found |= {str(place), *(f"{parent}/" for parent in place.parents if parent != Path())}
+    assert sorted(shown - {"weights/"}) == sorted(found)
+
+
+@pytest.mark.parametrize("folder", ["docs", "docs/decisions"])
+def test_the_index_of_a_folder_names_each_of_its_pages(folder: str) -> None:
+    index = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    here = [page.name for page in (ROOT / folder).glob("*.md") if page.name != "README.md"]
+    assert [name for name in here if f"({name})" not in index] == []
+
+
+def test_the_answer_on_the_page_of_its_format_is_one() -> None:
+    (block,) = [block for block in blocks(ROOT / "docs" / "answer-format.md") if block.language == "json"]
+    data = json.loads(block.text)
+    schema = json.loads((PACKAGE / "schemas" / "answer.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(data, schema)
+    assert GroundedAnswer.from_dict(data).to_dict() == data
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_configuration(name: str) -> None:
+    assert preset(name).image_sequence_length > 0
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_loads_and_opens_with_the_line_that_runs_it(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.stage in STAGES
+    assert recipe.preset in PRESETS
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith(f"# llava-grounding train configs/{path.name}")
+
+
+def test_every_example_has_a_line_that_runs_it_here() -> None:
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == EXAMPLES.keys()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.usefixtures("workplace", "one_thread")
+def test_every_example_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", [name, *EXAMPLES[name]])
+    runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
