@@ -77,7 +77,7 @@ def build_phrase_projector(config: LlavaGroundingConfig) -> nn.Module:
     size = config.text_config.hidden_size
     if config.phrase_projector == "none":
         return nn.Identity()
-    # A state leaves an RMS norm with a length of sqrt(size); it shall arrive with about one, or logits explode at first.
+    # A state leaves an RMS norm with a length of sqrt(size); it shall arrive with about one, or first logits explode.
     projector = nn.Linear(size, size)
     nn.init.normal_(projector.weight, std=1 / size)
     nn.init.zeros_(projector.bias)

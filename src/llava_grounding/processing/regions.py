@@ -54,6 +54,7 @@ def encode_prompts(prompts: Sequence[VisualPrompt], letterbox: Letterbox) -> Enc
         bounds = prompt.bounds(letterbox.image_size_wh)
         boxes[row] = letterbox.image_to_norm_cxcywh(bounds[None])[0]
         if prompt.kind == "click":
+            assert prompt.points_xy is not None
             # Its bounds are cut at the border of the image; where it was made is not.
             boxes[row] = (*letterbox.points_to_canvas(prompt.points_xy)[0] / canvas_wh, CLICK_SIZE, CLICK_SIZE)
         elif prompt.kind in ("scribble", "mask"):

@@ -88,7 +88,7 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
         if key not in hints:
             problems.append(f"unknown key `{key}`{did_you_mean(key, hints)}")
             continue
-        allowed = hints[key] if isinstance(hints[key], type) else (str, type(None))
+        allowed: Any = hints[key] if isinstance(hints[key], type) else (str, type(None))
         if allowed is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is not bool):

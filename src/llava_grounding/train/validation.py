@@ -1,4 +1,4 @@
-"""Quick looks at a model while it trains: held-out scenes, teacher-forced. The real report is `benchmark/quality.py`."""
+"""Quick looks at a model while it trains: held-out scenes, teacher-forced. The report is `benchmark/quality.py`."""
 
 from __future__ import annotations
 

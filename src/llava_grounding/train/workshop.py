@@ -1,4 +1,4 @@
-"""Puts a stage together from its recipe: model, processor, class phrases, data. The entry of `llava-grounding train`."""
+"""Puts a stage together from its recipe: model, processor, class phrases, data. `llava-grounding train` calls it."""
 
 from __future__ import annotations
 
