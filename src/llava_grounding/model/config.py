@@ -3,7 +3,9 @@
 Numbers only. No layer is built here and no file is read; `builders.py` unfolds these objects into plain arguments.
 """
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any, ClassVar, Literal, TypeVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
@@ -11,6 +13,18 @@ from llava_grounding.errors import ConfigError, did_you_mean
 
 PhraseState = Literal["before_seg", "at_seg"]
 QuerySelection = Literal["softmax", "sigmoid"]
+_PIXEL_DECODERS = ("deformable", "feature_pyramid")
+_PROPOSAL_ORDERS = ("official", "fine_small")
+_TOWERS = ("clip_vision_model", "siglip_vision_model")
+# Keys without a field that transformers itself writes or reads.
+_TRANSFORMERS_KEYS = {"model_type", "name_or_path", "dtype", "torch_dtype", "num_labels", "output_attentions"} | {
+    "attn_implementation",
+    "experts_implementation",
+    "per_layer_config",
+    "quantization_config",
+    "auto_map",
+}
+_Part = TypeVar("_Part", bound=PreTrainedConfig)
 
 
 def _as_config(value: dict[str, Any] | PreTrainedConfig | None, default_type: str) -> PreTrainedConfig:
@@ -24,7 +38,52 @@ def _as_config(value: dict[str, Any] | PreTrainedConfig | None, default_type: st
     return CONFIG_MAPPING[model_type](**arguments)
 
 
-class GrounderConfig(PreTrainedConfig):
+def _is_known(config_class: type[PreTrainedConfig], key: str) -> bool:
+    names = {field.name for field in fields(config_class)}
+    return key in names or key in _TRANSFORMERS_KEYS or key.startswith("_")
+
+
+def _unknown_keys(config_class: type[PreTrainedConfig], given: Iterable[str], prefix: str = "") -> list[str]:
+    """A problem for every key that means nothing; transformers would take it as one more attribute."""
+    own = [field.name for field in fields(config_class) if field not in fields(PreTrainedConfig)]
+    return [f"unknown key `{prefix}{key}`{did_you_mean(key, own)}" for key in given if not _is_known(config_class, key)]
+
+
+def _choice_problems(rows: Iterable[tuple[str, str, tuple[str, ...]]]) -> list[str]:
+    """A problem for every (name, value, allowed values) whose value is not allowed."""
+    return [
+        f"{name} must be one of {', '.join(allowed)}, got `{value}`{did_you_mean(str(value), allowed)}"
+        for name, value, allowed in rows
+        if value not in allowed
+    ]
+
+
+def _part(config_class: type[_Part], value: dict[str, Any] | _Part | None, name: str, problems: list[str]) -> _Part:
+    """A part of ours from what was given, without the keys that mean nothing; those become problems."""
+    if isinstance(value, config_class):
+        return value
+    values = dict(value or {})
+    problems += _unknown_keys(config_class, values, f"{name}.")
+    return config_class(**{key: entry for key, entry in values.items() if _is_known(config_class, key)})
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError("; ".join(problems))
+
+
+class _StrictConfig(PreTrainedConfig):
+    """A configuration that refuses keys it has no field for."""
+
+    # Checkers of argument types read a signature that does not show the further keys transformers passes.
+    __no_type_check__: ClassVar[bool] = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        _raise(_unknown_keys(type(self), kwargs))
+        super().__post_init__(**kwargs)
+
+
+class GrounderConfig(_StrictConfig):
     """Sizes of the grounder: backbone, pixel decoder, query decoder, similarity head. Defaults: the original's."""
 
     model_type = "llava_grounding_grounder"
@@ -74,7 +133,7 @@ class GrounderConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
 
-class VisualPromptConfig(PreTrainedConfig):
+class VisualPromptConfig(_StrictConfig):
     """Sizes of the visual prompt encoder; its image side is like the grounder's. Defaults: the original's."""
 
     model_type = "llava_grounding_visual_prompt"
@@ -115,7 +174,7 @@ class VisualPromptConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
 
-class LlavaGroundingConfig(PreTrainedConfig):
+class LlavaGroundingConfig(_StrictConfig):
     """The whole model. Defaults: the original 7B's sizes; `preset()` gives the others by name.
 
     `vision_config=None` means that the language model reads the grounder's own features (see `shared_tower.py`)
@@ -175,52 +234,61 @@ class LlavaGroundingConfig(PreTrainedConfig):
     # Output layer shares the input embedding's weights.
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.text_config = _as_config(self.text_config, "llama")
-        if self.vision_config is not None:
-            self.vision_config = _as_config(self.vision_config, "clip_vision_model")
-        if not isinstance(self.grounder_config, GrounderConfig):
-            self.grounder_config = GrounderConfig(**(self.grounder_config or {}))
-        if not isinstance(self.visual_prompt_config, VisualPromptConfig):
-            self.visual_prompt_config = VisualPromptConfig(**(self.visual_prompt_config or {}))
-        self._validate()
+        problems = _unknown_keys(type(self), kwargs)
+        try:
+            self.text_config = _as_config(self.text_config, "llama")
+            if self.vision_config is not None:
+                self.vision_config = _as_config(self.vision_config, _TOWERS[0])
+        except ConfigError as error:
+            problems.append(str(error))
+        self.grounder_config = _part(GrounderConfig, self.grounder_config, "grounder_config", problems)
+        self.visual_prompt_config = _part(
+            VisualPromptConfig, self.visual_prompt_config, "visual_prompt_config", problems
+        )
+        _raise(problems + self._wrong_choices() + self._misfits())
         super().__post_init__(**kwargs)
 
-    def _validate(self) -> None:
-        problems = []
-        for name, value, allowed in [
+    def _wrong_choices(self) -> list[str]:
+        rows = [
             ("projector", self.projector, ("linear", "mlp")),
             ("phrase_state", self.phrase_state, ("before_seg", "at_seg")),
             ("phrase_projector", self.phrase_projector, ("none", "linear")),
             ("phrase_queries", self.phrase_queries, ("phrases", "image")),
             ("query_selection", self.query_selection, ("softmax", "sigmoid")),
             ("vision_feature_select", self.vision_feature_select, ("patch", "full")),
-            ("grounder_config.pixel_decoder", self.grounder_config.pixel_decoder, ("deformable", "feature_pyramid")),
-        ]:
-            if value not in allowed:
-                problems.append(f"{name} must be one of {', '.join(allowed)}, got `{value}`")
+            ("grounder_config.pixel_decoder", self.grounder_config.pixel_decoder, _PIXEL_DECODERS),
+            ("grounder_config.proposal_order", self.grounder_config.proposal_order, _PROPOSAL_ORDERS),
+            ("visual_prompt_config.pixel_decoder", self.visual_prompt_config.pixel_decoder, _PIXEL_DECODERS),
+        ]
+        if isinstance(self.vision_config, PreTrainedConfig):
+            rows.append(("vision_config.model_type", self.vision_config.model_type, _TOWERS))
+        return _choice_problems(rows)
+
+    def _misfits(self) -> list[str]:
+        """Parts that do not fit each other."""
+        problems = []
+        grounder, prompts = self.grounder_config, self.visual_prompt_config
         if self.phrase_queries == "image" and self.vision_config is not None:
             problems.append("phrase_queries can be `image` only with the shared tower (vision_config=None)")
-        if self.grounder_config.phrase_size != self.text_config.hidden_size:
+        language_size = getattr(self.text_config, "hidden_size", grounder.phrase_size)
+        if grounder.phrase_size != language_size:
             problems.append(
                 f"grounder_config.phrase_size must equal the language model's hidden size "
-                f"{self.text_config.hidden_size}, got {self.grounder_config.phrase_size}"
+                f"{language_size}, got {grounder.phrase_size}"
             )
-        if self.visual_prompt_config.share_image_features and (
-            self.visual_prompt_config.hidden_size != self.grounder_config.hidden_size
-            or self.visual_prompt_config.mask_size != self.grounder_config.mask_size
-            or self.visual_prompt_config.num_levels != self.grounder_config.num_levels
-        ):
+        shared = ("hidden_size", "mask_size", "num_levels")
+        if prompts.share_image_features and any(getattr(prompts, name) != getattr(grounder, name) for name in shared):
             problems.append(
-                "visual_prompt_config must have the grounder's hidden_size, mask_size and num_levels to share its features"
+                "visual_prompt_config must have the grounder's hidden_size, mask_size and num_levels "
+                "to share its features"
             )
-        if problems:
-            raise ConfigError("; ".join(problems))
+        return problems
 
     @property
     def image_sequence_length(self) -> int:
         """Language-model positions one image takes."""
         if self.vision_config is None:
-            stride = 2 ** (self.grounder_config.num_levels + (1 if self.grounder_config.num_levels > 3 else 2))
+            stride = 32 * 2 ** max(0, self.grounder_config.num_levels - 3)  # of the coarsest level
             cells = -(-self.grounder_config.image_size // stride)
             return cells * cells + self.shared_tower_objects
         side = self.vision_config.image_size // self.vision_config.patch_size

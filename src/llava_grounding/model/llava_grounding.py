@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from llava_grounding.model.builders import (
@@ -19,7 +19,7 @@ from llava_grounding.model.builders import (
     build_vision_tower,
     build_visual_prompt_encoder,
 )
-from llava_grounding.model.config import LlavaGroundingConfig
+from llava_grounding.model.config import GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
 from llava_grounding.model.language import last_hidden_state, put_into_slots
 from llava_grounding.model.outputs import GrounderOutput, ImageMemory, VisualPromptOutput
 from llava_grounding.model.shared_tower import SharedVisionTower
@@ -71,7 +71,7 @@ class LlavaGroundingOutput(ModelOutput):
     loss: Tensor | None = None
     """Language-model loss, mean over the learnt tokens."""
     logits: Tensor | None = None
-    """[B, T, vocabulary]."""
+    """[B, T, vocabulary]; None when training with labels, where only the learnt positions are scored."""
     past_key_values: Any = None
     last_hidden_state: Tensor | None = None
     """[B, T, D], after the final norm."""
@@ -86,7 +86,6 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
     config: LlavaGroundingConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    _tied_weights_keys = {"lm_head.weight": "language_model.embed_tokens.weight"}  # noqa: RUF012
     _supports_sdpa = True
 
     def __init__(self, config: LlavaGroundingConfig) -> None:
@@ -99,6 +98,9 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
         self.visual_prompt_encoder = build_visual_prompt_encoder(
             config.visual_prompt_config, config.text_config.hidden_size
         )
+        # By object, since its name differs between families of language models (`embed_tokens`, `wte`, ...).
+        embedding = next(name for name, part in self.named_modules() if part is self.get_input_embeddings())
+        self._tied_weights_keys = {"lm_head.weight": f"{embedding}.weight"}
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -236,12 +238,10 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
             position_ids=position_ids,
             use_cache=use_cache,
         )
-        logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
-        loss = None
-        if labels is not None:
-            loss = nn.functional.cross_entropy(
-                logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100
-            )
+        loss = None if labels is None else self._language_loss(hidden, labels)
+        logits = None
+        if labels is None or not self.training:
+            logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
         return LlavaGroundingOutput(
             loss=loss,
             logits=logits,
@@ -250,6 +250,14 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
             image_features=image_features,
             prompt_output=prompt_output,
         )
+
+    def _language_loss(self, hidden: Float[Tensor, "B T D"], labels: Int[Tensor, "B T"]) -> Tensor:
+        """Cross-entropy of the next token, mean over the learnt positions; 0 if there is none."""
+        learnt = labels[:, 1:] != -100  # most positions are image, question or padding and need no vocabulary
+        losses = nn.functional.cross_entropy(
+            self.lm_head(hidden[:, :-1][learnt]).float(), labels[:, 1:][learnt], reduction="sum"
+        )
+        return losses / learnt.sum().clamp(min=1)
 
     def phrase_states(
         self, hidden: Float[Tensor, "B T D"], input_ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"] | None = None
@@ -295,3 +303,9 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
 
 def _weight_dtype(module: nn.Module) -> torch.dtype:
     return next(module.parameters()).dtype
+
+
+# So that transformers' own Auto classes, pipelines and tools read a folder of ours, once this module is imported.
+for _config_class in (LlavaGroundingConfig, GrounderConfig, VisualPromptConfig):
+    AutoConfig.register(_config_class.model_type, _config_class)
+AutoModelForImageTextToText.register(LlavaGroundingConfig, LlavaGroundingForConditionalGeneration)

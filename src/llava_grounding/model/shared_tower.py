@@ -61,13 +61,17 @@ class SharedVisionTower(nn.Module):
         places = sine_box_embedding(boxes, 4 * _NUM_FREQS).to(cells.dtype).expand(cells.shape[0], -1, -1)
         return self.cell_in(torch.cat([self.cell_norm(cells), places], dim=-1))
 
+    def object_tokens(self, proposals: GrounderOutput) -> Float[Tensor, "B Q C"]:
+        """Every query as a token: what it is, where, and how sure."""
+        places = sine_box_embedding(proposals.boxes_cxcywh.detach().float(), 4 * _NUM_FREQS)
+        queries = self.object_norm(proposals.queries)
+        score = proposals.phrase_logits[:, :, :1].detach().float().sigmoid()
+        return self.object_in(torch.cat([queries, places.to(queries.dtype), score.to(queries.dtype)], dim=-1))
+
     def _objects(self, proposals: GrounderOutput) -> Float[Tensor, "B K C"]:
-        scores = proposals.phrase_logits[:, :, 0].float().sigmoid()  # [B, Q]
-        best = scores.topk(min(self.num_objects, scores.shape[1]), dim=1)
-        queries = proposals.queries.gather(1, best.indices[:, :, None].expand(-1, -1, proposals.queries.shape[2]))
-        boxes = proposals.boxes_cxcywh.detach().gather(1, best.indices[:, :, None].expand(-1, -1, 4))
-        places = sine_box_embedding(boxes.float(), 4 * _NUM_FREQS).to(queries.dtype)
-        score = best.values.detach().to(queries.dtype)[:, :, None]
-        tokens = self.object_in(torch.cat([self.object_norm(queries), places, score], dim=-1))
+        scores = proposals.phrase_logits[:, :, 0]  # [B, Q]
+        best = scores.topk(min(self.num_objects, scores.shape[1]), dim=1).indices
+        tokens = self.object_tokens(proposals)
+        tokens = tokens.gather(1, best[:, :, None].expand(-1, -1, tokens.shape[2]))
         missing = self.num_objects - tokens.shape[1]
         return nn.functional.pad(tokens, (0, 0, 0, missing)) if missing else tokens

@@ -14,11 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from llava_grounding.data.sample import Sample, Turn
+from llava_grounding.errors import DataError
 from llava_grounding.geometry import Letterbox
 from llava_grounding.model.llava_grounding import RegionPrompts
 from llava_grounding.processing.processor import EncodedImage, EncodedText, LlavaGroundingProcessor
 from llava_grounding.structures import Message
 from llava_grounding.train.targets import GroundingTarget
+from llava_grounding.train.word_loss import thing_words
 
 ANYTHING = 0
 """Column of the phrase that names every instance."""
@@ -33,7 +35,8 @@ class ClassBatch:
     images: dict[str, Tensor]
     targets: list[GroundingTarget]
     phrase_mask: Tensor
-    """[B, 1 + classes] bool: classes labelled exhaustively in that image; column 0 stands for anything."""
+    """[B, 1 + classes] bool: classes that are judged in that image, being labelled exhaustively or seen in it; column 0
+    stands for anything and is judged where (nearly) everything is labelled."""
 
 
 @dataclass
@@ -49,6 +52,8 @@ class ChatBatch:
     """[B, G] bool: phrases whose instances are known."""
     classes: ClassBatch
     """The same images with class names as phrases."""
+    words: Tensor
+    """[N, W] token ids that describe each instance, image after image; see `word_loss.py`."""
 
 
 def encode_sample_image(processor: LlavaGroundingProcessor, sample: Sample) -> EncodedImage:
@@ -61,10 +66,12 @@ def grounding_target(sample: Sample, letterbox: Letterbox, phrase_map: np.ndarra
     count = len(sample.instances)
     boxes = np.array([instance.box_xyxy for instance in sample.instances], dtype=np.float64).reshape(count, 4)
     norm = np.clip(letterbox.image_to_norm_cxcywh(boxes), 0, 1).astype(np.float32)
-    has_mask = np.array([instance.has_mask for instance in sample.instances], dtype=bool)
+    masks = _canvas_masks(sample.masks, letterbox)
+    # A thing too small for a single cell has no mask to learn from, rather than an empty one.
+    has_mask = np.array([instance.has_mask for instance in sample.instances], dtype=bool) & masks.any(axis=(1, 2))
     return GroundingTarget(
         boxes_cxcywh=torch.from_numpy(norm),
-        masks=torch.from_numpy(_canvas_masks(sample.masks, letterbox)) if has_mask.any() else None,
+        masks=torch.from_numpy(masks) if has_mask.any() else None,
         has_mask=torch.from_numpy(has_mask),
         phrase_map=torch.from_numpy(phrase_map),
     )
@@ -151,7 +158,14 @@ def chat_batch(
     max_turns: int,
     rng: np.random.Generator,
 ) -> ChatBatch:
-    """Dialogues about images, with the class batch of the same images."""
+    """Dialogues about images, with the class batch of the same images.
+
+    Raises:
+        DataError: if a sample has no turns.
+    """
+    mute = next((sample.id for sample in samples if not sample.turns), None)
+    if mute is not None:
+        raise DataError(f"sample `{mute}` has no turns, so there is no dialogue to learn from")
     images = [encode_sample_image(processor, sample) for sample in samples]
     texts, targets, known = [], [], []
     for sample, image in zip(samples, images, strict=True):
@@ -171,4 +185,5 @@ def chat_batch(
         targets=targets,
         phrase_mask=phrase_mask,
         classes=class_batch(samples, images, processor, class_index),
+        words=thing_words(samples, processor.tokens),
     )

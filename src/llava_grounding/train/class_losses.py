@@ -6,12 +6,15 @@ of cells. The two cross-entropies are what makes a small backbone learn 100 kind
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
-from llava_grounding.model.outputs import GrounderOutput, ImageMemory
+from llava_grounding.model.outputs import PADDED_PHRASE_LOGIT, GrounderOutput, GrounderPrediction, ImageMemory
 from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.train.batches import ANYTHING, ClassBatch
 from llava_grounding.train.losses import CriterionResult, SetCriterion, named_predictions
@@ -24,6 +27,7 @@ CELL_WEIGHT = 4.0
 _BACKGROUND_SHARE = 0.1  # weight of a background cell, there being many
 _INSIDE, _OUTSIDE = 0.5, 0.05  # coverage from which on a cell shows a thing, up to which it shows none
 _IGNORE = -100
+Prediction = TypeVar("Prediction", bound=GrounderPrediction)
 
 
 class ClassPhrases(nn.Module):
@@ -65,15 +69,37 @@ def class_losses(
     memory: ImageMemory,
     batch: ClassBatch,
 ) -> tuple[GrounderOutput, dict[str, Tensor]]:
-    """The look at the images and its losses; `loss` is their weighted sum."""
-    output = ground_classes(model, phrases, memory, batch.phrase_mask)
+    """The look at the images and its losses; `loss` is their weighted sum.
+
+    "Anything" is looked for in every image, since the shared tower shows the language model what it finds; it is judged
+    only where `phrase_mask` says so.
+    """
+    looked_for = batch.phrase_mask.clone()
+    looked_for[:, ANYTHING] = True
+    output = ground_classes(model, phrases, memory, looked_for)
+    judged = hide_phrases(output, batch.phrase_mask)
     targets = TargetBatch.join(batch.targets, batch.phrase_mask.shape[1], memory.memory.device)
-    result = criterion.unweighted(output, targets, batch.phrase_mask)
+    result = criterion.unweighted(judged, targets, batch.phrase_mask)
     losses = criterion.weigh(result.losses)
-    naming = naming_loss(output, targets, result)
+    naming = naming_loss(judged, targets, result)
     cells = cell_loss(phrases.cell_head, memory, targets, batch.phrase_mask)
     total = losses["loss"] + NAMING_WEIGHT * naming + CELL_WEIGHT * cells
-    return output, losses | {"naming": naming, "cells": cells, "loss": total}
+    return output, result, losses | {"naming": naming, "cells": cells, "loss": total}
+
+
+def hide_phrases(output: GrounderOutput, phrase_mask: Tensor) -> GrounderOutput:
+    """The same output in all its layers, with the logits of masked phrases as those of padding."""
+    hidden = ~phrase_mask[:, None, :]
+
+    def without(prediction: Prediction) -> Prediction:
+        logits = prediction.phrase_logits.masked_fill(hidden, PADDED_PHRASE_LOGIT)
+        return replace(prediction, phrase_logits=logits)
+
+    return replace(
+        without(output),
+        aux_outputs=tuple(without(aux) for aux in output.aux_outputs),
+        interm=None if output.interm is None else without(output.interm),
+    )
 
 
 def naming_loss(output: GrounderOutput, targets: TargetBatch, result: CriterionResult) -> Tensor:

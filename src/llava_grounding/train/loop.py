@@ -119,8 +119,7 @@ def run_stage(shop: Workshop) -> dict[str, float]:
     criteria = Criteria.of(len(shop.phrases.names), None if recipe.num_points == 0 else recipe.num_points)
     optimizer = torch.optim.AdamW(parameter_groups(shop), betas=(0.9, 0.98))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, recipe))
-    first = _resume(shop, optimizer, scheduler)
-    _seed(recipe.seed + first)
+    first, best = _resume(shop, optimizer, scheduler)
     loader = DataLoader(
         BatchStream(shop, first),
         batch_size=None,
@@ -130,16 +129,18 @@ def run_stage(shop: Workshop) -> dict[str, float]:
     )
     sums: dict[str, float] = {}
     result: dict[str, float] = {}
-    best, since = -math.inf, time.monotonic()
+    logged, since = first, time.monotonic()
     for step, batch in enumerate(loader, start=first):
+        _seed(recipe.seed, step)
         losses = _step(shop, criteria, optimizer, scheduler, batch)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value
         done = step + 1
         if done % recipe.log_every == 0:
-            rate = recipe.log_every * recipe.batch_size / (time.monotonic() - since)
-            _log(shop, done, {name: value / recipe.log_every for name, value in sums.items()} | {"samples_s": rate})
-            sums, since = {}, time.monotonic()
+            steps = done - logged
+            rate = steps * recipe.batch_size / (time.monotonic() - since)
+            _log(shop, done, {name: value / steps for name, value in sums.items()} | {"samples_s": rate})
+            sums, logged, since = {}, done, time.monotonic()
         if done % recipe.validate_every == 0 or done == recipe.steps:
             result = _validate(shop)
             _log(shop, done, result)
@@ -149,9 +150,9 @@ def run_stage(shop: Workshop) -> dict[str, float]:
                 save_weights(shop, shop.folder / "best")
             since = time.monotonic()
         if done % recipe.save_every == 0 or done == recipe.steps:
-            _save_state(shop, optimizer, scheduler, done)
+            _save_state(shop, optimizer, scheduler, done, best)
     save_weights(shop, shop.folder / "last")
-    return result
+    return result or _validate(shop)
 
 
 def _step(
@@ -195,6 +196,7 @@ def _to_device(batch: Any, device: torch.device) -> Any:
             targets=[target.to(device) for target in batch.targets],
             phrase_mask=batch.phrase_mask.to(device),
             classes=_to_device(batch.classes, device),
+            words=batch.words.to(device),
         )
     return ClassBatch(
         _tensors_to(batch.images, device), [target.to(device) for target in batch.targets], batch.phrase_mask.to(device)
@@ -246,12 +248,17 @@ def load_class_phrases(folder: Path) -> ClassPhrases:
 
 
 def _save_state(
-    shop: Workshop, optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LRScheduler, step: int
+    shop: Workshop,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    step: int,
+    best: float,
 ) -> None:
     aside = shop.folder / "state.tmp"
     torch.save(
         {
             "step": step,
+            "best": best,
             "model": shop.model.state_dict(),
             "phrases": shop.phrases.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -262,20 +269,25 @@ def _save_state(
     aside.replace(shop.folder / "state.pt")
 
 
-def _resume(shop: Workshop, optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LRScheduler) -> int:
+def _resume(
+    shop: Workshop, optimizer: torch.optim.Optimizer, scheduler: torch.optim.lr_scheduler.LRScheduler
+) -> tuple[int, float]:
+    """Steps done and the best validation so far."""
     path = shop.folder / "state.pt"
     if not path.exists():
-        return 0
+        return 0, -math.inf
     state = torch.load(path, weights_only=True, map_location=shop.device)
     shop.model.load_state_dict(state["model"])
     shop.phrases.load_state_dict(state["phrases"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     logger.info("resumed at step %d", state["step"])
-    return int(state["step"])
+    return int(state["step"]), float(state.get("best", -math.inf))
 
 
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries that draw from the global state
-    torch.manual_seed(seed)
+def _seed(seed: int, step: int) -> None:
+    """Dice of one step: the same whether the run came here in one go or was resumed."""
+    mixed = (1_000_003 * seed + step) % 2**32
+    random.seed(mixed)
+    np.random.seed(mixed)  # noqa: NPY002 - libraries that draw from the global state
+    torch.manual_seed(mixed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -60,6 +61,16 @@ class Recipe:
     """Held-out scenes a validation looks at."""
 
 
+_ONE_OR_MORE, _NONE_OR_MORE, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("steps", "batch_size", "max_turns", "validation_samples"), _ONE_OR_MORE),
+    **dict.fromkeys(("log_every", "save_every", "validate_every"), _ONE_OR_MORE),
+    **dict.fromkeys(("learning_rate", "vision_rate", "weight_decay", "clip", "grounding_weight"), _NONE_OR_MORE),
+    **dict.fromkeys(("num_points", "workers", "seed"), _NONE_OR_MORE),
+    **dict.fromkeys(("warmup", "photo_share"), _SHARE),
+}
+
+
 def load_recipe(path: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe:
     """Read a recipe file; `overrides` are `key=value` pairs in YAML notation that win over it.
 
@@ -70,35 +81,60 @@ def load_recipe(path: str | Path, overrides: Mapping[str, str] | None = None) ->
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the recipe `{path}`: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the recipe `{path}` is not UTF-8 text") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"the recipe `{path}` is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"the recipe `{path}` must be a mapping of keys to values")
+    problems = []
     for key, text in (overrides or {}).items():
-        values[key] = yaml.safe_load(text)
-    return recipe_of(values)
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            problems.append(f"`{key}` must be written in YAML, got `{text}`")
+    return _checked(values, problems)
 
 
 def recipe_of(values: Mapping[str, Any]) -> Recipe:
-    """Check keys and types, all problems at once."""
+    """Check keys, types and ranges, all problems at once.
+
+    Raises:
+        ConfigError: naming every problem.
+    """
+    return _checked(values, [])
+
+
+def _checked(values: Mapping[str, Any], problems: list[str]) -> Recipe:
     hints = get_type_hints(Recipe)
-    problems = []
     checked: dict[str, Any] = {}
     for key, value in values.items():
         if key not in hints:
-            problems.append(f"unknown key `{key}`{did_you_mean(key, hints)}")
+            problems.append(f"unknown key `{key}`{did_you_mean(str(key), hints)}")
             continue
         allowed: Any = hints[key] if isinstance(hints[key], type) else (str, type(None))
-        if allowed is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+        checked[key] = value = _as_float(value) if allowed is float else value
+        low, high = _RANGES.get(key, (-math.inf, math.inf))
         if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is not bool):
             problems.append(f"`{key}` must be {getattr(allowed, '__name__', 'text or null')}, got `{value}`")
-        checked[key] = value
+        elif key in _RANGES and not low <= value <= high:
+            limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+            problems.append(f"`{key}` must be {limits}, got `{value}`")
     if "stage" not in values:
         problems.append("`stage` is missing")
     if problems:
         raise ConfigError("; ".join(problems))
     return Recipe(**checked)
+
+
+def _as_float(value: Any) -> Any:
+    """A number as float, also one like 1e-3, which YAML takes for text; anything else as it is."""
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

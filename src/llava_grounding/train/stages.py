@@ -16,6 +16,7 @@ from llava_grounding.train.batches import ChatBatch, ClassBatch
 from llava_grounding.train.class_losses import ClassPhrases, class_losses
 from llava_grounding.train.losses import SetCriterion
 from llava_grounding.train.matcher import HungarianMatcher
+from llava_grounding.train.word_loss import word_loss
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def pretrain_losses(
 ) -> dict[str, Tensor]:
     """Losses of class names as phrases; `loss` is their weighted sum."""
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    return class_losses(model, phrases, criteria.classes, memory, batch)[1]
+    return class_losses(model, phrases, criteria.classes, memory, batch)[2]
 
 
 def chat_losses(
@@ -61,11 +62,11 @@ def chat_losses(
     tower = model.vision_tower
     if isinstance(tower, SharedVisionTower):
         memory = model.grounder.encode_image(pixels)
-        proposals, named = class_losses(model, phrases, criteria.classes, memory, batch.classes)
+        proposals, result, named = class_losses(model, phrases, criteria.classes, memory, batch.classes)
         features = model.features_from(model.multi_modal_projector(tower(memory, proposals)), memory)
     else:
         features = model.encode_image(pixels, batch.images["pixel_values"])
-        proposals, named = class_losses(model, phrases, criteria.classes, features.memory, batch.classes)
+        proposals, result, named = class_losses(model, phrases, criteria.classes, features.memory, batch.classes)
 
     texts = batch.texts
     output = model(
@@ -78,7 +79,9 @@ def chat_losses(
         use_cache=False,
     )
     losses = {"language": output.loss} | {f"class_{name}": value for name, value in named.items()}
-    total = output.loss + grounding_weight * named["loss"]
+    words = word_loss(model, proposals, result, batch.words)
+    losses["words"] = words
+    total = output.loss + words + grounding_weight * named["loss"]
     embeds, found = model.phrase_states(output.last_hidden_state, texts["input_ids"])
     if embeds.shape[1]:
         mask = batch.phrase_mask[:, : embeds.shape[1]] & found

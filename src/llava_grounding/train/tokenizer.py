@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from llava_grounding.errors import ConfigError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG
 from llava_grounding.processing.tokens import IMAGE
 
@@ -16,7 +17,18 @@ SPECIAL_TOKENS = (PAD, END, START, UNKNOWN, MARK, IMAGE, PHRASE_START, PHRASE_EN
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Learn merges from plain texts (no markup in them)."""
+    """Learn merges from plain texts (no markup in them).
+
+    Raises:
+        ConfigError: if `vocab_size` cannot hold every byte; the vocabulary would be larger than the model's.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    smallest = len(alphabet) + len(SPECIAL_TOKENS)
+    if vocab_size < smallest:
+        raise ConfigError(
+            f"vocab_size must be at least {smallest}, for {len(alphabet)} bytes and {len(SPECIAL_TOKENS)} special "
+            f"tokens, got {vocab_size}"
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -25,7 +37,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=alphabet,
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)

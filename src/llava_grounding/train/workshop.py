@@ -16,8 +16,8 @@ from llava_grounding.data.kinds import KINDS
 from llava_grounding.data.photo_dialogues import photo_sample
 from llava_grounding.data.sample import Sample
 from llava_grounding.data.synthetic import SceneConfig
-from llava_grounding.errors import CheckpointError, ConfigError
-from llava_grounding.markup import strip_markup
+from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean
+from llava_grounding.markup import REGION, SEG, strip_markup
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.presets import preset
@@ -25,11 +25,12 @@ from llava_grounding.processing.conversation import ChatTemplate
 from llava_grounding.processing.image import CanvasSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
 from llava_grounding.processing.selection import SelectionSettings
+from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.loop import Workshop, load_class_phrases, run_stage
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.stream import SampleStream, validation_scenes
-from llava_grounding.train.tokenizer import train_tokenizer
+from llava_grounding.train.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,9 @@ def train(recipe: Recipe, folder: Path, data: Path | None = None, device: str | 
         ConfigError: if the stage is unknown.
     """
     if recipe.stage not in STAGES:
-        raise ConfigError(f"stage must be one of {', '.join(STAGES)}, got `{recipe.stage}`")
+        raise ConfigError(
+            f"stage must be one of {', '.join(STAGES)}, got `{recipe.stage}`{did_you_mean(recipe.stage, STAGES)}"
+        )
     shop = open_workshop(recipe, folder, data, torch.device(device or "cpu"))
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in shop.model.named_children()}
     logger.info("learning: %s", ", ".join(f"{name} {size / 1e6:.2f}M" for name, size in sizes.items()))
@@ -80,6 +83,9 @@ def open_workshop(recipe: Recipe, folder: Path, data: Path | None, device: torch
     if recipe.start_from is None:
         names = sorted(set(KINDS) | (photos.categories if photos else set()))
         config = preset(recipe.preset)
+        ids = (config.image_token_id, config.seg_token_id, config.region_token_id)
+        if config.vision_config is not None or ids != tuple(map(SPECIAL_TOKENS.index, (IMAGE, SEG, REGION))):
+            raise ConfigError(f"preset `{recipe.preset}` has a tower or tokenizer of its own, so it needs start_from")
         processor = new_processor(config, SampleStream(recipe.seed, recipe.photo_share, photos))
         model = LlavaGroundingForConditionalGeneration(config)
         phrases = ClassPhrases(names, config.grounder_config.phrase_size, config.grounder_config.hidden_size)
@@ -89,6 +95,12 @@ def open_workshop(recipe: Recipe, folder: Path, data: Path | None, device: torch
         load_start(model, start)
         processor = LlavaGroundingProcessor.from_pretrained(start)
         phrases = load_class_phrases(start)
+        nameless = sorted((photos.categories if photos else set()) - set(phrases.names))
+        if nameless:
+            raise ConfigError(
+                f"`{start}` was trained without the photos' classes {', '.join(nameless[:5])}; "
+                f"train it with photo_share above 0, or this stage with photo_share 0"
+            )
     return Workshop(
         model=model,
         phrases=phrases,

@@ -1,0 +1,51 @@
+"""Object tokens say what they are: the image token of a matched query predicts the words of its thing.
+
+Stands where LLaVA aligns its projector on captions. The language model's own output layer reads the token as if it were
+a final state, so that an image token lies near the words that describe it before any attention has been learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llava_grounding.data.sample import Sample
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.model.outputs import GrounderOutput
+from llava_grounding.model.shared_tower import SharedVisionTower
+from llava_grounding.processing.tokens import MarkupTokenizer
+from llava_grounding.train.losses import CriterionResult
+
+_NOTHING = -100
+
+
+def thing_words(samples: Sequence[Sample], tokenizer: MarkupTokenizer) -> Tensor:
+    """Token ids of every instance's name and attributes, `[N, W]`, image after image; -100 where a row is shorter."""
+    rows = [
+        [token for word in (instance.category, *instance.attributes) for token in tokenizer.encode_plain(f" {word}")]
+        for sample in samples
+        for instance in sample.instances
+    ]
+    words = torch.full((len(rows), max(map(len, rows), default=0)), _NOTHING)
+    for row, tokens in enumerate(rows):
+        words[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+    return words
+
+
+def word_loss(
+    model: LlavaGroundingForConditionalGeneration, output: GrounderOutput, result: CriterionResult, words: Tensor
+) -> Tensor:
+    """Cross-entropy of each matched query's image token against the words of its thing, mean over words."""
+    tower, pairs = model.vision_tower, result.pairs
+    if not isinstance(tower, SharedVisionTower) or not len(pairs.image_index) or not words.shape[1]:
+        return output.queries.sum() * 0.0
+    tokens = model.multi_modal_projector(tower.object_tokens(output))  # [B, Q, D]
+    matched = tokens[pairs.image_index, pairs.queries[0]]
+    logits = model.lm_head(model.language_model.norm(matched)).float()
+    truth = words[pairs.targets[0]]
+    real = truth != _NOTHING
+    chosen = F.log_softmax(logits, dim=-1).gather(1, truth.clamp(min=0))
+    return -(chosen * real).sum() / real.sum().clamp(min=1)
