@@ -47,11 +47,11 @@ def benchmark(
         def tell(done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total)
 
-        known = {"seed": seed, "model": name, "model_hash": hash_weights(folder), "on_progress": tell}
+        digest = hash_weights(folder)
         if pack is not None:
-            report = evaluate_photos(chat, pack, limit, **known)  # type: ignore[arg-type]
+            report = evaluate_photos(chat, pack, limit, seed, name, digest, on_progress=tell)
         else:
-            report = evaluate_scenes(chat, limit or 300, **known)  # type: ignore[arg-type]
+            report = evaluate_scenes(chat, limit or 300, seed, name, digest, on_progress=tell)
     Console().print(report.to_table())
     if json is not None:
         aside = json.with_name(json.name + ".part")
