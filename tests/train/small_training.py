@@ -1,0 +1,79 @@
+"""A tiny model in training: configuration, processor, class phrases, and a workshop around them."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from hand_made import NAMES, SCENES, four_samples
+
+from llava_grounding.model.config import LlavaGroundingConfig
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.processing.image import CanvasSettings, TowerSettings
+from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
+from llava_grounding.processing.selection import SelectionSettings
+from llava_grounding.train.class_losses import ClassPhrases
+from llava_grounding.train.loop import Workshop
+from llava_grounding.train.recipe import Recipe
+from llava_grounding.train.stream import SampleStream
+from llava_grounding.train.tokenizer import train_tokenizer
+from whole_models import FLAVOURS, whole_config
+
+VOCABULARY = 320
+_TEXTS = [
+    "USER: Describe the image. (with grounding) ASSISTANT: There is a dog and two cats.",
+    "USER: What is <region>? ASSISTANT: The dog is red. It is on the left of the image.",
+]
+
+
+def training_config(flavour: str = "shared", **overrides: Any) -> LlavaGroundingConfig:
+    """A small configuration whose vocabulary holds every byte."""
+    text_config = {**FLAVOURS[flavour]["text_config"], "vocab_size": VOCABULARY, "max_position_embeddings": 512}
+    return whole_config(flavour, **{"text_config": text_config, **overrides})
+
+
+@cache
+def training_processor(flavour: str = "shared") -> LlavaGroundingProcessor:
+    """A processor for it; nobody may change it."""
+    config = training_config(flavour)
+    settings = ProcessorSettings(
+        image_sequence_length=config.image_sequence_length,
+        canvas=CanvasSettings(size=config.grounder_config.image_size),
+        tower=None if config.vision_config is None else TowerSettings(size=config.vision_config.image_size),
+        selection=SelectionSettings(config.query_selection, config.score_threshold, config.nms_iou),
+    )
+    return LlavaGroundingProcessor(train_tokenizer(_TEXTS, VOCABULARY), settings)
+
+
+def training_model(flavour: str = "shared", seed: int = 0, **overrides: Any) -> LlavaGroundingForConditionalGeneration:
+    """A freshly initialised model in training mode."""
+    torch.manual_seed(seed)
+    return LlavaGroundingForConditionalGeneration(training_config(flavour, **overrides)).train()
+
+
+def class_phrases(seed: int = 0) -> ClassPhrases:
+    torch.manual_seed(seed)
+    return ClassPhrases(NAMES, phrase_size=32, hidden_size=32)
+
+
+def recipe(stage: str = "chat", **values: Any) -> Recipe:
+    """A recipe of a few quick steps in one process and full precision."""
+    quick = {"steps": 4, "batch_size": 2, "num_points": 0, "bf16": False, "workers": 0, "validation_samples": 2}
+    often = {"log_every": 1, "save_every": 2, "validate_every": 100}
+    return Recipe(stage=stage, **{**quick, **often, **values})
+
+
+def workshop(folder: Path, seed: int = 0, **values: Any) -> Workshop:
+    """Everything a stage works with, freshly initialised; its scenes hold dogs, cats and trees."""
+    return Workshop(
+        model=training_model(seed=seed),
+        phrases=class_phrases(seed),
+        processor=training_processor(),
+        recipe=recipe(**values),
+        stream=SampleStream(seed, scene_config=SCENES),
+        held_out=four_samples(),
+        folder=folder,
+        device=torch.device("cpu"),
+    )
