@@ -103,6 +103,18 @@ def test_padded_phrases_change_nothing(grounder: Grounder, memory: ImageMemory) 
 
 
 @torch.no_grad()
+def test_padding_does_not_rank_cells_that_fit_no_phrase(memory: ImageMemory) -> None:
+    grounder = small_grounder("feature_pyramid", num_levels=3, num_queries=126)
+    phrases, mask = random_phrases(2, 2)
+    phrases *= 1000  # most logits lie far below the -100 of padding
+    alone = grounder.ground(memory, phrases, mask)
+    padded = grounder.ground(
+        memory, torch.nn.functional.pad(phrases, (0, 0, 0, 1)), torch.nn.functional.pad(mask, (0, 1))
+    )
+    assert torch.equal(padded.topk_indices, alone.topk_indices)
+
+
+@torch.no_grad()
 @given(order=st.permutations(range(4)))
 @settings(deadline=None, max_examples=10)
 def test_the_order_of_phrases_only_orders_the_logits(grounder: Grounder, memory: ImageMemory, order: list[int]) -> None:
@@ -171,9 +183,11 @@ def test_cells_with_an_anchor_outside_are_taken_last(memory: ImageMemory) -> Non
     grounder = small_grounder("feature_pyramid", num_levels=3, num_queries=500, proposal_scale=0.33)
     _, valid = grounder.query_selection.proposals(memory.level_sizes_hw, torch.device("cpu"))
     assert valid.sum() == 6 + 24  # the finest anchors measure 1.32
-    order = grounder.ground(memory, *random_phrases(2, 2)).topk_indices
-    assert valid[order[:, :30]].all()
-    assert not valid[order[:, 30:]].any()
+    heads = grounder.similarity_head, grounder.query_decoder.box_head
+    chosen = grounder.query_selection(memory, *random_phrases(2, 2), *heads)
+    assert valid[chosen.indices[:, :30]].all()
+    assert not valid[chosen.indices[:, 30:]].any()
+    assert (chosen.states[:, 30:] == chosen.states[0, 30]).all()  # what is there in the image is not read
 
 
 def test_the_smallest_anchor_is_where_the_option_says() -> None:
@@ -248,6 +262,31 @@ def test_earlier_layers_speak_only_in_training_or_when_asked(grounder: Grounder,
     assert output.aux_outputs == ()
     assert output.interm is None
     assert_same(grounder.ground(memory, *phrases, with_aux=True), output)
+
+
+@torch.no_grad()
+def test_queries_found_earlier_are_scored_against_other_phrases(grounder: Grounder, memory: ImageMemory) -> None:
+    phrases, mask = random_phrases(2, 3)
+    mask[0, 2] = False
+    found = grounder.ground(memory, phrases, mask)
+    assert_same(grounder.rescore(found, phrases, mask), found)
+    image = grounder.ground(memory.index(torch.tensor([0])), phrases[:1, :2], mask[:1, :2])
+    shared = grounder.rescore(image, *random_phrases(2, 1))
+    assert shared.phrase_logits.shape == (2, 10, 1)
+    assert torch.equal(shared.boxes_cxcywh, image.boxes_cxcywh.expand(2, -1, -1))
+    assert shared.mask_logits.shape == (2, 10, 16, 24)
+
+
+def test_a_learned_bias_moves_all_logits_but_those_of_padding() -> None:
+    heads = [PhraseSimilarityHead(HIDDEN, PHRASE, bias) for bias in (None, -2.5)]
+    heads[1].load_state_dict(heads[0].state_dict(), strict=False)
+    phrases, mask = random_phrases(1, 2)
+    mask[0, 1] = False
+    plain, biased = (
+        head(torch.randn(1, 4, HIDDEN, generator=torch.Generator().manual_seed(0)), phrases, mask) for head in heads
+    )
+    torch.testing.assert_close(biased[..., 0], plain[..., 0] - 2.5)
+    assert (biased[..., 1] == -100).all()
 
 
 @settings(deadline=None, max_examples=25)

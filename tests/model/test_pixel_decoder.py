@@ -20,7 +20,7 @@ from vision_parts import (
 from llava_grounding.errors import ConfigError, ShapeError
 from llava_grounding.model import pixel_decoder as pixel_decoder_module
 from llava_grounding.model.backbone import build_backbone
-from llava_grounding.model.pixel_decoder import cell_centres, sine_map
+from llava_grounding.model.pixel_decoder import FeaturePyramidPixelDecoder, cell_centres, sine_map
 
 CHANNELS = (8, 16, 32, 64)
 
@@ -125,6 +125,16 @@ def test_memory_layout_of_the_input_does_not_matter(kind: str) -> None:
     last = decoder.to(memory_format=layout)(backbone.to(memory_format=layout)(pixels.to(memory_format=layout)))
     torch.testing.assert_close(plain.memory, last.memory, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(plain.mask_features, last.mask_features, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_pyramid_adds_coarse_maps_to_fine_ones_by_either_upsampling() -> None:
+    maps = random_maps()
+    for upsampling in ("nearest", "bilinear"):
+        decoder = FeaturePyramidPixelDecoder(CHANNELS, HIDDEN, MASK, 3, norm="group", upsampling=upsampling).eval()
+        fused = decoder.laterals[2](maps[2])
+        coarse = torch.nn.functional.interpolate(decoder.laterals[3](maps[3]), scale_factor=2, mode=upsampling)
+        torch.testing.assert_close(decoder(maps).level(1), decoder.outputs[2](fused + coarse), atol=1e-5, rtol=1e-4)
 
 
 def test_cells_are_encoded_in_steps_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
