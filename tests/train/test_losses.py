@@ -14,8 +14,8 @@ from torch import Tensor
 
 from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction
 from llava_grounding.train import losses as losses_module
-from llava_grounding.train.losses import SetCriterion, loss_key
-from llava_grounding.train.matcher import HungarianMatcher
+from llava_grounding.train.losses import SetCriterion, loss_key, named_predictions
+from llava_grounding.train.matcher import HungarianMatcher, StackedPredictions
 from llava_grounding.train.points import sample_maps, sample_masks
 from llava_grounding.train.targets import GroundingTarget
 
@@ -273,10 +273,9 @@ def test_only_matched_queries_get_a_mask_gradient() -> None:
 
 def test_one_image_memory_may_be_shared_by_the_whole_batch() -> None:
     torch.manual_seed(8)
-    output, targets = random_output(), random_targets(2, 1, 3)
-    shared = dataclasses.replace(output, mask_features=output.mask_features[:1])
-    repeated = dataclasses.replace(output, mask_features=output.mask_features[:1].expand(BATCH, -1, -1, -1))
-    torch.testing.assert_close(in_cells()(shared, targets), in_cells()(repeated, targets))
+    output = random_output()
+    shared = StackedPredictions.of(named_predictions(output), output.mask_features[:1])
+    torch.testing.assert_close(shared.mask_features, output.mask_features[:1].repeat(BATCH, 1, 1, 1))
 
 
 def test_half_precision_predictions_under_autocast_are_judged_in_single() -> None:
