@@ -68,8 +68,8 @@ def class_losses(
     criterion: SetCriterion,
     memory: ImageMemory,
     batch: ClassBatch,
-) -> tuple[GrounderOutput, dict[str, Tensor]]:
-    """The look at the images and its losses; `loss` is their weighted sum.
+) -> tuple[GrounderOutput, CriterionResult, dict[str, Tensor]]:
+    """The look at the images, what was matched in it, and its losses; `loss` is their weighted sum.
 
     "Anything" is looked for in every image, since the shared tower shows the language model what it finds; it is judged
     only where `phrase_mask` says so.
