@@ -5,6 +5,7 @@ One function per stage: class names as phrases, or dialogues with `<seg>` and `<
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from llava_grounding.train.word_loss import thing_words
 
 ANYTHING = 0
 """Column of the phrase that names every instance."""
+_KIND_WEIGHTS = {"describe": 4.0, "describe_plain": 1.5, "list": 2.0}
 _MANY_CLASSES = 20
 """From so many exhaustively labelled classes on, what has no label counts as nothing."""
 
@@ -119,15 +121,24 @@ def class_batch(
 
 
 def choose_turns(sample: Sample, max_turns: int, rng: np.random.Generator) -> list[Turn]:
-    """A few turns in random order; a follow-up stays behind the turn it refers to."""
+    """A few turns in random order, every kind of question as likely as any other, descriptions more so.
+
+    Most questions can be answered from their own words; a description cannot, it is what makes a model look. A
+    follow-up stays behind the turn it refers to.
+    """
     groups: list[list[Turn]] = []
     for turn in sample.turns:
         if turn.kind == "followup" and groups:
             groups[-1].append(turn)
         else:
             groups.append([turn])
+    if not groups:
+        return []
+    kinds = Counter(group[0].kind for group in groups)
+    weights = np.array([_KIND_WEIGHTS.get(group[0].kind, 1.0) / kinds[group[0].kind] for group in groups])
+    order = rng.choice(len(groups), size=len(groups), replace=False, p=weights / weights.sum())
     chosen: list[Turn] = []
-    for index in rng.permutation(len(groups)):
+    for index in order:
         if len(chosen) >= max_turns:
             break
         chosen += groups[index]

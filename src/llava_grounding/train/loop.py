@@ -163,6 +163,8 @@ def _step(
     batch: ClassBatch | ChatBatch,
 ) -> dict[str, float]:
     shop.model.train()
+    if shop.recipe.freeze_vision:
+        shop.model.grounder.eval()  # its batch statistics stay, too
     batch = _to_device(batch, shop.device)
     with torch.autocast(shop.device.type, torch.bfloat16, enabled=shop.recipe.bf16):
         if isinstance(batch, ChatBatch):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingForConditionalGeneration
+from llava_grounding.model.outputs import GrounderOutput
 from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.train.batches import ChatBatch, ClassBatch
 from llava_grounding.train.class_losses import ClassPhrases, class_losses
@@ -58,15 +60,8 @@ def chat_losses(
     grounding_weight: float,
 ) -> dict[str, Tensor]:
     """Language loss, grounding loss of the `<seg>` phrases and of the class names; `loss` is their weighted sum."""
+    features, proposals, named = _look(model, phrases, criteria, batch)
     pixels = batch.images["grounder_pixel_values"]
-    tower = model.vision_tower
-    if isinstance(tower, SharedVisionTower):
-        memory = model.grounder.encode_image(pixels)
-        proposals, result, named = class_losses(model, phrases, criteria.classes, memory, batch.classes)
-        features = model.features_from(model.multi_modal_projector(tower(memory, proposals)), memory)
-    else:
-        features = model.encode_image(pixels, batch.images["pixel_values"])
-        proposals, result, named = class_losses(model, phrases, criteria.classes, features.memory, batch.classes)
 
     texts = batch.texts
     output = model(
@@ -79,14 +74,14 @@ def chat_losses(
         use_cache=False,
     )
     losses = {"language": output.loss} | {f"class_{name}": value for name, value in named.items()}
-    words = word_loss(model, proposals, result, batch.words)
-    losses["words"] = words
-    total = output.loss + words + grounding_weight * named["loss"]
+    total = output.loss
+    if named:
+        total = total + named["words"] + grounding_weight * named["loss"]
     embeds, found = model.phrase_states(output.last_hidden_state, texts["input_ids"])
     if embeds.shape[1]:
         mask = batch.phrase_mask[:, : embeds.shape[1]] & found
         projected = model.phrase_projector(embeds)
-        if model.config.phrase_queries == "image":
+        if proposals is not None and model.config.phrase_queries == "image":
             grounding = model.grounder.rescore(proposals, projected, mask)
         else:
             grounding = model.grounder.ground(features.memory, projected, mask, with_aux=True)
@@ -94,3 +89,28 @@ def chat_losses(
         total = total + grounding_weight * phrase_losses["loss"]
         losses |= {f"phrase_{name}": value for name, value in phrase_losses.items()}
     return losses | {"loss": total}
+
+
+def _look(
+    model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases, criteria: Criteria, batch: ChatBatch
+) -> tuple[ImageFeatures, GrounderOutput | None, dict[str, Tensor]]:
+    """Image features, the queries found, and the losses of class names; none of these while the grounder is frozen."""
+    pixels, tower = batch.images["grounder_pixel_values"], model.vision_tower
+    frozen = not any(parameter.requires_grad for parameter in model.grounder.parameters())
+    if not isinstance(tower, SharedVisionTower):
+        features = model.encode_image(pixels, batch.images["pixel_values"])
+        if frozen:
+            return features, None, {}
+        proposals, result, named = class_losses(model, phrases, criteria.classes, features.memory, batch.classes)
+        return features, proposals, named | {"words": word_loss(model, proposals, result, batch.words)}
+    named = {}
+    if frozen:
+        with torch.no_grad():
+            memory = model.grounder.encode_image(pixels)
+            proposals = tower.propose(model.grounder, memory)
+    else:
+        memory = model.grounder.encode_image(pixels)
+        proposals, result, named = class_losses(model, phrases, criteria.classes, memory, batch.classes)
+        named["words"] = word_loss(model, proposals, result, batch.words)
+    features = model.features_from(model.multi_modal_projector(tower(memory, proposals)), memory)
+    return features, proposals, named

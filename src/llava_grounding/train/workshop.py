@@ -95,12 +95,7 @@ def open_workshop(recipe: Recipe, folder: Path, data: Path | None, device: torch
         load_start(model, start)
         processor = LlavaGroundingProcessor.from_pretrained(start)
         phrases = load_class_phrases(start)
-        nameless = sorted((photos.categories if photos else set()) - set(phrases.names))
-        if nameless:
-            raise ConfigError(
-                f"`{start}` was trained without the photos' classes {', '.join(nameless[:5])}; "
-                f"train it with photo_share above 0, or this stage with photo_share 0"
-            )
+        _check_names(phrases, set(KINDS) | (photos.categories if photos else set()), start)
     return Workshop(
         model=model,
         phrases=phrases,
@@ -111,6 +106,16 @@ def open_workshop(recipe: Recipe, folder: Path, data: Path | None, device: torch
         folder=folder,
         device=device,
     )
+
+
+def _check_names(phrases: ClassPhrases, needed: set[str], start: Path) -> None:
+    nameless = sorted(needed - set(phrases.names))
+    if nameless:
+        shown = ", ".join(nameless[:5]) + (", ..." if len(nameless) > 5 else "")
+        raise ConfigError(
+            f"`{start}` does not know the classes {shown} of this stage's samples; "
+            f"train it with the same data, or this stage with photo_share=0"
+        )
 
 
 def load_start(model: LlavaGroundingForConditionalGeneration, folder: Path) -> None:
