@@ -35,7 +35,7 @@ EXAMPLES = {
     "ask_many.py": ["What is in the image?", "photo.jpg", "photo.jpg"],
     "draw_scene.py": ["scene.png", "7"],
     "talk_about_photo.py": ["photo.jpg", "What is in the image?", "How many things are there?"],
-    "time_grounder.py": ["--preset", "nano", "--image-size", "160", "160", "--phrases", "2", "--runs", "1"],
+    "time_grounder.py": ["--preset", "nano", "--image-size", "160", "160", "--threads", "1", "--runs", "1"],
 }
 NEED_MODEL = {"ask_many.py", "talk_about_photo.py"}
 
