@@ -34,6 +34,9 @@ from llava_grounding.train.validation import validate_chat, validate_classes
 
 logger = logging.getLogger(__name__)
 
+CLASS_PHRASE_FILES = ("class_phrases.safetensors", "class_phrases.json")
+"""What a stage keeps of its class phrases beside the model."""
+
 
 @dataclass
 class Workshop:
@@ -229,8 +232,8 @@ def save_weights(shop: Workshop, folder: Path) -> None:
     shop.model.save_pretrained(folder)
     shop.processor.save_pretrained(folder)
     tensors = {name: value.contiguous() for name, value in shop.phrases.state_dict().items()}
-    save_file(tensors, folder / "class_phrases.safetensors")
-    (folder / "class_phrases.json").write_text(json.dumps(shop.phrases.names) + "\n", encoding="utf-8")
+    save_file(tensors, folder / CLASS_PHRASE_FILES[0])
+    (folder / CLASS_PHRASE_FILES[1]).write_text(json.dumps(shop.phrases.names) + "\n", encoding="utf-8")
 
 
 def load_class_phrases(folder: Path) -> ClassPhrases:
@@ -240,8 +243,8 @@ def load_class_phrases(folder: Path) -> ClassPhrases:
         CheckpointError: if the files are missing.
     """
     try:
-        names = json.loads((folder / "class_phrases.json").read_text(encoding="utf-8"))
-        state = load_file(folder / "class_phrases.safetensors")
+        names = json.loads((folder / CLASS_PHRASE_FILES[1]).read_text(encoding="utf-8"))
+        state = load_file(folder / CLASS_PHRASE_FILES[0])
         phrases = ClassPhrases(names, state["embeds"].shape[1], state["cell_head.weight"].shape[1])
         phrases.load_state_dict(state)
     except (OSError, KeyError, ValueError, RuntimeError) as error:

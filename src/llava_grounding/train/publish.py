@@ -1,14 +1,16 @@
-"""Turns a finished stage into the folder that ships: half precision, no training leftovers, calibrated threshold."""
+"""Turns a finished stage into the folder that ships: half precision, calibrated threshold."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.train.loop import CLASS_PHRASE_FILES
 
 
 def publish(folder: Path, out: Path, score_threshold: float | None = None) -> int:
@@ -30,4 +32,6 @@ def publish(folder: Path, out: Path, score_threshold: float | None = None) -> in
         values["selection"]["score_threshold"] = score_threshold
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     model.save_pretrained(out)
+    for name in CLASS_PHRASE_FILES:  # so that training can go on from what ships
+        shutil.copyfile(folder / name, out / name)
     return (out / "model.safetensors").stat().st_size
