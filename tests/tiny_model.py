@@ -70,6 +70,7 @@ _SHARED: dict[str, Any] = {
     "query_selection": "sigmoid",
     "score_threshold": 0.5,
     "nms_iou": 0.7,
+    "phrase_queries": "image",
     "tie_word_embeddings": True,
 }
 _SEPARATE: dict[str, Any] = {
@@ -94,6 +95,7 @@ _SEPARATE: dict[str, Any] = {
     "query_selection": "softmax",
     "score_threshold": 0.09,
     "nms_iou": None,
+    "phrase_queries": "phrases",
     "tie_word_embeddings": False,
 }
 KINDS = {"shared": _SHARED, "separate": _SEPARATE}

@@ -30,10 +30,11 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class RegionsFound:
-    """A phrase has closed, and this is what was found for it so far.
+    """A phrase has closed, and this is what was found for it.
 
-    The phrases of an answer share the grounder's object queries, as in training, so that a later phrase may still
-    change the regions of an earlier one a little: those of the final answer count. Text, span and id do not change.
+    The same phrase comes again in the final answer: with the same regions where the image alone picks the object
+    queries (`phrase_queries: image`, as in `nano`). Where the phrases pick them together, as in the original, a later
+    phrase may still change the regions of an earlier one a little, and those of the final answer count.
     """
 
     phrase: GroundedPhrase

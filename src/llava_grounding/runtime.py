@@ -106,7 +106,7 @@ class Runtime:
 
     @torch.inference_mode()
     def ground_together(self, image: SeenImage, states: Sequence[Tensor]) -> list[PhraseSelection]:
-        """Regions of the phrases of one answer, which share the object queries, as in training."""
+        """Regions of the phrases of one answer, grounded in one pass as in training."""
         if not states:
             return []
         return self._ground(image, torch.stack(list(states))[None])[0]

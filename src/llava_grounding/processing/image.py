@@ -12,9 +12,7 @@ from PIL import Image
 
 from llava_grounding.geometry import Letterbox
 
-_LONGEST_SIDE = (
-    16  # shorter sides that the tower's crop resizes at most: a strip of 1 x 50,000,000 must not be enlarged
-)
+_LONGEST_SIDE = 16  # in shorter sides; a strip of 1 x 50,000,000 pixels must not be enlarged whole
 
 
 @dataclass(frozen=True)
