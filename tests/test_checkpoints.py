@@ -6,14 +6,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
-import httpx
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
+from answer_checks import assert_same_answers
 from llava_grounding import checkpoints
 from llava_grounding.checkpoints import choose_device, choose_dtype, find_checkpoint, load_checkpoint
 from llava_grounding.engine import GroundedChat
@@ -72,7 +73,8 @@ def test_a_loaded_model_answers_like_the_saved_one(folder: Path, tmp_path: Path)
         with saying(chat, raw):
             answers.append(chat.ask(picture(), "Describe the image."))
     assert (tmp_path / "tiny" / "model.safetensors.index.json").is_file()
-    assert answers[0] == answers[1] == answers[2]
+    assert_same_answers(answers[1], answers[0])
+    assert_same_answers(answers[2], answers[0])
 
 
 def test_half_precision_files_are_computed_in_single_precision(tmp_path: Path) -> None:
@@ -180,9 +182,9 @@ def test_a_hub_id_is_downloaded_without_code_or_pickles(folder: Path, monkeypatc
     ("error", "words"),
     [
         (LocalEntryNotFoundError("x"), "the hub cannot be reached; the embedded model `nano` and folders work offline"),
-        (httpx.ConnectError("x"), "the hub cannot be reached"),
+        (HTTPError("x"), "the hub cannot be reached"),
         (
-            RepositoryNotFoundError("x", response=httpx.Response(404, request=httpx.Request("GET", "http://x"))),
+            RepositoryNotFoundError("x", response=mock.MagicMock()),
             "the hub has no model of that name",
         ),
     ],

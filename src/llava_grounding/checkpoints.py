@@ -120,7 +120,7 @@ def find_checkpoint(source: str | os.PathLike[str] | None) -> tuple[str, Path]:
             )
         return EMBEDDED_MODEL, folder
     folder = Path(source)
-    if folder.is_dir():
+    if source != "" and folder.is_dir():
         return folder.resolve().name, folder
     known = f"expected `{EMBEDDED_MODEL}`, a folder with a model in it, or a hub id like `organisation/name`"
     if folder.is_file():
