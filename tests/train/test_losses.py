@@ -229,6 +229,19 @@ def test_padding_of_phrases_changes_nothing_when_only_valid_ones_count() -> None
     torch.testing.assert_close(diluted["loss_giou"], full["loss_giou"])
 
 
+def test_phrases_that_do_not_count_change_nothing_whatever_their_logits() -> None:
+    torch.manual_seed(13)
+    output, targets = dataclasses.replace(random_output(layers=0), interm=None), random_targets(3, 0, 2)
+    for target in targets:
+        target.phrase_map[:, 2] = False
+    mask = torch.tensor([True, True, False, True]).expand(BATCH, -1)
+    kept = [0, 1, 3]
+    without = dataclasses.replace(output, phrase_logits=output.phrase_logits[..., kept])
+    fewer = [dataclasses.replace(target, phrase_map=target.phrase_map[:, kept]) for target in targets]
+    clean = in_cells(phrase_normalisation="valid")
+    torch.testing.assert_close(clean(output, targets, mask), clean(without, fewer, mask[:, kept]))
+
+
 def test_order_of_objects_and_images_changes_nothing() -> None:
     torch.manual_seed(6)
     output, targets = random_output(), random_targets(4, 1, 3)

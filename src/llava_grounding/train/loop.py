@@ -119,6 +119,8 @@ def run_stage(shop: Workshop) -> dict[str, float]:
     (shop.folder / "recipe.json").write_text(json.dumps(recipe_to_dict(recipe), indent=1) + "\n", encoding="utf-8")
     shop.model.to(device)  # type: ignore[arg-type]  # transformers' own wrapper hides the signature
     shop.phrases.to(device)
+    if recipe.freeze_vision:
+        shop.model.grounder.requires_grad_(False)
     criteria = Criteria.of(len(shop.phrases.names), None if recipe.num_points == 0 else recipe.num_points)
     optimizer = torch.optim.AdamW(parameter_groups(shop), betas=(0.9, 0.98))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, recipe))

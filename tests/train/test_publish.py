@@ -1,0 +1,91 @@
+"""The folder that ships: half the size, the same answers, one threshold in both places."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hand_made import four_samples
+from safetensors import safe_open
+from small_training import class_phrases, training_processor, workshop
+
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.train.batches import chat_batch
+from llava_grounding.train.loop import run_stage, save_weights
+from llava_grounding.train.publish import publish
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A stage's last weights, and what is published of them."""
+    root = tmp_path_factory.mktemp("stage")
+    shop = workshop(root, steps=2, batch_size=1)
+    run_stage(shop)
+    save_weights(shop, root / "last")
+    size = publish(root / "last", root / "out", score_threshold=0.42)
+    assert size == (root / "out/model.safetensors").stat().st_size
+    return root / "last", root / "out"
+
+
+def test_every_weight_takes_half_the_space(folders: tuple[Path, Path]) -> None:
+    sizes = []
+    for folder in folders:
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            tensors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
+            sizes.append(sum(tensor.nbytes for tensor in tensors if tensor.is_floating_point()))
+            wanted = torch.float32 if len(sizes) == 1 else torch.float16
+            assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {wanted}
+    assert sizes[1] * 2 == sizes[0]
+    files = [(folder / "model.safetensors").stat().st_size for folder in folders]
+    assert files[1] < 0.6 * files[0]  # names and shapes take their part in so small a model
+
+
+def test_answers_are_the_same_within_half_precision(folders: tuple[Path, Path]) -> None:
+    batch = chat_batch(four_samples(), training_processor(), class_phrases().index, 2, np.random.default_rng(0))
+    results = []
+    for folder in folders:
+        model = LlavaGroundingForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        with torch.no_grad():
+            output = model(
+                input_ids=batch.texts["input_ids"],
+                attention_mask=batch.texts["attention_mask"],
+                grounder_pixel_values=batch.images["grounder_pixel_values"],
+                region_prompts=batch.prompts,
+            )
+            grounding = model.ground(
+                output.image_features.memory,
+                *model.phrase_states(output.last_hidden_state, batch.texts["input_ids"]),
+            )
+        results.append((output.logits, grounding.phrase_logits, grounding.boxes_cxcywh))
+    for before, after in zip(*results, strict=True):
+        torch.testing.assert_close(after, before, atol=0.02, rtol=0.02)
+        assert not torch.equal(after, before)
+
+
+def test_the_threshold_stands_in_model_and_processor(folders: tuple[Path, Path]) -> None:
+    before, after = folders
+    assert LlavaGroundingProcessor.from_pretrained(after).settings.selection.score_threshold == 0.42
+    assert json.loads((after / "config.json").read_text())["score_threshold"] == 0.42
+    assert json.loads((before / "config.json").read_text())["score_threshold"] != 0.42
+    kept = LlavaGroundingProcessor.from_pretrained(before).settings.selection
+    assert LlavaGroundingProcessor.from_pretrained(after).settings.selection.nms_iou == kept.nms_iou
+
+
+def test_leftovers_of_training_stay_behind(folders: tuple[Path, Path]) -> None:
+    names = {path.name for path in folders[1].iterdir()}
+    assert not {name for name in names if name.endswith((".pt", ".bin", ".jsonl"))}
+    assert {"class_phrases.json", "class_phrases.safetensors"} <= names  # training can go on from what ships
+    assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
+
+
+def test_without_a_threshold_the_old_one_stays_and_publishing_twice_changes_nothing(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    publish(folders[0], tmp_path / "once")
+    publish(tmp_path / "once", tmp_path / "twice")
+    once, twice = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("once", "twice"))
+    assert once == twice
+    old = LlavaGroundingProcessor.from_pretrained(folders[0]).settings
+    assert LlavaGroundingProcessor.from_pretrained(tmp_path / "twice").settings == old

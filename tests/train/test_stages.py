@@ -1,0 +1,193 @@
+"""The losses of a step: what they sum up, what must not change them, and that they can be learnt."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hand_made import DOG, NAMES, TURNS, four_samples, sample, thing
+from small_training import class_phrases, training_model, training_processor
+from torch import Tensor
+
+from llava_grounding.data.sample import Sample
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.model.outputs import PADDED_PHRASE_LOGIT
+from llava_grounding.train.batches import ANYTHING, ChatBatch, ClassBatch, chat_batch, class_batch, encode_sample_image
+from llava_grounding.train.class_losses import ClassPhrases, ground_classes, hide_phrases
+from llava_grounding.train.stages import Criteria, chat_losses, pretrain_losses
+
+INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
+CRITERIA = Criteria.of(len(NAMES), None)
+
+
+def classes_of(*samples: Sample, flavour: str = "shared") -> ClassBatch:
+    processor = training_processor(flavour)
+    return class_batch(samples, [encode_sample_image(processor, one) for one in samples], processor, INDEX)
+
+
+def chat_of(*samples: Sample, max_turns: int = 10, flavour: str = "shared") -> ChatBatch:
+    return chat_batch(samples, training_processor(flavour), INDEX, max_turns, np.random.default_rng(0))
+
+
+def chat(
+    batch: ChatBatch, weight: float = 1.0, model: LlavaGroundingForConditionalGeneration | None = None
+) -> dict[str, Tensor]:
+    """Losses in evaluation mode, so that images of a batch do not share statistics."""
+    model = (training_model() if model is None else model).eval()
+    torch.manual_seed(0)
+    return chat_losses(model, class_phrases(), CRITERIA, batch, weight)
+
+
+def assert_finite(losses: dict[str, Tensor], names: set[str]) -> None:
+    assert names <= losses.keys()
+    assert all(bool(torch.isfinite(value)) for value in losses.values()), losses
+
+
+def test_class_names_give_every_loss_of_every_layer() -> None:
+    losses = pretrain_losses(training_model(), class_phrases(), CRITERIA, classes_of(*four_samples()))
+    kinds = {f"loss_{name}" for name in ("class", "mask", "dice", "box", "giou")}
+    layers = ("", "_aux0", "_aux1", "_interm")
+    assert_finite(losses, {"loss", "naming", "cells", *(kind + layer for kind in kinds for layer in layers)})
+    losses["loss"].backward()
+
+
+def test_dialogues_give_language_class_and_phrase_losses_at_once() -> None:
+    model, phrases = training_model(), class_phrases()
+    losses = chat_losses(model, phrases, CRITERIA, chat_of(sample(), *four_samples()), 1.0)
+    assert_finite(losses, {"loss", "language", "class_loss", "class_naming", "phrase_loss", "phrase_loss_class"})
+    losses["loss"].backward()
+    assert model.language_model.norm.weight.grad.abs().max() > 0
+    assert model.phrase_projector.weight.grad.abs().max() > 0
+    assert model.visual_prompt_encoder.region_projection.weight.grad.abs().max() > 0
+    assert phrases.embeds.grad.abs().max() > 0
+
+
+def test_the_grounding_weight_weighs_both_grounding_losses() -> None:
+    batch = chat_of(*four_samples())
+    none, one, three = (chat(batch, weight) for weight in (0.0, 1.0, 3.0))
+    grounding = one["class_loss"] + one["phrase_loss"]
+    torch.testing.assert_close(one["loss"] - none["loss"], grounding)
+    torch.testing.assert_close(three["loss"] - one["loss"], 2 * grounding)
+    assert none["loss"] >= none["language"]
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [sample((), TURNS[1:2])],
+        [sample(turns=TURNS[1:2]), sample((DOG,), TURNS[4:])],
+        [sample((thing("dog", (8, 8, 32, 40), has_mask=False),), TURNS[1:2])],
+        [sample(exhaustive=frozenset()), sample((), TURNS[1:2], frozenset())],
+    ],
+    ids=["no instances", "no phrases", "no masks", "few labels"],
+)
+def test_batches_that_lack_something_give_finite_losses_and_gradients(samples: list[Sample]) -> None:
+    model, phrases = training_model(), class_phrases()
+    losses = chat_losses(model, phrases, CRITERIA, chat_of(*samples), 1.0)
+    assert_finite(losses, {"loss", "language"})
+    losses["loss"].backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    classes = classes_of(*samples)
+    assert_finite(pretrain_losses(training_model(), class_phrases(), CRITERIA, classes), {"loss"})
+
+
+def test_what_the_language_model_sees_does_not_depend_on_how_much_is_labelled() -> None:
+    batch = chat_of(sample(), *four_samples()[:1])
+    few = replace(batch.classes, phrase_mask=batch.classes.phrase_mask.clone())
+    few.phrase_mask[:, ANYTHING] = False
+    seen: list[Tensor] = []
+    for classes in (batch.classes, few):
+        model = training_model()
+        model.vision_tower.register_forward_hook(lambda part, given, tokens: seen.append(tokens))
+        chat(replace(batch, classes=classes), model=model)
+    torch.testing.assert_close(seen[1], seen[0])
+
+
+def test_phrases_that_are_not_judged_change_no_loss_and_get_no_gradient() -> None:
+    batch = classes_of(sample(exhaustive=frozenset({"dog"})), sample((DOG,), (), frozenset({"dog"})))
+    assert not batch.phrase_mask[:, INDEX["tree"]].any()
+    losses = []
+    for shift in (0.0, 5.0):
+        model, phrases = training_model(), class_phrases()
+        with torch.no_grad():
+            phrases.embeds[INDEX["tree"] - 1] += shift
+            model.vision_tower.anything *= 1 if shift == 0 else -1
+        memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
+        output = ground_classes(model, phrases, memory, batch.phrase_mask)
+        losses.append(CRITERIA.classes(output, batch.targets, batch.phrase_mask)["loss"])
+        losses[-1].backward()
+        assert phrases.embeds.grad[INDEX["tree"] - 1].abs().max() == 0
+        assert phrases.embeds.grad[INDEX["dog"] - 1].abs().max() > 0
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_hidden_phrases_look_like_padding_in_every_layer() -> None:
+    model, phrases, batch = training_model(), class_phrases(), classes_of(*four_samples())
+    memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
+    output = ground_classes(model, phrases, memory, batch.phrase_mask)
+    mask = torch.tensor([[True, False, True, True]]).expand(4, -1)
+    hidden = hide_phrases(output, mask)
+    for before, after in zip(
+        (output, *output.aux_outputs, output.interm), (hidden, *hidden.aux_outputs, hidden.interm), strict=True
+    ):
+        assert (after.phrase_logits[:, :, 1] == PADDED_PHRASE_LOGIT).all()
+        assert torch.equal(after.phrase_logits[:, :, [0, 2, 3]], before.phrase_logits[:, :, [0, 2, 3]])
+        assert after.boxes_cxcywh is before.boxes_cxcywh
+    assert (output.phrase_logits[:, :, 1] != PADDED_PHRASE_LOGIT).all()
+
+
+def test_phrases_of_unknown_instances_teach_nothing_about_them() -> None:
+    known = sample((DOG,), (replace(TURNS[2], targets=((0,), None)),))
+    batch = chat_of(known)
+    assert batch.phrase_mask.tolist() == [[True, False]]
+    told = chat_of(sample((DOG,), (replace(TURNS[2], targets=((0,), ())),)))
+    assert told.phrase_mask.tolist() == [[True, True]]
+    assert chat(batch)["phrase_loss_class"] != chat(told)["phrase_loss_class"]
+
+
+@pytest.mark.parametrize("flavour", ["official", "siglip"])
+def test_models_with_a_tower_of_their_own_train_too(flavour: str) -> None:
+    model, phrases = training_model(flavour), class_phrases()
+    batch = chat_of(sample(), *four_samples()[:1], flavour=flavour)
+    assert batch.images["pixel_values"].shape == (2, 3, 28, 28)
+    losses = chat_losses(model, phrases, CRITERIA, batch, 1.0)
+    assert_finite(losses, {"language", "class_loss", "phrase_loss", "phrase_loss_class_aux0"})
+    losses["loss"].backward()
+    detached = model.config.detach_grounding
+    states, _ = model.phrase_states(torch.ones(1, 1, 32, requires_grad=True), torch.tensor([[8]]))
+    assert states.requires_grad != detached
+
+
+def overfit(
+    losses_of: Callable[[LlavaGroundingForConditionalGeneration, ClassPhrases], dict[str, Tensor]], steps: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Losses before and after some steps on the same batch."""
+    model, phrases = training_model(), class_phrases()
+    optimizer = torch.optim.AdamW([*model.parameters(), *phrases.parameters()], lr=1e-2)
+    first: dict[str, float] = {}
+    for _ in range(steps):
+        losses = losses_of(model, phrases)
+        first = first or {name: float(value.detach()) for name, value in losses.items()}
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return first, {name: float(value.detach()) for name, value in losses.items()}
+
+
+def test_four_pictures_can_be_learnt_by_heart() -> None:
+    batch = classes_of(*four_samples())
+    first, last = overfit(lambda model, phrases: pretrain_losses(model, phrases, CRITERIA, batch), 40)
+    assert last["loss"] < 0.3 * first["loss"]
+    for name in ("loss_class", "loss_mask", "loss_box", "loss_giou", "naming", "cells"):
+        assert last[name] < 0.5 * first[name], name
+
+
+def test_four_dialogues_can_be_learnt_by_heart() -> None:
+    batch = chat_of(*four_samples())
+    first, last = overfit(lambda model, phrases: chat_losses(model, phrases, CRITERIA, batch, 1.0), 40)
+    assert last["language"] < 0.7 * first["language"]
+    assert last["class_loss"] < 0.5 * first["class_loss"]
+    assert last["phrase_loss"] < 0.5 * first["phrase_loss"]

@@ -1,0 +1,133 @@
+"""Quick looks at a model: counts by hand, and both validations on a tiny model that was told the truth."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hand_made import NAMES, four_samples, sample, thing
+from small_training import class_phrases, training_model, training_processor
+
+from llava_grounding.geometry import box_xyxy_to_cxcywh
+from llava_grounding.model.outputs import GrounderOutput
+from llava_grounding.train import validation
+from llava_grounding.train.batches import chat_batch
+from llava_grounding.train.validation import Tally, tally, validate_chat, validate_classes
+
+TRUTH = box_xyxy_to_cxcywh(np.array([[0.1, 0.1, 0.3, 0.5], [0.5, 0.1, 0.9, 0.5], [0.5, 0.6, 0.9, 0.9]]))
+WANTED = np.array([[True, False], [False, True], [False, True]])
+MISS = np.array([[0.0, 0.8, 0.1, 0.1]])
+
+
+def scores(*rows: tuple[float, float]) -> np.ndarray:
+    return np.array(rows)
+
+
+def test_f1_is_the_harmonic_mean_of_precision_and_recall() -> None:
+    assert Tally(found=2, predicted=4, wanted=3).f1 == pytest.approx(2 * 0.5 * (2 / 3) / (0.5 + 2 / 3))
+    assert Tally(0, 0, 0).f1 == 0
+    assert Tally(3, 3, 3).f1 == 1
+
+
+def test_exact_boxes_are_all_found() -> None:
+    assert tally(scores((0.9, 0), (0, 0.8), (0, 0.7)), TRUTH, TRUTH, WANTED, 0.5) == Tally(3, 3, 3)
+
+
+def test_what_is_not_above_the_threshold_is_not_predicted() -> None:
+    assert tally(scores((0.9, 0), (0, 0.8), (0, 0.5)), TRUTH, TRUTH, WANTED, 0.5) == Tally(2, 2, 3)
+
+
+def test_the_right_box_for_the_wrong_phrase_counts_against() -> None:
+    assert tally(scores((0, 0.9), (0, 0), (0, 0)), TRUTH, TRUTH, WANTED, 0.5) == Tally(0, 1, 3)
+
+
+def test_one_thing_is_found_once_only() -> None:
+    near = TRUTH[1:2] * [1, 1, 0.82, 0.82]  # IoU 0.67: no double, and good enough alone
+    boxes = np.concatenate([TRUTH[1:2], near])
+    assert tally(scores((0, 0.9), (0, 0.8)), boxes, TRUTH, WANTED, 0.5) == Tally(1, 2, 3)
+
+
+def test_doubles_are_dropped_before_they_are_counted() -> None:
+    boxes = np.concatenate([TRUTH[1:2], TRUTH[1:2] * [1, 1, 0.95, 0.95]])
+    assert tally(scores((0, 0.9), (0, 0.8)), boxes, TRUTH, WANTED, 0.5) == Tally(1, 1, 3)
+
+
+def test_a_second_box_takes_the_thing_the_first_has_left() -> None:
+    # Both boxes fit the first thing better; the worse one fits the second thing well enough.
+    truth = box_xyxy_to_cxcywh(np.array([[0.0, 0.0, 0.4, 0.4], [0.1, 0.0, 0.5, 0.4]]))
+    boxes = box_xyxy_to_cxcywh(np.array([[0.0, 0.0, 0.4, 0.4], [0.04, 0.0, 0.44, 0.4]]))
+    both = np.array([[True], [True]])
+    assert tally(np.array([[0.9], [0.8]]), boxes, truth, both, 0.5).predicted == 1  # IoU 0.82 makes it a double
+    apart = box_xyxy_to_cxcywh(np.array([[0.0, 0.0, 0.4, 0.4], [0.045, 0.07, 0.445, 0.4]]))
+    assert tally(np.array([[0.9], [0.8]]), apart, truth, both, 0.5) == Tally(2, 2, 2)
+
+
+def test_nothing_wanted_and_nothing_there_are_fine() -> None:
+    assert tally(np.zeros((2, 0)), TRUTH[:2], TRUTH, np.zeros((3, 0), bool), 0.3) == Tally(0, 0, 0)
+    assert tally(np.full((1, 1), 0.9), MISS, np.zeros((0, 4)), np.zeros((0, 1), bool), 0.3) == Tally(0, 1, 0)
+
+
+def told(output: GrounderOutput, boxes: torch.Tensor, phrase_map: torch.Tensor) -> GrounderOutput:
+    """The output of a grounder that knows: its first queries are the instances."""
+    count = len(boxes)
+    logits, found = torch.full_like(output.phrase_logits, -9.0), output.boxes_cxcywh.clone()
+    logits[0, :count, : phrase_map.shape[1]] = torch.where(phrase_map, 3.0, -9.0)
+    found[0, :count] = boxes
+    return replace(output, phrase_logits=logits, boxes_cxcywh=found)
+
+
+@torch.no_grad()
+def test_class_names_of_a_knowing_grounder_score_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, phrases, processor = training_model().eval(), class_phrases(), training_processor()
+    (one,) = four_samples()[:1]
+    blind = validate_classes(model, phrases, processor, [one])
+    assert 0 <= blind["class_f1"] < 1
+    honest = validation.ground_classes
+
+    def knowing(*arguments: object) -> GrounderOutput:
+        column = 1 + NAMES.index("dog")
+        phrase_map = torch.zeros(1, 1 + len(NAMES), dtype=torch.bool)
+        phrase_map[0, [0, column]] = True
+        boxes = torch.tensor([[0.25, 0.375, 0.35, 0.5]])  # 6, 10, 34, 50 of 80 x 60 on the square canvas
+        return told(honest(*arguments), boxes, phrase_map)
+
+    monkeypatch.setattr(validation, "ground_classes", knowing)
+    assert validate_classes(model, phrases, processor, [one])["class_f1"] == 1
+
+
+def test_dialogues_give_a_loss_and_a_score_whether_or_not_they_hold_phrases() -> None:
+    model, phrases, processor = training_model().eval(), class_phrases(), training_processor()
+    result = validate_chat(model, phrases, processor, four_samples())
+    assert result["language_loss"] == pytest.approx(np.log(320), rel=0.2)  # it has learnt nothing yet
+    assert 0 <= result["phrase_f1"] <= 1
+    assert result["phrase_threshold"] in (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
+    plain = validate_chat(model, phrases, processor, [sample(turns=sample().turns[1:2])])
+    assert plain["phrase_f1"] == 0
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_phrases_without_known_instances_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, phrases, processor = training_model().eval(), class_phrases(), training_processor()
+    turn = sample().turns[2]  # "A dog" is known, "grass" is not
+    seen: list[tuple[np.ndarray, ...]] = []
+    monkeypatch.setattr(validation, "tally", lambda *row: seen.append(row) or Tally(0, 0, 0))
+    validate_chat(
+        model, phrases, processor, [sample(turns=(turn,)), sample((thing("cat", (8, 8, 20, 20)),), sample().turns[1:2])]
+    )
+    found, _, truth, wanted, _ = seen[0]
+    assert found.shape == (8, 1)
+    assert wanted.tolist() == [[True], [False], [False]]
+    assert truth.shape == (3, 4)
+    assert seen[1][0].shape == (8, 0)
+    assert seen[1][3].shape == (1, 0)
+
+
+def test_validation_draws_the_same_dialogues_each_time() -> None:
+    rng = np.random.default_rng
+    first, second = (
+        chat_batch([sample()], training_processor(), class_phrases().index, 4, rng(0)).texts for _ in range(2)
+    )
+    assert torch.equal(first["input_ids"], second["input_ids"])
+    model, phrases = training_model().eval(), class_phrases()
+    results = [validate_chat(model, phrases, training_processor(), [sample()]) for _ in range(2)]
+    assert results[0] == results[1]
