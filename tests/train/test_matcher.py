@@ -110,15 +110,16 @@ def test_no_objects_and_more_objects_than_queries() -> None:
     assert [len(pair[0]) for pair in matcher(prediction, features, [random_target(0), random_target(0)])] == [0, 0]
 
 
-def test_objects_without_a_mask_cost_nothing_by_mask() -> None:
+@pytest.mark.parametrize("num_points", [20, None])
+def test_objects_without_a_mask_cost_nothing_by_mask(num_points: int | None) -> None:
     torch.manual_seed(5)
     prediction, features = random_prediction(batch=1)
-    target = random_target(3)
+    target, points = random_target(3), {"final.matcher.0": torch.rand(1, 20, 2)}
     partly = dataclasses.replace(target, has_mask=torch.tensor([True, False, True]))
     unmasked = dataclasses.replace(target, masks=None, has_mask=torch.zeros(3, dtype=torch.bool))
-    matcher = HungarianMatcher(num_points=None)
+    matcher = HungarianMatcher(num_points=num_points)
     [with_masks], [mixed], [without] = (
-        matcher.cost_matrices(prediction, features, [t]) for t in (target, partly, unmasked)
+        matcher.cost_matrices(prediction, features, [each], points) for each in (target, partly, unmasked)
     )
     torch.testing.assert_close(mixed[:, [0, 2]], with_masks[:, [0, 2]])
     torch.testing.assert_close(mixed[:, 1], without[:, 1])
