@@ -165,7 +165,13 @@ def test_padding_on_the_left_changes_nothing() -> None:
     padded = torch.cat([torch.zeros(1, 4, short.shape[2]), short], dim=1)
     mask = torch.tensor([[False] * 4 + [True] * 3, [True] * 7])
     both, alone = Reader(model), Reader(model)
+    positions: list[list[list[int]]] = []
+    handle = model.language_model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: positions.append(kwargs["position_ids"].tolist()), with_kwargs=True
+    )
     hidden = both.feed(torch.cat([padded, long]), mask)
+    handle.remove()
+    assert positions == [[[0, 0, 0, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6]]]  # for models with absolute positions
     torch.testing.assert_close(hidden[:1, 4:], alone.feed(short), atol=1e-5, rtol=1e-4)
     following = prefix(model, 1, 1, seed=4)
     later = both.feed(following.expand(2, -1, -1))

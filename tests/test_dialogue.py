@@ -265,6 +265,16 @@ def test_a_stream_cannot_go_on_after_the_next_question(expected_second: Grounded
     assert [message.text for message in talk.messages[2:]] == ["Is it red?", SECOND]
 
 
+def test_a_stream_that_was_never_begun_is_given_up_as_well() -> None:
+    chat, talk = CHATS["shared"], begun()
+    with saying(chat, SECOND):
+        stream = talk.stream("And now?")
+        talk.ask("Is it red?")
+        with pytest.raises(UsageError, match="given up when the next question was asked"):
+            next(stream)
+    assert len(talk.messages) == 4
+
+
 def test_a_stopped_answer_is_kept_as_far_as_it_came() -> None:
     chat = CHATS["shared"]
     event = threading.Event()

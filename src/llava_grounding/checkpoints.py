@@ -185,8 +185,7 @@ def check_weights(folder: Path, config: LlavaGroundingConfig) -> None:
         with _open_weights(path) as file:
             found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     # The one allowed gap: an output layer that shares the input embedding's weights is stored once.
-    tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
-    missing = sorted(wanted.keys() - found.keys() - tied)
+    missing = sorted(wanted.keys() - found.keys() - model.all_tied_weights_keys.keys())
     unexpected = sorted(found.keys() - wanted.keys())
     misshapen = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
     problems = []

@@ -94,12 +94,13 @@ def test_images_are_batched_for_the_encoders_there_are(kind: str, names: int) ->
 
 
 def test_regions_are_in_pixels_of_the_original_and_inside_it() -> None:
-    boxes = [[0.5, 0.25, 0.5, 0.25], [0.95, 0.6, 0.3, 0.4]]  # the content is the upper two thirds
-    regions = PROCESSOR.decode_regions(selection(boxes, [0.9, 0.8]), LETTERBOX)
+    boxes = [[0.5, 0.25, 0.5, 0.25], [0.95, 0.6, 0.3, 0.4], [0.0, 0.0, 0.2, 0.25]]  # content: the upper two thirds
+    regions = PROCESSOR.decode_regions(selection(boxes, [0.9, 0.8, 0.7]), LETTERBOX)
     content_h = LETTERBOX.content_size_wh[1] / 64
     np.testing.assert_allclose(regions[0].box_xyxy, [22.5, 7.5 / content_h, 67.5, 22.5 / content_h], atol=1e-4)
     np.testing.assert_allclose(regions[1].box_xyxy, [72, 24 / content_h, 90, 60], atol=1e-4)
-    assert [region.score for region in regions] == [0.9, 0.8]
+    np.testing.assert_allclose(regions[2].box_xyxy, [0, 0, 9, 7.5 / content_h], atol=1e-4)
+    assert [region.score for region in regions] == [0.9, 0.8, 0.7]
     assert all(region.mask is not None and region.mask.shape == (60, 90) and region.mask.all() for region in regions)
 
 
