@@ -10,7 +10,7 @@ import math
 import numbers
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ _GREEDY_BELOW = 1e-4  # temperatures below this are greedy, as in the original
 _MAX_TEMPERATURE = 100.0
 
 
+@runtime_checkable
 class Flag(Protocol):
     """Something like `threading.Event`."""
 
@@ -235,5 +236,4 @@ def stop_requested(stop: StopSignal | None) -> bool:
     """Ask a stop signal of either kind."""
     if stop is None:
         return False
-    is_set = getattr(stop, "is_set", None)
-    return bool(is_set() if is_set is not None else stop())  # type: ignore[operator]
+    return stop.is_set() if isinstance(stop, Flag) else bool(stop())
