@@ -107,8 +107,8 @@ class TestCanvasMasks:
         self, size_wh: tuple[int, int], canvas: int, corners: list[float]
     ) -> None:
         (width, height), (a, b, c, d) = size_wh, corners
-        x0, x1 = sorted((int(a * width), int(c * width)))
-        y0, y1 = sorted((int(b * height), int(d * height)))
+        x0, x1 = sorted(min(int(share * width), width - 1) for share in (a, c))
+        y0, y1 = sorted(min(int(share * height), height - 1) for share in (b, d))
         mask = np.zeros((1, height, width), dtype=bool)
         mask[0, y0 : y1 + 1, x0 : x1 + 1] = True
         letterbox = Letterbox.fit(size_wh, (canvas, canvas))
