@@ -160,6 +160,16 @@ class TestChoosingTurns:
             seen.add(kinds)
         assert len(seen) == 4
 
+    def test_descriptions_come_first_more_often_and_many_questions_of_one_kind_count_as_one(self) -> None:
+        counts = [replace(TURNS[1], question=f"How many cats of {number}?") for number in range(8)]
+        one = sample(turns=(TURNS[0], *counts, TURNS[4]))
+        rng = np.random.default_rng(0)
+        firsts = [choose_turns(one, 1, rng)[0].kind for _ in range(300)]
+        shares = {kind: firsts.count(kind) / len(firsts) for kind in ("describe", "count", "absent")}
+        assert shares["describe"] == pytest.approx(4 / 6, abs=0.09)
+        assert shares["count"] == pytest.approx(1 / 6, abs=0.07)
+        assert shares["absent"] == pytest.approx(1 / 6, abs=0.07)
+
     def test_a_leading_follow_up_is_a_turn_like_others(self) -> None:
         lone = replace(TURNS[0], kind="followup")
         assert chosen_turns(sample(turns=(lone,))) == [[lone]]
