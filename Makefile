@@ -47,7 +47,7 @@ demo: $(VENV)/.run ## answer a question about a picture: demo/answer.json, demo/
 	$(BIN)/llava-grounding chat "$${IMAGE:-demo/scene.png}" "$$QUESTION" --out demo
 
 test: $(VENV)/.dev ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(BIN)/python -m pytest
 
 check: lint types imports test ## everything CI runs
 

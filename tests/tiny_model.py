@@ -29,8 +29,8 @@ WORDS = (
 )
 _BACKBONE = {
     "model_type": "resnet",
-    "embedding_size": 8,
-    "hidden_sizes": [8, 16, 16, 24],
+    "embedding_size": 16,
+    "hidden_sizes": [16, 16, 16, 24],
     "depths": [1, 1, 1, 1],
     "layer_type": "basic",
     "out_features": ["stage1", "stage2", "stage3", "stage4"],

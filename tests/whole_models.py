@@ -21,8 +21,8 @@ PAD, END, IMAGE, PHRASE_START, PHRASE_END, SEG, REGION = 0, 1, 5, 6, 7, 8, 9
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 RESNET = {
     "model_type": "resnet",
-    "embedding_size": 8,
-    "hidden_sizes": [8, 8, 16, 16],
+    "embedding_size": 16,
+    "hidden_sizes": [16, 16, 16, 16],
     "depths": [1, 1, 1, 1],
     "layer_type": "basic",
     "out_features": STAGES,

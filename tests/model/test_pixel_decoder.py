@@ -67,7 +67,7 @@ def test_an_image_of_the_wrong_size_is_refused(size_hw: tuple[int, int]) -> None
 
 
 def test_a_backbone_without_four_maps_is_refused() -> None:
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], out_features=["stage4"])
+    config = ResNetConfig(embedding_size=16, hidden_sizes=[16] * 4, depths=[1] * 4, out_features=["stage4"])
     with pytest.raises(ConfigError, match=r"must return 4 feature maps .* it returns 1"):
         build_backbone(config)
 

@@ -35,7 +35,7 @@ def small_backbone(kind: str) -> Backbone:
     if kind == "swin":
         sizes = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4}
         return build_backbone(SwinConfig(**sizes, drop_path_rate=0.0, out_features=stages))
-    sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    sizes = {"embedding_size": 16, "hidden_sizes": [16, 16, 16, 16], "depths": [1, 1, 1, 1], "layer_type": "basic"}
     return build_backbone(ResNetConfig(**sizes, out_features=stages))
 
 

@@ -42,11 +42,15 @@ def test_every_weight_takes_half_the_space(folders: tuple[Path, Path]) -> None:
     assert files[1] < 0.6 * files[0]  # names and shapes take their part in so small a model
 
 
-def test_answers_are_the_same_within_half_precision(folders: tuple[Path, Path]) -> None:
+def test_answers_are_those_of_the_rounded_weights(folders: tuple[Path, Path]) -> None:
     batch = chat_batch(four_samples(), training_processor(), class_phrases().index, 2, np.random.default_rng(0))
+    before, after = (
+        LlavaGroundingForConditionalGeneration.from_pretrained(folder, dtype=torch.float32) for folder in folders
+    )
+    rounded = {name: value.half().float() for name, value in before.state_dict().items() if value.is_floating_point()}
+    before.load_state_dict(rounded, strict=False)
     results = []
-    for folder in folders:
-        model = LlavaGroundingForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    for model in (before, after):
         with torch.no_grad():
             output = model(
                 input_ids=batch.texts["input_ids"],
@@ -59,9 +63,9 @@ def test_answers_are_the_same_within_half_precision(folders: tuple[Path, Path]) 
                 *model.phrase_states(output.last_hidden_state, batch.texts["input_ids"]),
             )
         results.append((output.logits, grounding.phrase_logits, grounding.boxes_cxcywh))
-    for before, after in zip(*results, strict=True):
-        torch.testing.assert_close(after, before, atol=0.02, rtol=0.02)
-        assert not torch.equal(after, before)
+    # To the bit: with random weights a rounded one more or less makes other queries the best.
+    for expected, published in zip(*results, strict=True):
+        torch.testing.assert_close(published, expected, atol=0, rtol=0)
 
 
 def test_the_threshold_stands_in_model_and_processor(folders: tuple[Path, Path]) -> None:
