@@ -23,18 +23,19 @@ def main() -> None:
     parser.add_argument("--phrases", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=3, help="the fastest counts; one more run warms up")
-    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
+    parser.add_argument("--bf16", action="store_true", help="weights and pixels in bfloat16")
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     config = preset(arguments.preset).grounder_config
-    grounder = build_grounder(config).eval()
-    pixel_values = torch.randn(1, 3, *arguments.image_size)
-    phrase_embeds = torch.randn(1, arguments.phrases, config.phrase_size)
+    dtype = torch.bfloat16 if arguments.bf16 else torch.float32
+    grounder = build_grounder(config).eval().to(dtype)
+    pixel_values = torch.randn(1, 3, *arguments.image_size, dtype=dtype)
+    phrase_embeds = torch.randn(1, arguments.phrases, config.phrase_size, dtype=dtype)
     phrase_mask = torch.ones(1, arguments.phrases, dtype=torch.bool)
 
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=arguments.bf16):
+    with torch.inference_mode():
         maps = grounder.backbone(pixel_values)
         memory = grounder.pixel_decoder(maps)
         parts: dict[str, Callable[[], object]] = {

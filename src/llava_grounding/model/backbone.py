@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoBackbone, PreTrainedConfig
 
 from llava_grounding.errors import ConfigError, ShapeError
+from llava_grounding.model.linear import with_fast_linears
 
 STRIDES = (4, 8, 16, 32)
 SIZE_DIVISOR = STRIDES[-1]
@@ -54,7 +55,7 @@ class Backbone(nn.Module):
 
 def build_backbone(config: PreTrainedConfig) -> Backbone:
     """A backbone with fresh weights from a transformers backbone config (its `out_features` names four stages)."""
-    body = AutoBackbone.from_config(config)
+    body = with_fast_linears(AutoBackbone.from_config(config))
     if config.model_type == "swin":
         body.swin.layernorm = nn.Identity()  # no map passes through it: it would only be weights without gradient
     return Backbone(body)

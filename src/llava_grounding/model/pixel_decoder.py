@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from llava_grounding.errors import ConfigError
 from llava_grounding.model.deformable import MultiScaleDeformableAttention
 from llava_grounding.model.heads import sine_code
+from llava_grounding.model.linear import Linear
 from llava_grounding.model.outputs import ImageMemory
 
 _GROUPS = 32
@@ -64,7 +65,7 @@ class DeformablePixelDecoder(nn.Module):
 
     def forward(self, feature_maps: Sequence[Tensor]) -> ImageMemory:
         """Fuse the backbone's maps, given fine to coarse."""
-        finest, *inner = feature_maps
+        finest, *inner = map(_by_cell, feature_maps)
         levels = [project(x) for project, x in zip(self.input_projections, inner, strict=False)]
         for index in range(len(inner), len(self.input_projections)):
             source = inner[-1] if index == len(inner) else levels[-1]
@@ -82,7 +83,8 @@ class DeformablePixelDecoder(nn.Module):
             x = layer(x, positions, references, sizes_hw)
 
         cells = x.split([height * width for height, width in sizes_hw], dim=1)
-        stride8 = cells[0].transpose(1, 2).unflatten(2, sizes_hw[0])
+        # Viewed, not unflattened: only so does torch see that it may keep the channels of a cell side by side.
+        stride8 = cells[0].view(-1, *sizes_hw[0], x.shape[2]).permute(0, 3, 1, 2)
         lateral = self.lateral(finest)
         fused = lateral + F.interpolate(stride8, size=lateral.shape[2:], mode="bilinear", align_corners=False)
         return ImageMemory(
@@ -137,11 +139,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, ffn_size: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(hidden_size, ffn_size)
-        self.fc2 = nn.Linear(ffn_size, hidden_size)
+        self.fc1 = Linear(hidden_size, ffn_size)
+        self.fc2 = Linear(ffn_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.relu(self.fc1(x), inplace=True))
+        return self.fc2(self.fc1.relu(x))
 
 
 class FeaturePyramidPixelDecoder(nn.Module):
@@ -221,6 +223,13 @@ def sine_map(size_hw: tuple[int, int], size: int, device: torch.device) -> Float
     y_code, x_code = codes
     height, width = size_hw
     return torch.cat([y_code[:, None].expand(-1, width, -1), x_code[None].expand(height, -1, -1)], dim=-1)
+
+
+def _by_cell(feature_map: Tensor) -> Tensor:
+    """At inference on a CPU: the channels of a cell side by side, which convolutions read fastest."""
+    if torch.is_grad_enabled() or feature_map.device.type != "cpu":
+        return feature_map
+    return feature_map.contiguous(memory_format=torch.channels_last)
 
 
 def _projection(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
