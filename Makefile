@@ -69,8 +69,9 @@ constraints: ## write constraints.txt anew from the newest versions that pyproje
 	  --no-annotate --no-emit-index-url --no-emit-find-links --quiet | sed 's/+cpu//' > constraints.txt
 
 train-nano: $(VENV)/.run ## train the embedded model from nothing (DATA=photo pack, optional)
-	$(BIN)/llava-grounding train configs/nano_pretrain.yaml $(if $(DATA),--data "$(DATA)",photo_share=0)
-	$(BIN)/llava-grounding train configs/nano_chat.yaml $(if $(DATA),--data "$(DATA)",photo_share=0)
+	@for stage in pretrain chat read joint; do set -x; \
+	  $(BIN)/llava-grounding train configs/nano_$$stage.yaml $(if $(DATA),--data "$(DATA)",photo_share=0) || exit 1; \
+	done
 
 clean: ## remove the environment and what demo and tests leave behind
 	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

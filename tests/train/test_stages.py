@@ -72,6 +72,17 @@ def test_the_grounding_weight_weighs_both_grounding_losses() -> None:
     assert none["loss"] >= none["language"]
 
 
+def test_the_word_weight_weighs_the_word_loss_alone() -> None:
+    batch, model = chat_of(*four_samples()), training_model().eval()
+    none, one, three = (
+        chat_losses(model, class_phrases(), CRITERIA, batch, grounding_weight=1.0, word_weight=weight)
+        for weight in (0.0, 1.0, 3.0)
+    )
+    assert one["class_words"] > 0
+    torch.testing.assert_close(one["loss"] - none["loss"], one["class_words"])
+    torch.testing.assert_close(three["loss"] - one["loss"], 2 * one["class_words"])
+
+
 @pytest.mark.parametrize(
     "samples",
     [

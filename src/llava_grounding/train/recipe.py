@@ -30,7 +30,7 @@ class Recipe:
     learning_rate: float = 1.5e-3
     """Peak rate of AdamW."""
     freeze_vision: bool = False
-    """The grounder stays as it is; only the language side and the way to it learn. Four times the samples a second."""
+    """The grounder stays as it is; only the language side and the way to it learn. Twice the samples a second."""
     vision_rate: float = 1.0
     """Factor on the rate of grounder and vision tower."""
     weight_decay: float = 0.02
@@ -45,6 +45,8 @@ class Recipe:
     """Questions of one sample put into one dialogue."""
     grounding_weight: float = 1.0
     """Factor on the grounder's losses in the chat stage."""
+    word_weight: float = 1.0
+    """Factor on the loss that makes object tokens say the words of their thing; small once the model reads them."""
     num_points: int = 512
     """Points a mask loss is computed on."""
     seed: int = 0
@@ -67,7 +69,8 @@ _ONE_OR_MORE, _NONE_OR_MORE, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("steps", "batch_size", "max_turns", "validation_samples"), _ONE_OR_MORE),
     **dict.fromkeys(("log_every", "save_every", "validate_every"), _ONE_OR_MORE),
-    **dict.fromkeys(("learning_rate", "vision_rate", "weight_decay", "clip", "grounding_weight"), _NONE_OR_MORE),
+    **dict.fromkeys(("learning_rate", "vision_rate", "weight_decay", "clip"), _NONE_OR_MORE),
+    **dict.fromkeys(("grounding_weight", "word_weight"), _NONE_OR_MORE),
     **dict.fromkeys(("num_points", "workers", "seed"), _NONE_OR_MORE),
     **dict.fromkeys(("warmup", "photo_share"), _SHARE),
 }

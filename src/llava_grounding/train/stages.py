@@ -58,6 +58,7 @@ def chat_losses(
     criteria: Criteria,
     batch: ChatBatch,
     grounding_weight: float,
+    word_weight: float = 1.0,
 ) -> dict[str, Tensor]:
     """Language loss, grounding loss of the `<seg>` phrases and of the class names; `loss` is their weighted sum."""
     features, proposals, named = _look(model, phrases, criteria, batch)
@@ -76,7 +77,7 @@ def chat_losses(
     losses = {"language": output.loss} | {f"class_{name}": value for name, value in named.items()}
     total = output.loss
     if named:
-        total = total + named["words"] + grounding_weight * named["loss"]
+        total = total + word_weight * named["words"] + grounding_weight * named["loss"]
     embeds, found = model.phrase_states(output.last_hidden_state, texts["input_ids"])
     if embeds.shape[1]:
         mask = batch.phrase_mask[:, : embeds.shape[1]] & found
