@@ -118,7 +118,7 @@ def tiny_processor(config: LlavaGroundingConfig) -> LlavaGroundingProcessor:
     return LlavaGroundingProcessor(train_tokenizer(WORDS, config.text_config.vocab_size), settings)
 
 
-def tiny_weights(config: LlavaGroundingConfig, seed: int = 0) -> LlavaGroundingForConditionalGeneration:
+def tiny_weights(config: LlavaGroundingConfig, seed: int = 1) -> LlavaGroundingForConditionalGeneration:
     """A model with random weights in evaluation mode; unlike freshly built ones its boxes and prompts do something."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
