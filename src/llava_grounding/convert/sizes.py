@@ -4,10 +4,12 @@ What neither of them says (heads of the vision tower, object queries, side of th
 unless the caller knows better.
 """
 
+import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llava_grounding.convert.keys import GROUNDER_PREFIX, PROMPT_ENCODER_PREFIX
@@ -23,6 +25,7 @@ _HEADS = 8  # of both vision modules; fixed in the original's code
 _READABLE_POSITIONS = 4096
 """The original sets no limit to the length of a dialogue and was trained up to 2400 positions, whatever config.json
 says (2048); rotary positions need no table."""
+_TOWER_FIELDS = ("num_attention_heads", "hidden_act", "layer_norm_eps")
 _LANGUAGE_FIELDS = (
     "hidden_size",
     "intermediate_size",
@@ -79,6 +82,20 @@ def official_config(
         tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
         **token_ids,
     )
+
+
+def read_tower_fields(path: Path) -> dict[str, Any]:
+    """What the config.json of a CLIP model says of its vision tower and weights do not tell.
+
+    Raises:
+        CheckpointError: if it is no such file.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values = values.get("vision_config", values)
+        return {name: values[name] for name in _TOWER_FIELDS if name in values}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"`{path}` is no configuration of a vision tower: {error}") from error
 
 
 def language_sizes(values: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
