@@ -66,7 +66,7 @@ CASE_TABLE = Table(
         "mapper.labels",  # of training
         "mapper.padding_mask",  # all zeros, and not used
     ),
-    optional=("step_logits",),
+    optional=("step_logits", "visual_prompt.masks"),
 )
 WORDS_TABLE = Table(compared={"tokenizer.*": "E", "prompt.*": "E", "coordinates.*": "P"})
 _NEEDED = {"cases.json", "llm_config.json", LANGUAGE_WEIGHTS, "tokenizer_fixture.json", "prompts.json"}

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
+from llava_grounding.checkpoints import read_config
 from llava_grounding.convert.official_keys import GROUNDER, PROMPT_ENCODER, official_name, why_left_out
 from llava_grounding.convert.plan import Plan, check_aliases, make_plan
 from llava_grounding.convert.report import ConversionReport, count_parts
-from llava_grounding.convert.shards import find_shards, read_tensors, stored_in
+from llava_grounding.convert.shards import Stored, find_shards, read_tensors, stored_in
 from llava_grounding.convert.sizes import OfficialSettings, official_config
 from llava_grounding.convert.vocabulary import read_tokenizer, token_ids
-from llava_grounding.convert.writer import MAX_FILE_BYTES, WeightWriter, check_new, new_folder
+from llava_grounding.convert.writer import MAX_FILE_BYTES, Entry, WeightWriter, check_new, new_folder
 from llava_grounding.errors import CheckpointError
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
@@ -47,7 +48,8 @@ def convert_official(
     """Convert a released checkpoint: weights, configuration, tokenizer.
 
     Args:
-        source: folder with config.json, tokenizer files and `pytorch_model-*.bin` or safetensors files.
+        source: folder with config.json, tokenizer files and `pytorch_model-*.bin` or safetensors files; one that is
+            converted already stays as it is.
         out: a folder that is new or empty.
         dtype: of the language side's weights; None keeps what is stored. Vision modules are always float32.
         demo_quirks: write a processor with the faults of the original's demo, to compare answers with it.
@@ -58,18 +60,48 @@ def convert_official(
     """
     check_new(out)
     stored = stored_in(find_shards(source))
+    values = read_source_config(source)
+    if values.get("model_type") == LlavaGroundingConfig.model_type:
+        return _write_again(source, out, stored, dtype, max_file_bytes)
     shapes = {entry.key: entry.shape for entry in stored}
-    rows = shapes.get("model.embed_tokens.weight", (0,))[0]
-    tokenizer = read_tokenizer(source, rows)
-    config = official_config(read_source_config(source), shapes, token_ids(tokenizer), settings or OfficialSettings())
+    tokenizer = read_tokenizer(source, shapes.get("model.embed_tokens.weight", (0,))[0])
+    config = official_config(values, shapes, token_ids(tokenizer), settings or OfficialSettings())
     plan = make_plan(stored, official_name, expected_shapes(config), lambda name: OURS_ALONE in name)
+    processor = LlavaGroundingProcessor(tokenizer, processor_settings(config, demo_quirks))
+    return write_converted(source, out, plan, config, processor, dtype, max_file_bytes)
+
+
+def _write_again(
+    source: Path, out: Path, stored: list[Stored], dtype: torch.dtype | None, max_file_bytes: int
+) -> ConversionReport:
+    """A folder of ours once more: nothing changes but the type of the language side, if one is given."""
+    config = read_config(source)
+    plan = make_plan(stored, lambda key: key, expected_shapes(config), lambda name: False)
+    processor = LlavaGroundingProcessor.from_pretrained(source)
+    return write_converted(source, out, plan, config, processor, dtype, max_file_bytes)
+
+
+def write_converted(
+    source: Path,
+    out: Path,
+    plan: Plan,
+    config: LlavaGroundingConfig,
+    processor: LlavaGroundingProcessor,
+    dtype: torch.dtype | None = None,
+    max_file_bytes: int = MAX_FILE_BYTES,
+) -> ConversionReport:
+    """Write what a plan moves, with everything a folder of ours needs, and report it.
+
+    Raises:
+        CheckpointError: if several names of one tensor hold different values, or there is no room.
+    """
     check_aliases(plan)
     dtypes = _dtypes(plan, dtype)
-    processor = LlavaGroundingProcessor(tokenizer, processor_settings(config, demo_quirks))
     with new_folder(out) as folder:
-        files = write_weights(folder, plan, dtypes, max_file_bytes)
-        config.dtype = dtypes["lm_head.weight"]
-        save_config(config, folder)
+        files = _write_weights(folder, plan, dtypes, max_file_bytes)
+        config.dtype = dtypes["language_model.norm.weight"]
+        config.architectures = [LlavaGroundingForConditionalGeneration.__name__]
+        config.save_pretrained(folder)
         processor.save_pretrained(folder)
     ids = processor.tokens.ids
     return ConversionReport(
@@ -92,14 +124,13 @@ def expected_shapes(config: LlavaGroundingConfig) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}
 
 
-def write_weights(
-    folder: Path, plan: Plan, dtypes: Mapping[str, torch.dtype], max_file_bytes: int = MAX_FILE_BYTES
-) -> list[str]:
+def _write_weights(folder: Path, plan: Plan, dtypes: Mapping[str, torch.dtype], max_file_bytes: int) -> list[str]:
     """Write everything a plan moves; gives the names of the files."""
-    contents = [(name, move.part_shape, dtypes[name]) for move in plan.moves for name in move.names]
+    contents: list[Entry] = [(name, move.part_shape, dtypes[name]) for move in plan.moves for name in move.names]
     contents += [(name, shape, torch.float32) for name, shape in plan.fresh.items()]
     by_entry = {move.stored: move for move in plan.moves}
-    with WeightWriter(folder, contents, max_file_bytes) as writer:
+    # In the order of names, so that the same weights always make the same files.
+    with WeightWriter(folder, sorted(contents, key=lambda entry: entry[0]), max_file_bytes) as writer:
         for entry, tensor in read_tensors(list(by_entry)):
             for name, part in by_entry[entry].parts(tensor):
                 writer.write(name, part)
@@ -136,12 +167,6 @@ def read_source_config(source: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"config.json in `{source}` is damaged: expected a JSON object")
     return values
-
-
-def save_config(config: LlavaGroundingConfig, folder: Path) -> None:
-    """Write config.json as `from_pretrained` of the model's class reads it."""
-    config.architectures = [LlavaGroundingForConditionalGeneration.__name__]
-    config.save_pretrained(folder)
 
 
 def _dtypes(plan: Plan, language: torch.dtype | None) -> dict[str, torch.dtype]:

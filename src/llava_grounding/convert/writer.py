@@ -14,6 +14,8 @@ from torch import Tensor
 
 from llava_grounding.errors import CheckpointError, UsageError
 
+Entry = tuple[str, tuple[int, ...], torch.dtype]
+"""Name, shape and type of a tensor."""
 MAX_FILE_BYTES = 2 * 10**9
 """Where one weight file ends and the next begins."""
 _DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -66,7 +68,7 @@ class WeightWriter:
     def __init__(
         self,
         folder: Path,
-        contents: Sequence[tuple[str, tuple[int, ...], torch.dtype]],
+        contents: Sequence[Entry],
         max_file_bytes: int = MAX_FILE_BYTES,
     ) -> None:
         self._folder = folder
@@ -121,7 +123,7 @@ class WeightWriter:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _begin(self, path: Path, contents: Sequence[tuple[str, tuple[int, ...], torch.dtype]]) -> None:
+    def _begin(self, path: Path, contents: Sequence[Entry]) -> None:
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         end = 0
         starts = {}
@@ -138,10 +140,8 @@ class WeightWriter:
         self._places |= {name: (file, 8 + len(text) + start) for name, start in starts.items()}
 
 
-def _split(
-    contents: Sequence[tuple[str, tuple[int, ...], torch.dtype]], max_file_bytes: int
-) -> list[list[tuple[str, tuple[int, ...], torch.dtype]]]:
-    parts: list[list[tuple[str, tuple[int, ...], torch.dtype]]] = [[]]
+def _split(contents: Sequence[Entry], max_file_bytes: int) -> list[list[Entry]]:
+    parts: list[list[Entry]] = [[]]
     size = 0
     for entry in contents:
         num_bytes = _num_bytes(*entry[1:])
