@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from llava_grounding.errors import ShapeError
 from llava_grounding.model.builders import (
     build_grounder,
     build_phrase_projector,
@@ -179,7 +180,7 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
 
         `image_tokens=None` and `region_embeds=None` mean that the text has none to fill (a later turn, or no prompts).
         """
-        embeds = self.get_input_embeddings()(input_ids)
+        embeds = self.get_input_embeddings()(self._within_vocabulary(input_ids, image_tokens, region_embeds))
         if image_tokens is not None:
             everywhere = torch.ones(image_tokens.shape[:2], dtype=torch.bool, device=embeds.device)
             slots = input_ids == self.config.image_token_id
@@ -188,6 +189,25 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
             slots = input_ids == self.config.region_token_id
             embeds = put_into_slots(embeds, slots, region_embeds, region_mask, "region")
         return embeds
+
+    def _within_vocabulary(
+        self, input_ids: Int[Tensor, "B T"], image_tokens: Tensor | None, region_embeds: Tensor | None
+    ) -> Int[Tensor, "B T"]:
+        """Ids that all have an embedding: placeholders without one of their own (converted checkpoints) become 0.
+
+        Raises:
+            ShapeError: if there is such a placeholder and nothing to fill it with.
+        """
+        for name, token, features in [
+            ("image", self.config.image_token_id, image_tokens),
+            ("region", self.config.region_token_id, region_embeds),
+        ]:
+            if token >= self.config.text_config.vocab_size:
+                slots = input_ids == token
+                if features is None and bool(slots.any()):
+                    raise ShapeError(f"the text has an {name} placeholder, but no {name} features were given")
+                input_ids = input_ids.masked_fill(slots, 0)
+        return input_ids
 
     def forward(
         self,

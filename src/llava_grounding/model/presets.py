@@ -38,7 +38,7 @@ _OFFICIAL_7B: dict[str, Any] = {
         "projection_dim": 768,
     },
     "grounder_config": {"backbone_config": _SWIN_TINY},
-    "visual_prompt_config": {"backbone_config": _SWIN_TINY, "isolate_prompts": False},
+    "visual_prompt_config": {"backbone_config": _SWIN_TINY, "isolate_prompts": True},
 }
 
 # Convolutions with batch normalisation, a plain feature pyramid and few queries: what learns fastest from nothing on a
