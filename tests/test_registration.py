@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import llava_grounding
+from llava_grounding import registration
 
 KNOWN = """
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -20,10 +21,18 @@ assert MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)].__name__ == "LlavaGrou
 assert processor_class_from_name("LlavaGroundingProcessor").__module__.startswith("llava_grounding.")
 """
 ORDERS = {
-    "ours first, and a deep import next": "import llava_grounding; from transformers import Trainer, LlamaForCausalLM",
-    "ours last": "from transformers import AutoModelForImageTextToText; import llava_grounding",
+    "ours first, and a deep import next": "import llava_grounding; from transformers import LlamaForCausalLM",
     "a part of ours first": "import llava_grounding.model.config; from transformers import pipeline",
 }
+
+
+def test_transformers_loaded_first_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers.models.auto.configuration_auto  # noqa: F401
+
+    imported: list[str] = []
+    monkeypatch.setattr(registration, "import_module", imported.append)
+    registration.register_when_needed()
+    assert imported == ["llava_grounding.model.llava_grounding", "llava_grounding.processing.processor"]
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 from llava_grounding.errors import CheckpointError, ConfigError, LlavaGroundingError, did_you_mean
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.model.presets import PRESETS, preset
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 
 EMBEDDED_MODEL = "nano"
@@ -28,7 +29,7 @@ EMBEDDED_MODEL = "nano"
 _WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = ["*.json", "*.safetensors"]
+_HUB_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SHOWN_NAMES = 3
 
@@ -130,7 +131,28 @@ def find_checkpoint(source: str | os.PathLike[str] | None) -> tuple[str, Path]:
     raise ConfigError(f"unknown model `{source}`{did_you_mean(str(source), [EMBEDDED_MODEL])}; {known}")
 
 
-def _download(hub_id: str) -> Path:
+def find_config(source: str) -> tuple[str, LlavaGroundingConfig]:
+    """Name and configuration of a preset or a checkpoint; of one on the hub nothing else is downloaded.
+
+    Raises:
+        ConfigError: if there is none of that name.
+        CheckpointError: if the configuration is missing or damaged.
+    """
+    if source in PRESETS:
+        return source, preset(source)
+    if not Path(source).exists() and _HUB_ID.fullmatch(source):
+        return source, read_config(_download(source, [_CONFIG]))
+    if not Path(source).exists():
+        hint = did_you_mean(source, PRESETS)
+        raise ConfigError(
+            f"unknown model `{source}`{hint}; expected {', '.join(f'`{name}`' for name in PRESETS)}, a folder with a "
+            f"model in it, or a hub id like `organisation/name`"
+        )
+    name, folder = find_checkpoint(source)
+    return name, read_config(folder)
+
+
+def _download(hub_id: str, files: Sequence[str] = _HUB_FILES) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -144,7 +166,7 @@ def _download(hub_id: str) -> Path:
     network_error: type[BaseException] = HfHubHTTPError.__bases__[0]
     neither = f"there is no folder `{hub_id}`, and"
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ConfigError(f"{neither} the hub has no model of that name that may be read") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, network_error, OSError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, GenerationMixin, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, GenerationMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
@@ -23,6 +23,7 @@ from llava_grounding.model.builders import (
 from llava_grounding.model.config import GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
 from llava_grounding.model.generation import GroundedGeneration
 from llava_grounding.model.language import last_hidden_state, put_into_slots
+from llava_grounding.model.model_card import WithModelCard
 from llava_grounding.model.outputs import GrounderOutput, ImageFeatures, ImageMemory, RegionPrompts, VisualPromptOutput
 from llava_grounding.model.shared_tower import SharedVisionTower
 
@@ -44,7 +45,7 @@ class LlavaGroundingOutput(ModelOutput):
     prompt_output: VisualPromptOutput | None = None
 
 
-class LlavaGroundingForConditionalGeneration(PreTrainedModel, GroundedGeneration, GenerationMixin):
+class LlavaGroundingForConditionalGeneration(WithModelCard, GroundedGeneration, GenerationMixin):
     """Grounded visual chat model of LLaVA-Grounding (arXiv:2312.02949)."""
 
     config_class = LlavaGroundingConfig
@@ -220,7 +221,7 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel, GroundedGeneration
         loss = None if labels is None else self._language_loss(hidden, labels)
         logits = None
         if labels is None or not self.training:
-            logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+            logits = self.logits(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
         return LlavaGroundingOutput(
             loss=loss,
             logits=logits,
@@ -231,11 +232,19 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel, GroundedGeneration
             prompt_output=prompt_output,
         )
 
+    def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        """Scores of every word for what comes next; some families of language models scale or bound them."""
+        text, logits = self.config.text_config, self.lm_head(hidden)
+        logits = logits * (getattr(text, "logit_scale", None) or 1)  # Cohere
+        logits = logits / (getattr(text, "logits_scaling", None) or 1)  # Granite
+        bound = getattr(text, "final_logit_softcapping", None)  # Gemma 2
+        return logits if bound is None else bound * torch.tanh(logits / bound)
+
     def _language_loss(self, hidden: Float[Tensor, "B T D"], labels: Int[Tensor, "B T"]) -> Tensor:
         """Cross-entropy of the next token, mean over the learnt positions; 0 if there is none."""
         learnt = labels[:, 1:] != -100  # most positions are image, question or padding and need no vocabulary
         losses = nn.functional.cross_entropy(
-            self.lm_head(hidden[:, :-1][learnt]).float(), labels[:, 1:][learnt], reduction="sum"
+            self.logits(hidden[:, :-1][learnt]).float(), labels[:, 1:][learnt], reduction="sum"
         )
         return losses / learnt.sum().clamp(min=1)
 
