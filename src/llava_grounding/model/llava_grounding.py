@@ -81,6 +81,18 @@ class LlavaGroundingForConditionalGeneration(WithModelCard, GroundedGeneration, 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave every part as its own constructor initialised it."""
 
+    def train(self, mode: bool = True) -> "LlavaGroundingForConditionalGeneration":
+        """As in torch, but a part of which nothing learns stays in evaluation mode.
+
+        Its batch statistics would move otherwise, and with an adapter on the language model nobody would save them.
+        """
+        super().train(mode)
+        for part in self.children():
+            weights = list(part.parameters())
+            if mode and weights and not any(weight.requires_grad for weight in weights):
+                part.eval()
+        return self
+
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 
