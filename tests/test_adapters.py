@@ -14,8 +14,6 @@ from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGe
 from tiny_model import picture, saying, tiny_config, tiny_processor, tiny_weights
 
 peft = pytest.importorskip("peft")
-# peft asks by a name that transformers gives up in its next major version.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 IMAGE = picture(4)
 TARGETS = r"language_model\..*\.(q_proj|v_proj)"

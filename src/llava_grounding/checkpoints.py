@@ -23,6 +23,7 @@ from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.presets import PRESETS, preset
 from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.quantization import quantization_config
 
 EMBEDDED_MODEL = "nano"
 """Name of the model inside the package."""
@@ -48,20 +49,30 @@ class LoadedCheckpoint:
 
 
 def load_checkpoint(
-    source: str | os.PathLike[str] | None, device: str | torch.device | None, dtype: str | torch.dtype | None
+    source: str | os.PathLike[str] | None,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    quantization: str | None = None,
 ) -> LoadedCheckpoint:
     """Find and load a checkpoint; see `GroundedChat.from_pretrained`."""
-    chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
+    chosen_device = choose_device(device)
+    chosen_dtype = torch.bfloat16 if dtype is None and quantization is not None else choose_dtype(dtype)
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        options["quantization_config"] = quantization_config(quantization, chosen_device, chosen_dtype)
+        options["device_map"] = {"": chosen_device}
     name, folder = find_checkpoint(source)
     config = read_config(folder)
     check_weights(folder, config)
     processor = LlavaGroundingProcessor.from_pretrained(folder)
     _check_fit(folder, config, processor)
     with _without_progress_bars():
-        model = LlavaGroundingForConditionalGeneration.from_pretrained(folder, config=config, dtype=chosen_dtype)
-    if chosen_dtype != torch.float32:
-        _restore_vision(model, folder)
-    model.to(chosen_device)  # type: ignore[arg-type]  # transformers' own wrapper hides the signature
+        # The vision modules keep the float32 they are stored in, whatever the precision: the model says so.
+        model = LlavaGroundingForConditionalGeneration.from_pretrained(
+            folder, config=config, dtype=chosen_dtype, **options
+        )
+    if quantization is None:  # else it is there already
+        model.to(chosen_device)  # type: ignore[arg-type]  # transformers' own wrapper hides the signature
     return LoadedCheckpoint(
         model.eval(), processor, name, autocast=torch.bfloat16 if chosen_dtype == torch.bfloat16 else None
     )
@@ -285,21 +296,6 @@ def _check_fit(folder: Path, config: LlavaGroundingConfig, processor: LlavaGroun
         raise CheckpointError(
             f"the tokenizer in `{folder}` has {words} tokens, but the model of {_CONFIG} has only {rows}"
         )
-
-
-def _restore_vision(model: LlavaGroundingForConditionalGeneration, folder: Path) -> None:
-    """Give the vision modules their weights back as stored, in float32: box and mask heads need the precision."""
-    parts = ["grounder", "visual_prompt_encoder"]
-    if model.config.vision_config is None:  # then the tower reads the grounder's features
-        parts += ["vision_tower", "multi_modal_projector"]
-    for part in parts:
-        getattr(model, part).float()
-    state = model.state_dict()
-    for path in weight_files(folder):
-        with _open_weights(path) as file:
-            for name in file.keys():  # noqa: SIM118
-                if name.split(".")[0] in parts:
-                    state[name].copy_(file.get_tensor(name))
 
 
 @contextmanager

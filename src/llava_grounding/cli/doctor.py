@@ -30,7 +30,11 @@ CORE = (
     "typer",
     "rich",
 )
-EXTRAS = {"train": ("peft", "accelerate", "tensorboard"), "benchmark": ("pycocotools",)}
+EXTRAS = {
+    "train": ("peft", "accelerate", "tensorboard"),
+    "benchmark": ("pycocotools",),
+    "quantize": ("bitsandbytes", "accelerate"),
+}
 
 _PYTHON = (3, 11)
 _GIB = 2**30
