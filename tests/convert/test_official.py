@@ -219,7 +219,10 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
         r"pytorch_model-00002-of-00002\.bin in ",
     ),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.model").unlink(), "expected tokenizer.model or tokenizer.json"),
+    "no tokenizer": (
+        lambda folder: (folder / "tokenizer.model").unlink(),
+        "expected tokenizer.model or tokenizer.json",
+    ),
     "a damaged vocabulary": (lambda folder: (folder / "tokenizer.model").write_bytes(b"\xff" * 40), "damaged"),
     "no grounding tokens": (
         lambda folder: (folder / "added_tokens.json").write_text('{"<a>": 1400, "<b>": 1401, "<c>": 1402}'),
@@ -287,7 +290,7 @@ def test_no_room_on_the_disk_is_said_before_anything_is_written(released: Path, 
     usage = mock.Mock(free=1000)
     with (
         mock.patch("llava_grounding.convert.writer.shutil.disk_usage", return_value=usage),
-        pytest.raises(CheckpointError, match="the weights take 0.0 GB, but only 0.0 GB are free"),
+        pytest.raises(CheckpointError, match=r"the weights take 0\.0 GB, but only 0\.0 GB are free"),
     ):
         convert_official(released, tmp_path / "ours", SETTINGS)
     assert list(tmp_path.iterdir()) == []

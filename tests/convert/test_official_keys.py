@@ -1,4 +1,4 @@
-"""The released 7B's keys and shapes, without its weights: every one finds its place in the preset, none of ours is left.
+"""The released 7B's keys and shapes, without its weights: each finds its place in the preset, none of ours is left.
 
 `official_keys.txt` lists a key and its shape per line; `{0..31}` in a key stands for every number of that range.
 """
@@ -54,7 +54,9 @@ def shapes() -> dict[str, tuple[int, ...]]:
     """Of the released checkpoint."""
     lines = (Path(__file__).parent / "official_keys.txt").read_text().splitlines()
     return {
-        key: tuple(map(int, sizes)) for pattern, *sizes in (line.split() for line in lines) for key in written_out(pattern)
+        key: tuple(map(int, sizes))
+        for pattern, *sizes in (line.split() for line in lines)
+        for key in written_out(pattern)
     }
 
 

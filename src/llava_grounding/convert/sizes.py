@@ -53,7 +53,7 @@ class OfficialSettings:
 
 
 def official_config(
-    values: Mapping[str, Any], shapes: Shapes, token_ids: Mapping[str, int], settings: OfficialSettings
+    values: Mapping[str, Any], shapes: Shapes, token_ids: Mapping[str, Any], settings: OfficialSettings
 ) -> LlavaGroundingConfig:
     """The configuration of a released checkpoint.
 

@@ -43,13 +43,17 @@ def read_tokenizer(folder: Path, rows: int, add_grounding: bool = False) -> PreT
         tokenizer.add_tokens([_markup_token(token) for token in GROUNDING_TOKENS])
     missing = [token for token in GROUNDING_TOKENS if tokenizer.token_to_id(token) is None]
     if missing:
-        raise CheckpointError(f"the tokenizer in `{folder}` lacks {', '.join(missing)}; is it of a grounding checkpoint?")
+        raise CheckpointError(
+            f"the tokenizer in `{folder}` lacks {', '.join(missing)}; is it of a grounding checkpoint?"
+        )
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in (IMAGE, REGION)])
     settings = _read_json(folder / _SETTINGS) if (folder / _SETTINGS).is_file() else {}
     roles = {role: _role(settings.get(role), default) for role, default in _ROLES.items()}
     absent = [token for token in roles.values() if tokenizer.token_to_id(token) is None]
     if absent:
-        raise CheckpointError(f"{_SETTINGS} in `{folder}` names {', '.join(absent)}, which its vocabulary does not have")
+        raise CheckpointError(
+            f"{_SETTINGS} in `{folder}` names {', '.join(absent)}, which its vocabulary does not have"
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=_role(settings.get("pad_token"), roles["unk_token"]),
@@ -68,7 +72,7 @@ def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
         "pad_token_id": tokenizer.pad_token_id,
     }
     assert all(isinstance(value, int) for value in ids.values())
-    return ids  # type: ignore[return-value]
+    return ids
 
 
 def _base_tokenizer(folder: Path) -> Tokenizer:
@@ -77,7 +81,7 @@ def _base_tokenizer(folder: Path) -> Tokenizer:
     if (folder / _WHOLE).is_file():
         try:
             return Tokenizer.from_file(str(folder / _WHOLE))
-        except Exception as error:  # noqa: BLE001  the library raises nothing more special
+        except Exception as error:
             raise CheckpointError(f"{_WHOLE} in `{folder}` is damaged: {error}") from error
     raise CheckpointError(f"`{folder}` has no tokenizer: expected {_PIECES} or {_WHOLE}")
 

@@ -6,6 +6,7 @@ Training, chat, benchmark and server all pass here, so that they cannot drift ap
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from PIL import Image
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
 from llava_grounding import markup
 from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean
 from llava_grounding.geometry import Letterbox
+from llava_grounding.model.config import LlavaGroundingConfig
+from llava_grounding.processing.chat_format import jinja_template
 from llava_grounding.processing.conversation import ChatTemplate, Piece, check_question, dialogue_pieces
 from llava_grounding.processing.demo import demo_pieces, demo_prompts
 from llava_grounding.processing.image import (
@@ -31,6 +35,7 @@ from llava_grounding.processing.image import (
 from llava_grounding.processing.regions import EncodedPrompts, collate_prompts, encode_prompts
 from llava_grounding.processing.selection import PhraseSelection, SelectionSettings, select_regions
 from llava_grounding.processing.sentencepiece import SentencePieceTokenizer
+from llava_grounding.processing.standard_doors import StandardDoors
 from llava_grounding.processing.tokens import MarkupTokenizer
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, Region, VisualPrompt
 
@@ -40,6 +45,9 @@ if TYPE_CHECKING:
 
 _FILE = "processor_config.json"
 _TOKENISATIONS = {"markup": MarkupTokenizer, "sentencepiece": SentencePieceTokenizer}
+_FILE, _TEMPLATE_FILE = "processor_config.json", "chat_template.jinja"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class ProcessorSettings:
             raise ConfigError(f"demo_quirks need tokenisation `sentencepiece`, got `{self.tokenisation}`")
 
 
-class LlavaGroundingProcessor:
+class LlavaGroundingProcessor(StandardDoors):
     """Encodes images and conversations, decodes grounded answers."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ProcessorSettings) -> None:
@@ -99,6 +107,7 @@ class LlavaGroundingProcessor:
         self.settings = settings
         if settings.template.begin and self.tokens.ids.bos is None:
             raise CheckpointError("the chat template begins with a token that the tokenizer does not have")
+        self.chat_template = jinja_template(settings.template)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -274,13 +283,10 @@ class LlavaGroundingProcessor:
             image=image,
         )
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer and settings beside the model's files."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save_pretrained(folder)
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values."""
         settings = self.settings
-        values = {
+        return {
             "processor_class": type(self).__name__,
             "image_sequence_length": settings.image_sequence_length,
             "canvas": settings.canvas.to_dict(),
@@ -290,15 +296,34 @@ class LlavaGroundingProcessor:
             "tokenisation": settings.tokenisation,
             "demo_quirks": settings.demo_quirks,
         }
-        (folder / _FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write tokenizer, chat template and settings beside the model's files; `push_to_hub` uploads what it wrote.
+
+        Args:
+            kwargs: what transformers passes to whatever it saves; no meaning here.
+        """
+        del kwargs
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(folder)
+        (folder / _TEMPLATE_FILE).write_text(str(self.chat_template), encoding="utf-8")
+        (folder / _FILE).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> LlavaGroundingProcessor:
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> LlavaGroundingProcessor:  # type: ignore[override]
         """Read what `save_pretrained` wrote.
+
+        Args:
+            folder: or a hub id, which is downloaded.
+            kwargs: `revision`, `token`, `cache_dir`, `local_files_only` for the hub; others mean nothing here.
 
         Raises:
             CheckpointError: if a file is missing or damaged.
         """
+        if not Path(folder).is_dir() and _HUB_ID.fullmatch(str(folder)):
+            hub = {key: value for key, value in kwargs.items() if key in _HUB_ARGUMENTS}
+            folder = snapshot_download(str(folder), allow_patterns=["*.json", "*.jinja", "*.model"], **hub)
         path = Path(folder) / _FILE
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -324,3 +349,7 @@ class LlavaGroundingProcessor:
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+# So that transformers' own AutoProcessor and pipelines read a folder of ours, once this module is imported.
+AutoProcessor.register(LlavaGroundingConfig, LlavaGroundingProcessor)
