@@ -219,7 +219,10 @@ DAMAGED: dict[str, tuple[Callable[[Path], object], str]] = {
         r"pytorch_model-00002-of-00002\.bin in ",
     ),
     "no configuration": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.model").unlink(), "expected tokenizer.model or tokenizer.json"),
+    "no tokenizer": (
+        lambda folder: (folder / "tokenizer.model").unlink(),
+        "expected tokenizer.model or tokenizer.json",
+    ),
     "a damaged vocabulary": (lambda folder: (folder / "tokenizer.model").write_bytes(b"\xff" * 40), "damaged"),
     "no grounding tokens": (
         lambda folder: (folder / "added_tokens.json").write_text('{"<a>": 1400, "<b>": 1401, "<c>": 1402}'),

@@ -54,7 +54,9 @@ def shapes() -> dict[str, tuple[int, ...]]:
     """Of the released checkpoint."""
     lines = (Path(__file__).parent / "official_keys.txt").read_text().splitlines()
     return {
-        key: tuple(map(int, sizes)) for pattern, *sizes in (line.split() for line in lines) for key in written_out(pattern)
+        key: tuple(map(int, sizes))
+        for pattern, *sizes in (line.split() for line in lines)
+        for key in written_out(pattern)
     }
 
 

@@ -43,13 +43,17 @@ def read_tokenizer(folder: Path, rows: int, add_grounding: bool = False) -> PreT
         tokenizer.add_tokens([_markup_token(token) for token in GROUNDING_TOKENS])
     missing = [token for token in GROUNDING_TOKENS if tokenizer.token_to_id(token) is None]
     if missing:
-        raise CheckpointError(f"the tokenizer in `{folder}` lacks {', '.join(missing)}; is it of a grounding checkpoint?")
+        raise CheckpointError(
+            f"the tokenizer in `{folder}` lacks {', '.join(missing)}; is it of a grounding checkpoint?"
+        )
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in (IMAGE, REGION)])
     settings = _read_json(folder / _SETTINGS) if (folder / _SETTINGS).is_file() else {}
     roles = {role: _role(settings.get(role), default) for role, default in _ROLES.items()}
     absent = [token for token in roles.values() if tokenizer.token_to_id(token) is None]
     if absent:
-        raise CheckpointError(f"{_SETTINGS} in `{folder}` names {', '.join(absent)}, which its vocabulary does not have")
+        raise CheckpointError(
+            f"{_SETTINGS} in `{folder}` names {', '.join(absent)}, which its vocabulary does not have"
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=_role(settings.get("pad_token"), roles["unk_token"]),
