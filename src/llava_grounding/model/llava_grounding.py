@@ -189,7 +189,7 @@ class LlavaGroundingForConditionalGeneration(WithModelCard, GroundedGeneration, 
             if token >= self.config.text_config.vocab_size:
                 slots = input_ids == token
                 if features is None and bool(slots.any()):
-                    raise ShapeError(f"the text has an {name} placeholder, but no {name} features were given")
+                    raise ShapeError(f"the text has {name} placeholders, but no {name} features were given")
                 input_ids = input_ids.masked_fill(slots, 0)
         return input_ids
 
