@@ -99,6 +99,8 @@ def test_regions_written_in_the_text_take_the_parts_in_order() -> None:
         [say("user", region(box=[1, 2, 3, 4]), "Is <region> left of <region>?", region(click=[5, 6]))], True
     )
     assert chat.messages[0].text == "Is <region> left of <region>?"
+    written = [say("user", region(box=[1, 2, 3, 4]), "Is <region> left of <region>?", region(click=[5, 6]))]
+    assert render(ChatTemplate(), written).count("<region>") == 2
     assert [prompt.kind for prompt in chat.prompts] == ["box", "click"]
 
 
