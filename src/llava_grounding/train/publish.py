@@ -22,7 +22,8 @@ def publish(folder: Path, out: Path, score_threshold: float | None = None) -> in
     Returns:
         Bytes of the weights file.
     """
-    model = LlavaGroundingForConditionalGeneration.from_pretrained(folder, dtype=torch.float16)
+    model = LlavaGroundingForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model.half()  # all of it: loading in half precision leaves the vision part in single
     model.config.dtype = torch.float16
     LlavaGroundingProcessor.from_pretrained(folder).save_pretrained(out)
     if score_threshold is not None:
