@@ -3,7 +3,8 @@
     python tests/convert/measure_memory.py --layers 6 --shards 2 [--safetensors]
 
 Writes the checkpoint (0.4 GB for each layer of the language model, and 1.4 GB besides) into a temporary folder,
-converts it in a process of its own and says that process's largest resident memory beside the size of the largest shard.
+converts it in a process of its own
+and says that process's largest resident memory beside the size of the largest shard.
 """
 
 # ruff: noqa: T201
