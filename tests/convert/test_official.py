@@ -290,7 +290,7 @@ def test_no_room_on_the_disk_is_said_before_anything_is_written(released: Path, 
     usage = mock.Mock(free=1000)
     with (
         mock.patch("llava_grounding.convert.writer.shutil.disk_usage", return_value=usage),
-        pytest.raises(CheckpointError, match="the weights take 0.0 GB, but only 0.0 GB are free"),
+        pytest.raises(CheckpointError, match=r"the weights take 0\.0 GB, but only 0\.0 GB are free"),
     ):
         convert_official(released, tmp_path / "ours", SETTINGS)
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,7 @@
 """The released checkpoint of the original into a folder of ours: `convert_official`.
 
-Reads one file at a time and holds one tensor at a time. Everything that can be wrong with the checkpoint is found before
-the first weight is written, and a failure leaves nothing behind.
+Reads one file at a time and holds one tensor at a time. Everything that can be wrong with the checkpoint is found
+before the first weight is written, and a failure leaves nothing behind.
 """
 
 import json

@@ -72,7 +72,7 @@ def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
         "pad_token_id": tokenizer.pad_token_id,
     }
     assert all(isinstance(value, int) for value in ids.values())
-    return ids  # type: ignore[return-value]
+    return ids
 
 
 def _base_tokenizer(folder: Path) -> Tokenizer:
@@ -81,7 +81,7 @@ def _base_tokenizer(folder: Path) -> Tokenizer:
     if (folder / _WHOLE).is_file():
         try:
             return Tokenizer.from_file(str(folder / _WHOLE))
-        except Exception as error:  # noqa: BLE001  the library raises nothing more special
+        except Exception as error:  # the library raises nothing more special
             raise CheckpointError(f"{_WHOLE} in `{folder}` is damaged: {error}") from error
     raise CheckpointError(f"`{folder}` has no tokenizer: expected {_PIECES} or {_WHOLE}")
 

@@ -1,7 +1,7 @@
 """Dialogues written as the original's demo writes them, faults included; only to compare answers with the original's.
 
-No end token stands between turns, so a question is glued to the answer before it. Every percent sign with a blank before
-it is a place for a region, and the first prompt of the last question goes to all of them.
+No end token stands between turns, so a question is glued to the answer before it. Every percent sign with a blank
+before it is a place for a region, and the first prompt of the last question goes to all of them.
 """
 
 from collections.abc import Sequence
