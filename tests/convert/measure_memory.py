@@ -3,8 +3,7 @@
     python tests/convert/measure_memory.py --layers 6 --shards 2 [--safetensors]
 
 Writes the checkpoint (0.4 GB for each layer of the language model, and 1.4 GB besides) into a temporary folder,
-converts it in a process of its own
-and says that process's largest resident memory beside the size of the largest shard.
+converts it in a process of its own and says that process's largest resident memory beside the largest shard's size.
 """
 
 # ruff: noqa: T201
@@ -42,10 +41,8 @@ def main() -> None:
         before, start = peak(), time.perf_counter()
         report = convert_official(*arguments.convert)
         print("\n".join(report.lines()))
-        print(
-            f"{time.perf_counter() - start:.0f} s; resident before: {before / 1e9:.2f} GB, "
-            f"at most {peak() / 1e9:.2f} GB"
-        )
+        seconds = time.perf_counter() - start
+        print(f"{seconds:.0f} s; resident before: {before / 1e9:.2f} GB, at most {peak() / 1e9:.2f} GB")
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as place:
         source = Path(place) / "released"

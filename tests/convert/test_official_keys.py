@@ -1,4 +1,4 @@
-"""The released 7B's keys and shapes, without its weights: each finds its place in the preset, none of ours is left.
+"""The released 7B's keys and shapes, without its weights: each finds its place, and none of ours is left over.
 
 `official_keys.txt` lists a key and its shape per line; `{0..31}` in a key stands for every number of that range.
 """

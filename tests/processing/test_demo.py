@@ -61,13 +61,9 @@ def test_a_prompt_without_a_percent_sign_is_dropped_in_silence_as_in_the_demo() 
 
 
 def test_a_region_of_ours_is_a_percent_sign_of_the_demo() -> None:
-    ours = read(DEMO, Message("user", "What is <region> doing?", (CLICK,)))
+    asked = Message("user", "What is <region> doing?", (CLICK,))
     theirs = read(DEMO, Message("user", "What is % doing?", (CLICK,)))
-    assert (
-        ours.input_ids
-        == theirs.input_ids
-        == read(CLEAN, Message("user", "What is <region> doing?", (CLICK,))).input_ids
-    )
+    assert read(DEMO, asked).input_ids == theirs.input_ids == read(CLEAN, asked).input_ids
 
 
 def test_what_cannot_be_asked_is_refused_in_the_demo_as_well() -> None:

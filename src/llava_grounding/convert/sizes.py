@@ -71,6 +71,7 @@ def official_config(
     swin = PRESETS["official_7b"]["grounder_config"]["backbone_config"]
     for part in (vision, prompts):
         part["backbone_config"] = swin | part["backbone_config"]
+    ids: dict[str, Any] = dict(token_ids)
     return LlavaGroundingConfig(
         text_config=text,
         vision_config=tower_sizes(shapes, _TOWER_PREFIX) | dict(settings.vision_tower),
@@ -80,7 +81,7 @@ def official_config(
         vision_feature_layer=values.get("mm_vision_select_layer", -2),
         vision_feature_select={"patch": "patch", "cls_patch": "full"}[values.get("mm_vision_select_feature", "patch")],
         tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
-        **token_ids,
+        **ids,
     )
 
 

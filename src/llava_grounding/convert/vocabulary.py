@@ -81,7 +81,7 @@ def _base_tokenizer(folder: Path) -> Tokenizer:
     if (folder / _WHOLE).is_file():
         try:
             return Tokenizer.from_file(str(folder / _WHOLE))
-        except Exception as error:
+        except Exception as error:  # the library raises nothing more special
             raise CheckpointError(f"{_WHOLE} in `{folder}` is damaged: {error}") from error
     raise CheckpointError(f"`{folder}` has no tokenizer: expected {_PIECES} or {_WHOLE}")
 
