@@ -121,10 +121,10 @@ def test_the_variable_is_read(monkeypatch: pytest.MonkeyPatch, mini_pack_root: P
 
 def test_damage_is_one_sentence(tmp_path: Path) -> None:
     wrong_size = CocoPhotos.from_files(write_coco(tmp_path, [], width=11), tmp_path)
-    with pytest.raises(DataError, match=r"photo `a\.png` must be \(11, 8\)"):
+    with pytest.raises(DataError, match=r"image `a\.png` must be \(11, 8\)"):
         wrong_size[0].load_image()
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"cannot read photo `a\.png`"):
+    with pytest.raises(DataError, match=r"cannot read image `a\.png`"):
         wrong_size[0].load_image()
     with pytest.raises(DataError, match="ends early: expected 99 bytes"):
         FileBytes(tmp_path / "a.png", 2, 99)()

@@ -5,20 +5,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-import numpy as np
-from PIL import Image, ImageOps
-
+from llava_grounding.data.record import Annotation, Record
 from llava_grounding.errors import DataError, did_you_mean
-from llava_grounding.masks import decode_rle, polygons_to_mask
 
 PACK_VARIABLE = "LLAVA_GROUNDING_DATA"
 _COCO_THINGS = range(1, 91)
@@ -40,80 +36,6 @@ _LABEL_SETS: dict[str, str] = {
     "oid5": "apple bicycle bird boat person",
     "captions": "",
 }
-
-
-@dataclass(frozen=True)
-class PhotoInstance:
-    """One labelled thing of a photo, in photo pixels.
-
-    Args:
-        category: the category's name.
-        box_xyxy: corners, clipped to the photo.
-        segmentation: COCO run-length code, list of polygons, or None where only the box is known.
-        region: `thing` (one instance), `crowd` (several things under one mask), `stuff` (a material or surface) or
-            `class` (everything of the category in the photo).
-    """
-
-    category: str
-    box_xyxy: tuple[float, float, float, float]
-    segmentation: Mapping[str, Any] | Sequence[Sequence[float]] | None
-    region: str = "thing"
-
-
-@dataclass(frozen=True)
-class PhotoRecord:
-    """Everything known about one photo; pixels are read when asked for.
-
-    Args:
-        id: the file name, unique in the split.
-        image_id: the id in the COCO file.
-        image_size_wh: width and height in pixels.
-        instances: labelled things, in the order of the file.
-        captions: sentences by people.
-        statements: spatial statements with whether they are true.
-        questions: yes/no questions with `yes` or `no`, for evaluation.
-        exhaustive: categories of which every visible instance is labelled.
-        source, license: as the file says, or empty.
-    """
-
-    id: str
-    image_id: int
-    image_size_wh: tuple[int, int]
-    instances: tuple[PhotoInstance, ...]
-    captions: tuple[str, ...]
-    statements: tuple[tuple[str, bool], ...]
-    questions: tuple[tuple[str, str], ...]
-    exhaustive: frozenset[str]
-    source: str
-    license: str
-    read_bytes: Callable[[], bytes] = field(repr=False, compare=False)
-
-    def load_image(self) -> np.ndarray:
-        """Pixels as (H, W, 3) uint8 RGB, upright; raises DataError when unreadable or not of the labelled size."""
-        try:
-            image = ImageOps.exif_transpose(Image.open(io.BytesIO(self.read_bytes())))
-            pixels = np.array(image.convert("RGB"))
-        except OSError as error:
-            raise DataError(f"cannot read photo `{self.id}`: {error}") from error
-        if (pixels.shape[1], pixels.shape[0]) != self.image_size_wh:
-            raise DataError(
-                f"photo `{self.id}` must be {self.image_size_wh} (width, height) as its labels say, "
-                f"got {(pixels.shape[1], pixels.shape[0])}"
-            )
-        return pixels
-
-    def load_mask(self, index: int) -> np.ndarray | None:
-        """Mask of one instance as (H, W) bool, or None where only its box is known."""
-        segmentation = self.instances[index].segmentation
-        width, height = self.image_size_wh
-        if segmentation is None:
-            return None
-        if isinstance(segmentation, Mapping):
-            mask = decode_rle(dict(segmentation))
-            if mask.shape != (height, width):
-                raise DataError(f"mask {index} of `{self.id}` must be {(height, width)}, got {mask.shape}")
-            return mask
-        return polygons_to_mask([list(polygon) for polygon in segmentation], (width, height))
 
 
 @dataclass(frozen=True)
@@ -157,7 +79,7 @@ class TarImages:
         return FileBytes(self.root / shard, int(offset), int(length))
 
 
-class CocoPhotos(Sequence[PhotoRecord]):
+class CocoPhotos(Sequence[Record]):
     """Records of one COCO instances file with optional captions and statements; order of the file.
 
     Args:
@@ -197,18 +119,18 @@ class CocoPhotos(Sequence[PhotoRecord]):
         return len(self._rows)
 
     @overload
-    def __getitem__(self, index: int) -> PhotoRecord: ...
+    def __getitem__(self, index: int) -> Record: ...
     @overload
-    def __getitem__(self, index: slice) -> list[PhotoRecord]: ...
-    def __getitem__(self, index: int | slice) -> PhotoRecord | list[PhotoRecord]:
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
         if isinstance(index, slice):
             return [self._record(row) for row in self._rows[index]]
         return self._record(self._rows[index])
 
-    def __iter__(self) -> Iterator[PhotoRecord]:
+    def __iter__(self) -> Iterator[Record]:
         return (self._record(row) for row in self._rows)
 
-    def _record(self, row: Mapping[str, Any]) -> PhotoRecord:
+    def _record(self, row: Mapping[str, Any]) -> Record:
         image_id, name = row["id"], row["file_name"]
         size_wh = (int(row["width"]), int(row["height"]))
         instances = tuple(
@@ -217,7 +139,7 @@ class CocoPhotos(Sequence[PhotoRecord]):
             if (instance := self._instance(annotation, size_wh)) is not None
         )
         crowded = {instance.category for instance in instances if instance.region == "crowd"}
-        return PhotoRecord(
+        return Record(
             id=name,
             image_id=image_id,
             image_size_wh=size_wh,
@@ -231,7 +153,7 @@ class CocoPhotos(Sequence[PhotoRecord]):
             read_bytes=self.images.locate(name),
         )
 
-    def _instance(self, annotation: Mapping[str, Any], size_wh: tuple[int, int]) -> PhotoInstance | None:
+    def _instance(self, annotation: Mapping[str, Any], size_wh: tuple[int, int]) -> Annotation | None:
         """The annotation clipped to the photo; None when nothing of its box lies inside."""
         x, y, w, h = (float(value) for value in annotation["bbox"])
         width, height = size_wh
@@ -244,7 +166,7 @@ class CocoPhotos(Sequence[PhotoRecord]):
         if annotation.get("iscrowd"):
             region = "crowd"
         category = self.categories[annotation["category_id"]]
-        return PhotoInstance(category, box, annotation.get("segmentation") or None, region)
+        return Annotation(category, box, annotation.get("segmentation") or None, region, annotation.get("id"))
 
     def _exhaustive(self, label_set: str | None) -> frozenset[str]:
         """Category names a label set covers; a file that states none covers all its categories, as COCO does."""
