@@ -1,6 +1,7 @@
 # Every target sets up what it needs. `make` alone lists them. Works with GNU make 3.81, the one that macOS has.
 VENV ?= .venv
 BIN := $(VENV)/bin
+CONSTRAINTS ?= constraints.txt
 # The first of these that is new enough; `make demo PYTHON=...` names another.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
@@ -12,17 +13,17 @@ export IMAGE QUESTION
 
 ifeq ($(UV),)
 venv = $(PYTHON) -m venv $(VENV)
-install = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e
+install = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e
 else
 venv = $(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
 # Where pip is told to look for wheels, uv is told the same.
 install = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null)}" \
-  $(UV) pip install --quiet --python $(BIN)/python -c constraints.txt -e
+  $(UV) pip install --quiet --python $(BIN)/python -c $(CONSTRAINTS) -e
 endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check lint types imports docs constraints train-nano clean
+.PHONY: help setup demo test test-lowest check lint types imports docs constraints train-nano clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 16
@@ -33,11 +34,11 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
 	$(venv)
 
-$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.run: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(install) .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(install) '.[dev]'
 	@touch $(VENV)/.run $@
 
@@ -48,6 +49,20 @@ demo: $(VENV)/.run ## answer a question about a picture: demo/answer.json, demo/
 
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest
+
+# The lowest transformers that pyproject.toml allows, beside the pinned rest; its hub client has bounds of its own.
+LOWEST ?= .venv-lowest
+LOWEST_TESTS := tests/model tests/processing tests/test_engine.py tests/test_dialogue.py tests/test_standard_loading.py tests/test_hub.py \
+  tests/test_adapters.py tests/test_quantization.py
+
+$(LOWEST)/constraints.txt: pyproject.toml constraints.txt
+	@mkdir -p $(LOWEST)
+	grep -vE '^(transformers|huggingface-hub)==' constraints.txt > $@
+	sed -nE 's/.*"transformers>=([0-9.]+),.*/transformers==\1.*/p' pyproject.toml >> $@
+
+test-lowest: $(LOWEST)/constraints.txt ## run the model's tests with the lowest transformers allowed
+	@$(MAKE) --no-print-directory VENV=$(LOWEST) CONSTRAINTS=$< $(LOWEST)/.dev
+	$(LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
 
 check: lint types imports test ## everything CI runs
 
@@ -74,4 +89,4 @@ train-nano: $(VENV)/.run ## train the embedded model from nothing (DATA=photo pa
 	done
 
 clean: ## remove the environment and what demo and tests leave behind
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

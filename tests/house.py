@@ -17,7 +17,7 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "llava_grounding"
 CLI_PAGE = ROOT / "docs" / "cli.md"
-_LEFT_OUT = {".git", ".venv", "demo", "runs", "shared", "build", "dist"}
+_LEFT_OUT = {".git", ".venv", ".venv-lowest", "demo", "runs", "shared", "build", "dist"}
 _BLOCK = re.compile(r"((?:<!-- [^\n]*? -->\n)?)^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HELP = re.compile(r"^```\n\$ llava-grounding(?P<command>[a-z ]*) --help\n.*?^```$", re.MULTILINE | re.DOTALL)
 _HELP_COLUMNS = "80"

@@ -175,7 +175,7 @@ def test_a_hub_id_is_downloaded_without_code_or_pickles(folder: Path, monkeypatc
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find_checkpoint("someone/some-model") == ("someone/some-model", folder)
-    assert asked == [("someone/some-model", ["*.json", "*.safetensors"])]
+    assert asked == [("someone/some-model", ["*.json", "*.jinja", "*.model", "*.safetensors"])]
 
 
 @pytest.mark.parametrize(

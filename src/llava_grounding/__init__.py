@@ -6,6 +6,8 @@ Public names are imported when first used, so that `import llava_grounding` is q
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from llava_grounding.registration import register_when_needed
+
 if TYPE_CHECKING:
     from llava_grounding.dialogue import AnswerDone, Conversation, RegionsFound, TextDelta
     from llava_grounding.engine import GroundedChat, Question
@@ -65,3 +67,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+# So that `AutoProcessor`, `AutoModelForImageTextToText` and `pipeline` read our checkpoints.
+register_when_needed()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +21,16 @@ from transformers.utils import logging as transformers_logging
 from llava_grounding.errors import CheckpointError, ConfigError, LlavaGroundingError, did_you_mean
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.model.presets import PRESETS, preset
 from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.quantization import quantization_config
 
 EMBEDDED_MODEL = "nano"
 """Name of the model inside the package."""
 _WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 _WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = ["*.json", "*.safetensors"]
+_HUB_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SHOWN_NAMES = 3
 
@@ -47,20 +49,30 @@ class LoadedCheckpoint:
 
 
 def load_checkpoint(
-    source: str | os.PathLike[str] | None, device: str | torch.device | None, dtype: str | torch.dtype | None
+    source: str | os.PathLike[str] | None,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    quantization: str | None = None,
 ) -> LoadedCheckpoint:
     """Find and load a checkpoint; see `GroundedChat.from_pretrained`."""
-    chosen_device, chosen_dtype = choose_device(device), choose_dtype(dtype)
+    chosen_device = choose_device(device)
+    chosen_dtype = torch.bfloat16 if dtype is None and quantization is not None else choose_dtype(dtype)
+    options: dict[str, Any] = {}
+    if quantization is not None:
+        options["quantization_config"] = quantization_config(quantization, chosen_device, chosen_dtype)
+        options["device_map"] = {"": chosen_device}
     name, folder = find_checkpoint(source)
     config = read_config(folder)
     check_weights(folder, config)
     processor = LlavaGroundingProcessor.from_pretrained(folder)
     _check_fit(folder, config, processor)
     with _without_progress_bars():
-        model = LlavaGroundingForConditionalGeneration.from_pretrained(folder, config=config, dtype=chosen_dtype)
-    if chosen_dtype != torch.float32:
-        _restore_vision(model, folder)
-    model.to(chosen_device)  # type: ignore[arg-type]  # transformers' own wrapper hides the signature
+        # The vision modules keep the float32 they are stored in, whatever the precision: the model says so.
+        model = LlavaGroundingForConditionalGeneration.from_pretrained(
+            folder, config=config, dtype=chosen_dtype, **options
+        )
+    if quantization is None:  # else it is there already
+        model.to(chosen_device)  # type: ignore[arg-type]  # transformers' own wrapper hides the signature
     return LoadedCheckpoint(
         model.eval(), processor, name, autocast=torch.bfloat16 if chosen_dtype == torch.bfloat16 else None
     )
@@ -130,7 +142,28 @@ def find_checkpoint(source: str | os.PathLike[str] | None) -> tuple[str, Path]:
     raise ConfigError(f"unknown model `{source}`{did_you_mean(str(source), [EMBEDDED_MODEL])}; {known}")
 
 
-def _download(hub_id: str) -> Path:
+def find_config(source: str) -> tuple[str, LlavaGroundingConfig]:
+    """Name and configuration of a preset or a checkpoint; of one on the hub nothing else is downloaded.
+
+    Raises:
+        ConfigError: if there is none of that name.
+        CheckpointError: if the configuration is missing or damaged.
+    """
+    if source in PRESETS:
+        return source, preset(source)
+    if not Path(source).exists() and _HUB_ID.fullmatch(source):
+        return source, read_config(_download(source, [_CONFIG]))
+    if not Path(source).exists():
+        hint = did_you_mean(source, PRESETS)
+        raise ConfigError(
+            f"unknown model `{source}`{hint}; expected {', '.join(f'`{name}`' for name in PRESETS)}, a folder with a "
+            f"model in it, or a hub id like `organisation/name`"
+        )
+    name, folder = find_checkpoint(source)
+    return name, read_config(folder)
+
+
+def _download(hub_id: str, files: Sequence[str] = _HUB_FILES) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -144,7 +177,7 @@ def _download(hub_id: str) -> Path:
     network_error: type[BaseException] = HfHubHTTPError.__bases__[0]
     neither = f"there is no folder `{hub_id}`, and"
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(hub_id, allow_patterns=list(files)))
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ConfigError(f"{neither} the hub has no model of that name that may be read") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, network_error, OSError) as error:
@@ -259,25 +292,11 @@ def _check_fit(folder: Path, config: LlavaGroundingConfig, processor: LlavaGroun
                 f"the {what} is {of_model} in one and {of_processor} in the other"
             )
     words, rows = len(processor.tokenizer), config.text_config.vocab_size
-    if words > rows:
+    # The image's and the regions' placeholders are always filled and never written, so they need no rows.
+    if words - sum(token >= rows for token in {ids.image, ids.region}) > rows:
         raise CheckpointError(
             f"the tokenizer in `{folder}` has {words} tokens, but the model of {_CONFIG} has only {rows}"
         )
-
-
-def _restore_vision(model: LlavaGroundingForConditionalGeneration, folder: Path) -> None:
-    """Give the vision modules their weights back as stored, in float32: box and mask heads need the precision."""
-    parts = ["grounder", "visual_prompt_encoder"]
-    if model.config.vision_config is None:  # then the tower reads the grounder's features
-        parts += ["vision_tower", "multi_modal_projector"]
-    for part in parts:
-        getattr(model, part).float()
-    state = model.state_dict()
-    for path in weight_files(folder):
-        with _open_weights(path) as file:
-            for name in file.keys():  # noqa: SIM118
-                if name.split(".")[0] in parts:
-                    state[name].copy_(file.get_tensor(name))
 
 
 @contextmanager

@@ -222,7 +222,7 @@ class TokenLoop:
 
     @torch.inference_mode()
     def _choose(self, running: Sequence[bool]) -> list[int | None]:
-        logits = self._model.lm_head(self._hidden)
+        logits = self._model.logits(self._hidden)
         return [chooser.choose(logits[row]) if running[row] else None for row, chooser in enumerate(self._choosers)]
 
     @torch.inference_mode()

@@ -81,6 +81,7 @@ class Conversation:
         self._unread: list[int] = []  # ids of complete turns that the model has not read yet: what it wrote last
         self._history = _encode_history(runtime, image, messages, grounded)  # None once it has been read
         self._messages = tuple(messages)
+        self._grounded = tuple(grounded)
         self._answers: tuple[GroundedAnswer, ...] = ()
         self._turn: object = None  # of the question being answered
 
@@ -137,9 +138,12 @@ class Conversation:
         provisional: bool,
     ) -> Iterator[StreamEvent]:
         message = question_message(question, prompts)
-        text = self._runtime.processor.encode_question(
-            message, grounded, first=not self._messages, letterbox=self._image.letterbox
-        )
+        processor, letterbox = self._runtime.processor, self._image.letterbox
+        if processor.settings.demo_quirks:  # a question then changes how what was said before it is read
+            text = processor.encode_conversation((*self._messages, message), (*self._grounded, grounded), letterbox)
+            self._read, self._unread, self._history = 0, [], None
+        else:
+            text = processor.encode_question(message, grounded, first=not self._messages, letterbox=letterbox)
         self._turn = turn = object()
         return self._events(turn, message, text, grounded, decoding, stop, provisional)
 
@@ -191,7 +195,7 @@ class Conversation:
             prompt_tokens=length,
             image=self._image.picture,
         )
-        self._keep(message, answer, transcript, length)
+        self._keep(message, grounded, answer, transcript, length)
         yield AnswerDone(answer)
 
     def _regions_found(self, transcript: Transcript) -> list[StreamEvent]:
@@ -206,13 +210,16 @@ class Conversation:
             )
         return events
 
-    def _keep(self, message: Message, answer: GroundedAnswer, transcript: Transcript, prompt_length: int) -> None:
+    def _keep(
+        self, message: Message, grounded: bool, answer: GroundedAnswer, transcript: Transcript, prompt_length: int
+    ) -> None:
         """Make the turn part of the dialogue; an answer that was cut short gets the end token it lacks."""
         ids = transcript.ids if transcript.ended else [*transcript.ids, self._runtime.processor.tokens.ids.eos]
         self._read = self._reader.length
         self._unread = ids[self._read - prompt_length :]
         self._history = None
         self._messages = (*self._messages, message, Message("assistant", answer.raw))
+        self._grounded = (*self._grounded, grounded)
         self._answers = (*self._answers, answer)
 
     def _check_turn(self, turn: object) -> None:

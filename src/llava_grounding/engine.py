@@ -73,6 +73,7 @@ class GroundedChat:
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         *,
+        quantization: str | None = None,
         limits: ImageLimits = DEFAULT_LIMITS,
     ) -> GroundedChat:
         """Load a checkpoint.
@@ -82,13 +83,15 @@ class GroundedChat:
             device: "cpu", "cuda", "cuda:1", "mps"; None takes a CUDA device if there is one, else the CPU.
             dtype: "float32", "bfloat16" or "float16" for the language side; None is float32. The vision modules keep
                 float32 weights; with bfloat16 their products are computed in it, with float16 they are not.
+            quantization: "int8" or "int4" for the linear layers of the language model; the rest of it is then in
+                bfloat16 unless `dtype` says otherwise. Needs the extra `quantize`; on CUDA and CPU.
             limits: what images are refused for their size.
 
         Raises:
-            UsageError: if there is no such model or device.
+            UsageError: if there is no such model or device, or nothing quantises on it.
             CheckpointError: if it is damaged; the message names the file.
         """
-        loaded = load_checkpoint(model, device, dtype)
+        loaded = load_checkpoint(model, device, dtype, quantization)
         return cls(loaded.model, loaded.processor, loaded.name, autocast=loaded.autocast, limits=limits)
 
     @property

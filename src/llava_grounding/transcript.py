@@ -15,7 +15,6 @@ from llava_grounding.geometry import Letterbox
 from llava_grounding.markup import SEG, PhraseSpan, StreamParser
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.selection import PhraseSelection
-from llava_grounding.processing.tokens import RawDecoder
 from llava_grounding.structures import GroundedAnswer
 
 
@@ -35,7 +34,7 @@ class Transcript:
 
     def __init__(self, processor: LlavaGroundingProcessor) -> None:
         self._processor = processor
-        self._decoder = RawDecoder(processor.tokens)
+        self._decoder = processor.tokens.decoder()
         self._parser = StreamParser()
         self._prefix = processor.settings.template.answer_prefix
         self._raw = ""

@@ -10,6 +10,7 @@ import pytest
 from fake_engine import Result
 
 from llava_grounding.cli import doctor
+from llava_grounding.model.presets import preset
 
 Call = Callable[..., Result]
 
@@ -90,3 +91,41 @@ def test_the_packages_looked_for_are_those_of_the_project() -> None:
     for extra, packages in doctor.EXTRAS.items():
         assert names(project["optional-dependencies"][extra]) == set(packages)
     assert set(project["optional-dependencies"]) - {"dev"} == set(doctor.EXTRAS)
+
+
+def test_a_model_is_counted_part_by_part(call: Call, with_model: Path) -> None:
+    result = call("doctor", "--model", "official_7b")
+    lines = result.out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("model official_7b: 7,"))
+    assert lines[start].endswith(" parameters, 256 positions per image")
+    assert "  vision_tower: 303,179,776" in lines[start:]
+    assert any(re.match(r"  weights in bfloat16: 13\.\d GiB, fits ", line) for line in lines[start:])
+    assert any(re.match(r"  weights in int4: \d\.\d GiB, fits ", line) for line in lines[start:])
+    assert lines[-1] == "  and for every 1,000 positions of a dialogue, in bfloat16: 0.5 GiB"
+    report = json.loads(call("doctor", "--json", "--model", "nano").out)
+    assert report["model"]["name"] == "nano"
+    assert report["model"]["parameters"] == sum(report["model"]["parts"].values())
+
+
+def test_a_folder_is_counted_by_its_configuration_alone(call: Call, with_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    preset("nano").save_pretrained(folder)
+    assert "model mine: " in call("doctor", "--model", str(folder)).out
+    result = call("doctor", "--model", str(tmp_path))
+    assert (result.code, result.out) == (1, "")
+    assert "has no config.json" in result.err
+
+
+def test_an_unknown_model_gets_the_nearest_name(call: Call, with_model: Path) -> None:
+    result = call("doctor", "--model", "oficial_7b")
+    assert (result.code, result.out) == (2, "")
+    assert "unknown model `oficial_7b`; did you mean `official_7b`?; expected `official_7b`, `nano`" in result.err
+
+
+def test_memory_that_no_device_has_is_said() -> None:
+    model = doctor.Model("big", 10, {"grounder": 10}, {"float32": 40 * 2**30, "int4": 5 * 2**30}, 2**20, 256)
+    devices = [doctor.Device("cuda:0", "a GPU", 24 * 2**30, 20 * 2**30), doctor.Device("cpu", "x", 8 * 2**30, 2**30)]
+    assert doctor.describe_model(model, devices)[2:4] == [
+        "  weights in float32: 40.0 GiB, fits no device here",
+        "  weights in int4: 5.0 GiB, fits cuda:0",
+    ]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import group_a
 import group_b
+import group_c
 import group_d
 import torch
 from ledger import Ledger, Line
@@ -23,9 +24,10 @@ from llava_grounding.errors import LlavaGroundingError
 CHECKS: dict[str, Callable[[Path, Ledger], None]] = {
     "A_grounding": group_a.check_group,
     "B_visual_prompt": group_b.check_group,
+    "C_inference": group_c.check_group,
     "D_training": group_d.check_group,
 }
-NOT_YET = ("C_inference", "E_training_language")
+NOT_YET = ("E_training_language",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

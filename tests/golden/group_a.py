@@ -29,7 +29,7 @@ IMAGE_TABLE = Table(
         "two_stage.enc_coord_unsigmoid": "F",
     },
     inputs=("in.image_uint8",),
-    optional=("backbone.res{i}", "image_normalized_padded"),
+    optional=("backbone.res{i}", "image_normalized_padded", "two_stage.src_flatten"),
 )
 CASE_TABLE = Table(
     compared={

@@ -47,6 +47,7 @@ CASE_TABLE = Table(
         "out.llm_features": "F",
     },
     inputs=("in.points", "in.prompt_type"),
+    optional=("out.masks",),
 )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import check
 import group_a
 import group_b
+import group_c
 import group_d
 import pytest
 import torch
@@ -17,10 +18,11 @@ from tolerances import TOLERANCES, compare
 from torch import Tensor
 
 HERE = Path(__file__).parent
-GROUPS = ("A_grounding", "B_visual_prompt", "D_training")
+GROUPS = ("A_grounding", "B_visual_prompt", "C_inference", "D_training")
 TABLES = {
     "A_grounding": (group_a.IMAGE_TABLE, group_a.CASE_TABLE),
     "B_visual_prompt": (group_b.IMAGE_TABLE, group_b.CASE_TABLE),
+    "C_inference": (group_c.CASE_TABLE, group_c.WORDS_TABLE),
     "D_training": (group_d.TABLE,),
 }
 
@@ -64,7 +66,7 @@ def spoil(value: Tensor) -> Tensor:
 def spoil_group(folder: Path, inputs: tuple[str, ...]) -> None:
     """Change everything but the inputs and the weights."""
     for path in folder.glob("*.safetensors"):
-        if path.name != "weights.safetensors":
+        if not path.name.endswith("weights.safetensors"):
             recorded = load_file(path)
             kept = {name: value for name, value in recorded.items() if name.startswith(inputs)}
             save_file({name: spoil(value) for name, value in recorded.items()} | kept, path)
@@ -72,6 +74,21 @@ def spoil_group(folder: Path, inputs: tuple[str, ...]) -> None:
     for case in cases["cases"] if isinstance(cases, dict) else cases:
         spoil_numbers(case)
     (folder / "cases.json").write_text(json.dumps(cases))
+    if folder.name == "C_inference":
+        spoil_words(folder)
+
+
+def spoil_words(folder: Path) -> None:
+    """Change what group C has as text and numbers."""
+    fixture = json.loads((folder / "tokenizer_fixture.json").read_text())
+    for case in fixture["cases"]:
+        case["ids"][-1] += 1
+    (folder / "tokenizer_fixture.json").write_text(json.dumps(fixture))
+    for name, key in (("prompts.json", "input_ids"), ("prompt_coordinates.json", "points")):
+        cases = json.loads((folder / name).read_text())
+        for case in cases:
+            case[key] = [0]
+        (folder / name).write_text(json.dumps(cases))
 
 
 def test_a_change_in_any_tensor_group_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +98,7 @@ def test_a_change_in_any_tensor_group_is_found(tmp_path: Path, capsys: pytest.Ca
     code, text = run(tmp_path, capsys)
     assert code == 1
     lines = [line for line in text.splitlines() if " x  " in line]
-    assert len(lines) == 60
+    assert len(lines) == 82
     assert [line for line in lines if "FAIL" not in line] == []
 
 
@@ -91,6 +108,7 @@ def spoil_numbers(case: dict) -> None:
     for name in ("grad_norms", "weight_dict"):
         case[name] = {key: value * 1.1 + 1 for key, value in case.get(name, {}).items()}
     case["num_masks_normaliser"] = 2.0
+    case["output_text"] = "Something else."
 
 
 CASE, IMAGE, WEIGHTS = "image0_multi.safetensors", "image0.safetensors", "weights.safetensors"
@@ -126,11 +144,11 @@ def test_losses_say_where_their_weights_should_be(tmp_path: Path, capsys: pytest
 def test_unknown_groups_are_named_as_skipped_and_nothing_to_check_is_no_success(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("C_inference", "something"):
+    for name in ("E_training_language", "something"):
         (tmp_path / name).mkdir()
     code, text = run(tmp_path, capsys)
     assert code == 2
-    assert "C_inference: skipped" in text
+    assert "E_training_language: skipped" in text
     assert "something: skipped" in text
     assert "nothing to check" in text
     assert run(tmp_path / "nowhere", capsys)[0] == 2

@@ -36,9 +36,11 @@ class Tolerance:
 
 TOLERANCES = {
     "E": Tolerance("equal"),
+    "E1": Tolerance("resized bytes", atol=1.0),
     "P": Tolerance("plain arithmetic", atol=1e-5, rtol=1e-5),
     "F": Tolerance("features, hidden states, boxes", atol=3e-4, rtol=1e-3),
     "L": Tolerance("logits, mask logits, costs", atol=5e-3, rtol=1e-3, padding_agrees=True),
+    "R": Tolerance("shares of the picture, content rounded to whole pixels of the canvas", atol=8e-3),
     "B": Tolerance("binary masks", differing=0.002),
     "S": Tolerance("losses", atol=1e-5, rtol=1e-4),
     "G": Tolerance("gradients", frobenius=2e-3),

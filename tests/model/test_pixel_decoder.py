@@ -13,6 +13,7 @@ from vision_parts import (
     golden,
     golden_grounder,
     golden_pixels,
+    recorded_memory,
     small_backbone,
     small_pixel_decoder,
 )
@@ -46,7 +47,7 @@ def test_backbone_and_pixel_decoder_give_the_recorded_features() -> None:
     for index in range(4):
         level = recorded[f"pixel_decoder.multi_scale.{index}"]
         torch.testing.assert_close(memory.level(3 - index), level, **FEATURES)
-    torch.testing.assert_close(memory.memory, recorded["two_stage.src_flatten"], **FEATURES)
+    torch.testing.assert_close(memory.memory, recorded_memory(recorded), **FEATURES)
     torch.testing.assert_close(memory.mask_features, recorded["pixel_decoder.mask_features"], **FEATURES)
     assert [list(size) for size in memory.level_sizes_hw] == recorded["two_stage.spatial_shapes"].tolist()
 

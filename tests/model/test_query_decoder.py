@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from vision_parts import FEATURES, HIDDEN, golden, golden_grounder, random_memory
+from vision_parts import FEATURES, HIDDEN, golden, golden_grounder, random_memory, recorded_memory
 
 from llava_grounding.model.heads import BoxHead, inverse_sigmoid, sine_box_embedding
 from llava_grounding.model.outputs import ImageMemory
@@ -26,7 +26,7 @@ def random_queries(batch: int, count: int) -> tuple[Tensor, Tensor]:
 def test_states_and_references_are_those_recorded() -> None:
     image, case = golden("A_grounding", "image1.safetensors"), golden("A_grounding", "image1_phrases5.safetensors")
     sizes = tuple((int(height), int(width)) for height, width in image["two_stage.spatial_shapes"])
-    memory = ImageMemory(image["two_stage.src_flatten"], sizes, image["pixel_decoder.mask_features"])
+    memory = ImageMemory(recorded_memory(image), sizes, image["pixel_decoder.mask_features"])
     steps = golden_grounder().query_decoder(
         case["two_stage.tgt"], case["two_stage.refpoint_unsigmoid"].sigmoid(), memory
     )

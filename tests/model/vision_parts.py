@@ -30,6 +30,12 @@ LOGITS = {"atol": 5e-3, "rtol": 1e-3}
 """Class L: logits and mask logits. Seen: 4e-4 and 1e-3."""
 
 
+def recorded_memory(image: dict[str, Tensor]) -> Tensor:
+    """The decoder's memory of a recorded image: its levels, coarsest first."""
+    levels = [image[f"pixel_decoder.multi_scale.{index}"] for index in (3, 2, 1, 0)]
+    return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+
+
 def small_backbone(kind: str) -> Backbone:
     stages = ["stage1", "stage2", "stage3", "stage4"]
     if kind == "swin":

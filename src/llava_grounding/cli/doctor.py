@@ -30,7 +30,11 @@ CORE = (
     "typer",
     "rich",
 )
-EXTRAS = {"train": ("peft", "accelerate", "tensorboard"), "benchmark": ("pycocotools",)}
+EXTRAS = {
+    "train": ("peft", "accelerate", "tensorboard"),
+    "benchmark": ("pycocotools",),
+    "quantize": ("bitsandbytes", "accelerate"),
+}
 
 _PYTHON = (3, 11)
 _GIB = 2**30
@@ -49,6 +53,21 @@ class Device:
 
 
 @dataclass
+class Model:
+    """How large a model is; memory in bytes."""
+
+    name: str
+    parameters: int
+    parts: dict[str, int]
+    """Parameters by part."""
+    memory: dict[str, int]
+    """Of the weights, by precision of the language side; the vision modules stay in float32."""
+    cache_per_token: int
+    """In bfloat16."""
+    image_tokens: int
+
+
+@dataclass
 class Report:
     """All that was found out."""
 
@@ -64,13 +83,22 @@ class Report:
     embedded_model_bytes: int
     extras: dict[str, list[str]]
     """Packages that are missing, by extra."""
+    model: Model | None = None
+    """The one asked about with `--model`."""
     problems: list[str] = field(default_factory=list)
     runs: dict[str, str] = field(default_factory=dict)
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False) -> None:
+def doctor(
+    model: Annotated[
+        str | None, typer.Option("--model", help="Also say how large this one is: a preset, a folder or a hub id.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
     """Say what is installed, what this machine has and what runs on it; exit code 1 if chat does not."""
     report = examine()
+    if model is not None:
+        report.model = measure(model)
     if as_json:
         say(json.dumps(asdict(report), indent=2) + "\n")
     else:
@@ -117,7 +145,46 @@ def describe(report: Report) -> list[str]:
         hint = f'missing {", ".join(missing)}; install with `pip install "llava-grounding[{extra}]"`'
         lines.append(f"extra {extra}: {hint if missing else 'installed'}")
     lines += [f"{what}: {verdict}" for what, verdict in report.runs.items()]
+    if report.model is not None:
+        lines += describe_model(report.model, report.devices)
     return [*lines, *(f"PROBLEM: {problem}" for problem in report.problems)]
+
+
+def measure(source: str) -> Model:
+    """Count a model by its configuration alone; no weight is read.
+
+    Raises:
+        ConfigError, CheckpointError: if there is none of that name, or its configuration is damaged.
+    """
+    from llava_grounding.checkpoints import find_config
+    from llava_grounding.model.sizes import cache_bytes_per_token, memory_needed, meta_model, part_sizes
+
+    name, config = find_config(source)
+    sizes = part_sizes(meta_model(config))
+    return Model(
+        name=name,
+        parameters=sum(size.parameters for size in sizes),
+        parts={size.name: size.parameters for size in sizes},
+        memory=memory_needed(sizes),
+        cache_per_token=cache_bytes_per_token(config),
+        image_tokens=config.image_sequence_length,
+    )
+
+
+def describe_model(model: Model, devices: list[Device]) -> list[str]:
+    """What `measure` found, one line each."""
+    lines = [f"model {model.name}: {model.parameters:,} parameters, {model.image_tokens} positions per image"]
+    lines += [f"  {part}: {count:,}" for part, count in model.parts.items()]
+    for precision, needed in model.memory.items():
+        free = [device.name for device in devices if (device.free or device.memory or 0) > needed]
+        fits = f"fits {', '.join(free)}" if free else "fits no device here"
+        lines.append(f"  weights in {precision}: {_amount(needed)}, {fits}")
+    cache = 1000 * model.cache_per_token
+    return [*lines, f"  and for every 1,000 positions of a dialogue, in bfloat16: {_amount(cache)}"]
+
+
+def _amount(number: int) -> str:
+    return f"{number / _GIB:.1f} GiB" if number >= _GIB / 10 else f"{number / 2**20:.1f} MiB"
 
 
 def _problems(report: Report) -> list[str]:

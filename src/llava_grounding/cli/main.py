@@ -18,6 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from llava_grounding.cli.chat import chat
+from llava_grounding.cli.convert import convert
 from llava_grounding.cli.doctor import doctor
 from llava_grounding.cli.ground import ground
 from llava_grounding.cli.prompts import InOrder
@@ -36,6 +37,7 @@ app = typer.Typer(name=PROGRAM, rich_markup_mode=None, add_completion=False, no_
 app.command(cls=InOrder)(chat)
 app.command()(ground)
 app.command()(render)
+app.add_typer(convert, name="convert")
 app.command()(doctor)
 
 

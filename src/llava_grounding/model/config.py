@@ -166,7 +166,7 @@ class VisualPromptConfig(_StrictConfig):
     num_mask_tokens: int = 3
     # Queries per prompt; 6 in the public Semantic-SAM weights.
     isolate_prompts: bool = True
-    # Prompts of one image do not see each other; the original isolates in training only.
+    # Prompts of one image do not see each other, as the original trains; its inference takes one prompt.
 
     def __post_init__(self, **kwargs: Any) -> None:
         if not self.share_image_features:
@@ -206,11 +206,11 @@ class LlavaGroundingConfig(_StrictConfig):
     shared_tower_objects: int = 20
     # Shared tower only: how many of the grounder's object queries become image tokens.
     image_token_id: int = 32003
-    # Placeholder the image features replace.
+    # Placeholder the image features replace; may lie beyond the vocabulary, since it is always filled.
     seg_token_id: int = 32002
     # `<seg>`: its hidden state is the phrase embedding.
-    region_token_id: int = 1273
-    # Placeholder a visual prompt's embedding replaces.
+    region_token_id: int = 32004
+    # Placeholder a visual prompt's embedding replaces; may lie beyond the vocabulary as well.
     eos_token_id: int | None = 2
     # Ends an answer.
     pad_token_id: int | None = 0

@@ -52,13 +52,14 @@ def put_into_slots(
     Raises:
         ShapeError: if a row has not as many slots as features.
     """
-    wanted, given = slots.sum(dim=1), feature_mask.sum(dim=1)
+    slots = slots.to(embeds.device)
+    wanted, given = slots.sum(dim=1), feature_mask.to(embeds.device).sum(dim=1)
     if not torch.equal(wanted, given):
         raise ShapeError(
             f"each row must have one {name} feature per {name} placeholder, "
             f"got {given.tolist()} features for {wanted.tolist()} placeholders"
         )
-    flat = features[feature_mask].to(embeds.dtype)
+    flat = features.to(embeds)[feature_mask.to(embeds.device)]
     return embeds.masked_scatter(slots.unsqueeze(-1).expand_as(embeds), flat)
 
 

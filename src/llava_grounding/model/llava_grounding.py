@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, GenerationMixin
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
+from llava_grounding.errors import ShapeError
 from llava_grounding.model.builders import (
     build_grounder,
     build_phrase_projector,
@@ -20,48 +22,11 @@ from llava_grounding.model.builders import (
     build_visual_prompt_encoder,
 )
 from llava_grounding.model.config import GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
+from llava_grounding.model.generation import GroundedGeneration
 from llava_grounding.model.language import last_hidden_state, put_into_slots
-from llava_grounding.model.outputs import GrounderOutput, ImageMemory, VisualPromptOutput
+from llava_grounding.model.model_card import WithModelCard
+from llava_grounding.model.outputs import GrounderOutput, ImageFeatures, ImageMemory, RegionPrompts, VisualPromptOutput
 from llava_grounding.model.shared_tower import SharedVisionTower
-
-
-@dataclass
-class ImageFeatures:
-    """Everything about a batch of images that no question changes; kept and reused between questions."""
-
-    tokens: Float[Tensor, "B P D"]
-    """Image tokens in the language model's width."""
-    memory: ImageMemory
-    """What the grounder reads."""
-    prompt_memory: ImageMemory | None = None
-    """What the visual prompt encoder reads; None until a prompt needs it. The grounder's when shared."""
-
-    def rows(self, index: Int[Tensor, "R"]) -> "ImageFeatures":
-        """The features of some images, repeated or reordered."""
-        return ImageFeatures(
-            tokens=self.tokens[index],
-            memory=self.memory.index(index),
-            prompt_memory=None if self.prompt_memory is None else self.prompt_memory.index(index),
-        )
-
-
-@dataclass
-class RegionPrompts:
-    """Visual prompts of a batch, in the model's frame."""
-
-    boxes_cxcywh: Float[Tensor, "B K 4"]
-    """Bounds in [0, 1] of the canvas; a click is a small box."""
-    types: Int[Tensor, "B K"]
-    """0 point-like (click, scribble), 1 box-like (box, mask)."""
-    mask: Bool[Tensor, "B K"]
-    """False where a row has fewer prompts than the longest."""
-    coverage: Float[Tensor, "B K h w"] | None = None
-    """Share of each coarse cell a scribble or free mask covers; zero rows for clicks and boxes."""
-
-    def to(self, device: torch.device | str) -> "RegionPrompts":
-        """The same prompts on another device."""
-        coverage = None if self.coverage is None else self.coverage.to(device)
-        return RegionPrompts(self.boxes_cxcywh.to(device), self.types.to(device), self.mask.to(device), coverage)
 
 
 @dataclass
@@ -75,11 +40,13 @@ class LlavaGroundingOutput(ModelOutput):
     past_key_values: Any = None
     last_hidden_state: Tensor | None = None
     """[B, T, D], after the final norm."""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """The last one alone, and only if `output_hidden_states` asks for it: `generate` then collects it step by step."""
     image_features: ImageFeatures | None = None
     prompt_output: VisualPromptOutput | None = None
 
 
-class LlavaGroundingForConditionalGeneration(PreTrainedModel):
+class LlavaGroundingForConditionalGeneration(WithModelCard, GroundedGeneration, GenerationMixin):
     """Grounded visual chat model of LLaVA-Grounding (arXiv:2312.02949)."""
 
     config_class = LlavaGroundingConfig
@@ -90,6 +57,15 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
 
     def __init__(self, config: LlavaGroundingConfig) -> None:
         super().__init__(config)
+        # What `device_map` keeps on one device; the language model's layers add themselves.
+        self._no_split_modules = ["Grounder", "VisualPromptEncoder", "FeatureVisionTower", "SharedVisionTower"]
+        # Boxes and masks need the precision, so no `dtype` of `from_pretrained` touches the modules they come from.
+        precise = {"grounder", "visual_prompt_encoder"}
+        if config.vision_config is None:  # then the tower reads the grounder's features
+            precise |= {"vision_tower", "multi_modal_projector"}
+        self._keep_in_fp32_modules_strict = precise
+        # These are also what no quantiser touches. In float16 a tower of its own would be in danger of overflow.
+        self._keep_in_fp32_modules = precise | {"vision_tower", "multi_modal_projector", "phrase_projector"}
         self.vision_tower, self.multi_modal_projector = build_vision_tower(config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
@@ -105,6 +81,18 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave every part as its own constructor initialised it."""
+
+    def train(self, mode: bool = True) -> "LlavaGroundingForConditionalGeneration":
+        """As in torch, but a part of which nothing learns stays in evaluation mode.
+
+        Its batch statistics would move otherwise, and with an adapter on the language model nobody would save them.
+        """
+        super().train(mode)
+        for part in self.children():
+            weights = list(part.parameters())
+            if mode and weights and not any(weight.requires_grad for weight in weights):
+                part.eval()
+        return self
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -129,14 +117,14 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
             grounder_pixel_values: the letterboxed canvas, normalised; sides multiples of 32.
             pixel_values: what the vision tower sees; None when it shares the grounder's features.
         """
-        memory = self.grounder.encode_image(grounder_pixel_values)
+        memory = self.grounder.encode_image(_like(self.grounder, grounder_pixel_values))
         if isinstance(self.vision_tower, SharedVisionTower):
             proposals = self.vision_tower.propose(self.grounder, memory)
             return self.features_from(self.multi_modal_projector(self.vision_tower(memory, proposals)), memory)
         if pixel_values is None:
             raise ValueError("pixel_values are needed: this model has a vision tower of its own")
-        features = self.vision_tower(pixel_values.to(self.vision_dtype))
-        tokens = self.multi_modal_projector(features.to(_weight_dtype(self.multi_modal_projector)))
+        features = self.vision_tower(_like(self.vision_tower, pixel_values))
+        tokens = self.multi_modal_projector(_like(self.multi_modal_projector, features))
         return self.features_from(tokens, memory)
 
     def features_from(self, tokens: Float[Tensor, "B P D"], memory: ImageMemory) -> ImageFeatures:
@@ -144,21 +132,18 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
         shared = self.config.visual_prompt_config.share_image_features
         return ImageFeatures(tokens, memory, memory if shared else None)
 
-    @property
-    def vision_dtype(self) -> torch.dtype:
-        """Type of the vision tower's weights."""
-        return _weight_dtype(self.vision_tower)
-
     def with_prompt_memory(
         self, features: ImageFeatures, grounder_pixel_values: Float[Tensor, "B 3 H W"]
     ) -> ImageFeatures:
         """Add what the visual prompt encoder reads, if it is not there yet."""
         if features.prompt_memory is not None:
             return features
-        return replace(features, prompt_memory=self.visual_prompt_encoder.encode_image(grounder_pixel_values))
+        canvas = _like(self.visual_prompt_encoder, grounder_pixel_values)
+        return replace(features, prompt_memory=self.visual_prompt_encoder.encode_image(canvas))
 
     def encode_regions(self, memory: ImageMemory, prompts: RegionPrompts) -> VisualPromptOutput:
         """One embedding per visual prompt, in the language model's width."""
+        prompts = prompts.to(memory.memory.device)
         return self.visual_prompt_encoder.encode_prompts(
             memory,
             prompts.boxes_cxcywh,
@@ -179,7 +164,7 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
 
         `image_tokens=None` and `region_embeds=None` mean that the text has none to fill (a later turn, or no prompts).
         """
-        embeds = self.get_input_embeddings()(input_ids)
+        embeds = self.get_input_embeddings()(self._within_vocabulary(input_ids, image_tokens, region_embeds))
         if image_tokens is not None:
             everywhere = torch.ones(image_tokens.shape[:2], dtype=torch.bool, device=embeds.device)
             slots = input_ids == self.config.image_token_id
@@ -188,6 +173,25 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
             slots = input_ids == self.config.region_token_id
             embeds = put_into_slots(embeds, slots, region_embeds, region_mask, "region")
         return embeds
+
+    def _within_vocabulary(
+        self, input_ids: Int[Tensor, "B T"], image_tokens: Tensor | None, region_embeds: Tensor | None
+    ) -> Int[Tensor, "B T"]:
+        """Ids that all have an embedding: placeholders without one of their own (converted checkpoints) become 0.
+
+        Raises:
+            ShapeError: if there is such a placeholder and nothing to fill it with.
+        """
+        for name, token, features in [
+            ("image", self.config.image_token_id, image_tokens),
+            ("region", self.config.region_token_id, region_embeds),
+        ]:
+            if token >= self.config.text_config.vocab_size:
+                slots = input_ids == token
+                if features is None and bool(slots.any()):
+                    raise ShapeError(f"the text has {name} placeholders, but no {name} features were given")
+                input_ids = input_ids.masked_fill(slots, 0)
+        return input_ids
 
     def forward(
         self,
@@ -203,6 +207,11 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
         position_ids: Int[Tensor, "B T"] | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
+        output_hidden_states: bool | None = None,
+        region_boxes: Float[Tensor, "B K 4"] | None = None,
+        region_types: Int[Tensor, "B K"] | None = None,
+        region_mask: Bool[Tensor, "B K"] | None = None,
+        region_coverage: Float[Tensor, "B K c d"] | None = None,
         **kwargs: Any,
     ) -> LlavaGroundingOutput:
         """Run the language model over text with image and regions in place.
@@ -211,8 +220,11 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
             image_features: from `encode_image`, instead of pixels.
             labels: token ids to learn, -100 elsewhere, unshifted.
             logits_to_keep: compute logits of only that many last positions; 0 means all.
+            region_boxes, region_types, region_mask, region_coverage: `region_prompts` as a processor's batch has them.
         """
         prompt_output = None
+        if region_boxes is not None and region_types is not None and region_mask is not None:
+            region_prompts = RegionPrompts(region_boxes.float(), region_types, region_mask, region_coverage)
         if inputs_embeds is None:
             if input_ids is None:
                 raise ValueError("input_ids or inputs_embeds are needed")
@@ -241,21 +253,30 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
         loss = None if labels is None else self._language_loss(hidden, labels)
         logits = None
         if labels is None or not self.training:
-            logits = self.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
+            logits = self.logits(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
         return LlavaGroundingOutput(
             loss=loss,
             logits=logits,
             past_key_values=cache,
             last_hidden_state=hidden,
+            hidden_states=(hidden,) if output_hidden_states else None,
             image_features=image_features,
             prompt_output=prompt_output,
         )
+
+    def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+        """Scores of every word for what comes next; some families of language models scale or bound them."""
+        text, logits = self.config.text_config, self.lm_head(hidden)
+        logits = logits * (getattr(text, "logit_scale", None) or 1)  # Cohere
+        logits = logits / (getattr(text, "logits_scaling", None) or 1)  # Granite
+        bound = getattr(text, "final_logit_softcapping", None)  # Gemma 2
+        return logits if bound is None else bound * torch.tanh(logits / bound)
 
     def _language_loss(self, hidden: Float[Tensor, "B T D"], labels: Int[Tensor, "B T"]) -> Tensor:
         """Cross-entropy of the next token, mean over the learnt positions; 0 if there is none."""
         learnt = labels[:, 1:] != -100  # most positions are image, question or padding and need no vocabulary
         losses = nn.functional.cross_entropy(
-            self.lm_head(hidden[:, :-1][learnt]).float(), labels[:, 1:][learnt], reduction="sum"
+            self.logits(hidden[:, :-1][learnt]).float(), labels[:, 1:][learnt], reduction="sum"
         )
         return losses / learnt.sum().clamp(min=1)
 
@@ -293,7 +314,8 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
             memory: of batch B, or of batch 1 to share one image among all rows.
             phrase_embeds: `<seg>` hidden states, as they leave the language model.
         """
-        phrase_embeds = self.phrase_projector(phrase_embeds).to(memory.memory.dtype)
+        phrase_embeds = self.phrase_projector(_like(self.phrase_projector, phrase_embeds)).to(memory.memory)
+        phrase_mask = phrase_mask.to(memory.memory.device)
         if self.config.phrase_queries == "image":
             assert isinstance(self.vision_tower, SharedVisionTower)
             proposals = self.vision_tower.propose(self.grounder, memory)
@@ -301,11 +323,17 @@ class LlavaGroundingForConditionalGeneration(PreTrainedModel):
         return self.grounder.ground(memory, phrase_embeds, phrase_mask)
 
 
-def _weight_dtype(module: nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype
+def _like(module: nn.Module, value: Tensor) -> Tensor:
+    """The value on the device and in the type of a module's weights; unchanged if it has none."""
+    weight = next(module.parameters(), None)
+    return value if weight is None else value.to(device=weight.device, dtype=weight.dtype)
 
 
 # So that transformers' own Auto classes, pipelines and tools read a folder of ours, once this module is imported.
 for _config_class in (LlavaGroundingConfig, GrounderConfig, VisualPromptConfig):
     AutoConfig.register(_config_class.model_type, _config_class)
 AutoModelForImageTextToText.register(LlavaGroundingConfig, LlavaGroundingForConditionalGeneration)
+# The pipeline asks this list of names, beside the Auto class, whether it says that it cannot serve a model.
+MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.setdefault(
+    LlavaGroundingConfig.model_type, LlavaGroundingForConditionalGeneration.__name__
+)

@@ -8,7 +8,7 @@ M matched pairs, H W pixels, h w feature cells, N memory cells. Boxes are cxcywh
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 PADDED_PHRASE_LOGIT = -100.0
@@ -74,6 +74,53 @@ class ImageMemory:
     def to(self, device: torch.device | str) -> "ImageMemory":
         """The same memory on another device."""
         return ImageMemory(self.memory.to(device), self.level_sizes_hw, self.mask_features.to(device))
+
+
+@dataclass
+class ImageFeatures:
+    """Everything about a batch of images that no question changes; kept and reused between questions."""
+
+    tokens: Float[Tensor, "B P D"]
+    """Image tokens in the language model's width."""
+    memory: ImageMemory
+    """What the grounder reads."""
+    prompt_memory: ImageMemory | None = None
+    """What the visual prompt encoder reads; None until a prompt needs it. The grounder's when shared."""
+
+    def rows(self, index: Int[Tensor, " R"]) -> "ImageFeatures":
+        """The features of some images, repeated or reordered."""
+        return ImageFeatures(
+            tokens=self.tokens[index],
+            memory=self.memory.index(index),
+            prompt_memory=None if self.prompt_memory is None else self.prompt_memory.index(index),
+        )
+
+    def repeat(self, times: int) -> "ImageFeatures":
+        """The features of each image `times` times in a row, for several answers about one image."""
+        return ImageFeatures(
+            tokens=self.tokens.repeat_interleave(times, dim=0),
+            memory=self.memory.repeat(times),
+            prompt_memory=None if self.prompt_memory is None else self.prompt_memory.repeat(times),
+        )
+
+
+@dataclass
+class RegionPrompts:
+    """Visual prompts of a batch, in the model's frame."""
+
+    boxes_cxcywh: Float[Tensor, "B K 4"]
+    """Bounds in [0, 1] of the canvas; a click is a small box."""
+    types: Int[Tensor, "B K"]
+    """0 point-like (click, scribble), 1 box-like (box, mask)."""
+    mask: Bool[Tensor, "B K"]
+    """False where a row has fewer prompts than the longest."""
+    coverage: Float[Tensor, "B K h w"] | None = None
+    """Share of each coarse cell a scribble or free mask covers; zero rows for clicks and boxes."""
+
+    def to(self, device: torch.device | str) -> "RegionPrompts":
+        """The same prompts on another device."""
+        coverage = None if self.coverage is None else self.coverage.to(device)
+        return RegionPrompts(self.boxes_cxcywh.to(device), self.types.to(device), self.mask.to(device), coverage)
 
 
 @dataclass

@@ -38,7 +38,7 @@ _OFFICIAL_7B: dict[str, Any] = {
         "projection_dim": 768,
     },
     "grounder_config": {"backbone_config": _SWIN_TINY},
-    "visual_prompt_config": {"backbone_config": _SWIN_TINY, "isolate_prompts": False},
+    "visual_prompt_config": {"backbone_config": _SWIN_TINY, "isolate_prompts": True},
 }
 
 # Convolutions with batch normalisation, a plain feature pyramid and few queries: what learns fastest from nothing on a
@@ -102,7 +102,87 @@ _NANO: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 
-PRESETS = {"official_7b": _OFFICIAL_7B, "nano": _NANO}
+# The grounder and the prompt encoder of the original on other language models, reading the image once for both, with a
+# SigLIP tower and our own options. Special tokens take rows that the language model's vocabulary leaves free.
+_OWN_OPTIONS: dict[str, Any] = {
+    "visual_prompt_config": {"share_image_features": True},
+    "projector": "mlp",
+    "phrase_state": "at_seg",
+    "phrase_projector": "linear",
+    "query_selection": "sigmoid",
+    "score_threshold": 0.3,
+    "nms_iou": 0.7,
+    "tie_word_embeddings": True,
+}
+
+_QWEN3_4B: dict[str, Any] = {
+    **_OWN_OPTIONS,
+    "text_config": {
+        "model_type": "qwen3",
+        "vocab_size": 151936,
+        "hidden_size": 2560,
+        "intermediate_size": 9728,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+    },
+    "vision_config": {  # SigLIP so400m, patches of 14, 384 pixels
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "image_size": 384,
+        "patch_size": 14,
+        "vision_use_head": False,
+    },
+    "grounder_config": {"backbone_config": _SWIN_TINY, "phrase_size": 2560},
+    "image_token_id": 151669,
+    "seg_token_id": 151672,
+    "region_token_id": 151673,
+    "eos_token_id": 151645,
+    "pad_token_id": 151643,
+}
+
+_GEMMA3_1B: dict[str, Any] = {
+    **_OWN_OPTIONS,
+    "text_config": {
+        "model_type": "gemma3_text",
+        "vocab_size": 262144,
+        "hidden_size": 1152,
+        "intermediate_size": 6912,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "max_position_embeddings": 32768,
+        "sliding_window": 512,
+        "tie_word_embeddings": True,
+    },
+    "vision_config": {  # SigLIP base, patches of 16, 224 pixels
+        "model_type": "siglip_vision_model",
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "image_size": 224,
+        "patch_size": 16,
+        "vision_use_head": False,
+    },
+    "grounder_config": {"backbone_config": _SWIN_TINY, "phrase_size": 1152},
+    "image_token_id": 6,
+    "seg_token_id": 9,
+    "region_token_id": 10,
+    "eos_token_id": 106,
+    "pad_token_id": 0,
+}
+
+PRESETS = {"official_7b": _OFFICIAL_7B, "nano": _NANO, "qwen3_4b": _QWEN3_4B, "gemma3_1b": _GEMMA3_1B}
 
 
 def preset(name: str, **overrides: Any) -> LlavaGroundingConfig:

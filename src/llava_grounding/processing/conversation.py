@@ -22,7 +22,7 @@ class Piece:
 
     text: str
     kind: str
-    """`image`, `question` or `answer`."""
+    """`image`, `question`, `answer`; `begin` and `whole` occur in dialogues of converted checkpoints."""
     num_regions: int = 0
     """How many `<region>` of it are placeholders."""
     learnt: bool = False
@@ -38,6 +38,8 @@ class ChatTemplate:
     assistant: str = " ASSISTANT:"
     answer_prefix: str = " "
     image: str = f"{IMAGE}\n"
+    begin: bool = False
+    """The token that begins a text stands before everything; the original has it."""
 
     def question(self, text: str, num_regions: int, grounded: bool, first: bool) -> list[Piece]:
         """The pieces of one question, up to where the answer begins."""
@@ -47,6 +49,7 @@ class ChatTemplate:
             return [Piece(before + after, "question", num_regions)]
         image, _, rest = self.image.partition(IMAGE)
         return [
+            *([Piece("", "begin")] if self.begin else []),
             Piece(before + image, "question"),
             Piece(IMAGE, "image"),
             Piece(rest + after, "question", num_regions),
@@ -67,15 +70,24 @@ def check_question(text: str, num_prompts: int) -> None:
     Raises:
         PromptError: if it is empty or no text, or has not one `<region>` per prompt.
     """
-    if not text.strip():
-        raise PromptError("the question must not be empty")
-    check_characters(text)
+    check_words(text)
     placeholders = text.count(REGION)
     if placeholders != num_prompts:
         raise PromptError(
             f"the question must have one {REGION} per region prompt, "
             f"got {_counted(placeholders, 'placeholder')} for {_counted(num_prompts, 'prompt')}"
         )
+
+
+def check_words(text: str) -> None:
+    """Refuse a question that is empty or no text.
+
+    Raises:
+        PromptError: if so.
+    """
+    if not text.strip():
+        raise PromptError("the question must not be empty")
+    check_characters(text)
 
 
 def check_characters(text: str) -> None:
@@ -116,18 +128,29 @@ def dialogue_pieces(template: ChatTemplate, messages: Sequence[Message], grounde
     Raises:
         PromptError: if roles do not alternate, or a question cannot be asked.
     """
+    check_roles(messages)
     pieces: list[Piece] = []
+    for index, message in enumerate(messages):
+        if message.role == "user":
+            check_question(message.text, len(message.prompts))
+            pieces += template.question(message.text, len(message.prompts), grounded[index // 2], first=index == 0)
+        else:
+            pieces.append(template.answer(message.text))
+    return pieces
+
+
+def check_roles(messages: Sequence[Message]) -> None:
+    """Refuse a dialogue in which user and assistant do not take turns, or whose answers are no text.
+
+    Raises:
+        PromptError: if so.
+    """
     for index, message in enumerate(messages):
         expected = "user" if index % 2 == 0 else "assistant"
         if message.role != expected:
             raise PromptError(f"message {index} must be from the {expected}, got `{message.role}`")
-        if expected == "user":
-            check_question(message.text, len(message.prompts))
-            pieces += template.question(message.text, len(message.prompts), grounded[index // 2], first=index == 0)
-        else:
+        if expected == "assistant":
             check_characters(message.text)
-            pieces.append(template.answer(message.text))
-    return pieces
 
 
 def _counted(number: int, thing: str) -> str:

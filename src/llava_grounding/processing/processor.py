@@ -6,20 +6,25 @@ Training, chat, benchmark and server all pass here, so that they cannot drift ap
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from PIL import Image
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 
 from llava_grounding import markup
-from llava_grounding.errors import CheckpointError
+from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean
 from llava_grounding.geometry import Letterbox
+from llava_grounding.model.config import LlavaGroundingConfig
+from llava_grounding.processing.chat_format import jinja_template
 from llava_grounding.processing.conversation import ChatTemplate, Piece, check_question, dialogue_pieces
+from llava_grounding.processing.demo import demo_pieces, demo_prompts
 from llava_grounding.processing.image import (
     CanvasSettings,
     TowerSettings,
@@ -29,6 +34,8 @@ from llava_grounding.processing.image import (
 )
 from llava_grounding.processing.regions import EncodedPrompts, collate_prompts, encode_prompts
 from llava_grounding.processing.selection import PhraseSelection, SelectionSettings, select_regions
+from llava_grounding.processing.sentencepiece import SentencePieceTokenizer
+from llava_grounding.processing.standard_doors import StandardDoors
 from llava_grounding.processing.tokens import MarkupTokenizer
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, Region, VisualPrompt
 
@@ -37,6 +44,10 @@ if TYPE_CHECKING:
     from llava_grounding.model.outputs import GrounderOutput
 
 _FILE = "processor_config.json"
+_TOKENISATIONS = {"markup": MarkupTokenizer, "sentencepiece": SentencePieceTokenizer}
+_FILE, _TEMPLATE_FILE = "processor_config.json", "chat_template.jinja"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
 
 
 @dataclass(frozen=True)
@@ -73,14 +84,30 @@ class ProcessorSettings:
     tower: TowerSettings | None = None
     template: ChatTemplate = field(default_factory=ChatTemplate)
     selection: SelectionSettings = field(default_factory=SelectionSettings)
+    tokenisation: str = "markup"
+    """How text becomes ids: "markup" for our own checkpoints, "sentencepiece" as the original, for converted ones."""
+    demo_quirks: bool = False
+    """Write dialogues as the original's demo does, faults included; see `demo.py`."""
+
+    def __post_init__(self) -> None:
+        if self.tokenisation not in _TOKENISATIONS:
+            raise ConfigError(
+                f"tokenisation must be {' or '.join(_TOKENISATIONS)}, got `{self.tokenisation}`"
+                f"{did_you_mean(self.tokenisation, _TOKENISATIONS)}"
+            )
+        if self.demo_quirks and self.tokenisation != "sentencepiece":
+            raise ConfigError(f"demo_quirks need tokenisation `sentencepiece`, got `{self.tokenisation}`")
 
 
-class LlavaGroundingProcessor:
+class LlavaGroundingProcessor(StandardDoors):
     """Encodes images and conversations, decodes grounded answers."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ProcessorSettings) -> None:
-        self.tokens = MarkupTokenizer(tokenizer)
+        self.tokens = _TOKENISATIONS[settings.tokenisation](tokenizer)
         self.settings = settings
+        if settings.template.begin and self.tokens.ids.bos is None:
+            raise CheckpointError("the chat template begins with a token that the tokenizer does not have")
+        self.chat_template = jinja_template(settings.template)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -105,15 +132,42 @@ class LlavaGroundingProcessor:
         Raises:
             PromptError: if a question is empty or does not fit its prompts.
         """
+        if self.settings.demo_quirks:
+            return self._encode_as_demo(messages, grounded, letterbox)
         pieces = dialogue_pieces(self.settings.template, messages, grounded)
         prompts = [prompt for message in messages if message.role == "user" for prompt in message.prompts]
         return self._encode_pieces(pieces, prompts, letterbox)
 
     def encode_question(self, message: Message, grounded: bool, first: bool, letterbox: Letterbox) -> EncodedText:
-        """Prepare one question, to be appended to what the model has already read."""
+        """Prepare one question, to be appended to what the model has already read.
+
+        With `demo_quirks` only a first question can be: later ones change how those before them are read.
+        """
+        if self.settings.demo_quirks:
+            assert first
+            return self._encode_as_demo([message], [grounded], letterbox)
         check_question(message.text, len(message.prompts))
         pieces = self.settings.template.question(message.text, len(message.prompts), grounded, first)
         return self._encode_pieces(pieces, message.prompts, letterbox)
+
+    def _encode_as_demo(
+        self, messages: Sequence[Message], grounded: Sequence[bool], letterbox: Letterbox
+    ) -> EncodedText:
+        """A dialogue with the faults of the original's demo."""
+        tokens = self.tokens
+        assert isinstance(tokens, SentencePieceTokenizer)
+        *before, whole = demo_pieces(self.settings.template, messages, grounded)
+        encoded = self._encode_pieces(before, (), letterbox)
+        ids, prompts = tokens.encode_marked(whole.text), demo_prompts(messages)
+        if prompts:
+            prompts *= ids.count(tokens.percent)
+            ids = [tokens.ids.region if token == tokens.percent else token for token in ids]
+        return replace(
+            encoded,
+            input_ids=encoded.input_ids + ids,
+            learnt=encoded.learnt + [False] * len(ids),
+            prompts=encode_prompts(prompts, letterbox),
+        )
 
     def _encode_pieces(
         self, pieces: Iterable[Piece], prompts: Sequence[VisualPrompt], letterbox: Letterbox
@@ -123,6 +177,9 @@ class LlavaGroundingProcessor:
         for piece in pieces:
             if piece.kind == "image":
                 new = [self.tokens.ids.image] * self.settings.image_sequence_length
+            elif piece.kind == "begin":
+                assert self.tokens.ids.bos is not None
+                new = [self.tokens.ids.bos]
             elif piece.kind == "answer":
                 new = [*self.tokens.encode_answer(piece.text), self.tokens.ids.eos]
             else:
@@ -226,29 +283,47 @@ class LlavaGroundingProcessor:
             image=image,
         )
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer and settings beside the model's files."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save_pretrained(folder)
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values."""
         settings = self.settings
-        values = {
+        return {
             "processor_class": type(self).__name__,
             "image_sequence_length": settings.image_sequence_length,
             "canvas": settings.canvas.to_dict(),
             "tower": None if settings.tower is None else settings.tower.to_dict(),
             "template": settings.template.to_dict(),
             "selection": vars(settings.selection),
+            "tokenisation": settings.tokenisation,
+            "demo_quirks": settings.demo_quirks,
         }
-        (folder / _FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write tokenizer, chat template and settings beside the model's files; `push_to_hub` uploads what it wrote.
+
+        Args:
+            kwargs: what transformers passes to whatever it saves; no meaning here.
+        """
+        del kwargs
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(folder)
+        (folder / _TEMPLATE_FILE).write_text(str(self.chat_template), encoding="utf-8")
+        (folder / _FILE).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> LlavaGroundingProcessor:
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> LlavaGroundingProcessor:  # type: ignore[override]
         """Read what `save_pretrained` wrote.
+
+        Args:
+            folder: or a hub id, which is downloaded.
+            kwargs: `revision`, `token`, `cache_dir`, `local_files_only` for the hub; others mean nothing here.
 
         Raises:
             CheckpointError: if a file is missing or damaged.
         """
+        if not Path(folder).is_dir() and _HUB_ID.fullmatch(str(folder)):
+            hub = {key: value for key, value in kwargs.items() if key in _HUB_ARGUMENTS}
+            folder = snapshot_download(str(folder), allow_patterns=["*.json", "*.jinja", "*.model"], **hub)
         path = Path(folder) / _FILE
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -260,6 +335,8 @@ class LlavaGroundingProcessor:
                 tower=TowerSettings(**tower) if tower else None,
                 template=ChatTemplate(**values["template"]),
                 selection=SelectionSettings(**values["selection"]),
+                tokenisation=values.get("tokenisation", "markup"),
+                demo_quirks=values.get("demo_quirks", False),
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path.name} of the checkpoint in `{folder}` is missing or damaged") from error
@@ -272,3 +349,7 @@ class LlavaGroundingProcessor:
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+# So that transformers' own AutoProcessor and pipelines read a folder of ours, once this module is imported.
+AutoProcessor.register(LlavaGroundingConfig, LlavaGroundingProcessor)

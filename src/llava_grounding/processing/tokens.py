@@ -7,6 +7,7 @@ text is trusted; a `<region>` is a placeholder only where the caller expects one
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -31,6 +32,7 @@ class SpecialIds:
     image: int
     eos: int
     pad: int
+    bos: int | None = None
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> "SpecialIds":
@@ -53,7 +55,18 @@ class SpecialIds:
             image=vocabulary[IMAGE],
             eos=tokenizer.eos_token_id,
             pad=tokenizer.eos_token_id if pad is None else pad,
+            bos=tokenizer.bos_token_id,
         )
+
+
+class AnswerDecoder(Protocol):
+    """Turns the ids of one answer into its raw text as they come."""
+
+    def feed(self, token: int) -> str:
+        """The text that `token` makes certain."""
+
+    def finish(self) -> str:
+        """What was held back."""
 
 
 class MarkupTokenizer:
@@ -93,8 +106,12 @@ class MarkupTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Raw text with markup in its canonical form; end, pad and image tokens leave no trace."""
-        decoder = RawDecoder(self)
+        decoder = self.decoder()
         return "".join([decoder.feed(token) for token in ids]) + decoder.finish()
+
+    def decoder(self) -> AnswerDecoder:
+        """A decoder of one answer."""
+        return RawDecoder(self)
 
 
 class RawDecoder:

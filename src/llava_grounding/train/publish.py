@@ -22,7 +22,9 @@ def publish(folder: Path, out: Path, score_threshold: float | None = None) -> in
     Returns:
         Bytes of the weights file.
     """
-    model = LlavaGroundingForConditionalGeneration.from_pretrained(folder, dtype=torch.float16)
+    # Loading in float16 would leave the vision modules in float32; what ships is small in every part.
+    model = LlavaGroundingForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    model.half()
     model.config.dtype = torch.float16
     LlavaGroundingProcessor.from_pretrained(folder).save_pretrained(out)
     if score_threshold is not None:

@@ -1,0 +1,79 @@
+"""`llava-grounding convert KIND SOURCE OUT`: checkpoints of others into folders of ours, with a report."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llava_grounding.cli.report import say
+
+if TYPE_CHECKING:
+    from llava_grounding.convert.report import ConversionReport
+
+convert = typer.Typer(rich_markup_mode=None, no_args_is_help=False)
+
+
+class Precision(StrEnum):
+    """Types the language side's weights can be written in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+SourceFolder = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with the released files.")]
+OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be new or empty.")]
+LanguagePrecision = Annotated[
+    Precision | None, typer.Option(help="Of the language side's weights; default as stored. Vision stays float32.")
+]
+
+
+@convert.callback()
+def kinds() -> None:
+    """Turn a checkpoint of somebody else into a folder that `--model` takes."""
+
+
+@convert.command()
+def official(
+    source: SourceFolder,
+    out: OutFolder,
+    dtype: LanguagePrecision = None,
+    demo_quirks: Annotated[
+        bool, typer.Option("--demo-quirks", help="Keep the faults of the original's demo, to compare with it.")
+    ] = False,
+    image_size: Annotated[int, typer.Option(min=32, help="Side of the canvas of the vision modules, pixels.")] = 1024,
+    queries: Annotated[int, typer.Option(min=1, help="Object queries of the grounder.")] = 300,
+    tower: Annotated[
+        Path | None, typer.Option(help="config.json of the vision tower, if it is not one of OpenAI's CLIPs.")
+    ] = None,
+) -> None:
+    """Convert a released LLaVA-Grounding checkpoint."""
+    from llava_grounding.convert.official import convert_official
+    from llava_grounding.convert.sizes import OfficialSettings
+
+    settings = OfficialSettings(image_size, queries, _tower_fields(tower))
+    _print(convert_official(source, out, settings, dtype=_dtype(dtype), demo_quirks=demo_quirks))
+
+
+def _print(report: ConversionReport) -> None:
+    for line in report.lines():
+        say(f"{line}\n")
+
+
+def _dtype(name: Precision | None) -> Any:
+    if name is None:
+        return None
+    from llava_grounding.checkpoints import choose_dtype
+
+    return choose_dtype(name.value)
+
+
+def _tower_fields(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    from llava_grounding.convert.sizes import read_tower_fields
+
+    return read_tower_fields(path)

@@ -1,0 +1,222 @@
+"""The configuration of a released checkpoint, read off the shapes of its weights and its `config.json`.
+
+What neither of them says (heads of the vision tower, object queries, side of the canvas) is the released model's value
+unless the caller knows better.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llava_grounding.convert.keys import GROUNDER_PREFIX, PROMPT_ENCODER_PREFIX
+from llava_grounding.errors import CheckpointError
+from llava_grounding.model.config import LlavaGroundingConfig
+from llava_grounding.model.presets import PRESETS
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
+_TOWER_HEAD = 64  # width of an attention head in every CLIP of its makers
+_HEADS = 8  # of both vision modules; fixed in the original's code
+_READABLE_POSITIONS = 4096
+"""The original sets no limit to the length of a dialogue and was trained up to 2400 positions, whatever config.json
+says (2048); rotary positions need no table."""
+_TOWER_FIELDS = ("num_attention_heads", "hidden_act", "layer_norm_eps")
+_LANGUAGE_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "rms_norm_eps",
+    "rope_theta",
+    "rope_scaling",
+    "tie_word_embeddings",
+)
+
+
+@dataclass(frozen=True)
+class OfficialSettings:
+    """What the files of a released checkpoint do not say. Defaults: the released 7B's."""
+
+    image_size: int = 1024
+    """Side of the canvas of the vision modules, pixels."""
+    num_queries: int = 300
+    """Object queries of the grounder."""
+    vision_tower: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the tower's CLIPVisionConfig that its weights do not tell, such as `num_attention_heads`."""
+
+
+def official_config(
+    values: Mapping[str, Any], shapes: Shapes, token_ids: Mapping[str, Any], settings: OfficialSettings
+) -> LlavaGroundingConfig:
+    """The configuration of a released checkpoint.
+
+    Args:
+        values: its config.json.
+        shapes: of its weights, by key.
+        token_ids: `image_token_id` and so on.
+
+    Raises:
+        CheckpointError: if a key that sizes are read from is missing, or the checkpoint needs what is not here.
+    """
+    _check_flags(values)
+    text = language_sizes(values, shapes)
+    vision, prompts = grounder_sizes(shapes), prompt_encoder_sizes(shapes)
+    swin = PRESETS["official_7b"]["grounder_config"]["backbone_config"]
+    for part in (vision, prompts):
+        part["backbone_config"] = swin | part["backbone_config"]
+    ids: dict[str, Any] = dict(token_ids)
+    return LlavaGroundingConfig(
+        text_config=text,
+        vision_config=tower_sizes(shapes, _TOWER_PREFIX) | dict(settings.vision_tower),
+        grounder_config=vision | {"image_size": settings.image_size, "num_queries": settings.num_queries},
+        visual_prompt_config=prompts | {"isolate_prompts": True},
+        projector=_projector(shapes),
+        vision_feature_layer=values.get("mm_vision_select_layer", -2),
+        vision_feature_select={"patch": "patch", "cls_patch": "full"}[values.get("mm_vision_select_feature", "patch")],
+        tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
+        **ids,
+    )
+
+
+def read_tower_fields(path: Path) -> dict[str, Any]:
+    """What the config.json of a CLIP model says of its vision tower and weights do not tell.
+
+    Raises:
+        CheckpointError: if it is no such file.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        values = values.get("vision_config", values)
+        return {name: values[name] for name in _TOWER_FIELDS if name in values}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"`{path}` is no configuration of a vision tower: {error}") from error
+
+
+def language_sizes(values: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """Of the Llama inside; its vocabulary is as large as the embedding."""
+    missing = [name for name in ("num_attention_heads", "rms_norm_eps") if name not in values]
+    if missing:
+        raise CheckpointError(f"config.json must say {' and '.join(missing)} of the language model")
+    layers = _count(shapes, r"model\.layers\.(\d+)\.input_layernorm\.weight")
+    rows, width = _shape(shapes, "model.embed_tokens.weight")
+    from_shapes = {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "intermediate_size": _shape(shapes, "model.layers.0.mlp.gate_proj.weight")[0],
+    }
+    for name, found in from_shapes.items():
+        if values.get(name, found) != found:
+            raise CheckpointError(f"config.json says {name} is {values[name]}, but the weights have {found}")
+    given = {name: values[name] for name in _LANGUAGE_FIELDS if values.get(name) is not None}
+    positions = max(values.get("max_position_embeddings", 0), _READABLE_POSITIONS)
+    return {
+        "model_type": "llama",
+        **given,
+        **from_shapes,
+        "vocab_size": rows,
+        "max_position_embeddings": positions,
+        "bos_token_id": values.get("bos_token_id", 1),
+        "eos_token_id": values.get("eos_token_id", 2),
+        "pad_token_id": values.get("pad_token_id", 0),
+    }
+
+
+def tower_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
+    """Of a CLIP vision tower."""
+    width, _, patch, _ = _shape(shapes, f"{prefix}embeddings.patch_embedding.weight")
+    positions, _ = _shape(shapes, f"{prefix}embeddings.position_embedding.weight")
+    return {
+        "model_type": "clip_vision_model",
+        "hidden_size": width,
+        "intermediate_size": _shape(shapes, f"{prefix}encoder.layers.0.mlp.fc1.weight")[0],
+        "num_hidden_layers": _count(shapes, rf"{re.escape(prefix)}encoder\.layers\.(\d+)\.layer_norm1\.weight"),
+        "num_attention_heads": max(1, width // _TOWER_HEAD),
+        "patch_size": patch,
+        "image_size": patch * math.isqrt(positions - 1),
+        "hidden_act": "quick_gelu",
+    }
+
+
+def grounder_sizes(shapes: Shapes, prefix: str = GROUNDER_PREFIX) -> dict[str, Any]:
+    """Of the grounding model."""
+    phrase_size = _shape(shapes, f"{prefix}sem_seg_head.predictor.class_embed")[1]
+    return _vision_sizes(shapes, prefix) | {"phrase_size": phrase_size}
+
+
+def prompt_encoder_sizes(shapes: Shapes, prefix: str = PROMPT_ENCODER_PREFIX) -> dict[str, Any]:
+    """Of the visual prompt encoder."""
+    tokens = _shape(shapes, f"{prefix}sem_seg_head.predictor.mask_tokens.weight")[0]
+    return _vision_sizes(shapes, prefix) | {"num_mask_tokens": tokens}
+
+
+def _vision_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
+    """What both vision modules have."""
+    pixel, predictor = f"{prefix}sem_seg_head.pixel_decoder.", f"{prefix}sem_seg_head.predictor."
+    encoder, decoder = f"{pixel}transformer.encoder.layers.", f"{predictor}decoder.layers."
+    levels, hidden_size = _shape(shapes, f"{pixel}transformer.level_embed")
+    offsets = _shape(shapes, f"{encoder}0.self_attn.sampling_offsets.weight")[0]
+    return {
+        "backbone_config": _swin_sizes(shapes, f"{prefix}backbone."),
+        "hidden_size": hidden_size,
+        "mask_size": _shape(shapes, f"{pixel}mask_features.weight")[0],
+        "num_heads": _HEADS,
+        "num_levels": levels,
+        "num_points": offsets // (2 * _HEADS * levels),
+        "encoder_layers": _count(shapes, rf"{re.escape(encoder)}(\d+)\.norm1\.weight"),
+        "encoder_ffn_size": _shape(shapes, f"{encoder}0.linear1.weight")[0],
+        "decoder_layers": _count(shapes, rf"{re.escape(decoder)}(\d+)\.norm1\.weight"),
+        "decoder_ffn_size": _shape(shapes, f"{decoder}0.linear1.weight")[0],
+    }
+
+
+def _swin_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
+    width, _, patch, _ = _shape(shapes, f"{prefix}patch_embed.proj.weight")
+    stages = _count(shapes, rf"{re.escape(prefix)}layers\.(\d+)\.blocks\.0\.norm1\.weight")
+    tables = [
+        _shape(shapes, f"{prefix}layers.{stage}.blocks.0.attn.relative_position_bias_table") for stage in range(stages)
+    ]
+    return {
+        "model_type": "swin",
+        "embed_dim": width,
+        "patch_size": patch,
+        "depths": [
+            _count(shapes, rf"{re.escape(prefix)}layers\.{stage}\.blocks\.(\d+)\.norm1\.weight")
+            for stage in range(stages)
+        ],
+        "num_heads": [heads for _, heads in tables],
+        "window_size": (math.isqrt(tables[0][0]) + 1) // 2,
+        "mlp_ratio": _shape(shapes, f"{prefix}layers.0.blocks.0.mlp.fc1.weight")[0] / width,
+        "out_features": [f"stage{stage + 1}" for stage in range(stages)],
+    }
+
+
+def _projector(shapes: Shapes) -> str:
+    return "linear" if "model.mm_projector.weight" in shapes else "mlp"
+
+
+def _check_flags(values: Mapping[str, Any]) -> None:
+    """Refuse what would need other code to run."""
+    if values.get("mm_use_im_start_end"):
+        raise CheckpointError("config.json says mm_use_im_start_end, but tokens around the image are not supported")
+    if values.get("mm_vision_select_feature", "patch") not in ("patch", "cls_patch"):
+        raise CheckpointError(
+            f"mm_vision_select_feature must be patch or cls_patch, got `{values['mm_vision_select_feature']}`"
+        )
+
+
+def _shape(shapes: Shapes, key: str) -> tuple[int, ...]:
+    if key not in shapes:
+        raise CheckpointError(f"the checkpoint has no `{key}`, from which a size is read; is it of another kind?")
+    return shapes[key]
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    numbers = [int(match[1]) for match in (re.fullmatch(pattern, key) for key in shapes) if match]
+    return max(numbers, default=-1) + 1

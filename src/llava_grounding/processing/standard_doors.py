@@ -1,0 +1,344 @@
+"""The two doors as transformers knows them: `processor(...)`, `apply_chat_template` and `post_process_*`.
+
+A mixin over the processor's own methods, which do the work; here are only the names and forms that pipelines, trainers
+and people used to transformers expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+from transformers import BatchFeature, ProcessorMixin
+
+from llava_grounding import markup
+from llava_grounding.errors import PromptError, UsageError
+from llava_grounding.geometry import Letterbox
+from llava_grounding.markup import SEG
+from llava_grounding.processing.chat_format import Chat, prompt_pieces, read_chat, region_prompt
+from llava_grounding.processing.conversation import check_question, dialogue_pieces
+from llava_grounding.processing.image_io import load_image
+from llava_grounding.processing.regions import EncodedPrompts
+from llava_grounding.processing.selection import PhraseSelection
+from llava_grounding.processing.tokens import IMAGE, RawDecoder
+from llava_grounding.structures import GroundedAnswer, Message, VisualPrompt
+
+if TYPE_CHECKING:
+    from llava_grounding.model.generation import GeneratedPhrases
+    from llava_grounding.model.llava_grounding import RegionPrompts
+    from llava_grounding.processing.processor import EncodedImage, EncodedText, ProcessorSettings
+    from llava_grounding.processing.tokens import MarkupTokenizer
+
+
+class GroundingBatch(BatchFeature):
+    """Inputs of the model. `.to(dtype)` changes the vision tower's pixels only.
+
+    The vision modules keep their precision, and places in the image would move by pixels in 16 bits.
+    """
+
+    def to(self, *args: Any, **kwargs: Any) -> GroundingBatch:
+        """Move to a device, a type, or both."""
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        for name, value in self.items():
+            if isinstance(value, torch.Tensor):
+                self[name] = value.to(device=device, dtype=dtype if name == "pixel_values" else None)
+        return self
+
+
+class StandardDoors(ProcessorMixin):
+    """What `LlavaGroundingProcessor` offers beside its own methods."""
+
+    if TYPE_CHECKING:  # the processor's own methods, on which these stand
+        tokens: MarkupTokenizer
+        settings: ProcessorSettings
+
+        def encode_image(self, image: Image.Image) -> EncodedImage: ...
+        def collate_images(self, images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]: ...
+        def collate_texts(self, texts: Sequence[EncodedText], padding_side: str) -> dict[str, torch.Tensor]: ...
+        def collate_prompts(self, prompts: Sequence[EncodedPrompts]) -> RegionPrompts | None: ...
+        def select(self, output: Any, row: int, num_phrases: int) -> list[PhraseSelection]: ...
+        def _encode_pieces(self, pieces: Any, prompts: Any, letterbox: Letterbox) -> EncodedText: ...
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        regions: Any = None,
+        return_tensors: str | None = "pt",
+        padding: bool | str = True,
+        padding_side: str = "left",
+        grounded: bool = True,
+    ) -> GroundingBatch:
+        """Encode prompts, written out as `apply_chat_template` gives them, or plain questions.
+
+        Args:
+            images: one per text; each may stand in a list of its own. A path, bytes, PIL image or array.
+            text: a prompt with one `<image>`; or a question without, which is put into the chat template. Special
+                tokens in a prompt are taken as such: give text of strangers as messages to `apply_chat_template`.
+            regions: per text, a list of region parts or `VisualPrompt`s for its first `<region>`s.
+            padding_side: "left" for `generate`, "right" for training.
+            grounded: for plain questions, whether to ask for regions.
+
+        Returns:
+            `input_ids`, `attention_mask`, `grounder_pixel_values`, `pixel_values` if the model has a tower of its own,
+            `image_sizes` [B, 2] (height, width), and `region_*` if there are regions.
+
+        Raises:
+            ImageError, PromptError: if an image or a region cannot be used, or their numbers do not fit.
+        """
+        _check_tensors(return_tensors, padding)
+        texts = [text] if isinstance(text, str) else list(text or [])
+        seen = self._look(_one_each(images, len(texts)))
+        prompts = _prompts_each(regions, len(texts), batched=not isinstance(text, str))
+        rows = [
+            self._encode_prompt(each, image, placed, grounded)
+            for each, image, placed in zip(texts, seen, prompts, strict=True)
+        ]
+        return self._batch(rows, seen, padding_side)
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = False,
+        return_tensors: str | None = "pt",
+        return_dict: bool = False,
+        return_assistant_tokens_mask: bool = False,
+        grounded: bool = True,
+        images: Any = None,
+        padding: bool | str = True,
+        padding_side: str = "left",
+        processor_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Render a chat, or encode it.
+
+        Args:
+            conversation: messages, or a list of chats. A message's content is a text or a list of parts: text, image
+                (`image`, `path`, `url` with a data URL, or `base64`), region (`box`, `click`, `scribble` or `mask`).
+            tokenize: encode instead of giving the text. What a message says is never taken for a special token.
+            add_generation_prompt: end where the answer begins.
+            continue_final_message: the last answer is not finished.
+            return_assistant_tokens_mask: also give `assistant_masks`, 1 where an answer is.
+            grounded: ask for regions, in questions that do not say by a key `grounded` of their own.
+            images: one per chat, for image parts that hold none.
+            chat_template, processor_kwargs, kwargs: as in transformers; with a template of another's making the text
+                is rendered first and then encoded as by `processor(...)`.
+
+        Returns:
+            The text; or its ids; or with `return_dict` what `processor(...)` gives.
+        """
+        options = {"images": images, "padding": padding, "padding_side": padding_side, "return_tensors": return_tensors}
+        options |= processor_kwargs or {}
+        foreign = chat_template not in (None, self.chat_template)
+        text = None
+        if foreign or not tokenize:
+            kwargs |= {"add_generation_prompt": add_generation_prompt, "grounded": grounded}
+            kwargs |= {"continue_final_message": continue_final_message, "tokenize": False}
+            template = chat_template or str(self.chat_template)
+            text = super().apply_chat_template(conversation, template, **kwargs)
+        if not tokenize:
+            return text
+        _check_tensors(options["return_tensors"], options["padding"])
+        batched = _is_batch(conversation)
+        chats = [read_chat(chat, grounded) for chat in (conversation if batched else [conversation])]
+        given = _one_each(options["images"], len(chats))
+        seen = self._look([chat.image if image is None else image for chat, image in zip(chats, given, strict=True)])
+        if foreign:
+            texts = [text] if isinstance(text, str) else list(text or [])
+            rows = [
+                self._encode_prompt(each, image, chat.prompts, grounded)
+                for each, image, chat in zip(texts, seen, chats, strict=True)
+            ]
+        else:
+            rows = [
+                self._encode_chat(chat, image, add_generation_prompt, continue_final_message)
+                for chat, image in zip(chats, seen, strict=True)
+            ]
+        batch = self._batch(rows, seen, options["padding_side"])
+        if return_assistant_tokens_mask:
+            labels = self.collate_texts(rows, options["padding_side"])["labels"]
+            batch["assistant_masks"] = (labels != -100).long()
+        return batch if return_dict else batch["input_ids"]
+
+    def post_process_image_text_to_text(
+        self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
+    ) -> list[str]:
+        """Plain text of generated ids, row by row, without markup; with it if special tokens are not to be skipped."""
+        del kwargs  # clean-up of blanks and the like: decoding gives the text as it was written
+        texts, template = [], self.settings.template
+        for ids in generated_outputs:
+            raw = self.tokens.decode([int(token) for token in ids]).removeprefix(template.answer_prefix)
+            # The blank before an answer is the template's, so that prompt and answer can be told apart at the colon.
+            raw = raw.replace(template.assistant + template.answer_prefix, template.assistant)
+            texts.append(markup.parse(raw).text if skip_special_tokens else raw)
+        return texts
+
+    def post_process_grounding(
+        self, generated: Any, found: GeneratedPhrases, image_sizes: torch.Tensor, model: str = "model", **inputs: Any
+    ) -> list[GroundedAnswer]:
+        """Answers with their regions.
+
+        Args:
+            generated: what `generate` gave: its output, or the ids `[B, T]`.
+            found: what `model.ground_generated` gave for it.
+            image_sizes: of the inputs; the other inputs may be given too and change nothing.
+            model: what the answers call the model.
+
+        Returns:
+            One per row of `generated`, in pixels of the original images.
+        """
+        del inputs
+        sequences = getattr(generated, "sequences", generated)
+        sizes = image_sizes.repeat_interleave(len(sequences) // len(image_sizes), dim=0).tolist()
+        canvas = (self.settings.canvas.size, self.settings.canvas.size)
+        answers = []
+        for row, (ids, (height, width)) in enumerate(zip(sequences.tolist(), sizes, strict=True)):
+            raw, seg_of_state, length = self._read_answer(ids[found.prompt_length :])
+            selections: list[PhraseSelection | None] = [None] * raw.count(SEG)
+            for seg, selection in zip(seg_of_state, self._select(found, row), strict=False):
+                selections[seg] = selection
+            letterbox = Letterbox.fit((width, height), canvas)
+            counts = {"prompt_tokens": int(found.prompt_tokens[row]), "completion_tokens": length}
+            answers.append(self.decode(raw, selections, letterbox, model=model, **counts))
+        return answers
+
+    def _select(self, found: GeneratedPhrases, row: int) -> list[PhraseSelection]:
+        count = int(found.phrase_mask[row].sum())
+        return self.select(found.output, row, count) if count else []
+
+    def _read_answer(self, ids: Sequence[int]) -> tuple[str, list[int], int]:
+        """Raw text of an answer, which of its `<seg>` each `<seg>` token is, and how many tokens it has."""
+        special = self.tokens.ids
+        decoder, raw, segs, length = RawDecoder(self.tokens), "", [], 0
+        for token in ids:
+            if token == special.eos:
+                break
+            raw += decoder.feed(token)
+            length += token != special.pad
+            if token == special.seg:
+                segs.append(raw.count(SEG) - 1)
+        raw += decoder.finish()
+        return raw.removeprefix(self.settings.template.answer_prefix), segs, length
+
+    def _look(self, images: Sequence[Any]) -> list[EncodedImage | None]:
+        return [None if image is None else self.encode_image(load_image(image)) for image in images]
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the tensors that `processor(...)` may give."""
+        regions = ["region_boxes", "region_types", "region_mask", "region_coverage"]
+        return ["input_ids", "attention_mask", "grounder_pixel_values", "pixel_values", "image_sizes", *regions]
+
+    def _encode_chat(self, chat: Chat, image: EncodedImage | None, generate: bool, unfinished: bool) -> EncodedText:
+        """A chat from the same pieces as in training and in the engine."""
+        template = self.settings.template
+        if chat.system is not None:
+            template = replace(template, system=chat.system)
+        pieces = dialogue_pieces(template, chat.messages, chat.grounded)
+        if image is None:
+            pieces = [piece for piece in pieces if piece.kind != "image"]
+        question_last = chat.messages[-1].role == "user"
+        if question_last and not generate:
+            pieces[-1] = replace(pieces[-1], text=pieces[-1].text.removesuffix(template.assistant))
+        text = self._encode_pieces(pieces, chat.prompts, _letterbox(image, chat.prompts))
+        return _without_end(text) if unfinished and not question_last else text
+
+    def _encode_prompt(
+        self, text: str, image: EncodedImage | None, prompts: Sequence[VisualPrompt], grounded: bool
+    ) -> EncodedText:
+        """A prompt written out, or a plain question."""
+        if image is not None and IMAGE not in text:
+            check_question(text, len(prompts))
+            question = Chat((Message("user", text, tuple(prompts)),), (grounded,), None, None)
+            return self._encode_chat(question, image, generate=True, unfinished=False)
+        if text.count(IMAGE) != (image is not None):
+            images = f"{int(image is not None)} image{'s' * (image is None)}"
+            raise PromptError(f"a prompt must have one {IMAGE} per image, got {text.count(IMAGE)} for {images}")
+        pieces, unfinished = prompt_pieces(self.settings.template, text, self._end, len(prompts))
+        if sum(piece.num_regions for piece in pieces) != len(prompts):
+            raise PromptError(f"a prompt must have one {markup.REGION} per region, got too few for {len(prompts)}")
+        encoded = self._encode_pieces(pieces, prompts, _letterbox(image, prompts))
+        return _without_end(encoded) if unfinished else encoded
+
+    @property
+    def _end(self) -> str:
+        end = self.tokenizer.eos_token
+        assert isinstance(end, str)
+        return end
+
+    def _batch(
+        self, rows: Sequence[EncodedText], seen: Sequence[EncodedImage | None], padding_side: str
+    ) -> GroundingBatch:
+        texts = self.collate_texts(rows, padding_side)
+        data: dict[str, torch.Tensor] = {name: texts[name] for name in ("input_ids", "attention_mask")}
+        images = [image for image in seen if image is not None]
+        if images:
+            if len(images) != len(rows):
+                counts = f"got {len(images)} for {len(rows)} texts"
+                raise PromptError(f"each text of a batch must have an image, or none of them, {counts}")
+            data |= self.collate_images(images)
+            data["image_sizes"] = torch.tensor([image.letterbox.image_size_wh[::-1] for image in images])
+        prompts = self.collate_prompts([row.prompts for row in rows])
+        if prompts is not None:
+            data |= {"region_boxes": prompts.boxes_cxcywh, "region_types": prompts.types, "region_mask": prompts.mask}
+            data |= {} if prompts.coverage is None else {"region_coverage": prompts.coverage}
+        return GroundingBatch(data)
+
+
+def _check_tensors(return_tensors: str | None, padding: bool | str) -> None:
+    if return_tensors not in (None, "pt"):
+        raise UsageError(f'return_tensors must be "pt", got {return_tensors!r}')
+    if padding not in (True, "longest"):
+        raise UsageError(f'padding must be True or "longest", got {padding!r}')
+
+
+def _is_batch(conversation: Any) -> bool:
+    return bool(conversation) and not isinstance(conversation[0], Mapping)
+
+
+def _one_each(images: Any, count: int) -> list[Any]:
+    """One image per text: given alone, in a list, or each in a list of its own."""
+    if images is None:
+        return [None] * count
+    rows = list(images) if isinstance(images, (list, tuple)) else [images]
+    rows = list(_unwrapped(rows))
+    if len(rows) != count:
+        texts = f"{count} text{'s' * (count != 1)}"
+        raise PromptError(f"there must be one image per text, got {len(rows)} for {texts}")
+    return rows
+
+
+def _unwrapped(rows: Sequence[Any]) -> Iterator[Any]:
+    for row in rows:
+        if not isinstance(row, (list, tuple)):
+            yield row
+        elif len(row) == 1:
+            yield row[0]
+        else:
+            raise PromptError(f"a text must be about one image, got {len(row)}")
+
+
+def _prompts_each(regions: Any, count: int, batched: bool) -> list[list[VisualPrompt]]:
+    """The visual prompts of each text."""
+    rows = [[]] * count if regions is None else list(regions) if batched else [regions]
+    if len(rows) != count:
+        raise PromptError(f"there must be one list of regions per text, got {len(rows)} for {count} texts")
+    return [[region_prompt(part) for part in row] for row in rows]
+
+
+def _letterbox(image: EncodedImage | None, prompts: Sequence[VisualPrompt]) -> Letterbox:
+    if image is not None:
+        return image.letterbox
+    if prompts:
+        raise PromptError("regions need an image in which they are, got none")
+    return Letterbox.fit((1, 1), (1, 1))
+
+
+def _without_end(text: EncodedText) -> EncodedText:
+    return replace(text, input_ids=text.input_ids[:-1], learnt=text.learnt[:-1])

@@ -1,0 +1,38 @@
+"""The Auto classes know our model, in whatever order the packages are imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llava_grounding
+from llava_grounding import registration
+
+KNOWN = """
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.models.auto.processing_auto import processor_class_from_name
+config = AutoConfig.for_model("llava_grounding")
+assert MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)].__name__ == "LlavaGroundingForConditionalGeneration"
+assert processor_class_from_name("LlavaGroundingProcessor").__module__.startswith("llava_grounding.")
+"""
+
+
+def test_transformers_loaded_first_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers.models.auto.configuration_auto  # noqa: F401
+
+    imported: list[str] = []
+    monkeypatch.setattr(registration, "import_module", imported.append)
+    registration.register_when_needed()
+    assert imported == ["llava_grounding.model.llava_grounding", "llava_grounding.processing.processor"]
+
+
+def test_the_auto_classes_know_the_model_when_ours_comes_first_and_deep_imports_follow() -> None:
+    code = f"import llava_grounding.model.config; from transformers import LlamaForCausalLM\n{KNOWN}"
+    source = str(Path(llava_grounding.__file__).parents[1])
+    paths = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": paths})
