@@ -52,7 +52,7 @@ test: $(VENV)/.dev ## run the tests
 
 # The lowest transformers that pyproject.toml allows, beside the pinned rest; its hub client has bounds of its own.
 LOWEST ?= .venv-lowest
-LOWEST_TESTS := tests/model tests/processing tests/test_dialogue.py tests/test_standard_loading.py tests/test_hub.py \
+LOWEST_TESTS := tests/model tests/processing tests/test_engine.py tests/test_dialogue.py tests/test_standard_loading.py tests/test_hub.py \
   tests/test_adapters.py tests/test_quantization.py
 
 $(LOWEST)/constraints.txt: pyproject.toml constraints.txt

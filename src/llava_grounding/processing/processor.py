@@ -43,11 +43,11 @@ if TYPE_CHECKING:
     from llava_grounding.model.llava_grounding import RegionPrompts
     from llava_grounding.model.outputs import GrounderOutput
 
-_FILE = "processor_config.json"
 _TOKENISATIONS = {"markup": MarkupTokenizer, "sentencepiece": SentencePieceTokenizer}
 _FILE, _TEMPLATE_FILE = "processor_config.json", "chat_template.jinja"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
+_LOADING_ARGUMENTS = ("is_local", "local_files_only")  # how it was found; transformers would save them with it
 
 
 @dataclass(frozen=True)
@@ -344,6 +344,8 @@ class LlavaGroundingProcessor(StandardDoors):
             tokenizer = AutoTokenizer.from_pretrained(str(folder))
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"the tokenizer of the checkpoint in `{folder}` is missing or damaged") from error
+        for name in _LOADING_ARGUMENTS:
+            tokenizer.init_kwargs.pop(name, None)
         return cls(tokenizer, settings)
 
 
