@@ -1,7 +1,7 @@
-"""What each stage learns, from what: the losses of one step.
+"""The losses of one step: language, phrases of the dialogue, class names, and what is pointed at.
 
-`pretrain_grounder` teaches the vision part with class names as phrases, before there is any language. `chat` trains
-language, grounding and visual prompts together, the class names staying on as a second task.
+Each is a sum over tokens or objects, divided by how many of them the whole step holds on all devices, so that it makes
+no difference how a step is split.
 """
 
 from __future__ import annotations
@@ -44,23 +44,59 @@ def _matcher(num_points: int | None) -> HungarianMatcher:
     return HungarianMatcher(num_points=num_points)
 
 
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors on the losses beside the language loss."""
+
+    grounding: float = 1.0
+    words: float = 1.0
+    prompts: float = 1.0
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How much of a step a micro-batch is: its part of the learnt tokens, and of the objects."""
+
+    tokens: Tensor | float = 1.0
+    objects: Tensor | float = 1.0
+    prompts: Tensor | float = 1.0
+
+    @classmethod
+    def of(cls, batch: ChatBatch | ClassBatch, totals: Tensor | None) -> Shares:
+        """Of a batch in a step with these totals; None means that the batch is the step."""
+        if totals is None:
+            return cls()
+        return cls(*(batch.counts.to(totals).clamp(min=1) / totals.clamp(min=1)).unbind())
+
+
 def pretrain_losses(
-    model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases, criteria: Criteria, batch: ClassBatch
+    model: LlavaGroundingForConditionalGeneration,
+    phrases: ClassPhrases,
+    criteria: Criteria,
+    batch: ClassBatch,
+    shares: Shares = Shares(),
 ) -> dict[str, Tensor]:
     """Losses of class names as phrases; `loss` is their weighted sum."""
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    return class_losses(model, phrases, criteria.classes, memory, batch)[2]
+    losses = class_losses(model, phrases, criteria.classes, memory, batch)[2]
+    return {name: value * shares.objects for name, value in losses.items()}
 
 
 def chat_losses(
     model: LlavaGroundingForConditionalGeneration,
-    phrases: ClassPhrases,
+    phrases: ClassPhrases | None,
     criteria: Criteria,
     batch: ChatBatch,
-    grounding_weight: float,
-    word_weight: float = 1.0,
+    weights: LossWeights = LossWeights(),
+    shares: Shares = Shares(),
+    ground: bool = True,
 ) -> dict[str, Tensor]:
-    """Language loss, grounding loss of the `<seg>` phrases and of the class names; `loss` is their weighted sum."""
+    """Language loss, grounding loss of the `<seg>` phrases and of the class names; `loss` is their weighted sum.
+
+    Args:
+        phrases: of the class names; None leaves that task out, as does a batch without them.
+        ground: whether the phrases of the dialogue are grounded at all.
+    """
     features, proposals, named = _look(model, phrases, criteria, batch)
     pixels = batch.images["grounder_pixel_values"]
 
@@ -74,12 +110,14 @@ def chat_losses(
         image_features=features,
         use_cache=False,
     )
-    losses = {"language": output.loss} | {f"class_{name}": value for name, value in named.items()}
-    total = output.loss
+    named = {name: value * shares.objects for name, value in named.items()}
+    language = output.loss * shares.tokens
+    losses = {"language": language} | {f"class_{name}": value for name, value in named.items()}
+    total = language
     if named:
-        total = total + word_weight * named["words"] + grounding_weight * named["loss"]
+        total = total + weights.words * named["words"] + weights.grounding * named["loss"]
     embeds, found = model.phrase_states(output.last_hidden_state, texts["input_ids"])
-    if embeds.shape[1]:
+    if ground and embeds.shape[1]:
         mask = batch.phrase_mask[:, : embeds.shape[1]] & found
         projected = model.phrase_projector(embeds)
         if proposals is not None and model.config.phrase_queries == "image":
@@ -87,31 +125,37 @@ def chat_losses(
         else:
             grounding = model.grounder.ground(features.memory, projected, mask, with_aux=True)
         phrase_losses = criteria.phrases(grounding, batch.targets, mask)
-        total = total + grounding_weight * phrase_losses["loss"]
+        phrase_losses = {name: value * shares.objects for name, value in phrase_losses.items()}
+        total = total + weights.grounding * phrase_losses["loss"]
         losses |= {f"phrase_{name}": value for name, value in phrase_losses.items()}
     return losses | {"loss": total}
 
 
 def _look(
-    model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases, criteria: Criteria, batch: ChatBatch
+    model: LlavaGroundingForConditionalGeneration,
+    phrases: ClassPhrases | None,
+    criteria: Criteria,
+    batch: ChatBatch,
 ) -> tuple[ImageFeatures, GrounderOutput | None, dict[str, Tensor]]:
-    """Image features, the queries found, and the losses of class names; none of these while the grounder is frozen."""
+    """Image features, the queries found, and the losses of class names; no such losses while the grounder rests."""
     pixels, tower = batch.images["grounder_pixel_values"], model.vision_tower
-    frozen = not any(parameter.requires_grad for parameter in model.grounder.parameters())
-    if not isinstance(tower, SharedVisionTower):
-        features = model.encode_image(pixels, batch.images["pixel_values"])
-        if frozen:
-            return features, None, {}
-        proposals, result, named = class_losses(model, phrases, criteria.classes, features.memory, batch.classes)
-        return features, proposals, named | {"words": word_loss(model, proposals, result, batch.words)}
-    named = {}
-    if frozen:
-        with torch.no_grad():
+    learns = any(parameter.requires_grad for parameter in model.grounder.parameters())
+    features: ImageFeatures | None = None
+    if isinstance(tower, SharedVisionTower):
+        with torch.set_grad_enabled(learns):
             memory = model.grounder.encode_image(pixels)
-            proposals = tower.propose(model.grounder, memory)
     else:
-        memory = model.grounder.encode_image(pixels)
+        features = model.encode_image(pixels, batch.images["pixel_values"])
+        memory = features.memory
+    proposals: GrounderOutput | None = None
+    named: dict[str, Tensor] = {}
+    if learns and phrases is not None and batch.classes is not None and batch.words is not None:
         proposals, result, named = class_losses(model, phrases, criteria.classes, memory, batch.classes)
         named["words"] = word_loss(model, proposals, result, batch.words)
-    features = model.features_from(model.multi_modal_projector(tower(memory, proposals)), memory)
+    if features is None:
+        assert isinstance(tower, SharedVisionTower)
+        if proposals is None:
+            with torch.set_grad_enabled(learns):
+                proposals = tower.propose(model.grounder, memory)
+        features = model.features_from(model.multi_modal_projector(tower(memory, proposals)), memory)
     return features, proposals, named

@@ -1,0 +1,75 @@
+"""Low-rank adapters on the language model (peft), and the whole model with them merged in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llava_grounding.errors import ConfigError, missing_extra
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.train.recipe import LoraSettings
+
+_BASE = ".base_layer"
+
+
+def add_adapters(model: LlavaGroundingForConditionalGeneration, settings: LoraSettings) -> None:
+    """Put adapters on the language model's linear layers; in float32, whatever the layers are in.
+
+    Raises:
+        ConfigError: if none of the layers is there.
+        MissingExtraError: if peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise missing_extra("train", "training with adapters") from error
+    names = {name.rpartition(".")[2] for name, _ in model.language_model.named_modules()}
+    targets = [name for name in settings.targets if name in names]
+    if not targets:
+        raise ConfigError(f"`lora.targets` names no layer of the language model: {', '.join(settings.targets)}")
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets
+    )
+    inject_adapter_in_model(config, model.language_model)
+    for name, parameter in model.language_model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+
+
+def is_adapted(model: LlavaGroundingForConditionalGeneration) -> bool:
+    """Whether there are adapters on it."""
+    return any(".lora_" in name for name, _ in model.language_model.named_parameters())
+
+
+@torch.no_grad()
+def merged_state(model: LlavaGroundingForConditionalGeneration) -> dict[str, Tensor]:
+    """The model's state under its own names with the adapters merged in; the model stays as it is."""
+    from peft.tuners.lora import LoraLayer
+
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    state = {}
+    for name, value in model.state_dict().items():
+        if ".lora_" in name:
+            continue
+        owner = name.rpartition(f"{_BASE}.")[0]
+        if owner in layers and name.endswith(f"{_BASE}.weight"):
+            layer = layers[owner]
+            weight = layer.get_base_layer().weight  # type: ignore[attr-defined]
+            whole = _unpacked(weight)
+            delta = layer.get_delta_weight(layer.active_adapters[0])  # type: ignore[attr-defined]
+            value = (whole.float() + delta.float()).to(whole.dtype)
+        elif owner in layers and f"{_BASE}.weight." in name:
+            continue  # what a quantiser keeps beside its packed weights
+        state[name.replace(_BASE, "")] = value
+    return state
+
+
+def _unpacked(weight: Tensor) -> Tensor:
+    """A weight as numbers, whatever a quantiser has made of it."""
+    if hasattr(weight, "quant_state"):
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, weight.quant_state)
+    if hasattr(weight, "SCB"):
+        return weight.data.float() * (weight.SCB / 127.0)[:, None]
+    return weight

@@ -1,0 +1,140 @@
+"""What a run keeps: folders that `from_pretrained` reads, with the class phrases beside the model.
+
+A folder is written aside and renamed, so that one that is there is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from llava_grounding.checkpoints import weight_files
+from llava_grounding.errors import CheckpointError
+from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.train.adapters import is_adapted, merged_state
+from llava_grounding.train.class_losses import ClassPhrases
+from llava_grounding.train.learner import Learner
+from llava_grounding.train.plan import PHRASES
+
+CLASS_PHRASE_FILES = ("class_phrases.safetensors", "class_phrases.json")
+"""What a stage keeps of its class phrases beside the model."""
+_LEARNT = "learnt.safetensors"  # of a run with adapters: only what learns, the rest is where the run started
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def save_whole(learner: Learner, processor: LlavaGroundingProcessor, folder: Path) -> None:
+    """The model as it is now, adapters merged, as a folder anybody can load; an older one is replaced when it is done."""
+    aside = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    _save_model(learner, processor, aside, merged_state(learner.model) if is_adapted(learner.model) else None)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.replace(old)
+    aside.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save_learner(
+    learner: Learner, processor: LlavaGroundingProcessor, folder: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """What a run needs to go on.
+
+    Args:
+        state: the learner's, where it is gathered from several processes; None asks the learner.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = dict(learner.state_dict() if state is None else state)
+    if is_adapted(learner.model):
+        learning = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
+        save_file({name: state[name].contiguous() for name in sorted(learning)}, folder / _LEARNT)
+        processor.save_pretrained(folder)
+        return
+    model = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
+    _save_model(learner, processor, folder, model)
+    phrases = {name.removeprefix(f"{PHRASES}."): value for name, value in state.items() if name.startswith(PHRASES)}
+    if phrases:
+        save_file({name: value.contiguous() for name, value in phrases.items()}, folder / CLASS_PHRASE_FILES[0])
+
+
+def load_learner(learner: nn.Module, folder: Path) -> None:
+    """Put back what `save_learner` kept.
+
+    Raises:
+        CheckpointError: if it is damaged, or of another model.
+    """
+    try:
+        if (folder / _LEARNT).is_file():
+            state = load_file(folder / _LEARNT)
+            unknown = learner.load_state_dict(state, strict=False).unexpected_keys
+            missing = {name for name, one in learner.named_parameters() if one.requires_grad} - state.keys()
+        else:
+            state = {f"model.{name}": value for path in weight_files(folder) for name, value in load_file(path).items()}
+            if (folder / CLASS_PHRASE_FILES[0]).is_file():
+                phrases = load_file(folder / CLASS_PHRASE_FILES[0])
+                state |= {f"{PHRASES}.{name}": value for name, value in phrases.items()}
+            keys = learner.load_state_dict(state, strict=False)
+            tied = {"model.lm_head.weight"} if getattr(learner, "tied", True) else set()
+            unknown, missing = keys.unexpected_keys, set(keys.missing_keys) - tied
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"the checkpoint `{folder}` is damaged, or of another model: {error}") from error
+    wrong = [*sorted(missing)[:3], *unknown[:3]]
+    if wrong:
+        raise CheckpointError(f"the checkpoint `{folder}` is of another model: {', '.join(wrong)}")
+
+
+def _save_model(
+    learner: Learner, processor: LlavaGroundingProcessor, folder: Path, state: Mapping[str, Tensor] | None
+) -> None:
+    learner.model.save_pretrained(folder, state_dict=None if state is None else dict(state))
+    processor.save_pretrained(folder)
+    if learner.class_phrases is not None:
+        save_phrases(learner.class_phrases, folder)
+
+
+def save_phrases(phrases: ClassPhrases, folder: Path) -> None:
+    """Class phrases beside a model."""
+    save_file({name: value.contiguous() for name, value in phrases.state_dict().items()}, folder / CLASS_PHRASE_FILES[0])
+    (folder / CLASS_PHRASE_FILES[1]).write_text(json.dumps(phrases.names) + "\n", encoding="utf-8")
+
+
+def load_class_phrases(folder: Path) -> ClassPhrases:
+    """What `save_phrases` kept.
+
+    Raises:
+        CheckpointError: if the files are missing.
+    """
+    try:
+        names = json.loads((folder / CLASS_PHRASE_FILES[1]).read_text(encoding="utf-8"))
+        state = load_file(folder / CLASS_PHRASE_FILES[0])
+        phrases = ClassPhrases(names, state["embeds"].shape[1], state["cell_head.weight"].shape[1])
+        phrases.load_state_dict(state)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"`{folder}` holds no class phrases of an earlier stage") from error
+    return phrases
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest one of a run."""
+    found = _checkpoints(folder)
+    return found[-1] if found else None
+
+
+def remove_old(folder: Path, keep: int) -> None:
+    """All but the newest."""
+    for path in _checkpoints(folder)[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    numbered = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))]
+    return [path for _, path in sorted(numbered)]

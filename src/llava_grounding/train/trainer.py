@@ -1,0 +1,258 @@
+"""transformers' Trainer for grounded chat: our batches and losses, whole folders as checkpoints, and nothing else.
+
+Distribution, precision, accumulation, schedules and trackers are the Trainer's and accelerate's. What is ours: every
+loss by name, division by the tokens and objects of the whole step, batches by step number, checkpoints that appear
+whole, and the best one kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.train.checkpoint import load_learner, remove_old, save_learner
+from llava_grounding.train.learner import Learner
+from llava_grounding.train.plan import parameter_groups
+from llava_grounding.train.recipe import Recipe
+from llava_grounding.train.stream import BatchStream, Casualties, Delivery, batch_loader
+from llava_grounding.train.validation import Validation
+
+logger = logging.getLogger(__name__)
+
+_HIDDEN = ("aux", "interm")  # losses of inner layers are summed up, not shown one by one
+_WRITING = ".writing"  # checkpoints grow here, beside where they belong
+
+
+class GroundingTrainer(Trainer):
+    """Trains a learner.
+
+    Args:
+        learner: model and class phrases, with what learns set.
+        processor: saved with every checkpoint.
+        stream: batches of this process, from the first step on that is still to be done.
+        validation: looks at held-out samples.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        processor: LlavaGroundingProcessor,
+        recipe: Recipe,
+        stream: BatchStream,
+        validation: Validation,
+        args: TrainingArguments,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        self.recipe, self._stream, self._validation, self._processor = recipe, stream, validation, processor
+        self.casualties = Casualties(recipe.max_broken)
+        self._sums: dict[str, Tensor] = {}
+        self._logged_at = stream.first_step
+        super().__init__(model=learner, args=args, callbacks=callbacks)
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True  # each loss is divided by the counts of the whole step
+
+    @property
+    def learner(self) -> Learner:
+        """What learns, out of its wrappers."""
+        unwrapped = self.accelerator.unwrap_model(self.model)
+        assert isinstance(unwrapped, Learner)
+        return unwrapped
+
+    # Batches
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches by step number: where a run begins, they begin."""
+        return batch_loader(self._stream, self.recipe.workers)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """The micro-batches of a step, with its counts over all devices."""
+        deliveries: list[Delivery] = [one for _, one in zip(range(num_batches), epoch_iterator, strict=False)]
+        for one in (one for delivery in deliveries for one in self.casualties.add(delivery.broken)):
+            logger.warning("left out number %d of %s: %s", one.number, one.source, one.reason)
+        batches = [delivery.batch for delivery in deliveries]
+        if not batches:
+            return [], None
+        totals = torch.stack([batch.counts for batch in batches]).sum(dim=0).float().to(device)
+        if self.args.world_size > 1:
+            dist.all_reduce(totals)
+        return batches, totals
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        return inputs.to(self.args.device)
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: a share of it is in the vision modules."""
+        return 0
+
+    # Losses
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss to minimise; all losses are summed up for the log."""
+        losses = model(inputs, num_items_in_batch)
+        for name, value in losses.items():
+            if not name.rpartition("_")[2].startswith(_HIDDEN):
+                self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+        loss = losses["loss"] * self.args.world_size  # gradients are averaged over processes, ours are to be summed up
+        return (loss, losses) if return_outputs else loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with the rates of the plan."""
+        if self.optimizer is None:
+            named = (self.model if model is None else model).named_parameters()
+            groups = parameter_groups(named, self.recipe)
+            self.optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate, betas=(0.9, self.recipe.beta2))
+        return self.optimizer
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        self._drop_unless_finite(norm)
+        return norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        if grad_norm is None:
+            self._drop_unless_finite(norm)
+        return norm
+
+    def _drop_unless_finite(self, norm: Any) -> None:
+        """Leave a step out whose gradient is not finite; it would be the last one of use."""
+        if norm is not None and not math.isfinite(float(norm)):
+            logger.warning("a step was left out: its gradient was not finite")
+            for group in self.optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = None
+
+    # Words
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Losses by name, as means over the steps since the last line; no epochs, our data has none."""
+        if "loss" in logs and self._sums:
+            steps = max(self.state.global_step - self._logged_at, 1)
+            names = list(self._sums)
+            values = torch.stack([torch.as_tensor(self._sums[name]).float() for name in names])
+            if self.args.world_size > 1:
+                dist.all_reduce(values)
+            logs |= dict(zip(names, (values / steps).tolist(), strict=True))
+            self._sums, self._logged_at = {}, self.state.global_step
+        self.state.epoch = None
+        super().log({name: round(value, 6) for name, value in logs.items()}, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Look at held-out samples, without any dice of its own."""
+        self.model.eval()
+        learner = self.learner
+        metrics = {
+            f"eval_{name}": value
+            for name, value in self._validation(learner.model, learner.class_phrases).items()
+        }
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint aside, and let it appear when it is whole."""
+        folder = Path(self.args.output_dir)
+        aside = folder / _WRITING
+        if self.args.should_save:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+        self._wait()
+        self._place: Path | None = aside
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._place = None
+        self._wait()
+        if self.args.should_save:
+            name = f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(folder / name, ignore_errors=True)
+            (aside / name).replace(folder / name)
+            aside.rmdir()
+            remove_old(folder, self.recipe.keep)
+        self._wait()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(getattr(self, "_place", None) or self.args.output_dir)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.args.should_save:
+            save_learner(self.learner, self._processor, Path(output_dir or self.args.output_dir), state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_learner(self.learner if model is None else model, Path(resume_from_checkpoint))
+
+    def _wait(self) -> None:
+        if self.args.world_size > 1:
+            dist.barrier()
+
+
+class StepDice(TrainerCallback):
+    """The dice of each step: the same whether the run came there in one go or was resumed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Seed everything that may throw dice in a step."""
+        mixed = (1_000_003 * self.seed + state.global_step * args.world_size + args.process_index) % 2**32
+        random.seed(mixed)
+        np.random.seed(mixed)  # noqa: NPY002 - libraries that draw from the global state
+        torch.manual_seed(mixed)
+
+
+class BestKept(TrainerCallback):
+    """Keeps the weights of the best validation in `best/`.
+
+    Args:
+        metric: the validation's number that decides; more is better, except for losses.
+    """
+
+    def __init__(self, folder: Path, metric: str | None, save: Any) -> None:
+        self.folder, self.metric, self.save = folder, metric, save
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: Any, control: Any, metrics: Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        """Save if this is the best so far, or as good."""
+        values = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
+        name = self.metric or next((one for one in ("phrase_f1", "class_f1") if one in values), "language_loss")
+        if name not in values:
+            return
+        value = -values[name] if name.endswith("loss") else values[name]
+        if state.best_metric is None or value >= state.best_metric:
+            state.best_metric, state.best_global_step = value, state.global_step
+            if args.should_save:
+                self.save(self.folder / "best")
+
+
+class StopWhenAsked(TrainerCallback):
+    """Ends the run after the step at hand, with a checkpoint, once `asked` says so."""
+
+    def __init__(self, asked: Any) -> None:
+        self.asked = asked
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Save and stop; all processes together, whichever of them was asked."""
+        stop = torch.tensor(float(self.asked()), device=args.device)
+        if args.world_size > 1:
+            dist.all_reduce(stop)
+        if float(stop):
+            control.should_save = control.should_training_stop = True
+        return control
