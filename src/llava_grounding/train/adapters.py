@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -54,8 +56,7 @@ def merged_state(model: LlavaGroundingForConditionalGeneration) -> dict[str, Ten
         owner = name.rpartition(f"{_BASE}.")[0]
         if owner in layers and name.endswith(f"{_BASE}.weight"):
             layer = layers[owner]
-            weight = layer.get_base_layer().weight  # type: ignore[attr-defined]
-            whole = _unpacked(weight)
+            whole = _unpacked(layer.get_base_layer().weight)
             delta = layer.get_delta_weight(layer.active_adapters[0])  # type: ignore[attr-defined]
             value = (whole.float() + delta.float()).to(whole.dtype)
         elif owner in layers and f"{_BASE}.weight." in name:
@@ -64,7 +65,7 @@ def merged_state(model: LlavaGroundingForConditionalGeneration) -> dict[str, Ten
     return state
 
 
-def _unpacked(weight: Tensor) -> Tensor:
+def _unpacked(weight: Any) -> Tensor:
     """A weight as numbers, whatever a quantiser has made of it."""
     if hasattr(weight, "quant_state"):
         from bitsandbytes.functional import dequantize_4bit

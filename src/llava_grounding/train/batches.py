@@ -45,7 +45,9 @@ class ClassBatch:
 
     def to(self, device: torch.device) -> ClassBatch:
         """The same batch on another device."""
-        return ClassBatch(_to(self.images, device), [one.to(device) for one in self.targets], _to(self.phrase_mask, device))
+        return ClassBatch(
+            _to(self.images, device), [one.to(device) for one in self.targets], _to(self.phrase_mask, device)
+        )
 
     @property
     def counts(self) -> Tensor:

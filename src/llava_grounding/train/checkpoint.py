@@ -10,9 +10,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -31,13 +29,19 @@ _LEARNT = "learnt.safetensors"  # of a run with adapters: only what learns, the 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
-def save_whole(learner: Learner, processor: LlavaGroundingProcessor, folder: Path) -> None:
-    """The model as it is now, adapters merged, as a folder anybody can load; an older one is replaced when it is done."""
-    aside = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(aside, ignore_errors=True)
-    _save_model(learner, processor, aside, merged_state(learner.model) if is_adapted(learner.model) else None)
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+def save_whole(
+    learner: Learner, processor: LlavaGroundingProcessor, folder: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """The model as it is, adapters merged, as a folder anybody can load; an older one stays until this one is whole.
+
+    Args:
+        state: the learner's, where it is gathered from several processes; None asks the learner.
+    """
+    aside, old = folder.with_name(f".{folder.name}.writing"), folder.with_name(f".{folder.name}.old")
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    model = merged_state(learner.model) if is_adapted(learner.model) else _part(state, "model")
+    _save_model(learner, processor, aside, model)
     if folder.exists():
         folder.replace(old)
     aside.replace(folder)
@@ -59,9 +63,8 @@ def save_learner(
         save_file({name: state[name].contiguous() for name in sorted(learning)}, folder / _LEARNT)
         processor.save_pretrained(folder)
         return
-    model = {name.removeprefix("model."): value for name, value in state.items() if name.startswith("model.")}
-    _save_model(learner, processor, folder, model)
-    phrases = {name.removeprefix(f"{PHRASES}."): value for name, value in state.items() if name.startswith(PHRASES)}
+    _save_model(learner, processor, folder, _part(state, "model"))
+    phrases = _part(state, PHRASES)
     if phrases:
         save_file({name: value.contiguous() for name, value in phrases.items()}, folder / CLASS_PHRASE_FILES[0])
 
@@ -83,13 +86,24 @@ def load_learner(learner: nn.Module, folder: Path) -> None:
                 phrases = load_file(folder / CLASS_PHRASE_FILES[0])
                 state |= {f"{PHRASES}.{name}": value for name, value in phrases.items()}
             keys = learner.load_state_dict(state, strict=False)
-            tied = {"model.lm_head.weight"} if getattr(learner, "tied", True) else set()
+            tied = {"model.lm_head.weight"} if _is_tied(learner) else set()
             unknown, missing = keys.unexpected_keys, set(keys.missing_keys) - tied
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"the checkpoint `{folder}` is damaged, or of another model: {error}") from error
     wrong = [*sorted(missing)[:3], *unknown[:3]]
     if wrong:
         raise CheckpointError(f"the checkpoint `{folder}` is of another model: {', '.join(wrong)}")
+
+
+def _is_tied(learner: nn.Module) -> bool:
+    return isinstance(learner, Learner) and bool(learner.model.config.tie_word_embeddings)
+
+
+def _part(state: Mapping[str, Tensor] | None, name: str) -> dict[str, Tensor] | None:
+    """The state of one part of a learner."""
+    if state is None:
+        return None
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
 
 def _save_model(
@@ -103,7 +117,9 @@ def _save_model(
 
 def save_phrases(phrases: ClassPhrases, folder: Path) -> None:
     """Class phrases beside a model."""
-    save_file({name: value.contiguous() for name, value in phrases.state_dict().items()}, folder / CLASS_PHRASE_FILES[0])
+    save_file(
+        {name: value.contiguous() for name, value in phrases.state_dict().items()}, folder / CLASS_PHRASE_FILES[0]
+    )
     (folder / CLASS_PHRASE_FILES[1]).write_text(json.dumps(phrases.names) + "\n", encoding="utf-8")
 
 
@@ -136,5 +152,7 @@ def remove_old(folder: Path, keep: int) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    numbered = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))]
+    numbered = [
+        (int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))
+    ]
     return [path for _, path in sorted(numbered)]

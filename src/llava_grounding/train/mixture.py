@@ -107,7 +107,8 @@ class Mixture:
         Raises:
             DataError: if nothing of the source can be used.
         """
-        source, broken = self.sources[slot.source], []
+        source = self.sources[slot.source]
+        broken: list[Broken] = []
         for attempt in range(_TRIES):
             rng = np.random.default_rng((self.seed, 2, slot.source, slot.number, attempt))
             number = self._number(slot, attempt, rng)

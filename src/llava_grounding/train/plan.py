@@ -103,7 +103,9 @@ def set_learning(model: LlavaGroundingForConditionalGeneration, plan: StagePlan,
 
 def _token_tables(model: LlavaGroundingForConditionalGeneration) -> list[nn.Parameter]:
     """Input and output embeddings; one and the same where they are tied."""
-    return [model.get_input_embeddings().weight, model.lm_head.weight]  # type: ignore[list-item]
+    embedding = model.get_input_embeddings().weight
+    assert isinstance(embedding, nn.Parameter)
+    return [embedding, model.lm_head.weight]
 
 
 def _let_only_rows_learn(table: nn.Parameter, rows: Sequence[int]) -> None:
@@ -133,9 +135,7 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], recipe: Recipe) 
             decays = parameter.ndim > 1 and not hasattr(parameter, "learning_rows")
             key = (rate_of(name, recipe), recipe.weight_decay if decays else 0.0)
             groups.setdefault(key, []).append(parameter)
-    return [
-        {"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
-    ]
+    return [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
 
 
 @dataclass(frozen=True)
@@ -185,5 +185,3 @@ def plan_lines(parts: Sequence[PartPlan], recipe: Recipe, tasks: Sequence[str]) 
         lines.append(f"  {part.name:{width}}  {part.learning + part.resting:13,d} parameters  {what}{rest}")
     learning, total = sum(p.learning for p in parts), sum(p.learning + p.resting for p in parts)
     return [*lines, f"  {learning:,d} of {total:,d} parameters learn"]
-
-

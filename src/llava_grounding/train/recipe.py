@@ -125,7 +125,9 @@ class Recipe:
 
 _ONE_OR_MORE, _NONE_OR_MORE, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
 _RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("steps", "batch_size", "micro_batch_size", "max_turns", "max_tokens", "num_queries"), _ONE_OR_MORE),
+    **dict.fromkeys(
+        ("steps", "batch_size", "micro_batch_size", "max_turns", "max_tokens", "num_queries"), _ONE_OR_MORE
+    ),
     **dict.fromkeys(("log_every", "save_every", "validate_every", "validation_samples", "keep"), _ONE_OR_MORE),
     **dict.fromkeys(("learning_rate", "vision_rate", "backbone_rate", "weight_decay", "clip"), _NONE_OR_MORE),
     **dict.fromkeys(("grounding_weight", "word_weight", "prompt_weight", "pictures", "denoising"), _NONE_OR_MORE),

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,13 +16,13 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from llava_grounding.errors import CheckpointError, missing_extra
-from llava_grounding.train.adapters import is_adapted
-from llava_grounding.train.checkpoint import last_checkpoint, save_whole
+from llava_grounding.train.callbacks import BestKept, LogFile, StepDice, StopWhenAsked
+from llava_grounding.train.checkpoint import last_checkpoint
 from llava_grounding.train.pictures import Pictures
 from llava_grounding.train.plan import part_plans, plan_lines
 from llava_grounding.train.recipe import Recipe, recipe_to_dict
 from llava_grounding.train.stream import Portion
-from llava_grounding.train.trainer import BestKept, GroundingTrainer, LogFile, StepDice, StopWhenAsked
+from llava_grounding.train.trainer import GroundingTrainer
 from llava_grounding.train.validation import Validation
 from llava_grounding.train.workshop import Workshop, open_workshop
 
@@ -84,8 +82,7 @@ def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
             logger.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)
             return {}
     metrics = {name.removeprefix("eval_"): value for name, value in _last_validation(trainer).items()}
-    if alone:
-        save_whole(trainer.learner, shop.processor, folder / "last")
+    trainer.save_whole(folder / "last")
     return metrics
 
 
@@ -112,8 +109,8 @@ def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> G
         callbacks=[StepDice(recipe.seed)],
     )
     callbacks: list[TrainerCallback] = [
-        LogFile(shop.folder / "log.jsonl"),
-        BestKept(shop.folder, recipe.metric, lambda place: save_whole(trainer.learner, shop.processor, place)),
+        LogFile(shop.folder / "log.jsonl", recipe.batch_size),
+        BestKept(shop.folder, recipe.metric, trainer.save_whole),
     ]
     if recipe.pictures and "language" in shop.plan.tasks and rank == 0:
         callbacks.append(Pictures(shop.folder / "pictures", shop.held_out[: recipe.pictures], shop.processor, trainer))
@@ -133,9 +130,6 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
         "max_steps": recipe.steps,
         "per_device_train_batch_size": recipe.micro_batch_size or recipe.batch_size,
         "learning_rate": recipe.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": max(1, round(recipe.steps * recipe.warmup)),
-        "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.clip,
         "bf16": recipe.bf16,
         "logging_steps": recipe.log_every,
@@ -150,23 +144,23 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
         "average_tokens_across_devices": False,  # the counts of a step are those of all devices already
         "ddp_find_unused_parameters": True,  # a step without phrases leaves the grounder's heads out
         "report_to": list(recipe.report_to) if recipe.report_to else "none",
-        "logging_dir": str(folder / "curves"),
         "disable_tqdm": not sys.stderr.isatty(),
         "use_cpu": device == "cpu" or (device is None and not torch.cuda.is_available()),
     }
     if recipe.sharding == "fsdp":
         values |= {
             "fsdp": "full_shard auto_wrap",
-            "fsdp_config": {"version": 2, "state_dict_type": "FULL_STATE_DICT", "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"},
+            "fsdp_config": {
+                "version": 2,
+                "state_dict_type": "FULL_STATE_DICT",
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            },
         }
     elif recipe.sharding in ("zero2", "zero3"):
         zero = {**_DEEPSPEED["zero_optimization"], "stage": int(recipe.sharding[-1])}
         if zero["stage"] == 3:
             zero["stage3_gather_16bit_weights_on_model_save"] = True
         values["deepspeed"] = {**_DEEPSPEED, "zero_optimization": zero}
-    with suppress(AttributeError):
-        if "logging_dir" not in TrainingArguments.__dataclass_fields__:
-            os.environ.setdefault("TENSORBOARD_LOGGING_DIR", values.pop("logging_dir"))
     try:
         return TrainingArguments(**values)
     except ImportError as error:

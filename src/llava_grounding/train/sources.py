@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from llava_grounding.data.coco import PACK_VARIABLE, CocoPhotos, PhotoPack
 from llava_grounding.data.conversations import build_sample
-from llava_grounding.data.marks import draw_marks
 from llava_grounding.data.photo_dialogues import photo_sample
-from llava_grounding.data.photo_pack import PACK_VARIABLE, PhotoPack
 from llava_grounding.data.record import Dataset
 from llava_grounding.data.sample import Sample, mirror_sample
 from llava_grounding.data.synthetic import SceneConfig, draw_scene
@@ -73,7 +72,7 @@ class Scenes:
 class Photos:
     """One split of the photo pack, with questions made from its labels."""
 
-    records: Sequence[Any]
+    records: CocoPhotos
     mirrored: float = 0.5
     name: str = "photos"
 
@@ -107,6 +106,8 @@ class Records:
 
 
 def _draw(image: np.ndarray, masks: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+    from llava_grounding.data.marks import draw_marks
+
     return draw_marks(image, masks, numbers)
 
 
@@ -216,3 +217,21 @@ def held_out_samples(sources: Sequence[tuple[SampleSource, float]], count: int, 
 def quiet_scenes() -> SceneConfig:
     """Scenes without questions, which are drawn faster."""
     return replace(SceneConfig(), questions=())
+
+
+def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell: Callable[[str], None]) -> bool:
+    """Read everything of the sources once, and tell counts and all that is wrong; whether nothing is.
+
+    Drawn scenes have nothing to check.
+    """
+    from llava_grounding.data.check import check_dataset
+
+    fine = True
+    for values in sources:
+        if values["kind"] in ("scenes", "photos"):
+            continue
+        report = check_dataset(open_dataset(values, root))
+        fine = fine and report.ok
+        for line in report.lines():
+            tell(line)
+    return fine

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.train.checkpoint import load_learner, remove_old, save_learner
+from llava_grounding.train.checkpoint import load_learner, remove_old, save_learner, save_whole
 from llava_grounding.train.learner import Learner
 from llava_grounding.train.plan import parameter_groups
 from llava_grounding.train.recipe import Recipe
@@ -34,6 +33,14 @@ logger = logging.getLogger(__name__)
 
 _HIDDEN = ("aux", "interm")  # losses of inner layers are summed up, not shown one by one
 _WRITING = ".writing"  # checkpoints grow here, beside where they belong
+
+
+def rate_factor(step: int, steps: int, warmup: float) -> float:
+    """What the peak rate is multiplied with: linear warm-up over a share of the steps, then half a cosine to zero."""
+    rising = max(1, round(steps * warmup))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
 class GroundingTrainer(Trainer):
@@ -60,7 +67,9 @@ class GroundingTrainer(Trainer):
         self.casualties = Casualties(recipe.max_broken)
         self._sums: dict[str, Tensor] = {}
         self._logged_at = stream.first_step
-        super().__init__(model=learner, args=args, callbacks=callbacks)
+        self._folder = str(args.output_dir)
+        super().__init__(model=learner, args=args, callbacks=callbacks, eval_dataset=list(validation.samples))
+        self.remove_callback(PrinterCallback)  # the log says it already
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True  # each loss is divided by the counts of the whole step
 
@@ -113,10 +122,26 @@ class GroundingTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with the rates of the plan."""
         if self.optimizer is None:
-            named = (self.model if model is None else model).named_parameters()
+            module = self.model if model is None else model
+            assert module is not None
+            named = module.named_parameters()
             groups = parameter_groups(named, self.recipe)
             self.optimizer = torch.optim.AdamW(groups, lr=self.recipe.learning_rate, betas=(0.9, self.recipe.beta2))
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """A warm-up whose first step moves already, then half a cosine to zero."""
+        if self.lr_scheduler is None:
+            steps = self.recipe.steps
+
+            def factor(step: int) -> float:
+                return rate_factor(step, steps, self.recipe.warmup)
+
+            optimizer = self.optimizer if optimizer is None else optimizer
+            assert optimizer is not None
+            self.lr_scheduler = LambdaLR(optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
@@ -133,6 +158,7 @@ class GroundingTrainer(Trainer):
         """Leave a step out whose gradient is not finite; it would be the last one of use."""
         if norm is not None and not math.isfinite(float(norm)):
             logger.warning("a step was left out: its gradient was not finite")
+            assert self.optimizer is not None
             for group in self.optimizer.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None
@@ -149,16 +175,15 @@ class GroundingTrainer(Trainer):
                 dist.all_reduce(values)
             logs |= dict(zip(names, (values / steps).tolist(), strict=True))
             self._sums, self._logged_at = {}, self.state.global_step
-        self.state.epoch = None
+        self.state.epoch = None  # type: ignore[assignment]
         super().log({name: round(value, 6) for name, value in logs.items()}, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Look at held-out samples, without any dice of its own."""
-        self.model.eval()
         learner = self.learner
+        learner.eval()
         metrics = {
-            f"eval_{name}": value
-            for name, value in self._validation(learner.model, learner.class_phrases).items()
+            f"eval_{name}": value for name, value in self._validation(learner.model, learner.class_phrases).items()
         }
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -166,9 +191,18 @@ class GroundingTrainer(Trainer):
 
     # Checkpoints
 
+    def save_whole(self, folder: Path) -> None:
+        """The model as it is now, as a folder anybody can load. To be called on every process."""
+        state = None
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            state = self.accelerator.get_state_dict(self.model_wrapped)
+        if self.args.should_save:
+            save_whole(self.learner, self._processor, folder, state)
+        self._wait()
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint aside, and let it appear when it is whole."""
-        folder = Path(self.args.output_dir)
+        folder = Path(self._folder)
         aside = folder / _WRITING
         if self.args.should_save:
             shutil.rmtree(aside, ignore_errors=True)
@@ -189,11 +223,11 @@ class GroundingTrainer(Trainer):
         self._wait()
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(getattr(self, "_place", None) or self.args.output_dir)
+        return str(getattr(self, "_place", None) or self._folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save:
-            save_learner(self.learner, self._processor, Path(output_dir or self.args.output_dir), state_dict)
+            save_learner(self.learner, self._processor, Path(output_dir or self._folder), state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_learner(self.learner if model is None else model, Path(resume_from_checkpoint))
@@ -201,58 +235,3 @@ class GroundingTrainer(Trainer):
     def _wait(self) -> None:
         if self.args.world_size > 1:
             dist.barrier()
-
-
-class StepDice(TrainerCallback):
-    """The dice of each step: the same whether the run came there in one go or was resumed."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Seed everything that may throw dice in a step."""
-        mixed = (1_000_003 * self.seed + state.global_step * args.world_size + args.process_index) % 2**32
-        random.seed(mixed)
-        np.random.seed(mixed)  # noqa: NPY002 - libraries that draw from the global state
-        torch.manual_seed(mixed)
-
-
-class BestKept(TrainerCallback):
-    """Keeps the weights of the best validation in `best/`.
-
-    Args:
-        metric: the validation's number that decides; more is better, except for losses.
-    """
-
-    def __init__(self, folder: Path, metric: str | None, save: Any) -> None:
-        self.folder, self.metric, self.save = folder, metric, save
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: Any, control: Any, metrics: Mapping[str, float] | None = None, **kwargs: Any
-    ) -> None:
-        """Save if this is the best so far, or as good."""
-        values = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
-        name = self.metric or next((one for one in ("phrase_f1", "class_f1") if one in values), "language_loss")
-        if name not in values:
-            return
-        value = -values[name] if name.endswith("loss") else values[name]
-        if state.best_metric is None or value >= state.best_metric:
-            state.best_metric, state.best_global_step = value, state.global_step
-            if args.should_save:
-                self.save(self.folder / "best")
-
-
-class StopWhenAsked(TrainerCallback):
-    """Ends the run after the step at hand, with a checkpoint, once `asked` says so."""
-
-    def __init__(self, asked: Any) -> None:
-        self.asked = asked
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Save and stop; all processes together, whichever of them was asked."""
-        stop = torch.tensor(float(self.asked()), device=args.device)
-        if args.world_size > 1:
-            dist.all_reduce(stop)
-        if float(stop):
-            control.should_save = control.should_training_stop = True
-        return control

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from llava_grounding.checkpoints import find_checkpoint, load_checkpoint, read_config
 from llava_grounding.data.kinds import KINDS
 from llava_grounding.data.sample import Sample
 from llava_grounding.data.synthetic import SceneConfig
-from llava_grounding.errors import CheckpointError, ConfigError, DataError
+from llava_grounding.errors import ConfigError, DataError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG, strip_markup
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
