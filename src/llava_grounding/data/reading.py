@@ -104,6 +104,13 @@ def rows_of(data: Any, key: str, what: str) -> list[Any]:
     return data[key]
 
 
+def list_under(row: Mapping[str, Any], key: str, what: str) -> list[Any]:
+    """The list under a key of a label."""
+    if not isinstance(row.get(key), list):
+        raise DataError(f"{what} without a list `{key}`")
+    return row[key]
+
+
 def whole_number(value: Any, what: str = "id") -> int:
     """An id or size; digits as text count, as some files write them."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
