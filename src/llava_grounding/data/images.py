@@ -266,11 +266,19 @@ def _read_tar(path: Path) -> Iterable[tuple[str, int, int]]:
     """Name, offset and length of every plain file in an uncompressed tar."""
     try:
         with tarfile.open(path, "r:") as archive:
-            return [
+            entries = [
                 (entry.name.removeprefix("./"), entry.offset_data, entry.size)
                 for entry in archive
                 if entry.isreg() and not entry.issparse() and stays_inside(entry.name)
             ]
+            end = archive.offset
+        with path.open("rb") as stream:
+            stream.seek(end)
+            rest = stream.read(tarfile.BLOCKSIZE)
+        # A damaged header in the middle looks like the end to `tarfile`; the real end is zeros, or nothing.
+        if len(rest) not in (0, tarfile.BLOCKSIZE) or rest.strip(b"\0"):
+            raise ValueError(f"what should be a header at {end} is none")
+        return entries
     except (tarfile.TarError, OSError, ValueError) as error:
         raise DataError(f"{path} must be a whole, uncompressed tar file: {error}") from error
 
