@@ -113,6 +113,9 @@ class Record:
         grounded_captions: sentences with their phrases tied to instances.
         expressions: what people say to mean instances.
         dialogues: recorded conversations, of which one at a time is learnt from.
+        image_name: of the picture in its store, empty where it has none.
+        marks: where numbers are drawn into the picture, the annotation that number k stands on at place k - 1. Such a
+            picture must not be mirrored, and its texts name things as `<k>`.
     """
 
     id: str
@@ -129,6 +132,8 @@ class Record:
     grounded_captions: tuple[GroundedText, ...] = ()
     expressions: tuple[Expression, ...] = ()
     dialogues: tuple[tuple[RecordedTurn, ...], ...] = ()
+    image_name: str = ""
+    marks: tuple[int, ...] = ()
 
     def load_image(self) -> np.ndarray:
         """Pixels as (H, W, 3) uint8 RGB, upright; raises DataError when unreadable or not of the labelled size."""
