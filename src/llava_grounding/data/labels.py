@@ -59,7 +59,7 @@ class LabelledImages:
         self._image_of = {row["id"]: row["image_id"] for row in annotations}
         self.expressions = {row["id"]: row["expressions"] for row in annotations if "expressions" in row}
         clean = {"images": kept, "annotations": annotations, "categories": categories}
-        self._photos = CocoPhotos(clean, images)  # type: ignore[arg-type]
+        self._photos = CocoPhotos(clean, images)
         self._of_id = {row["id"]: index for index, row in enumerate(kept)}
         self._of_name = {row["file_name"]: index for index, row in enumerate(kept)}
 

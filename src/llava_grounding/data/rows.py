@@ -12,9 +12,9 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
-from llava_grounding.data.coco import FolderImages
+from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.record import Record, RecordedTurn
 from llava_grounding.errors import DataError, MarkupError
 from llava_grounding.markup import PHRASE_START, SEG, SPECIAL_TOKENS, format_markup, parse, parse_strict
@@ -27,16 +27,9 @@ _SHOWN = 60  # characters of a wrong value, in a message
 _LISTED = 5  # problems told of at once
 
 
-class ImageStore(Protocol):
-    """Where encoded pictures come from, by the name that a file gives them."""
-
-    def locate(self, file_name: str) -> Callable[[], bytes]:
-        """What reads the picture; small to send to workers."""
-
-
 def image_store(images: str | Path | ImageStore) -> ImageStore:
-    """The store itself, or the folder of that path as a store."""
-    return FolderImages(images) if isinstance(images, str | Path) else images
+    """The store itself, or what is at that path as a store."""
+    return open_images(Path(images)) if isinstance(images, str | Path) else images
 
 
 def check_present(images: ImageStore, file_name: str) -> None:
@@ -45,11 +38,7 @@ def check_present(images: ImageStore, file_name: str) -> None:
     Raises:
         EntryError: if it is not.
     """
-    if isinstance(images, FolderImages):
-        here = (images.root / file_name).is_file()
-    else:
-        here = getattr(images, "has", lambda _: True)(file_name)
-    if not here:
+    if not images.has(file_name):
         raise EntryError("image missing", f"there is no image {shown(file_name)}")
 
 

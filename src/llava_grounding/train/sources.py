@@ -18,12 +18,14 @@ import numpy as np
 
 from llava_grounding.data.coco import PACK_VARIABLE, CocoPhotos, PhotoPack
 from llava_grounding.data.conversations import build_sample
+from llava_grounding.data.marks import draw_marks
 from llava_grounding.data.photo_dialogues import photo_sample
 from llava_grounding.data.record import Dataset
 from llava_grounding.data.sample import Sample, mirror_sample
 from llava_grounding.data.synthetic import SceneConfig, draw_scene
 from llava_grounding.data.talk_settings import TalkSettings, talk_settings
 from llava_grounding.errors import ConfigError, DataError, did_you_mean
+from llava_grounding.masks import mask_to_box
 from llava_grounding.train.mixture import SampleSource
 
 VALIDATION_SEED = 10**9
@@ -36,7 +38,8 @@ _READERS: dict[str, str] = {
     "flickr30k": "flickr30k:Flickr30kEntities",
     "flickr30k_mdetr": "flickr30k:Flickr30kMdetr",
     "llava": "llava:LlavaDialogues",
-    "gvc": "gvc:GroundedVisualChat",
+    "gvc": "gvc:GvcDialogues",
+    "region_captions": "gvc:RegionCaptions",
     "marks": "marks:MarkedDialogues",
     "own": "own:OwnData",
 }
@@ -106,9 +109,9 @@ class Records:
 
 
 def _draw(image: np.ndarray, masks: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
-    from llava_grounding.data.marks import draw_marks
-
-    return draw_marks(image, masks, numbers)
+    found = [mask_to_box(mask) for mask in masks]
+    boxes = np.array([np.zeros(4) if box is None else box for box in found]).reshape(len(found), 4)
+    return draw_marks(image, list(masks), boxes, numbers)
 
 
 def open_sources(
