@@ -28,7 +28,7 @@ class Lesson:
     @classmethod
     def of(cls, recipe: Recipe, plan: StagePlan) -> Lesson:
         """As the recipe says."""
-        weights = LossWeights(recipe.grounding_weight, recipe.word_weight, recipe.prompt_weight)
+        weights = LossWeights(recipe.grounding_weight, recipe.word_weight, recipe.prompt_weight, recipe.denoising)
         return cls(plan, weights, recipe.num_points or None)
 
 
@@ -59,7 +59,7 @@ class Learner(nn.Module):
         shares = Shares.of(batch, totals)
         if isinstance(batch, ClassBatch):
             assert self.class_phrases is not None
-            return pretrain_losses(self.model, self.class_phrases, self._criteria, batch, shares)
+            return pretrain_losses(self.model, self.class_phrases, self._criteria, batch, self.lesson.weights, shares)
         return chat_losses(
             self.model,
             self.class_phrases,

@@ -128,15 +128,23 @@ class SetCriterion:
         phrase_mask: Tensor | None = None,
         points: PointSource | None = None,
         generator: torch.Generator | None = None,
+        pairs: Pairs | None = None,
     ) -> CriterionResult:
-        """Losses before weights, with the pairs they come from; arguments as for the call."""
+        """Losses before weights, with the pairs they come from; arguments as for the call.
+
+        Args:
+            pairs: queries and objects that belong together, instead of matching them; an object may have several.
+        """
         device = output.boxes_cxcywh.device
         with torch.autocast(device.type, enabled=False):
             stacked = StackedPredictions.of(named_predictions(output), output.mask_features)
             batch = as_batch(targets, stacked.phrase_logits.shape[3], device)
-            draws = self._draw(stacked, batch, points, generator)
-            costs = self.matcher.costs(stacked, batch, draws.matcher)
-            pairs = self.matcher.assign(costs, batch)
+            draws = self._draw(stacked, batch, points, generator, pairs)
+            if pairs is None:
+                costs = self.matcher.costs(stacked, batch, draws.matcher)
+                pairs = self.matcher.assign(costs, batch)
+            else:
+                costs = stacked.boxes_cxcywh.new_zeros(0)
             num_objects = self._num_objects(batch)
             sums = {"loss_class": self._class_sums(stacked, batch, pairs, phrase_mask)}
             if batch.masks is None:
@@ -160,6 +168,7 @@ class SetCriterion:
         targets: TargetBatch,
         points: PointSource | None,
         generator: torch.Generator | None,
+        pairs: Pairs | None = None,
     ) -> PointDraws:
         if targets.masks is None:
             return PointDraws(None, None, None)
@@ -171,6 +180,8 @@ class SetCriterion:
         )
         num_queries = predictions.boxes_cxcywh.shape[2]
         num_pairs = sum(min(count, num_queries) for count in targets.counts)
+        if pairs is not None:
+            num_pairs = pairs.per_prediction
         device = predictions.boxes_cxcywh.device
         return plan.draw(predictions.names, len(targets.counts), num_pairs, device, points, generator)
 

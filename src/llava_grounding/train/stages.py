@@ -51,6 +51,8 @@ class LossWeights:
     grounding: float = 1.0
     words: float = 1.0
     prompts: float = 1.0
+    denoising: int = 0
+    """Disturbed copies of each object in the class task."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,12 @@ def pretrain_losses(
     phrases: ClassPhrases,
     criteria: Criteria,
     batch: ClassBatch,
+    weights: LossWeights = LossWeights(),
     shares: Shares = Shares(),
 ) -> dict[str, Tensor]:
     """Losses of class names as phrases; `loss` is their weighted sum."""
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    losses = class_losses(model, phrases, criteria.classes, memory, batch)[2]
+    losses = class_losses(model, phrases, criteria.classes, memory, batch, weights.denoising)[2]
     return {name: value * shares.objects for name, value in losses.items()}
 
 
@@ -97,7 +100,7 @@ def chat_losses(
         phrases: of the class names; None leaves that task out, as does a batch without them.
         ground: whether the phrases of the dialogue are grounded at all.
     """
-    features, proposals, named = _look(model, phrases, criteria, batch)
+    features, proposals, named = _look(model, phrases, criteria, batch, weights.denoising)
     pixels = batch.images["grounder_pixel_values"]
 
     texts = batch.texts
@@ -136,6 +139,7 @@ def _look(
     phrases: ClassPhrases | None,
     criteria: Criteria,
     batch: ChatBatch,
+    denoising: int,
 ) -> tuple[ImageFeatures, GrounderOutput | None, dict[str, Tensor]]:
     """Image features, the queries found, and the losses of class names; no such losses while the grounder rests."""
     pixels, tower = batch.images["grounder_pixel_values"], model.vision_tower
@@ -150,7 +154,7 @@ def _look(
     proposals: GrounderOutput | None = None
     named: dict[str, Tensor] = {}
     if learns and phrases is not None and batch.classes is not None and batch.words is not None:
-        proposals, result, named = class_losses(model, phrases, criteria.classes, memory, batch.classes)
+        proposals, result, named = class_losses(model, phrases, criteria.classes, memory, batch.classes, denoising)
         named["words"] = word_loss(model, proposals, result, batch.words)
     if features is None:
         assert isinstance(tower, SharedVisionTower)
