@@ -6,8 +6,6 @@ Writes the checkpoint (0.4 GB for each layer of the language model, and 1.4 GB b
 converts it in a process of its own and says that process's largest resident memory beside the largest shard's size.
 """
 
-# ruff: noqa: T201
-
 import argparse
 import json
 import re
