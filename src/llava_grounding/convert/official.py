@@ -79,7 +79,9 @@ def _write_again(
     config = read_config(source)
     plan = make_plan(stored, lambda key: key, expected_shapes(config), lambda name: False)
     processor = LlavaGroundingProcessor.from_pretrained(source)
-    return write_converted(source, out, plan, config, processor, {}, FolderSettings(dtype, max_file_bytes=max_file_bytes))
+    return write_converted(
+        source, out, plan, config, processor, {}, FolderSettings(dtype, max_file_bytes=max_file_bytes)
+    )
 
 
 def processor_settings(config: LlavaGroundingConfig, demo_quirks: bool = False) -> ProcessorSettings:
