@@ -10,6 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from llava_grounding.checkpoints import load_checkpoint
+from llava_grounding.convert.llava import PublicParts, convert_llava
+from llava_grounding.convert.report import ConversionReport
+from llava_grounding.engine import GroundedChat
+from llava_grounding.errors import CheckpointError, ConfigError, UsageError
+from llava_grounding.geometry import Letterbox
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.model.outputs import RegionPrompts
+from llava_grounding.structures import Message, VisualPrompt
 from public_parts import (
     FRESH,
     IMAGE,
@@ -25,17 +37,7 @@ from public_parts import (
     write_llava,
     write_tower,
 )
-from safetensors.torch import load_file
-from torch import Tensor
-
-from llava_grounding.checkpoints import load_checkpoint
-from llava_grounding.convert.llava import PublicParts, convert_llava
-from llava_grounding.convert.report import ConversionReport
-from llava_grounding.errors import CheckpointError, ConfigError, UsageError
-from llava_grounding.geometry import Letterbox
-from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
-from llava_grounding.model.outputs import RegionPrompts
-from llava_grounding.structures import Message
+from tiny_model import picture
 
 LAYOUTS = ("transformers-4", "transformers-5", "llava")
 
@@ -261,6 +263,25 @@ def test_a_dialogue_is_written_as_vicuna_reads_it(conversions: dict[str, Convers
     text = processor.tokenizer.decode(ids)
     assert text.startswith("<s> A chat between a curious user")
     assert text.endswith("<image>\nHi ASSISTANT: Yes.</s>")
+
+
+def test_a_token_that_was_added_is_never_read_out_of_what_somebody_types(tmp_path: Path) -> None:
+    state = in_layout("llama")
+    state |= {name: torch.ones(WORDS + 1, 32) for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    source = write_llava(tmp_path / "llama", "llama", state)
+    (source / "added_tokens.json").write_text(json.dumps({"[PAD]": WORDS}))
+    report = convert_llava(source, tmp_path / "ours", PublicParts(vision_tower=write_tower(tmp_path / "clip")), FRESH)
+    assert report.token_ids["<g_s>"] == WORDS + 1
+    assert WORDS not in load_checkpoint(report.out, "cpu", None).processor.tokens.encode_plain("a [PAD] b")
+
+
+def test_the_engine_asks_a_converted_model(conversions: dict[str, ConversionReport]) -> None:
+    for report in conversions.values():
+        chat = GroundedChat.from_pretrained(report.out, device="cpu")
+        answer = chat.ask(picture(), "What is <region>?", [VisualPrompt.box(10, 10, 40, 40)], max_new_tokens=4)
+        assert isinstance(answer.text, str)
+        config = loaded(report).config
+        assert (config.phrase_state, config.query_selection) == ("at_seg", "sigmoid")
 
 
 def renamed(key: str, to: str) -> dict[str, Tensor | None]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from public_parts import FRESH, GOLDEN, PREDICTOR, openseed_state_dict, save, semantic_sam_state_dict, write_llava
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from llava_grounding.convert.vision_files import openseed_state, semantic_sam_st
 from llava_grounding.errors import CheckpointError, ConfigError
 from llava_grounding.model.builders import build_grounder, build_visual_prompt_encoder
 from llava_grounding.model.config import GrounderConfig, VisualPromptConfig
+from public_parts import FRESH, GOLDEN, PREDICTOR, openseed_state_dict, save, semantic_sam_state_dict, write_llava
 from tiny_model import tiny_parts
 
 TOKENS = f"{PREDICTOR}mask_tokens.weight"
@@ -168,6 +170,14 @@ def test_a_module_that_others_read_is_not_taken_away(folder: ConversionReport, t
     processor.save_pretrained(tmp_path / "nano")
     with pytest.raises(CheckpointError, match="sees with its grounder, which cannot be replaced"):
         convert_vision(tmp_path / "nano", tmp_path / "out", openseed)
+    sharing = tmp_path / "sharing"
+    shutil.copytree(folder.out, sharing)
+    config = json.loads((sharing / "config.json").read_text())
+    del config["visual_prompt_config"]["backbone_config"]
+    config["visual_prompt_config"]["share_image_features"] = True
+    (sharing / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="reads its grounder's features: replace both, or it alone"):
+        convert_vision(sharing, tmp_path / "out", openseed)
     with pytest.raises(ConfigError, match="give a checkpoint of OpenSeeD or of Semantic-SAM, or both"):
         convert_vision(folder.out, tmp_path / "out")
     assert not (tmp_path / "out").exists()

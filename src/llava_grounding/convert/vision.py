@@ -76,5 +76,5 @@ def _check_alone(source: Path, config: LlavaGroundingConfig, replaced: set[str])
         raise CheckpointError(f"the language model in `{source}` sees with its grounder, which cannot be replaced")
     if _GROUNDER in replaced and _PROMPTS not in replaced and config.visual_prompt_config.share_image_features:
         raise CheckpointError(
-            f"the visual prompt encoder in `{source}` reads its grounder's features: replace both, or only the former"
+            f"the visual prompt encoder in `{source}` reads its grounder's features: replace both, or it alone"
         )
