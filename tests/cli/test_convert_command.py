@@ -9,6 +9,7 @@ import pytest
 
 from golden.joined import released_settings, write_released
 from llava_grounding.cli.main import run
+from public_parts import openseed_state_dict, save, semantic_sam_state_dict, write_llava, write_tower
 
 RECORDED = Path(__file__).parents[1] / "golden" / "C_inference"
 
@@ -37,3 +38,26 @@ def test_what_goes_wrong_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureF
     assert run(["convert", "official", str(tmp_path / "empty"), str(tmp_path / "ours"), "--tower", "nothing"]) == 1
     assert "is no configuration of a vision tower" in capsys.readouterr().err
     assert not (tmp_path / "ours").exists()
+
+
+def test_public_parts_become_one_model_and_its_vision_modules_can_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, ours = write_llava(tmp_path / "llava", "llava"), tmp_path / "ours"
+    openseed = str(save(openseed_state_dict(), tmp_path / "openseed.pt"))
+    sam = str(save(semantic_sam_state_dict(), tmp_path / "sam.pth"))
+    given = ["--openseed", openseed, "--semantic-sam", sam, "--vision-tower", str(write_tower(tmp_path / "clip"))]
+    sizes = ["--image-size", "128", "--queries", "30", "--dtype", "float16"]
+    assert run(["convert", "llava", str(source), str(ours), *given, *sizes]) == 0
+    printed = capsys.readouterr().out
+    assert "starts fresh: grounder.similarity_head, 2,049 parameters" in printed
+    assert "4 keys left out: what they hold is a text encoder, whose place the language model takes" in printed
+    assert "language_model            20 keys         62,464 parameters  float16" in printed
+    again = ["convert", "vision", str(ours), str(tmp_path / "again"), "--semantic-sam", sam, "--prompt-tokens", "3"]
+    assert run(again) == 0
+    assert "3 of 6 queries per visual prompt kept" in capsys.readouterr().out
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert config["visual_prompt_config"]["num_mask_tokens"] == 3
+    assert config["grounder_config"]["num_queries"] == 30
+    assert run(["convert", "llava", str(source), str(tmp_path / "blind")]) == 1
+    assert "has no vision tower: give the folder of a CLIP checkpoint" in capsys.readouterr().err

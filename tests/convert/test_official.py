@@ -18,7 +18,7 @@ from torch import Tensor
 
 from golden.joined import joined_state, released_settings, write_released
 from llava_grounding.checkpoints import load_checkpoint
-from llava_grounding.convert import official
+from llava_grounding.convert import folder as written_folder
 from llava_grounding.convert.keys import GROUNDER_PREFIX
 from llava_grounding.convert.official import convert_official
 from llava_grounding.convert.report import ConversionReport
@@ -299,13 +299,13 @@ def test_no_room_on_the_disk_is_said_before_anything_is_written(released: Path, 
 
 def test_what_a_checkpoint_holds_is_read_once_and_file_by_file(released: Path, tmp_path: Path) -> None:
     seen: list[Path] = []
-    original = official.read_tensors
+    original = written_folder.read_tensors
 
     def noting(wanted: Any) -> Any:
         for entry, tensor in original(wanted):
             seen.append(entry.path)
             yield entry, tensor
 
-    with mock.patch.object(official, "read_tensors", noting):
+    with mock.patch.object(written_folder, "read_tensors", noting):
         convert_official(released, tmp_path / "ours", SETTINGS)
     assert seen == sorted(seen)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llava_grounding.convert.official import expected_shapes
+from llava_grounding.convert.folder import expected_shapes
 from llava_grounding.convert.official_keys import official_name, why_left_out
 from llava_grounding.convert.plan import Plan, make_plan
 from llava_grounding.convert.shards import Stored

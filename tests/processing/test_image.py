@@ -60,6 +60,17 @@ def test_a_stretching_tower_sees_everything() -> None:
     assert float(seen.mean()) == pytest.approx(0.5, abs=0.02)
 
 
+def test_a_padding_tower_sees_everything_amid_the_mean_colour() -> None:
+    mean = (0.5, 0.25, 0.75)
+    settings = TowerSettings(size=20, mean=mean, std=(1, 1, 1), fit="pad")
+    for size, seen_part in [((120, 60), np.s_[:, 5:15]), ((60, 120), np.s_[:, :, 5:15])]:
+        seen = tower_image(Image.new("RGB", size, (255, 255, 255)), settings).numpy()
+        white = 1 - np.array(mean)[:, None, None]
+        np.testing.assert_allclose(seen[seen_part], np.broadcast_to(white, seen[seen_part].shape), atol=1e-6)
+        seen[seen_part] = 0
+        assert np.abs(seen).max() < 1 / 255
+
+
 def test_a_strip_is_cut_before_it_is_enlarged() -> None:
     pixels = np.zeros((2_000_000, 1, 3), dtype=np.uint8)
     pixels[1_000_000 - 1 : 1_000_000 + 1] = 255
@@ -70,5 +81,5 @@ def test_a_strip_is_cut_before_it_is_enlarged() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (4000, 20), (3, 2)])
 def test_the_tower_takes_any_shape(size: tuple[int, int]) -> None:
-    for fit in ("crop", "stretch"):
+    for fit in ("crop", "pad", "stretch"):
         assert tower_image(flat(size), TowerSettings(size=28, fit=fit)).shape == (3, 28, 28)

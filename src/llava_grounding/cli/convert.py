@@ -29,6 +29,16 @@ OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write;
 LanguagePrecision = Annotated[
     Precision | None, typer.Option(help="Of the language side's weights; default as stored. Vision stays float32.")
 ]
+CanvasSide = Annotated[int, typer.Option(min=32, help="Side of the canvas of the vision modules, pixels.")]
+Queries = Annotated[int, typer.Option(min=1, help="Object queries of the grounder.")]
+OpenSeeDFile = Annotated[Path | None, typer.Option("--openseed", help="OpenSeeD checkpoint, for the grounder.")]
+SemanticSamFile = Annotated[
+    Path | None, typer.Option("--semantic-sam", help="Semantic-SAM checkpoint, for the visual prompt encoder.")
+]
+PromptTokens = Annotated[
+    int | None, typer.Option(min=1, help="Queries per visual prompt to keep; default as many as the file has.")
+]
+Seed = Annotated[int, typer.Option(help="Of what starts fresh.")]
 
 
 @convert.callback()
@@ -44,8 +54,8 @@ def official(
     demo_quirks: Annotated[
         bool, typer.Option("--demo-quirks", help="Keep the faults of the original's demo, to compare with it.")
     ] = False,
-    image_size: Annotated[int, typer.Option(min=32, help="Side of the canvas of the vision modules, pixels.")] = 1024,
-    queries: Annotated[int, typer.Option(min=1, help="Object queries of the grounder.")] = 300,
+    image_size: CanvasSide = 1024,
+    queries: Queries = 300,
     tower: Annotated[
         Path | None, typer.Option(help="config.json of the vision tower, if it is not one of OpenAI's CLIPs.")
     ] = None,
@@ -56,6 +66,49 @@ def official(
 
     settings = OfficialSettings(image_size, queries, _tower_fields(tower))
     _print(convert_official(source, out, settings, dtype=_dtype(dtype), demo_quirks=demo_quirks))
+
+
+@convert.command()
+def llava(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder of LLaVA-1.x, in either layout, or a Llama.")
+    ],
+    out: OutFolder,
+    openseed: OpenSeeDFile = None,
+    semantic_sam: SemanticSamFile = None,
+    vision_tower: Annotated[
+        Path | None, typer.Option(help="CLIP checkpoint, folder or file, where SOURCE has no vision tower.")
+    ] = None,
+    projector: Annotated[
+        Path | None, typer.Option(help="LLaVA's mm_projector.bin, where SOURCE has no projector.")
+    ] = None,
+    dtype: LanguagePrecision = None,
+    image_size: CanvasSide = 1024,
+    queries: Queries = 300,
+    prompt_tokens: PromptTokens = None,
+    seed: Seed = 0,
+) -> None:
+    """Put public parts together: a model that training can begin with."""
+    from llava_grounding.convert.llava import LlavaSettings, PublicParts, convert_llava
+
+    parts = PublicParts(openseed, semantic_sam, vision_tower, projector)
+    settings = LlavaSettings(image_size, queries, prompt_tokens, seed)
+    _print(convert_llava(source, out, parts, settings, dtype=_dtype(dtype)))
+
+
+@convert.command()
+def vision(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of ours.")],
+    out: OutFolder,
+    openseed: OpenSeeDFile = None,
+    semantic_sam: SemanticSamFile = None,
+    prompt_tokens: PromptTokens = None,
+    seed: Seed = 0,
+) -> None:
+    """Replace the vision modules of a folder of ours."""
+    from llava_grounding.convert.vision import convert_vision
+
+    _print(convert_vision(source, out, openseed, semantic_sam, prompt_tokens=prompt_tokens, seed=seed))
 
 
 def _print(report: ConversionReport) -> None:

@@ -6,23 +6,22 @@ before the first weight is written, and a failure leaves nothing behind.
 
 import json
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llava_grounding.checkpoints import read_config
-from llava_grounding.convert.official_keys import GROUNDER, PROMPT_ENCODER, official_name, why_left_out
-from llava_grounding.convert.plan import Plan, check_aliases, make_plan
-from llava_grounding.convert.report import ConversionReport, count_parts
-from llava_grounding.convert.shards import Stored, find_shards, read_tensors, stored_in
+from llava_grounding.convert.folder import FolderSettings, expected_shapes, write_converted
+from llava_grounding.convert.official_keys import official_name, why_left_out
+from llava_grounding.convert.plan import make_plan
+from llava_grounding.convert.report import ConversionReport
+from llava_grounding.convert.shards import Stored, find_shards, stored_in
 from llava_grounding.convert.sizes import OfficialSettings, official_config
 from llava_grounding.convert.vocabulary import read_tokenizer, token_ids
-from llava_grounding.convert.writer import MAX_FILE_BYTES, Entry, WeightWriter, check_new, new_folder
+from llava_grounding.convert.writer import MAX_FILE_BYTES, check_new
 from llava_grounding.errors import CheckpointError
 from llava_grounding.model.config import LlavaGroundingConfig
-from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.conversation import ChatTemplate
 from llava_grounding.processing.image import CanvasSettings, TowerSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
@@ -68,7 +67,9 @@ def convert_official(
     config = official_config(values, shapes, token_ids(tokenizer), settings or OfficialSettings())
     plan = make_plan(stored, official_name, expected_shapes(config), lambda name: OURS_ALONE in name)
     processor = LlavaGroundingProcessor(tokenizer, processor_settings(config, demo_quirks))
-    return write_converted(source, out, plan, config, processor, dtype, max_file_bytes)
+    left_out = Counter(why_left_out(entry.key) for entry in plan.left_out)
+    written = FolderSettings(dtype, max_file_bytes=max_file_bytes)
+    return write_converted(source, out, plan, config, processor, left_out, written)
 
 
 def _write_again(
@@ -78,66 +79,9 @@ def _write_again(
     config = read_config(source)
     plan = make_plan(stored, lambda key: key, expected_shapes(config), lambda name: False)
     processor = LlavaGroundingProcessor.from_pretrained(source)
-    return write_converted(source, out, plan, config, processor, dtype, max_file_bytes)
-
-
-def write_converted(
-    source: Path,
-    out: Path,
-    plan: Plan,
-    config: LlavaGroundingConfig,
-    processor: LlavaGroundingProcessor,
-    dtype: torch.dtype | None = None,
-    max_file_bytes: int = MAX_FILE_BYTES,
-) -> ConversionReport:
-    """Write what a plan moves, with everything a folder of ours needs, and report it.
-
-    Raises:
-        CheckpointError: if several names of one tensor hold different values, or there is no room.
-    """
-    check_aliases(plan)
-    dtypes = _dtypes(plan, dtype)
-    with new_folder(out) as folder:
-        files = _write_weights(folder, plan, dtypes, max_file_bytes)
-        config.dtype = dtypes["language_model.norm.weight"]
-        config.architectures = [LlavaGroundingForConditionalGeneration.__name__]
-        config.save_pretrained(folder)
-        processor.save_pretrained(folder)
-    ids = processor.tokens.ids
-    return ConversionReport(
-        source=source,
-        out=out,
-        files=tuple(files),
-        parts=count_parts(plan, lambda name: name.partition(".")[0], dtypes.__getitem__),
-        aliases=len(plan.aliases),
-        left_out=dict(Counter(why_left_out(entry.key) for entry in plan.left_out)),
-        fresh={name: torch.Size(shape).numel() for name, shape in plan.fresh.items()},
-        token_ids={"<g_s>": ids.phrase_start, "<g_e>": ids.phrase_end, "<seg>": ids.seg}
-        | {"<image>": ids.image, "<region>": ids.region},
+    return write_converted(
+        source, out, plan, config, processor, {}, FolderSettings(dtype, max_file_bytes=max_file_bytes)
     )
-
-
-def expected_shapes(config: LlavaGroundingConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of everything a model of this configuration stores."""
-    with torch.device("meta"):
-        model = LlavaGroundingForConditionalGeneration(config)
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
-
-
-def _write_weights(folder: Path, plan: Plan, dtypes: Mapping[str, torch.dtype], max_file_bytes: int) -> list[str]:
-    """Write everything a plan moves; gives the names of the files."""
-    contents: list[Entry] = [(name, move.part_shape, dtypes[name]) for move in plan.moves for name in move.names]
-    contents += [(name, shape, torch.float32) for name, shape in plan.fresh.items()]
-    by_entry = {move.stored: move for move in plan.moves}
-    # In the order of names, so that the same weights always make the same files.
-    with WeightWriter(folder, sorted(contents, key=lambda entry: entry[0]), max_file_bytes) as writer:
-        for entry, tensor in read_tensors(list(by_entry)):
-            for name, part in by_entry[entry].parts(tensor):
-                writer.write(name, part)
-        for name, shape in plan.fresh.items():
-            writer.write(name, torch.zeros(shape))
-        writer.finish()
-    return writer.file_names
 
 
 def processor_settings(config: LlavaGroundingConfig, demo_quirks: bool = False) -> ProcessorSettings:
@@ -167,13 +111,3 @@ def read_source_config(source: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"config.json in `{source}` is damaged: expected a JSON object")
     return values
-
-
-def _dtypes(plan: Plan, language: torch.dtype | None) -> dict[str, torch.dtype]:
-    """The type every tensor of ours is written in."""
-    dtypes = {}
-    for move in plan.moves:
-        for name in move.names:
-            vision = name.startswith((GROUNDER, PROMPT_ENCODER))
-            dtypes[name] = torch.float32 if vision else language or move.stored.dtype
-    return dtypes

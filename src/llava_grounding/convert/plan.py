@@ -16,7 +16,31 @@ from llava_grounding.errors import CheckpointError
 
 _SHOWN = 3
 _LETTERS = "qkv"
+_SUMMED_ROWS = 4096
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table that is cut and grown on its way."""
+
+    stored: int
+    """Rows of the stored table."""
+    kept: int
+    """The first of them, which stay."""
+    added: int = 0
+    """New ones after those, each the mean of the rows that stay."""
+
+    def apply(self, table: Tensor) -> Tensor:
+        """The table that becomes of a stored one."""
+        kept = table[: self.kept]
+        if not self.added:
+            return kept
+        total = torch.zeros(table.shape[1:], dtype=torch.float64)
+        for some in kept.split(_SUMMED_ROWS):  # never a second whole table in another type
+            total += some.sum(0, dtype=torch.float64)
+        mean = (total / self.kept).to(table.dtype)
+        return torch.cat([kept, mean.expand(self.added, *mean.shape)])
 
 
 @dataclass(frozen=True)
@@ -26,15 +50,21 @@ class Move:
     stored: Stored
     names: tuple[str, ...]
     """Of ours: one, or three that share its rows (queries, keys, values)."""
+    rows: Rows | None = None
+    """How many rows ours has, if not as many."""
 
     @property
     def part_shape(self) -> tuple[int, ...]:
         """Of each of ours."""
         shape = self.stored.shape
+        if self.rows is not None:
+            return (self.rows.kept + self.rows.added, *shape[1:])
         return shape if len(self.names) == 1 else (shape[0] // len(self.names), *shape[1:])
 
     def parts(self, tensor: Tensor) -> list[tuple[str, Tensor]]:
         """Name and values of each."""
+        if self.rows is not None:
+            return [(self.names[0], self.rows.apply(tensor))]
         if len(self.names) == 1:
             return [(self.names[0], tensor)]
         return list(zip(self.names, tensor.chunk(len(self.names)), strict=True))
@@ -49,7 +79,7 @@ class Plan:
     """Further names of a tensor that is moved already."""
     left_out: list[Stored] = field(default_factory=list)
     fresh: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Ours alone, by name; zero, so that outputs stay as they were."""
+    """What no checkpoint holds, by name."""
 
 
 def make_plan(
@@ -57,10 +87,12 @@ def make_plan(
     rename: Callable[[str], str | None],
     expected: Shapes,
     may_be_fresh: Callable[[str], bool],
+    what: str = "the checkpoint",
 ) -> Plan:
     """Settle where everything goes.
 
     Args:
+        what: is planned, for messages.
         rename: our name of a key, None to leave it out; `{qkv}` in it stands for three tensors.
         expected: shapes of ours.
         may_be_fresh: whether one of ours need not be stored.
@@ -97,7 +129,7 @@ def make_plan(
     empty = [name for name in expected if name not in filled]
     plan.fresh = {name: expected[name] for name in empty if may_be_fresh(name)}
     missing = [name for name in empty if name not in plan.fresh]
-    _complain(unknown, misshapen, missing)
+    _complain(what, unknown, misshapen, missing)
     return plan
 
 
@@ -127,7 +159,7 @@ def _joined(shape: tuple[int, ...], count: int) -> tuple[int, ...]:
     return shape if count == 1 else (shape[0] * count, *shape[1:])
 
 
-def _complain(unknown: list[str], misshapen: list[str], missing: list[str]) -> None:
+def _complain(what: str, unknown: list[str], misshapen: list[str], missing: list[str]) -> None:
     problems = []
     if unknown:
         problems.append(
@@ -139,7 +171,7 @@ def _complain(unknown: list[str], misshapen: list[str], missing: list[str]) -> N
     if missing:
         problems.append(f"nothing is stored for {_listed(f'`{name}`' for name in missing)}")
     if problems:
-        raise CheckpointError(f"the checkpoint is not of the expected kind: {'; '.join(problems)}")
+        raise CheckpointError(f"{what} is not of the expected kind: {'; '.join(problems)}")
 
 
 def _listed(items: Iterable[str]) -> str:

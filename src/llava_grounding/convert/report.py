@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from llava_grounding.convert.plan import Plan
 
 
@@ -42,6 +44,18 @@ class ConversionReport:
         """Of the converted model."""
         return sum(part.parameters for part in self.parts) + sum(self.fresh.values())
 
+    def fresh_parts(self) -> dict[str, int]:
+        """Parameters that start fresh: by part where all of it does, else by what is in it."""
+        filled = {part.name for part in self.parts}
+        grouped: dict[str, list[str]] = {}
+        for name in self.fresh:
+            part, inner = name.split(".")[:2]
+            grouped.setdefault(f"{part}.{inner}" if part in filled else part, []).append(name)
+        return {
+            names[0] if len(names) == 1 else group: sum(self.fresh[name] for name in names)
+            for group, names in grouped.items()
+        }
+
     def lines(self) -> list[str]:
         """The report as text."""
         width = max(len(part.name) for part in self.parts)
@@ -53,7 +67,7 @@ class ConversionReport:
         if self.aliases:
             rows.append(f"{self.aliases} keys were further names of shared tensors, and equal")
         rows += [f"{count} keys left out: what they hold {reason}" for reason, count in sorted(self.left_out.items())]
-        rows += [f"starts fresh: {name}, {count:,d} parameters" for name, count in self.fresh.items()]
+        rows += [f"starts fresh: {name}, {count:,d} parameters" for name, count in self.fresh_parts().items()]
         if self.token_ids:
             rows.append("ids: " + ", ".join(f"{name} {number}" for name, number in self.token_ids.items()))
         return [*rows, *self.notes, f"{len(self.files)} weight file{'s' * (len(self.files) > 1)} in {self.out}"]
@@ -67,6 +81,6 @@ def count_parts(plan: Plan, part_of: Callable[[str], str], dtype_of: Callable[[s
     for move in plan.moves:
         part = part_of(move.names[0])
         keys[part] += 1
-        parameters[part] += move.stored.size
+        parameters[part] += torch.Size(move.part_shape).numel() * len(move.names)
         dtypes.setdefault(part, set()).add(str(dtype_of(move.names[0])).removeprefix("torch."))
     return tuple(PartReport(part, keys[part], parameters[part], "/".join(sorted(dtypes[part]))) for part in keys)

@@ -19,7 +19,7 @@ from llava_grounding.model.presets import PRESETS
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
+TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
 _TOWER_HEAD = 64  # width of an attention head in every CLIP of its makers
 _HEADS = 8  # of both vision modules; fixed in the original's code
 _READABLE_POSITIONS = 4096
@@ -36,6 +36,9 @@ _LANGUAGE_FIELDS = (
     "rms_norm_eps",
     "rope_theta",
     "rope_scaling",
+    "rope_parameters",
+    "head_dim",
+    "attention_bias",
     "tie_word_embeddings",
 )
 
@@ -65,7 +68,7 @@ def official_config(
     Raises:
         CheckpointError: if a key that sizes are read from is missing, or the checkpoint needs what is not here.
     """
-    _check_flags(values)
+    check_flags(values)
     text = language_sizes(values, shapes)
     vision, prompts = grounder_sizes(shapes), prompt_encoder_sizes(shapes)
     swin = PRESETS["official_7b"]["grounder_config"]["backbone_config"]
@@ -74,10 +77,10 @@ def official_config(
     ids: dict[str, Any] = dict(token_ids)
     return LlavaGroundingConfig(
         text_config=text,
-        vision_config=tower_sizes(shapes, _TOWER_PREFIX) | dict(settings.vision_tower),
+        vision_config=tower_sizes(shapes, TOWER_PREFIX) | dict(settings.vision_tower),
         grounder_config=vision | {"image_size": settings.image_size, "num_queries": settings.num_queries},
         visual_prompt_config=prompts | {"isolate_prompts": True},
-        projector=_projector(shapes),
+        projector=projector_kind(shapes),
         vision_feature_layer=values.get("mm_vision_select_layer", -2),
         vision_feature_select={"patch": "patch", "cls_patch": "full"}[values.get("mm_vision_select_feature", "patch")],
         tie_word_embeddings=bool(values.get("tie_word_embeddings", False)),
@@ -92,11 +95,15 @@ def read_tower_fields(path: Path) -> dict[str, Any]:
         CheckpointError: if it is no such file.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values = values.get("vision_config", values)
-        return {name: values[name] for name in _TOWER_FIELDS if name in values}
+        return tower_fields(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(f"`{path}` is no configuration of a vision tower: {error}") from error
+
+
+def tower_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says of a vision tower and its weights do not tell."""
+    values = values.get("vision_config", values)
+    return {name: values[name] for name in _TOWER_FIELDS if name in values}
 
 
 def language_sizes(values: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
@@ -147,17 +154,17 @@ def tower_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
 def grounder_sizes(shapes: Shapes, prefix: str = GROUNDER_PREFIX) -> dict[str, Any]:
     """Of the grounding model."""
     phrase_size = _shape(shapes, f"{prefix}sem_seg_head.predictor.class_embed")[1]
-    return _vision_sizes(shapes, prefix) | {"phrase_size": phrase_size}
+    return vision_sizes(shapes, prefix) | {"phrase_size": phrase_size}
 
 
 def prompt_encoder_sizes(shapes: Shapes, prefix: str = PROMPT_ENCODER_PREFIX) -> dict[str, Any]:
     """Of the visual prompt encoder."""
     tokens = _shape(shapes, f"{prefix}sem_seg_head.predictor.mask_tokens.weight")[0]
-    return _vision_sizes(shapes, prefix) | {"num_mask_tokens": tokens}
+    return vision_sizes(shapes, prefix) | {"num_mask_tokens": tokens}
 
 
-def _vision_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
-    """What both vision modules have."""
+def vision_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
+    """What both vision modules have: fields of either configuration."""
     pixel, predictor = f"{prefix}sem_seg_head.pixel_decoder.", f"{prefix}sem_seg_head.predictor."
     encoder, decoder = f"{pixel}transformer.encoder.layers.", f"{predictor}decoder.layers."
     levels, hidden_size = _shape(shapes, f"{pixel}transformer.level_embed")
@@ -197,11 +204,12 @@ def _swin_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
     }
 
 
-def _projector(shapes: Shapes) -> str:
+def projector_kind(shapes: Shapes) -> str:
+    """`linear` or `mlp`, by the keys of a projector."""
     return "linear" if "model.mm_projector.weight" in shapes else "mlp"
 
 
-def _check_flags(values: Mapping[str, Any]) -> None:
+def check_flags(values: Mapping[str, Any]) -> None:
     """Refuse what would need other code to run."""
     if values.get("mm_use_im_start_end"):
         raise CheckpointError("config.json says mm_use_im_start_end, but tokens around the image are not supported")

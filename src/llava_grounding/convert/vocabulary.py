@@ -5,6 +5,7 @@ The image's and the regions' placeholders get the two ids after the last one; th
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from llava_grounding.convert.piece_model import build_tokenizer, read_pieces
 from llava_grounding.errors import CheckpointError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG
+from llava_grounding.processing.sentencepiece import BLANK
 from llava_grounding.processing.tokens import IMAGE
 
 _PIECES, _WHOLE, _ADDED, _SETTINGS = "tokenizer.model", "tokenizer.json", "added_tokens.json", "tokenizer_config.json"
@@ -21,12 +23,22 @@ _ROLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 GROUNDING_TOKENS = (PHRASE_START, PHRASE_END, SEG)
 
 
-def read_tokenizer(folder: Path, rows: int, add_grounding: bool = False) -> PreTrainedTokenizerFast:
+@dataclass(frozen=True)
+class GrownVocabulary:
+    """A vocabulary that has been given the grounding tokens."""
+
+    tokenizer: PreTrainedTokenizerFast
+    words: int
+    """Tokens it had before; rows of the word embedding beyond them belong to none."""
+    added: int
+    """New tokens that need a row each, after those."""
+
+
+def read_tokenizer(folder: Path, rows: int) -> PreTrainedTokenizerFast:
     """The tokenizer of a released folder, with our two placeholders at its end.
 
     Args:
         rows: of the word embedding; there must be as many tokens.
-        add_grounding: the checkpoint has no grounding tokens; they get the next ids, beyond `rows`.
 
     Raises:
         CheckpointError: if a file is missing or damaged, a grounding token is missing, or tokens and rows differ.
@@ -39,30 +51,74 @@ def read_tokenizer(folder: Path, rows: int, add_grounding: bool = False) -> PreT
             f"the tokenizer in `{folder}` has {words} tokens, but the word embedding has {rows} rows: "
             f"they do not belong together"
         )
-    if add_grounding:
-        tokenizer.add_tokens([_markup_token(token) for token in GROUNDING_TOKENS])
     missing = [token for token in GROUNDING_TOKENS if tokenizer.token_to_id(token) is None]
     if missing:
         raise CheckpointError(
             f"the tokenizer in `{folder}` lacks {', '.join(missing)}; is it of a grounding checkpoint?"
         )
     tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in (IMAGE, REGION)])
+    return _wrapped(tokenizer, folder)
+
+
+def grow_tokenizer(folder: Path, rows: int) -> GrownVocabulary:
+    """The tokenizer of a checkpoint that knows nothing of grounding, with the grounding tokens and our placeholders.
+
+    It takes text as it is: no blank is put before a stretch of text, so that a word has the same tokens within markup
+    as without. Every added token is a special one.
+
+    Args:
+        rows: of the word embedding; may be more than there are tokens, which is common padding.
+
+    Raises:
+        CheckpointError: if a file is missing or damaged, or there are more tokens than rows.
+    """
+    # The whole one first: added tokens are surely in it.
+    tokenizer = _whole_tokenizer(folder) if (folder / _WHOLE).is_file() else _base_tokenizer(folder)
+    _add_in_order(tokenizer, _added_tokens(folder), folder)
+    words = tokenizer.get_vocab_size(with_added_tokens=True)
+    if words > rows:
+        raise CheckpointError(
+            f"the tokenizer in `{folder}` has {words} tokens, but the word embedding has only {rows} rows: "
+            f"they do not belong together"
+        )
+    tokenizer = _taking_text_as_it_is(tokenizer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in GROUNDING_TOKENS])
+    added = tokenizer.get_vocab_size(with_added_tokens=True) - words
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (IMAGE, REGION)])
+    return GrownVocabulary(_wrapped(tokenizer, folder), words, added)
+
+
+def _taking_text_as_it_is(tokenizer: Tokenizer) -> Tokenizer:
+    """The same vocabulary without the blank that SentencePiece puts before a text and takes away from it again.
+
+    Byte-level vocabularies have no such blank and stay as they are.
+    """
+    values = json.loads(tokenizer.to_str())
+    model = values["model"]
+    if model.get("type") == "BPE" and model.get("byte_fallback") and BLANK in model["vocab"]:
+        values["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": BLANK}
+        values["pre_tokenizer"] = None
+        back = {"type": "Replace", "pattern": {"String": BLANK}, "content": " "}
+        values["decoder"] = {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}]}
+    for token in values["added_tokens"]:
+        token |= {"special": True, "normalized": False, "lstrip": False, "rstrip": False}
+    return Tokenizer.from_str(json.dumps(values))
+
+
+def _wrapped(tokenizer: Tokenizer, folder: Path) -> PreTrainedTokenizerFast:
+    """With the roles that tokenizer_config.json gives to tokens."""
     settings = _read_json(folder / _SETTINGS) if (folder / _SETTINGS).is_file() else {}
     roles = {role: _role(settings.get(role), default) for role, default in _ROLES.items()}
+    roles["pad_token"] = _role(settings.get("pad_token"), roles["unk_token"])
     absent = [token for token in roles.values() if tokenizer.token_to_id(token) is None]
     if absent:
         raise CheckpointError(
             f"{_SETTINGS} in `{folder}` names {', '.join(absent)}, which its vocabulary does not have"
         )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=_role(settings.get("pad_token"), roles["unk_token"]),
-        clean_up_tokenization_spaces=False,
-        **roles,
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **roles)
 
 
-def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+def token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """The ids that a configuration states."""
     ids = {
         "image_token_id": tokenizer.convert_tokens_to_ids(IMAGE),
@@ -79,11 +135,15 @@ def _base_tokenizer(folder: Path) -> Tokenizer:
     if (folder / _PIECES).is_file():
         return build_tokenizer(read_pieces(folder / _PIECES))
     if (folder / _WHOLE).is_file():
-        try:
-            return Tokenizer.from_file(str(folder / _WHOLE))
-        except Exception as error:  # the library raises nothing more special
-            raise CheckpointError(f"{_WHOLE} in `{folder}` is damaged: {error}") from error
+        return _whole_tokenizer(folder)
     raise CheckpointError(f"`{folder}` has no tokenizer: expected {_PIECES} or {_WHOLE}")
+
+
+def _whole_tokenizer(folder: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(folder / _WHOLE))
+    except Exception as error:  # the library raises nothing more special
+        raise CheckpointError(f"{_WHOLE} in `{folder}` is damaged: {error}") from error
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:

@@ -44,7 +44,8 @@ class TowerSettings:
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     """Per channel, of 0..1."""
     fit: str = "crop"
-    """"crop": shorter side to `size`, then the centre; "stretch": both sides to `size`, as SigLIP."""
+    """"crop": shorter side to `size`, then the centre; "pad": longer side to `size`, amid the mean colour, as
+    LLaVA-1.5; "stretch": both sides to `size`, as SigLIP."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -76,6 +77,11 @@ def tower_image(image: Image.Image, settings: TowerSettings) -> torch.Tensor:
     size = settings.size
     if settings.fit == "stretch":
         resized = image.resize((size, size), Image.Resampling.BICUBIC)
+    elif settings.fit == "pad":
+        width, height = (max(1, round(size * side / max(image.size))) for side in image.size)
+        resized = Image.new("RGB", (size, size), tuple(int(255 * channel) for channel in settings.mean))
+        content = image.resize((width, height), Image.Resampling.BICUBIC)
+        resized.paste(content, ((size - width) // 2, (size - height) // 2))
     else:
         shorter = min(image.size)
         image = _centre(image, _LONGEST_SIDE * shorter)
