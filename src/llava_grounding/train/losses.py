@@ -226,24 +226,30 @@ class SetCriterion:
             logits = masks.flatten(1)
             truth = targets.coverage((masks.shape[2], masks.shape[3]))[rows]
         else:
-            points = self._choose_points(masks.detach(), draws.oversampled, draws.random_tail)
+            oversampled, random_tail = draws.oversampled.flatten(0, 1), draws.random_tail.flatten(0, 1)
+            points = choose_points(masks.detach(), oversampled, random_tail, self._num_uncertain)
             logits = sample_maps(masks, points).squeeze(1)
             truth = sample_masks(targets.masks, rows, points)
-        entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
-        chance = logits.sigmoid()
-        overlap = 2.0 * (chance * truth).sum(1) + 1.0
-        dice = 1.0 - overlap / (chance.sum(1) + truth.sum(1) + 1.0)
+        entropy, dice = entropy_and_dice(logits, truth)
         has_mask = targets.has_mask[rows]
         return {
             "loss_mask": (entropy * has_mask).view(layers, total).sum(1),
             "loss_dice": (dice * has_mask).view(layers, total).sum(1),
         }
 
-    def _choose_points(self, masks: Tensor, oversampled: Tensor, random_tail: Tensor) -> Tensor:
-        """Points [D * P, num_points, 2]: the most uncertain candidates and some at random."""
-        candidates = oversampled.flatten(0, 1)
-        logits = sample_maps(masks, candidates).squeeze(1)
-        return torch.cat([keep_uncertain(logits, candidates, self._num_uncertain), random_tail.flatten(0, 1)], dim=1)
+
+def choose_points(masks: Tensor, oversampled: Tensor, random_tail: Tensor, num_uncertain: int) -> Tensor:
+    """Points [n, K, 2] for masks [n, 1, h, w]: the most uncertain candidates and some at random."""
+    logits = sample_maps(masks, oversampled).squeeze(1)
+    return torch.cat([keep_uncertain(logits, oversampled, num_uncertain), random_tail], dim=1)
+
+
+def entropy_and_dice(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy and dice loss (smoothed by one) of n masks [n, K], each [n]."""
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
+    chance = logits.sigmoid()
+    overlap = 2.0 * (chance * truth).sum(1) + 1.0
+    return entropy, 1.0 - overlap / (chance.sum(1) + truth.sum(1) + 1.0)
 
 
 def matched_mask_logits(predictions: StackedPredictions, pairs: Pairs) -> Tensor:
