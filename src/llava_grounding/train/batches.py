@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from llava_grounding.data.sample import Sample, Turn
+from llava_grounding.data.talk_settings import PromptSettings
 from llava_grounding.errors import DataError
 from llava_grounding.geometry import Letterbox
 from llava_grounding.model.llava_grounding import RegionPrompts
 from llava_grounding.processing.processor import EncodedImage, EncodedText, LlavaGroundingProcessor
+from llava_grounding.processing.regions import EncodedPrompts
 from llava_grounding.structures import Message
+from llava_grounding.train.instance_prompts import instance_prompts, promptable
 from llava_grounding.train.targets import GroundingTarget
 from llava_grounding.train.word_loss import thing_words
 
@@ -29,6 +32,8 @@ ANYTHING = 0
 _KIND_WEIGHTS = {"describe": 4.0, "describe_plain": 1.5, "list": 2.0}
 _MANY_CLASSES = 20
 """From so many exhaustively labelled classes on, what has no label counts as nothing."""
+_MOST_POINTED = 24
+"""Things of one image that are pointed at in one step."""
 UNLEARNT = -100
 """Label of tokens that are not learnt from."""
 
@@ -56,6 +61,18 @@ class ClassBatch:
 
 
 @dataclass
+class PointedBatch:
+    """Things that are pointed at: prompt i of an image belongs to its target i."""
+
+    prompts: RegionPrompts
+    targets: list[GroundingTarget]
+
+    def to(self, device: torch.device) -> PointedBatch:
+        """The same batch on another device."""
+        return PointedBatch(self.prompts.to(device), [target.to(device) for target in self.targets])
+
+
+@dataclass
 class ChatBatch:
     """Images with a dialogue each."""
 
@@ -70,6 +87,8 @@ class ChatBatch:
     """The same images with class names as phrases."""
     words: Tensor | None = None
     """[N, W] token ids that describe each instance, image after image; see `word_loss.py`."""
+    pointed: PointedBatch | None = None
+    """Things of the same images with a prompt each."""
 
     def to(self, device: torch.device) -> ChatBatch:
         """The same batch on another device."""
@@ -81,13 +100,15 @@ class ChatBatch:
             phrase_mask=_to(self.phrase_mask, device),
             classes=None if self.classes is None else self.classes.to(device),
             words=None if self.words is None else _to(self.words, device),
+            pointed=None if self.pointed is None else self.pointed.to(device),
         )
 
     @property
     def counts(self) -> Tensor:
         """As of a `ClassBatch`."""
         tokens = int((self.texts["labels"][:, 1:] != UNLEARNT).sum())
-        return torch.tensor([tokens, sum(map(len, self.targets)), 0], dtype=torch.float64)
+        pointed = 0 if self.pointed is None else sum(map(len, self.pointed.targets))
+        return torch.tensor([tokens, sum(map(len, self.targets)), pointed], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -101,6 +122,8 @@ class ChatItem:
     """(n, G) bool."""
     known: np.ndarray
     """(G,) bool: phrases whose instances are known."""
+    pointed: tuple[list[int], EncodedPrompts] | None = None
+    """Rows of instances, and a prompt for each."""
 
 
 def _to(value: Any, device: torch.device) -> Any:
@@ -240,6 +263,14 @@ def chat_item(
     return ChatItem(sample, image, text, *dialogue_phrase_map(turns, len(sample.instances)))
 
 
+def with_pointed(item: ChatItem, rng: np.random.Generator, settings: PromptSettings | None = None) -> ChatItem:
+    """The item with a prompt for each thing that can be pointed at; of crowded images for some of them."""
+    rows = promptable(item.sample)
+    if len(rows) > _MOST_POINTED:
+        rows = sorted(int(row) for row in rng.choice(rows, size=_MOST_POINTED, replace=False))
+    return replace(item, pointed=(rows, instance_prompts(item.sample, rows, item.image.letterbox, rng, settings)))
+
+
 def collate_chat(
     items: Sequence[ChatItem], processor: LlavaGroundingProcessor, class_index: Mapping[str, int] | None = None
 ) -> ChatBatch:
@@ -260,6 +291,28 @@ def collate_chat(
         phrase_mask=phrase_mask,
         classes=None if class_index is None else class_batch(samples, images, processor, class_index),
         words=None if class_index is None else thing_words(samples, processor.tokens),
+        pointed=_collate_pointed(items, processor),
+    )
+
+
+def _collate_pointed(items: Sequence[ChatItem], processor: LlavaGroundingProcessor) -> PointedBatch | None:
+    pointed = [item.pointed for item in items]
+    prompts = processor.collate_prompts([one[1] for one in pointed if one is not None])
+    if prompts is None or any(one is None for one in pointed):
+        return None
+    targets = [
+        _rows_of(grounding_target(item.sample, item.image.letterbox, item.phrase_map[:, :0]), item.pointed[0])
+        for item in items
+        if item.pointed is not None
+    ]
+    return PointedBatch(prompts, targets)
+
+
+def _rows_of(target: GroundingTarget, rows: list[int]) -> GroundingTarget:
+    masks = None if target.masks is None else target.masks[rows]
+    has_mask = target.has_mask[rows]
+    return GroundingTarget(
+        target.boxes_cxcywh[rows], masks if bool(has_mask.any()) else None, has_mask, target.phrase_map[rows]
     )
 
 

@@ -18,6 +18,7 @@ from llava_grounding.train.batches import ChatBatch, ClassBatch
 from llava_grounding.train.class_losses import ClassPhrases, class_losses
 from llava_grounding.train.losses import SetCriterion
 from llava_grounding.train.matcher import HungarianMatcher
+from llava_grounding.train.prompt_losses import PromptCriterion
 from llava_grounding.train.word_loss import word_loss
 
 
@@ -27,6 +28,7 @@ class Criteria:
 
     classes: SetCriterion
     phrases: SetCriterion
+    prompts: PromptCriterion
 
     @classmethod
     def of(cls, num_classes: int, num_points: int | None) -> Criteria:
@@ -37,6 +39,7 @@ class Criteria:
                 loss_class_weight=0.4 * (1 + num_classes), num_points=num_points, matcher=_matcher(num_points)
             ),
             SetCriterion(num_points=num_points, phrase_normalisation="valid", matcher=_matcher(num_points)),
+            PromptCriterion(num_points=num_points, score_truth="iou"),
         )
 
 
@@ -131,7 +134,32 @@ def chat_losses(
         phrase_losses = {name: value * shares.objects for name, value in phrase_losses.items()}
         total = total + weights.grounding * phrase_losses["loss"]
         losses |= {f"phrase_{name}": value for name, value in phrase_losses.items()}
+    if batch.pointed is not None:
+        prompt_losses = _point(model, criteria.prompts, batch, output.image_features or features)
+        prompt_losses = {name: value * shares.prompts for name, value in prompt_losses.items()}
+        total = total + weights.prompts * prompt_losses["loss"]
+        losses |= {f"prompt_{name}": value for name, value in prompt_losses.items()}
     return losses | {"loss": total}
+
+
+def _point(
+    model: LlavaGroundingForConditionalGeneration, criterion: PromptCriterion, batch: ChatBatch, features: ImageFeatures
+) -> dict[str, Tensor]:
+    """Losses of the prompt encoder on things that are pointed at, each prompt by itself."""
+    assert batch.pointed is not None
+    prompts = batch.pointed.prompts
+    memory = model.with_prompt_memory(features, batch.images["grounder_pixel_values"]).prompt_memory
+    assert memory is not None
+    output = model.visual_prompt_encoder.encode_prompts(
+        memory,
+        prompts.boxes_cxcywh,
+        prompts.types,
+        prompts.mask,
+        with_aux=True,
+        isolate=True,
+        region_masks=prompts.coverage,
+    )
+    return criterion(output, batch.pointed.targets)
 
 
 def _look(

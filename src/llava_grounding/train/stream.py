@@ -20,6 +20,7 @@ from llava_grounding.train.batches import (
     class_batch,
     collate_chat,
     encode_sample_image,
+    with_pointed,
 )
 from llava_grounding.train.mixture import Broken, Mixture, Slot
 
@@ -78,10 +79,15 @@ class BatchMaker:
     max_turns: int
     max_tokens: int | None
     seed: int
+    point: bool = False
+    """Whether things are pointed at, for the losses of the prompt encoder."""
 
     def item(self, sample: Sample, rng: np.random.Generator) -> Sample | ChatItem:
         """A sample made ready; raises DataError if nothing can be learnt from it."""
-        return chat_item(sample, self.processor, self.max_turns, rng, self.max_tokens) if self.chat else sample
+        if not self.chat:
+            return sample
+        item = chat_item(sample, self.processor, self.max_turns, rng, self.max_tokens)
+        return with_pointed(item, rng) if self.point else item
 
     def collate(self, items: list[Sample | ChatItem]) -> ChatBatch | ClassBatch:
         """Items of one kind as a batch."""

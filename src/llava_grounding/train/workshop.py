@@ -73,6 +73,7 @@ class Workshop:
             max_turns=recipe.max_turns,
             max_tokens=recipe.max_tokens or self.model.config.text_config.max_position_embeddings,
             seed=recipe.seed,
+            point="prompts" in self.plan.tasks,
         )
         portion = portion or Portion.of(recipe.batch_size, recipe.micro_batch_size)
         return BatchStream(self.mixture, maker, portion, recipe.steps, first_step)
