@@ -142,8 +142,6 @@ def open_sources(
                 raise
             continue
         opened.append((source, float(weight)))
-    if sources and not opened:
-        raise DataError(f"none of the sources is there: {', '.join(str(values['kind']) for values in sources)}")
     return opened
 
 

@@ -95,7 +95,11 @@ def open_workshop(recipe: Recipe, folder: Path, root: Path | None = None, device
     # Class names need no dialogues, and drawing is faster without.
     drawn = SceneConfig if "language" in plan.tasks else quiet_scenes
     sources = open_sources(recipe.data, root, drawn)
+    if not sources:
+        raise DataError(f"none of the sources is there: {', '.join(str(one['kind']) for one in recipe.data)}")
     held_out = held_out_samples(open_sources(recipe.validation, root), recipe.validation_samples)
+    if not held_out:
+        logger.warning("there is nothing to validate with, so no best weights will be kept, only the last")
     if recipe.start_from is None:
         model, processor = _from_nothing(recipe, open_sources(recipe.data, root))
         start = None
