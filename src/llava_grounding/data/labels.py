@@ -29,7 +29,7 @@ from llava_grounding.masks import rle_area
 
 _MAX_SIDE = 65_535  # pixels; no common file format for pictures holds more
 _SHOWN_KEYS = 8
-_TRAILING_NUMBER = re.compile(r"(\d+)$")
+_TRAILING_NUMBER = re.compile(r"([0-9]{1,18})$")
 
 
 class LabelledImages:

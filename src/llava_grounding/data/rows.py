@@ -45,10 +45,13 @@ def check_present(images: ImageStore, file_name: str) -> None:
     Raises:
         EntryError: if it is not.
     """
-    if isinstance(images, FolderImages):
-        here = (images.root / file_name).is_file()
-    else:
-        here = getattr(images, "has", lambda _: True)(file_name)
+    try:
+        if isinstance(images, FolderImages):
+            here = (images.root / file_name).is_file()
+        else:
+            here = getattr(images, "has", lambda _: True)(file_name)
+    except (OSError, ValueError):  # no possible name
+        here = False
     if not here:
         raise EntryError("image missing", f"there is no image {shown(file_name)}")
 
@@ -188,7 +191,10 @@ def are_numbers(values: Any, count: int | None = None) -> bool:
     """Whether it is a list of finite numbers, of `count` of them if given."""
     if not isinstance(values, list) or (count is not None and len(values) != count):
         return False
-    return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    try:
+        return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
+    except OverflowError:  # a whole number beyond floating point
+        return False
 
 
 def file_name_of(value: Any) -> str:
