@@ -188,7 +188,7 @@ def test_several_faults_are_told_of_together(tmp_path: Path) -> None:
         (("images", 0, "width"), 10**9, "image with id 12: must have width and height"),
         (("images", 0, "file_name"), ["a.jpg"], "image with id 12: must name an image file"),
         (("images", 0, "file_name"), "../../secret", "image with id 12: image must lie in the folder"),
-        (("images", 0, "file_name"), "a" * 5000, "image 'aaa.*': there is no image"),
+        (("images", 0, "file_name"), "a" * 5000, "image 'aaa.*: there is no image"),
         (("images", 0, "file_name"), "none.jpg", "image 'none.jpg': there is no image"),
         (("images", 1, "file_name"), TRAM, "image with id 20: occurs more than once"),
         (("categories", 0, "name"), "", "category with id 1: must have a name"),
