@@ -94,6 +94,7 @@ def test_numbers_do_not_cover_each_other_while_there_is_room() -> None:
     labels = [label_box(marked, ink) for ink in [RED, BLUE, (54, 158, 66), (243, 132, 26)] if ink in inks]
     assert len(labels) == 4
     for index, (x0, y0, x1, y1) in enumerate(labels):
+        assert min(x1 - x0, y1 - y0) >= 10, "something covers it"
         for u0, v0, u1, v1 in labels[:index]:
             assert x1 <= u0 or u1 <= x0 or y1 <= v0 or v1 <= y0
 
