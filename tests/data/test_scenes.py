@@ -97,6 +97,7 @@ def test_written_scenes_are_read_as_somebodys_own_data(tmp_path: Path) -> None:
     for read, drawn in zip(data, DrawnScenes(5, 3), strict=True):
         assert read.dialogues == drawn.dialogues
         assert read.captions == drawn.captions
+        assert read.grounded_captions == drawn.grounded_captions
         assert [(e.text, e.targets) for e in read.expressions] == sorted(
             ((e.text, e.targets) for e in drawn.expressions if len(e.targets) == 1), key=lambda said: said[1]
         )
