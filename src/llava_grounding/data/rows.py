@@ -17,7 +17,7 @@ from typing import Any, Protocol, overload
 from llava_grounding.data.coco import FolderImages
 from llava_grounding.data.record import Record, RecordedTurn
 from llava_grounding.errors import DataError, MarkupError
-from llava_grounding.markup import PHRASE_START, SEG, SPECIAL_TOKENS, format_markup, parse, parse_strict
+from llava_grounding.markup import PHRASE_END, PHRASE_START, SEG, SPECIAL_TOKENS, format_markup, parse, parse_strict
 
 IMAGE_TOKEN = "<image>"
 OBJECT_TOKEN = "<obj>"
@@ -239,11 +239,12 @@ def canonical_markup(answer: str) -> tuple[str, int]:
     Raises:
         EntryError: if a special token is not part of a whole phrase.
     """
-    try:
-        parse_strict(answer)
-    except MarkupError as error:
-        raise EntryError("broken markup", str(error)) from error
     parsed = parse(_GLUED.sub(lambda match: f"{match[1]} " if match[1] else f" {match[2]}", answer), tidy=True)
+    if any(answer.count(token) != len(parsed.phrases) for token in (PHRASE_START, PHRASE_END, SEG)):
+        try:
+            parse_strict(answer)  # says what is wrong
+        except MarkupError as error:
+            raise EntryError("broken markup", str(error)) from error
     return format_markup(parsed.text, [phrase.span for phrase in parsed.phrases]), parsed.num_segs
 
 
