@@ -1,6 +1,6 @@
 """Records as files in COCO's form: labels with masks, expressions beside them, and captions.
 
-What is written here, `coco` and `own` read. Knows no dialogues.
+What is written here, `own` reads, and any reader of COCO reads the labels. Knows no dialogues.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from llava_grounding.data.notation import write_answer, written_answer
 from llava_grounding.data.record import Record
 from llava_grounding.errors import DataError
 from llava_grounding.geometry import box_xyxy_to_xywh
+from llava_grounding.markup import strip_markup
 from llava_grounding.masks import encode_rle, mask_area
 
 
@@ -48,12 +50,17 @@ def coco_instances(records: Iterable[Record]) -> dict[str, Any]:
 
 
 def coco_captions(records: Iterable[Record]) -> dict[str, Any]:
-    """Captions of records, numbered as `coco_instances` numbers the images."""
+    """Captions of records, numbered as `coco_instances` numbers the images; phrases with ids behind them, for `own`.
+
+    Raises:
+        DataError: if a phrase names an annotation without an id.
+    """
     rows: list[dict[str, Any]] = []
     images = []
     for image_id, record in enumerate(records, start=1):
         images.append({"id": image_id, "file_name": file_name(record)})
-        for caption in record.captions:
+        tied = {strip_markup(one.text): written_answer(record, one) for one in record.grounded_captions}
+        for caption in (*tied.values(), *(write_answer(one, ()) for one in record.captions if one not in tied)):
             rows.append({"id": len(rows) + 1, "image_id": image_id, "caption": caption})
     return {"images": images, "annotations": rows}
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llava_grounding.data.images import ImageStore
 from llava_grounding.data.labels import LabelledImages
 from llava_grounding.data.llava import entry_of, label_of, read_dialogues
 from llava_grounding.data.record import Expression, Record, RecordedTurn
@@ -20,7 +21,6 @@ from llava_grounding.data.rows import (
     IMAGE_TOKEN,
     OBJECT_TOKEN,
     EntryError,
-    ImageStore,
     LeftOut,
     Names,
     RecordRows,

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.coco import CocoPhotos
+from llava_grounding.data.images import ImageStore
+from llava_grounding.data.reading import are_numbers, read_json
 from llava_grounding.data.record import Record
 from llava_grounding.data.rows import (
     EntryError,
-    ImageStore,
     LeftOut,
-    are_numbers,
     file_name_of,
     image_store,
     is_whole,
-    read_json,
     shown,
 )
 from llava_grounding.errors import DataError
@@ -29,7 +28,7 @@ from llava_grounding.masks import rle_area
 
 _MAX_SIDE = 65_535  # pixels; no common file format for pictures holds more
 _SHOWN_KEYS = 8
-_TRAILING_NUMBER = re.compile(r"(\d+)$")
+_TRAILING_NUMBER = re.compile(r"([0-9]{1,18})$")
 
 
 class LabelledImages:

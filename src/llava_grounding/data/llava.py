@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_grounding.data.images import ImageStore
 from llava_grounding.data.record import Record
 from llava_grounding.data.rows import (
     EntryError,
-    ImageStore,
     LeftOut,
     Names,
     RecordRows,

@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import binary_erosion, distance_transform_edt, maximum_filter
 
+from llava_grounding.data.images import ImageStore
 from llava_grounding.data.labels import LabelledImages
 from llava_grounding.data.llava import dialogue_record, entry_of, label_of, read_dialogues
 from llava_grounding.data.pen import COLOURS, RGB, luminance
 from llava_grounding.data.record import Record, RecordedTurn
 from llava_grounding.data.rows import (
     EntryError,
-    ImageStore,
     LeftOut,
     Names,
     RecordRows,
@@ -45,7 +45,8 @@ _INKS: tuple[RGB, ...] = tuple(
 _FONT_SHARE = 1 / 21  # of the picture's shorter side: the paper's 20 pixels at 427, the height of most COCO photos
 _FONT_LIMITS = (12, 48)  # pixels
 _PADDING_SHARE = 0.18  # around a number, of its height
-_RING_SHARE = 0.75  # how far beside its thing a label may stand, in label heights
+_RING_SHARE = 3.0  # how far beside its thing a label may stand, in label heights
+_HIDING_SHARE = 0.3  # of a label's height: things that are less deep would be hidden by their number
 
 
 @dataclass(frozen=True)
@@ -276,8 +277,8 @@ def _shape(mask: np.ndarray | None, box: np.ndarray, size_hw: tuple[int, int]) -
 def _window(shape: np.ndarray, margin: int) -> tuple[slice, slice]:
     """Rows and columns around what is set, `margin` pixels wider, within the array."""
     rows, columns = np.flatnonzero(shape.any(axis=1)), np.flatnonzero(shape.any(axis=0))
-    low, high = max(rows[0] - margin, 0), rows[-1] + 1 + margin
-    return slice(low, high), slice(max(columns[0] - margin, 0), columns[-1] + 1 + margin)
+    (top, bottom), (left, right) = ((int(line[0]), int(line[-1]) + 1) for line in (rows, columns))
+    return slice(max(top - margin, 0), bottom + margin), slice(max(left - margin, 0), right + margin)
 
 
 def _outline(shape: np.ndarray, thickness: int) -> np.ndarray:
@@ -322,9 +323,12 @@ def _label_places(
 def _place(
     shape: np.ndarray, size_wh: tuple[int, int], taken: Sequence[tuple[int, int, int, int]]
 ) -> tuple[int, int, int, int]:
-    """A place for one label: deep inside the shape, else around it, clear of those taken; else simply deep inside."""
+    """A place for one label: deep inside the shape, beside it where the label would hide it, clear of those taken.
+
+    Where there is no room left near the shape, it is deep inside all the same.
+    """
     (width, height), (high, wide) = size_wh, shape.shape
-    window = _window(shape, round(_RING_SHARE * height) + height // 2)
+    window = _window(shape, round(_RING_SHARE * height))
     top, left = window[0].start, window[1].start
     inside = shape[window]
     depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
@@ -333,17 +337,31 @@ def _place(
         # Centres from which this label would touch that one.
         rows = slice(max(y0 - height // 2 - 1 - top, 0), max(y1 + height // 2 + 1 - top, 0))
         clear[rows, max(x0 - width // 2 - 1 - left, 0) : max(x1 + width // 2 + 1 - left, 0)] = False
-    fits = depth >= min(height / 2, 0.6 * depth.max())
-    if (clear & inside & fits).any():
-        score = np.where(clear & inside, depth, -1.0)
-    elif clear.any():
-        score = np.where(clear, -distance_transform_edt(~inside), -np.inf)
+    # Centres from which a label would be cut by the edge of the picture, and has to be moved.
+    clear &= _within(window, inside.shape, (width, height), (wide, high))
+    fits = clear & (depth >= max(_HIDING_SHARE * height, 0.6 * depth.max()))
+    beside = clear & ~maximum_filter(inside, size=(height + 1, width + 1))
+    if fits.any():
+        score = np.where(fits, depth, -1.0)
+    elif (beside if beside.any() else clear).any():
+        score = np.where(beside if beside.any() else clear, -distance_transform_edt(~inside), -np.inf)
     else:
         score = depth
     row, column = np.unravel_index(int(np.argmax(score)), score.shape)
     x0 = min(max(left + int(column) - width // 2, 0), max(wide - width, 0))
     y0 = min(max(top + int(row) - height // 2, 0), max(high - height, 0))
     return x0, y0, x0 + width, y0 + height
+
+
+def _within(
+    window: tuple[slice, slice], shape: tuple[int, ...], label_wh: tuple[int, int], size_wh: tuple[int, int]
+) -> np.ndarray:
+    """Which centres of a window keep a label within the picture: (h, w) bool."""
+    fine = []
+    for axis, length, limit in ((0, label_wh[1], size_wh[1]), (1, label_wh[0], size_wh[0])):
+        centres = window[axis].start + np.arange(shape[axis])
+        fine.append((centres >= length // 2) & (centres - length // 2 + length <= limit))
+    return fine[0][:, None] & fine[1][None]
 
 
 def _draw_label(canvas: Image.Image, text: str, place: tuple[int, int, int, int], font: Any, ink: RGB) -> None:

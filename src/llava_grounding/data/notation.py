@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llava_grounding.data.record import Record, RecordedTurn
+from llava_grounding.data.record import GroundedText, Record, RecordedTurn
 from llava_grounding.data.rows import EntryError, canonical_markup, is_whole, shown, words_of
 from llava_grounding.errors import DataError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG, format_markup, parse
@@ -136,14 +136,22 @@ def written_dialogue(record: Record, dialogue: Sequence[RecordedTurn]) -> dict[s
     """
     turns = []
     for turn in dialogue:
-        targets = [None if target is None else _numbers(record, target) for target in turn.targets]
         written: dict[str, Any] = {
             "question": write_question(turn.question, _numbers(record, turn.regions)),
-            "answer": write_answer(turn.answer, targets),
+            "answer": written_answer(record, GroundedText(turn.answer, turn.targets)),
         }
         # An answer that names nothing may still be one that was asked to ground.
         turns.append({**written, "grounded": True} if turn.grounded and not turn.targets else written)
     return {"image": record.image_name or record.id, "turns": turns}
+
+
+def written_answer(record: Record, said: GroundedText) -> str:
+    """What is said of a record, with annotation ids behind its phrases.
+
+    Raises:
+        DataError: if an annotation without an id is named.
+    """
+    return write_answer(said.text, [None if one is None else _numbers(record, one) for one in said.targets])
 
 
 def _numbers(record: Record, indices: Sequence[int]) -> Ids:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.grounded_captions import ground_caption
+from llava_grounding.data.images import ImageStore
 from llava_grounding.data.labels import LabelledImages, read_instances
 from llava_grounding.data.notation import Ids, WrittenTurn, read_answer, read_turn
+from llava_grounding.data.reading import read_json
 from llava_grounding.data.record import Expression, GroundedText, Record, RecordedTurn
 from llava_grounding.data.rows import (
     EntryError,
-    ImageStore,
     LeftOut,
     RecordRows,
     check_present,
@@ -25,7 +26,6 @@ from llava_grounding.data.rows import (
     image_store,
     is_whole,
     read_entries,
-    read_json,
     shown,
     words_of,
 )

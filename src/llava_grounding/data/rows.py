@@ -6,18 +6,17 @@ Whatever comes from a file may be damaged or hostile: every value is checked bef
 from __future__ import annotations
 
 import json
-import math
 import re
-from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, overload
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from llava_grounding.data.images import ImageStore, open_images
-from llava_grounding.data.record import Record, RecordedTurn
+from llava_grounding.data.images import ImageStore, open_images, stays_inside
+from llava_grounding.data.reading import Drops, PackedRecords, read_json
+from llava_grounding.data.record import RecordedTurn
 from llava_grounding.errors import DataError, MarkupError
-from llava_grounding.markup import PHRASE_START, SEG, SPECIAL_TOKENS, format_markup, parse, parse_strict
+from llava_grounding.markup import PHRASE_END, PHRASE_START, SEG, SPECIAL_TOKENS, format_markup, parse, parse_strict
 
 IMAGE_TOKEN = "<image>"
 OBJECT_TOKEN = "<obj>"
@@ -28,8 +27,8 @@ _LISTED = 5  # problems told of at once
 
 
 def image_store(images: str | Path | ImageStore) -> ImageStore:
-    """The store itself, or what is at that path as a store."""
-    return open_images(Path(images)) if isinstance(images, str | Path) else images
+    """The store itself, or the one at that place: a folder, tar shards or a zip."""
+    return open_images(images) if isinstance(images, str | Path) else images
 
 
 def check_present(images: ImageStore, file_name: str) -> None:
@@ -90,7 +89,7 @@ class LeftOut:
             raise DataError(f"{path}: {'; '.join(self._told)}{more}")
 
 
-class RecordRows(Sequence[Record]):
+class RecordRows(PackedRecords):
     """Records made from checked rows when asked for.
 
     Args:
@@ -99,41 +98,9 @@ class RecordRows(Sequence[Record]):
         dropped: what reading left out: a reason, and the ids it befell.
     """
 
-    def __init__(self, name: str, rows: Sequence[Any], dropped: Mapping[str, Sequence[str]]) -> None:
-        self.name = name
+    def __init__(self, name: str, rows: Iterable[Any], dropped: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(name, rows, Drops())
         self.dropped = dropped
-        self._rows = rows
-
-    @abstractmethod
-    def _record(self, row: Any) -> Record:
-        """The record of one row."""
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Record: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        if isinstance(index, slice):
-            return [self._record(row) for row in self._rows[index]]
-        return self._record(self._rows[index])
-
-    def __iter__(self) -> Iterator[Record]:
-        return (self._record(row) for row in self._rows)
-
-
-def read_json(path: str | Path) -> Any:
-    """The value in a JSON file.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
 
 
 def read_entries(path: str | Path, what: str) -> list[tuple[str, Any]]:
@@ -173,13 +140,6 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def are_numbers(values: Any, count: int | None = None) -> bool:
-    """Whether it is a list of finite numbers, of `count` of them if given."""
-    if not isinstance(values, list) or (count is not None and len(values) != count):
-        return False
-    return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
-
-
 def file_name_of(value: Any) -> str:
     """The value as the name of a picture within its store.
 
@@ -188,8 +148,7 @@ def file_name_of(value: Any) -> str:
     """
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise EntryError("no image", f"must name an image file, got {shown(value)}")
-    place = PurePosixPath(value.replace("\\", "/"))
-    if place.is_absolute() or ".." in place.parts or place.parts[0].endswith(":"):
+    if not stays_inside(value):
         raise EntryError("image outside its folder", f"image must lie in the folder of images, got {shown(value)}")
     return value
 
@@ -222,11 +181,12 @@ def canonical_markup(answer: str) -> tuple[str, int]:
     Raises:
         EntryError: if a special token is not part of a whole phrase.
     """
-    try:
-        parse_strict(answer)
-    except MarkupError as error:
-        raise EntryError("broken markup", str(error)) from error
     parsed = parse(_GLUED.sub(lambda match: f"{match[1]} " if match[1] else f" {match[2]}", answer), tidy=True)
+    if any(answer.count(token) != len(parsed.phrases) for token in (PHRASE_START, PHRASE_END, SEG)):
+        try:
+            parse_strict(answer)  # says what is wrong
+        except MarkupError as error:
+            raise EntryError("broken markup", str(error)) from error
     return format_markup(parsed.text, [phrase.span for phrase in parsed.phrases]), parsed.num_segs
 
 
