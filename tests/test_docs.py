@@ -22,7 +22,7 @@ from llava_grounding.data.synthetic import draw_scene
 from llava_grounding.errors import LlavaGroundingError
 from llava_grounding.model.presets import PRESETS, preset
 from llava_grounding.train.recipe import load_recipe
-from llava_grounding.train.workshop import STAGES
+from llava_grounding.train.plan import STAGES
 
 NEEDS_MODEL = "<!-- needs: model -->"
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -35,6 +35,7 @@ EXAMPLES = {
     "ask_many.py": ["What is in the image?", "photo.jpg", "photo.jpg"],
     "draw_scene.py": ["scene.png", "7"],
     "talk_about_photo.py": ["photo.jpg", "What is in the image?", "How many things are there?"],
+    "write_data_set.py": ["mydata", "2"],
     "time_grounder.py": ["--preset", "nano", "--image-size", "160", "160", "--threads", "1", "--runs", "1"],
 }
 NEED_MODEL = {"ask_many.py", "talk_about_photo.py"}
@@ -167,7 +168,8 @@ def test_every_recipe_loads_and_opens_with_the_line_that_runs_it(path: Path) -> 
     assert recipe.stage in STAGES
     assert recipe.preset in PRESETS
     first = path.read_text(encoding="utf-8").splitlines()[0]
-    assert first.startswith(f"# llava-grounding train configs/{path.name}")
+    command = first.replace("# torchrun --nproc-per-node 8 -m llava_grounding ", "# llava-grounding ")
+    assert command.startswith(f"# llava-grounding train configs/{path.name}")
 
 
 def test_every_example_has_a_line_that_runs_it_here() -> None:
