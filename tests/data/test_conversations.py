@@ -217,38 +217,40 @@ def test_no_template_forbids_mirroring() -> None:
 class Marker:
     """Remembers what it was to draw."""
 
-    def __call__(self, image: np.ndarray, masks: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
-        self.masks, self.numbers = masks, list(numbers)
+    def __call__(
+        self, image: np.ndarray, masks: Sequence[np.ndarray | None], boxes: np.ndarray, numbers: Sequence[int]
+    ) -> np.ndarray:
+        self.masks, self.boxes, self.numbers = masks, boxes, list(numbers)
         return np.zeros_like(image)
 
 
 @pytest.mark.parametrize("mirror", [0.0, 1.0])
 def test_marks_stand_for_prompts_and_are_drawn_where_the_things_are(mirror: float) -> None:
     orders = set()
+    talk = only("dialogues", marks=1.0, mirror=mirror)
     for seed in range(20):
         marker = Marker()
-        talk = only("dialogues", marks=1.0, mirror=mirror)
         sample = build_sample(RECORD, np.random.default_rng(seed), talk, marker)
         found = re.fullmatch(r"What does <(\d)> hold near <(\d)>\?", sample.turns[0].question)
         assert found
         assert not sample.turns[0].prompts
         assert not sample.image.any()
-        assert marker.numbers == [1, 2, 3]  # the right cup has no mask
+        assert marker.numbers == [1, 2, 3, 4]
         for number, row in ((int(found[1]), 0), (int(found[2]), 1)):
-            assert np.array_equal(marker.masks[number - 1], sample.masks[row])
+            assert np.array_equal(marker.masks[number - 1], sample.masks[row])  # type: ignore[arg-type]
+            assert np.array_equal(marker.boxes[number - 1], sample.instances[row].box_xyxy)
+        assert sum(mask is None for mask in marker.masks) == 1  # of the right cup only the box is known
         orders.add(found[0])
     assert len(orders) > 1
     with pytest.raises(ConfigError, match="`marks` above 0 needs"):
         build_sample(RECORD, np.random.default_rng(0), talk)
 
 
-def test_a_thing_without_a_mask_is_pointed_at_by_a_prompt_even_among_marks() -> None:
-    seen = set()
-    for seed in range(30):
-        sample = build_sample(RECORD, np.random.default_rng(seed), only("region_captions", marks=1.0), Marker())
-        seen |= {(turn.answer, len(turn.prompts)) for turn in sample.turns}
-    assert ("The cup on the right.", 1) in seen
-    assert ("LEFT cup.", 0) in seen
+def test_as_many_marks_are_drawn_as_the_dialogue_needs_and_no_more_than_wanted() -> None:
+    for most, drawn in ((1, 2), (3, 3), (12, 4)):
+        marker = Marker()
+        build_sample(RECORD, np.random.default_rng(0), only("dialogues", marks=1.0, max_marks=most), marker)
+        assert len(marker.numbers) == len(marker.masks) == len(marker.boxes) == drawn
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from llava_grounding.data.prompt_sampling import sample_prompt
+from llava_grounding.data.prompt_sampling import can_point_at, sample_prompt
 from llava_grounding.data.record import OpenedRecord, Record, open_record
 from llava_grounding.data.sample import Sample, Turn, mirror_sample
 from llava_grounding.data.talk_settings import TalkSettings
@@ -36,8 +36,15 @@ _ONE_WAY = re.compile(
 class DrawMarks(Protocol):
     """Draws numbers into an image."""
 
-    def __call__(self, image: np.ndarray, masks: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
-        """The image with mark `numbers[k]` on `masks[k]`: (H, W, 3) uint8 and (n, H, W) bool to (H, W, 3) uint8."""
+    def __call__(
+        self, image: np.ndarray, masks: Sequence[np.ndarray | None], boxes: np.ndarray, numbers: Sequence[int]
+    ) -> np.ndarray:
+        """The image, (H, W, 3) uint8, with mark `numbers[k]` on thing k.
+
+        Args:
+            masks: (H, W) bool each; None where only the box is known.
+            boxes: (n, 4) xyxy in pixels.
+        """
 
 
 def build_sample(
@@ -71,12 +78,13 @@ def build_sample(
         turns=turns,
         exhaustive=record.exhaustive - hidden,
         source=record.source or "photos",
+        ordered=True,
     )
-    if rng.random() < talk.mirror and may_be_mirrored(turns):
+    if rng.random() < talk.mirror and not record.marks and may_be_mirrored(turns):
         sample = mirror_sample(sample)
     if marked:
         assert draw is not None
-        sample = replace(sample, image=draw(sample.image, sample.masks[list(marked)], range(1, len(marked) + 1)))
+        sample = replace(sample, image=_with_marks(sample, marked, draw))
     return sample
 
 
@@ -120,9 +128,10 @@ def _marked_rows(
 ) -> tuple[int, ...]:
     """Rows in the order of their numbers; none where regions are pointed at by prompts."""
     needed = list(dict.fromkeys(row for draft in drafts for row in draft.regions))
-    if not needed or rng.random() >= talk.marks or not all(opened.instances[row].has_mask for row in needed):
+    if not needed or rng.random() >= talk.marks:
         return ()
-    others = [row for row, thing in enumerate(opened.instances) if thing.has_mask and row not in needed]
+    places = enumerate(zip(opened.masks, opened.instances, strict=True))
+    others = [row for row, (mask, thing) in places if row not in needed and can_point_at(mask, thing.box_xyxy)]
     room = max(talk.max_marks - len(needed), 0)
     rows = needed + [others[index] for index in rng.permutation(len(others))[:room]]
     return tuple(rows[index] for index in rng.permutation(len(rows)))
@@ -137,3 +146,10 @@ def _with_numbers(drafts: Sequence[Draft], marked: Sequence[int]) -> tuple[Turn,
         question = first + "".join(f"<{marked.index(row) + 1}>{text}" for row, text in pairs)
         turns.append(Turn(question, draft.answer, draft.targets, (), draft.grounded, draft.kind))
     return tuple(turns)
+
+
+def _with_marks(sample: Sample, marked: Sequence[int], draw: DrawMarks) -> np.ndarray:
+    """The sample's image with numbers from 1 on."""
+    masks = [sample.masks[row] if sample.instances[row].has_mask else None for row in marked]
+    boxes = np.stack([sample.instances[row].box_xyxy for row in marked])
+    return draw(sample.image, masks, boxes, range(1, len(marked) + 1))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.integrations.bitsandbytes import dequantize_bnb_weight
 
 from llava_grounding.errors import ConfigError, missing_extra
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
@@ -45,32 +44,31 @@ def is_adapted(model: LlavaGroundingForConditionalGeneration) -> bool:
 
 @torch.no_grad()
 def merged_state(model: LlavaGroundingForConditionalGeneration) -> dict[str, Tensor]:
-    """The model's state under its own names with the adapters merged in; the model stays as it is."""
+    """The model's state under its own names, adapters merged in and nothing quantised; the model stays as it is."""
     from peft.tuners.lora import LoraLayer
 
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    adapted = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
+    packed = {name: layer for name, layer in model.named_modules() if _is_packed(layer)}
     state = {}
     for name, value in model.state_dict().items():
-        if ".lora_" in name:
-            continue
-        owner = name.rpartition(f"{_BASE}.")[0]
-        if owner in layers and name.endswith(f"{_BASE}.weight"):
-            layer = layers[owner]
-            whole = _unpacked(layer.get_base_layer().weight)
+        owner, _, field = name.partition(".weight") if ".weight" in name else name.rpartition(".")
+        if ".lora_" in name or (owner in packed and field not in ("", "bias")):
+            continue  # what adapters are made of, and what a quantiser keeps beside its packed weights
+        if owner in packed:
+            value = _unpacked(packed[owner])
+        layer = adapted.get(owner.removesuffix(_BASE))
+        if layer is not None and name.endswith(f"{_BASE}.weight"):
             delta = layer.get_delta_weight(layer.active_adapters[0])  # type: ignore[attr-defined]
-            value = (whole.float() + delta.float()).to(whole.dtype)
-        elif owner in layers and f"{_BASE}.weight." in name:
-            continue  # what a quantiser keeps beside its packed weights
+            value = (value.float() + delta.float()).to(value.dtype)
         state[name.replace(_BASE, "")] = value
     return state
 
 
-def _unpacked(weight: Any) -> Tensor:
-    """A weight as numbers, whatever a quantiser has made of it."""
-    if hasattr(weight, "quant_state"):
-        from bitsandbytes.functional import dequantize_4bit
+def _is_packed(layer: nn.Module) -> bool:
+    return type(getattr(layer, "weight", None)).__name__ in ("Params4bit", "Int8Params")
 
-        return dequantize_4bit(weight.data, weight.quant_state)
-    if hasattr(weight, "SCB"):
-        return weight.data.float() * (weight.SCB / 127.0)[:, None]
-    return weight
+
+def _unpacked(layer: nn.Module) -> Tensor:
+    """The weight of a quantised layer as numbers."""
+    weight: Tensor = dequantize_bnb_weight(layer.get_parameter("weight"), getattr(layer, "state", None))
+    return weight.to(torch.bfloat16)

@@ -200,8 +200,10 @@ def choose_turns(sample: Sample, max_turns: int, rng: np.random.Generator) -> li
     """A few turns in random order, every kind of question as likely as any other, descriptions more so.
 
     Most questions can be answered from their own words; a description cannot, it is what makes a model look. A
-    follow-up stays behind the turn it refers to.
+    follow-up stays behind the turn it refers to. A dialogue that has its order stays as it is.
     """
+    if sample.ordered:
+        return list(sample.turns)
     groups: list[list[Turn]] = []
     for turn in sample.turns:
         if turn.kind == "followup" and groups:

@@ -24,8 +24,8 @@ from llava_grounding.data.record import Dataset
 from llava_grounding.data.sample import Sample, mirror_sample
 from llava_grounding.data.synthetic import SceneConfig, draw_scene
 from llava_grounding.data.talk_settings import TalkSettings, talk_settings
+from llava_grounding.data.talk_turns import possible_kinds
 from llava_grounding.errors import ConfigError, DataError, did_you_mean
-from llava_grounding.masks import mask_to_box
 from llava_grounding.train.mixture import SampleSource
 
 VALIDATION_SEED = 10**9
@@ -90,28 +90,31 @@ class Photos:
         return mirror_sample(sample) if rng.random() < self.mirrored else sample
 
 
-@dataclass(frozen=True)
 class Records:
-    """A data set whose records become dialogues."""
+    """A data set whose records become dialogues; records that have nothing for any wanted kind are passed over.
 
-    dataset: Dataset
-    talk: TalkSettings
-    name: str
+    Args:
+        talk: what dialogues are made of a record.
+
+    Raises:
+        DataError: if no record has anything.
+    """
+
+    def __init__(self, dataset: Dataset, talk: TalkSettings, name: str) -> None:
+        self.dataset, self.talk, self.name = dataset, talk, name
+        useful = [number for number, record in enumerate(dataset) if possible_kinds(record, talk)]
+        if len(dataset) and not useful:
+            raise DataError(f"nothing in {name} can be talked about as its `talk` wants")
+        self._useful = np.array(useful, dtype=np.int64)
 
     @property
     def size(self) -> int:
-        """Its records."""
-        return len(self.dataset)
+        """Records that can be talked about."""
+        return len(self._useful)
 
     def sample(self, number: int, rng: np.random.Generator) -> Sample:
         """A record with a dialogue of the kinds that are wanted."""
-        return build_sample(self.dataset[number], rng, self.talk, _draw)
-
-
-def _draw(image: np.ndarray, masks: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
-    found = [mask_to_box(mask) for mask in masks]
-    boxes = np.array([np.zeros(4) if box is None else box for box in found]).reshape(len(found), 4)
-    return draw_marks(image, list(masks), boxes, numbers)
+        return build_sample(self.dataset[int(self._useful[number])], rng, self.talk, draw_marks)
 
 
 def open_sources(
@@ -162,7 +165,9 @@ def open_source(
     talk = values.get("talk", {})
     if not isinstance(talk, Mapping):
         raise ConfigError(f"`talk` of `{name}` must be a mapping of keys to values, got `{talk}`")
-    return Records(dataset, talk_settings(talk), name)
+    settings = talk_settings(talk)
+    # A picture that came with numbers in it must not be mirrored.
+    return Records(dataset, replace(settings, mirror=0.0) if kind == "marks" else settings, name)
 
 
 def open_dataset(values: Mapping[str, Any], root: Path | None) -> Dataset:
