@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llava_grounding.checkpoints import weight_files
+from llava_grounding.checkpoints import weight_files, without_progress_bars
 from llava_grounding.errors import CheckpointError
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.adapters import is_adapted, merged_state
@@ -109,7 +109,8 @@ def _part(state: Mapping[str, Tensor] | None, name: str) -> dict[str, Tensor] | 
 def _save_model(
     learner: Learner, processor: LlavaGroundingProcessor, folder: Path, state: Mapping[str, Tensor] | None
 ) -> None:
-    learner.model.save_pretrained(folder, state_dict=None if state is None else dict(state))
+    with without_progress_bars():
+        learner.model.save_pretrained(folder, state_dict=None if state is None else dict(state))
     processor.save_pretrained(folder)
     if learner.class_phrases is not None:
         save_phrases(learner.class_phrases, folder)
