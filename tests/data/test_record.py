@@ -23,7 +23,7 @@ POLYGON = [[2, 1, 6, 1, 6, 5, 2, 5]]
 def record(*segmentations: Any, size_wh: tuple[int, int] | None = SIZE_WH, data: bytes | None = None) -> Record:
     instances = tuple(Annotation("dog", (2, 1, 6, 5), segmentation) for segmentation in segmentations)
     encoded = picture() if data is None else data
-    return Record("a", 1, size_wh, instances, (), (), (), frozenset(), "", "", lambda: encoded)
+    return Record("a", 1, size_wh, instances, lambda: encoded)
 
 
 def test_a_text_has_one_target_per_phrase() -> None:

@@ -265,7 +265,6 @@ def _row(
         captions=tuple(talk.captions.get(image.id, ())),
         statements=tuple((str(e["statement"]), bool(e["label"])) for e in talk.statements.get(image.id, ())),
         questions=tuple((str(e["question"]), str(e["answer"])) for e in talk.questions.get(image.id, ())),
-        exhaustive=frozenset(),
         source=str(source.get("source", "")),
         license=str(source.get("license", "")),
         read_bytes=images.locate(image.file_name),

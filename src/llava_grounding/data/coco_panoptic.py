@@ -144,12 +144,7 @@ class CocoPanoptic(PackedRecords):
                 image_id=image.id,
                 image_size_wh=image.size_wh,
                 instances=instances,
-                captions=(),
-                statements=(),
-                questions=(),
                 exhaustive=frozenset(crowded),  # the others: see `_record`
-                source="",
-                license="",
                 read_bytes=store.locate(image.file_name),
             )
         for image in images.values():

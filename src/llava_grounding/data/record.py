@@ -104,12 +104,12 @@ class Record:
         image_id: of the image in its file; 0 where there is none.
         image_size_wh: width and height in pixels; None where the file does not say.
         instances: labelled things, in the order of the file.
+        read_bytes: gives the encoded picture; small to send to workers.
         captions: sentences by people.
         statements: spatial statements with whether they are true.
         questions: yes/no questions with `yes` or `no`, for evaluation.
         exhaustive: categories of which every visible instance is labelled.
         source, license: as the file says, or empty.
-        read_bytes: gives the encoded picture; small to send to workers.
         grounded_captions: sentences with their phrases tied to instances.
         expressions: what people say to mean instances.
         dialogues: recorded conversations, of which one at a time is learnt from.
@@ -122,13 +122,13 @@ class Record:
     image_id: int
     image_size_wh: tuple[int, int] | None
     instances: tuple[Annotation, ...]
-    captions: tuple[str, ...]
-    statements: tuple[tuple[str, bool], ...]
-    questions: tuple[tuple[str, str], ...]
-    exhaustive: frozenset[str]
-    source: str
-    license: str
     read_bytes: Callable[[], bytes] = field(repr=False, compare=False)
+    captions: tuple[str, ...] = ()
+    statements: tuple[tuple[str, bool], ...] = ()
+    questions: tuple[tuple[str, str], ...] = ()
+    exhaustive: frozenset[str] = frozenset()
+    source: str = ""
+    license: str = ""
     grounded_captions: tuple[GroundedText, ...] = ()
     expressions: tuple[Expression, ...] = ()
     dialogues: tuple[tuple[RecordedTurn, ...], ...] = ()

@@ -268,12 +268,6 @@ def _records(
             image_id=image_id,
             image_size_wh=image.size_wh,
             instances=tuple(annotations[key] for key in kept),
-            captions=(),
-            statements=(),
-            questions=(),
-            exhaustive=frozenset(),
-            source="",
-            license="",
             read_bytes=images.locate(image.file_name),
             expressions=tuple(Expression(text, tuple(index[key] for key in meant)) for text, meant in expressions),
         )

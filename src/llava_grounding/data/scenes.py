@@ -103,11 +103,8 @@ def scene_record(seed: int, config: SceneConfig | None = None) -> Record:
             for index, (thing, mask) in enumerate(zip(sample.instances, sample.masks, strict=True))
         ),
         captions=tuple(dict.fromkeys(strip_markup(turn.answer) for turn in told)),
-        statements=(),
-        questions=(),
         exhaustive=frozenset(present | {name for name in KINDS if not any(confusable(name, one) for one in present)}),
         source=sample.source,
-        license="",
         read_bytes=ScenePicture(seed, config),
         grounded_captions=tuple(dict.fromkeys(GroundedText(turn.answer, turn.targets) for turn in told)),
         expressions=tuple(Expression(text, targets) for text, targets in scene_phrases(sample)),

@@ -115,12 +115,6 @@ def _records(
             image_id=image.id,
             image_size_wh=image.size_wh,
             instances=tuple(annotation for annotation, _ in found),
-            captions=(),
-            statements=(),
-            questions=(),
-            exhaustive=frozenset(),
-            source="",
-            license="",
             read_bytes=images.locate(name),
             expressions=tuple(Expression(phrase, (index,)) for index, (_, phrase) in enumerate(found)),
         )

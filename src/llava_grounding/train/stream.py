@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -135,13 +136,16 @@ def batch_loader(stream: BatchStream, workers: int) -> DataLoader[Delivery]:
         batch_size=None,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_settle_worker,
         timeout=_PATIENCE if workers else 0,
     )
 
 
-def _one_thread(worker: int) -> None:
+def _settle_worker(worker: int) -> None:
+    """One thread; and stop signals, which launchers send to all processes, are for the main one to answer."""
     torch.set_num_threads(1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Casualties:
