@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from hand_made import four_samples
+from llava_grounding.train.loop import run_stage, save_weights
 from safetensors import safe_open
 from small_training import class_phrases, training_processor, workshop
 
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.batches import chat_batch
-from llava_grounding.train.loop import run_stage, save_weights
 from llava_grounding.train.publish import publish
 
 
