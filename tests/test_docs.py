@@ -21,8 +21,8 @@ from llava_grounding.cli.main import app
 from llava_grounding.data.synthetic import draw_scene
 from llava_grounding.errors import LlavaGroundingError
 from llava_grounding.model.presets import PRESETS, preset
+from llava_grounding.train.plan import STAGES
 from llava_grounding.train.recipe import load_recipe
-from llava_grounding.train.workshop import STAGES
 
 NEEDS_MODEL = "<!-- needs: model -->"
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")

@@ -62,9 +62,9 @@ class Scenes:
     name: str = "scenes"
 
     @property
-    def size(self) -> int | None:
-        """Without end, or numbered for validation."""
-        return VALIDATION_SEED if self.held_out else None
+    def size(self) -> None:
+        """Without end."""
+        return None
 
     def sample(self, number: int, rng: np.random.Generator) -> Sample:
         """A scene; never mirrored, since it would list its things from right to left."""
