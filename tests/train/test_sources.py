@@ -1,6 +1,10 @@
 """Sources by their kind: each opens from what a recipe says of it, and says what it lacks."""
 
+import hashlib
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +242,42 @@ def test_a_mirrored_hand_made_sample_says_and_shows_the_other_side() -> None:
     assert np.array_equal(mirrored.image, straight.image[:, ::-1])
     assert mirrored.instances[0].box_xyxy.tolist() == [80 - 32, 8, 80 - 8, 40]
     assert mirrored.turns[2].prompts[0].box_xyxy.tolist() == [80 - 32, 8, 80 - 8, 40]
+
+
+def digest(samples: list[Sample]) -> list[str]:
+    """Everything that is said and shown, in one number each."""
+    codes = []
+    for one in samples:
+        parts = [one.id, repr(one.turns), repr(one.instances), repr(sorted(one.exhaustive or ()))]
+        code = hashlib.sha256("".join(parts).encode())
+        code.update(one.image.tobytes() + one.masks.tobytes())
+        codes.append(code.hexdigest())
+    return codes
+
+
+def some_of_all(pack: str | Path, root: str | Path) -> list[Sample]:
+    """Scenes, photos and a data set mixed, a few steps of them."""
+    mapped: list[dict[str, Any]] = [{"kind": "scenes"}, {"kind": "photos", "split": "val"}]
+    sources = open_sources(mapped, Path(pack), lambda: SCENES)
+    own = open_sources([source("own", talk={"mirror": 0.5, "categories": 1.0})], Path(root))
+    return samples_of(Mixture([*sources, *own], 3, 1), 4)
+
+
+def test_a_fresh_interpreter_with_other_hashes_makes_the_same_samples(
+    mini_pack_root: Path, tmp_path: Path
+) -> None:
+    write_source(source("own"), tmp_path)
+    script = (
+        "import sys; sys.path[:0] = sys.argv[3:]\n"
+        "from test_sources import digest, some_of_all\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(*digest(some_of_all(*sys.argv[1:3])))"
+    )
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")]
+    command = [sys.executable, "-c", script, str(mini_pack_root), str(tmp_path), *folders]
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    assert found == digest(some_of_all(mini_pack_root, tmp_path))
 
 
 class TestHeldOut:
