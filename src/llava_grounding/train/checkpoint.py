@@ -25,7 +25,8 @@ from llava_grounding.train.plan import PHRASES
 
 CLASS_PHRASE_FILES = ("class_phrases.safetensors", "class_phrases.json")
 """What a stage keeps of its class phrases beside the model."""
-_LEARNT = "learnt.safetensors"  # of a run with adapters: only what learns, the rest is where the run started
+# Of a run with adapters: only what learns, and batch statistics; the rest is where the run started.
+_LEARNT = "learnt.safetensors"
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -40,7 +41,9 @@ def save_whole(
     aside, old = folder.with_name(f".{folder.name}.writing"), folder.with_name(f".{folder.name}.old")
     for leftover in (aside, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    model = merged_state(learner.model) if is_adapted(learner.model) else _part(state, "model")
+    model = _part(state, "model")
+    if is_adapted(learner.model):
+        model = merged_state(learner.model, model)
     _save_model(learner, processor, aside, model)
     if folder.exists():
         folder.replace(old)
@@ -59,8 +62,7 @@ def save_learner(
     folder.mkdir(parents=True, exist_ok=True)
     state = dict(learner.state_dict() if state is None else state)
     if is_adapted(learner.model):
-        learning = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
-        save_file({name: state[name].contiguous() for name in sorted(learning)}, folder / _LEARNT)
+        save_file({name: state[name].contiguous() for name in sorted(_learnt(learner))}, folder / _LEARNT)
         processor.save_pretrained(folder)
         return
     _save_model(learner, processor, folder, _part(state, "model"))
@@ -79,7 +81,7 @@ def load_learner(learner: nn.Module, folder: Path) -> None:
         if (folder / _LEARNT).is_file():
             state = load_file(folder / _LEARNT)
             unknown = learner.load_state_dict(state, strict=False).unexpected_keys
-            missing = {name for name, one in learner.named_parameters() if one.requires_grad} - state.keys()
+            missing = _learnt(learner) - state.keys()
         else:
             state = {f"model.{name}": value for path in weight_files(folder) for name, value in load_file(path).items()}
             if (folder / CLASS_PHRASE_FILES[0]).is_file():
@@ -89,10 +91,20 @@ def load_learner(learner: nn.Module, folder: Path) -> None:
             tied = {"model.lm_head.weight"} if _is_tied(learner) else set()
             unknown, missing = keys.unexpected_keys, set(keys.missing_keys) - tied
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"the checkpoint `{folder}` is damaged, or of another model: {error}") from error
+        raise CheckpointError(f"the checkpoint `{folder}` is damaged, or of another model: {_one_line(error)}") from error
     wrong = [*sorted(missing)[:3], *unknown[:3]]
     if wrong:
         raise CheckpointError(f"the checkpoint `{folder}` is of another model: {', '.join(wrong)}")
+
+
+def _learnt(learner: nn.Module) -> set[str]:
+    """Names in the state of what learns, and of what is counted along."""
+    learning = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
+    return learning | ({name for name, _ in learner.named_buffers()} & learner.state_dict().keys())
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _is_tied(learner: nn.Module) -> bool:
@@ -134,7 +146,7 @@ def load_class_phrases(folder: Path) -> ClassPhrases:
         state = load_file(folder / CLASS_PHRASE_FILES[0])
         phrases = ClassPhrases(names, state["embeds"].shape[1], state["cell_head.weight"].shape[1])
         phrases.load_state_dict(state)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"`{folder}` holds no class phrases of an earlier stage") from error
     return phrases
 
