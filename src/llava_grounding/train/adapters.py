@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from llava_grounding.errors import ConfigError, missing_extra
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
@@ -26,12 +27,16 @@ def add_adapters(model: LlavaGroundingForConditionalGeneration, settings: LoraSe
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise missing_extra("train", "training with adapters") from error
-    names = {name.rpartition(".")[2] for name, _ in model.language_model.named_modules()}
-    targets = [name for name in settings.targets if name in names]
+    layers = {name.rpartition(".")[2]: layer for name, layer in model.language_model.named_modules()}
+    targets = [name for name in settings.targets if name in layers]
     if not targets:
         raise ConfigError(f"`lora.targets` names no layer of the language model: {', '.join(settings.targets)}")
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        fan_in_fan_out=any(isinstance(layers[name], Conv1D) for name in targets),
     )
     inject_adapter_in_model(config, model.language_model)
     for name, parameter in model.language_model.named_parameters():
