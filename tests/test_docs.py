@@ -21,8 +21,8 @@ from llava_grounding.cli.main import app
 from llava_grounding.data.synthetic import draw_scene
 from llava_grounding.errors import LlavaGroundingError
 from llava_grounding.model.presets import PRESETS, preset
+from llava_grounding.train.plan import STAGES
 from llava_grounding.train.recipe import load_recipe
-from llava_grounding.train.workshop import STAGES
 
 NEEDS_MODEL = "<!-- needs: model -->"
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -166,7 +166,8 @@ def test_every_recipe_loads_and_opens_with_the_line_that_runs_it(path: Path) -> 
     assert recipe.stage in STAGES
     assert recipe.preset in PRESETS
     first = path.read_text(encoding="utf-8").splitlines()[0]
-    assert first.startswith(f"# llava-grounding train configs/{path.name}")
+    command = r"(llava-grounding|torchrun --nproc-per-node \d+ -m llava_grounding)"
+    assert re.match(rf"# {command} train configs/{path.name}\b", first)
 
 
 def test_every_example_has_a_line_that_runs_it_here() -> None:

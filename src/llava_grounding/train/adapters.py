@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from llava_grounding.errors import ConfigError, missing_extra
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
@@ -25,12 +27,16 @@ def add_adapters(model: LlavaGroundingForConditionalGeneration, settings: LoraSe
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise missing_extra("train", "training with adapters") from error
-    names = {name.rpartition(".")[2] for name, _ in model.language_model.named_modules()}
-    targets = [name for name in settings.targets if name in names]
+    layers = {name.rpartition(".")[2]: layer for name, layer in model.language_model.named_modules()}
+    targets = [name for name in settings.targets if name in layers]
     if not targets:
         raise ConfigError(f"`lora.targets` names no layer of the language model: {', '.join(settings.targets)}")
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        fan_in_fan_out=any(isinstance(layers[name], Conv1D) for name in targets),
     )
     inject_adapter_in_model(config, model.language_model)
     for name, parameter in model.language_model.named_parameters():
@@ -44,33 +50,47 @@ def is_adapted(model: LlavaGroundingForConditionalGeneration) -> bool:
 
 
 @torch.no_grad()
-def merged_state(model: LlavaGroundingForConditionalGeneration) -> dict[str, Tensor]:
-    """The model's state under its own names with the adapters merged in; the model stays as it is."""
+def merged_state(
+    model: LlavaGroundingForConditionalGeneration, state: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """The model's state under its own names with the adapters merged in; the model stays as it is.
+
+    Args:
+        state: the model's, where it is gathered from several processes; None asks the model.
+    """
     from peft.tuners.lora import LoraLayer
 
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
-    state = {}
-    for name, value in model.state_dict().items():
+    given = model.state_dict() if state is None else state
+    merged = {}
+    for name, value in given.items():
         if ".lora_" in name:
             continue
         owner = name.rpartition(f"{_BASE}.")[0]
         if owner in layers and name.endswith(f"{_BASE}.weight"):
             layer = layers[owner]
-            whole = _unpacked(layer.get_base_layer().weight)
-            delta = layer.get_delta_weight(layer.active_adapters[0])  # type: ignore[attr-defined]
-            value = (whole.float() + delta.float()).to(whole.dtype)
+            whole = _unpacked(layer.get_base_layer().weight, value)
+            value = (whole.float() + _delta(layer, owner, given).to(whole.device)).to(whole.dtype)
         elif owner in layers and f"{_BASE}.weight." in name:
             continue  # what a quantiser keeps beside its packed weights
-        state[name.replace(_BASE, "")] = value
-    return state
+        merged[name.replace(_BASE, "")] = value
+    return merged
 
 
-def _unpacked(weight: Any) -> Tensor:
-    """A weight as numbers, whatever a quantiser has made of it."""
+def _delta(layer: Any, owner: str, state: Mapping[str, Tensor]) -> Tensor:
+    """What the adapters of a layer add to its weight."""
+    adapter = layer.active_adapters[0]
+    first, second = (state[f"{owner}.lora_{letter}.{adapter}.weight"].float() for letter in "AB")
+    delta = (second @ first) * layer.scaling[adapter]
+    return delta.T if layer.fan_in_fan_out else delta
+
+
+def _unpacked(weight: Any, value: Tensor) -> Tensor:
+    """A weight as numbers, whatever a quantiser has made of it; its value in the state where none has."""
     if hasattr(weight, "quant_state"):
         from bitsandbytes.functional import dequantize_4bit
 
         return dequantize_4bit(weight.data, weight.quant_state)
     if hasattr(weight, "SCB"):
         return weight.data.float() * (weight.SCB / 127.0)[:, None]
-    return weight
+    return value

@@ -29,10 +29,10 @@ from llava_grounding.train.plan import PHRASES
 
 CLASS_PHRASE_FILES = ("class_phrases.safetensors", "class_phrases.json")
 """What a stage keeps of its class phrases beside the model."""
+# Of a run with adapters: only what learns, and batch statistics; the rest is where the run started.
+_LEARNT = "learnt.safetensors"
 VALIDATION_FILE = "validation.json"
 """Beside the best weights: the numbers they were chosen by."""
-_LEARNT = "learnt.safetensors"  # of a run with adapters: only what learns, the rest is where the run started
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")  # torch.save on a full disk
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
@@ -121,12 +121,10 @@ def save_learner(
     folder.mkdir(parents=True, exist_ok=True)
     state = _with_scalars(learner, learner.state_dict() if state is None else state)
     if is_adapted(learner.model):
-        moving = _moving(learner)
-        save_file({name: state[name].contiguous() for name in sorted(moving & state.keys())}, folder / _LEARNT)
+        save_file({name: state[name].contiguous() for name in sorted(_learnt(learner))}, folder / _LEARNT)
         processor.save_pretrained(folder)
         return
-    # Under the names that modules have here: transformers gives those of Swin back their older ones otherwise.
-    _save_model(learner, processor, folder, _part(state, "model"), _part(state, PHRASES), save_original_format=False)
+    _save_model(learner, processor, folder, _part(state, "model"), _part(state, PHRASES))
 
 
 def load_learner(learner: nn.Module, folder: Path) -> None:
@@ -139,7 +137,7 @@ def load_learner(learner: nn.Module, folder: Path) -> None:
         if (folder / _LEARNT).is_file():
             state = load_file(folder / _LEARNT)
             unknown = _put_in(learner, state)[1]
-            missing = {name for name, one in learner.named_parameters() if one.requires_grad} - state.keys()
+            missing = _learnt(learner) - state.keys()
         else:
             state = {f"model.{name}": value for path in weight_files(folder) for name, value in load_file(path).items()}
             if (folder / CLASS_PHRASE_FILES[0]).is_file():
@@ -148,7 +146,9 @@ def load_learner(learner: nn.Module, folder: Path) -> None:
             without, unknown = _put_in(learner, state)
             missing = set(without) - ({"model.lm_head.weight"} if _is_tied(learner) else set())
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"the checkpoint `{folder}` is damaged, or of another model: {error}") from error
+        raise CheckpointError(
+            f"the checkpoint `{folder}` is damaged, or of another model: {_one_line(error)}"
+        ) from error
     wrong = [*sorted(missing)[:3], *unknown[:3]]
     if wrong:
         raise CheckpointError(f"the checkpoint `{folder}` is of another model: {', '.join(wrong)}")
@@ -172,11 +172,14 @@ def _put_in(learner: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], li
     return keys.missing_keys, keys.unexpected_keys
 
 
-def _moving(learner: nn.Module) -> set[str]:
-    """What a step may change: learning parameters, and the statistics of batch norms."""
+def _learnt(learner: nn.Module) -> set[str]:
+    """Names in the state of what learns, and of what is counted along."""
     learning = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
-    norms = [name for name, part in learner.named_modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    return learning | {f"{name}.{buffer}" for name in norms for buffer in _STATISTICS}
+    return learning | ({name for name, _ in learner.named_buffers()} & learner.state_dict().keys())
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _is_tied(learner: nn.Module) -> bool:
@@ -196,9 +199,8 @@ def _save_model(
     folder: Path,
     model: Mapping[str, Tensor] | None,
     phrases: Mapping[str, Tensor] | None,
-    **settings: bool,
 ) -> None:
-    learner.model.save_pretrained(folder, state_dict=None if model is None else dict(model), **settings)
+    learner.model.save_pretrained(folder, state_dict=None if model is None else dict(model))
     processor.save_pretrained(folder)
     if learner.class_phrases is not None:
         save_phrases(learner.class_phrases, folder, phrases)
@@ -226,7 +228,7 @@ def load_class_phrases(folder: Path) -> ClassPhrases:
         state = load_file(folder / CLASS_PHRASE_FILES[0])
         phrases = ClassPhrases(names, state["embeds"].shape[1], state["cell_head.weight"].shape[1])
         phrases.load_state_dict(state)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"`{folder}` holds no class phrases of an earlier stage") from error
     return phrases
 
