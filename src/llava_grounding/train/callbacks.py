@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainingArguments
 
-logger = logging.getLogger(__name__)
+from llava_grounding.errors import ConfigError, did_you_mean
+from llava_grounding.train.checkpoint import kept_metrics
 
-VALIDATION_FILE = "validation.json"
-"""Beside the best weights: the numbers they were chosen by."""
+logger = logging.getLogger(__name__)
 
 
 class LogFile(TrainerCallback):
@@ -68,18 +68,26 @@ class StepDice(TrainerCallback):
         torch.manual_seed(mixed)
 
 
+class OwnRhythm(TrainerCallback):
+    """Steps between lines, checkpoints and validations are those of the recipe, not those of the checkpoint."""
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Overrule what the Trainer has read."""
+        state.compute_steps(args, state.max_steps)
+
+
 class BestKept(TrainerCallback):
     """Keeps the weights of the best validation in `best`.
 
     Args:
         folder: of the run.
         metric: the validation's number that decides; more is better, except for losses. None: phrase_f1, else class_f1.
-        save: writes a folder with the weights as they are now.
+        save: writes a folder with the weights as they are now, and the numbers beside them.
     """
 
-    def __init__(self, folder: Path, metric: str | None, save: Callable[[Path], None]) -> None:
+    def __init__(self, folder: Path, metric: str | None, save: Callable[[Path, Mapping[str, float]], None]) -> None:
         self.folder, self.metric, self.save = folder / "best", metric, save
-        self.best = self._score(self._kept())
+        self.best = self._score(kept_metrics(self.folder))
 
     def on_evaluate(
         self,
@@ -89,26 +97,27 @@ class BestKept(TrainerCallback):
         metrics: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Save if this is the best so far, or as good."""
+        """Save if this is the best so far, or as good.
+
+        Raises:
+            ConfigError: if the validation has no such number.
+        """
         values = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
         score = self._score(values)
+        if score is None and self.metric is not None:
+            raise ConfigError(
+                f"`metric` must be a number of the validation, which are {', '.join(values) or 'none'}; "
+                f"got `{self.metric}`{did_you_mean(self.metric, values)}"
+            )
         if score is not None and (self.best is None or score >= self.best):
             self.best = score
-            self.save(self.folder)
-            if args.process_index == 0:
-                (self.folder / VALIDATION_FILE).write_text(json.dumps(values) + "\n", encoding="utf-8")
+            self.save(self.folder, values)
 
     def _score(self, values: Mapping[str, float]) -> float | None:
         name = self.metric or next((one for one in ("phrase_f1", "class_f1") if one in values), "language_loss")
         if name not in values:
             return None
         return -values[name] if name.endswith("loss") else values[name]
-
-    def _kept(self) -> dict[str, float]:
-        try:
-            return dict(json.loads((self.folder / VALIDATION_FILE).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            return {}
 
 
 class StopWhenAsked(TrainerCallback):

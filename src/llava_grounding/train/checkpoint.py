@@ -8,12 +8,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.tensor import DTensor
 
 from llava_grounding.checkpoints import weight_files, without_progress_bars
 from llava_grounding.errors import CheckpointError
@@ -25,27 +29,85 @@ from llava_grounding.train.plan import PHRASES
 
 CLASS_PHRASE_FILES = ("class_phrases.safetensors", "class_phrases.json")
 """What a stage keeps of its class phrases beside the model."""
-_LEARNT = "learnt.safetensors"  # of a run with adapters: only what learns, the rest is where the run started
+# Of a run with adapters: only what learns, and batch statistics; the rest is where the run started.
+_LEARNT = "learnt.safetensors"
+VALIDATION_FILE = "validation.json"
+"""Beside the best weights: the numbers they were chosen by."""
+_TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")  # torch.save on a full disk
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
 def save_whole(
-    learner: Learner, processor: LlavaGroundingProcessor, folder: Path, state: Mapping[str, Tensor] | None = None
+    learner: Learner,
+    processor: LlavaGroundingProcessor,
+    folder: Path,
+    state: Mapping[str, Tensor] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> None:
     """The model as it is, adapters merged, as a folder anybody can load; an older one stays until this one is whole.
 
     Args:
         state: the learner's, where it is gathered from several processes; None asks the learner.
+        metrics: the validation that it was chosen by, for `kept_metrics`.
+
+    Raises:
+        CheckpointError: if it cannot be written.
     """
-    aside, old = folder.with_name(f".{folder.name}.writing"), folder.with_name(f".{folder.name}.old")
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    model = merged_state(learner.model) if is_adapted(learner.model) else _part(state, "model")
-    _save_model(learner, processor, aside, model)
+    state = None if state is None else _with_scalars(learner, state)
+    recover(folder)
+    aside, old = _beside(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    model = _part(state, "model")
+    if is_adapted(learner.model):
+        model = merged_state(learner.model, model)
+    with writing(folder.name, aside):
+        _save_model(learner, processor, aside, model, _part(state, PHRASES))
+        if metrics is not None:
+            (aside / VALIDATION_FILE).write_text(json.dumps(dict(metrics)) + "\n", encoding="utf-8")
     if folder.exists():
         folder.replace(old)
     aside.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Put back what a run that was killed had moved out of the way; what it had not written to its end goes."""
+    aside, old = _beside(folder)
+    if not folder.exists() and old.exists():
+        old.replace(folder)
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def kept_metrics(folder: Path) -> dict[str, float]:
+    """The validation beside a model; empty if there is none."""
+    for place in (folder, _beside(folder)[1]):
+        try:
+            return dict(json.loads((place / VALIDATION_FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue
+    return {}
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    return folder.with_name(f".{folder.name}.writing"), folder.with_name(f".{folder.name}.old")
+
+
+@contextmanager
+def writing(what: str, aside: Path) -> Iterator[None]:
+    """While a folder grows aside: if it cannot be written it goes, so that a full disk gets its room back.
+
+    Raises:
+        CheckpointError: saying why.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _TORCH_WRITER.search(str(error)):
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"cannot write `{what}` in `{aside.parent}`: {reason}") from error
 
 
 def save_learner(
@@ -57,16 +119,12 @@ def save_learner(
         state: the learner's, where it is gathered from several processes; None asks the learner.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = dict(learner.state_dict() if state is None else state)
+    state = _with_scalars(learner, learner.state_dict() if state is None else state)
     if is_adapted(learner.model):
-        learning = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
-        save_file({name: state[name].contiguous() for name in sorted(learning)}, folder / _LEARNT)
+        save_file({name: state[name].contiguous() for name in sorted(_learnt(learner))}, folder / _LEARNT)
         processor.save_pretrained(folder)
         return
-    _save_model(learner, processor, folder, _part(state, "model"))
-    phrases = _part(state, PHRASES)
-    if phrases:
-        save_file({name: value.contiguous() for name, value in phrases.items()}, folder / CLASS_PHRASE_FILES[0])
+    _save_model(learner, processor, folder, _part(state, "model"), _part(state, PHRASES))
 
 
 def load_learner(learner: nn.Module, folder: Path) -> None:
@@ -78,21 +136,50 @@ def load_learner(learner: nn.Module, folder: Path) -> None:
     try:
         if (folder / _LEARNT).is_file():
             state = load_file(folder / _LEARNT)
-            unknown = learner.load_state_dict(state, strict=False).unexpected_keys
-            missing = {name for name, one in learner.named_parameters() if one.requires_grad} - state.keys()
+            unknown = _put_in(learner, state)[1]
+            missing = _learnt(learner) - state.keys()
         else:
             state = {f"model.{name}": value for path in weight_files(folder) for name, value in load_file(path).items()}
             if (folder / CLASS_PHRASE_FILES[0]).is_file():
                 phrases = load_file(folder / CLASS_PHRASE_FILES[0])
                 state |= {f"{PHRASES}.{name}": value for name, value in phrases.items()}
-            keys = learner.load_state_dict(state, strict=False)
-            tied = {"model.lm_head.weight"} if _is_tied(learner) else set()
-            unknown, missing = keys.unexpected_keys, set(keys.missing_keys) - tied
+            without, unknown = _put_in(learner, state)
+            missing = set(without) - ({"model.lm_head.weight"} if _is_tied(learner) else set())
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"the checkpoint `{folder}` is damaged, or of another model: {error}") from error
+        raise CheckpointError(
+            f"the checkpoint `{folder}` is damaged, or of another model: {_one_line(error)}"
+        ) from error
     wrong = [*sorted(missing)[:3], *unknown[:3]]
     if wrong:
         raise CheckpointError(f"the checkpoint `{folder}` is of another model: {', '.join(wrong)}")
+
+
+def _with_scalars(learner: Learner, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A learner's state with scalars where only its run has vectors."""
+    return {name: value.reshape(()) if name in learner.scalars else value for name, value in state.items()}
+
+
+def _put_in(learner: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Load a state, also into weights that several processes share; keys that are missing, and that are too many."""
+    if isinstance(learner, Learner):
+        state = {name: value.reshape(1) if name in learner.scalars else value for name, value in state.items()}
+    if any(isinstance(parameter, DTensor) for parameter in learner.parameters()):
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        values: dict[str, Any] = dict(state)
+        keys = set_model_state_dict(learner, values, options=options)
+    else:
+        keys = learner.load_state_dict(state, strict=False)
+    return keys.missing_keys, keys.unexpected_keys
+
+
+def _learnt(learner: nn.Module) -> set[str]:
+    """Names in the state of what learns, and of what is counted along."""
+    learning = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
+    return learning | ({name for name, _ in learner.named_buffers()} & learner.state_dict().keys())
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _is_tied(learner: nn.Module) -> bool:
@@ -107,20 +194,27 @@ def _part(state: Mapping[str, Tensor] | None, name: str) -> dict[str, Tensor] | 
 
 
 def _save_model(
-    learner: Learner, processor: LlavaGroundingProcessor, folder: Path, state: Mapping[str, Tensor] | None
+    learner: Learner,
+    processor: LlavaGroundingProcessor,
+    folder: Path,
+    model: Mapping[str, Tensor] | None,
+    phrases: Mapping[str, Tensor] | None,
 ) -> None:
     with without_progress_bars():
-        learner.model.save_pretrained(folder, state_dict=None if state is None else dict(state))
+        learner.model.save_pretrained(folder, state_dict=None if model is None else dict(model))
     processor.save_pretrained(folder)
     if learner.class_phrases is not None:
-        save_phrases(learner.class_phrases, folder)
+        save_phrases(learner.class_phrases, folder, phrases)
 
 
-def save_phrases(phrases: ClassPhrases, folder: Path) -> None:
-    """Class phrases beside a model."""
-    save_file(
-        {name: value.contiguous() for name, value in phrases.state_dict().items()}, folder / CLASS_PHRASE_FILES[0]
-    )
+def save_phrases(phrases: ClassPhrases, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Class phrases beside a model.
+
+    Args:
+        state: theirs, where it is gathered from several processes; None asks them.
+    """
+    state = phrases.state_dict() if state is None else state
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / CLASS_PHRASE_FILES[0])
     (folder / CLASS_PHRASE_FILES[1]).write_text(json.dumps(phrases.names) + "\n", encoding="utf-8")
 
 
@@ -135,7 +229,7 @@ def load_class_phrases(folder: Path) -> ClassPhrases:
         state = load_file(folder / CLASS_PHRASE_FILES[0])
         phrases = ClassPhrases(names, state["embeds"].shape[1], state["cell_head.weight"].shape[1])
         phrases.load_state_dict(state)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"`{folder}` holds no class phrases of an earlier stage") from error
     return phrases
 

@@ -71,9 +71,10 @@ def dry_run(recipe: Recipe, root: Path | None = None, processes: int = 1) -> lis
         f"{recipe.steps:,d} steps of {recipe.batch_size} samples on {processes} device{devices}, "
         f"in {portion.micro_batches} micro-batch{pieces} each"
     )
-    for (source, _), count in zip(sources, counts, strict=True):
+    total = sum(weight for _, weight in sources)
+    for (source, weight), count in zip(sources, counts, strict=True):
         size = source.size
-        seen = recipe.steps * count
+        seen = recipe.steps * recipe.batch_size * weight / total
         passes = f"{size:,d} samples, gone through {seen / size:.2f} times" if size else "without end"
         lines.append(f"  {source.name}: {count} of the first step; {passes}")
     gib = {name: getattr(memory, name) / _GIB for name in ("weights", "gradients", "optimizer", "activations")}

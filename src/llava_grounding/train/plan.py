@@ -94,11 +94,11 @@ def set_learning(model: LlavaGroundingForConditionalGeneration, plan: StagePlan,
         if own_tower and part == "vision_tower":
             learns = False
         parameter.requires_grad_(learns and parameter.is_floating_point())
-    if plan.new_rows and new_tokens:
-        for table in {id(one): one for one in _token_tables(model)}.values():
-            if not table.requires_grad:
-                table.requires_grad_(True)
-                _let_only_rows_learn(table, new_tokens)
+    for table in {id(one): one for one in _token_tables(model)}.values():
+        _let_all_rows_learn(table)
+        if plan.new_rows and new_tokens and not table.requires_grad:
+            table.requires_grad_(True)
+            _let_only_rows_learn(table, new_tokens)
 
 
 def _token_tables(model: LlavaGroundingForConditionalGeneration) -> list[nn.Parameter]:
@@ -116,7 +116,14 @@ def _let_only_rows_learn(table: nn.Parameter, rows: Sequence[int]) -> None:
     def mask(gradient: Tensor) -> Tensor:
         return gradient * keep.to(gradient.device)
 
-    table.register_hook(mask)
+    table.row_hook = table.register_hook(mask)  # type: ignore[attr-defined]
+
+
+def _let_all_rows_learn(table: nn.Parameter) -> None:
+    """Undo `_let_only_rows_learn` of an earlier stage."""
+    if hasattr(table, "row_hook"):
+        table.row_hook.remove()
+        del table.row_hook, table.learning_rows  # type: ignore[attr-defined]
 
 
 def rate_of(name: str, recipe: Recipe, shared_tower: bool = True) -> float:

@@ -132,7 +132,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("learning_rate", "vision_rate", "backbone_rate", "weight_decay", "clip"), _NONE_OR_MORE),
     **dict.fromkeys(("grounding_weight", "word_weight", "prompt_weight", "pictures", "denoising"), _NONE_OR_MORE),
     **dict.fromkeys(("num_points", "workers", "seed", "max_broken"), _NONE_OR_MORE),
-    **dict.fromkeys(("warmup", "beta2"), _SHARE),
+    **dict.fromkeys(("warmup", "beta2", "lora.dropout"), _SHARE),
+    **dict.fromkeys(("lora.rank", "lora.alpha"), _ONE_OR_MORE),
 }
 
 
@@ -162,7 +163,7 @@ def load_recipe(path: str | Path, overrides: Mapping[str, str] | None = None) ->
             _put(values, key, yaml.safe_load(text))
         except yaml.YAMLError:
             problems.append(f"`{key}` must be written in YAML, got `{text}`")
-        except (KeyError, IndexError, ValueError, TypeError):
+        except (IndexError, ValueError, TypeError):
             problems.append(f"unknown key `{key}`: the recipe has nothing there")
     return _checked(values, problems)
 
@@ -193,11 +194,21 @@ def _put(values: Any, key: str, value: Any) -> None:
     """Set a value inside nested mappings and lists."""
     *way, last = key.split(".")
     for step in way:
-        values = values[int(step)] if isinstance(values, list) else values.setdefault(step, {})
-    if isinstance(values, list):
-        values[int(last)] = value
-    else:
-        values[last] = value
+        if isinstance(values, dict) and values.get(step) is None:
+            values[step] = {}
+        values = _inside(values)[_place(values, step)]
+    _inside(values)[_place(values, last)] = value
+
+
+def _inside(values: Any) -> Any:
+    """Values that hold others; raises TypeError for any that do not."""
+    if not isinstance(values, dict | list):
+        raise TypeError
+    return values
+
+
+def _place(values: Any, step: str) -> str | int:
+    return int(step) if isinstance(values, list) else step
 
 
 def _checked(values: Mapping[str, Any], problems: list[str]) -> Recipe:
@@ -233,7 +244,7 @@ def _fields_of(kind: type, values: Mapping[str, Any], problems: list[str], prefi
                 problems[-1] += did_you_mean(value, get_args(hints[key]))
             continue
         low, high = _RANGES.get(name, (-math.inf, math.inf))
-        if isinstance(value, int | float) and not low <= value <= high:
+        if isinstance(value, int | float) and not (low <= value <= high and math.isfinite(value)):
             limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
             problems.append(f"`{name}` must be {limits}, got `{value}`")
     return checked
@@ -268,7 +279,7 @@ def _said(hint: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(arguments)}"
     if origin is tuple:
-        return "a list"
+        return f"a list, each {_said(arguments[0])}"
     if hint is LoraSettings or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return "a mapping"
     return "text" if hint is str else getattr(hint, "__name__", str(hint))

@@ -6,18 +6,21 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerCallback, TrainingArguments
+from transformers.integrations import INTEGRATION_TO_CALLBACK
 
-from llava_grounding.errors import CheckpointError, missing_extra
-from llava_grounding.train.callbacks import BestKept, LogFile, StepDice, StopWhenAsked
-from llava_grounding.train.checkpoint import last_checkpoint
+from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, missing_extra
+from llava_grounding.train.callbacks import BestKept, LogFile, OwnRhythm, StepDice, StopWhenAsked
+from llava_grounding.train.checkpoint import last_checkpoint, recover
 from llava_grounding.train.pictures import Pictures
 from llava_grounding.train.plan import part_plans, plan_lines
 from llava_grounding.train.recipe import Recipe, recipe_to_dict
@@ -63,14 +66,20 @@ def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
     arguments = training_arguments(recipe, folder, device)
     alone = arguments.process_index == 0
     if alone:
+        recover(folder / "best")
+        recover(folder / "last")
         (folder / "recipe.json").write_text(json.dumps(recipe_to_dict(recipe), indent=1) + "\n", encoding="utf-8")
         for line in plan_lines(part_plans(shop.model, shop.phrases, recipe), recipe, shop.plan.tasks):
             logger.info("%s", line)
     if arguments.device.type == "cpu":
         # The fused kernel is slow on its way back: 32 dialogues took 1.5 s a step with it, 1.1 s with plain products.
         shop.model.language_model.set_attn_implementation("eager")
+    if recipe.sharding == "fsdp":
+        shop.learner.lengthen_scalars()
     if recipe.gradient_checkpointing:
-        shop.model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
+        language = shop.model.language_model  # whose method older versions of transformers have under its older name
+        name = "activation" if hasattr(language, "activation_checkpointing_enable") else "gradient"
+        getattr(language, f"{name}_checkpointing_enable")({"use_reentrant": False})
     checkpoint = last_checkpoint(folder)
     trainer = _trainer(shop, arguments, 0 if checkpoint is None else _steps_done(checkpoint))
     with _stop_signals() as stopped:
@@ -78,7 +87,7 @@ def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
         if checkpoint is not None:
             logger.info("going on from %s", checkpoint.name)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if stopped():
+        if trainer.state.global_step < recipe.steps:  # on every process, whichever of them was asked
             logger.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)
             return {}
     metrics = {name.removeprefix("eval_"): value for name, value in _last_validation(trainer).items()}
@@ -89,6 +98,8 @@ def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
 def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> GroundingTrainer:
     recipe = shop.recipe
     rank, world = arguments.process_index, arguments.world_size
+    # Where weights are shared, all processes must pass through the model together, so each looks at everything.
+    looks = (0, 1) if recipe.sharding in ("fsdp", "zero3") else (rank, world)
     portion = Portion.of(recipe.batch_size, recipe.micro_batch_size, rank, world)
     arguments.gradient_accumulation_steps = portion.micro_batches
     validation = Validation(
@@ -96,8 +107,8 @@ def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> G
         shop.processor,
         chat="language" in shop.plan.tasks,
         batch_size=recipe.micro_batch_size or 16,
-        rank=rank,
-        world_size=world,
+        rank=looks[0],
+        world_size=looks[1],
     )
     trainer = GroundingTrainer(
         learner=shop.learner,
@@ -106,7 +117,7 @@ def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> G
         stream=shop.stream(first_step, portion),
         validation=validation,
         args=arguments,
-        callbacks=[StepDice(recipe.seed)],
+        callbacks=[StepDice(recipe.seed), OwnRhythm()],
     )
     callbacks: list[TrainerCallback] = [
         LogFile(shop.folder / "log.jsonl", recipe.batch_size),
@@ -123,8 +134,10 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
     """The recipe in the Trainer's words.
 
     Raises:
+        ConfigError: if it names a tracker that does not exist.
         MissingExtraError: if the packages for training are not installed.
     """
+    _check_trackers(recipe.report_to)
     values: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": recipe.steps,
@@ -149,7 +162,7 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
     }
     if recipe.sharding == "fsdp":
         values |= {
-            "fsdp": "full_shard auto_wrap",
+            "fsdp": True,
             "fsdp_config": {
                 "version": 2,
                 "state_dict_type": "FULL_STATE_DICT",
@@ -162,9 +175,26 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
             zero["stage3_gather_16bit_weights_on_model_save"] = True
         values["deepspeed"] = {**_DEEPSPEED, "zero_optimization": zero}
     try:
-        return TrainingArguments(**values)
+        arguments = TrainingArguments(**values)
     except ImportError as error:
+        if recipe.sharding in ("zero2", "zero3") and find_spec("deepspeed") is None:
+            raise missing_extra("deepspeed", f"`sharding` {recipe.sharding}") from error
         raise missing_extra("train", "training") from error
+    if recipe.sharding == "fsdp" and arguments.fsdp_plugin_args is not None:
+        # Autocast chooses what is computed in bfloat16, as without sharding: boxes and masks need their precision.
+        arguments.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy()
+    if arguments.device.type == "cuda":
+        arguments._n_gpu = 1  # several devices are for several processes, never for torch's DataParallel
+    return arguments
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Before anything is loaded: they would be missed only then."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ConfigError(f"`report_to` names no tracker: `{name}`{did_you_mean(name, INTEGRATION_TO_CALLBACK)}")
+    if "tensorboard" in names and find_spec("tensorboard") is None:
+        raise missing_extra("train", "`report_to` tensorboard")
 
 
 def _steps_done(checkpoint: Path) -> int:

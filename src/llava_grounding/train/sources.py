@@ -45,7 +45,7 @@ _READERS: dict[str, str] = {
 }
 """Kind -> module and class, whose `from_files` takes the kind's keys."""
 KINDS = ("scenes", "photos", *_READERS)
-_COMMON = ("kind", "weight", "talk", "name", "optional")
+_COMMON = ("kind", "weight", "name", "optional")
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Scenes:
     name: str = "scenes"
 
     @property
-    def size(self) -> int | None:
-        """Without end, or numbered for validation."""
-        return VALIDATION_SEED if self.held_out else None
+    def size(self) -> None:
+        """Without end."""
+        return None
 
     def sample(self, number: int, rng: np.random.Generator) -> Sample:
         """A scene; never mirrored, since it would list its things from right to left."""
@@ -138,13 +138,9 @@ def open_sources(
             raise ConfigError(f"`weight` of a source must be a number of at least 0, got `{weight}`")
         if weight == 0:
             continue
-        try:
-            source = open_source(values, root, scenes)
-        except DataError:
-            if not values.get("optional"):
-                raise
+        if values.get("optional") and not is_there(values, root):
             continue
-        opened.append((source, float(weight)))
+        opened.append((open_source(values, root, scenes), float(weight)))
     return opened
 
 
@@ -156,11 +152,16 @@ def open_source(
     name = str(values.get("name", kind))
     if kind == "scenes":
         _check_keys(kind, values, ("held_out",))
-        return Scenes(scenes(), bool(values.get("held_out", False)), name)
+        held_out = values.get("held_out", False)
+        if not isinstance(held_out, bool):
+            raise ConfigError(f"`held_out` of a source must be true or false, got `{held_out}`")
+        return Scenes(scenes(), held_out, name)
     if kind == "photos":
         _check_keys(kind, values, ("split", "mirrored"))
-        pack = PhotoPack(root if root is not None else os.environ.get(PACK_VARIABLE))
-        return Photos(pack.split(str(values.get("split", "train"))), float(values.get("mirrored", 0.5)), name)
+        mirrored = values.get("mirrored", 0.5)
+        if isinstance(mirrored, bool) or not isinstance(mirrored, int | float) or not 0 <= mirrored <= 1:
+            raise ConfigError(f"`mirrored` of a source must be between 0 and 1, got `{mirrored}`")
+        return Photos(PhotoPack(_pack(root)).split(_split(values)), float(mirrored), name)
     dataset = open_dataset(values, root)
     talk = values.get("talk", {})
     if not isinstance(talk, Mapping):
@@ -176,20 +177,49 @@ def open_dataset(values: Mapping[str, Any], root: Path | None) -> Dataset:
     Raises:
         ConfigError: if the kind or one of its keys is unknown, or a key is missing.
     """
+    read, given = _reader(values, root)
+    return read(**given)
+
+
+def is_there(values: Mapping[str, Any], root: Path | None) -> bool:
+    """Whether every file and folder that a source names exists; says nothing of what is in them.
+
+    Raises:
+        ConfigError: as `open_dataset`.
+    """
+    if values["kind"] == "scenes":
+        return True
+    if values["kind"] == "photos":
+        place = _pack(root)
+        return bool(place) and (Path(place) / f"instances_{_split(values)}.json").is_file()
+    return all(value.exists() for value in _reader(values, root)[1].values() if isinstance(value, Path))
+
+
+def _reader(values: Mapping[str, Any], root: Path | None) -> tuple[Callable[..., Dataset], dict[str, Any]]:
+    """What reads a source, and what it is to be called with."""
     kind = str(values["kind"])
     if kind not in _READERS:
         raise ConfigError(f"unknown kind of data `{kind}`{did_you_mean(kind, KINDS)}; known are {', '.join(KINDS)}")
     module, _, class_name = _READERS[kind].partition(":")
     read = getattr(import_module(f"llava_grounding.data.{module}"), class_name).from_files
     parameters = inspect.signature(read).parameters
-    _check_keys(kind, values, tuple(parameters))
+    _check_keys(kind, values, ("talk", *parameters))
     missing = [
         name for name, one in parameters.items() if one.default is inspect.Parameter.empty and name not in values
     ]
     if missing:
         raise ConfigError(f"a source of kind `{kind}` must say {' and '.join(f'`{name}`' for name in missing)}")
-    given = {name: _resolved(value, parameters[name], root) for name, value in values.items() if name in parameters}
-    return read(**given)
+    return read, {
+        name: _resolved(value, parameters[name], root) for name, value in values.items() if name in parameters
+    }
+
+
+def _pack(root: Path | None) -> str | Path:
+    return root if root is not None else os.environ.get(PACK_VARIABLE, "")
+
+
+def _split(values: Mapping[str, Any]) -> str:
+    return str(values.get("split", "train"))
 
 
 def _check_keys(kind: str, values: Mapping[str, Any], known: Sequence[str]) -> None:
@@ -229,14 +259,28 @@ def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell:
     """Read everything of the sources once, and tell counts and all that is wrong; whether nothing is.
 
     Drawn scenes have nothing to check.
+
+    Raises:
+        ConfigError: if a source is unknown, or a key of it is.
     """
     from llava_grounding.data.check import check_dataset
 
     fine = True
     for values in sources:
-        if values["kind"] in ("scenes", "photos"):
+        if values["kind"] == "scenes":
             continue
-        report = check_dataset(open_dataset(values, root))
+        name = values.get("name", values["kind"])
+        if values.get("optional") and not is_there(values, root):
+            tell(f"{name}: left out: its files are not there")
+            continue
+        try:
+            source = open_source(values, root)
+        except DataError as error:
+            fine = False
+            tell(f"{name}: not ok: {error}")
+            continue
+        assert isinstance(source, Photos | Records)
+        report = check_dataset(source.records if isinstance(source, Photos) else source.dataset)
         fine = fine and report.ok
         for line in report.lines():
             tell(line)

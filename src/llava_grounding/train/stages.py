@@ -1,7 +1,7 @@
 """The losses of one step: language, phrases of the dialogue, class names, and what is pointed at.
 
 Each is a sum over tokens or objects, divided by how many of them the whole step holds on all devices, so that it makes
-no difference how a step is split.
+no difference how a step is split. Two are means weighted by objects, and thus nearly so: what cells show, and words.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingForConditionalGeneration
@@ -123,8 +124,11 @@ def chat_losses(
     if named:
         total = total + weights.words * named["words"] + weights.grounding * named["loss"]
     embeds, found = model.phrase_states(output.last_hidden_state, texts["input_ids"])
-    if ground and embeds.shape[1]:
-        mask = batch.phrase_mask[:, : embeds.shape[1]] & found
+    if ground:
+        if not embeds.shape[1]:
+            # Grounded all the same, as beside images with phrases; and every process takes the same way.
+            embeds, found = embeds.new_zeros(len(embeds), 1, embeds.shape[2]), found.new_zeros(len(found), 1)
+        mask = F.pad(batch.phrase_mask, (0, 1))[:, : embeds.shape[1]] & found
         projected = model.phrase_projector(embeds)
         if proposals is not None and model.config.phrase_queries == "image":
             grounding = model.grounder.rescore(proposals, projected, mask)

@@ -161,8 +161,11 @@ class Casualties:
         Raises:
             DataError: if there are too many.
         """
-        new = [one for one in broken if (one.source, one.number) not in self.found]
-        self.found |= {(one.source, one.number): one.reason for one in new}
+        new = []
+        for one in broken:
+            if (one.source, one.number) not in self.found:
+                self.found[one.source, one.number] = one.reason
+                new.append(one)
         if len(self.found) > self.limit:
             last = new[-1]
             raise DataError(

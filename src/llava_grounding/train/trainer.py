@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from llava_grounding.errors import DataError
 from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.train.checkpoint import load_learner, remove_old, save_learner, save_whole
+from llava_grounding.train.checkpoint import load_learner, remove_old, save_learner, save_whole, writing
 from llava_grounding.train.learner import Learner
 from llava_grounding.train.plan import parameter_groups
 from llava_grounding.train.recipe import Recipe
@@ -88,7 +89,10 @@ class GroundingTrainer(Trainer):
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """The micro-batches of a step, with its counts over all devices."""
-        deliveries: list[Delivery] = [one for _, one in zip(range(num_batches), epoch_iterator, strict=False)]
+        try:
+            deliveries: list[Delivery] = [one for _, one in zip(range(num_batches), epoch_iterator, strict=False)]
+        except DataError as error:  # a worker sends its whole traceback as the message
+            raise DataError(str(error).strip().rpartition("DataError: ")[2]) from error
         for one in (one for delivery in deliveries for one in self.casualties.add(delivery.broken)):
             logger.warning("left out number %d of %s: %s", one.number, one.source, one.reason)
         batches = [delivery.batch for delivery in deliveries]
@@ -169,35 +173,47 @@ class GroundingTrainer(Trainer):
         """Losses by name, as means over the steps since the last line; no epochs, our data has none."""
         if "loss" in logs and self._sums:
             steps = max(self.state.global_step - self._logged_at, 1)
-            names = list(self._sums)
-            values = torch.stack([torch.as_tensor(self._sums[name]).float() for name in names])
-            if self.args.world_size > 1:
-                dist.all_reduce(values)
-            logs |= dict(zip(names, (values / steps).tolist(), strict=True))
+            sums = {name: float(value) for name, value in self._sums.items()}
+            logs |= {name: value / steps for name, value in self._over_processes(sums).items()}
             self._sums, self._logged_at = {}, self.state.global_step
         self.state.epoch = None  # type: ignore[assignment]
         super().log({name: round(value, 6) for name, value in logs.items()}, start_time)
+
+    def _over_processes(self, sums: dict[str, float]) -> dict[str, float]:
+        """Summed up by name; a process that has seen no phrases has no losses of phrases."""
+        if self.args.world_size == 1:
+            return sums
+        found: list[dict[str, float]] = [{}] * self.args.world_size
+        dist.all_gather_object(found, sums)
+        names = dict.fromkeys(name for one in found for name in one)
+        return {name: sum(one.get(name, 0.0) for one in found) for name in names}
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Look at held-out samples, without any dice of its own."""
         learner = self.learner
         learner.eval()
-        metrics = {
-            f"eval_{name}": value for name, value in self._validation(learner.model, learner.class_phrases).items()
-        }
+        if self.is_fsdp_enabled:
+            found = learner(self._validation)
+        else:
+            found = self._validation(learner.model, learner.class_phrases)
+        metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     # Checkpoints
 
-    def save_whole(self, folder: Path) -> None:
-        """The model as it is now, as a folder anybody can load. To be called on every process."""
+    def save_whole(self, folder: Path, metrics: Mapping[str, float] | None = None) -> None:
+        """The model as it is now, as a folder anybody can load. To be called on every process.
+
+        Args:
+            metrics: written beside it.
+        """
         state = None
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             state = self.accelerator.get_state_dict(self.model_wrapped)
         if self.args.should_save:
-            save_whole(self.learner, self._processor, folder, state)
+            save_whole(self.learner, self._processor, folder, state, metrics)
         self._wait()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -210,7 +226,8 @@ class GroundingTrainer(Trainer):
         self._wait()
         self._place: Path | None = aside
         try:
-            super()._save_checkpoint(model, trial)
+            with writing(f"checkpoint-{self.state.global_step}", aside):
+                super()._save_checkpoint(model, trial)
         finally:
             self._place = None
         self._wait()
