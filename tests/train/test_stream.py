@@ -84,11 +84,7 @@ class TestOrder:
 
         for step in range(2):
             whole = sorted(seen(stream().batch(step)))
-            ranks = [
-                image
-                for rank in (0, 1, 2)
-                for image in seen(stream(rank=rank, world_size=3).batch(step))
-            ]
+            ranks = [image for rank in (0, 1, 2) for image in seen(stream(rank=rank, world_size=3).batch(step))]
             pieces = [image for micro in (0, 1) for image in seen(stream(micro_batches=2).batch(step, micro))]
             assert sorted(ranks) == sorted(pieces) == whole
 

@@ -91,7 +91,9 @@ def load_learner(learner: nn.Module, folder: Path) -> None:
             tied = {"model.lm_head.weight"} if _is_tied(learner) else set()
             unknown, missing = keys.unexpected_keys, set(keys.missing_keys) - tied
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"the checkpoint `{folder}` is damaged, or of another model: {_one_line(error)}") from error
+        raise CheckpointError(
+            f"the checkpoint `{folder}` is damaged, or of another model: {_one_line(error)}"
+        ) from error
     wrong = [*sorted(missing)[:3], *unknown[:3]]
     if wrong:
         raise CheckpointError(f"the checkpoint `{folder}` is of another model: {', '.join(wrong)}")
