@@ -11,6 +11,14 @@ from unittest import mock
 import pytest
 import torch
 from hand_made import NAMES, four_samples
+from small_training import recipe, workshop
+from torch import Tensor
+
+from llava_grounding.errors import CheckpointError
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.train import loop
+from llava_grounding.train.batches import ChatBatch, ClassBatch
 from llava_grounding.train.loop import (
     BatchStream,
     Workshop,
@@ -20,14 +28,6 @@ from llava_grounding.train.loop import (
     run_stage,
     save_weights,
 )
-from small_training import recipe, workshop
-from torch import Tensor
-
-from llava_grounding.errors import CheckpointError
-from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
-from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.train import loop
-from llava_grounding.train.batches import ChatBatch, ClassBatch
 
 
 class StoppedError(Exception):
