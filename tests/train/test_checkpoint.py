@@ -35,7 +35,11 @@ from llava_grounding.train.recipe import LoraSettings
 
 
 def learner(
-    seed: int = 0, flavour: str = "shared", lora: LoraSettings | None = None, classes: bool = True, base: int | None = None
+    seed: int = 0,
+    flavour: str = "shared",
+    lora: LoraSettings | None = None,
+    classes: bool = True,
+    base: int | None = None,
 ) -> Learner:
     """A fresh learner, adapters on it if so said; `base` seeds the model where it differs from what learns."""
     values = {"lora": {"rank": lora.rank, "targets": list(lora.targets)}} if lora else {}
@@ -131,7 +135,10 @@ class TestDamage:
         [
             (lambda state: state.pop("phrase_projector.bias"), "is of another model: model.phrase_projector.bias"),
             (lambda state: state.update(extra=torch.zeros(1)), "is of another model: model.extra"),
-            (lambda state: state.update({"phrase_projector.bias": torch.zeros(3)}), "another model: Error.*bias: .*[^\\n]$"),
+            (
+                lambda state: state.update({"phrase_projector.bias": torch.zeros(3)}),
+                "another model: Error.*bias: .*[^\\n]$",
+            ),
         ],
     )
     def test_what_is_missing_too_many_or_of_another_shape_is_named(
@@ -196,9 +203,10 @@ class TestWhole:
         def full(*arguments: object) -> None:
             raise OSError("no space left on device")
 
-        with monkeypatch.context() as patch, pytest.raises(CheckpointError, match="no space left"):
+        with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "save_phrases", full)
-            save_whole(learner(2), training_processor(), tmp_path / "last")
+            with pytest.raises(CheckpointError, match="no space left"):
+                save_whole(learner(2), training_processor(), tmp_path / "last")
         fresh = learner(3)
         load_learner(fresh, tmp_path / "last")
         assert differences(learner(1), fresh) == []

@@ -42,7 +42,9 @@ def test_recipes_of_drawn_scenes_have_a_plan_wherever_they_are(name: str, tmp_pa
     loaded = load_recipe(CONFIGS / f"{name}.yaml")
     assert lines[0].startswith(f"stage {loaded.stage}: ")
     total = sum(one.numel() for one in meta_model(preset("nano")).parameters())
-    (counted,) = [re.fullmatch(r"  ([\d,]+) of ([\d,]+) parameters learn", line) for line in lines if "learn" in line[-6:]]
+    (counted,) = [
+        re.fullmatch(r"  ([\d,]+) of ([\d,]+) parameters learn", line) for line in lines if "learn" in line[-6:]
+    ]
     learnt, phrases = int(counted[1].replace(",", "")), int(counted[2].replace(",", "")) - total
     assert 0 < learnt <= total + phrases
     assert (phrases > 0) == ("classes" in lines[0])
@@ -75,12 +77,16 @@ class TestLarge:
         parts = {line.split()[0]: line for line in lines if "parameters  " in line}
         assert parts["vision_tower"].endswith("rests")
         learning = {part for part, line in parts.items() if " learns " in line}
-        assert learning == {
-            "7b_stage1": {"multi_modal_projector", "phrase_projector", "grounder", "language_model", "lm_head"},
-            "7b_stage2": {"multi_modal_projector", "phrase_projector", "grounder", "language_model", "lm_head"},
-            "7b_stage3": {"visual_prompt_encoder"},
-            "7b_lora": {"multi_modal_projector", "phrase_projector", "grounder", "language_model", "lm_head"},
-        }[name] & parts.keys()
+        assert (
+            learning
+            == {
+                "7b_stage1": {"multi_modal_projector", "phrase_projector", "grounder", "language_model", "lm_head"},
+                "7b_stage2": {"multi_modal_projector", "phrase_projector", "grounder", "language_model", "lm_head"},
+                "7b_stage3": {"visual_prompt_encoder"},
+                "7b_lora": {"multi_modal_projector", "phrase_projector", "grounder", "language_model", "lm_head"},
+            }[name]
+            & parts.keys()
+        )
         if name != "7b_stage2":
             assert "language_model" not in learning or "rest" in parts["language_model"].partition("learns")[2]
         for values in loaded.data:

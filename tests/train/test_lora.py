@@ -129,7 +129,11 @@ def test_the_base_does_not_move_while_adapters_learn() -> None:
             **given.images,
         ).loss.backward()
         optimizer.step()
-    moved = {name for name, value in model.language_model.named_parameters() if not torch.equal(value, before[f"language_model.{name}"])}
+    moved = {
+        name
+        for name, value in model.language_model.named_parameters()
+        if not torch.equal(value, before[f"language_model.{name}"])
+    }
     adapters = {name for name, _ in model.language_model.named_parameters() if ".lora_" in name}
     assert moved - adapters == {"embed_tokens.weight"}
     assert adapters <= moved

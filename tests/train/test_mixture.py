@@ -72,7 +72,7 @@ class TestParts:
     @given(weights=weights, batch_size=st.integers(1, 50), first=st.integers(0, 10**5))
     @settings(max_examples=40)
     def test_in_the_long_run_shares_are_the_weights(self, weights: list[float], batch_size: int, first: int) -> None:
-        mixed, steps = mixture(*((None, weight) for weight in weights), batch_size=batch_size), 1000
+        mixed, steps = mixture(*((None, weight) for weight in weights), batch_size=batch_size), 4000
         counts = mixed._counts(first, first + steps).sum(0)
         expected = np.array(weights) / sum(weights) * batch_size * steps
         assert np.abs(counts - expected).max() < 10  # of thousands: far better than chance

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_training import class_phrases, recipe, training_model, training_processor, workshop
+from small_training import class_phrases, recipe, training_model, workshop
 from torch import Tensor, nn
 
 from llava_grounding.errors import ConfigError
@@ -112,9 +112,7 @@ class TestParts:
         table = model.get_input_embeddings().weight
         table.sum().backward()
         assert table.grad.abs().min() == 1
-        (language,) = [
-            one for one in part_plans(model, None, recipe("grounded_chat")) if one.name == "language_model"
-        ]
+        (language,) = [one for one in part_plans(model, None, recipe("grounded_chat")) if one.name == "language_model"]
         assert language.resting == 0
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from hand_made import four_samples
-from llava_grounding.train.loop import run_stage, save_weights
 from safetensors import safe_open
 from small_training import class_phrases, training_processor, workshop
 

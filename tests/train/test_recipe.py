@@ -118,7 +118,10 @@ def test_every_field_refuses_what_is_of_another_type(field: Any) -> None:
         ({"stage": "caht"}, "`stage` must be one of .*marks, got `caht`; did you mean `chat`\\?"),
         ({"stage": ["chat"]}, "`stage` must be one of .*"),
         ({"weights": "int5"}, "`weights` must be one of float32, bfloat16, int8, int4, got `int5`; did you mean .*"),
-        ({"sharding": "zero"}, "`sharding` must be one of none, fsdp, zero2, zero3, got `zero`; did you mean `zero2`\\?"),
+        (
+            {"sharding": "zero"},
+            "`sharding` must be one of none, fsdp, zero2, zero3, got `zero`; did you mean `zero2`\\?",
+        ),
         ({"sharding": None}, "`sharding` must be one of .*, got `None`"),
         ({"freeze": "grounder"}, "`freeze` must be a list, each text, got `grounder`"),
         ({"freeze": [1]}, r"`freeze` must be a list, each text, got `\[1\]`"),
@@ -130,7 +133,10 @@ def test_every_field_refuses_what_is_of_another_type(field: Any) -> None:
         ({"validation": [{}]}, "every source in `validation` must name its `kind`"),
         ({"lora": 8}, "`lora` must be a mapping or null, got `8`"),
         ({"lora": {"rnak": 8}}, "unknown key `lora.rnak`; did you mean `rank`\\?"),
-        ({"lora": {"rank": "many", "alpha": 0}}, "`lora.rank` must be int, got `many`; `lora.alpha` must be at least .*"),
+        (
+            {"lora": {"rank": "many", "alpha": 0}},
+            "`lora.rank` must be int, got `many`; `lora.alpha` must be at least .*",
+        ),
         ({"lora": {"targets": "q_proj"}}, "`lora.targets` must be a list, each text, got `q_proj`"),
         ({"weights": "int4"}, "weights in int4 cannot learn: add `lora`"),
         ({"micro_batch_size": 0}, "`micro_batch_size` must be at least 1, got `0`"),

@@ -95,7 +95,9 @@ class TestKinds:
 
     @pytest.mark.parametrize("kind", ["scenes", "photos"])
     def test_drawn_scenes_and_photos_know_their_keys_too(self, kind: str, mini_pack_root: Path) -> None:
-        assert refused({"kind": kind, "spilt": "val"}, mini_pack_root).startswith(f"a source of kind `{kind}` has no key")
+        assert refused({"kind": kind, "spilt": "val"}, mini_pack_root).startswith(
+            f"a source of kind `{kind}` has no key"
+        )
         told = refused({"kind": kind, "talk": {"mirror": 1.0}}, mini_pack_root)
         assert told == f"a source of kind `{kind}` has no key `talk`"
 
@@ -211,9 +213,7 @@ class TestPhotos:
         assert Photos(photos, mirrored=1).sample(0, rng(3)) == mirror_sample(photo_sample(photos[0], rng(3)))
 
     def test_they_come_in_their_share_beside_scenes(self, mini_pack_root: Path) -> None:
-        sources = open_sources(
-            [{"kind": "scenes"}, {"kind": "photos", "split": "val"}], mini_pack_root, lambda: SCENES
-        )
+        sources = open_sources([{"kind": "scenes"}, {"kind": "photos", "split": "val"}], mini_pack_root, lambda: SCENES)
         mixed = Mixture(sources, 4, 0)
         assert [sample.source == "drawn" for sample in samples_of(mixed, 4)].count(True) == 8
         assert mixed.parts(0) == [2, 2]
@@ -222,8 +222,8 @@ class TestPhotos:
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_left_and_right_are_true_whether_mirrored_or_not(mirrored: bool) -> None:
     checked = 0
-    for one in samples_of(Mixture([(Scenes(SCENES), 1.0)], 4, 3), 5):
-        one = mirror_sample(one) if mirrored else one
+    for straight in samples_of(Mixture([(Scenes(SCENES), 1.0)], 4, 3), 5):
+        one = mirror_sample(straight) if mirrored else straight
         width = one.image_size_wh[0]
         for turn in (turn for turn in one.turns if turn.kind == "where" and turn.grounded):
             first = parse(turn.answer).phrases[0]
@@ -263,9 +263,7 @@ def some_of_all(pack: str | Path, root: str | Path) -> list[Sample]:
     return samples_of(Mixture([*sources, *own], 3, 1), 4)
 
 
-def test_a_fresh_interpreter_with_other_hashes_makes_the_same_samples(
-    mini_pack_root: Path, tmp_path: Path
-) -> None:
+def test_a_fresh_interpreter_with_other_hashes_makes_the_same_samples(mini_pack_root: Path, tmp_path: Path) -> None:
     write_source(source("own"), tmp_path)
     script = (
         "import sys; sys.path[:0] = sys.argv[3:]\n"

@@ -75,8 +75,7 @@ def test_the_grounding_weight_weighs_both_grounding_losses() -> None:
 def test_the_word_weight_weighs_the_word_loss_alone() -> None:
     batch, model = chat_of(*four_samples()), training_model().eval()
     none, one, three = (
-        chat_losses(model, class_phrases(), CRITERIA, batch, LossWeights(words=weight))
-        for weight in (0.0, 1.0, 3.0)
+        chat_losses(model, class_phrases(), CRITERIA, batch, LossWeights(words=weight)) for weight in (0.0, 1.0, 3.0)
     )
     assert one["class_words"] > 0
     torch.testing.assert_close(one["loss"] - none["loss"], one["class_words"])

@@ -84,11 +84,7 @@ class TestOrder:
 
         for step in range(2):
             whole = sorted(seen(stream().batch(step)))
-            ranks = [
-                image
-                for rank in (0, 1, 2)
-                for image in seen(stream(rank=rank, world_size=3).batch(step))
-            ]
+            ranks = [image for rank in (0, 1, 2) for image in seen(stream(rank=rank, world_size=3).batch(step))]
             pieces = [image for micro in (0, 1) for image in seen(stream(micro_batches=2).batch(step, micro))]
             assert sorted(ranks) == sorted(pieces) == whole
 
@@ -102,6 +98,18 @@ class TestOrder:
 
         pieces = [stream(rank=rank, world_size=3).batch(1) for rank in range(3)]
         assert texts(*pieces) == texts(stream().batch(1))
+
+    def test_each_place_of_the_run_throws_dice_of_its_own(self) -> None:
+        @dataclass(frozen=True)
+        class One(Few):
+            size: int = 1
+
+            def sample(self, number: int, rng: np.random.Generator) -> Sample:
+                return sample()
+
+        few_turns = BatchStream(Mixture([(One(), 1.0)], 2, 0), maker(max_turns=1), Portion(), 6)
+        said = [tuple(row.tolist()) for one in few_turns for row in one.batch.texts["input_ids"]]
+        assert len({tuple(token for token in row if token) for row in said}) > 2
 
     def test_a_stream_sent_to_another_process_is_the_same_stream(self, mini_pack_root: Path) -> None:
         sent = pickle.loads(pickle.dumps(photo_stream(mini_pack_root)))

@@ -129,7 +129,7 @@ def chat_losses(
             # Grounded all the same, as beside images with phrases; and every process takes the same way.
             embeds, found = embeds.new_zeros(len(embeds), 1, embeds.shape[2]), found.new_zeros(len(found), 1)
         mask = F.pad(batch.phrase_mask, (0, 1))[:, : embeds.shape[1]] & found
-        projected = model.phrase_projector(embeds)
+        projected = model.phrase_projector(embeds.to(next(model.phrase_projector.parameters(), embeds).dtype))
         if proposals is not None and model.config.phrase_queries == "image":
             grounding = model.grounder.rescore(proposals, projected, mask)
         else:

@@ -110,9 +110,17 @@ def open_workshop(recipe: Recipe, folder: Path, root: Path | None = None, device
     if recipe.lora is not None:
         add_adapters(model, recipe.lora)
     set_learning(model, plan, _new_tokens(processor))
+    _make_precise(model)
     learner = Learner(model, phrases, Lesson.of(recipe, plan))
     mixture = Mixture(sources, recipe.batch_size, recipe.seed)
     return Workshop(recipe, plan, learner, processor, mixture, held_out, folder)
+
+
+def _make_precise(model: LlavaGroundingForConditionalGeneration) -> None:
+    """What learns beside the language model in float32: steps as small as these are lost on narrower weights."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name.partition(".")[0] not in ("language_model", "lm_head"):
+            parameter.data = parameter.data.float()
 
 
 def model_config(recipe: Recipe) -> LlavaGroundingConfig:
