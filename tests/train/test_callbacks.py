@@ -1,6 +1,5 @@
 """Between the steps of a run: the log, rates, trackers, steps and samples left out, the best weights."""
 
-import json
 import logging
 import random
 from collections.abc import Sequence
@@ -19,10 +18,12 @@ from transformers import TrainerCallback
 
 from llava_grounding.data.sample import Sample
 from llava_grounding.errors import ConfigError, DataError
+from llava_grounding.train.callbacks import BestKept
 from llava_grounding.train.learner import Learner
 from llava_grounding.train.trainer import rate_factor
 
 QUICK: dict[str, Any] = {"stage": "pretrain_grounder", "batch_size": 1}
+NOBODY: tuple[Any, Any, Any] = (None, None, None)  # who calls a callback, where it does not ask
 
 
 class TestTheLog:
@@ -202,27 +203,31 @@ class TestBrokenSamples:
 
 
 class TestTheBest:
-    def run(self, folder: Path, monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, float]], **values: Any) -> Any:
-        found = iter(rows)
-        monkeypatch.setattr("llava_grounding.train.run.Validation.__call__", lambda *_: next(found))
-        finish(folder, **QUICK, steps=len(rows), validate_every=1, save_every=100, **values)
-        return json.loads((folder / "best/validation.json").read_text())
+    def best(self, folder: Path, rows: list[dict[str, float]], metric: str | None = None) -> dict[str, float]:
+        """The row that was saved last."""
+        saved: list[dict[str, float]] = []
+        kept = BestKept(folder, metric, lambda place, values: saved.append(dict(values)))
+        for row in rows:
+            kept.on_evaluate(*NOBODY, {f"eval_{name}": value for name, value in row.items()})
+        return saved[-1]
 
-    def test_is_by_phrases_before_classes_unless_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_by_phrases_before_classes_unless_told(self, tmp_path: Path) -> None:
         rows = [
             {"class_f1": 0.1, "phrase_f1": 0.9, "language_loss": 3.0},
             {"class_f1": 0.3, "phrase_f1": 0.2, "language_loss": 4.0},
             {"class_f1": 0.2, "phrase_f1": 0.3, "language_loss": 2.0},
         ]
-        assert self.run(tmp_path / "phrases", monkeypatch, rows) == rows[0]
-        assert self.run(tmp_path / "classes", monkeypatch, rows, metric="class_f1") == rows[1]
-        assert self.run(tmp_path / "losses", monkeypatch, rows, metric="language_loss") == rows[2]
+        assert self.best(tmp_path, rows) == rows[0]
+        assert self.best(tmp_path, rows, "class_f1") == rows[1]
+        assert self.best(tmp_path, rows, "language_loss") == rows[2]
 
-    def test_a_number_no_validation_has_is_named_with_those_it_has(
+    def test_a_number_no_validation_has_ends_the_run_with_those_it_has(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        found = {"class_f1": 0.1, "class_threshold": 0.5}
+        monkeypatch.setattr("llava_grounding.train.run.Validation.__call__", lambda *_: found)
         with pytest.raises(ConfigError) as caught:
-            self.run(tmp_path, monkeypatch, [{"class_f1": 0.1, "class_threshold": 0.5}], metric="class_f")
+            finish(tmp_path, **QUICK, steps=1, metric="class_f")
         assert str(caught.value) == (
             "`metric` must be a number of the validation, which are class_f1, class_threshold; "
             "got `class_f`; did you mean `class_f1`?"
