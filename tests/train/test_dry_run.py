@@ -21,7 +21,7 @@ DRAWN = ("nano_pretrain", "nano_chat", "nano_read", "nano_joint", "nano_gpu")
 LARGE = ("7b_stage1", "7b_stage2", "7b_stage3", "7b_lora")
 GIB = 2**30
 PARTS = [
-    PartPlan("language_model", learning=7 * GIB, resting=0, rates=(1e-3,)),
+    PartPlan("language_model", learning=7 * GIB, resting=0, rates=(1e-3,), whole=7 * GIB),
     PartPlan("vision_tower", learning=0, resting=GIB, rates=()),
     PartPlan("grounder", learning=0, resting=GIB, rates=()),
 ]
@@ -162,3 +162,8 @@ class TestMemory:
         exact = estimate_memory(PARTS, replace(recipe("chat", micro_batch_size=2, max_tokens=1000), bf16=True), 1, 9, 2)
         assert self.memory(micro_batch_size=2, max_tokens=1000, bf16=True).activations == base.activations / 2
         assert exact.activations == 2 * 1000 * 9 * 2 * 34
+
+    def test_single_rows_that_learn_take_the_room_of_their_table(self) -> None:
+        rows = [PartPlan("language_model", learning=3, resting=7, rates=(1e-3,), whole=10)]
+        memory = estimate_memory(rows, recipe("align"), 1, 9, 2)
+        assert (memory.gradients, memory.optimizer) == (10 * 4, 10 * 8)

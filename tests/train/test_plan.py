@@ -273,3 +273,11 @@ class TestAdapters:
 
 def moved_rows(before: Tensor, after: Tensor) -> list[int]:
     return (before != after.detach()).any(1).nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("sharding", ["fsdp", "zero3"])
+@pytest.mark.parametrize("values", [{"stage": "align"}, {"stage": "grounded_chat", "lora": {}}])
+def test_single_rows_are_not_shared_between_processes(sharding: str, values: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=f"sharding `{sharding}` cannot let single rows"):
+        stage_plan(recipe_of({**values, "sharding": sharding}))
+    assert stage_plan(recipe_of({**values, "sharding": "zero2"})).new_rows

@@ -90,8 +90,8 @@ def estimate_memory(parts: Sequence[PartPlan], recipe: Recipe, processes: int, w
     for part in parts:
         resting = 4.0 if part.name in vision else _BYTES[recipe.weights]
         weights += part.learning * 4.0 + part.resting * resting
-        gradients += part.learning * 4.0
-        optimizer += part.learning * 8.0
+        gradients += part.whole * 4.0
+        optimizer += part.whole * 8.0
     share = 1.0 / processes
     if recipe.sharding in ("zero2", "zero3", "fsdp"):
         optimizer, gradients = optimizer * share, gradients * share

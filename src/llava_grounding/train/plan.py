@@ -68,6 +68,12 @@ def stage_plan(recipe: Recipe) -> StagePlan:
     parts = tuple(part for part in plan.parts if part not in resting)
     if not parts:
         raise ConfigError(f"everything that stage `{recipe.stage}` would train is frozen")
+    new_rows = plan.new_rows or recipe.lora is not None
+    if new_rows and recipe.sharding in ("fsdp", "zero3"):
+        raise ConfigError(
+            f"sharding `{recipe.sharding}` cannot let single rows of an embedding learn, as "
+            f"{'`lora`' if recipe.lora else f'stage `{recipe.stage}`'} does; take `zero2` or `none`"
+        )
     tasks = [task for task in plan.tasks if task != "classes" or recipe.class_task is not False]
     if recipe.class_task and "classes" not in tasks:
         tasks.append("classes")
@@ -75,7 +81,7 @@ def stage_plan(recipe: Recipe) -> StagePlan:
     if "grounder" in recipe.freeze:  # nothing would learn from it
         tasks = [task for task in tasks if task != "classes"]
         parts = tuple(part for part in parts if part != PHRASES)
-    return StagePlan(tuple(tasks), parts, plan.new_rows or recipe.lora is not None)
+    return StagePlan(tuple(tasks), parts, new_rows)
 
 
 def set_learning(model: LlavaGroundingForConditionalGeneration, plan: StagePlan, new_tokens: Sequence[int]) -> None:
@@ -153,6 +159,8 @@ class PartPlan:
     learning: int
     resting: int
     rates: tuple[float, ...]
+    whole: int = 0
+    """Parameters with a gradient: more than learn where only some rows of a table do."""
 
 
 def part_plans(
@@ -172,12 +180,13 @@ def part_plans(
             learning = getattr(parameter, "learning_rows", len(parameter) if parameter.ndim else 1)
             learning = learning * size // max(len(parameter) if parameter.ndim else 1, 1)
             rates.setdefault(part, set()).add(rate_of(name, recipe))
-        entry = counts.setdefault(part, [0, 0])
+        entry = counts.setdefault(part, [0, 0, 0])
         entry[0] += learning
         entry[1] += size - learning
+        entry[2] += size if parameter.requires_grad else 0
     return [
-        PartPlan(part, learning, resting, tuple(sorted(rates.get(part, ()), reverse=True)))
-        for part, (learning, resting) in counts.items()
+        PartPlan(part, learning, resting, tuple(sorted(rates.get(part, ()), reverse=True)), whole)
+        for part, (learning, resting, whole) in counts.items()
     ]
 
 
