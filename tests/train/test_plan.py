@@ -24,7 +24,7 @@ from llava_grounding.train.plan import (
     set_learning,
     stage_plan,
 )
-from llava_grounding.train.recipe import LoraSettings
+from llava_grounding.train.recipe import LoraSettings, recipe_of
 
 FLAVOURS = ("shared", "official", "siglip")
 LANGUAGE = {"multi_modal_projector", "phrase_projector", "language_model", "lm_head"}

@@ -20,7 +20,6 @@ from llava_grounding.data.synthetic import SceneConfig, draw_scene
 from llava_grounding.errors import ConfigError, DataError
 from llava_grounding.markup import parse
 from llava_grounding.train.mixture import Mixture
-from llava_grounding.train.recipe import recipe_of
 from llava_grounding.train.sources import (
     KINDS,
     VALIDATION_SEED,
@@ -33,7 +32,6 @@ from llava_grounding.train.sources import (
     open_sources,
     quiet_scenes,
 )
-from llava_grounding.train.workshop import open_workshop
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -132,12 +130,8 @@ class TestKinds:
         ((only, weight),) = open_sources([source("llava", weight=0), {"kind": "scenes"}], tmp_path)
         assert (only.name, weight) == ("scenes", 1.0)
 
-    def test_when_nothing_is_there_the_optional_ones_are_named(self, tmp_path: Path) -> None:
+    def test_when_nothing_is_there_what_is_optional_leaves_nothing(self, tmp_path: Path) -> None:
         assert open_sources([source("llava", optional=True), source("gvc", optional=True)], tmp_path) == []
-        missing = [{"kind": kind, "optional": True, **SOURCES[kind]} for kind in ("llava", "gvc")]
-        recipe = recipe_of({"stage": "grounded_chat", "start_from": "nano", "data": missing})
-        with pytest.raises(DataError, match="none of the sources is there: llava, gvc"):
-            open_workshop(recipe, tmp_path / "run", tmp_path)
         assert open_sources([], tmp_path) == []
 
     def test_a_damaged_file_is_no_missing_one(self, tmp_path: Path) -> None:

@@ -242,3 +242,12 @@ def test_held_out_samples_are_those_of_the_validation(tmp_path: Path) -> None:
     values = {"validation": [source("own"), {"kind": "scenes", "held_out": True}], "validation_samples": 4}
     held_out = open_workshop(small("chat", **values), tmp_path, tmp_path).held_out
     assert [one.id for one in held_out] == ["1.png", "2.png", f"scene-{10**9}", f"scene-{10**9 + 1}"]
+
+
+def test_a_stage_without_any_of_its_sources_names_them(tmp_path: Path) -> None:
+    missing = [
+        {"kind": "llava", "dialogues": "talk.json", "images": ".", "optional": True},
+        {"kind": "own", "instances": "labels.json", "images": ".", "optional": True},
+    ]
+    with pytest.raises(DataError, match="none of the sources is there: llava, own"):
+        open_workshop(small("chat", data=missing), tmp_path / "run", tmp_path)
