@@ -139,6 +139,7 @@ def _child(rank: int, count: int, port: int, job: Callable[[], None]) -> None:
     if count > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ["OMP_NUM_THREADS"] = "1"  # as torchrun sets it
     torch.set_num_threads(1)
     job()
     if torch.distributed.is_initialized():

@@ -200,11 +200,24 @@ def _save_model(
     model: Mapping[str, Tensor] | None,
     phrases: Mapping[str, Tensor] | None,
 ) -> None:
-    with without_progress_bars():
+    with without_progress_bars(), _plain(learner.model):
         learner.model.save_pretrained(folder, state_dict=None if model is None else dict(model))
     processor.save_pretrained(folder)
     if learner.class_phrases is not None:
         save_phrases(learner.class_phrases, folder, phrases)
+
+
+@contextmanager
+def _plain(model: nn.Module) -> Iterator[None]:
+    """While inside, nothing says that the model is quantised: what is written of it is not."""
+    config: dict[str, Any] = vars(model.config)
+    hidden = [(vars(model), "hf_quantizer"), (config, "quantization_config")]
+    kept = [(place, name, place.pop(name)) for place, name in hidden if name in place]
+    try:
+        yield
+    finally:
+        for place, name, value in kept:
+            place[name] = value
 
 
 def save_phrases(phrases: ClassPhrases, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
