@@ -83,9 +83,9 @@ constraints: ## write constraints.txt anew from the newest versions that pyproje
 	$(UV) pip compile pyproject.toml --all-extras --constraints constraints.in --python-version 3.11 --no-header \
 	  --no-annotate --no-emit-index-url --no-emit-find-links --quiet | sed 's/+cpu//' > constraints.txt
 
-train-nano: $(VENV)/.run ## train the embedded model from nothing (DATA=photo pack, optional)
+train-nano: $(VENV)/.dev ## train the embedded model from nothing (DATA=photo pack, optional)
 	@for stage in pretrain chat read joint; do set -x; \
-	  $(BIN)/llava-grounding train configs/nano_$$stage.yaml $(if $(DATA),--data "$(DATA)",photo_share=0) || exit 1; \
+	  $(BIN)/llava-grounding train configs/nano_$$stage.yaml $(if $(DATA),--data "$(DATA)") || exit 1; \
 	done
 
 clean: ## remove the environment and what demo and tests leave behind

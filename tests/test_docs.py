@@ -21,8 +21,8 @@ from llava_grounding.cli.main import app
 from llava_grounding.data.synthetic import draw_scene
 from llava_grounding.errors import LlavaGroundingError
 from llava_grounding.model.presets import PRESETS, preset
+from llava_grounding.train.plan import STAGES
 from llava_grounding.train.recipe import load_recipe
-from llava_grounding.train.workshop import STAGES
 
 NEEDS_MODEL = "<!-- needs: model -->"
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -35,6 +35,7 @@ EXAMPLES = {
     "ask_many.py": ["What is in the image?", "photo.jpg", "photo.jpg"],
     "draw_scene.py": ["scene.png", "7"],
     "talk_about_photo.py": ["photo.jpg", "What is in the image?", "How many things are there?"],
+    "write_data_set.py": ["mydata", "2"],
     "time_grounder.py": ["--preset", "nano", "--image-size", "160", "160", "--threads", "1", "--runs", "1"],
 }
 NEED_MODEL = {"ask_many.py", "talk_about_photo.py"}
@@ -83,6 +84,7 @@ def test_the_python_on_a_page_runs_from_top_to_bottom(name: str, workplace: Path
 def test_every_relative_link_leads_to_a_file(name: str) -> None:
     page = PAGES[name]
     prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"`[^`\n]*`", "", prose)
     targets = [link.partition("#")[0] for link in _LINK.findall(prose) if not re.match(r"[a-z]+:", link)]
     assert [target for target in targets if target and not (page.parent / target).exists()] == []
 
@@ -166,7 +168,8 @@ def test_every_recipe_loads_and_opens_with_the_line_that_runs_it(path: Path) -> 
     assert recipe.stage in STAGES
     assert recipe.preset in PRESETS
     first = path.read_text(encoding="utf-8").splitlines()[0]
-    assert first.startswith(f"# llava-grounding train configs/{path.name}")
+    command = r"(llava-grounding|torchrun --nproc-per-node \d+ -m llava_grounding)"
+    assert re.match(rf"# {command} train configs/{path.name}\b", first)
 
 
 def test_every_example_has_a_line_that_runs_it_here() -> None:

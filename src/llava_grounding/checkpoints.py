@@ -66,7 +66,7 @@ def load_checkpoint(
     check_weights(folder, config)
     processor = LlavaGroundingProcessor.from_pretrained(folder)
     _check_fit(folder, config, processor)
-    with _without_progress_bars():
+    with without_progress_bars():
         # The vision modules keep the float32 they are stored in, whatever the precision: the model says so.
         model = LlavaGroundingForConditionalGeneration.from_pretrained(
             folder, config=config, dtype=chosen_dtype, **options
@@ -300,7 +300,7 @@ def _check_fit(folder: Path, config: LlavaGroundingConfig, processor: LlavaGroun
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Loading takes a moment; transformers would draw a bar for it on stderr."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
+from golden.joined import read_tensors
 from llava_grounding.convert.keys import (
     GROUNDER_IGNORED,
     GROUNDER_PREFIX,
@@ -31,12 +31,12 @@ PREDICTOR = "sem_seg_head.predictor."
 
 @pytest.fixture(scope="module")
 def grounder_state() -> dict[str, Tensor]:
-    return load_file(GOLDEN / "A_grounding" / "weights.safetensors")
+    return read_tensors(GOLDEN / "A_grounding" / "weights.safetensors")
 
 
 @pytest.fixture(scope="module")
 def prompt_encoder_state() -> dict[str, Tensor]:
-    return load_file(GOLDEN / "B_visual_prompt" / "weights.safetensors")
+    return read_tensors(GOLDEN / "B_visual_prompt" / "weights.safetensors")
 
 
 def config_of(folder: str) -> dict[str, Any]:

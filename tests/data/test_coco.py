@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llava_grounding.data.coco import CocoPhotos, FileBytes, PhotoPack
+from llava_grounding.data.coco import CocoPhotos, PhotoPack
+from llava_grounding.data.images import FileBytes
 from llava_grounding.errors import DataError
 
 
@@ -121,10 +122,10 @@ def test_the_variable_is_read(monkeypatch: pytest.MonkeyPatch, mini_pack_root: P
 
 def test_damage_is_one_sentence(tmp_path: Path) -> None:
     wrong_size = CocoPhotos.from_files(write_coco(tmp_path, [], width=11), tmp_path)
-    with pytest.raises(DataError, match=r"photo `a\.png` must be \(11, 8\)"):
+    with pytest.raises(DataError, match=r"image `a\.png` must be \(11, 8\)"):
         wrong_size[0].load_image()
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"cannot read photo `a\.png`"):
+    with pytest.raises(DataError, match=r"cannot read image `a\.png`"):
         wrong_size[0].load_image()
     with pytest.raises(DataError, match="ends early: expected 99 bytes"):
         FileBytes(tmp_path / "a.png", 2, 99)()
@@ -133,12 +134,70 @@ def test_damage_is_one_sentence(tmp_path: Path) -> None:
         CocoPhotos.from_files(tmp_path / "instances.json", tmp_path)
 
 
-def test_unknown_label_sets_and_categories_are_errors(tmp_path: Path) -> None:
+def test_an_unknown_label_set_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="unknown label_set `coco8`; did you mean `coco80`"):
         CocoPhotos.from_files(write_coco(tmp_path, [], label_set="coco8"), tmp_path)[0]
-    path = write_coco(tmp_path, [annotation([1, 1, 2, 2], category_id=9)])
-    with pytest.raises(DataError, match="annotation 1 has unknown category id 9"):
-        CocoPhotos.from_files(path, tmp_path)[0]
+
+
+BROKEN = {
+    "annotation of an unknown category": {"category_id": 9},
+    "annotation of an unknown image": {"image_id": 5},
+    "image id that is no whole number": {"image_id": None},
+    "bbox that is not four finite numbers": {"bbox": [1, 2, float("nan"), 3]},
+    "bbox without area": {"bbox": [1, 1, -2, 3]},
+    "bbox outside the image": {"bbox": [10, 1, 2, 3]},
+    "segmentation that is neither run lengths nor polygons": {"segmentation": "abc"},
+    "polygon that is not three or more points": {"segmentation": [[1, 1, 4, 1, 4, 4, 1]]},
+    "polygon that is not finite numbers": {"segmentation": [[1, 1, 4, 1, 4, float("inf")]]},
+    "mask of another size than its image": {"segmentation": {"size": [10, 8], "counts": "0"}},
+    "annotation id used twice": {"id": 1},
+}
+
+
+@pytest.mark.parametrize("reason", BROKEN)
+def test_a_broken_annotation_is_left_out_counted_and_named(tmp_path: Path, reason: str) -> None:
+    broken = annotation([1, 1, 2, 2]) | {"id": 7} | BROKEN[reason]
+    photos = CocoPhotos.from_files(write_coco(tmp_path, [annotation([1, 1, 2, 2]), broken]), tmp_path)
+    assert photos.dropped == {reason: (str(broken["id"]),)}
+    assert [instance.id for instance in photos[0].instances] == [1]
+
+
+@pytest.mark.parametrize("junk", [None, 3, "x", [], {"id": []}, {"id": 1, "image_id": {}}])
+def test_junk_among_the_rows_is_left_out(tmp_path: Path, junk: Any) -> None:
+    path = write_coco(tmp_path, [annotation([1, 1, 2, 2])])
+    labels = json.loads(path.read_text())
+    path.write_text(json.dumps({key: [junk, *rows] for key, rows in labels.items()}))
+    photos = CocoPhotos.from_files(path, tmp_path)
+    assert len(photos[0].instances) == len(photos) == 1
+    assert sum(map(len, photos.dropped.values())) == 3
+
+
+@pytest.mark.parametrize("data", [[], {}, {"images": []}, {"images": {}, "annotations": [], "categories": []}, "x"])
+def test_a_file_that_is_not_coco_at_all_is_an_error(tmp_path: Path, data: Any) -> None:
+    (tmp_path / "other.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match=r"a COCO instances file must have a list `images|annotations|categories`"):
+        CocoPhotos.from_files(tmp_path / "other.json", tmp_path)
+
+
+def test_captions_that_hold_nothing_or_markup_are_left_out(tmp_path: Path) -> None:
+    texts = ["  A dog\nsleeps ", "", "a <seg> b", None]
+    rows = [{"id": number, "image_id": 1, "caption": text} for number, text in enumerate(texts)]
+    (tmp_path / "captions.json").write_text(json.dumps({"annotations": [*rows, {"id": 9, "image_id": 2}]}))
+    photos = CocoPhotos.from_files(write_coco(tmp_path, []), tmp_path, tmp_path / "captions.json")
+    assert photos[0].captions == ("A dog sleeps",)
+    assert photos.dropped == {
+        "caption without text": ("1", "3"),
+        "caption with special tokens in it": ("2",),
+        "caption of an unknown image": ("9",),
+    }
+
+
+def test_a_data_set_has_a_name_and_travels_whole(tmp_path: Path) -> None:
+    photos = CocoPhotos.from_files(write_coco(tmp_path, [annotation([1, 1, 2, 2])]), tmp_path)
+    assert photos.name == "instances"
+    again = pickle.loads(pickle.dumps(photos))
+    assert list(again) == list(photos)
+    assert (again.name, again.dropped) == (photos.name, photos.dropped)
 
 
 @pytest.mark.pack

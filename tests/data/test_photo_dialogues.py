@@ -8,28 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llava_grounding.data.coco import PhotoInstance, PhotoPack, PhotoRecord
+from llava_grounding.data.coco import PhotoPack
 from llava_grounding.data.grounded_captions import ground_caption, tidy_caption
 from llava_grounding.data.photo_dialogues import photo_sample
+from llava_grounding.data.record import Annotation, Record
 from llava_grounding.data.sample import Turn
 from llava_grounding.markup import parse_strict
 
 
 @pytest.fixture(scope="module")
-def records(mini_pack_root: Path) -> dict[str, PhotoRecord]:
+def records(mini_pack_root: Path) -> dict[str, Record]:
     return {record.id: record for record in PhotoPack(mini_pack_root).split("val")}
 
 
-def turns_of(record: PhotoRecord, kind: str, seeds: int = 60) -> list[Turn]:
+def turns_of(record: Record, kind: str, seeds: int = 60) -> list[Turn]:
     """Turns of one kind over several seeds, those with markup unless the kind has none."""
     samples = [photo_sample(record, np.random.default_rng(seed)) for seed in range(seeds)]
     found = [turn for sample in samples for turn in sample.turns if turn.kind == kind]
     return found if kind == "describe_plain" else [turn for turn in found if turn.grounded]
 
 
-def thing(category: str, *box: float, region: str = "thing") -> PhotoInstance:
+def thing(category: str, *box: float, region: str = "thing") -> Annotation:
     x0, y0, x1, y1 = box
-    return PhotoInstance(category, (x0, y0, x1, y1), None, region)
+    return Annotation(category, (x0, y0, x1, y1), None, region)
 
 
 DOGS = [thing("dog", 0, 0, 10, 10), thing("dog", 20, 0, 30, 10), thing("person", 40, 0, 50, 30)]
@@ -70,7 +71,7 @@ def test_captions_become_sentences() -> None:
     assert tidy_caption("<g_s> a dog <g_e> <seg>") == "A dog."
 
 
-def test_the_sample_is_the_same_for_the_same_seed(records: dict[str, PhotoRecord]) -> None:
+def test_the_sample_is_the_same_for_the_same_seed(records: dict[str, Record]) -> None:
     record = records["yard/dogs.jpg"]
     first, second = (photo_sample(record, np.random.default_rng(5)) for _ in range(2))
     assert first == second
@@ -78,7 +79,7 @@ def test_the_sample_is_the_same_for_the_same_seed(records: dict[str, PhotoRecord
     assert any(turns != first.turns for turns in others)
 
 
-def test_every_grounded_answer_parses_and_its_targets_fit(records: dict[str, PhotoRecord]) -> None:
+def test_every_grounded_answer_parses_and_its_targets_fit(records: dict[str, Record]) -> None:
     for record in records.values():
         for seed in range(10):
             sample = photo_sample(record, np.random.default_rng(seed))
@@ -89,13 +90,13 @@ def test_every_grounded_answer_parses_and_its_targets_fit(records: dict[str, Pho
                     prompt.validate(sample.image_size_wh)
 
 
-def test_labels_without_captions_are_listed(records: dict[str, PhotoRecord]) -> None:
+def test_labels_without_captions_are_listed(records: dict[str, Record]) -> None:
     assert {t.answer for t in turns_of(records["yard/cat.jpg"], "describe")} == {"There is <g_s> a cat <g_e> <seg>."}
     street = turns_of(records["street/cars.jpg"], "describe")[0]
     assert street.answer == "There is <g_s> the sky <g_e> <seg> and <g_s> cars <g_e> <seg>."
 
 
-def test_a_caption_is_the_description_and_labels_are_a_list(records: dict[str, PhotoRecord]) -> None:
+def test_a_caption_is_the_description_and_labels_are_a_list(records: dict[str, Record]) -> None:
     record = records["yard/dogs.jpg"]
     described = turns_of(record, "describe")
     assert {t.answer for t in described} == {"<g_s> Two dogs <g_e> <seg> next to <g_s> a man <g_e> <seg>."}
@@ -106,7 +107,7 @@ def test_a_caption_is_the_description_and_labels_are_a_list(records: dict[str, P
     assert not any(t.grounded for t in plain)
 
 
-def test_counts_are_asked_only_where_labels_are_complete(records: dict[str, PhotoRecord]) -> None:
+def test_counts_are_asked_only_where_labels_are_complete(records: dict[str, Record]) -> None:
     record = records["yard/dogs.jpg"]
     answers = {t.answer for t in turns_of(record, "count")}
     assert answers == {"There are <g_s> two dogs <g_e> <seg>.", "There is <g_s> one person <g_e> <seg>."}
@@ -114,7 +115,7 @@ def test_counts_are_asked_only_where_labels_are_complete(records: dict[str, Phot
     assert turns_of(records["street/cars.jpg"], "count") == []
 
 
-def test_absence_is_claimed_only_of_exhaustive_classes(records: dict[str, PhotoRecord]) -> None:
+def test_absence_is_claimed_only_of_exhaustive_classes(records: dict[str, Record]) -> None:
     record = records["yard/dogs.jpg"]
     only_dogs = turns_of(replace(record, exhaustive=frozenset({"dog"})), "absent")
     assert not any(turn.answer.startswith("No") for turn in only_dogs)
@@ -128,7 +129,7 @@ def test_absence_is_claimed_only_of_exhaustive_classes(records: dict[str, PhotoR
     assert not answers & {f"No, there is no {name} in the picture." for name in ("dog", "person")}
 
 
-def test_find_phrases_mean_exactly_their_targets(records: dict[str, PhotoRecord]) -> None:
+def test_find_phrases_mean_exactly_their_targets(records: dict[str, Record]) -> None:
     turns = turns_of(records["yard/dogs.jpg"], "find")
     assert {t.answer for t in turns} == {f"<g_s> {parse_strict(t.answer).phrases[0].text} <g_e> <seg>." for t in turns}
     said = {parse_strict(t.answer).phrases[0].text: t.targets[0] for t in turns}
@@ -144,7 +145,7 @@ def test_find_phrases_mean_exactly_their_targets(records: dict[str, PhotoRecord]
     }
 
 
-def test_places_and_sides_are_true(records: dict[str, PhotoRecord]) -> None:
+def test_places_and_sides_are_true(records: dict[str, Record]) -> None:
     answers = {parse_strict(t.answer).text for t in turns_of(records["yard/dogs.jpg"], "where")}
     assert answers == {
         "The smallest dog is in the bottom left, to the left of the person.",
@@ -153,7 +154,7 @@ def test_places_and_sides_are_true(records: dict[str, PhotoRecord]) -> None:
     }
 
 
-def test_regions_point_at_the_thing_they_ask_about(records: dict[str, PhotoRecord]) -> None:
+def test_regions_point_at_the_thing_they_ask_about(records: dict[str, Record]) -> None:
     record = records["yard/dogs.jpg"]
     turns = turns_of(record, "region")
     assert {t.prompts[0].kind for t in turns} == {"box", "click", "scribble", "mask"}
@@ -170,7 +171,7 @@ def test_regions_point_at_the_thing_they_ask_about(records: dict[str, PhotoRecor
     assert {t.prompts[0].kind for t in turns_of(records["yard/cat.jpg"], "region")} == {"box"}
 
 
-def test_statements_become_yes_no_questions(records: dict[str, PhotoRecord]) -> None:
+def test_statements_become_yes_no_questions(records: dict[str, Record]) -> None:
     (no,) = {t.answer for t in turns_of(records["yard/dogs.jpg"], "relation")}
     assert no == "No, that is not true."
     yes = turns_of(records["yard/cat.jpg"], "relation")[0]
@@ -179,7 +180,7 @@ def test_statements_become_yes_no_questions(records: dict[str, PhotoRecord]) -> 
     assert "the cat is alone" in yes.question
 
 
-def test_short_answers_are_sometimes_plain_whether_yes_or_no(records: dict[str, PhotoRecord]) -> None:
+def test_short_answers_are_sometimes_plain_whether_yes_or_no(records: dict[str, Record]) -> None:
     samples = [photo_sample(records["yard/dogs.jpg"], np.random.default_rng(seed)) for seed in range(60)]
     answers = [turn for sample in samples for turn in sample.turns if turn.kind == "absent"]
     for start in ("Yes", "No"):
@@ -188,13 +189,13 @@ def test_short_answers_are_sometimes_plain_whether_yes_or_no(records: dict[str, 
     assert all(turn.targets == () for turn in answers if not turn.grounded)
 
 
-def test_a_photo_with_captions_only_is_described_plainly(records: dict[str, PhotoRecord]) -> None:
+def test_a_photo_with_captions_only_is_described_plainly(records: dict[str, Record]) -> None:
     sample = photo_sample(records["words/only.jpg"], np.random.default_rng(0))
     assert [(t.kind, t.grounded, t.answer) for t in sample.turns] == [("describe_plain", False, "A puppy sleeps.")]
     assert sample.masks.shape == (0, 60, 80)
 
 
-def test_crowds_are_dropped(records: dict[str, PhotoRecord]) -> None:
+def test_crowds_are_dropped(records: dict[str, Record]) -> None:
     record = records["yard/dogs.jpg"]
     crowd = replace(record.instances[0], region="crowd")
     sample = photo_sample(replace(record, instances=(crowd, *record.instances[1:])), np.random.default_rng(0))

@@ -15,6 +15,7 @@ import group_a
 import group_b
 import group_c
 import group_d
+import group_e
 import torch
 from ledger import Ledger, Line
 from tolerances import TOLERANCES
@@ -26,8 +27,8 @@ CHECKS: dict[str, Callable[[Path, Ledger], None]] = {
     "B_visual_prompt": group_b.check_group,
     "C_inference": group_c.check_group,
     "D_training": group_d.check_group,
+    "E_training_language": group_e.check_group,
 }
-NOT_YET = ("E_training_language",)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,7 +73,7 @@ def find_groups(folder: Path) -> Iterator[Path]:
 
 def kind_of(folder: Path) -> str | None:
     """Which group a folder holds, by the beginning of its name: `D_training`, `D_training_seed7`, `D_other`."""
-    return next((kind for kind in (*CHECKS, *NOT_YET) if folder.name.startswith(kind[:2])), None)
+    return next((kind for kind in CHECKS if folder.name.startswith(kind[:2])), None)
 
 
 def check_one(folder: Path, check: Callable[[Path, Ledger], None]) -> Ledger:

@@ -189,7 +189,7 @@ def _losses(
     ours = {}
     for name, theirs in LOSS_NAMES.items():
         for prediction in named_predictions(output):
-            key, their_key = loss_key(name, prediction), theirs + _suffix(prediction)
+            key, their_key = loss_key(name, prediction), theirs + suffix(prediction)
             if key in result.losses:
                 ours[f"loss_unweighted.{their_key}"] = result.losses[key]
                 ours[f"loss_weighted.{batch_key}.{their_key}"] = weighted[key]
@@ -197,7 +197,7 @@ def _losses(
     return ours
 
 
-def _suffix(prediction: str) -> str:
+def suffix(prediction: str) -> str:
     """`_0` for the last layer, `_i` for the i-th auxiliary one from 1, `_0_interm` for the first stage."""
     if prediction.startswith("aux"):
         return f"_{int(prediction.removeprefix('aux')) + 1}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,13 +17,21 @@ from llava_grounding.convert.sizes import OfficialSettings
 LANGUAGE_WEIGHTS = "llm_weights.safetensors"
 
 
-def sibling(folder: Path, letter: str) -> Path:
-    """The folder of another group of the same recording.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, those too that it holds once under several names: its metadata lists the other names."""
+    with safe_open(path, "pt") as file:
+        same = json.loads((file.metadata() or {}).get("same", "{}"))
+    tensors = load_file(path)
+    return tensors | {name: tensors[stored].clone() for name, stored in same.items()}
+
+
+def sibling(folder: Path, letter: str, file: str = "weights.safetensors") -> Path:
+    """The folder of another group of the same recording, the one with this file.
 
     Raises:
         FileNotFoundError: if there is none.
     """
-    found = sorted(path for path in folder.parent.glob(f"{letter}_*") if (path / "weights.safetensors").is_file())
+    found = sorted(path for path in folder.parent.glob(f"{letter}_*") if (path / file).is_file())
     if not found:
         raise FileNotFoundError(f"this group needs the weights of group {letter}, expected beside {folder}")
     return found[0]
@@ -34,9 +43,9 @@ def joined_state(folder: Path) -> dict[str, Tensor]:
     Args:
         folder: of group C.
     """
-    state = load_file(folder / LANGUAGE_WEIGHTS)
+    state = read_tensors(folder / LANGUAGE_WEIGHTS)
     for letter, prefix in (("A", GROUNDER_PREFIX), ("B", PROMPT_ENCODER_PREFIX)):
-        weights = load_file(sibling(folder, letter) / "weights.safetensors")
+        weights = read_tensors(sibling(folder, letter) / "weights.safetensors")
         state |= {prefix + key: tensor for key, tensor in weights.items()}
     return state
 

@@ -67,8 +67,8 @@ class Ledger:
 
     def compare_file(self, file: str, recorded: Tensors, ours: Tensors, table: Table) -> None:
         """Compare all tensors of one file."""
-        names = [name for name in recorded if _first_fit(name, table.inputs) is None]
-        fits = {name: _first_fit(name, table.compared) for name in names}
+        names = [name for name in recorded if first_fit(name, table.inputs) is None]
+        fits = {name: first_fit(name, table.compared) for name in names}
         for pattern, tolerance in table.compared.items():
             for name in names:
                 if fits[name] == pattern and name in ours:
@@ -78,7 +78,7 @@ class Ledger:
             if fits[name] is None or name not in ours:
                 self.problems.append(f"unknown tensor `{name}` in {file}: nothing of ours to compare it with")
         missing = [name for name in ours if name not in recorded]
-        optional = [name for name in missing if _first_fit(name, table.optional) is not None]
+        optional = [name for name in missing if first_fit(name, table.optional) is not None]
         self.problems += [f"missing tensor `{name}` in {file}" for name in missing if name not in optional]
         if optional:
             self.notes.append(f"not recorded in {file}: {', '.join(optional)}")
@@ -101,7 +101,7 @@ def as_recorded(values: Mapping[str, object]) -> dict[str, Tensor]:
     return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
-def _first_fit(name: str, patterns: Iterable[str]) -> str | None:
+def first_fit(name: str, patterns: Iterable[str]) -> str | None:
     return next((pattern for pattern in patterns if re.fullmatch(_expression(pattern), name)), None)
 
 

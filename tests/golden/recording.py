@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from joined import read_tensors
 from ledger import Ledger
-from safetensors.torch import load_file
 from torch import Tensor
 
 from llava_grounding.processing.image import normalise
@@ -65,7 +65,7 @@ def padded_size_hw(size_hw: Sequence[int], config: Json) -> tuple[int, int]:
 
 def load(folder: Path, file: str) -> dict[str, Tensor]:
     """One file of tensors."""
-    return load_file(folder / file)
+    return read_tensors(folder / file)
 
 
 def load_converted(module: torch.nn.Module, state: Mapping[str, Tensor]) -> torch.nn.Module:

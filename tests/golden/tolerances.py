@@ -43,6 +43,7 @@ TOLERANCES = {
     "R": Tolerance("shares of the picture, content rounded to whole pixels of the canvas", atol=8e-3),
     "B": Tolerance("binary masks", differing=0.002),
     "S": Tolerance("losses", atol=1e-5, rtol=1e-4),
+    "S2": Tolerance("losses of a whole training step", atol=1e-4, rtol=1e-3),
     "G": Tolerance("gradients", frobenius=2e-3),
 }
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import ResNetConfig, SwinConfig
 
+from golden.joined import read_tensors
 from llava_grounding.convert.official_vision import (
     build_official_grounder,
     build_official_prompt_encoder,
@@ -107,7 +107,7 @@ def random_phrases(batch: int, count: int, seed: int = 0) -> tuple[Tensor, Tenso
 
 @cache
 def golden(folder: str, file: str) -> dict[str, Tensor]:
-    return load_file(GOLDEN / folder / file)
+    return read_tensors(GOLDEN / folder / file)
 
 
 def golden_config(folder: str) -> dict[str, Any]:

@@ -15,10 +15,13 @@ from llava_grounding.processing.image import CanvasSettings, TowerSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
 from llava_grounding.processing.selection import SelectionSettings
 from llava_grounding.train.class_losses import ClassPhrases
-from llava_grounding.train.loop import Workshop
-from llava_grounding.train.recipe import Recipe
-from llava_grounding.train.stream import SampleStream
+from llava_grounding.train.learner import Learner, Lesson
+from llava_grounding.train.mixture import Mixture, SampleSource
+from llava_grounding.train.plan import set_learning, stage_plan
+from llava_grounding.train.recipe import Recipe, recipe_of
+from llava_grounding.train.sources import Scenes
 from llava_grounding.train.tokenizer import train_tokenizer
+from llava_grounding.train.workshop import Workshop
 from whole_models import FLAVOURS, whole_config
 
 VOCABULARY = 320
@@ -59,21 +62,21 @@ def class_phrases(seed: int = 0) -> ClassPhrases:
 
 
 def recipe(stage: str = "chat", **values: Any) -> Recipe:
-    """A recipe of a few quick steps in one process and full precision."""
+    """A recipe of a few quick steps in one process and full precision, that draws no pictures."""
     quick = {"steps": 4, "batch_size": 2, "num_points": 0, "bf16": False, "workers": 0, "validation_samples": 2}
-    often = {"log_every": 1, "save_every": 2, "validate_every": 100}
-    return Recipe(stage=stage, **{**quick, **often, **values})
+    often = {"log_every": 1, "save_every": 2, "validate_every": 100, "pictures": 0, "report_to": []}
+    return recipe_of({"stage": stage, **quick, **often, **values})
 
 
-def workshop(folder: Path, seed: int = 0, **values: Any) -> Workshop:
+def workshop(
+    folder: Path, seed: int = 0, source: SampleSource | None = None, flavour: str = "shared", **values: Any
+) -> Workshop:
     """Everything a stage works with, freshly initialised; its scenes hold dogs, cats and trees."""
-    return Workshop(
-        model=training_model(seed=seed),
-        phrases=class_phrases(seed),
-        processor=training_processor(),
-        recipe=recipe(**values),
-        stream=SampleStream(seed, scene_config=SCENES),
-        held_out=four_samples(),
-        folder=folder,
-        device=torch.device("cpu"),
-    )
+    plan_of = recipe(seed=values.pop("data_seed", 0), **values)
+    plan = stage_plan(plan_of)
+    model = training_model(flavour, seed=seed)
+    learner = Learner(model, class_phrases(seed) if "classes" in plan.tasks else None, Lesson.of(plan_of, plan))
+    processor = training_processor(flavour)
+    set_learning(model, plan, [processor.tokens.ids.seg])
+    mixture = Mixture([(source or Scenes(SCENES), 1.0)], plan_of.batch_size, plan_of.seed)
+    return Workshop(plan_of, plan, learner, processor, mixture, four_samples(), folder)

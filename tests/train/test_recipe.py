@@ -1,14 +1,17 @@
 """Recipes: from YAML with its traps, all problems in one message, and the ones we ship."""
 
+import re
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import yaml
 
 from llava_grounding.errors import ConfigError
 from llava_grounding.model.presets import preset
-from llava_grounding.train.recipe import Recipe, load_recipe, recipe_of, recipe_to_dict
-from llava_grounding.train.workshop import STAGES
+from llava_grounding.train.plan import STAGES
+from llava_grounding.train.recipe import _RANGES, LoraSettings, Recipe, Stage, load_recipe, recipe_of, recipe_to_dict
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -31,14 +34,19 @@ def test_every_recipe_we_ship_can_be_run(path: Path) -> None:
     assert recipe.stage in STAGES
     preset(recipe.preset)
     opening = path.read_text(encoding="utf-8").splitlines()[0]
-    assert opening.startswith(f"# llava-grounding train configs/{path.name}")
+    command = r"(llava-grounding|torchrun --nproc-per-node \d+ -m llava_grounding)"
+    assert re.match(rf"# {command} train configs/{path.name} --data \w+$", opening)
     assert CONFIGS
+
+
+def test_every_stage_has_a_plan() -> None:
+    assert set(get_args(Stage)) == STAGES.keys()
 
 
 def test_values_of_the_file_win_over_defaults_and_overrides_over_both(tmp_path: Path) -> None:
     path = write(tmp_path, "stage: chat\nsteps: 7\nstart_from: runs/first\nbf16: false\n")
-    recipe = load_recipe(path, {"steps": "9", "start_from": "null", "photo_share": "0.25"})
-    assert recipe == Recipe("chat", steps=9, bf16=False, photo_share=0.25)
+    recipe = load_recipe(path, {"steps": "9", "start_from": "null", "word_weight": "0.25"})
+    assert recipe == Recipe("chat", steps=9, bf16=False, word_weight=0.25)
     assert load_recipe(path).start_from == "runs/first"
 
 
@@ -73,7 +81,7 @@ def test_all_problems_are_told_at_once() -> None:
         ("validation_samples", 0, "at least 1"),
         ("workers", -1, "at least 0"),
         ("seed", -1, "at least 0"),
-        ("photo_share", 1.5, "between 0 and 1"),
+        ("warmup", 1.5, "between 0 and 1"),
         ("learning_rate", "nan", "at least 0"),
     ],
 )
@@ -82,8 +90,94 @@ def test_numbers_out_of_range_are_refused(key: str, value: Any, limits: str) -> 
     assert message({key: value}) == f"`{key}` must be {limits}, got `{shown}`"
 
 
+@pytest.mark.parametrize("key", _RANGES)
+def test_every_range_has_its_limits_and_nothing_is_infinite(key: str) -> None:
+    low, high = _RANGES[key]
+    part, _, inner = key.partition(".")
+    whole = not isinstance(getattr(LoraSettings() if inner else Recipe("chat"), inner or part), float)
+    beyond = [low - 1] if whole else [low - 0.001, float("inf"), *([high + 0.001] if high == 1 else [])]
+    for value in beyond:
+        limits = "between 0 and 1" if high == 1 else f"at least {low}"
+        told = message({part: {inner: value}} if inner else {key: value})
+        assert told == f"`{key}` must be {limits}, got `{value}`"
+    recipe_of({"stage": "chat", part: {inner: low} if inner else low})
+
+
+@pytest.mark.parametrize("field", fields(Recipe), ids=lambda field: field.name)
+def test_every_field_refuses_what_is_of_another_type(field: Any) -> None:
+    class Odd:
+        def __str__(self) -> str:
+            return "odd"
+
+    assert re.fullmatch(rf"`{field.name}` must be [^,;]+(, [^;]+)*, got `odd`", message({field.name: Odd()}))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"stage": "caht"}, "`stage` must be one of .*marks, got `caht`; did you mean `chat`\\?"),
+        ({"stage": ["chat"]}, "`stage` must be one of .*"),
+        ({"weights": "int5"}, "`weights` must be one of float32, bfloat16, int8, int4, got `int5`; did you mean .*"),
+        (
+            {"sharding": "zero"},
+            "`sharding` must be one of none, fsdp, zero2, zero3, got `zero`; did you mean `zero2`\\?",
+        ),
+        ({"sharding": None}, "`sharding` must be one of .*, got `None`"),
+        ({"freeze": "grounder"}, "`freeze` must be a list, each text, got `grounder`"),
+        ({"freeze": [1]}, r"`freeze` must be a list, each text, got `\[1\]`"),
+        ({"data": "scenes"}, "`data` must be a list, each a mapping, got `scenes`"),
+        ({"data": {"kind": "scenes"}}, "`data` must be a list, each a mapping, got .*"),
+        ({"data": ["scenes"]}, "`data` must be a list, each a mapping, got .*"),
+        ({"data": []}, "`data` must name at least one source"),
+        ({"data": [{"weight": 1}]}, "every source in `data` must name its `kind`"),
+        ({"validation": [{}]}, "every source in `validation` must name its `kind`"),
+        ({"lora": 8}, "`lora` must be a mapping or null, got `8`"),
+        ({"lora": {"rnak": 8}}, "unknown key `lora.rnak`; did you mean `rank`\\?"),
+        (
+            {"lora": {"rank": "many", "alpha": 0}},
+            "`lora.rank` must be int, got `many`; `lora.alpha` must be at least .*",
+        ),
+        ({"lora": {"targets": "q_proj"}}, "`lora.targets` must be a list, each text, got `q_proj`"),
+        ({"weights": "int4"}, "weights in int4 cannot learn: add `lora`"),
+        ({"micro_batch_size": 0}, "`micro_batch_size` must be at least 1, got `0`"),
+        ({"class_task": "yes"}, "`class_task` must be bool or null, got `yes`"),
+    ],
+)
+def test_values_inside_and_of_a_few_kinds_are_refused_in_words(values: dict[str, Any], expected: str) -> None:
+    assert re.fullmatch(expected, message(values))
+
+
+def test_overrides_reach_inside(tmp_path: Path) -> None:
+    path = write(tmp_path, "stage: chat\nlora: null\ndata:\n- {kind: scenes}\n- {kind: own, images: a}\n")
+    given = {"lora.rank": "8", "data.0.weight": "2", "data.1.talk.mirror": "0.5", "data.1.images": "b"}
+    recipe = load_recipe(path, given)
+    assert recipe.lora == LoraSettings(rank=8)
+    assert recipe.data == (
+        {"kind": "scenes", "weight": 2},
+        {"kind": "own", "images": "b", "talk": {"mirror": 0.5}},
+    )
+    assert load_recipe(write(tmp_path, "stage: chat\n"), {"lora.alpha": "64"}).lora == LoraSettings(alpha=64)
+    assert load_recipe(path, {"data": "[{kind: photos}]", "lora.rank": "4", "lora.targets": "[c_attn]"}).data == (
+        {"kind": "photos"},
+    )
+
+
+@pytest.mark.parametrize("key", ["data.5.weight", "data.x.weight", "stage.x", "steps.0", "data.0.kind.x", "data.-9"])
+def test_overrides_that_lead_nowhere_are_named_with_the_other_problems(key: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "stage: chat\nsteps: 5\ndata: [{kind: scenes}]\nstepz: 1\n")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path, {key: "1"})
+    nowhere = f"unknown key `{key}`: the recipe has nothing there"
+    assert str(caught.value) == f"{nowhere}; unknown key `stepz`; did you mean `steps`?"
+
+
+def test_an_override_of_a_misspelt_setting_inside_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key `lora.rnk`; did you mean `rank`\?"):
+        load_recipe(write(tmp_path, "stage: chat\n"), {"lora.rnk": "8"})
+
+
 def test_edges_of_the_ranges_are_allowed() -> None:
-    recipe_of({"stage": "chat", "photo_share": 1, "warmup": 0, "workers": 0, "num_points": 0, "steps": 1, "seed": 0})
+    recipe_of({"stage": "chat", "beta2": 1, "warmup": 0, "workers": 0, "num_points": 0, "steps": 1, "seed": 0})
 
 
 def test_keys_that_are_no_text_and_a_missing_stage_are_problems_like_others() -> None:
@@ -126,3 +220,11 @@ def test_an_override_that_is_no_yaml_is_told_with_the_other_problems(tmp_path: P
 def test_a_recipe_comes_back_from_its_dictionary() -> None:
     recipe = Recipe("chat", steps=3, start_from="runs/first", learning_rate=0.5)
     assert recipe_of(recipe_to_dict(recipe)) == recipe
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_recipes_come_back_from_yaml(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path, {"lora.targets": "[q_proj]", "freeze": "[grounder]", "data.0.talk": "{mirror: 0.5}"})
+    saved = write(tmp_path, yaml.safe_dump(recipe_to_dict(recipe)))
+    assert load_recipe(saved) == recipe
+    assert recipe.lora is not None

@@ -15,7 +15,7 @@ from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGe
 from llava_grounding.model.outputs import PADDED_PHRASE_LOGIT
 from llava_grounding.train.batches import ANYTHING, ChatBatch, ClassBatch, chat_batch, class_batch, encode_sample_image
 from llava_grounding.train.class_losses import ClassPhrases, ground_classes, hide_phrases
-from llava_grounding.train.stages import Criteria, chat_losses, pretrain_losses
+from llava_grounding.train.stages import Criteria, LossWeights, chat_losses, pretrain_losses
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
 CRITERIA = Criteria.of(len(NAMES), None)
@@ -36,7 +36,7 @@ def chat(
     """Losses in evaluation mode, so that images of a batch do not share statistics."""
     model = (training_model() if model is None else model).eval()
     torch.manual_seed(0)
-    return chat_losses(model, class_phrases(), CRITERIA, batch, weight)
+    return chat_losses(model, class_phrases(), CRITERIA, batch, LossWeights(grounding=weight))
 
 
 def assert_finite(losses: dict[str, Tensor], names: set[str]) -> None:
@@ -54,7 +54,7 @@ def test_class_names_give_every_loss_of_every_layer() -> None:
 
 def test_dialogues_give_language_class_and_phrase_losses_at_once() -> None:
     model, phrases = training_model(), class_phrases()
-    losses = chat_losses(model, phrases, CRITERIA, chat_of(sample(), *four_samples()), 1.0)
+    losses = chat_losses(model, phrases, CRITERIA, chat_of(sample(), *four_samples()))
     assert_finite(losses, {"loss", "language", "class_loss", "class_naming", "phrase_loss", "phrase_loss_class"})
     losses["loss"].backward()
     assert model.language_model.norm.weight.grad.abs().max() > 0
@@ -75,8 +75,7 @@ def test_the_grounding_weight_weighs_both_grounding_losses() -> None:
 def test_the_word_weight_weighs_the_word_loss_alone() -> None:
     batch, model = chat_of(*four_samples()), training_model().eval()
     none, one, three = (
-        chat_losses(model, class_phrases(), CRITERIA, batch, grounding_weight=1.0, word_weight=weight)
-        for weight in (0.0, 1.0, 3.0)
+        chat_losses(model, class_phrases(), CRITERIA, batch, LossWeights(words=weight)) for weight in (0.0, 1.0, 3.0)
     )
     assert one["class_words"] > 0
     torch.testing.assert_close(one["loss"] - none["loss"], one["class_words"])
@@ -95,7 +94,7 @@ def test_the_word_weight_weighs_the_word_loss_alone() -> None:
 )
 def test_batches_that_lack_something_give_finite_losses_and_gradients(samples: list[Sample]) -> None:
     model, phrases = training_model(), class_phrases()
-    losses = chat_losses(model, phrases, CRITERIA, chat_of(*samples), 1.0)
+    losses = chat_losses(model, phrases, CRITERIA, chat_of(*samples))
     assert_finite(losses, {"loss", "language"})
     losses["loss"].backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
@@ -163,7 +162,7 @@ def test_models_with_a_tower_of_their_own_train_too(flavour: str) -> None:
     model, phrases = training_model(flavour), class_phrases()
     batch = chat_of(sample(), *four_samples()[:1], flavour=flavour)
     assert batch.images["pixel_values"].shape == (2, 3, 28, 28)
-    losses = chat_losses(model, phrases, CRITERIA, batch, 1.0)
+    losses = chat_losses(model, phrases, CRITERIA, batch)
     assert_finite(losses, {"language", "class_loss", "phrase_loss", "phrase_loss_class_aux0"})
     losses["loss"].backward()
     detached = model.config.detach_grounding
@@ -198,7 +197,7 @@ def test_four_pictures_can_be_learnt_by_heart() -> None:
 
 def test_four_dialogues_can_be_learnt_by_heart() -> None:
     batch = chat_of(*four_samples())
-    first, last = overfit(lambda model, phrases: chat_losses(model, phrases, CRITERIA, batch, 1.0), 40)
+    first, last = overfit(lambda model, phrases: chat_losses(model, phrases, CRITERIA, batch), 40)
     assert last["language"] < 0.7 * first["language"]
     assert last["class_loss"] < 0.5 * first["class_loss"]
     assert last["phrase_loss"] < 0.5 * first["phrase_loss"]

@@ -1,55 +1,73 @@
 """A stage put together from its recipe: what starts from nothing, what from an earlier stage, and what is refused."""
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hand_made import NAMES
+from data_sets import source, write_source
+from hand_made import NAMES, SCENES, four_samples
 from safetensors.torch import load_file, save_file
-from small_training import recipe, training_config
+from small_training import class_phrases, recipe, training_config, training_model, training_processor
 
 from llava_grounding.data.synthetic import SceneConfig
-from llava_grounding.errors import CheckpointError, ConfigError
+from llava_grounding.errors import CheckpointError, ConfigError, DataError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.train import stream, workshop
+from llava_grounding.train import workshop
+from llava_grounding.train.checkpoint import save_phrases, save_whole
+from llava_grounding.train.mixture import SampleSource
 from llava_grounding.train.publish import publish
 from llava_grounding.train.recipe import Recipe
-from llava_grounding.train.workshop import load_start, open_workshop, train
-
-CPU = torch.device("cpu")
+from llava_grounding.train.run import train
+from llava_grounding.train.sources import open_sources, quiet_scenes
+from llava_grounding.train.validation import validate_chat
+from llava_grounding.train.workshop import class_names, open_workshop
 
 
 @pytest.fixture(autouse=True)
 def _small_world(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models by the name of a preset, small scenes of three kinds, and a corpus of a few dialogues."""
+
+    def opened(
+        values: Sequence[Mapping[str, Any]], root: Path | None, scenes: Callable[[], SceneConfig] = SceneConfig
+    ) -> list[tuple[SampleSource, float]]:
+        drawn = replace(SCENES, questions=()) if scenes is quiet_scenes else SCENES
+        return open_sources(values, root, lambda: drawn)
+
     monkeypatch.setattr(workshop, "preset", lambda name: training_config(name))
     monkeypatch.setattr(workshop, "KINDS", NAMES)
     monkeypatch.setattr(workshop, "_TOKENIZER_SAMPLES", 3)
-    monkeypatch.setattr(
-        workshop,
-        "SceneConfig",
-        lambda **values: SceneConfig(kinds=tuple(NAMES), num_objects=(1, 2), short_side=(48, 64), **values),
-    )
-    held_out = SceneConfig(kinds=tuple(NAMES), num_objects=(1, 2), short_side=(48, 64))
-    drawn = [stream.draw_scene(stream.VALIDATION_SEED + index, held_out) for index in range(2)]
-    monkeypatch.setattr(workshop, "validation_scenes", lambda count: drawn[:count])
+    monkeypatch.setattr(workshop, "open_sources", opened)
 
 
 def small(stage: str, **values: object) -> Recipe:
     return recipe(stage, **{"preset": "shared", "steps": 1, "batch_size": 1, **values})
 
 
+def first_stage(folder: Path, flavour: str = "shared") -> Path:
+    """What an earlier stage leaves: model, processor and class phrases."""
+    training_model(flavour, seed=3).save_pretrained(folder)
+    training_processor(flavour).save_pretrained(folder)
+    save_phrases(class_phrases(3), folder)
+    return folder
+
+
 def test_both_stages_follow_each_other_and_the_result_can_be_published(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="llava_grounding"):
-        first = train(small("pretrain_grounder"), tmp_path / "first")
+        first = train(small("pretrain_grounder"), tmp_path / "first", device="cpu")
         assert "class_f1" in first
-        assert "learning: vision_tower" in caplog.text
-        second = train(small("chat", start_from=str(tmp_path / "first/best")), tmp_path / "second")
+        learning = [line.split()[0] for line in caplog.messages if "  learns " in line]
+        assert learning == ["vision_tower", "grounder", "class_phrases"]
+        assert "starting fresh: phrases of 3 classes" in caplog.text
+        caplog.clear()
+        second = train(small("chat", start_from=str(tmp_path / "first/best")), tmp_path / "second", device="cpu")
     assert {"class_f1", "phrase_f1", "language_loss"} <= second.keys()
     assert "starting fresh" not in caplog.text
     ours = LlavaGroundingProcessor.from_pretrained(tmp_path / "second/best")
@@ -62,97 +80,174 @@ def test_both_stages_follow_each_other_and_the_result_can_be_published(
     assert bool(torch.isfinite(model.lm_head.weight).all())
 
 
-def test_a_later_stage_starts_with_the_weights_of_the_earlier(tmp_path: Path) -> None:
-    train(small("pretrain_grounder"), tmp_path / "first")
-    start = tmp_path / "first/last"
-    shop = open_workshop(small("chat", start_from=str(start), seed=9), tmp_path, None, CPU)
-    saved = load_file(start / "model.safetensors")
-    state = shop.model.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in saved.items())
-    assert shop.model.lm_head.weight is shop.model.get_input_embeddings().weight
-    assert shop.phrases.names == NAMES
-    assert torch.equal(shop.phrases.embeds, load_file(start / "class_phrases.safetensors")["embeds"])
+class TestFromNothing:
+    def test_the_same_seed_starts_from_the_same_weights(self, tmp_path: Path) -> None:
+        shops = [open_workshop(small("chat", seed=seed), tmp_path) for seed in (1, 1, 2)]
+        weights = [shop.model.grounder.mask_head.layers[0].weight for shop in shops]
+        assert torch.equal(weights[0], weights[1])
+        assert not torch.equal(weights[0], weights[2])
+        assert torch.equal(shops[0].phrases.embeds, shops[1].phrases.embeds)
+
+    def test_vision_pretraining_draws_no_dialogues_but_its_tokenizer_has_read_some(self, tmp_path: Path) -> None:
+        def turns(shop: workshop.Workshop) -> tuple[Any, ...]:
+            return shop.mixture.fill(shop.mixture.slots(0)[0], lambda sample: sample)[0].turns
+
+        shop = open_workshop(small("pretrain_grounder"), tmp_path)
+        assert turns(shop) == ()
+        assert len(shop.processor.tokens.encode_plain(" ASSISTANT:")) < len(" ASSISTANT:")
+        assert turns(open_workshop(small("chat"), tmp_path))
+        assert shop.processor.settings.image_sequence_length == shop.model.config.image_sequence_length
+        assert shop.processor.settings.canvas.size == shop.model.config.grounder_config.image_size
+
+    @pytest.mark.parametrize("flavour", ["official", "siglip"])
+    def test_a_preset_with_a_tower_of_its_own_cannot_start_from_nothing(self, flavour: str, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError) as caught:
+            open_workshop(small("chat", preset=flavour), tmp_path)
+        assert str(caught.value) == f"preset `{flavour}` has a tower or tokenizer of its own, so it needs start_from"
+
+    def test_wishes_for_the_model_are_heard(self, tmp_path: Path) -> None:
+        shop = open_workshop(small("chat", num_queries=5, detach_grounding=True), tmp_path)
+        assert shop.model.grounder.query_selection.num_queries == 5
+        assert shop.model.config.detach_grounding
 
 
-def test_the_same_seed_starts_from_the_same_weights(tmp_path: Path) -> None:
-    shops = [open_workshop(small("chat", seed=seed), tmp_path, None, CPU) for seed in (1, 1, 2)]
-    weights = [shop.model.grounder.mask_head.layers[0].weight for shop in shops]
-    assert torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[0], weights[2])
+class TestFromACheckpoint:
+    def test_a_later_stage_starts_with_the_weights_of_the_earlier(self, tmp_path: Path) -> None:
+        start = first_stage(tmp_path / "first")
+        shop = open_workshop(small("chat", start_from=str(start), seed=9), tmp_path)
+        saved = load_file(start / "model.safetensors")
+        state = shop.model.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in saved.items())
+        assert shop.model.lm_head.weight is shop.model.get_input_embeddings().weight
+        assert shop.phrases.names == NAMES
+        assert torch.equal(shop.phrases.embeds, load_file(start / "class_phrases.safetensors")["embeds"])
 
+    @pytest.mark.parametrize("flavour", ["shared", "official"])
+    def test_wishes_for_the_model_are_heard_and_kept(self, flavour: str, tmp_path: Path) -> None:
+        start = first_stage(tmp_path / "first", flavour)
+        values = {"num_queries": 6, "detach_grounding": True, "class_task": False}
+        shop = open_workshop(small("grounded_chat", start_from=str(start), **values), tmp_path)
+        assert shop.model.grounder.query_selection.num_queries == 6
+        assert shop.phrases is None
+        losses = shop.learner(shop.stream().batch(0).batch)
+        assert torch.isfinite(losses["loss"])
+        save_whole(shop.learner, shop.processor, tmp_path / "last")
+        again = open_workshop(small("grounded_chat", start_from=str(tmp_path / "last"), class_task=False), tmp_path)
+        assert again.model.config.grounder_config.num_queries == 6
+        assert not again.model.config.detach_grounding  # a wish of the recipe, not of the model
 
-def test_vision_pretraining_draws_no_dialogues_but_its_tokenizer_has_read_some(tmp_path: Path) -> None:
-    shop = open_workshop(small("pretrain_grounder"), tmp_path, None, CPU)
-    assert shop.stream[0].turns == ()
-    assert len(shop.processor.tokens.encode_plain(" ASSISTANT:")) < len(" ASSISTANT:")
-    assert open_workshop(small("chat"), tmp_path, None, CPU).stream[0].turns
-    assert shop.processor.settings.image_sequence_length == shop.model.config.image_sequence_length
-    assert shop.processor.settings.canvas.size == shop.model.config.grounder_config.image_size
+    @pytest.mark.parametrize("flavour", ["shared", "official"])
+    def test_what_learns_beside_a_narrow_language_model_is_precise(self, flavour: str, tmp_path: Path) -> None:
+        start = first_stage(tmp_path / "first", flavour)
+        values = {"weights": "bfloat16", "start_from": str(start), "bf16": True}
+        shop = open_workshop(small("align", **values), tmp_path)
+        assert shop.model.language_model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+        coarse = {name.split(".")[0] for name, one in shop.model.named_parameters() if one.dtype == torch.bfloat16}
+        assert not coarse & {"multi_modal_projector", "phrase_projector", "grounder"}
+        for autocast in (True, False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                losses = shop.learner(shop.stream().batch(0).batch)
+            losses["loss"].backward()
+            assert torch.isfinite(losses["loss"])
+        found = validate_chat(shop.model.eval(), shop.processor, four_samples())  # looks without any autocast
+        assert np.isfinite(found["language_loss"])
 
+    def test_adapters_are_put_on_and_alone_learn(self, tmp_path: Path) -> None:
+        start = first_stage(tmp_path / "first")
+        shop = open_workshop(small("chat", start_from=str(start), lora={"rank": 2}), tmp_path)
+        learning = {name for name, one in shop.model.language_model.named_parameters() if one.requires_grad}
+        assert {name for name in learning if ".lora_" not in name} == {"embed_tokens.weight"}
+        assert any(".lora_" in name for name in learning)
 
-def test_an_unknown_stage_gets_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        train(small("caht"), tmp_path)
-    assert str(caught.value) == "stage must be one of pretrain_grounder, chat, got `caht`; did you mean `chat`?"
-
-
-def test_a_preset_with_a_tower_of_its_own_cannot_start_from_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        open_workshop(small("chat", preset="official"), tmp_path, None, CPU)
-    assert str(caught.value) == "preset `official` has a tower or tokenizer of its own, so it needs start_from"
-
-
-def test_classes_the_earlier_stage_has_not_seen_are_named_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train(small("pretrain_grounder"), tmp_path / "first")
-    start = tmp_path / "first/last"
-    monkeypatch.setattr(workshop, "KINDS", [*NAMES, "zebra", "apple"])
-    with pytest.raises(ConfigError) as caught:
-        open_workshop(small("chat", start_from=str(start)), tmp_path, None, CPU)
-    assert str(caught.value) == (
-        f"`{start}` does not know the classes apple, zebra of this stage's samples; "
-        "train it with the same data, or this stage with photo_share=0"
-    )
-
-
-class TestLoadStart:
-    def model(self) -> LlavaGroundingForConditionalGeneration:
-        return LlavaGroundingForConditionalGeneration(training_config("shared"))
-
-    def test_parts_the_file_lacks_start_fresh_and_are_named(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    def test_classes_the_earlier_stage_has_not_seen_are_named_before_training(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        model = self.model()
-        state = {name: value + 1 for name, value in model.state_dict().items() if name != "lm_head.weight"}
-        del state["phrase_projector.weight"]
-        save_file(state, tmp_path / "model.safetensors")
-        fresh = model.phrase_projector.weight.clone()
-        with caplog.at_level(logging.INFO, logger="llava_grounding"):
-            load_start(model, tmp_path)
-        assert caplog.messages == ["starting fresh: phrase_projector.weight"]
-        assert torch.equal(model.phrase_projector.weight, fresh)
-        assert torch.equal(model.phrase_projector.bias, state["phrase_projector.bias"])
+        start = first_stage(tmp_path / "first")
+        monkeypatch.setattr(workshop, "KINDS", [*NAMES, "zebra", "apple"])
+        with pytest.raises(ConfigError) as caught:
+            open_workshop(small("chat", start_from=str(start)), tmp_path)
+        assert str(caught.value) == (
+            f"`{start}` does not know the classes apple, zebra of this stage's samples; "
+            "train it with the same data, or leave that data out here"
+        )
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            (lambda state: state.update(extra=torch.zeros(1)), "holds tensors the model has no place for: extra"),
-            (lambda state: state.update({"phrase_projector.bias": torch.zeros(3)}), "does not fit the model: .*bias"),
+            (lambda state: state.update(extra=torch.zeros(1)), r"1 weight is not expected \(extra\)"),
+            (lambda state: state.update({"phrase_projector.bias": torch.zeros(3)}), "of another shape .*bias is"),
+            (lambda state: state.pop("phrase_projector.bias"), r"1 weight is missing \(phrase_projector.bias\)"),
         ],
     )
-    def test_tensors_without_a_place_or_of_another_shape_are_refused(
-        self, change: object, message: str, tmp_path: Path
+    def test_weights_without_a_place_missing_or_of_another_shape_are_refused(
+        self, change: Callable[[dict[str, torch.Tensor]], Any], message: str, tmp_path: Path
     ) -> None:
-        state = {name: value for name, value in self.model().state_dict().items() if name != "lm_head.weight"}
+        start = first_stage(tmp_path / "first")
+        state = load_file(start / "model.safetensors")
         change(state)
-        save_file(state, tmp_path / "model.safetensors")
+        save_file(state, start / "model.safetensors", {"format": "pt"})
         with pytest.raises(CheckpointError, match=message):
-            load_start(self.model(), tmp_path)
+            open_workshop(small("chat", start_from=str(start)), tmp_path)
 
     def test_a_missing_or_damaged_file_is_named(self, tmp_path: Path) -> None:
-        for content in (None, b"", np.zeros(9).tobytes()):
-            if content is not None:
-                (tmp_path / "model.safetensors").write_bytes(content)
-            with pytest.raises(CheckpointError, match=r"model.safetensors` is missing or damaged"):
-                load_start(self.model(), tmp_path)
+        start = first_stage(tmp_path / "first")
+        for content, trouble in [(b"", "is damaged"), (np.zeros(9).tobytes(), "is damaged"), (None, "has no")]:
+            if content is None:
+                (start / "model.safetensors").unlink()
+            else:
+                (start / "model.safetensors").write_bytes(content)
+            with pytest.raises(CheckpointError, match=rf"{trouble}.*|model.safetensors"):
+                open_workshop(small("chat", start_from=str(start)), tmp_path)
+        with pytest.raises(ConfigError, match="unknown model"):
+            open_workshop(small("chat", start_from=str(tmp_path / "none")), tmp_path)
+
+
+class TestClassNames:
+    def test_they_are_those_of_all_sources(self, tmp_path: Path, mini_pack_root: Path) -> None:
+        for kind in ("own", "coco_panoptic", "flickr30k"):
+            write_source(source(kind), tmp_path)
+
+        def names(*values: dict[str, Any], root: Path = tmp_path) -> set[str]:
+            return class_names(open_sources(list(values), root))
+
+        assert names({"kind": "scenes"}) == set(NAMES)
+        assert names(source("own")) == {"dog", "cat"}
+        assert names(source("coco_panoptic"), source("own")) == {"dog", "cat", "sky"}
+        assert names(source("flickr30k")) == set()
+        assert "hot dog" in names({"kind": "photos", "split": "val"}, root=mini_pack_root)
+
+    def test_without_any_there_is_nothing_to_learn(self, tmp_path: Path) -> None:
+        write_source(source("flickr30k"), tmp_path)
+        start = first_stage(tmp_path / "first")
+        for name in ("class_phrases.json", "class_phrases.safetensors"):
+            (start / name).unlink()
+        values = {"start_from": str(start), "data": [source("flickr30k")], "class_task": True}
+        with pytest.raises(DataError, match="class names are a task of this stage, but none of its sources has any"):
+            open_workshop(small("chat", **values), tmp_path, tmp_path)
+
+    def test_a_stage_without_them_needs_none(self, tmp_path: Path) -> None:
+        start = first_stage(tmp_path / "first")
+        for stage in ("align", "grounded_chat", "visual_prompt", "marks"):
+            assert open_workshop(small(stage, start_from=str(start)), tmp_path).phrases is None
+
+
+def test_dialogues_are_as_long_as_the_model_reads_at_most(tmp_path: Path) -> None:
+    shop = open_workshop(small("chat"), tmp_path)
+    assert shop.stream().maker.max_tokens == shop.model.config.text_config.max_position_embeddings
+    assert open_workshop(small("chat", max_tokens=99), tmp_path).stream().maker.max_tokens == 99
+
+
+def test_held_out_samples_are_those_of_the_validation(tmp_path: Path) -> None:
+    write_source(source("own"), tmp_path)
+    values = {"validation": [source("own"), {"kind": "scenes", "held_out": True}], "validation_samples": 4}
+    held_out = open_workshop(small("chat", **values), tmp_path, tmp_path).held_out
+    assert [one.id for one in held_out] == ["1.png", "2.png", f"scene-{10**9}", f"scene-{10**9 + 1}"]
+
+
+def test_a_stage_without_any_of_its_sources_names_them(tmp_path: Path) -> None:
+    missing = [
+        {"kind": "llava", "dialogues": "talk.json", "images": ".", "optional": True},
+        {"kind": "own", "instances": "labels.json", "images": ".", "optional": True},
+    ]
+    with pytest.raises(DataError, match="none of the sources is there: llava, own"):
+        open_workshop(small("chat", data=missing), tmp_path / "run", tmp_path)

@@ -28,10 +28,11 @@ from llava_grounding.benchmark.metrics import (
 )
 from llava_grounding.benchmark.report import Report
 from llava_grounding.benchmark.tally import ImageTally, summarise
-from llava_grounding.data.coco import PhotoPack, PhotoRecord
+from llava_grounding.data.coco import PhotoPack
 from llava_grounding.data.kinds import KINDS
 from llava_grounding.data.nouns import Lexicon, lexicon_with
 from llava_grounding.data.photo_dialogues import photo_sample
+from llava_grounding.data.record import Record
 from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.data.synthetic import draw_scene
 from llava_grounding.errors import LlavaGroundingError
@@ -311,7 +312,7 @@ def _scene_words(more: frozenset[str]) -> Lexicon:
     return Lexicon((*KINDS, *sorted(more)), {kind.name: kind.group for kind in KINDS.values() if kind.group})
 
 
-def _photo_exam(record: PhotoRecord, seed: int) -> Exam:
+def _photo_exam(record: Record, seed: int) -> Exam:
     sample = photo_sample(record, np.random.default_rng([seed, record.image_id]))
     words = lexicon_with(instance.category for instance in sample.instances)
     polls = tuple((question, truth == "yes") for question, truth in record.questions)

@@ -34,6 +34,7 @@ EXTRAS = {
     "train": ("peft", "accelerate", "tensorboard"),
     "benchmark": ("pycocotools",),
     "quantize": ("bitsandbytes", "accelerate"),
+    "deepspeed": ("deepspeed",),
 }
 
 _PYTHON = (3, 11)

@@ -1,24 +1,35 @@
-"""Photos as raw records: COCO-format instance and caption files with images from a folder or from indexed tar shards.
+"""Photos as raw records: COCO-format instance and caption files, and the photo pack.
 
-`PhotoPack` is the layout of one folder of such files. Knows no questions, no tokenizer and no model sizes.
+`CocoLabels` holds what other readers need of an instances file; `PhotoPack` is the layout of one folder of such files.
+Knows no questions, no tokenizer and no model sizes.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
-
+from llava_grounding.data.images import FolderImages, ImageStore, TarImages, open_images
+from llava_grounding.data.reading import (
+    Drops,
+    ImageRow,
+    PackedRecords,
+    box_from_xywh,
+    checked_segmentation,
+    image_rows,
+    label_id,
+    plain_text,
+    read_json,
+    rows_of,
+    whole_number,
+)
+from llava_grounding.data.record import Annotation, Record
 from llava_grounding.errors import DataError, did_you_mean
-from llava_grounding.masks import decode_rle, polygons_to_mask
 
 PACK_VARIABLE = "LLAVA_GROUNDING_DATA"
 _COCO_THINGS = range(1, 91)
@@ -42,123 +53,77 @@ _LABEL_SETS: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class PhotoInstance:
-    """One labelled thing of a photo, in photo pixels.
+class CocoLabels:
+    """The usable labels of a COCO instances file.
 
     Args:
-        category: the category's name.
-        box_xyxy: corners, clipped to the photo.
-        segmentation: COCO run-length code, list of polygons, or None where only the box is known.
-        region: `thing` (one instance), `crowd` (several things under one mask), `stuff` (a material or surface) or
-            `class` (everything of the category in the photo).
+        data: the parsed file.
+        drops: told of every image, category and annotation that cannot be used.
+
+    Attributes:
+        images: by id, in order.
+        categories: names by id.
+        annotations: image id -> annotation id (a number of ours where there is none) -> annotation, in order.
     """
 
-    category: str
-    box_xyxy: tuple[float, float, float, float]
-    segmentation: Mapping[str, Any] | Sequence[Sequence[float]] | None
-    region: str = "thing"
+    def __init__(self, data: Any, drops: Drops) -> None:
+        what = "a COCO instances file"
+        self.images = image_rows(rows_of(data, "images", what), drops)
+        self.categories = read_categories(rows_of(data, "categories", what), drops)
+        self.annotations: dict[int, dict[object, Annotation]] = {}
+        used: set[object] = set()
+        for number, row in enumerate(rows_of(data, "annotations", what)):
+            try:
+                annotation, image_id = self._annotation(row)
+                if annotation.id in used:
+                    raise DataError("annotation id used twice")
+            except DataError as error:
+                drops.add(error, label_id(row))
+                continue
+            if annotation.id is not None:
+                used.add(annotation.id)
+            key = f"row {number}" if annotation.id is None else annotation.id
+            self.annotations.setdefault(image_id, {})[key] = annotation
+
+    def _annotation(self, row: Any) -> tuple[Annotation, int]:
+        if not isinstance(row, Mapping):
+            raise DataError("annotation that is no object")
+        image_id = whole_number(row.get("image_id"), "image id")
+        if image_id not in self.images:
+            raise DataError("annotation of an unknown image")
+        category = self.categories.get(whole_number(row.get("category_id"), "category id"))
+        if category is None:
+            raise DataError("annotation of an unknown category")
+        size_wh = self.images[image_id].size_wh
+        mask = row.get("mask", "")
+        region = {"stuff": "stuff", "semantic": "class"}.get(mask if isinstance(mask, str) else "", "thing")
+        annotation = Annotation(
+            category,
+            box_from_xywh(row.get("bbox"), size_wh),
+            checked_segmentation(row.get("segmentation"), size_wh),
+            "crowd" if row.get("iscrowd") else region,
+            None if row.get("id") is None else whole_number(row["id"], "annotation id"),
+        )
+        return annotation, image_id
 
 
-@dataclass(frozen=True)
-class PhotoRecord:
-    """Everything known about one photo; pixels are read when asked for.
-
-    Args:
-        id: the file name, unique in the split.
-        image_id: the id in the COCO file.
-        image_size_wh: width and height in pixels.
-        instances: labelled things, in the order of the file.
-        captions: sentences by people.
-        statements: spatial statements with whether they are true.
-        questions: yes/no questions with `yes` or `no`, for evaluation.
-        exhaustive: categories of which every visible instance is labelled.
-        source, license: as the file says, or empty.
-    """
-
-    id: str
-    image_id: int
-    image_size_wh: tuple[int, int]
-    instances: tuple[PhotoInstance, ...]
-    captions: tuple[str, ...]
-    statements: tuple[tuple[str, bool], ...]
-    questions: tuple[tuple[str, str], ...]
-    exhaustive: frozenset[str]
-    source: str
-    license: str
-    read_bytes: Callable[[], bytes] = field(repr=False, compare=False)
-
-    def load_image(self) -> np.ndarray:
-        """Pixels as (H, W, 3) uint8 RGB, upright; raises DataError when unreadable or not of the labelled size."""
+def read_categories(rows: Iterable[Any], drops: Drops) -> dict[int, str]:
+    """Names by id of a COCO file's categories."""
+    names: dict[int, str] = {}
+    for row in rows:
         try:
-            image = ImageOps.exif_transpose(Image.open(io.BytesIO(self.read_bytes())))
-            pixels = np.array(image.convert("RGB"))
-        except OSError as error:
-            raise DataError(f"cannot read photo `{self.id}`: {error}") from error
-        if (pixels.shape[1], pixels.shape[0]) != self.image_size_wh:
-            raise DataError(
-                f"photo `{self.id}` must be {self.image_size_wh} (width, height) as its labels say, "
-                f"got {(pixels.shape[1], pixels.shape[0])}"
-            )
-        return pixels
-
-    def load_mask(self, index: int) -> np.ndarray | None:
-        """Mask of one instance as (H, W) bool, or None where only its box is known."""
-        segmentation = self.instances[index].segmentation
-        width, height = self.image_size_wh
-        if segmentation is None:
-            return None
-        if isinstance(segmentation, Mapping):
-            mask = decode_rle(dict(segmentation))
-            if mask.shape != (height, width):
-                raise DataError(f"mask {index} of `{self.id}` must be {(height, width)}, got {mask.shape}")
-            return mask
-        return polygons_to_mask([list(polygon) for polygon in segmentation], (width, height))
+            if not isinstance(row, Mapping):
+                raise DataError("category that is no object")
+            names[whole_number(row.get("id"), "category id")] = plain_text(row.get("name"), "category")
+        except DataError as error:
+            drops.add(error, label_id(row))
+    return names
 
 
-@dataclass(frozen=True)
-class FileBytes:
-    """Bytes of a file, or of a stretch of it; reading waits for the call, so a record is small to send to workers."""
-
-    path: Path
-    offset: int = 0
-    length: int | None = None
-
-    def __call__(self) -> bytes:
-        with self.path.open("rb") as stream:
-            stream.seek(self.offset)
-            data = stream.read(-1 if self.length is None else self.length)
-        if self.length is not None and len(data) != self.length:
-            raise DataError(f"{self.path} ends early: expected {self.length} bytes at {self.offset}, got {len(data)}")
-        return data
-
-
-class FolderImages:
-    """Image bytes by file name below a folder."""
-
-    def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
-
-    def locate(self, file_name: str) -> FileBytes:
-        return FileBytes(self.root / file_name)
-
-
-class TarImages:
-    """Image bytes by file name from uncompressed tar shards, located by an index of shard, offset and length."""
-
-    def __init__(self, root: str | Path, index: Mapping[str, Sequence[Any]]) -> None:
-        self.root = Path(root)
-        self.index = index
-
-    def locate(self, file_name: str) -> FileBytes:
-        if file_name not in self.index:
-            raise DataError(f"photo `{file_name}` is not in the shard index of {self.root}")
-        shard, offset, length = self.index[file_name]
-        return FileBytes(self.root / shard, int(offset), int(length))
-
-
-class CocoPhotos(Sequence[PhotoRecord]):
+class CocoPhotos(PackedRecords):
     """Records of one COCO instances file with optional captions and statements; order of the file.
+
+    Labels that cannot be used are left out and listed in `dropped`.
 
     Args:
         instances: parsed instances file.
@@ -166,85 +131,62 @@ class CocoPhotos(Sequence[PhotoRecord]):
         captions: parsed captions file.
         statements: rows with `image_id`, `statement` and `label`.
         questions: rows with `image_id`, `question` and `answer`.
+        name: what the data is called in reports.
+
+    Raises:
+        DataError: if a file is not in COCO's form at all.
     """
 
     def __init__(
         self,
         instances: Mapping[str, Any],
-        images: FolderImages | TarImages,
+        images: ImageStore,
         captions: Mapping[str, Any] | None = None,
         statements: Sequence[Mapping[str, Any]] = (),
         questions: Sequence[Mapping[str, Any]] = (),
+        name: str = "coco",
     ) -> None:
-        for key in ("images", "annotations", "categories"):
-            if key not in instances:
-                raise DataError(f"a COCO instances file must have `{key}`, got keys {sorted(instances)}")
-        self.images = images
-        self.categories: dict[int, str] = {entry["id"]: entry["name"] for entry in instances["categories"]}
-        self._rows: list[Mapping[str, Any]] = list(instances["images"])
-        self._annotations = _group(instances["annotations"])
-        self._captions = _group(captions["annotations"] if captions else ())
-        self._statements = _group(statements)
-        self._questions = _group(questions)
+        drops = Drops()
+        labels = CocoLabels(instances, drops)
+        self.categories = labels.categories
         self._label_sets: dict[str, frozenset[str]] = {}
+        talk = _Talk(
+            _captions_by_image(captions, labels.images, drops),
+            _group(statements),
+            _group(questions),
+        )
+        rows = rows_of(instances, "images", "a COCO instances file")
+        sources = {row["id"]: row for row in rows if isinstance(row, Mapping) and isinstance(row.get("id"), int)}
+        packed = (
+            _row(image, labels.annotations.pop(image.id, {}), talk, sources.get(image.id, {}), images)
+            for image in labels.images.values()
+        )
+        super().__init__(name, packed, drops)
 
     @classmethod
-    def from_files(cls, instances: str | Path, images: str | Path, captions: str | Path | None = None) -> CocoPhotos:
-        """Reads a COCO instances file, and a captions file if given, with images in a folder."""
-        return cls(_read_json(instances), FolderImages(images), _read_json(captions) if captions else None)
+    def from_files(
+        cls, instances: str | Path, images: str | Path, captions: str | Path | None = None, name: str | None = None
+    ) -> CocoPhotos:
+        """Reads an instances file, and a captions file if given.
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> PhotoRecord: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[PhotoRecord]: ...
-    def __getitem__(self, index: int | slice) -> PhotoRecord | list[PhotoRecord]:
-        if isinstance(index, slice):
-            return [self._record(row) for row in self._rows[index]]
-        return self._record(self._rows[index])
-
-    def __iter__(self) -> Iterator[PhotoRecord]:
-        return (self._record(row) for row in self._rows)
-
-    def _record(self, row: Mapping[str, Any]) -> PhotoRecord:
-        image_id, name = row["id"], row["file_name"]
-        size_wh = (int(row["width"]), int(row["height"]))
-        instances = tuple(
-            instance
-            for annotation in self._annotations.get(image_id, ())
-            if (instance := self._instance(annotation, size_wh)) is not None
-        )
-        crowded = {instance.category for instance in instances if instance.region == "crowd"}
-        return PhotoRecord(
-            id=name,
-            image_id=image_id,
-            image_size_wh=size_wh,
-            instances=instances,
-            captions=tuple(entry["caption"].strip() for entry in self._captions.get(image_id, ())),
-            statements=tuple((e["statement"], bool(e["label"])) for e in self._statements.get(image_id, ())),
-            questions=tuple((e["question"], e["answer"]) for e in self._questions.get(image_id, ())),
-            exhaustive=self._exhaustive(row.get("label_set")) - crowded,
-            source=str(row.get("source", "")),
-            license=str(row.get("license", "")),
-            read_bytes=self.images.locate(name),
+        Args:
+            instances: such as `instances_train2017.json`.
+            images: folder, tar shards or zip; see `open_images`.
+            captions: such as `captions_train2017.json`.
+            name: what the data is called in reports; by default the stem of `instances`.
+        """
+        labels = read_json(instances)
+        return cls(
+            labels,
+            open_images(images),
+            read_json(captions) if captions else None,
+            name=name or Path(instances).stem,
         )
 
-    def _instance(self, annotation: Mapping[str, Any], size_wh: tuple[int, int]) -> PhotoInstance | None:
-        """The annotation clipped to the photo; None when nothing of its box lies inside."""
-        x, y, w, h = (float(value) for value in annotation["bbox"])
-        width, height = size_wh
-        box = (max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height)))
-        if box[2] <= box[0] or box[3] <= box[1]:
-            return None
-        if annotation["category_id"] not in self.categories:
-            raise DataError(f"annotation {annotation.get('id')} has unknown category id {annotation['category_id']}")
-        region = {"stuff": "stuff", "semantic": "class"}.get(annotation.get("mask", ""), "thing")
-        if annotation.get("iscrowd"):
-            region = "crowd"
-        category = self.categories[annotation["category_id"]]
-        return PhotoInstance(category, box, annotation.get("segmentation") or None, region)
+    def _record(self, row: Any) -> Record:
+        record, label_set = row
+        crowded = {instance.category for instance in record.instances if instance.region == "crowd"}
+        return replace(record, exhaustive=self._exhaustive(label_set) - crowded)
 
     def _exhaustive(self, label_set: str | None) -> frozenset[str]:
         """Category names a label set covers; a file that states none covers all its categories, as COCO does."""
@@ -292,26 +234,67 @@ class PhotoPack:
         index = self.root / f"index_{name}.json"
         captions = self.root / f"captions_{name}.json"
         return CocoPhotos(
-            _read_json(path),
-            TarImages(self.root, _read_json(index)) if index.is_file() else FolderImages(self.root),
-            _read_json(captions) if captions.is_file() else None,
+            read_json(path),
+            TarImages(self.root, read_json(index)) if index.is_file() else FolderImages(self.root),
+            read_json(captions) if captions.is_file() else None,
             _read_rows(self.root / f"vsr_{name}.jsonl"),
             _read_rows(self.root / f"pope_{name}.jsonl"),
+            name=f"photos_{name}",
         )
 
 
-def _group(rows: Any) -> dict[int, list[Mapping[str, Any]]]:
+@dataclass(frozen=True)
+class _Talk:
+    captions: Mapping[int, Sequence[str]]
+    statements: Mapping[int, Sequence[Mapping[str, Any]]]
+    questions: Mapping[int, Sequence[Mapping[str, Any]]]
+
+
+def _row(
+    image: ImageRow,
+    annotations: Mapping[object, Annotation],
+    talk: _Talk,
+    source: Mapping[str, Any],
+    images: ImageStore,
+) -> tuple[Record, str | None]:
+    record = Record(
+        id=image.file_name,
+        image_id=image.id,
+        image_size_wh=image.size_wh,
+        instances=tuple(annotations.values()),
+        captions=tuple(talk.captions.get(image.id, ())),
+        statements=tuple((str(e["statement"]), bool(e["label"])) for e in talk.statements.get(image.id, ())),
+        questions=tuple((str(e["question"]), str(e["answer"])) for e in talk.questions.get(image.id, ())),
+        source=str(source.get("source", "")),
+        license=str(source.get("license", "")),
+        read_bytes=images.locate(image.file_name),
+    )
+    label_set = source.get("label_set")
+    return record, None if label_set is None else str(label_set)
+
+
+def _captions_by_image(
+    captions: Mapping[str, Any] | None, images: Mapping[int, ImageRow], drops: Drops
+) -> dict[int, list[str]]:
+    grouped: dict[int, list[str]] = defaultdict(list)
+    for row in rows_of(captions, "annotations", "a COCO captions file") if captions is not None else ():
+        try:
+            if not isinstance(row, Mapping):
+                raise DataError("caption that is no object")
+            image_id = whole_number(row.get("image_id"), "image id")
+            if image_id not in images:
+                raise DataError("caption of an unknown image")
+            grouped[image_id].append(plain_text(row.get("caption"), "caption"))
+        except DataError as error:
+            drops.add(error, label_id(row))
+    return grouped
+
+
+def _group(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
     grouped: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         grouped[row["image_id"]].append(row)
     return dict(grouped)
-
-
-def _read_json(path: str | Path) -> Any:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
 
 
 def _read_rows(path: Path) -> list[Mapping[str, Any]]:

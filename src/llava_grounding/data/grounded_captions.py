@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llava_grounding.data.coco import PhotoInstance
 from llava_grounding.data.nouns import Mention, is_plural_name, lexicon_with
+from llava_grounding.data.record import Annotation
 from llava_grounding.data.sample import Targets
 from llava_grounding.markup import format_markup, strip_markup
 
 _DOMINANT_AREA = 3.0  # a singular noun means the one thing this many times larger than the next
 
 
-def ground_caption(caption: str, instances: Sequence[PhotoInstance]) -> tuple[str, Targets]:
+def ground_caption(caption: str, instances: Sequence[Annotation]) -> tuple[str, Targets]:
     """Caption in markup, with the instances each phrase names: phrases about categories that are in the photo.
 
     A plural means all instances of its category, a number only as many as it says, a singular the only one or the one
@@ -42,7 +42,7 @@ def tidy_caption(caption: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(("!", "?")) else ".")
 
 
-def group_by_category(instances: Sequence[PhotoInstance]) -> dict[str, list[int]]:
+def group_by_category(instances: Sequence[Annotation]) -> dict[str, list[int]]:
     """Indices of the instances by category name, in the order of the labels."""
     grouped: dict[str, list[int]] = {}
     for index, instance in enumerate(instances):
@@ -50,7 +50,7 @@ def group_by_category(instances: Sequence[PhotoInstance]) -> dict[str, list[int]
     return grouped
 
 
-def _target(mention: Mention, rows: list[int], instances: Sequence[PhotoInstance]) -> tuple[int, ...] | None:
+def _target(mention: Mention, rows: list[int], instances: Sequence[Annotation]) -> tuple[int, ...] | None:
     """Instances one mention means, or None when its words leave it open."""
     if mention.vague:
         return None
@@ -65,7 +65,7 @@ def _target(mention: Mention, rows: list[int], instances: Sequence[PhotoInstance
     return None
 
 
-def box_area_of(instance: PhotoInstance) -> float:
+def box_area_of(instance: Annotation) -> float:
     """Square pixels of its box."""
     x0, y0, x1, y1 = instance.box_xyxy
     return (x1 - x0) * (y1 - y0)

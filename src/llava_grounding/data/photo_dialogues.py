@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from llava_grounding.data.coco import PhotoInstance, PhotoRecord
 from llava_grounding.data.grounded_captions import (
     box_area_of,
     ground_caption,
@@ -21,7 +20,8 @@ from llava_grounding.data.grounded_captions import (
 )
 from llava_grounding.data.kinds import Kind
 from llava_grounding.data.nouns import is_mass, is_plural_name, number_word, plural, with_article
-from llava_grounding.data.sample import Instance, Sample, Targets, Turn
+from llava_grounding.data.record import Annotation, Record, open_record
+from llava_grounding.data.sample import Sample, Targets, Turn
 from llava_grounding.data.scene_facts import CLEAR_GAP, SceneFacts, Thing, place_of
 from llava_grounding.data.scene_questions import prompt_inside
 from llava_grounding.markup import REGION, format_markup, strip_markup
@@ -54,28 +54,19 @@ _T = TypeVar("_T")
 _COMMON_NAMES = frozenset(name.replace("+", " ") for name in _COMMON.split())
 
 
-def photo_sample(record: PhotoRecord, rng: np.random.Generator) -> Sample:
+def photo_sample(record: Record, rng: np.random.Generator) -> Sample:
     """The photo with its pixels, masks and one turn of every kind its labels allow; the same for the same `rng` state.
 
     Crowd regions are dropped; their category is not exhaustive any more.
     """
-    kept = [index for index, instance in enumerate(record.instances) if instance.region != "crowd"]
-    width, height = record.image_size_wh
-    masks = np.zeros((len(kept), height, width), dtype=bool)
-    instances = []
-    for row, index in enumerate(kept):
-        mask = record.load_mask(index)
-        if mask is not None:
-            masks[row] = mask
-        labelled = record.instances[index]
-        has_mask = mask is not None and bool(masks[row].any())
-        instances.append(Instance(labelled.category, np.array(labelled.box_xyxy), has_mask))
-    photo = _Photo(record, [record.instances[index] for index in kept], masks, [i.has_mask for i in instances])
+    opened = open_record(record)
+    kept = [record.instances[index] for index in opened.rows]
+    photo = _Photo(record, kept, opened.masks, [instance.has_mask for instance in opened.instances])
     return Sample(
         id=record.id,
-        image=record.load_image(),
-        instances=tuple(instances),
-        masks=masks,
+        image=opened.image,
+        instances=opened.instances,
+        masks=opened.masks,
         turns=tuple(_sometimes_plain(turn, rng) for make in _KINDS for turn in make(photo, rng)),
         exhaustive=record.exhaustive,
         source=record.source or "photos",
@@ -84,8 +75,8 @@ def photo_sample(record: PhotoRecord, rng: np.random.Generator) -> Sample:
 
 @dataclass(frozen=True)
 class _Photo:
-    record: PhotoRecord
-    instances: list[PhotoInstance]
+    record: Record
+    instances: list[Annotation]
     masks: np.ndarray
     has_mask: list[bool]
     by_category: dict[str, list[int]] = field(init=False)
@@ -93,7 +84,7 @@ class _Photo:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_category", group_by_category(self.instances))
-        object.__setattr__(self, "facts", _facts(self.instances, self.record.image_size_wh))
+        object.__setattr__(self, "facts", _facts(self.instances, (self.masks.shape[2], self.masks.shape[1])))
 
     def countable(self, category: str) -> bool:
         return all(self.instances[index].region == "thing" for index in self.by_category[category])
@@ -317,7 +308,7 @@ def _group_phrase(photo: _Photo, name: str) -> tuple[str, bool]:
     return f"{number_word(len(rows)) if len(rows) <= _MAX_COUNT else 'many'} {plural(name)}", True
 
 
-def _one(name: str, instance: PhotoInstance) -> str:
+def _one(name: str, instance: Annotation) -> str:
     return f"the {name}" if instance.region == "stuff" and name in _SURFACES else with_article(name)
 
 
@@ -354,7 +345,7 @@ def _prompt(photo: _Photo, index: int, rng: np.random.Generator) -> VisualPrompt
     return VisualPrompt.box(*photo.instances[index].box_xyxy)
 
 
-def _facts(instances: Sequence[PhotoInstance], size_wh: tuple[int, int]) -> SceneFacts:
+def _facts(instances: Sequence[Annotation], size_wh: tuple[int, int]) -> SceneFacts:
     """Where the instances are and which phrases fit only one of them; photos know no colours."""
     kinds = {name: Kind(name, plural(name), ()) for name in {instance.category for instance in instances}}
     things = []

@@ -105,6 +105,7 @@ class Sample:
         turns: dialogue turns, each answerable on its own, except that a `followup` needs the turn before it.
         exhaustive: categories of which every visible instance is labelled; None = everything visible is labelled.
         source: where it comes from.
+        ordered: the turns are one dialogue, to be learnt from whole and in this order.
     """
 
     id: str
@@ -114,6 +115,7 @@ class Sample:
     turns: tuple[Turn, ...]
     exhaustive: frozenset[str] | None
     source: str
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         image, masks = self.image, self.masks

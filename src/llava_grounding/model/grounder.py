@@ -3,7 +3,7 @@
 Two halves: `encode_image` sees no phrase and can be cached, `ground` sees no pixel. Nothing is thresholded here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -178,12 +178,36 @@ class Grounder(nn.Module):
         phrases = phrase_embeds, phrase_mask
         selected = self.query_selection(memory, *phrases, self.similarity_head, self.query_decoder.box_head)
         states, boxes = selected.states.detach(), selected.boxes_cxcywh.detach()
-        steps = self.query_decoder(states, boxes, memory)
-
-        aux: tuple[GrounderPrediction, ...] = ()
+        output = self.refine(memory, states, boxes, *phrases, with_aux=with_aux)
         interm = None
         if with_aux:
             interm = self._predict(self.query_decoder.norm(selected.states), selected.boxes_cxcywh, *phrases)
+        return replace(output, topk_indices=selected.indices, interm=interm)
+
+    def refine(
+        self,
+        memory: ImageMemory,
+        states: Float[Tensor, "B Q C"],
+        boxes: Float[Tensor, "B Q 4"],
+        phrase_embeds: Float[Tensor, "B G D"],
+        phrase_mask: Bool[Tensor, "B G"],
+        with_aux: bool = True,
+        group_size: int | None = None,
+        query_mask: Bool[Tensor, "B Q"] | None = None,
+    ) -> GrounderOutput:
+        """Refine queries that begin with these states and boxes, and predict from them.
+
+        Args:
+            with_aux: also predict from every earlier layer.
+            group_size, query_mask: which queries see each other; see `QueryDecoder`.
+
+        Returns:
+            Predictions of the queries; `topk_indices` is their order, since nothing was selected.
+        """
+        phrases = phrase_embeds, phrase_mask
+        steps = self.query_decoder(states, boxes, memory, group_size, query_mask)
+        aux: tuple[GrounderPrediction, ...] = ()
+        if with_aux:
             initial = self._predict(self.query_decoder.norm(states), boxes, *phrases)
             aux = (initial, *(self._predict(*self._read(step), *phrases) for step in steps[:-1]))
         queries, boxes = self._read(steps[-1])
@@ -193,10 +217,9 @@ class Grounder(nn.Module):
             boxes_cxcywh=final.boxes_cxcywh,
             mask_embeds=final.mask_embeds,
             queries=queries,
-            mask_features=memory.mask_features.expand(batch, -1, -1, -1),
-            topk_indices=selected.indices,
+            mask_features=memory.mask_features.expand(len(states), -1, -1, -1),
+            topk_indices=torch.arange(states.shape[1], device=states.device).expand(len(states), -1),
             aux_outputs=aux,
-            interm=interm,
         )
 
     def rescore(

@@ -91,6 +91,8 @@ class WithModelCard(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As in transformers, with a model card where the folder has none."""
+        # Else parts are renamed to what transformers called them once, and the file no longer fits the model.
+        kwargs.setdefault("save_original_format", False)
         if kwargs.get("is_main_process", True):
             self._write_card(Path(save_directory), Path(save_directory).resolve().name)
         super().save_pretrained(save_directory, *args, **kwargs)

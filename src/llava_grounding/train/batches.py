@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from llava_grounding.data.sample import Sample, Turn
+from llava_grounding.data.talk_settings import PromptSettings
 from llava_grounding.errors import DataError
 from llava_grounding.geometry import Letterbox
 from llava_grounding.model.llava_grounding import RegionPrompts
 from llava_grounding.processing.processor import EncodedImage, EncodedText, LlavaGroundingProcessor
+from llava_grounding.processing.regions import EncodedPrompts
 from llava_grounding.structures import Message
+from llava_grounding.train.instance_prompts import instance_prompts, promptable
 from llava_grounding.train.targets import GroundingTarget
 from llava_grounding.train.word_loss import thing_words
 
@@ -28,6 +32,10 @@ ANYTHING = 0
 _KIND_WEIGHTS = {"describe": 4.0, "describe_plain": 1.5, "list": 2.0}
 _MANY_CLASSES = 20
 """From so many exhaustively labelled classes on, what has no label counts as nothing."""
+_MOST_POINTED = 24
+"""Things of one image that are pointed at in one step."""
+UNLEARNT = -100
+"""Label of tokens that are not learnt from."""
 
 
 @dataclass
@@ -39,6 +47,29 @@ class ClassBatch:
     phrase_mask: Tensor
     """[B, 1 + classes] bool: classes that are judged in that image, being labelled exhaustively or seen in it; column 0
     stands for anything and is judged where (nearly) everything is labelled."""
+
+    def to(self, device: torch.device) -> ClassBatch:
+        """The same batch on another device."""
+        return ClassBatch(
+            _to(self.images, device), [one.to(device) for one in self.targets], _to(self.phrase_mask, device)
+        )
+
+    @property
+    def counts(self) -> Tensor:
+        """What the losses of a step are divided by: learnt tokens, objects, objects that are pointed at; [3]."""
+        return torch.tensor([0, sum(map(len, self.targets)), 0], dtype=torch.float64)
+
+
+@dataclass
+class PointedBatch:
+    """Things that are pointed at: prompt i of an image belongs to its target i."""
+
+    prompts: RegionPrompts
+    targets: list[GroundingTarget]
+
+    def to(self, device: torch.device) -> PointedBatch:
+        """The same batch on another device."""
+        return PointedBatch(self.prompts.to(device), [target.to(device) for target in self.targets])
 
 
 @dataclass
@@ -52,10 +83,54 @@ class ChatBatch:
     """phrase_map over the `<seg>` tokens of the whole dialogue."""
     phrase_mask: Tensor
     """[B, G] bool: phrases whose instances are known."""
-    classes: ClassBatch
+    classes: ClassBatch | None = None
     """The same images with class names as phrases."""
-    words: Tensor
+    words: Tensor | None = None
     """[N, W] token ids that describe each instance, image after image; see `word_loss.py`."""
+    pointed: PointedBatch | None = None
+    """Things of the same images with a prompt each."""
+
+    def to(self, device: torch.device) -> ChatBatch:
+        """The same batch on another device."""
+        return ChatBatch(
+            images=_to(self.images, device),
+            texts=_to(self.texts, device),
+            prompts=None if self.prompts is None else self.prompts.to(device),
+            targets=[target.to(device) for target in self.targets],
+            phrase_mask=_to(self.phrase_mask, device),
+            classes=None if self.classes is None else self.classes.to(device),
+            words=None if self.words is None else _to(self.words, device),
+            pointed=None if self.pointed is None else self.pointed.to(device),
+        )
+
+    @property
+    def counts(self) -> Tensor:
+        """As of a `ClassBatch`."""
+        tokens = int((self.texts["labels"][:, 1:] != UNLEARNT).sum())
+        pointed = 0 if self.pointed is None else sum(map(len, self.pointed.targets))
+        return torch.tensor([tokens, sum(map(len, self.targets)), pointed], dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class ChatItem:
+    """One image with its dialogue, on its way into a batch."""
+
+    sample: Sample
+    image: EncodedImage
+    text: EncodedText
+    phrase_map: np.ndarray
+    """(n, G) bool."""
+    known: np.ndarray
+    """(G,) bool: phrases whose instances are known."""
+    pointed: tuple[list[int], EncodedPrompts] | None = None
+    """Rows of instances, and a prompt for each."""
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    """A tensor, or each of a mapping, on another device."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in value.items()}
 
 
 def encode_sample_image(processor: LlavaGroundingProcessor, sample: Sample) -> EncodedImage:
@@ -106,13 +181,14 @@ def class_batch(
     for row, (sample, image) in enumerate(zip(samples, images, strict=True)):
         phrase_map = np.zeros((len(sample.instances), width), dtype=bool)
         for number, instance in enumerate(sample.instances):
-            phrase_map[number, class_index[instance.category]] = True
+            if instance.category in class_index:
+                phrase_map[number, class_index[instance.category]] = True
         if sample.exhaustive is None:
             phrase_map[:, ANYTHING] = True
             masks[row] = True
         else:
             known = {class_index[name] for name in sample.exhaustive if name in class_index}
-            known |= {class_index[instance.category] for instance in sample.instances}
+            known |= {class_index[one.category] for one in sample.instances if one.category in class_index}
             masks[row, sorted(known)] = True
             masks[row, ANYTHING] = len(sample.exhaustive) >= _MANY_CLASSES
             phrase_map[:, ANYTHING] = True
@@ -124,8 +200,10 @@ def choose_turns(sample: Sample, max_turns: int, rng: np.random.Generator) -> li
     """A few turns in random order, every kind of question as likely as any other, descriptions more so.
 
     Most questions can be answered from their own words; a description cannot, it is what makes a model look. A
-    follow-up stays behind the turn it refers to.
+    follow-up stays behind the turn it refers to. A dialogue that has its order stays as it is.
     """
+    if sample.ordered:
+        return list(sample.turns)
     groups: list[list[Turn]] = []
     for turn in sample.turns:
         if turn.kind == "followup" and groups:
@@ -162,39 +240,94 @@ def dialogue_phrase_map(turns: Sequence[Turn], count: int) -> tuple[np.ndarray, 
     return phrase_map, np.array([target is not None for target in targets], dtype=bool)
 
 
+def chat_item(
+    sample: Sample,
+    processor: LlavaGroundingProcessor,
+    max_turns: int,
+    rng: np.random.Generator,
+    max_tokens: int | None = None,
+) -> ChatItem:
+    """A few turns about an image, ready for a batch; turns that would make the dialogue too long are left out.
+
+    Raises:
+        DataError: if the sample has no turns, or the first is too long by itself.
+    """
+    if not sample.turns:
+        raise DataError(f"sample `{sample.id}` has no turns, so there is no dialogue to learn from")
+    image = encode_sample_image(processor, sample)
+    turns = choose_turns(sample, max_turns, rng)
+    text = encode_dialogue(turns, processor, image.letterbox)
+    while max_tokens is not None and len(text.input_ids) > max_tokens:
+        if len(turns) == 1:
+            raise DataError(f"the dialogue of `{sample.id}` takes {len(text.input_ids)} tokens of {max_tokens} allowed")
+        turns = turns[:-1]
+        text = encode_dialogue(turns, processor, image.letterbox)
+    return ChatItem(sample, image, text, *dialogue_phrase_map(turns, len(sample.instances)))
+
+
+def with_pointed(item: ChatItem, rng: np.random.Generator, settings: PromptSettings | None = None) -> ChatItem:
+    """The item with a prompt for each thing that can be pointed at; of crowded images for some of them."""
+    rows = promptable(item.sample)
+    if len(rows) > _MOST_POINTED:
+        rows = sorted(int(row) for row in rng.choice(rows, size=_MOST_POINTED, replace=False))
+    return replace(item, pointed=(rows, instance_prompts(item.sample, rows, item.image.letterbox, rng, settings)))
+
+
+def collate_chat(
+    items: Sequence[ChatItem], processor: LlavaGroundingProcessor, class_index: Mapping[str, int] | None = None
+) -> ChatBatch:
+    """Items as one batch.
+
+    Args:
+        class_index: adds class names as phrases, by class name -> column; None leaves that task out.
+    """
+    samples, images = [item.sample for item in items], [item.image for item in items]
+    phrase_mask = torch.zeros(len(items), max(len(item.known) for item in items), dtype=torch.bool)
+    for row, item in enumerate(items):
+        phrase_mask[row, : len(item.known)] = torch.from_numpy(item.known)
+    return ChatBatch(
+        images=processor.collate_images(images),
+        texts=processor.collate_texts([item.text for item in items]),
+        prompts=processor.collate_prompts([item.text.prompts for item in items]),
+        targets=[grounding_target(item.sample, item.image.letterbox, item.phrase_map) for item in items],
+        phrase_mask=phrase_mask,
+        classes=None if class_index is None else class_batch(samples, images, processor, class_index),
+        words=None if class_index is None else thing_words(samples, processor.tokens),
+        pointed=_collate_pointed(items, processor),
+    )
+
+
+def _collate_pointed(items: Sequence[ChatItem], processor: LlavaGroundingProcessor) -> PointedBatch | None:
+    pointed = [item.pointed for item in items]
+    prompts = processor.collate_prompts([one[1] for one in pointed if one is not None])
+    if prompts is None or any(one is None for one in pointed):
+        return None
+    targets = [
+        _rows_of(grounding_target(item.sample, item.image.letterbox, item.phrase_map[:, :0]), item.pointed[0])
+        for item in items
+        if item.pointed is not None
+    ]
+    return PointedBatch(prompts, targets)
+
+
+def _rows_of(target: GroundingTarget, rows: list[int]) -> GroundingTarget:
+    masks = None if target.masks is None else target.masks[rows]
+    has_mask = target.has_mask[rows]
+    return GroundingTarget(
+        target.boxes_cxcywh[rows], masks if bool(has_mask.any()) else None, has_mask, target.phrase_map[rows]
+    )
+
+
 def chat_batch(
     samples: Sequence[Sample],
     processor: LlavaGroundingProcessor,
-    class_index: Mapping[str, int],
+    class_index: Mapping[str, int] | None,
     max_turns: int,
     rng: np.random.Generator,
 ) -> ChatBatch:
-    """Dialogues about images, with the class batch of the same images.
+    """Dialogues about images, and the class batch of the same images if there is a `class_index`.
 
     Raises:
         DataError: if a sample has no turns.
     """
-    mute = next((sample.id for sample in samples if not sample.turns), None)
-    if mute is not None:
-        raise DataError(f"sample `{mute}` has no turns, so there is no dialogue to learn from")
-    images = [encode_sample_image(processor, sample) for sample in samples]
-    texts, targets, known = [], [], []
-    for sample, image in zip(samples, images, strict=True):
-        turns = choose_turns(sample, max_turns, rng)
-        texts.append(encode_dialogue(turns, processor, image.letterbox))
-        phrase_map, is_known = dialogue_phrase_map(turns, len(sample.instances))
-        targets.append(grounding_target(sample, image.letterbox, phrase_map))
-        known.append(is_known)
-    longest = max(len(row) for row in known)
-    phrase_mask = torch.zeros(len(samples), longest, dtype=torch.bool)
-    for row, is_known in enumerate(known):
-        phrase_mask[row, : len(is_known)] = torch.from_numpy(is_known)
-    return ChatBatch(
-        images=processor.collate_images(images),
-        texts=processor.collate_texts(texts),
-        prompts=processor.collate_prompts([text.prompts for text in texts]),
-        targets=targets,
-        phrase_mask=phrase_mask,
-        classes=class_batch(samples, images, processor, class_index),
-        words=thing_words(samples, processor.tokens),
-    )
+    return collate_chat([chat_item(sample, processor, max_turns, rng) for sample in samples], processor, class_index)

@@ -17,6 +17,7 @@ from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGe
 from llava_grounding.model.outputs import PADDED_PHRASE_LOGIT, GrounderOutput, GrounderPrediction, ImageMemory
 from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.train.batches import ANYTHING, ClassBatch
+from llava_grounding.train.denoising import denoising_losses
 from llava_grounding.train.losses import CriterionResult, SetCriterion, named_predictions
 from llava_grounding.train.targets import TargetBatch
 
@@ -68,8 +69,11 @@ def class_losses(
     criterion: SetCriterion,
     memory: ImageMemory,
     batch: ClassBatch,
+    denoising: int = 0,
 ) -> tuple[GrounderOutput, CriterionResult, dict[str, Tensor]]:
     """The look at the images, what was matched in it, and its losses; `loss` is their weighted sum.
+
+    With `denoising`, so many disturbed copies of each object learn to be put right as well.
 
     "Anything" is looked for in every image, since the shared tower shows the language model what it finds; it is judged
     only where `phrase_mask` says so.
@@ -84,7 +88,13 @@ def class_losses(
     naming = naming_loss(judged, targets, result)
     cells = cell_loss(phrases.cell_head, memory, targets, batch.phrase_mask)
     total = losses["loss"] + NAMING_WEIGHT * naming + CELL_WEIGHT * cells
-    return output, result, losses | {"naming": naming, "cells": cells, "loss": total}
+    losses |= {"naming": naming, "cells": cells}
+    if denoising:
+        embeds = torch.cat([phrases.embeds[:1].detach() * 0.0, phrases.embeds])  # "anything" names no query
+        disturbed = denoising_losses(model.grounder, embeds, criterion, memory, targets, batch.phrase_mask, denoising)
+        losses["denoising"] = disturbed["loss"]
+        total = total + disturbed["loss"]
+    return output, result, losses | {"loss": total}
 
 
 def hide_phrases(output: GrounderOutput, phrase_mask: Tensor) -> GrounderOutput:

@@ -128,15 +128,23 @@ class SetCriterion:
         phrase_mask: Tensor | None = None,
         points: PointSource | None = None,
         generator: torch.Generator | None = None,
+        pairs: Pairs | None = None,
     ) -> CriterionResult:
-        """Losses before weights, with the pairs they come from; arguments as for the call."""
+        """Losses before weights, with the pairs they come from; arguments as for the call.
+
+        Args:
+            pairs: queries and objects that belong together, instead of matching them; an object may have several.
+        """
         device = output.boxes_cxcywh.device
         with torch.autocast(device.type, enabled=False):
             stacked = StackedPredictions.of(named_predictions(output), output.mask_features)
             batch = as_batch(targets, stacked.phrase_logits.shape[3], device)
-            draws = self._draw(stacked, batch, points, generator)
-            costs = self.matcher.costs(stacked, batch, draws.matcher)
-            pairs = self.matcher.assign(costs, batch)
+            draws = self._draw(stacked, batch, points, generator, pairs)
+            if pairs is None:
+                costs = self.matcher.costs(stacked, batch, draws.matcher)
+                pairs = self.matcher.assign(costs, batch)
+            else:
+                costs = stacked.boxes_cxcywh.new_zeros(0)
             num_objects = self._num_objects(batch)
             sums = {"loss_class": self._class_sums(stacked, batch, pairs, phrase_mask)}
             if batch.masks is None:
@@ -160,6 +168,7 @@ class SetCriterion:
         targets: TargetBatch,
         points: PointSource | None,
         generator: torch.Generator | None,
+        pairs: Pairs | None = None,
     ) -> PointDraws:
         if targets.masks is None:
             return PointDraws(None, None, None)
@@ -171,6 +180,8 @@ class SetCriterion:
         )
         num_queries = predictions.boxes_cxcywh.shape[2]
         num_pairs = sum(min(count, num_queries) for count in targets.counts)
+        if pairs is not None:
+            num_pairs = pairs.per_prediction
         device = predictions.boxes_cxcywh.device
         return plan.draw(predictions.names, len(targets.counts), num_pairs, device, points, generator)
 
@@ -215,24 +226,30 @@ class SetCriterion:
             logits = masks.flatten(1)
             truth = targets.coverage((masks.shape[2], masks.shape[3]))[rows]
         else:
-            points = self._choose_points(masks.detach(), draws.oversampled, draws.random_tail)
+            oversampled, random_tail = draws.oversampled.flatten(0, 1), draws.random_tail.flatten(0, 1)
+            points = choose_points(masks.detach(), oversampled, random_tail, self._num_uncertain)
             logits = sample_maps(masks, points).squeeze(1)
             truth = sample_masks(targets.masks, rows, points)
-        entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
-        chance = logits.sigmoid()
-        overlap = 2.0 * (chance * truth).sum(1) + 1.0
-        dice = 1.0 - overlap / (chance.sum(1) + truth.sum(1) + 1.0)
+        entropy, dice = entropy_and_dice(logits, truth)
         has_mask = targets.has_mask[rows]
         return {
             "loss_mask": (entropy * has_mask).view(layers, total).sum(1),
             "loss_dice": (dice * has_mask).view(layers, total).sum(1),
         }
 
-    def _choose_points(self, masks: Tensor, oversampled: Tensor, random_tail: Tensor) -> Tensor:
-        """Points [D * P, num_points, 2]: the most uncertain candidates and some at random."""
-        candidates = oversampled.flatten(0, 1)
-        logits = sample_maps(masks, candidates).squeeze(1)
-        return torch.cat([keep_uncertain(logits, candidates, self._num_uncertain), random_tail.flatten(0, 1)], dim=1)
+
+def choose_points(masks: Tensor, oversampled: Tensor, random_tail: Tensor, num_uncertain: int) -> Tensor:
+    """Points [n, K, 2] for masks [n, 1, h, w]: the most uncertain candidates and some at random."""
+    logits = sample_maps(masks, oversampled).squeeze(1)
+    return torch.cat([keep_uncertain(logits, oversampled, num_uncertain), random_tail], dim=1)
+
+
+def entropy_and_dice(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy and dice loss (smoothed by one) of n masks [n, K], each [n]."""
+    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
+    chance = logits.sigmoid()
+    overlap = 2.0 * (chance * truth).sum(1) + 1.0
+    return entropy, 1.0 - overlap / (chance.sum(1) + truth.sum(1) + 1.0)
 
 
 def matched_mask_logits(predictions: StackedPredictions, pairs: Pairs) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.train.loop import CLASS_PHRASE_FILES
+from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES
 
 
 def publish(folder: Path, out: Path, score_threshold: float | None = None) -> int:

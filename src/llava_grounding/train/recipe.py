@@ -3,81 +3,146 @@
 from __future__ import annotations
 
 import math
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from llava_grounding.errors import ConfigError, did_you_mean
+
+Stage = Literal["pretrain_grounder", "chat", "align", "grounded_chat", "visual_prompt", "marks"]
+Weights = Literal["float32", "bfloat16", "int8", "int4"]
+Sharding = Literal["none", "fsdp", "zero2", "zero3"]
+Source = Mapping[str, Any]
+"""One source of samples: its `kind`, its `weight`, and what its kind needs; see `sources.py`."""
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters (arXiv:2106.09685) on the language model, which itself then stays as it is."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Linear layers by the end of their names."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One stage of training."""
 
-    stage: str
-    """`pretrain_grounder` (class names as phrases) or `chat` (language, grounding and prompts together)."""
+    stage: Stage
+    """What is learnt, and by which parts; see `plan.py`."""
     preset: str = "nano"
-    """Model configuration, by name."""
+    """Model configuration by name, for a start from random weights."""
     start_from: str | None = None
-    """Folder of an earlier stage's output; None starts from random weights."""
+    """The model to start with: a folder, a hub id or `nano`; None starts from random weights."""
+    data: tuple[Source, ...] = ({"kind": "scenes"},)
+    """What to learn from."""
+    validation: tuple[Source, ...] = ({"kind": "scenes", "held_out": True},)
+    """What to look at in validations; `validation_samples` of them, by weight."""
     steps: int = 1000
     """Optimiser steps."""
     batch_size: int = 16
-    """Samples a step."""
+    """Samples of an optimiser step, over all processes and accumulated micro-batches."""
+    micro_batch_size: int | None = None
+    """Samples that pass through the model at once on one device; None takes all of the device's share."""
     learning_rate: float = 1.5e-3
-    """Peak rate of AdamW."""
-    freeze_vision: bool = False
-    """The grounder stays as it is; only the language side and the way to it learn. Twice the samples a second."""
+    """Peak rate of AdamW on the language side."""
     vision_rate: float = 1.0
-    """Factor on the rate of grounder and vision tower."""
+    """Factor on the rate of grounder, prompt encoder and shared vision tower."""
+    backbone_rate: float = 1.0
+    """Further factor on backbones, sampling offsets and reference points; 0.1 in the original."""
+    beta2: float = 0.999
+    """Of AdamW; the mean of squared gradients."""
     weight_decay: float = 0.02
     """Of matrices; norms and biases have none."""
     warmup: float = 0.03
     """Share of the steps with a rising rate; a half cosine to zero follows."""
     clip: float = 1.0
-    """Largest gradient norm."""
-    photo_share: float = 0.0
-    """Share of photos among the samples; the rest are drawn scenes. Needs the photo pack."""
+    """Largest gradient norm; 0 leaves gradients as they are, as in the original."""
+    freeze: tuple[str, ...] = ()
+    """Parts of the model that rest although their stage would train them."""
+    train_lm_head: bool = True
+    """The output layer learns where the language model does. The original's second stage left it out."""
+    detach_grounding: bool = False
+    """No gradient from the grounder into the language model (table 14 of the paper: it costs much)."""
+    num_queries: int | None = None
+    """Object queries of the grounder (table 13 of the paper); None as in the model."""
+    class_task: bool | None = None
+    """Class names as a second task; None: in the stages `pretrain_grounder` and `chat`."""
+    denoising: int = 0
+    """Noised copies of each object that the grounder must put right, in the class task (arXiv:2203.01305)."""
     max_turns: int = 4
     """Questions of one sample put into one dialogue."""
+    max_tokens: int | None = None
+    """Longest dialogue; later turns are left out, a longer first one leaves the sample out. None: the model's limit."""
     grounding_weight: float = 1.0
-    """Factor on the grounder's losses in the chat stage."""
+    """Factor on the grounder's losses beside the language loss; 0.1 in the original's second stage."""
+    prompt_weight: float = 0.2
+    """Factor on the prompt encoder's losses."""
     word_weight: float = 1.0
     """Factor on the loss that makes object tokens say the words of their thing; small once the model reads them."""
     num_points: int = 512
-    """Points a mask loss is computed on."""
+    """Points a mask loss is computed on; 0 takes every cell. 12544 in the original."""
     seed: int = 0
     """Of weights, data order and points."""
     bf16: bool = True
     """Matrix products in bfloat16."""
+    weights: Weights = "float32"
+    """Type of weights that do not learn, and of the language model's; int8 and int4 need `lora`."""
+    lora: LoraSettings | None = None
+    """Adapters instead of the whole language model."""
+    gradient_checkpointing: bool = False
+    """Compute the language model's activations twice rather than keep them."""
+    sharding: Sharding = "none"
+    """How processes share weights and optimiser states: not at all, FSDP2, DeepSpeed's ZeRO-2 or ZeRO-3."""
     workers: int = 1
-    """Processes that draw and read samples."""
+    """Processes that draw and read samples, for each device."""
+    max_broken: int = 1000
+    """Samples that could not be read, after which the run stops."""
     log_every: int = 50
     """Steps between lines of the log."""
     save_every: int = 500
     """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints that are kept, the last ones."""
     validate_every: int = 1000
     """Steps between validations."""
     validation_samples: int = 200
-    """Held-out scenes a validation looks at."""
+    """Held-out samples a validation looks at."""
+    metric: str | None = None
+    """The validation's number by which the best weights are kept; None: phrase_f1, else class_f1."""
+    pictures: int = 4
+    """Held-out samples whose answers are drawn at every validation."""
+    report_to: tuple[str, ...] = ("tensorboard",)
+    """Where curves go: tensorboard, wandb, or any other integration of transformers."""
 
 
 _ONE_OR_MORE, _NONE_OR_MORE, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
 _RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("steps", "batch_size", "max_turns", "validation_samples"), _ONE_OR_MORE),
-    **dict.fromkeys(("log_every", "save_every", "validate_every"), _ONE_OR_MORE),
-    **dict.fromkeys(("learning_rate", "vision_rate", "weight_decay", "clip"), _NONE_OR_MORE),
-    **dict.fromkeys(("grounding_weight", "word_weight"), _NONE_OR_MORE),
-    **dict.fromkeys(("num_points", "workers", "seed"), _NONE_OR_MORE),
-    **dict.fromkeys(("warmup", "photo_share"), _SHARE),
+    **dict.fromkeys(
+        ("steps", "batch_size", "micro_batch_size", "max_turns", "max_tokens", "num_queries"), _ONE_OR_MORE
+    ),
+    **dict.fromkeys(("log_every", "save_every", "validate_every", "validation_samples", "keep"), _ONE_OR_MORE),
+    **dict.fromkeys(("learning_rate", "vision_rate", "backbone_rate", "weight_decay", "clip"), _NONE_OR_MORE),
+    **dict.fromkeys(("grounding_weight", "word_weight", "prompt_weight", "pictures", "denoising"), _NONE_OR_MORE),
+    **dict.fromkeys(("num_points", "workers", "seed", "max_broken"), _NONE_OR_MORE),
+    **dict.fromkeys(("warmup", "beta2", "lora.dropout"), _SHARE),
+    **dict.fromkeys(("lora.rank", "lora.alpha"), _ONE_OR_MORE),
 }
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe:
-    """Read a recipe file; `overrides` are `key=value` pairs in YAML notation that win over it.
+    """Read a recipe file.
+
+    Args:
+        overrides: `key=value` pairs in YAML notation that win over it; a key may reach inside, such as `lora.rank` or
+            `data.0.weight`.
 
     Raises:
         ConfigError: naming every unknown key and every value of the wrong type.
@@ -95,9 +160,11 @@ def load_recipe(path: str | Path, overrides: Mapping[str, str] | None = None) ->
     problems = []
     for key, text in (overrides or {}).items():
         try:
-            values[key] = yaml.safe_load(text)
+            _put(values, key, yaml.safe_load(text))
         except yaml.YAMLError:
             problems.append(f"`{key}` must be written in YAML, got `{text}`")
+        except (IndexError, ValueError, TypeError):
+            problems.append(f"unknown key `{key}`: the recipe has nothing there")
     return _checked(values, problems)
 
 
@@ -110,26 +177,112 @@ def recipe_of(values: Mapping[str, Any]) -> Recipe:
     return _checked(values, [])
 
 
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """All values, plain, to be saved beside what they produced."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, LoraSettings):
+            return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+    return {item.name: plain(getattr(recipe, item.name)) for item in fields(recipe)}
+
+
+def _put(values: Any, key: str, value: Any) -> None:
+    """Set a value inside nested mappings and lists."""
+    *way, last = key.split(".")
+    for step in way:
+        if isinstance(values, dict) and values.get(step) is None:
+            values[step] = {}
+        values = _inside(values)[_place(values, step)]
+    _inside(values)[_place(values, last)] = value
+
+
+def _inside(values: Any) -> Any:
+    """Values that hold others; raises TypeError for any that do not."""
+    if not isinstance(values, dict | list):
+        raise TypeError
+    return values
+
+
+def _place(values: Any, step: str) -> str | int:
+    return int(step) if isinstance(values, list) else step
+
+
 def _checked(values: Mapping[str, Any], problems: list[str]) -> Recipe:
-    hints = get_type_hints(Recipe)
-    checked: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in hints:
-            problems.append(f"unknown key `{key}`{did_you_mean(str(key), hints)}")
-            continue
-        allowed: Any = hints[key] if isinstance(hints[key], type) else (str, type(None))
-        checked[key] = value = _as_float(value) if allowed is float else value
-        low, high = _RANGES.get(key, (-math.inf, math.inf))
-        if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is not bool):
-            problems.append(f"`{key}` must be {getattr(allowed, '__name__', 'text or null')}, got `{value}`")
-        elif key in _RANGES and not low <= value <= high:
-            limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-            problems.append(f"`{key}` must be {limits}, got `{value}`")
+    checked = _fields_of(Recipe, values, problems)
     if "stage" not in values:
         problems.append("`stage` is missing")
+    for name in ("data", "validation"):
+        sources = checked.get(name)
+        if isinstance(sources, tuple):
+            problems += [f"every source in `{name}` must name its `kind`" for one in sources if "kind" not in one]
+            if name == "data" and not sources:
+                problems.append("`data` must name at least one source")
+    if checked.get("weights") in ("int8", "int4") and checked.get("lora") is None:
+        problems.append(f"weights in {checked['weights']} cannot learn: add `lora`")
     if problems:
-        raise ConfigError("; ".join(problems))
+        raise ConfigError("; ".join(dict.fromkeys(problems)))
     return Recipe(**checked)
+
+
+def _fields_of(kind: type, values: Mapping[str, Any], problems: list[str], prefix: str = "") -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    checked: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            problems.append(f"unknown key `{name}`{did_you_mean(str(key), hints)}")
+            continue
+        try:
+            checked[key] = value = _as_type(value, hints[key], problems, f"{name}.")
+        except TypeError:
+            problems.append(f"`{name}` must be {_said(hints[key])}, got `{value}`")
+            if isinstance(value, str) and get_origin(hints[key]) is Literal:
+                problems[-1] += did_you_mean(value, get_args(hints[key]))
+            continue
+        low, high = _RANGES.get(name, (-math.inf, math.inf))
+        if isinstance(value, int | float) and not (low <= value <= high and math.isfinite(value)):
+            limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+            problems.append(f"`{name}` must be {limits}, got `{value}`")
+    return checked
+
+
+def _as_type(value: Any, hint: Any, problems: list[str], prefix: str) -> Any:
+    """The value as the type says; raises TypeError where it is none of that type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _as_type(value, next(one for one in arguments if one is not type(None)), problems, prefix)
+    if origin is Literal and value in arguments:
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_as_type(item, arguments[0], problems, prefix) for item in value)
+    if hint is LoraSettings and isinstance(value, Mapping):
+        return LoraSettings(**_fields_of(LoraSettings, value, problems, prefix))
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        return dict(value)
+    value = _as_float(value) if hint is float else value
+    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    raise TypeError
+
+
+def _said(hint: Any) -> str:
+    """A type in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join("null" if one is type(None) else _said(one) for one in arguments)
+    if origin is Literal:
+        return f"one of {', '.join(arguments)}"
+    if origin is tuple:
+        return f"a list, each {_said(arguments[0])}"
+    if hint is LoraSettings or (isinstance(origin, type) and issubclass(origin, Mapping)):
+        return "a mapping"
+    return "text" if hint is str else getattr(hint, "__name__", str(hint))
 
 
 def _as_float(value: Any) -> Any:
@@ -140,8 +293,3 @@ def _as_float(value: Any) -> Any:
         except ValueError:
             return value
     return value
-
-
-def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """All values, to be saved beside what they produced."""
-    return {field.name: getattr(recipe, field.name) for field in fields(recipe)}

@@ -1,7 +1,7 @@
-"""What each stage learns, from what: the losses of one step.
+"""The losses of one step: language, phrases of the dialogue, class names, and what is pointed at.
 
-`pretrain_grounder` teaches the vision part with class names as phrases, before there is any language. `chat` trains
-language, grounding and visual prompts together, the class names staying on as a second task.
+Each is a sum over tokens or objects, divided by how many of them the whole step holds on all devices, so that it makes
+no difference how a step is split. Two are means weighted by objects, and thus nearly so: what cells show, and words.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingForConditionalGeneration
@@ -18,6 +19,7 @@ from llava_grounding.train.batches import ChatBatch, ClassBatch
 from llava_grounding.train.class_losses import ClassPhrases, class_losses
 from llava_grounding.train.losses import SetCriterion
 from llava_grounding.train.matcher import HungarianMatcher
+from llava_grounding.train.prompt_losses import PromptCriterion
 from llava_grounding.train.word_loss import word_loss
 
 
@@ -27,6 +29,7 @@ class Criteria:
 
     classes: SetCriterion
     phrases: SetCriterion
+    prompts: PromptCriterion
 
     @classmethod
     def of(cls, num_classes: int, num_points: int | None) -> Criteria:
@@ -37,6 +40,7 @@ class Criteria:
                 loss_class_weight=0.4 * (1 + num_classes), num_points=num_points, matcher=_matcher(num_points)
             ),
             SetCriterion(num_points=num_points, phrase_normalisation="valid", matcher=_matcher(num_points)),
+            PromptCriterion(num_points=num_points, score_truth="iou"),
         )
 
 
@@ -44,24 +48,63 @@ def _matcher(num_points: int | None) -> HungarianMatcher:
     return HungarianMatcher(num_points=num_points)
 
 
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors on the losses beside the language loss."""
+
+    grounding: float = 1.0
+    words: float = 1.0
+    prompts: float = 1.0
+    denoising: int = 0
+    """Disturbed copies of each object in the class task."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How much of a step a micro-batch is: its part of the learnt tokens, and of the objects."""
+
+    tokens: Tensor | float = 1.0
+    objects: Tensor | float = 1.0
+    prompts: Tensor | float = 1.0
+
+    @classmethod
+    def of(cls, batch: ChatBatch | ClassBatch, totals: Tensor | None) -> Shares:
+        """Of a batch in a step with these totals; None means that the batch is the step."""
+        if totals is None:
+            return cls()
+        return cls(*(batch.counts.to(totals).clamp(min=1) / totals.clamp(min=1)).unbind())
+
+
 def pretrain_losses(
-    model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases, criteria: Criteria, batch: ClassBatch
+    model: LlavaGroundingForConditionalGeneration,
+    phrases: ClassPhrases,
+    criteria: Criteria,
+    batch: ClassBatch,
+    weights: LossWeights = LossWeights(),
+    shares: Shares = Shares(),
 ) -> dict[str, Tensor]:
     """Losses of class names as phrases; `loss` is their weighted sum."""
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    return class_losses(model, phrases, criteria.classes, memory, batch)[2]
+    losses = class_losses(model, phrases, criteria.classes, memory, batch, weights.denoising)[2]
+    return {name: value * shares.objects for name, value in losses.items()}
 
 
 def chat_losses(
     model: LlavaGroundingForConditionalGeneration,
-    phrases: ClassPhrases,
+    phrases: ClassPhrases | None,
     criteria: Criteria,
     batch: ChatBatch,
-    grounding_weight: float,
-    word_weight: float = 1.0,
+    weights: LossWeights = LossWeights(),
+    shares: Shares = Shares(),
+    ground: bool = True,
 ) -> dict[str, Tensor]:
-    """Language loss, grounding loss of the `<seg>` phrases and of the class names; `loss` is their weighted sum."""
-    features, proposals, named = _look(model, phrases, criteria, batch)
+    """Language loss, grounding loss of the `<seg>` phrases and of the class names; `loss` is their weighted sum.
+
+    Args:
+        phrases: of the class names; None leaves that task out, as does a batch without them.
+        ground: whether the phrases of the dialogue are grounded at all.
+    """
+    features, proposals, named = _look(model, phrases, criteria, batch, weights.denoising)
     pixels = batch.images["grounder_pixel_values"]
 
     texts = batch.texts
@@ -74,44 +117,81 @@ def chat_losses(
         image_features=features,
         use_cache=False,
     )
-    losses = {"language": output.loss} | {f"class_{name}": value for name, value in named.items()}
-    total = output.loss
+    named = {name: value * shares.objects for name, value in named.items()}
+    language = output.loss * shares.tokens
+    losses = {"language": language} | {f"class_{name}": value for name, value in named.items()}
+    total = language
     if named:
-        total = total + word_weight * named["words"] + grounding_weight * named["loss"]
+        total = total + weights.words * named["words"] + weights.grounding * named["loss"]
     embeds, found = model.phrase_states(output.last_hidden_state, texts["input_ids"])
-    if embeds.shape[1]:
-        mask = batch.phrase_mask[:, : embeds.shape[1]] & found
-        projected = model.phrase_projector(embeds)
+    if ground:
+        if not embeds.shape[1]:
+            # Grounded all the same, as beside images with phrases; and every process takes the same way.
+            embeds, found = embeds.new_zeros(len(embeds), 1, embeds.shape[2]), found.new_zeros(len(found), 1)
+        mask = F.pad(batch.phrase_mask, (0, 1))[:, : embeds.shape[1]] & found
+        projected = model.phrase_projector(embeds.to(next(model.phrase_projector.parameters(), embeds).dtype))
         if proposals is not None and model.config.phrase_queries == "image":
             grounding = model.grounder.rescore(proposals, projected, mask)
         else:
             grounding = model.grounder.ground(features.memory, projected, mask, with_aux=True)
         phrase_losses = criteria.phrases(grounding, batch.targets, mask)
-        total = total + grounding_weight * phrase_losses["loss"]
+        phrase_losses = {name: value * shares.objects for name, value in phrase_losses.items()}
+        total = total + weights.grounding * phrase_losses["loss"]
         losses |= {f"phrase_{name}": value for name, value in phrase_losses.items()}
+    if batch.pointed is not None:
+        prompt_losses = _point(model, criteria.prompts, batch, output.image_features or features)
+        prompt_losses = {name: value * shares.prompts for name, value in prompt_losses.items()}
+        total = total + weights.prompts * prompt_losses["loss"]
+        losses |= {f"prompt_{name}": value for name, value in prompt_losses.items()}
     return losses | {"loss": total}
 
 
+def _point(
+    model: LlavaGroundingForConditionalGeneration, criterion: PromptCriterion, batch: ChatBatch, features: ImageFeatures
+) -> dict[str, Tensor]:
+    """Losses of the prompt encoder on things that are pointed at, each prompt by itself."""
+    assert batch.pointed is not None
+    prompts = batch.pointed.prompts
+    memory = model.with_prompt_memory(features, batch.images["grounder_pixel_values"]).prompt_memory
+    assert memory is not None
+    output = model.visual_prompt_encoder.encode_prompts(
+        memory,
+        prompts.boxes_cxcywh,
+        prompts.types,
+        prompts.mask,
+        with_aux=True,
+        isolate=True,
+        region_masks=prompts.coverage,
+    )
+    return criterion(output, batch.pointed.targets)
+
+
 def _look(
-    model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases, criteria: Criteria, batch: ChatBatch
+    model: LlavaGroundingForConditionalGeneration,
+    phrases: ClassPhrases | None,
+    criteria: Criteria,
+    batch: ChatBatch,
+    denoising: int,
 ) -> tuple[ImageFeatures, GrounderOutput | None, dict[str, Tensor]]:
-    """Image features, the queries found, and the losses of class names; none of these while the grounder is frozen."""
+    """Image features, the queries found, and the losses of class names; no such losses while the grounder rests."""
     pixels, tower = batch.images["grounder_pixel_values"], model.vision_tower
-    frozen = not any(parameter.requires_grad for parameter in model.grounder.parameters())
-    if not isinstance(tower, SharedVisionTower):
-        features = model.encode_image(pixels, batch.images["pixel_values"])
-        if frozen:
-            return features, None, {}
-        proposals, result, named = class_losses(model, phrases, criteria.classes, features.memory, batch.classes)
-        return features, proposals, named | {"words": word_loss(model, proposals, result, batch.words)}
-    named = {}
-    if frozen:
-        with torch.no_grad():
+    learns = any(parameter.requires_grad for parameter in model.grounder.parameters())
+    features: ImageFeatures | None = None
+    if isinstance(tower, SharedVisionTower):
+        with torch.set_grad_enabled(learns):
             memory = model.grounder.encode_image(pixels)
-            proposals = tower.propose(model.grounder, memory)
     else:
-        memory = model.grounder.encode_image(pixels)
-        proposals, result, named = class_losses(model, phrases, criteria.classes, memory, batch.classes)
+        features = model.encode_image(pixels, batch.images["pixel_values"])
+        memory = features.memory
+    proposals: GrounderOutput | None = None
+    named: dict[str, Tensor] = {}
+    if learns and phrases is not None and batch.classes is not None and batch.words is not None:
+        proposals, result, named = class_losses(model, phrases, criteria.classes, memory, batch.classes, denoising)
         named["words"] = word_loss(model, proposals, result, batch.words)
-    features = model.features_from(model.multi_modal_projector(tower(memory, proposals)), memory)
+    if features is None:
+        assert isinstance(tower, SharedVisionTower)
+        if proposals is None:
+            with torch.set_grad_enabled(learns):
+                proposals = tower.propose(model.grounder, memory)
+        features = model.features_from(model.multi_modal_projector(tower(memory, proposals)), memory)
     return features, proposals, named

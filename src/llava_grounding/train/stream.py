@@ -1,43 +1,175 @@
-"""The endless, deterministic stream of training samples: sample i is the same whatever process makes it.
-
-Knows samples, not tensors.
-"""
+"""The batches of a run, made in worker processes: batch after batch from any step on, the same whoever makes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import signal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
 
-from llava_grounding.data.sample import Sample, mirror_sample
-from llava_grounding.data.synthetic import SceneConfig, draw_scene
+from llava_grounding.data.sample import Sample
+from llava_grounding.errors import ConfigError, DataError
+from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.train.batches import (
+    ChatBatch,
+    ChatItem,
+    ClassBatch,
+    chat_item,
+    class_batch,
+    collate_chat,
+    encode_sample_image,
+    with_pointed,
+)
+from llava_grounding.train.mixture import Broken, Mixture, Slot
 
-PhotoSource = Callable[[int, np.random.Generator], Sample]
-"""Gives the sample of the photo with that index (taken modulo the number of photos)."""
-
-VALIDATION_SEED = 10**9
-"""Scenes from this seed on are never trained on."""
+_PATIENCE = 600.0  # seconds without a batch, after which a worker counts as lost
 
 
 @dataclass(frozen=True)
-class SampleStream:
-    """Sample i of an endless mixture of drawn scenes and photos."""
+class Portion:
+    """Which part of every step one process handles, and in how many micro-batches."""
 
+    rank: int = 0
+    world_size: int = 1
+    micro_batches: int = 1
+
+    @classmethod
+    def of(cls, batch_size: int, micro_batch_size: int | None, rank: int = 0, world_size: int = 1) -> Portion:
+        """Of a step of so many samples.
+
+        Raises:
+            ConfigError: if there is not a sample for everyone.
+        """
+        if batch_size < world_size:
+            raise ConfigError(f"batch_size must be at least the number of processes, {world_size}, got {batch_size}")
+        share = batch_size // world_size  # of the process with the fewest: all make the same number of micro-batches
+        most = -(-batch_size // world_size)
+        micro = 1 if micro_batch_size is None else -(-most // micro_batch_size)
+        return cls(rank, world_size, min(micro, share))
+
+    def slots(self, slots: list[Slot]) -> list[list[Slot]]:
+        """The micro-batches of this process."""
+        mine = slots[self.rank :: self.world_size]
+        return [mine[index :: self.micro_batches] for index in range(self.micro_batches)]
+
+
+@dataclass
+class Delivery:
+    """A batch, and what broke on the way to it."""
+
+    batch: ChatBatch | ClassBatch
+    broken: list[Broken]
+
+
+@dataclass(frozen=True)
+class BatchMaker:
+    """Samples to batches.
+
+    Args:
+        class_index: class name -> column, where class names are a task.
+        chat: whether batches have dialogues.
+        seed: of the choice of turns.
+    """
+
+    processor: LlavaGroundingProcessor
+    class_index: Mapping[str, int] | None
+    chat: bool
+    max_turns: int
+    max_tokens: int | None
     seed: int
-    photo_share: float = 0.0
-    photos: PhotoSource | None = None
-    scene_config: SceneConfig = field(default_factory=SceneConfig)
+    point: bool = False
+    """Whether things are pointed at, for the losses of the prompt encoder."""
 
-    def __getitem__(self, index: int) -> Sample:
-        rng = np.random.default_rng((self.seed, index))
-        if self.photos is not None and rng.random() < self.photo_share:
-            sample = self.photos(int(rng.integers(2**31)), rng)
-            return mirror_sample(sample) if rng.random() < 0.5 else sample
-        # Scenes are endless, and a mirrored one would list its things from right to left.
-        return draw_scene(int(rng.integers(VALIDATION_SEED)), self.scene_config)
+    def item(self, sample: Sample, rng: np.random.Generator) -> Sample | ChatItem:
+        """A sample made ready; raises DataError if nothing can be learnt from it."""
+        if not self.chat:
+            return sample
+        item = chat_item(sample, self.processor, self.max_turns, rng, self.max_tokens)
+        return with_pointed(item, rng) if self.point else item
+
+    def collate(self, items: list[Sample | ChatItem]) -> ChatBatch | ClassBatch:
+        """Items of one kind as a batch."""
+        chats = [item for item in items if isinstance(item, ChatItem)]
+        if self.chat:
+            return collate_chat(chats, self.processor, self.class_index)
+        samples = [item for item in items if isinstance(item, Sample)]
+        images = [encode_sample_image(self.processor, sample) for sample in samples]
+        return class_batch(samples, images, self.processor, self.class_index or {})
 
 
-def validation_scenes(count: int) -> Sequence[Sample]:
-    """The first `count` held-out scenes."""
-    return [draw_scene(VALIDATION_SEED + index) for index in range(count)]
+class BatchStream(IterableDataset[Delivery]):
+    """Micro-batches of one process from `first_step` on; worker w of n makes every n-th one."""
+
+    def __init__(self, mixture: Mixture, maker: BatchMaker, portion: Portion, steps: int, first_step: int = 0) -> None:
+        self.mixture, self.maker, self.portion = mixture, maker, portion
+        self.steps, self.first_step = steps, first_step
+
+    def __iter__(self) -> Iterator[Delivery]:
+        info = torch.utils.data.get_worker_info()
+        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
+        per_step = self.portion.micro_batches
+        for number in range(self.first_step * per_step + worker, self.steps * per_step, workers):
+            yield self.batch(*divmod(number, per_step))
+
+    def batch(self, step: int, micro: int = 0) -> Delivery:
+        """One micro-batch of a step."""
+        items, broken = [], []
+        for slot in self.portion.slots(self.mixture.slots(step))[micro]:
+            item, lost = self._item(slot)
+            items.append(item)
+            broken += lost
+        return Delivery(self.maker.collate(items), broken)
+
+    def _item(self, slot: Slot) -> tuple[Sample | ChatItem, list[Broken]]:
+        """What fills a slot; samples that cannot be made ready count as broken, and another takes their place."""
+        rng = np.random.default_rng((self.maker.seed, 4, slot.source, slot.number))
+        return self.mixture.fill(slot, lambda sample: self.maker.item(sample, rng))
+
+
+def batch_loader(stream: BatchStream, workers: int) -> DataLoader[Delivery]:
+    """The stream, made ahead by worker processes; a worker that dies or hangs ends the run with an error."""
+    return DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_settle_worker,
+        timeout=_PATIENCE if workers else 0,
+    )
+
+
+def _settle_worker(worker: int) -> None:
+    """One thread; and stop signals, which launchers send to all processes, are for the main one to answer."""
+    torch.set_num_threads(1)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class Casualties:
+    """Samples that could not be read: each is told once, too many end the run."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.found: dict[tuple[str, int], str] = {}
+
+    def add(self, broken: list[Broken]) -> list[Broken]:
+        """Take note, and give those that are new.
+
+        Raises:
+            DataError: if there are too many.
+        """
+        new = []
+        for one in broken:
+            if (one.source, one.number) not in self.found:
+                self.found[one.source, one.number] = one.reason
+                new.append(one)
+        if len(self.found) > self.limit:
+            last = new[-1]
+            raise DataError(
+                f"{len(self.found)} samples could not be read, more than the {self.limit} of `max_broken`; "
+                f"the last, number {last.number} of {last.source}: {last.reason}"
+            )
+        return new

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.distributed as dist
 
 from llava_grounding.data.sample import Sample
 from llava_grounding.geometry import box_cxcywh_to_xyxy, box_iou
@@ -17,6 +18,7 @@ from llava_grounding.train.batches import chat_batch, class_batch, encode_sample
 from llava_grounding.train.class_losses import ClassPhrases, ground_classes
 
 _NMS_IOU = 0.7
+_TURNS = 4
 _THRESHOLDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
 
 
@@ -61,7 +63,12 @@ def tally(
     return Tally(found, predicted, int(wanted.sum()))
 
 
-def _best(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]], prefix: str) -> dict[str, float]:
+Row = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""One image's scores, boxes, true boxes and truth, as `tally` takes them."""
+
+
+def best_f1(rows: Sequence[Row], prefix: str) -> dict[str, float]:
+    """F1 at the threshold that suits it best, and that threshold."""
     results = {}
     for threshold in _THRESHOLDS:
         counts = [tally(*row, threshold) for row in rows]
@@ -70,7 +77,66 @@ def _best(rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
     return {f"{prefix}_f1": results[threshold], f"{prefix}_threshold": threshold}
 
 
-@torch.no_grad()
+@dataclass
+class Look:
+    """What a pass over samples saw; of several processes, to be joined."""
+
+    class_rows: list[Row] = field(default_factory=list)
+    phrase_rows: list[Row] = field(default_factory=list)
+    losses: list[tuple[float, int]] = field(default_factory=list)
+    """Language losses with the number of tokens each is a mean over."""
+
+    def join(self, other: Look) -> None:
+        """Add what another process saw."""
+        self.class_rows += other.class_rows
+        self.phrase_rows += other.phrase_rows
+        self.losses += other.losses
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers of a validation."""
+        result = best_f1(self.class_rows, "class") if self.class_rows else {}
+        tokens = sum(count for _, count in self.losses)
+        if tokens:
+            result["language_loss"] = sum(loss * count for loss, count in self.losses) / tokens
+        return result | (best_f1(self.phrase_rows, "phrase") if self.phrase_rows else {})
+
+
+@dataclass
+class Validation:
+    """Looks at held-out samples, each process at its part of them.
+
+    Args:
+        chat: whether dialogues are looked at.
+        batch_size: samples that pass through the model at once.
+    """
+
+    samples: Sequence[Sample]
+    processor: LlavaGroundingProcessor
+    chat: bool
+    batch_size: int = 16
+    rank: int = 0
+    world_size: int = 1
+
+    @torch.no_grad()
+    def __call__(self, model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases | None) -> dict[str, float]:
+        """Metrics of the model, the same on every process."""
+        look = Look()
+        mine = self.samples[self.rank :: self.world_size]
+        if phrases is not None:
+            look.class_rows = class_rows(model, phrases, self.processor, mine, self.batch_size)
+        if self.chat:
+            told = [sample for sample in mine if sample.turns]
+            look.phrase_rows, look.losses = phrase_rows(model, self.processor, told, self.batch_size)
+        if self.world_size > 1:
+            looks: list[Look | None] = [None] * self.world_size
+            dist.all_gather_object(looks, look)
+            look = Look()
+            for one in looks:
+                assert one is not None
+                look.join(one)
+        return look.metrics()
+
+
 def validate_classes(
     model: LlavaGroundingForConditionalGeneration,
     phrases: ClassPhrases,
@@ -78,53 +144,75 @@ def validate_classes(
     samples: Sequence[Sample],
 ) -> dict[str, float]:
     """F1 of class names as phrases at the best threshold."""
+    return Look(class_rows=class_rows(model, phrases, processor, samples)).metrics()
+
+
+def validate_chat(
+    model: LlavaGroundingForConditionalGeneration, processor: LlavaGroundingProcessor, samples: Sequence[Sample]
+) -> dict[str, float]:
+    """Language loss and F1 of the true answers' phrases at the best threshold."""
+    rows, losses = phrase_rows(model, processor, samples)
+    return Look(phrase_rows=rows, losses=losses).metrics()
+
+
+@torch.no_grad()
+def class_rows(
+    model: LlavaGroundingForConditionalGeneration,
+    phrases: ClassPhrases,
+    processor: LlavaGroundingProcessor,
+    samples: Sequence[Sample],
+    batch_size: int = 16,
+) -> list[Row]:
+    """Class names looked for in every sample."""
     rows = []
-    for start in range(0, len(samples), 16):
-        part = samples[start : start + 16]
+    device = phrases.embeds.device
+    for start in range(0, len(samples), batch_size):
+        part = samples[start : start + batch_size]
         images = [encode_sample_image(processor, sample) for sample in part]
         batch = class_batch(part, images, processor, phrases.index)
-        memory = model.grounder.encode_image(batch.images["grounder_pixel_values"].to(phrases.embeds.device))
-        output = ground_classes(model, phrases, memory, batch.phrase_mask.to(phrases.embeds.device))
+        memory = model.grounder.encode_image(batch.images["grounder_pixel_values"].to(device))
+        output = ground_classes(model, phrases, memory, batch.phrase_mask.to(device))
         scores = output.phrase_logits[:, :, 1:].float().sigmoid().cpu().numpy()
         boxes = output.boxes_cxcywh.float().cpu().numpy()
         for index, target in enumerate(batch.targets):
             wanted = target.phrase_map[:, 1:].numpy()
             rows.append((scores[index], boxes[index], target.boxes_cxcywh.numpy(), wanted))
-    return _best(rows, "class")
+    return rows
 
 
 @torch.no_grad()
-def validate_chat(
+def phrase_rows(
     model: LlavaGroundingForConditionalGeneration,
-    phrases: ClassPhrases,
     processor: LlavaGroundingProcessor,
     samples: Sequence[Sample],
-) -> dict[str, float]:
-    """Language loss and F1 of the true answers' phrases at the best threshold."""
+    batch_size: int = 16,
+) -> tuple[list[Row], list[tuple[float, int]]]:
+    """The phrases of true answers looked for in every sample, and language losses with their numbers of tokens."""
     rows, losses = [], []
     rng = np.random.default_rng(0)
-    device = phrases.embeds.device
-    for start in range(0, len(samples), 16):
-        batch = chat_batch(samples[start : start + 16], processor, phrases.index, 4, rng)
-        features = model.encode_image(**{name: value.to(device) for name, value in batch.images.items()})
-        texts = {name: value.to(device) for name, value in batch.texts.items()}
+    device = model.lm_head.weight.device
+    for start in range(0, len(samples), batch_size):
+        batch = chat_batch(samples[start : start + batch_size], processor, None, _TURNS, rng).to(device)
+        features = model.encode_image(**batch.images)
         output = model(
-            input_ids=texts["input_ids"],
-            grounder_pixel_values=batch.images["grounder_pixel_values"].to(device),
-            attention_mask=texts["attention_mask"],
-            labels=texts["labels"],
-            region_prompts=None if batch.prompts is None else batch.prompts.to(device),
+            input_ids=batch.texts["input_ids"],
+            grounder_pixel_values=batch.images["grounder_pixel_values"],
+            attention_mask=batch.texts["attention_mask"],
+            labels=batch.texts["labels"],
+            region_prompts=batch.prompts,
             image_features=features,
             use_cache=False,
         )
-        losses.append(float(output.loss))
-        embeds, found = model.phrase_states(output.last_hidden_state, texts["input_ids"])
+        losses.append((float(output.loss), int(batch.counts[0])))
+        embeds, found = model.phrase_states(output.last_hidden_state, batch.texts["input_ids"])
+        if not embeds.shape[1]:
+            continue
         grounding = model.ground(features.memory, embeds, found)
         scores = grounding.phrase_logits.float().sigmoid().cpu().numpy()
         boxes = grounding.boxes_cxcywh.float().cpu().numpy()
         for index, target in enumerate(batch.targets):
-            known = batch.phrase_mask[index, : target.phrase_map.shape[1]].numpy()
-            wanted = target.phrase_map.numpy()[:, known]
+            known = batch.phrase_mask[index, : target.phrase_map.shape[1]].cpu().numpy()
+            wanted = target.phrase_map.cpu().numpy()[:, known]
             shown = scores[index][:, : len(known)][:, known]
-            rows.append((shown, boxes[index], target.boxes_cxcywh.numpy(), wanted))
-    return {"language_loss": float(np.mean(losses)), **_best(rows, "phrase")}
+            rows.append((shown, boxes[index], target.boxes_cxcywh.cpu().numpy(), wanted))
+    return rows, losses

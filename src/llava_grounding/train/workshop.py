@@ -1,23 +1,20 @@
-"""Puts a stage together from its recipe: model, processor, class phrases, data. `llava-grounding train` calls it."""
+"""Puts a run together from its recipe: model, processor, class phrases, data, plan. Runs nothing."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from llava_grounding.data.coco import PhotoPack
+from llava_grounding.checkpoints import find_checkpoint, load_checkpoint, read_config
 from llava_grounding.data.kinds import KINDS
-from llava_grounding.data.photo_dialogues import photo_sample
 from llava_grounding.data.sample import Sample
 from llava_grounding.data.synthetic import SceneConfig
-from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean
-from llava_grounding.markup import REGION, SEG, strip_markup
+from llava_grounding.errors import ConfigError, DataError
+from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG, strip_markup
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.presets import preset
@@ -26,122 +23,187 @@ from llava_grounding.processing.image import CanvasSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
 from llava_grounding.processing.selection import SelectionSettings
 from llava_grounding.processing.tokens import IMAGE
+from llava_grounding.train.adapters import add_adapters
+from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, load_class_phrases
 from llava_grounding.train.class_losses import ClassPhrases
-from llava_grounding.train.loop import Workshop, load_class_phrases, run_stage
+from llava_grounding.train.learner import Learner, Lesson
+from llava_grounding.train.mixture import Mixture, SampleSource
+from llava_grounding.train.plan import StagePlan, set_learning, stage_plan
 from llava_grounding.train.recipe import Recipe
-from llava_grounding.train.stream import SampleStream, validation_scenes
+from llava_grounding.train.sources import Photos, Records, Scenes, held_out_samples, open_sources, quiet_scenes
+from llava_grounding.train.stream import BatchMaker, BatchStream, Portion
 from llava_grounding.train.tokenizer import SPECIAL_TOKENS, train_tokenizer
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("pretrain_grounder", "chat")
 _TOKENIZER_SAMPLES = 3000
+Sources = Sequence[tuple[SampleSource, float]]
 
 
-class PackPhotos:
-    """The training photos of a pack as samples, by index; picklable for workers."""
+@dataclass
+class Workshop:
+    """Everything one stage works with."""
 
-    def __init__(self, root: Path | None) -> None:
-        self.photos = PhotoPack(root).split("train")
-
-    def __call__(self, index: int, rng: np.random.Generator) -> Sample:
-        return photo_sample(self.photos[index % len(self.photos)], rng)
+    recipe: Recipe
+    plan: StagePlan
+    learner: Learner
+    processor: LlavaGroundingProcessor
+    mixture: Mixture
+    held_out: list[Sample]
+    folder: Path
 
     @property
-    def categories(self) -> set[str]:
-        """Every category of the pack."""
-        return set(self.photos.categories.values())
+    def model(self) -> LlavaGroundingForConditionalGeneration:
+        """What is trained."""
+        return self.learner.model
+
+    @property
+    def phrases(self) -> ClassPhrases | None:
+        """Class names as phrases, where they are a task."""
+        return self.learner.class_phrases
+
+    def stream(self, first_step: int = 0, portion: Portion | None = None) -> BatchStream:
+        """The batches of a process from a step on; of the only process by default."""
+        recipe = self.recipe
+        chat = "language" in self.plan.tasks
+        maker = BatchMaker(
+            processor=self.processor,
+            class_index=self.phrases.index if self.phrases is not None else None,
+            chat=chat,
+            max_turns=recipe.max_turns,
+            max_tokens=recipe.max_tokens or self.model.config.text_config.max_position_embeddings,
+            seed=recipe.seed,
+            point="prompts" in self.plan.tasks,
+        )
+        portion = portion or Portion.of(recipe.batch_size, recipe.micro_batch_size)
+        return BatchStream(self.mixture, maker, portion, recipe.steps, first_step)
 
 
-def train(recipe: Recipe, folder: Path, data: Path | None = None, device: str | None = None) -> dict[str, float]:
-    """Run one stage.
+def open_workshop(recipe: Recipe, folder: Path, root: Path | None = None, device: str | None = None) -> Workshop:
+    """Load or build everything a stage needs; the same seed gives the same weights.
 
     Args:
-        folder: where logs, checkpoints and the result go.
-        data: place of the photo pack; None reads LLAVA_GROUNDING_DATA.
+        folder: where logs, checkpoints and results go.
+        root: what relative paths of sources are relative to, and the photo pack.
+        device: where quantised weights go; others are moved later.
 
     Raises:
-        ConfigError: if the stage is unknown.
+        UsageError: if the recipe asks for what is not there, or what does not fit together.
     """
-    if recipe.stage not in STAGES:
-        raise ConfigError(
-            f"stage must be one of {', '.join(STAGES)}, got `{recipe.stage}`{did_you_mean(recipe.stage, STAGES)}"
-        )
-    shop = open_workshop(recipe, folder, data, torch.device(device or "cpu"))
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in shop.model.named_children()}
-    logger.info("learning: %s", ", ".join(f"{name} {size / 1e6:.2f}M" for name, size in sizes.items()))
-    return run_stage(shop)
-
-
-def open_workshop(recipe: Recipe, folder: Path, data: Path | None, device: torch.device) -> Workshop:
-    """Load or build everything a stage needs; the same seed gives the same weights."""
+    plan = stage_plan(recipe)
     torch.manual_seed(recipe.seed)
-    photos = PackPhotos(data) if recipe.photo_share > 0 else None
     # Class names need no dialogues, and drawing is faster without.
-    scenes = SceneConfig(questions=()) if recipe.stage == "pretrain_grounder" else SceneConfig()
-    stream = SampleStream(recipe.seed, recipe.photo_share, photos, scenes)
+    drawn = SceneConfig if "language" in plan.tasks else quiet_scenes
+    sources = open_sources(recipe.data, root, drawn)
+    if not sources:
+        raise DataError(f"none of the sources is there: {', '.join(str(one['kind']) for one in recipe.data)}")
+    held_out = held_out_samples(open_sources(recipe.validation, root), recipe.validation_samples)
+    if not held_out:
+        logger.warning("there is nothing to validate with, so no best weights will be kept, only the last")
     if recipe.start_from is None:
-        names = sorted(set(KINDS) | (photos.categories if photos else set()))
-        config = preset(recipe.preset)
-        ids = (config.image_token_id, config.seg_token_id, config.region_token_id)
-        if config.vision_config is not None or ids != tuple(map(SPECIAL_TOKENS.index, (IMAGE, SEG, REGION))):
-            raise ConfigError(f"preset `{recipe.preset}` has a tower or tokenizer of its own, so it needs start_from")
-        processor = new_processor(config, SampleStream(recipe.seed, recipe.photo_share, photos))
-        model = LlavaGroundingForConditionalGeneration(config)
-        phrases = ClassPhrases(names, config.grounder_config.phrase_size, config.grounder_config.hidden_size)
+        model, processor = _from_nothing(recipe, open_sources(recipe.data, root))
+        start = None
     else:
-        start = Path(recipe.start_from)
-        model = LlavaGroundingForConditionalGeneration(preset(recipe.preset))
-        load_start(model, start)
-        processor = LlavaGroundingProcessor.from_pretrained(start)
+        start = find_checkpoint(recipe.start_from)[1]
+        model, processor = _from_checkpoint(recipe, start, device)
+    phrases = _class_phrases(plan, model.config, sources, start)
+    if recipe.lora is not None:
+        add_adapters(model, recipe.lora)
+    set_learning(model, plan, _new_tokens(processor))
+    _make_precise(model)
+    learner = Learner(model, phrases, Lesson.of(recipe, plan))
+    mixture = Mixture(sources, recipe.batch_size, recipe.seed)
+    return Workshop(recipe, plan, learner, processor, mixture, held_out, folder)
+
+
+def _make_precise(model: LlavaGroundingForConditionalGeneration) -> None:
+    """What learns beside the language model in float32: steps as small as these are lost on narrower weights."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and name.partition(".")[0] not in ("language_model", "lm_head"):
+            parameter.data = parameter.data.float()
+
+
+def model_config(recipe: Recipe) -> LlavaGroundingConfig:
+    """Of the model a recipe trains; reads no weights."""
+    config = preset(recipe.preset) if recipe.start_from is None else read_config(find_checkpoint(recipe.start_from)[1])
+    if recipe.num_queries is not None:
+        config.grounder_config.num_queries = recipe.num_queries
+    config.detach_grounding = recipe.detach_grounding
+    return config
+
+
+def _from_nothing(
+    recipe: Recipe, sources: Sources
+) -> tuple[LlavaGroundingForConditionalGeneration, LlavaGroundingProcessor]:
+    config = model_config(recipe)
+    ids = (config.image_token_id, config.seg_token_id, config.region_token_id)
+    if config.vision_config is not None or ids != tuple(map(SPECIAL_TOKENS.index, (IMAGE, SEG, REGION))):
+        raise ConfigError(f"preset `{recipe.preset}` has a tower or tokenizer of its own, so it needs start_from")
+    processor = new_processor(config, Mixture(sources, 1, recipe.seed))
+    return LlavaGroundingForConditionalGeneration(config), processor
+
+
+def _from_checkpoint(
+    recipe: Recipe, start: Path, device: str | None
+) -> tuple[LlavaGroundingForConditionalGeneration, LlavaGroundingProcessor]:
+    quantization = recipe.weights if recipe.weights in ("int8", "int4") else None
+    dtype = "bfloat16" if recipe.weights != "float32" else "float32"
+    place = device if quantization is not None else "cpu"
+    loaded = load_checkpoint(start, place, dtype, quantization)
+    config, wanted = loaded.model.config, model_config(recipe)
+    config.detach_grounding = wanted.detach_grounding
+    if wanted.grounder_config.num_queries != config.grounder_config.num_queries:
+        config.grounder_config.num_queries = wanted.grounder_config.num_queries
+        loaded.model.grounder.query_selection.num_queries = wanted.grounder_config.num_queries
+    return loaded.model, loaded.processor
+
+
+def _class_phrases(
+    plan: StagePlan, config: LlavaGroundingConfig, sources: Sources, start: Path | None
+) -> ClassPhrases | None:
+    """Those of an earlier stage where it had any; else new ones of the sources' classes."""
+    if "classes" not in plan.tasks:
+        return None
+    names = class_names(sources)
+    if start is not None and all((start / name).is_file() for name in CLASS_PHRASE_FILES):
         phrases = load_class_phrases(start)
-        _check_names(phrases, set(KINDS) | (photos.categories if photos else set()), start)
-    return Workshop(
-        model=model,
-        phrases=phrases,
-        processor=processor,
-        recipe=recipe,
-        stream=stream,
-        held_out=list(validation_scenes(recipe.validation_samples)),
-        folder=folder,
-        device=device,
-    )
+        nameless = sorted(names - set(phrases.names))
+        if nameless:
+            shown = ", ".join(nameless[:5]) + (", ..." if len(nameless) > 5 else "")
+            raise ConfigError(
+                f"`{start}` does not know the classes {shown} of this stage's samples; "
+                f"train it with the same data, or leave that data out here"
+            )
+        return phrases
+    if not names:
+        raise DataError("class names are a task of this stage, but none of its sources has any")
+    logger.info("starting fresh: phrases of %d classes", len(names))
+    return ClassPhrases(sorted(names), config.grounder_config.phrase_size, config.grounder_config.hidden_size)
 
 
-def _check_names(phrases: ClassPhrases, needed: set[str], start: Path) -> None:
-    nameless = sorted(needed - set(phrases.names))
-    if nameless:
-        shown = ", ".join(nameless[:5]) + (", ..." if len(nameless) > 5 else "")
-        raise ConfigError(
-            f"`{start}` does not know the classes {shown} of this stage's samples; "
-            f"train it with the same data, or this stage with photo_share=0"
-        )
+def class_names(sources: Sources) -> set[str]:
+    """Every class that a sample of the sources may show."""
+    names: set[str] = set()
+    for source, _ in sources:
+        if isinstance(source, Scenes):
+            names |= set(KINDS)
+        elif isinstance(source, Photos):
+            names |= set(source.records.categories.values())
+        elif isinstance(source, Records):
+            records = source.dataset
+            known = getattr(records, "categories", None)
+            found = known.values() if known else (one.category for record in records for one in record.instances)
+            names |= {name for name in found if name}
+    return names
 
 
-def load_start(model: LlavaGroundingForConditionalGeneration, folder: Path) -> None:
-    """Load an earlier stage's weights; parts that stage did not have start fresh and are named in the log.
-
-    Raises:
-        CheckpointError: if the file is missing, or holds tensors the model has no place for.
-    """
-    path = folder / "model.safetensors"
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"`{path}` is missing or damaged") from error
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:
-        raise CheckpointError(f"`{path}` does not fit the model: {str(error).splitlines()[-1].strip()}") from error
-    if unexpected:
-        raise CheckpointError(f"`{path}` holds tensors the model has no place for: {', '.join(unexpected[:5])}")
-    fresh = [name for name in missing if not (name == "lm_head.weight" and model.config.tie_word_embeddings)]
-    if fresh:
-        logger.info("starting fresh: %s", ", ".join(fresh))
+def _new_tokens(processor: LlavaGroundingProcessor) -> list[int]:
+    ids = [processor.tokenizer.convert_tokens_to_ids(token) for token in (PHRASE_START, PHRASE_END, SEG)]
+    return [number for number in ids if isinstance(number, int)]
 
 
-def new_processor(config: LlavaGroundingConfig, stream: SampleStream) -> LlavaGroundingProcessor:
-    """A processor for a model that starts from nothing, with a tokenizer trained on the stream's dialogues."""
+def new_processor(config: LlavaGroundingConfig, mixture: Mixture) -> LlavaGroundingProcessor:
+    """A processor for a model that starts from nothing, with a tokenizer trained on the mixture's dialogues."""
     grounder = config.grounder_config
     settings = ProcessorSettings(
         image_sequence_length=config.image_sequence_length,
@@ -150,13 +212,16 @@ def new_processor(config: LlavaGroundingConfig, stream: SampleStream) -> LlavaGr
         ),
         selection=SelectionSettings(config.query_selection, config.score_threshold, config.nms_iou),
     )
-    tokenizer = train_tokenizer(_dialogue_texts(stream, settings.template), config.text_config.vocab_size)
+    tokenizer = train_tokenizer(_dialogue_texts(mixture, settings.template), config.text_config.vocab_size)
     return LlavaGroundingProcessor(tokenizer, settings)
 
 
-def _dialogue_texts(stream: SampleStream, template: ChatTemplate) -> Iterator[str]:
-    # Indices far above any training step's, so that the corpus is no subset of the first epoch.
-    for index in range(10**8, 10**8 + _TOKENIZER_SAMPLES):
-        for turn in stream[index].turns:
-            pieces = template.question(turn.question, 0, turn.grounded, first=False)
-            yield "".join(piece.text for piece in pieces) + template.answer(strip_markup(turn.answer)).text
+def _dialogue_texts(mixture: Mixture, template: ChatTemplate) -> Iterator[str]:
+    # A seed of its own, so that the corpus is no subset of the first steps.
+    corpus = Mixture([(source, 1.0) for source in mixture.sources], 1, mixture.seed + 1)
+    for step in range(_TOKENIZER_SAMPLES):
+        for slot in corpus.slots(step):
+            sample, _ = corpus.fill(slot, lambda sample: sample)
+            for turn in sample.turns:
+                pieces = template.question(turn.question, 0, turn.grounded, first=False)
+                yield "".join(piece.text for piece in pieces) + template.answer(strip_markup(turn.answer)).text

@@ -1,0 +1,214 @@
+"""Looks through a data set before training does: what is in it, what is missing, what is broken and what was left out.
+
+Whatever is wrong with the data ends up in the report; only a mistake in this package raises. Knows no file format.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from llava_grounding.data.record import Dataset, Record
+from llava_grounding.errors import LlavaGroundingError
+
+NUM_NAMED = 20
+"""Of a kind of trouble, so many are named; all are counted."""
+
+# What decoders are known to raise for damaged input, besides our own errors.
+_TROUBLE = (
+    LlavaGroundingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Warning,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass
+class Trouble:
+    """How often something was wrong, and where, for the first few."""
+
+    count: int = 0
+    named: list[str] = field(default_factory=list)
+
+    def add(self, what: str) -> None:
+        self.count += 1
+        if len(self.named) < NUM_NAMED:
+            self.named.append(what)
+
+    def lines(self, title: str) -> list[str]:
+        more = self.count - len(self.named)
+        listed = [f"    {what}" for what in self.named] + ([f"    and {more} more"] if more > 0 else [])
+        return [f"{title}: {self.count}", *listed] if self.count else []
+
+
+@dataclass
+class DatasetReport:
+    """What `check_dataset` found.
+
+    Args:
+        name: of the data set.
+        counts: how many there are of records, instances, masks, captions, phrases, expressions, dialogues, turns.
+        missing_images: no file where one should be.
+        broken_images: cannot be decoded, or not of the size their labels say.
+        broken_masks: cannot be decoded, or not of the image's size.
+        empty_masks: not one pixel, such as a polygon thinner than that; training takes them for boxes.
+        broken_records: cannot be made at all.
+        dropped: what the reader left out: reason -> how many and which.
+    """
+
+    name: str
+    counts: dict[str, int] = field(default_factory=dict)
+    missing_images: Trouble = field(default_factory=Trouble)
+    broken_images: Trouble = field(default_factory=Trouble)
+    broken_masks: Trouble = field(default_factory=Trouble)
+    empty_masks: Trouble = field(default_factory=Trouble)
+    broken_records: Trouble = field(default_factory=Trouble)
+    dropped: dict[str, Trouble] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are records and all that was looked at can be read.
+
+        Labels that were left out and empty masks do not count: published data sets have some.
+        """
+        return self.counts.get("records", 0) > 0 and not any(
+            trouble.count for trouble in self._troubles().values() if trouble is not self.empty_masks
+        )
+
+    def lines(self) -> list[str]:
+        """The report for a person, line by line."""
+        shown = [f"{name}: {count}" for name, count in self.counts.items() if count or name == "records"]
+        found = [line for title, trouble in self._troubles().items() for line in trouble.lines(title)]
+        left_out = [line for reason, trouble in self.dropped.items() for line in trouble.lines(f"left out, {reason}")]
+        return [f"{self.name}: {'ok' if self.ok else 'not ok'}", *(f"  {line}" for line in [*shown, *found, *left_out])]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain values for JSON."""
+
+        def plain(trouble: Trouble) -> dict[str, Any]:
+            return {"count": trouble.count, "first": list(trouble.named)}
+
+        return {
+            "name": self.name,
+            "ok": self.ok,
+            "counts": dict(self.counts),
+            **{title.replace(" ", "_"): plain(trouble) for title, trouble in self._troubles().items()},
+            "dropped": {reason: plain(trouble) for reason, trouble in self.dropped.items()},
+        }
+
+    def _troubles(self) -> dict[str, Trouble]:
+        return {
+            "missing images": self.missing_images,
+            "broken images": self.broken_images,
+            "broken masks": self.broken_masks,
+            "empty masks": self.empty_masks,
+            "broken records": self.broken_records,
+        }
+
+
+def check_dataset(dataset: Dataset, read_images: bool = True, limit: int | None = None) -> DatasetReport:
+    """Look at every record of a data set.
+
+    Args:
+        dataset: any reader's.
+        read_images: decode every picture, and masks that lie in files; else only look whether the pictures exist.
+        limit: look at so many records at most, from the first.
+    """
+    report = DatasetReport(dataset.name, dict.fromkeys(_counts(None), 0))
+    for number in range(len(dataset) if limit is None else min(limit, len(dataset))):
+        try:
+            record = dataset[number]
+            counted = _counts(record)
+        except _TROUBLE as error:
+            report.broken_records.add(f"{number}: {_one_line(error)}")
+            continue
+        for name, count in counted.items():
+            report.counts[name] += count
+        size_wh = _check_image(record, read_images, report)
+        for index in range(len(record.instances)):
+            _check_mask(record, index, size_wh, read_images, report)
+    for reason, ids in dataset.dropped.items():
+        report.dropped[reason] = Trouble(len(ids), [str(one) for one in ids[:NUM_NAMED]])
+    return report
+
+
+def _counts(record: Record | None) -> dict[str, int]:
+    """How much a record holds, by what the report calls it; zeros for None."""
+    instances = record.instances if record else ()
+    grounded = record.grounded_captions if record else ()
+    turns = [turn for dialogue in record.dialogues for turn in dialogue] if record else []
+    targets = [target for text in grounded for target in text.targets]
+    targets += [target for turn in turns for target in turn.targets]
+    return {
+        "records": 0 if record is None else 1,
+        "instances": len(instances),
+        "instances with a mask": sum(instance.segmentation is not None for instance in instances),
+        "captions": len(record.captions) if record else 0,
+        "grounded captions": len(grounded),
+        "phrases with a match": sum(target is not None for target in targets),
+        "phrases without a match": sum(target is None for target in targets),
+        "expressions": len(record.expressions) if record else 0,
+        "statements": len(record.statements) if record else 0,
+        "questions": len(record.questions) if record else 0,
+        "dialogues": len(record.dialogues) if record else 0,
+        "turns": len(turns),
+    }
+
+
+def _check_image(record: Record, read: bool, report: DatasetReport) -> tuple[int, int] | None:
+    """Width and height, None where they are not known."""
+    exists = getattr(record.read_bytes, "exists", None)
+    if exists is not None and not exists():
+        report.missing_images.add(f"{record.id}: {_reason_of_absence(record)}")
+        return record.image_size_wh
+    if not read:
+        return record.image_size_wh
+    try:
+        height, width = record.load_image().shape[:2]
+    except _TROUBLE as error:
+        report.broken_images.add(f"{record.id}: {_one_line(error)}")
+        return record.image_size_wh
+    return width, height
+
+
+def _check_mask(record: Record, index: int, size_wh: tuple[int, int] | None, read: bool, report: DatasetReport) -> None:
+    instance = record.instances[index]
+    if callable(instance.segmentation) and not read:
+        return
+    if size_wh is None:
+        return  # its picture was not read, or is in the report already
+    called = f"{record.id}, {instance.category or 'instance'} {index if instance.id is None else instance.id}"
+    try:
+        mask = record.load_mask(index, size_wh)
+    except _TROUBLE as error:
+        report.broken_masks.add(f"{called}: {_one_line(error)}")
+        return
+    if mask is not None and not np.any(mask):
+        report.empty_masks.add(called)
+
+
+def _reason_of_absence(record: Record) -> str:
+    try:
+        record.read_bytes()
+    except _TROUBLE as error:
+        return _one_line(error)
+    return "there is none"
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return (text or type(error).__name__)[:300]

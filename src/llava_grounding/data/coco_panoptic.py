@@ -1,0 +1,186 @@
+"""COCO panoptic labels: every pixel of an image belongs to a thing, a crowd or a stuff segment of a PNG.
+
+The PNG is decoded when the first mask of a record is asked for, and forgotten with the record. Knows no questions.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from llava_grounding.data.coco import read_categories
+from llava_grounding.data.images import ImageBytes, ImageStore, open_images
+from llava_grounding.data.reading import (
+    Drops,
+    ImageRow,
+    PackedRecords,
+    box_from_xywh,
+    image_rows,
+    label_id,
+    list_under,
+    read_json,
+    rows_of,
+    whole_number,
+)
+from llava_grounding.data.record import Annotation, Record
+from llava_grounding.errors import DataError
+
+_SUFFIXES = ("-merged", "-other", "-stuff")
+_NATURAL = {
+    "floor-wood": "wooden floor",
+    "playingfield": "playing field",
+    "wall-brick": "brick wall",
+    "wall-stone": "stone wall",
+    "wall-tile": "tiled wall",
+    "wall-wood": "wooden wall",
+}
+
+
+def natural_name(name: str) -> str:
+    """A panoptic category as people say it: `sky-other-merged` is `sky`, `wall-brick` a `brick wall`."""
+    short = name
+    while short.endswith(_SUFFIXES):
+        short = short.rpartition("-")[0]
+    return _NATURAL.get(short, short.replace("-", " ").strip()) or name
+
+
+@dataclass
+class SegmentMap:
+    """The segment of every pixel, from a PNG whose colour is a number: R + 256 G + 65536 B. Decoded once."""
+
+    read: ImageBytes
+    _ids: np.ndarray | None = field(default=None, init=False, repr=False, compare=False)
+
+    def ids(self) -> np.ndarray:
+        """(H, W) int32; raises DataError when the PNG cannot be read."""
+        if self._ids is None:
+            try:
+                image = Image.open(io.BytesIO(self.read()))
+                if image.mode not in ("RGB", "RGBA"):
+                    raise DataError(f"a panoptic PNG must have colours, got mode {image.mode} from {self.read}")
+                pixels = np.asarray(image.convert("RGB")).astype(np.int32)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                raise DataError(f"cannot read the panoptic PNG of {self.read}: {error}") from error
+            self._ids = pixels @ np.array([1, 256, 65536], dtype=np.int32)
+        return self._ids
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"read": self.read, "_ids": None}
+
+
+@dataclass(frozen=True)
+class SegmentMask:
+    """The mask of one segment, (H, W) bool on call."""
+
+    segments: SegmentMap
+    number: int
+
+    def __call__(self) -> np.ndarray:
+        return self.segments.ids() == self.number
+
+
+class CocoPanoptic(PackedRecords):
+    """Records of one COCO panoptic file; only images that have segments.
+
+    Args:
+        panoptic: parsed panoptic file.
+        segments: where its PNGs come from.
+        images: where pixels come from.
+        name: what the data is called in reports.
+
+    Raises:
+        DataError: if the file is not in COCO's panoptic form at all.
+    """
+
+    def __init__(self, panoptic: Any, segments: ImageStore, images: ImageStore, name: str = "coco_panoptic") -> None:
+        what = "a COCO panoptic file"
+        drops = Drops()
+        rows = rows_of(panoptic, "images", what)
+        self._categories = _read_panoptic_categories(rows_of(panoptic, "categories", what), drops)
+        self._names = frozenset(name for name, _ in self._categories.values())
+        annotations = rows_of(panoptic, "annotations", what)
+        super().__init__(name, self._rows(image_rows(rows, drops), annotations, segments, images, drops), drops)
+
+    @classmethod
+    def from_files(
+        cls, panoptic: str | Path, segments: str | Path, images: str | Path, name: str | None = None
+    ) -> CocoPanoptic:
+        """Reads a panoptic file.
+
+        Args:
+            panoptic: such as `panoptic_train2017.json`.
+            segments: folder or zip of its PNGs.
+            images: folder, tar shards or zip; see `open_images`.
+            name: what the data is called in reports; by default the stem of `panoptic`.
+        """
+        return cls(read_json(panoptic), open_images(segments), open_images(images), name or Path(panoptic).stem)
+
+    def _rows(
+        self, images: dict[int, ImageRow], annotations: list[Any], segments: ImageStore, store: ImageStore, drops: Drops
+    ) -> Iterator[Record]:
+        for row in annotations:
+            try:
+                if not isinstance(row, Mapping) or not isinstance(row.get("file_name"), str):
+                    raise DataError("segments without a PNG")
+                image = images.pop(whole_number(row.get("image_id"), "image id"), None)
+                if image is None:
+                    raise DataError("segments of an unknown image, or given twice")
+                infos = list_under(row, "segments_info", "image")
+            except DataError as error:
+                drops.add(error, label_id(row))
+                continue
+            png = SegmentMap(segments.locate(row["file_name"]))
+            instances = tuple(self._instances(infos, image, png, drops))
+            crowded = {instance.category for instance in instances if instance.region == "crowd"}
+            yield Record(
+                id=image.file_name,
+                image_id=image.id,
+                image_size_wh=image.size_wh,
+                instances=instances,
+                exhaustive=frozenset(crowded),  # the others: see `_record`
+                read_bytes=store.locate(image.file_name),
+            )
+        for image in images.values():
+            drops.add("image without segments", image.file_name)
+
+    def _instances(self, infos: list[Any], image: ImageRow, png: SegmentMap, drops: Drops) -> Iterator[Annotation]:
+        used = set()
+        for info in infos:
+            try:
+                if not isinstance(info, Mapping):
+                    raise DataError("segment that is no object")
+                number = whole_number(info.get("id"), "segment id")
+                category = self._categories.get(whole_number(info.get("category_id"), "category id"))
+                if category is None:
+                    raise DataError("segment of an unknown category")
+                if number in used or not 0 <= number < 2**24:
+                    raise DataError("segment id used twice, or no colour")
+                box = box_from_xywh(info.get("bbox"), image.size_wh)
+            except DataError as error:
+                drops.add(error, f"{image.file_name}: {label_id(info)}")
+                continue
+            used.add(number)
+            name, is_thing = category
+            region = "crowd" if info.get("iscrowd") else "thing" if is_thing else "stuff"
+            yield Annotation(name, box, SegmentMask(png, number), region, number)
+
+    def _record(self, row: Record) -> Record:
+        return replace(row, exhaustive=self._names - row.exhaustive)
+
+
+def _read_panoptic_categories(rows: list[Any], drops: Drops) -> dict[int, tuple[str, bool]]:
+    """Natural name and whether it is a thing, by id."""
+    names = read_categories(rows, drops)
+    surfaces = set()
+    for row in rows:
+        if isinstance(row, Mapping) and not row.get("isthing", 1):
+            with suppress(DataError):
+                surfaces.add(whole_number(row.get("id")))
+    return {key: (natural_name(name), key not in surfaces) for key, name in names.items()}

@@ -1,0 +1,333 @@
+"""Flickr30K Entities: captions whose phrases are tied to boxes; the original release, and the JSON MDETR made of it.
+
+XML is read without entities and document types, so nothing outside a file is ever touched. Knows no questions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from llava_grounding.data.images import ImageStore, open_images, stays_inside
+from llava_grounding.data.reading import (
+    Box,
+    Drops,
+    ImageRow,
+    PackedRecords,
+    box_from_xywh,
+    checked_segmentation,
+    checked_size,
+    clipped_box,
+    image_rows,
+    label_id,
+    list_under,
+    plain_text,
+    read_json,
+    rows_of,
+    spans_as_markup,
+    whole_number,
+)
+from llava_grounding.data.record import Annotation, GroundedText, Record
+from llava_grounding.errors import DataError
+
+Span = tuple[int, int]
+
+_PHRASE = re.compile(r"\[/EN#([0-9]{1,18})((?:/[^\s/\[\]]+)+) ([^\[\]]*)\]")
+_BLANK_BEFORE_PUNCTUATION = re.compile(r" +(?=[.,;:!?](?:\s|$))")
+_DECLARATION = re.compile(rb"<!\s*(DOCTYPE|ENTITY)", re.IGNORECASE)
+_NO_ENTITY = 0
+"""The number of phrases that name nothing visible."""
+
+
+class Flickr30kEntities(PackedRecords):
+    """Records of the original release: the boxes of an image, shared by its five captions.
+
+    A phrase that names something without a box has no known match; one marked `notvisual` is plain text.
+    Categories are empty: the release has none.
+
+    Args:
+        root: folder with `Annotations/ID.xml` and `Sentences/ID.txt`.
+        ids: of the images.
+        images: where pixels come from.
+        name: what the data is called in reports.
+    """
+
+    def __init__(self, root: str | Path, ids: list[str], images: ImageStore, name: str = "flickr30k") -> None:
+        drops = Drops()
+        super().__init__(name, _entity_records(Path(root), ids, images, drops), drops)
+
+    @classmethod
+    def from_files(
+        cls, entities: str | Path, images: str | Path, split: str | None = "train", name: str | None = None
+    ) -> Flickr30kEntities:
+        """Reads the original release.
+
+        Args:
+            entities: folder with `Annotations`, `Sentences` and the lists `train.txt`, `val.txt` and `test.txt`.
+            images: folder, tar shards or zip of `flickr30k-images`; see `open_images`.
+            split: name of a list of image ids, one a line; None takes every file in `Sentences`.
+            name: what the data is called in reports; by default `flickr30k_` and the split.
+
+        Raises:
+            DataError: if the folder holds something else, or has no such list.
+        """
+        root = Path(entities)
+        for folder in ("Annotations", "Sentences"):
+            if not (root / folder).is_dir():
+                raise DataError(f"Flickr30K Entities must be a folder with `Annotations` and `Sentences`, got {root}")
+        return cls(root, _ids(root, split), open_images(images), name or f"flickr30k_{split or 'all'}")
+
+
+class Flickr30kMdetr(PackedRecords):
+    """Records of MDETR's `final_flickr_separateGT_*.json`: one per caption.
+
+    Args:
+        data: the parsed file.
+        images: where pixels come from.
+        name: what the data is called in reports.
+
+    Raises:
+        DataError: if the file is of another kind.
+    """
+
+    def __init__(self, data: Any, images: ImageStore, name: str = "flickr30k_mdetr") -> None:
+        what = "MDETR's Flickr30K file"
+        drops = Drops()
+        rows = rows_of(data, "images", what)
+        annotations = _group(rows_of(data, "annotations", what), drops)
+        super().__init__(name, _mdetr_records(rows, annotations, images, drops), drops)
+
+    @classmethod
+    def from_files(cls, captions: str | Path, images: str | Path, name: str | None = None) -> Flickr30kMdetr:
+        """Reads MDETR's form.
+
+        Args:
+            captions: such as `final_flickr_separateGT_train.json`; its annotations may have `segmentation`.
+            images: folder, tar shards or zip of `flickr30k-images`; see `open_images`.
+            name: what the data is called in reports; by default the stem of `captions`.
+        """
+        return cls(read_json(captions), open_images(images), name or Path(captions).stem)
+
+
+def parse_sentence(line: str) -> tuple[str, list[tuple[Span, int]]]:
+    """A line of `Sentences`, such as `[/EN#7/people A man] waves .`, as "A man waves." and its phrases.
+
+    Returns:
+        Plain text, the blanks before punctuation removed, and for every phrase its span and the number of its entity.
+
+    Raises:
+        DataError: if the brackets do not add up.
+    """
+    pieces: list[str] = []
+    phrases: list[tuple[Span, int]] = []
+    length = done = 0
+    line = " ".join(line.split())
+    for match in _PHRASE.finditer(line):
+        before, words = line[done : match.start()], " ".join(match[3].split())
+        start = length + len(before)
+        pieces += [before, words]
+        length, done = start + len(words), match.end()
+        if int(match[1]) != _NO_ENTITY and words:
+            phrases.append(((start, length), int(match[1])))
+    text = "".join([*pieces, line[done:]])
+    if "[" in text or "]" in text:
+        raise DataError("sentence whose brackets do not add up")
+    return _without_blanks(text, phrases)
+
+
+def _without_blanks(text: str, phrases: list[tuple[Span, int]]) -> tuple[str, list[tuple[Span, int]]]:
+    """The text without blanks before punctuation, and the phrases at their new places."""
+    gone = [match.span() for match in _BLANK_BEFORE_PUNCTUATION.finditer(text)]
+
+    def moved(place: int) -> int:
+        return place - sum(min(end, place) - start for start, end in gone if start < place)
+
+    kept = [((moved(start), moved(end)), entity) for (start, end), entity in phrases]
+    return _BLANK_BEFORE_PUNCTUATION.sub("", text), kept
+
+
+def _ids(root: Path, split: str | None) -> list[str]:
+    if split is None:
+        return sorted(path.stem for path in (root / "Sentences").glob("*.txt"))
+    path = root / f"{split}.txt"
+    if not stays_inside(split) or not path.is_file():
+        known = sorted(path.stem for path in root.glob("*.txt"))
+        raise DataError(f"split must be one of {known}, each a list of ids in {root}, got `{split}`")
+    return list(dict.fromkeys(_read_text(path).split()))
+
+
+def _entity_records(root: Path, ids: list[str], images: ImageStore, drops: Drops) -> Iterator[Record]:
+    for image_id in ids:
+        try:
+            if not stays_inside(image_id) or "/" in image_id:
+                raise DataError("image id that is no plain name")
+            size_wh, boxes = _read_boxes(root / "Annotations" / f"{image_id}.xml", image_id, drops)
+            sentences = _read_text(root / "Sentences" / f"{image_id}.txt").splitlines()
+        except DataError as error:
+            drops.add(error, image_id)
+            continue
+        instances = tuple(Annotation("", box, None, "thing", min(entities)) for box, entities in boxes)
+        rows_of_entity: dict[int, list[int]] = {}
+        for row, (_, entities) in enumerate(boxes):
+            for entity in sorted(entities):
+                rows_of_entity.setdefault(entity, []).append(row)
+        yield Record(
+            id=f"{image_id}.jpg",
+            image_id=int(image_id) if image_id.isascii() and image_id.isdigit() else 0,
+            image_size_wh=size_wh,
+            instances=instances,
+            read_bytes=images.locate(f"{image_id}.jpg"),
+            grounded_captions=tuple(_grounded(sentences, rows_of_entity, image_id, drops)),
+        )
+
+
+def _grounded(
+    sentences: list[str], rows_of_entity: Mapping[int, list[int]], image_id: str, drops: Drops
+) -> Iterator[GroundedText]:
+    for number, line in enumerate(sentences):
+        if not line.strip():
+            continue
+        try:
+            text, phrases = parse_sentence(line)
+            plain_text(text, "sentence")  # no special tokens
+            targets = {span: tuple(rows_of_entity[e]) if e in rows_of_entity else None for span, e in phrases}
+            markup, kept, _ = spans_as_markup(text, targets)
+            yield GroundedText(markup, kept)
+        except DataError as error:
+            drops.add(error, f"{image_id}: sentence {number}")
+
+
+def _read_boxes(path: Path, image_id: str, drops: Drops) -> tuple[tuple[int, int], list[tuple[Box, frozenset[int]]]]:
+    """Size of the image, and its boxes with the entities each belongs to. Pixels count from 1, both ends within."""
+    tree = _parse_xml(path)
+    size_wh = checked_size(tree.findtext("size/width", "").strip(), tree.findtext("size/height", "").strip())
+    boxes = []
+    for number, thing in enumerate(tree.iterfind("object")):
+        corners = thing.find("bndbox")
+        if corners is None:
+            continue  # a scene, or something without a box
+        try:
+            entities = frozenset(whole_number((name.text or "").strip(), "entity") for name in thing.iterfind("name"))
+            if not entities:
+                raise DataError("box without an entity")
+            x0, y0, x1, y1 = (
+                whole_number(corners.findtext(key, "").strip(), "corner of a box")
+                for key in ("xmin", "ymin", "xmax", "ymax")
+            )
+            boxes.append((clipped_box((x0 - 1.0, y0 - 1.0, float(x1), float(y1)), size_wh), entities))
+        except DataError as error:
+            drops.add(error, f"{image_id}: object {number}")
+    return size_wh, boxes
+
+
+def _parse_xml(path: Path) -> ElementTree.Element:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError("no annotation file") from error
+    if _DECLARATION.search(data.replace(b"\0", b"")):  # also where every second byte of UTF-16 is zero
+        raise DataError("annotation file with a document type or entities, which are not read")
+    try:
+        return ElementTree.fromstring(data)
+    except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
+        raise DataError("annotation file that is no XML") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise DataError("no sentence file") from error
+
+
+def _group(rows: list[Any], drops: Drops) -> dict[int, list[Mapping[str, Any]]]:
+    grouped: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        try:
+            if not isinstance(row, Mapping):
+                raise DataError("annotation that is no object")
+            grouped.setdefault(whole_number(row.get("image_id"), "image id"), []).append(row)
+        except DataError as error:
+            drops.add(error, label_id(row))
+    return grouped
+
+
+def _mdetr_records(
+    rows: list[Any], annotations: dict[int, list[Mapping[str, Any]]], images: ImageStore, drops: Drops
+) -> Iterator[Record]:
+    known = image_rows(rows, drops)
+    captions = {
+        image_id: row.get("caption")
+        for row in rows
+        if isinstance(row, Mapping) and isinstance(image_id := row.get("id"), int)
+    }
+    for image in known.values():
+        labels = annotations.pop(image.id, [])
+        try:
+            caption = captions.get(image.id)
+            plain_text(caption, "caption")
+        except DataError as error:
+            drops.add(error, image.id)
+            continue
+        assert isinstance(caption, str)
+        instances, grounded = _mdetr_caption(caption, labels, image, drops)
+        yield Record(
+            id=f"{image.file_name}#{image.id}",
+            image_id=image.id,
+            image_size_wh=image.size_wh,
+            instances=instances,
+            read_bytes=images.locate(image.file_name),
+            grounded_captions=(grounded,),
+        )
+    for orphans in annotations.values():
+        for row in orphans:
+            drops.add("annotation of an unknown image", label_id(row))
+
+
+def _mdetr_caption(
+    caption: str, labels: list[Mapping[str, Any]], image: ImageRow, drops: Drops
+) -> tuple[tuple[Annotation, ...], GroundedText]:
+    """The objects of one caption, and the caption with its phrases."""
+    instances: list[Annotation] = []
+    targets: dict[Span, tuple[int, ...]] = {}
+    for row in labels:
+        try:
+            annotation = Annotation(
+                "",
+                box_from_xywh(row.get("bbox"), image.size_wh),
+                checked_segmentation(row.get("segmentation"), image.size_wh),
+                "crowd" if row.get("iscrowd") else "thing",
+                None if row.get("id") is None else whole_number(row["id"], "annotation id"),
+            )
+            spans = list_under(row, "tokens_positive", "annotation")
+        except DataError as error:
+            drops.add(error, label_id(row))
+            continue
+        for span in spans:
+            try:
+                place = _trimmed(span, caption)
+                targets[place] = (*targets.get(place, ()), len(instances))
+            except DataError as error:
+                drops.add(error, label_id(row))
+        instances.append(annotation)
+    markup, kept, overlapping = spans_as_markup(caption, targets)
+    for span in overlapping:
+        drops.add("phrase overlapping another", f"{image.id}: {caption[slice(*span)]}")
+    return tuple(instances), GroundedText(markup, kept)
+
+
+def _trimmed(span: Any, caption: str) -> Span:
+    """Start and end of a phrase without the white space around it."""
+    if not isinstance(span, list) or len(span) != 2:
+        raise DataError("phrase that is no pair of start and end")
+    start, end = (whole_number(place, "phrase") for place in span)
+    if not 0 <= start < end <= len(caption):
+        raise DataError("phrase outside its caption")
+    words = caption[start:end]
+    start, end = start + len(words) - len(words.lstrip()), end - (len(words) - len(words.rstrip()))
+    if start >= end:
+        raise DataError("phrase without words")
+    return start, end

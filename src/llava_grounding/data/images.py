@@ -1,0 +1,314 @@
+"""Where encoded pictures come from: a folder, tar shards with or without an index, or zip files.
+
+Nothing stays open: what `locate` gives holds a place in a file and opens it when called, so it is small, survives
+pickling and forking, and leaks nothing. It decodes no picture, extracts nothing to disk and knows no labels.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any, Protocol
+
+from llava_grounding.errors import DataError
+
+MAX_FILE_BYTES = 2**30
+"""A picture in an archive that says it is larger is refused, whatever it may unpack to."""
+
+_LOCAL_HEADER_BYTES = 30
+_ENCRYPTED = 0x1
+
+
+class ImageBytes(Protocol):
+    """Encoded bytes on call, raising DataError where there are none; `exists` tells without reading them."""
+
+    def __call__(self) -> bytes: ...
+    def exists(self) -> bool: ...
+
+
+class ImageStore(Protocol):
+    """Pictures by name. `locate` never fails: what cannot be read says so when it is read."""
+
+    def locate(self, name: str) -> ImageBytes: ...
+    def has(self, name: str) -> bool: ...
+
+
+@dataclass(frozen=True)
+class FileBytes:
+    """Bytes of a file, or of a stretch of it; reading waits for the call, so a record is small to send to workers."""
+
+    path: Path
+    offset: int = 0
+    length: int | None = None
+
+    def __call__(self) -> bytes:
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(self.offset)
+                data = stream.read(-1 if self.length is None else self.length)
+        except (OSError, ValueError) as error:
+            raise DataError(f"cannot read {self.path}: {getattr(error, 'strerror', None) or error}") from error
+        if self.length is not None and len(data) != self.length:
+            raise DataError(f"{self.path} ends early: expected {self.length} bytes at {self.offset}, got {len(data)}")
+        return data
+
+    def exists(self) -> bool:
+        return _is_file(self.path)
+
+
+@dataclass(frozen=True)
+class ZipBytes:
+    """One file of a zip, unpacked on call and held against its checksum.
+
+    Args:
+        path: the zip.
+        name: within it, for messages.
+        offset: of its local header.
+        packed, unpacked: lengths in bytes.
+        method: 0 stored, 8 deflated.
+        checksum: CRC-32 of what is unpacked.
+    """
+
+    path: Path
+    name: str
+    offset: int
+    packed: int
+    unpacked: int
+    method: int
+    checksum: int
+
+    def __call__(self) -> bytes:
+        header = FileBytes(self.path, self.offset, _LOCAL_HEADER_BYTES)()
+        # The lengths of name and extra field may differ from those in the directory at the end of the zip.
+        skipped = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+        data = FileBytes(self.path, self.offset + _LOCAL_HEADER_BYTES + skipped, self.packed)()
+        if self.method == zipfile.ZIP_DEFLATED:
+            try:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.unpacked + 1)
+            except zlib.error as error:
+                raise DataError(f"cannot unpack `{self.name}` of {self.path}: {error}") from error
+        if len(data) != self.unpacked or zlib.crc32(data) != self.checksum:
+            raise DataError(f"`{self.name}` of {self.path} is damaged: its length or checksum is not what the zip says")
+        return data
+
+    def exists(self) -> bool:
+        return _is_file(self.path)
+
+
+@dataclass(frozen=True)
+class NoBytes:
+    """Stands where a picture should be, and says on call why there is none."""
+
+    reason: str
+
+    def __call__(self) -> bytes:
+        raise DataError(self.reason)
+
+    def exists(self) -> bool:
+        return False
+
+
+class FolderImages:
+    """Pictures by their path below a folder."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def locate(self, name: str) -> FileBytes | NoBytes:
+        return FileBytes(self.root / name) if stays_inside(name) else _refused(name, self.root)
+
+    def has(self, name: str) -> bool:
+        return self.locate(name).exists()
+
+
+class TarImages:
+    """Pictures by name from uncompressed tar shards, located by an index of shard, offset and length.
+
+    Args:
+        root: the folder of the shards; a picture outside them may lie beside them.
+        index: name -> shard (a path below `root`), offset and length in bytes. A name may lack the one folder in which
+            everything in the shards lies.
+    """
+
+    def __init__(self, root: str | Path, index: Mapping[str, Sequence[Any]]) -> None:
+        self.root = Path(root)
+        self.index = index
+        self._folder = _common_folder(index)
+
+    @classmethod
+    def scan(cls, root: str | Path, shards: Iterable[Path]) -> TarImages:
+        """Reads the headers of all shards, once; raises DataError for a damaged one and for a name in two of them."""
+        index: dict[str, tuple[str, int, int]] = {}
+        for shard in shards:
+            place = shard.relative_to(root).as_posix()
+            for name, offset, length in _read_tar(shard):
+                if name in index and index[name][0] != place:
+                    raise DataError(f"`{name}` must be in one tar shard of {root}, got {index[name][0]} and {place}")
+                index[name] = (place, offset, length)
+        return cls(root, index)
+
+    def locate(self, name: str) -> FileBytes | NoBytes:
+        entry = self.index.get(name) or self.index.get(self._folder + name)
+        if entry is None:
+            beside = FolderImages(self.root).locate(name)
+            return beside if beside.exists() else NoBytes(f"`{name}` is in no tar shard of {self.root}")
+        try:
+            shard, offset, length = str(entry[0]), int(entry[1]), int(entry[2])
+        except (IndexError, TypeError, ValueError):
+            return NoBytes(f"the index of {self.root} must have shard, offset and length for `{name}`, got {entry!r}")
+        if not stays_inside(shard):
+            return _refused(shard, self.root)
+        if min(offset, length) < 0 or length > MAX_FILE_BYTES:
+            return NoBytes(f"the index of {self.root} must have a sensible place for `{name}`, got {entry!r}")
+        return FileBytes(self.root / shard, offset, length)
+
+    def has(self, name: str) -> bool:
+        return self.locate(name).exists()
+
+
+class ZipImages:
+    """Pictures by name from zip files; their directories are read once, and no file is held open.
+
+    Args:
+        paths: the zips. A name may lack the one folder in which everything in a zip lies.
+        beside: folder of pictures that are in none of them.
+
+    Raises:
+        DataError: if one is no zip, or a name is in two of them.
+    """
+
+    def __init__(self, paths: str | Path | Iterable[Path], beside: Path | None = None) -> None:
+        self.paths = (Path(paths),) if isinstance(paths, str | Path) else tuple(paths)
+        self.beside = beside
+        self._index: dict[str, ZipBytes | NoBytes] = {}
+        shortened: dict[str, ZipBytes | NoBytes] = {}
+        for path in self.paths:
+            entries = _read_zip(path)
+            twice = self._index.keys() & entries.keys()
+            if twice:
+                raise DataError(f"`{min(twice)}` must be in one zip, got a second one in {path}")
+            self._index |= entries
+            folder = _common_folder(entries)
+            for name, entry in entries.items():
+                short = name.removeprefix(folder)
+                shortened[short] = NoBytes(f"`{short}` is in more than one zip") if short in shortened else entry
+        self._index = shortened | self._index
+
+    def locate(self, name: str) -> ImageBytes:
+        if name in self._index:
+            return self._index[name]
+        if self.beside is not None and FolderImages(self.beside).has(name):
+            return FolderImages(self.beside).locate(name)
+        return NoBytes(f"`{name}` is not in {', '.join(str(path) for path in self.paths)}")
+
+    def has(self, name: str) -> bool:
+        return self.locate(name).exists()
+
+
+def open_images(place: str | Path) -> ImageStore:
+    """The pictures at a place, by what is there.
+
+    A file ending in `.tar` or `.zip`; or a folder: of tar shards (with `index_*.json`, which saves reading their
+    headers, or without), of zips, or of plain files. Plain files beside shards or zips are found as well.
+
+    Raises:
+        DataError: if there is nothing, or an archive or index is damaged.
+    """
+    place = Path(place)
+    if place.is_dir():
+        shards, zips = sorted(place.glob("*.tar")), sorted(place.glob("*.zip"))
+        indexes = sorted(place.glob("index_*.json")) if shards else []
+        if indexes:
+            return TarImages(place, _merge_indexes(indexes))
+        if shards:
+            return TarImages.scan(place, shards)
+        return ZipImages(zips, place) if zips else FolderImages(place)
+    if not _is_file(place):
+        raise DataError(f"images must be a folder, a .tar or a .zip, but nothing is at {place}")
+    if place.suffix.lower() == ".tar":
+        return TarImages.scan(place.parent, [place])
+    if place.suffix.lower() == ".zip":
+        return ZipImages(place)
+    raise DataError(f"images must be a folder, a .tar or a .zip, got {place}")
+
+
+def stays_inside(name: object) -> bool:
+    """Whether a name from a file is a path below the folder it is used in, on every operating system."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return False
+    path = PureWindowsPath(name)  # takes both `/` and `\` for a separator
+    return not path.drive and not path.root and ".." not in path.parts
+
+
+def _refused(name: object, root: Path) -> NoBytes:
+    return NoBytes(f"a file name must stay inside {root}, got {name!r}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _common_folder(names: Iterable[str]) -> str:
+    """The folder with its `/` in which all names lie, or nothing."""
+    folders = {name.partition("/")[0] + "/" if "/" in name else "" for name in names}
+    return folders.pop() if len(folders) == 1 else ""
+
+
+def _read_tar(path: Path) -> Iterable[tuple[str, int, int]]:
+    """Name, offset and length of every plain file in an uncompressed tar."""
+    try:
+        with tarfile.open(path, "r:") as archive:
+            entries = [
+                (entry.name.removeprefix("./"), entry.offset_data, entry.size)
+                for entry in archive
+                if entry.isreg() and not entry.issparse() and stays_inside(entry.name)
+            ]
+            end = archive.offset
+        with path.open("rb") as stream:
+            stream.seek(end)
+            rest = stream.read(tarfile.BLOCKSIZE)
+        # A damaged header in the middle looks like the end to `tarfile`; the real end is zeros, or nothing.
+        if len(rest) not in (0, tarfile.BLOCKSIZE) or rest.strip(b"\0"):
+            raise ValueError(f"what should be a header at {end} is none")
+        return entries
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise DataError(f"{path} must be a whole, uncompressed tar file: {error}") from error
+
+
+def _read_zip(path: Path) -> dict[str, ZipBytes | NoBytes]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise DataError(f"{path} must be a whole zip file: {error}") from error
+    return {entry.filename: _zip_entry(path, entry) for entry in entries if stays_inside(entry.filename)}
+
+
+def _zip_entry(path: Path, entry: zipfile.ZipInfo) -> ZipBytes | NoBytes:
+    name, method = entry.filename, entry.compress_type
+    if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or entry.flag_bits & _ENCRYPTED:
+        return NoBytes(f"`{name}` of {path} must be stored or deflated and not encrypted")
+    if max(entry.file_size, entry.compress_size) > MAX_FILE_BYTES:
+        return NoBytes(f"`{name}` of {path} must have at most {MAX_FILE_BYTES} bytes, got {entry.file_size}")
+    return ZipBytes(path, name, entry.header_offset, entry.compress_size, entry.file_size, method, entry.CRC)
+
+
+def _merge_indexes(paths: Iterable[Path]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for path in paths:
+        try:
+            index = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"cannot read {path}: {error}") from error
+        if not isinstance(index, dict):
+            raise DataError(f"{path} must be an object of names, got {type(index).__name__}")
+        merged |= index
+    return merged

@@ -1,0 +1,273 @@
+"""Referring expressions on COCO images: RefCOCO, RefCOCO+ and RefCOCOg in every form in which they are passed on.
+
+The original `refs(...).p` is a pickle; it is read without running anything in it. Knows no questions.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from llava_grounding.data.coco import CocoLabels
+from llava_grounding.data.images import ImageStore, open_images
+from llava_grounding.data.reading import (
+    Drops,
+    PackedRecords,
+    box_from_xywh,
+    checked_segmentation,
+    image_rows,
+    label_id,
+    list_under,
+    plain_text,
+    read_json,
+    rows_of,
+    whole_number,
+)
+from llava_grounding.data.record import Annotation, Expression, Record
+from llava_grounding.errors import DataError
+
+_WHAT = "a file of referring expressions"
+_UNPICKLING_ERRORS = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
+
+class RefCoco(PackedRecords):
+    """Records grouped by image: the objects that are referred to, and what people say to mean them.
+
+    Args:
+        refs: parsed list of refs, each with `image_id`, `ann_id` (a number or several), `sentences`, perhaps `split`;
+            or a COCO file whose annotations have `sentences`.
+        images: where pixels come from.
+        instances: parsed COCO instances file that `ann_id` points into; None where `refs` is such a file itself.
+        split: `train`, `val`, `testA`, ...; `test` takes testA and testB as well; None takes all. Refs that name no
+            split belong to every one.
+        all_instances: also those objects of the images that nobody refers to.
+        name: what the data is called in reports.
+
+    Raises:
+        DataError: if a file is of another kind, or has no such split.
+    """
+
+    def __init__(
+        self,
+        refs: Any,
+        images: ImageStore,
+        instances: Any = None,
+        split: str | None = "train",
+        all_instances: bool = False,
+        name: str = "refcoco",
+    ) -> None:
+        drops = Drops()
+        merged = isinstance(refs, Mapping)
+        if merged and instances is None:
+            labels, rows = _merged_labels(refs, drops)
+        elif instances is None:
+            raise DataError(f"{_WHAT} that is a list needs `instances`, the COCO file its annotation ids point into")
+        else:
+            labels = CocoLabels(instances, drops)
+            rows = rows_of(refs, "annotations", _WHAT) if merged else refs
+        if not isinstance(rows, list):
+            raise DataError(f"{_WHAT} must be a list, or a COCO file with `sentences`, got {type(refs).__name__}")
+        self.split = split
+        self._categories = frozenset(labels.categories.values()) if all_instances else frozenset()
+        by_image = _expressions_by_image(_of_split(rows, split), labels, drops)
+        super().__init__(name, _records(by_image, labels, images, all_instances), drops)
+
+    @classmethod
+    def from_files(
+        cls,
+        refs: str | Path,
+        images: str | Path,
+        instances: str | Path | None = None,
+        split: str | None = "train",
+        all_instances: bool = False,
+        name: str | None = None,
+    ) -> RefCoco:
+        """Reads referring expressions.
+
+        Args:
+            refs: `refs(unc).p`, `refs(google).p` or `refs(umd).p` of the `refer` release; the same list as JSON; or a
+                COCO file whose annotations have `sentences`, such as `grounding_train2017.json`.
+            images: folder, tar shards or zip of COCO's train2014 images; see `open_images`.
+            instances: the `instances.json` beside the refs; not needed for a COCO file with `sentences`.
+            split: `train`, `val`, `test`, `testA`, `testB`; None takes all.
+            all_instances: also those objects of the images that nobody refers to.
+            name: what the data is called in reports; by default the name of the refs' folder or file, and the split.
+        """
+        refs = Path(refs)
+        stem = refs.parent.name if refs.suffix == ".p" and refs.parent.name else refs.stem
+        return cls(
+            read_refs(refs),
+            open_images(images),
+            None if instances is None else read_json(instances),
+            split,
+            all_instances,
+            name or f"{stem}_{split or 'all'}",
+        )
+
+    def _record(self, row: Record) -> Record:
+        crowded = {instance.category for instance in row.instances if instance.region == "crowd"}
+        return replace(row, exhaustive=self._categories - crowded)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Makes lists, dicts, tuples, texts and numbers, and nothing that has to be imported or called."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it asks for `{module}.{name}`, but only plain lists, texts and numbers are read")
+
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise pickle.UnpicklingError("it points to objects outside the file")
+
+
+def read_refs(path: str | Path) -> Any:
+    """Parsed refs, from JSON or from a pickle of Python 2 or 3, whichever the file is.
+
+    Raises:
+        DataError: if it is neither, or a pickle that holds more than plain values; nothing in it is run.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    if data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"cannot read {path}: {error}") from error
+    try:
+        return _unpickle(data)
+    except _UNPICKLING_ERRORS as error:
+        raise DataError(f"cannot read the pickle {path}: {error}") from error
+
+
+def _unpickle(data: bytes) -> Any:
+    """Texts that Python 2 wrote as bytes are UTF-8 if they can be, else Latin-1."""
+    try:
+        return _PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
+    except UnicodeDecodeError:
+        return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
+
+
+def _of_split(rows: list[Any], split: str | None) -> list[Any]:
+    named = {str(row["split"]) for row in rows if isinstance(row, Mapping) and "split" in row}
+    if split is None or not named:
+        return rows
+    wanted = {name for name in named if name == split or (split == "test" and name.startswith("test"))}
+    if not wanted:
+        raise DataError(f"split must be one of {sorted(named)[:20]}, got `{split}`")
+    return [row for row in rows if not isinstance(row, Mapping) or str(row.get("split", split)) in wanted]
+
+
+def _expressions_by_image(rows: list[Any], labels: CocoLabels, drops: Drops) -> dict[int, list[tuple[str, list[int]]]]:
+    """Per image the sentences with the annotation ids they mean, in order."""
+    grouped: dict[int, list[tuple[str, list[int]]]] = {}
+    for row in rows:
+        try:
+            if not isinstance(row, Mapping):
+                raise DataError("ref that is no object")
+            image_id = whole_number(row.get("image_id"), "image id")
+            if image_id not in labels.images:
+                raise DataError("ref to an unknown image")
+            meant = _meant(row, labels.annotations.get(image_id, {}))
+            sentences = list_under(row, "sentences", "ref")
+        except DataError as error:
+            drops.add(error, label_id(row))
+            continue
+        for sentence in sentences:
+            try:
+                text = _sentence(sentence)
+            except DataError as error:
+                drops.add(error, label_id(row))
+                continue
+            grouped.setdefault(image_id, []).append((text, meant))
+    return grouped
+
+
+def _meant(row: Mapping[str, Any], annotations: Mapping[object, Annotation]) -> list[int]:
+    value = row.get("ann_id", row.get("id"))
+    ids = [whole_number(one, "annotation id") for one in (value if isinstance(value, list) else [value])]
+    if not ids or ids == [-1]:
+        raise DataError("ref that means nothing in the image")
+    if any(one not in annotations for one in ids):
+        raise DataError("ref to an unknown annotation")
+    if any(annotations[one].region == "crowd" for one in ids):
+        raise DataError("ref to a crowd")
+    return list(dict.fromkeys(ids))
+
+
+def _sentence(value: Any) -> str:
+    """The words as the release tidied them, else as people typed them, in lower case."""
+    if isinstance(value, Mapping):
+        value = value.get("sent") or value.get("raw")
+    return plain_text(value, "expression").lower()
+
+
+def _merged_labels(data: Mapping[str, Any], drops: Drops) -> tuple[CocoLabels, list[Any]]:
+    """Labels and usable refs of a COCO file whose annotations have `sentences`.
+
+    An object may occur several times, and categories may lack.
+    """
+    rows = rows_of(data, "annotations", _WHAT)
+    if not any(isinstance(row, Mapping) and "sentences" in row for row in rows):
+        raise DataError(f"{_WHAT} must have annotations with `sentences`, got none")
+    labels = CocoLabels({"images": [], "annotations": [], "categories": data.get("categories") or []}, drops)
+    labels.images = image_rows(rows_of(data, "images", _WHAT), drops)
+    usable = []
+    for row in rows:
+        try:
+            if not isinstance(row, Mapping):
+                raise DataError("ref that is no object")
+            image_id = whole_number(row.get("image_id"), "image id")
+            key = whole_number(row.get("ann_id", row.get("id")), "annotation id")
+            if image_id not in labels.images:
+                raise DataError("ref to an unknown image")
+            size_wh = labels.images[image_id].size_wh
+            category = row.get("category_id")
+            annotation = Annotation(
+                labels.categories.get(category, "") if isinstance(category, int) else "",
+                box_from_xywh(row.get("bbox"), size_wh),
+                checked_segmentation(row.get("segmentation"), size_wh),
+                "crowd" if row.get("iscrowd") else "thing",
+                key,
+            )
+        except DataError as error:
+            drops.add(error, label_id(row))
+            continue
+        labels.annotations.setdefault(image_id, {}).setdefault(key, annotation)
+        usable.append(row)
+    return labels, usable
+
+
+def _records(
+    by_image: Mapping[int, list[tuple[str, list[int]]]], labels: CocoLabels, images: ImageStore, all_instances: bool
+) -> Iterator[Record]:
+    for image_id, expressions in by_image.items():
+        image, annotations = labels.images[image_id], labels.annotations[image_id]
+        spoken_of = {key for _, meant in expressions for key in meant}
+        kept = [key for key in annotations if all_instances or key in spoken_of]
+        index = {key: number for number, key in enumerate(kept)}
+        yield Record(
+            id=image.file_name,
+            image_id=image_id,
+            image_size_wh=image.size_wh,
+            instances=tuple(annotations[key] for key in kept),
+            read_bytes=images.locate(image.file_name),
+            expressions=tuple(Expression(text, tuple(index[key] for key in meant)) for text, meant in expressions),
+        )

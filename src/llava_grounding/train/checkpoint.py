@@ -1,0 +1,266 @@
+"""What a run keeps: folders that `from_pretrained` reads, with the class phrases beside the model.
+
+A folder is written aside and renamed, so that one that is there is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+from torch.distributed.tensor import DTensor
+
+from llava_grounding.checkpoints import weight_files, without_progress_bars
+from llava_grounding.errors import CheckpointError
+from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.train.adapters import is_adapted, merged_state
+from llava_grounding.train.class_losses import ClassPhrases
+from llava_grounding.train.learner import Learner
+from llava_grounding.train.plan import PHRASES
+
+CLASS_PHRASE_FILES = ("class_phrases.safetensors", "class_phrases.json")
+"""What a stage keeps of its class phrases beside the model."""
+# Of a run with adapters: only what learns, and batch statistics; the rest is where the run started.
+_LEARNT = "learnt.safetensors"
+VALIDATION_FILE = "validation.json"
+"""Beside the best weights: the numbers they were chosen by."""
+_TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")  # torch.save on a full disk
+_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+
+
+def save_whole(
+    learner: Learner,
+    processor: LlavaGroundingProcessor,
+    folder: Path,
+    state: Mapping[str, Tensor] | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """The model as it is, adapters merged, as a folder anybody can load; an older one stays until this one is whole.
+
+    Args:
+        state: the learner's, where it is gathered from several processes; None asks the learner.
+        metrics: the validation that it was chosen by, for `kept_metrics`.
+
+    Raises:
+        CheckpointError: if it cannot be written.
+    """
+    state = None if state is None else _with_scalars(learner, state)
+    recover(folder)
+    aside, old = _beside(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    model = _part(state, "model")
+    if is_adapted(learner.model):
+        model = merged_state(learner.model, model)
+    with writing(folder.name, aside):
+        _save_model(learner, processor, aside, model, _part(state, PHRASES))
+        if metrics is not None:
+            (aside / VALIDATION_FILE).write_text(json.dumps(dict(metrics)) + "\n", encoding="utf-8")
+    if folder.exists():
+        folder.replace(old)
+    aside.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Put back what a run that was killed had moved out of the way; what it had not written to its end goes."""
+    aside, old = _beside(folder)
+    if not folder.exists() and old.exists():
+        old.replace(folder)
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def kept_metrics(folder: Path) -> dict[str, float]:
+    """The validation beside a model; empty if there is none."""
+    for place in (folder, _beside(folder)[1]):
+        try:
+            return dict(json.loads((place / VALIDATION_FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            continue
+    return {}
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    return folder.with_name(f".{folder.name}.writing"), folder.with_name(f".{folder.name}.old")
+
+
+@contextmanager
+def writing(what: str, aside: Path) -> Iterator[None]:
+    """While a folder grows aside: if it cannot be written it goes, so that a full disk gets its room back.
+
+    Raises:
+        CheckpointError: saying why.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _TORCH_WRITER.search(str(error)):
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"cannot write `{what}` in `{aside.parent}`: {reason}") from error
+
+
+def save_learner(
+    learner: Learner, processor: LlavaGroundingProcessor, folder: Path, state: Mapping[str, Tensor] | None = None
+) -> None:
+    """What a run needs to go on.
+
+    Args:
+        state: the learner's, where it is gathered from several processes; None asks the learner.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = _with_scalars(learner, learner.state_dict() if state is None else state)
+    if is_adapted(learner.model):
+        save_file({name: state[name].contiguous() for name in sorted(_learnt(learner))}, folder / _LEARNT)
+        processor.save_pretrained(folder)
+        return
+    _save_model(learner, processor, folder, _part(state, "model"), _part(state, PHRASES))
+
+
+def load_learner(learner: nn.Module, folder: Path) -> None:
+    """Put back what `save_learner` kept.
+
+    Raises:
+        CheckpointError: if it is damaged, or of another model.
+    """
+    try:
+        if (folder / _LEARNT).is_file():
+            state = load_file(folder / _LEARNT)
+            unknown = _put_in(learner, state)[1]
+            missing = _learnt(learner) - state.keys()
+        else:
+            state = {f"model.{name}": value for path in weight_files(folder) for name, value in load_file(path).items()}
+            if (folder / CLASS_PHRASE_FILES[0]).is_file():
+                phrases = load_file(folder / CLASS_PHRASE_FILES[0])
+                state |= {f"{PHRASES}.{name}": value for name, value in phrases.items()}
+            without, unknown = _put_in(learner, state)
+            missing = set(without) - ({"model.lm_head.weight"} if _is_tied(learner) else set())
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the checkpoint `{folder}` is damaged, or of another model: {_one_line(error)}"
+        ) from error
+    wrong = [*sorted(missing)[:3], *unknown[:3]]
+    if wrong:
+        raise CheckpointError(f"the checkpoint `{folder}` is of another model: {', '.join(wrong)}")
+
+
+def _with_scalars(learner: Learner, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A learner's state with scalars where only its run has vectors."""
+    return {name: value.reshape(()) if name in learner.scalars else value for name, value in state.items()}
+
+
+def _put_in(learner: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Load a state, also into weights that several processes share; keys that are missing, and that are too many."""
+    if isinstance(learner, Learner):
+        state = {name: value.reshape(1) if name in learner.scalars else value for name, value in state.items()}
+    if any(isinstance(parameter, DTensor) for parameter in learner.parameters()):
+        options = StateDictOptions(full_state_dict=True, strict=False)
+        values: dict[str, Any] = dict(state)
+        keys = set_model_state_dict(learner, values, options=options)
+    else:
+        keys = learner.load_state_dict(state, strict=False)
+    return keys.missing_keys, keys.unexpected_keys
+
+
+def _learnt(learner: nn.Module) -> set[str]:
+    """Names in the state of what learns, and of what is counted along."""
+    learning = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
+    return learning | ({name for name, _ in learner.named_buffers()} & learner.state_dict().keys())
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _is_tied(learner: nn.Module) -> bool:
+    return isinstance(learner, Learner) and bool(learner.model.config.tie_word_embeddings)
+
+
+def _part(state: Mapping[str, Tensor] | None, name: str) -> dict[str, Tensor] | None:
+    """The state of one part of a learner."""
+    if state is None:
+        return None
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+
+
+def _save_model(
+    learner: Learner,
+    processor: LlavaGroundingProcessor,
+    folder: Path,
+    model: Mapping[str, Tensor] | None,
+    phrases: Mapping[str, Tensor] | None,
+) -> None:
+    with without_progress_bars(), _plain(learner.model):
+        learner.model.save_pretrained(folder, state_dict=None if model is None else dict(model))
+    processor.save_pretrained(folder)
+    if learner.class_phrases is not None:
+        save_phrases(learner.class_phrases, folder, phrases)
+
+
+@contextmanager
+def _plain(model: nn.Module) -> Iterator[None]:
+    """While inside, nothing says that the model is quantised: what is written of it is not."""
+    config: dict[str, Any] = vars(model.config)
+    hidden = [(vars(model), "hf_quantizer"), (config, "quantization_config")]
+    kept = [(place, name, place.pop(name)) for place, name in hidden if name in place]
+    try:
+        yield
+    finally:
+        for place, name, value in kept:
+            place[name] = value
+
+
+def save_phrases(phrases: ClassPhrases, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Class phrases beside a model.
+
+    Args:
+        state: theirs, where it is gathered from several processes; None asks them.
+    """
+    state = phrases.state_dict() if state is None else state
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / CLASS_PHRASE_FILES[0])
+    (folder / CLASS_PHRASE_FILES[1]).write_text(json.dumps(phrases.names) + "\n", encoding="utf-8")
+
+
+def load_class_phrases(folder: Path) -> ClassPhrases:
+    """What `save_phrases` kept.
+
+    Raises:
+        CheckpointError: if the files are missing.
+    """
+    try:
+        names = json.loads((folder / CLASS_PHRASE_FILES[1]).read_text(encoding="utf-8"))
+        state = load_file(folder / CLASS_PHRASE_FILES[0])
+        phrases = ClassPhrases(names, state["embeds"].shape[1], state["cell_head.weight"].shape[1])
+        phrases.load_state_dict(state)
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"`{folder}` holds no class phrases of an earlier stage") from error
+    return phrases
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest one of a run."""
+    found = _checkpoints(folder)
+    return found[-1] if found else None
+
+
+def remove_old(folder: Path, keep: int) -> None:
+    """All but the newest."""
+    for path in _checkpoints(folder)[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    numbered = [
+        (int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))
+    ]
+    return [path for _, path in sorted(numbered)]

@@ -1,0 +1,87 @@
+"""The model in training: what passes through it in a step are the losses by name, whatever wraps it around.
+
+One module, so that distributed wrappers of any kind see every parameter and every use of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.train.batches import ChatBatch, ClassBatch
+from llava_grounding.train.class_losses import ClassPhrases
+from llava_grounding.train.plan import StagePlan
+from llava_grounding.train.recipe import Recipe
+from llava_grounding.train.stages import Criteria, LossWeights, Shares, chat_losses, pretrain_losses
+
+Look = Callable[[LlavaGroundingForConditionalGeneration, ClassPhrases | None], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a learner computes in each step."""
+
+    plan: StagePlan
+    weights: LossWeights
+    num_points: int | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, plan: StagePlan) -> Lesson:
+        """As the recipe says."""
+        weights = LossWeights(recipe.grounding_weight, recipe.word_weight, recipe.prompt_weight, recipe.denoising)
+        return cls(plan, weights, recipe.num_points or None)
+
+
+class Learner(nn.Module):
+    """Model and class phrases; called with a batch it gives the losses.
+
+    Args:
+        phrases: of the class names, where class names are a task.
+    """
+
+    def __init__(
+        self, model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases | None, lesson: Lesson
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.class_phrases = phrases
+        self.lesson = lesson
+        self._criteria = Criteria.of(len(phrases.names) if phrases else 0, lesson.num_points)
+        self.scalars: set[str] = set()
+        # What sharding makes a unit of, under the name it asks for: layers that are only ever called. It would not see
+        # that somebody enters a vision module by another door than `forward`; these belong to the unit of the whole.
+        self._no_split_modules = list(model.language_model._no_split_modules or [])
+
+    def lengthen_scalars(self) -> None:
+        """Make vectors of length 1 of scalar parameters, which FSDP2 cannot share; what is saved has scalars still."""
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 0:
+                parameter.data = parameter.data.reshape(1)
+                self.scalars.add(name)
+
+    def forward(self, batch: ChatBatch | ClassBatch | Look, totals: Tensor | None = None) -> dict[str, Any]:
+        """Losses by name; `loss` is what to minimise.
+
+        Args:
+            batch: or something to do with model and class phrases, where weights are only whole inside of a forward.
+            totals: counts of the whole step, over all its batches on all devices; None if this batch is the step.
+        """
+        if not isinstance(batch, ChatBatch | ClassBatch):
+            return batch(self.model, self.class_phrases)
+        shares = Shares.of(batch, totals)
+        if isinstance(batch, ClassBatch):
+            assert self.class_phrases is not None
+            return pretrain_losses(self.model, self.class_phrases, self._criteria, batch, self.lesson.weights, shares)
+        return chat_losses(
+            self.model,
+            self.class_phrases,
+            self._criteria,
+            batch,
+            self.lesson.weights,
+            shares,
+            ground="phrases" in self.lesson.plan.tasks,
+        )

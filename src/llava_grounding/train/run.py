@@ -1,0 +1,235 @@
+"""One stage from its recipe to its end: `train`. Puts the Trainer's arguments together and watches for stop signals."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import TrainerCallback, TrainingArguments
+from transformers.integrations import INTEGRATION_TO_CALLBACK
+
+from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, missing_extra
+from llava_grounding.train.callbacks import BestKept, LogFile, OwnRhythm, StepDice, StopWhenAsked
+from llava_grounding.train.checkpoint import last_checkpoint, recover
+from llava_grounding.train.pictures import Pictures
+from llava_grounding.train.plan import part_plans, plan_lines
+from llava_grounding.train.recipe import Recipe, recipe_to_dict
+from llava_grounding.train.stream import Portion
+from llava_grounding.train.trainer import GroundingTrainer
+from llava_grounding.train.validation import Validation
+from llava_grounding.train.workshop import Workshop, open_workshop
+
+logger = logging.getLogger(__name__)
+
+_STATE = "trainer_state.json"
+_DEEPSPEED: dict[str, Any] = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "bf16": {"enabled": "auto"},
+    "zero_optimization": {"overlap_comm": True, "contiguous_gradients": True},
+}
+
+
+def train(recipe: Recipe, folder: Path, root: Path | None = None, device: str | None = None) -> dict[str, float]:
+    """Run one stage, from its last checkpoint if there is one, alone or as one process of several (torchrun).
+
+    Args:
+        folder: where logs, checkpoints and results go: `best` and `last` are models to load.
+        root: what relative paths of sources are relative to, and the photo pack; None reads LLAVA_GROUNDING_DATA.
+        device: "cpu", "cuda" or "mps"; None takes a CUDA device if there is one, else the CPU.
+
+    Returns:
+        The last validation.
+
+    Raises:
+        UsageError: if the recipe asks for what is not there, or what does not fit together.
+        DataError: if too many samples cannot be read.
+    """
+    return run_stage(open_workshop(recipe, folder, root, device), device)
+
+
+def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
+    """Train a workshop's model to the end of its recipe; see `train`."""
+    recipe, folder = shop.recipe, shop.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = training_arguments(recipe, folder, device)
+    alone = arguments.process_index == 0
+    if alone:
+        recover(folder / "best")
+        recover(folder / "last")
+        (folder / "recipe.json").write_text(json.dumps(recipe_to_dict(recipe), indent=1) + "\n", encoding="utf-8")
+        for line in plan_lines(part_plans(shop.model, shop.phrases, recipe), recipe, shop.plan.tasks):
+            logger.info("%s", line)
+    if arguments.device.type == "cpu":
+        # The fused kernel is slow on its way back: 32 dialogues took 1.5 s a step with it, 1.1 s with plain products.
+        shop.model.language_model.set_attn_implementation("eager")
+    if recipe.sharding == "fsdp":
+        shop.learner.lengthen_scalars()
+    if recipe.gradient_checkpointing:
+        language = shop.model.language_model  # whose method older versions of transformers have under its older name
+        name = "activation" if hasattr(language, "activation_checkpointing_enable") else "gradient"
+        getattr(language, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    checkpoint = last_checkpoint(folder)
+    trainer = _trainer(shop, arguments, 0 if checkpoint is None else _steps_done(checkpoint))
+    with _stop_signals() as stopped:
+        trainer.add_callback(StopWhenAsked(stopped))
+        if checkpoint is not None:
+            logger.info("going on from %s", checkpoint.name)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if trainer.state.global_step < recipe.steps:  # on every process, whichever of them was asked
+            logger.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)
+            return {}
+    metrics = {name.removeprefix("eval_"): value for name, value in _last_validation(trainer).items()}
+    trainer.save_whole(folder / "last")
+    return metrics
+
+
+def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> GroundingTrainer:
+    recipe = shop.recipe
+    rank, world = arguments.process_index, arguments.world_size
+    # Where weights are shared, all processes must pass through the model together, so each looks at everything.
+    looks = (0, 1) if recipe.sharding in ("fsdp", "zero3") else (rank, world)
+    portion = Portion.of(recipe.batch_size, recipe.micro_batch_size, rank, world)
+    arguments.gradient_accumulation_steps = portion.micro_batches
+    validation = Validation(
+        shop.held_out,
+        shop.processor,
+        chat="language" in shop.plan.tasks,
+        batch_size=recipe.micro_batch_size or 16,
+        rank=looks[0],
+        world_size=looks[1],
+    )
+    trainer = GroundingTrainer(
+        learner=shop.learner,
+        processor=shop.processor,
+        recipe=recipe,
+        stream=shop.stream(first_step, portion),
+        validation=validation,
+        args=arguments,
+        callbacks=[StepDice(recipe.seed), OwnRhythm()],
+    )
+    callbacks: list[TrainerCallback] = [
+        LogFile(shop.folder / "log.jsonl", recipe.batch_size),
+        BestKept(shop.folder, recipe.metric, trainer.save_whole),
+    ]
+    if recipe.pictures and "language" in shop.plan.tasks and rank == 0:
+        callbacks.append(Pictures(shop.folder / "pictures", shop.held_out[: recipe.pictures], shop.processor, trainer))
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    return trainer
+
+
+def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) -> TrainingArguments:
+    """The recipe in the Trainer's words.
+
+    Raises:
+        ConfigError: if it names a tracker that does not exist.
+        MissingExtraError: if the packages for training are not installed.
+    """
+    _check_trackers(recipe.report_to)
+    values: dict[str, Any] = {
+        "output_dir": str(folder),
+        "max_steps": recipe.steps,
+        "per_device_train_batch_size": recipe.micro_batch_size or recipe.batch_size,
+        "learning_rate": recipe.learning_rate,
+        "max_grad_norm": recipe.clip,
+        "bf16": recipe.bf16,
+        "logging_steps": recipe.log_every,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": recipe.save_every,
+        "eval_strategy": "steps",
+        "eval_steps": recipe.validate_every,
+        "seed": recipe.seed,
+        "ignore_data_skip": True,  # batches are made by their number
+        "remove_unused_columns": False,
+        "average_tokens_across_devices": False,  # the counts of a step are those of all devices already
+        "ddp_find_unused_parameters": True,  # a step without phrases leaves the grounder's heads out
+        "report_to": list(recipe.report_to) if recipe.report_to else "none",
+        "disable_tqdm": not sys.stderr.isatty(),
+        "use_cpu": device == "cpu" or (device is None and not torch.cuda.is_available()),
+    }
+    if recipe.sharding == "fsdp":
+        values |= {
+            "fsdp": True,
+            "fsdp_config": {
+                "version": 2,
+                "state_dict_type": "FULL_STATE_DICT",
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            },
+        }
+    elif recipe.sharding in ("zero2", "zero3"):
+        zero = {**_DEEPSPEED["zero_optimization"], "stage": int(recipe.sharding[-1])}
+        if zero["stage"] == 3:
+            zero["stage3_gather_16bit_weights_on_model_save"] = True
+        values["deepspeed"] = {**_DEEPSPEED, "zero_optimization": zero}
+    try:
+        arguments = TrainingArguments(**values)
+    except ImportError as error:
+        if recipe.sharding in ("zero2", "zero3") and find_spec("deepspeed") is None:
+            raise missing_extra("deepspeed", f"`sharding` {recipe.sharding}") from error
+        raise missing_extra("train", "training") from error
+    if recipe.sharding == "fsdp" and arguments.fsdp_plugin_args is not None:
+        # Autocast chooses what is computed in bfloat16, as without sharding: boxes and masks need their precision.
+        arguments.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy()
+    if arguments.device.type == "cuda":
+        arguments._n_gpu = 1  # several devices are for several processes, never for torch's DataParallel
+    return arguments
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    """Before anything is loaded: they would be missed only then."""
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ConfigError(f"`report_to` names no tracker: `{name}`{did_you_mean(name, INTEGRATION_TO_CALLBACK)}")
+    if "tensorboard" in names and find_spec("tensorboard") is None:
+        raise missing_extra("train", "`report_to` tensorboard")
+
+
+def _steps_done(checkpoint: Path) -> int:
+    try:
+        return int(json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))["global_step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint `{checkpoint}` has no readable {_STATE}") from error
+
+
+def _last_validation(trainer: GroundingTrainer) -> dict[str, float]:
+    """That of the last step; looked at now if it fell on no validation."""
+    for row in reversed(trainer.state.log_history):
+        if row["step"] != trainer.state.global_step:
+            break
+        found = {name: value for name, value in row.items() if name.startswith("eval_")}
+        if found:
+            return found
+    return trainer.evaluate()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Whether the process was asked to end; while inside, being asked does not end it."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        del frame
+        asked.append(number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, note)
+    except ValueError:  # not in the main thread, which alone may
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,287 @@
+"""The sources of a recipe: drawn scenes, the photo pack, and every data set there is a reader for, by `kind`.
+
+A reader is found by its kind and called with the keys its files are known by; what a source says beside that is how
+much of a step it fills (`weight`) and what dialogues are made of it (`talk`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llava_grounding.data.coco import PACK_VARIABLE, CocoPhotos, PhotoPack
+from llava_grounding.data.conversations import build_sample
+from llava_grounding.data.marks import draw_marks
+from llava_grounding.data.photo_dialogues import photo_sample
+from llava_grounding.data.record import Dataset
+from llava_grounding.data.sample import Sample, mirror_sample
+from llava_grounding.data.synthetic import SceneConfig, draw_scene
+from llava_grounding.data.talk_settings import TalkSettings, talk_settings
+from llava_grounding.data.talk_turns import possible_kinds
+from llava_grounding.errors import ConfigError, DataError, did_you_mean
+from llava_grounding.train.mixture import SampleSource
+
+VALIDATION_SEED = 10**9
+"""Scenes from this seed on are never trained on."""
+_READERS: dict[str, str] = {
+    "coco": "coco:CocoPhotos",
+    "coco_panoptic": "coco_panoptic:CocoPanoptic",
+    "refcoco": "refcoco:RefCoco",
+    "visual_genome": "visual_genome:VisualGenome",
+    "flickr30k": "flickr30k:Flickr30kEntities",
+    "flickr30k_mdetr": "flickr30k:Flickr30kMdetr",
+    "llava": "llava:LlavaDialogues",
+    "gvc": "gvc:GvcDialogues",
+    "region_captions": "gvc:RegionCaptions",
+    "marks": "marks:MarkedDialogues",
+    "own": "own:OwnData",
+}
+"""Kind -> module and class, whose `from_files` takes the kind's keys."""
+KINDS = ("scenes", "photos", *_READERS)
+_COMMON = ("kind", "weight", "name", "optional")
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Drawn scenes without end; those held out start at a seed of their own.
+
+    Args:
+        config: what is drawn.
+        held_out: for validation.
+    """
+
+    config: SceneConfig = field(default_factory=SceneConfig)
+    held_out: bool = False
+    name: str = "scenes"
+
+    @property
+    def size(self) -> None:
+        """Without end."""
+        return None
+
+    def sample(self, number: int, rng: np.random.Generator) -> Sample:
+        """A scene; never mirrored, since it would list its things from right to left."""
+        return draw_scene(VALIDATION_SEED + number if self.held_out else number % VALIDATION_SEED, self.config)
+
+
+@dataclass(frozen=True)
+class Photos:
+    """One split of the photo pack, with questions made from its labels."""
+
+    records: CocoPhotos
+    mirrored: float = 0.5
+    name: str = "photos"
+
+    @property
+    def size(self) -> int:
+        """Photos of the split."""
+        return len(self.records)
+
+    def sample(self, number: int, rng: np.random.Generator) -> Sample:
+        """A photo, mirrored now and then."""
+        sample = photo_sample(self.records[number], rng)
+        return mirror_sample(sample) if rng.random() < self.mirrored else sample
+
+
+class Records:
+    """A data set whose records become dialogues; records that have nothing for any wanted kind are passed over.
+
+    Args:
+        talk: what dialogues are made of a record.
+
+    Raises:
+        DataError: if no record has anything.
+    """
+
+    def __init__(self, dataset: Dataset, talk: TalkSettings, name: str) -> None:
+        self.dataset, self.talk, self.name = dataset, talk, name
+        useful = [number for number, record in enumerate(dataset) if possible_kinds(record, talk)]
+        if len(dataset) and not useful:
+            raise DataError(f"nothing in {name} can be talked about as its `talk` wants")
+        self._useful = np.array(useful, dtype=np.int64)
+
+    @property
+    def size(self) -> int:
+        """Records that can be talked about."""
+        return len(self._useful)
+
+    def sample(self, number: int, rng: np.random.Generator) -> Sample:
+        """A record with a dialogue of the kinds that are wanted."""
+        return build_sample(self.dataset[int(self._useful[number])], rng, self.talk, draw_marks)
+
+
+def open_sources(
+    sources: Sequence[Mapping[str, Any]], root: Path | None, scenes: Callable[[], SceneConfig] = SceneConfig
+) -> list[tuple[SampleSource, float]]:
+    """Open what a recipe names, with weights; sources that are `optional` and whose files are not there are left out.
+
+    Args:
+        root: what relative paths are relative to, and the photo pack's folder; None takes the environment variable
+            LLAVA_GROUNDING_DATA for the pack, and the working directory.
+        scenes: what drawn scenes are like.
+
+    Raises:
+        ConfigError: if a source is unknown, or a key of it is.
+        DataError: if its files are missing or of another kind.
+    """
+    opened = []
+    for values in sources:
+        weight = values.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            raise ConfigError(f"`weight` of a source must be a number of at least 0, got `{weight}`")
+        if weight == 0:
+            continue
+        if values.get("optional") and not is_there(values, root):
+            continue
+        opened.append((open_source(values, root, scenes), float(weight)))
+    return opened
+
+
+def open_source(
+    values: Mapping[str, Any], root: Path | None, scenes: Callable[[], SceneConfig] = SceneConfig
+) -> SampleSource:
+    """Open one source; see `open_sources`."""
+    kind = str(values["kind"])
+    name = str(values.get("name", kind))
+    if kind == "scenes":
+        _check_keys(kind, values, ("held_out",))
+        held_out = values.get("held_out", False)
+        if not isinstance(held_out, bool):
+            raise ConfigError(f"`held_out` of a source must be true or false, got `{held_out}`")
+        return Scenes(scenes(), held_out, name)
+    if kind == "photos":
+        _check_keys(kind, values, ("split", "mirrored"))
+        mirrored = values.get("mirrored", 0.5)
+        if isinstance(mirrored, bool) or not isinstance(mirrored, int | float) or not 0 <= mirrored <= 1:
+            raise ConfigError(f"`mirrored` of a source must be between 0 and 1, got `{mirrored}`")
+        return Photos(PhotoPack(_pack(root)).split(_split(values)), float(mirrored), name)
+    dataset = open_dataset(values, root)
+    talk = values.get("talk", {})
+    if not isinstance(talk, Mapping):
+        raise ConfigError(f"`talk` of `{name}` must be a mapping of keys to values, got `{talk}`")
+    settings = talk_settings(talk)
+    # A picture that came with numbers in it must not be mirrored.
+    return Records(dataset, replace(settings, mirror=0.0) if kind == "marks" else settings, name)
+
+
+def open_dataset(values: Mapping[str, Any], root: Path | None) -> Dataset:
+    """Open the data set of a source whose kind has a reader.
+
+    Raises:
+        ConfigError: if the kind or one of its keys is unknown, or a key is missing.
+    """
+    read, given = _reader(values, root)
+    return read(**given)
+
+
+def is_there(values: Mapping[str, Any], root: Path | None) -> bool:
+    """Whether every file and folder that a source names exists; says nothing of what is in them.
+
+    Raises:
+        ConfigError: as `open_dataset`.
+    """
+    if values["kind"] == "scenes":
+        return True
+    if values["kind"] == "photos":
+        place = _pack(root)
+        return bool(place) and (Path(place) / f"instances_{_split(values)}.json").is_file()
+    return all(value.exists() for value in _reader(values, root)[1].values() if isinstance(value, Path))
+
+
+def _reader(values: Mapping[str, Any], root: Path | None) -> tuple[Callable[..., Dataset], dict[str, Any]]:
+    """What reads a source, and what it is to be called with."""
+    kind = str(values["kind"])
+    if kind not in _READERS:
+        raise ConfigError(f"unknown kind of data `{kind}`{did_you_mean(kind, KINDS)}; known are {', '.join(KINDS)}")
+    module, _, class_name = _READERS[kind].partition(":")
+    read = getattr(import_module(f"llava_grounding.data.{module}"), class_name).from_files
+    parameters = inspect.signature(read).parameters
+    _check_keys(kind, values, ("talk", *parameters))
+    missing = [
+        name for name, one in parameters.items() if one.default is inspect.Parameter.empty and name not in values
+    ]
+    if missing:
+        raise ConfigError(f"a source of kind `{kind}` must say {' and '.join(f'`{name}`' for name in missing)}")
+    return read, {
+        name: _resolved(value, parameters[name], root) for name, value in values.items() if name in parameters
+    }
+
+
+def _pack(root: Path | None) -> str | Path:
+    return root if root is not None else os.environ.get(PACK_VARIABLE, "")
+
+
+def _split(values: Mapping[str, Any]) -> str:
+    return str(values.get("split", "train"))
+
+
+def _check_keys(kind: str, values: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in values:
+        if key not in known and key not in _COMMON:
+            raise ConfigError(f"a source of kind `{kind}` has no key `{key}`{did_you_mean(str(key), known)}")
+
+
+def _resolved(value: Any, parameter: inspect.Parameter, root: Path | None) -> Any:
+    """A path made absolute; other values as they are."""
+    if isinstance(value, str) and "Path" in str(parameter.annotation):
+        path = Path(os.path.expandvars(value)).expanduser()
+        return path if path.is_absolute() or root is None else root / path
+    return value
+
+
+def held_out_samples(sources: Sequence[tuple[SampleSource, float]], count: int, seed: int = 0) -> list[Sample]:
+    """The first samples of each source, by weight, the same each time; those that cannot be read are passed over."""
+    total = sum(weight for _, weight in sources)
+    samples = []
+    for index, (source, weight) in enumerate(sources):
+        wanted = max(1, round(count * weight / total))
+        for number in range(min(wanted, source.size if source.size is not None else wanted)):
+            try:
+                samples.append(source.sample(number, np.random.default_rng((seed, 5, index, number))))
+            except DataError:
+                continue
+    return samples
+
+
+def quiet_scenes() -> SceneConfig:
+    """Scenes without questions, which are drawn faster."""
+    return replace(SceneConfig(), questions=())
+
+
+def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell: Callable[[str], None]) -> bool:
+    """Read everything of the sources once, and tell counts and all that is wrong; whether nothing is.
+
+    Drawn scenes have nothing to check.
+
+    Raises:
+        ConfigError: if a source is unknown, or a key of it is.
+    """
+    from llava_grounding.data.check import check_dataset
+
+    fine = True
+    for values in sources:
+        if values["kind"] == "scenes":
+            continue
+        name = values.get("name", values["kind"])
+        if values.get("optional") and not is_there(values, root):
+            tell(f"{name}: left out: its files are not there")
+            continue
+        try:
+            source = open_source(values, root)
+        except DataError as error:
+            fine = False
+            tell(f"{name}: not ok: {error}")
+            continue
+        assert isinstance(source, Photos | Records)
+        report = check_dataset(source.records if isinstance(source, Photos) else source.dataset)
+        fine = fine and report.ok
+        for line in report.lines():
+            tell(line)
+    return fine

@@ -1,0 +1,294 @@
+"""One training step of each of the original's stages with our model and losses, under the names of the recording.
+
+Group E compares what comes of it. Random points are read from the recording, or drawn as its seed gives them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from group_c import Watch
+from group_d import LOSS_NAMES, build_criterion, suffix
+from recording import Json
+from torch import Tensor
+
+from llava_grounding.convert.official_keys import official_name
+from llava_grounding.engine import GroundedChat
+from llava_grounding.geometry import box_xyxy_to_cxcywh
+from llava_grounding.model.heads import inverse_sigmoid
+from llava_grounding.model.llava_grounding import LlavaGroundingOutput
+from llava_grounding.model.outputs import VisualPromptOutput, mask_logits_from
+from llava_grounding.processing.processor import EncodedImage, EncodedText
+from llava_grounding.train.instance_prompts import jitter_prompts
+from llava_grounding.train.losses import CriterionResult
+from llava_grounding.train.prompt_losses import PromptCriterion, named_prompt_predictions
+from llava_grounding.train.targets import GroundingTarget
+
+BATCHES = {
+    "stage1_flickr_ref": ("flickr0", "coco0", "llava0"),
+    "stage2_coco_only": ("flickr0", "coco0", "coco1", "llava0"),
+}
+GROUNDED = {"stage1_flickr_ref": {"flickr0": "flickr", "coco0": "refcoco"}, "stage2_coco_only": {"coco0": "coco"}}
+"""Which rows have a grounding loss, and what the original calls it."""
+MAY_LACK_MATCHES = "coco"
+"""The only kind of data of which phrases without a match are left out: grounded visual chat."""
+WITHOUT_WORDS = {"stage2_coco_only": ("flickr0",)}
+"""Rows that only stand in for others: their words are not learnt from."""
+LAST_LAYER_ONLY = ("stage2_coco_only",)
+"""Stages that give back the losses of the last layer alone, though all are in the total."""
+PROMPT_LOSS_NAMES = {
+    "loss_mask": "loss_mask_bce",
+    "loss_dice": "loss_mask_dice",
+    "loss_box": "loss_bbox",
+    "loss_giou": "loss_giou",
+    "loss_score": "iou_score_loss",
+}
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """The converted checkpoint, and how the original would train it."""
+
+    chat: GroundedChat
+    config: Json
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """One sample as our processor gives it."""
+
+    image: EncodedImage
+    text: EncodedText
+    boxes_xyxy: Tensor
+    """[n, 4] pixels of the canvas."""
+    masks: Tensor
+    """[n, H, W] bool over the canvas."""
+    case: Json
+
+
+class PointsInOrder:
+    """Hands out recorded random points one after the other, and draws those that the seed gives at this place.
+
+    Args:
+        tokens: rows that the original draws for each object; the first of them is used.
+    """
+
+    def __init__(self, recorded: dict[str, Tensor], generator: torch.Generator, tokens: int = 1) -> None:
+        self.recorded, self.generator, self.tokens = recorded, generator, tokens
+        self.drawn: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        key = f"rand.{len(self.drawn):03d}.{name.split('.')[1]}"
+        self.drawn[key] = torch.rand((shape[0] * self.tokens, *shape[1:]), generator=self.generator)
+        return self.recorded.get(key, self.drawn[key])[:: self.tokens]
+
+
+def grounding_step(
+    trainee: Trainee, stage: str, mapped: dict[str, Mapped], case: Json, recorded: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Forward and backward of a stage that learns words and grounding."""
+    model, names = trainee.chat.model, BATCHES[stage]
+    model.config.phrase_state = "at_seg"
+    model.requires_grad_(True).zero_grad(set_to_none=True)
+    rows = [mapped[name] for name in names]
+    batch = trainee.chat.processor.collate_texts([row.text for row in rows])
+    images = trainee.chat.processor.collate_images([row.image for row in rows])
+    labels = batch["labels"].clone()
+    for name in WITHOUT_WORDS.get(stage, ()):
+        labels[names.index(name)] = -100
+    with Watch(trunk=(model.language_model, "forward")) as watch:
+        output = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            labels=labels,
+            use_cache=False,
+            **images,
+        )
+    points = PointsInOrder(recorded, torch.Generator().manual_seed(case["manual_seed"]))
+    ours = {
+        "spliced.inputs_embeds": watch.calls["trunk"][0][1]["inputs_embeds"],
+        "spliced.labels": batch["labels"],
+        "spliced.attention_mask": batch["attention_mask"],
+        "last_hidden_state": output.last_hidden_state,
+        "phrase_positions": (batch["input_ids"] == model.config.seg_token_id).nonzero()[:, 1],
+        "loss.llava": output.loss,
+    }
+    total = output.loss
+    for name, key in GROUNDED[stage].items():
+        row = names.index(name)
+        kept = batch["input_ids"][row] == model.config.seg_token_id
+        if key == MAY_LACK_MATCHES:
+            kept[kept.clone()] = torch.tensor(mapped[name].case["grounding_mask"])
+        found, loss = ground_row(trainee, output, row, kept, mapped[name], case, points)
+        matches = sum(name.startswith("match.") for name in ours) // 2
+        ours |= numbered(found["match"], matches)
+        keep = {k: v for k, v in found["loss"].items() if stage not in LAST_LAYER_ONLY or k.endswith("_0")}
+        ours |= {f"loss.{key}.{name}": value for name, value in keep.items()}
+        total = total + loss
+    total.backward()
+    norms = {f"grad_norms.{name}": gradient(model, name).norm() for name in case["grad_norms"]}
+    return ours | {"loss.loss_total": total} | points.drawn | norms
+
+
+def ground_row(
+    trainee: Trainee,
+    output: LlavaGroundingOutput,
+    row: int,
+    kept: Tensor,
+    sample: Mapped,
+    case: Json,
+    points: PointsInOrder,
+) -> tuple[dict[str, dict[str, Tensor]], Tensor]:
+    """Grounding losses and pairs of one row, by the original's names, and the sum of the losses.
+
+    Args:
+        kept: [T] bool: positions of its phrases.
+    """
+    model = trainee.chat.model
+    assert output.last_hidden_state is not None
+    assert output.image_features is not None
+    hidden, seg = output.last_hidden_state[row : row + 1], torch.full((1, len(kept)), model.config.seg_token_id)
+    states, phrase_mask = model.phrase_states(hidden, seg, kept[None])
+    memory = output.image_features.memory.index(torch.tensor([row]))
+    prediction = model.grounder.ground(memory, model.phrase_projector(states), phrase_mask, with_aux=True)
+    target = target_of(sample, phrase_mask.shape[1])
+    criterion = build_criterion(case, trainee.config)
+    result = criterion.unweighted(prediction, [target], phrase_mask, points)
+    weighted = criterion.weigh(result.losses)
+    losses = {
+        LOSS_NAMES[key.split("_")[0] + "_" + key.split("_")[1]] + suffix("_".join(key.split("_")[2:]) or "final"): value
+        for key, value in weighted.items()
+        if key != "loss"
+    }
+    return {"loss": losses, "match": matches_of(result)}, weighted["loss"]
+
+
+def target_of(sample: Mapped, phrases: int) -> GroundingTarget:
+    """The things of a sample, each with the phrases that name it."""
+    side = torch.tensor(sample.image.letterbox.canvas_size_wh).repeat(2)
+    phrase_map = torch.zeros(len(sample.masks), phrases, dtype=torch.bool)
+    for row, named in enumerate(sample.case["gt_classes"] if phrases else ()):
+        phrase_map[row, named] = True
+    boxes = box_xyxy_to_cxcywh(sample.boxes_xyxy) / side
+    return GroundingTarget(boxes, sample.masks.to(torch.uint8), torch.ones(len(boxes), dtype=torch.bool), phrase_map)
+
+
+def matches_of(result: CriterionResult) -> dict[str, Tensor]:
+    """Pairs of each prediction, numbered as they are made."""
+    found = {}
+    for layer in range(len(result.pairs.queries)):
+        found[f"{layer:03d}.query"] = result.pairs.queries[layer]
+        found[f"{layer:03d}.target"] = result.pairs.targets[layer]
+    return found
+
+
+def numbered(found: dict[str, Tensor], before: int) -> dict[str, Tensor]:
+    """Names with numbers that go on from those `before`."""
+    return {f"match.{int(name[:3]) + before:03d}{name[3:]}": value for name, value in found.items()}
+
+
+def gradient(model: torch.nn.Module, key: str) -> Tensor:
+    """Of the weight that the original calls `key`."""
+    name = official_name(key)
+    value = None if name is None else dict(model.named_parameters())[name].grad
+    return torch.zeros(()) if value is None else value
+
+
+def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Forward of the stage that learns visual prompts."""
+    encoder = trainee.chat.model.visual_prompt_encoder
+    images = trainee.chat.processor.collate_images([sample.image])
+    target = target_of(sample, 0)
+    generator = torch.Generator().manual_seed(case["manual_seed"])
+    noise = torch.rand(1, len(target), 4, generator=generator)
+    clicks = recorded["targets.points_cxcywh"]
+    boxes = torch.cat([clicks, target.boxes_cxcywh[len(clicks) :]])
+    types = (torch.arange(len(boxes)) >= case["box_start"]).long()
+    moved = torch.from_numpy(jitter_prompts(boxes.numpy(), types.numpy(), noise[0].numpy()))
+    with torch.no_grad(), Watch(decoder=(encoder.query_decoder, "forward")) as watch:
+        memory = encoder.encode_image(images["grounder_pixel_values"])
+        everything = torch.ones(1, len(boxes), dtype=torch.bool)
+        output = encoder.encode_prompts(memory, moved[None], types[None], everything, isolate=True, with_aux=True)
+    named = sample.case["grounding_index"]
+    points = PointsInOrder(recorded, generator, tokens=output.ious.shape[2])
+    with torch.no_grad():
+        losses = prompt_losses(output, target, case, points)
+        words = learn_words(trainee, sample, images, output.region_embeds[:, named])
+    total = words["loss.coco.llava"] + losses.pop("loss")
+    [((content, references, *_), keywords, _)] = watch.calls["decoder"]
+    region = trainee.chat.processor.tokens.ids.region
+    return {
+        "targets.boxes_cxcywh": target.boxes_cxcywh,
+        "targets.masks": sample.masks,
+        "targets.prompt_boxes": boxes,
+        "targets.prompt_type": types,
+        "rand_like.0": noise,
+        "query.content": content,
+        "query.reference_unsigmoid": inverse_sigmoid(references),
+        "query.self_attention_mask": blocked(content.shape[1], keywords["group_size"]),
+        **network(output),
+        "net.final.obj_features": output.queries.flatten(1, 2),
+        "injected_features": output.region_embeds[:, named],
+        "prompt_positions": torch.tensor(
+            [place for place, token in enumerate(one_image_position(trainee, sample)) if token == region]
+        ),
+        **losses,
+        **words,
+        **points.drawn,
+        "loss.coco.loss_total": total,
+        "loss.loss_total": total,
+    }
+
+
+def one_image_position(trainee: Trainee, sample: Mapped) -> list[int]:
+    """Ids with one place for the image, as the original counts before splicing."""
+    image = trainee.chat.processor.tokens.ids.image
+    ids = sample.text.input_ids
+    return [token for place, token in enumerate(ids) if token != image or ids[place - 1] != image]
+
+
+def blocked(queries: int, group: int) -> Tensor:
+    """1 where a query must not see another: they see their own group alone."""
+    groups = torch.arange(queries) // group
+    return (groups[:, None] != groups[None]).to(torch.uint8)
+
+
+def network(output: VisualPromptOutput) -> dict[str, Tensor]:
+    """What every layer says of every token."""
+    ours = {}
+    for name, prediction in named_prompt_predictions(output).items():
+        ours[f"net.{name}.boxes"] = prediction.boxes_cxcywh.flatten(1, 2)
+        ours[f"net.{name}.ious"] = prediction.ious
+        ours[f"net.{name}.masks"] = mask_logits_from(prediction.mask_embeds.flatten(1, 2), output.mask_features)
+    return ours
+
+
+def prompt_losses(
+    output: VisualPromptOutput, target: GroundingTarget, case: Json, points: PointsInOrder
+) -> dict[str, Tensor]:
+    """Losses before weights, weights, and weighted losses of the last layer; `loss` is the sum of all."""
+    criterion = PromptCriterion(num_points=case["num_points"], weight_multiplier=case["weight_multiplier"])
+    losses = criterion.unweighted(output, [target], points)
+    weighted = criterion.weigh(losses)
+    ours = {"loss": weighted["loss"], "loss_unweighted.num_masks": torch.tensor(float(len(target)))}
+    for name, theirs in PROMPT_LOSS_NAMES.items():
+        for layer, prediction in enumerate(named_prompt_predictions(output)):
+            key = name if prediction == "final" else f"{name}_{prediction}"
+            ours[f"loss_unweighted.{theirs}_{layer}"] = losses[key]
+            ours[f"weight_dict.{theirs}_{layer}"] = criterion.weigh({key: torch.ones(())})[key]
+        ours[f"loss.coco.inter.{theirs}_0"] = weighted[name]
+    return ours
+
+
+def learn_words(trainee: Trainee, sample: Mapped, images: dict[str, Tensor], regions: Tensor) -> dict[str, Tensor]:
+    """The language loss with region features in their places."""
+    model = trainee.chat.model
+    batch = trainee.chat.processor.collate_texts([sample.text])
+    tokens = model.encode_image(**images).tokens
+    everything = torch.ones(regions.shape[:2], dtype=torch.bool)
+    embeds = model.embed(batch["input_ids"], tokens, regions, everything)
+    output = model(inputs_embeds=embeds, attention_mask=batch["attention_mask"], labels=batch["labels"])
+    return {
+        "spliced.inputs_embeds": embeds,
+        "spliced.labels": batch["labels"],
+        "loss.coco.llava": output.loss,
+    }

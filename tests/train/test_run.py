@@ -1,0 +1,449 @@
+"""Whole runs: one that was killed or stopped is the one that was not; what they keep, and what moves in them."""
+
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import mock
+
+import pytest
+import torch
+from hand_made import NAMES
+from running import AtStep, StoppedError, differences, finish, finish_with, in_children, log_of, run_until, weights
+from safetensors.torch import load_file
+from small_training import recipe, workshop
+from torch import Tensor
+
+from llava_grounding.errors import CheckpointError, ConfigError, MissingExtraError
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.train import run
+from llava_grounding.train.checkpoint import load_class_phrases, load_learner, save_phrases, save_whole
+from llava_grounding.train.run import run_stage, training_arguments
+from llava_grounding.train.trainer import GroundingTrainer
+
+RUNS: dict[str, dict[str, Any]] = {
+    "class names": {"stage": "pretrain_grounder"},
+    "dialogues": {"stage": "chat", "num_points": 16},
+    "micro-batches": {"stage": "chat", "num_points": 16, "micro_batch_size": 1},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As in forked children: sums are the same to the last bit only where as many threads make them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    """What each of these runs ends with when nobody disturbs it."""
+    return {name: weights(finish(tmp_path_factory.mktemp("straight"), **values)[0]) for name, values in RUNS.items()}
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize(("name", "step"), [("class names", 3), ("dialogues", 1), ("micro-batches", 3)])
+    def test_a_run_that_died_goes_on_as_if_it_had_not(
+        self, name: str, step: int, straight: dict[str, dict[str, Tensor]], tmp_path: Path
+    ) -> None:
+        run_until(step, tmp_path, **RUNS[name])
+        assert (tmp_path / "checkpoint-2").exists() == (step > 2)
+        resumed, _ = finish(tmp_path, seed=5 if step > 2 else 0, **RUNS[name])  # fresh weights must not matter then
+        assert differences(weights(resumed), straight[name]) == []
+        fresh = weights(workshop(tmp_path / "unused", **RUNS[name]))
+        assert differences(fresh, straight[name])
+
+    @pytest.mark.parametrize("flavour", ["official", "siglip"])  # whose Swin has other names in files than in memory
+    def test_every_kind_of_model_goes_on(self, flavour: str, tmp_path: Path) -> None:
+        values = {"stage": "grounded_chat", "flavour": flavour, "batch_size": 1, "num_points": 16}
+        first, _ = finish(tmp_path, **values, steps=1)
+        again, _ = finish(tmp_path, **values, steps=1, seed=5)
+        assert differences(weights(again), weights(first)) == []
+
+    @pytest.mark.parametrize("moment", ["at the end of a step", "while a checkpoint is written"])
+    def test_a_run_that_was_killed_goes_on_as_if_it_had_not(
+        self, moment: str, straight: dict[str, dict[str, Tensor]], tmp_path: Path
+    ) -> None:
+        values = {**RUNS["dialogues"], "save_every": 1}
+
+        def kill() -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def doomed() -> None:
+            if moment == "at the end of a step":
+                finish_with(AtStep(3, kill), tmp_path, **values)
+            honest, saved = torch.save, []
+
+            def save(*arguments: Any) -> None:
+                saved.append(None)
+                if len(saved) == 7:  # optimiser, schedule and dice of each checkpoint: in the middle of the third
+                    kill()
+                honest(*arguments)
+
+            with mock.patch.object(torch, "save", save):
+                finish(tmp_path, **values)
+
+        assert in_children(1, doomed) == [-signal.SIGKILL]
+        assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+        assert (tmp_path / ".writing").exists() == (moment != "at the end of a step")
+        resumed, _ = finish(tmp_path, seed=5, **values)
+        assert differences(weights(resumed), straight["dialogues"]) == []
+        assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+    def test_a_run_asked_to_stop_saves_and_goes_on_when_told_to(
+        self, straight: dict[str, dict[str, Tensor]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        values = {**RUNS["micro-batches"], "save_every": 100}
+        before = signal.getsignal(signal.SIGTERM)
+        with caplog.at_level(logging.INFO, logger="llava_grounding"):
+            asked = AtStep(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+            assert finish_with(asked, tmp_path, **values)[1] == {}
+        assert "stopped at step 3; the same command goes on from there" in caplog.text
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+        assert not (tmp_path / "last").exists()
+        resumed, metrics = finish(tmp_path, seed=5, **values)
+        assert differences(weights(resumed), straight["micro-batches"]) == []
+        assert metrics
+        assert [row["step"] for row in log_of(tmp_path) if "loss" in row] == [1, 2, 3, 4]
+
+    def test_a_finished_stage_run_again_only_validates(self, tmp_path: Path) -> None:
+        values = {"stage": "pretrain_grounder", "steps": 2, "batch_size": 1}
+        first, result = finish(tmp_path, **values)
+        again, repeated = finish(tmp_path, seed=7, **values)
+        assert repeated == result
+        assert differences(weights(again), weights(first)) == []
+        assert [row["step"] for row in log_of(tmp_path) if "loss" in row] == [1, 2]
+
+    def test_the_same_seed_gives_the_same_weights_and_others_give_others(
+        self, straight: dict[str, dict[str, Tensor]], tmp_path: Path
+    ) -> None:
+        again, _ = finish(tmp_path / "again", **RUNS["class names"])
+        assert differences(weights(again), straight["class names"]) == []
+        other, _ = finish(tmp_path / "other", data_seed=1, **RUNS["class names"])
+        assert "class_phrases.embeds" in differences(weights(other), straight["class names"])
+
+    def test_worker_processes_change_nothing(self, straight: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
+        shop, _ = finish(tmp_path, **RUNS["micro-batches"], workers=2)
+        assert differences(weights(shop), straight["micro-batches"]) == []
+
+    def test_a_checkpoint_of_another_model_or_a_damaged_one_is_named(self, tmp_path: Path) -> None:
+        values = {"stage": "pretrain_grounder", "steps": 1, "batch_size": 1}
+        finish(tmp_path, **values)
+        checkpoint = tmp_path / "checkpoint-1"
+        with pytest.raises(CheckpointError, match=r"the checkpoint `.*checkpoint-1` is damaged, or of another model"):
+            finish(tmp_path, flavour="siglip", **{**values, "stage": "chat"})
+        (checkpoint / "model.safetensors").write_bytes(b"x" * 100)
+        with pytest.raises(CheckpointError, match=r"the checkpoint `.*checkpoint-1` is damaged"):
+            finish(tmp_path, **values)
+        (checkpoint / "trainer_state.json").unlink()
+        with pytest.raises(CheckpointError, match=r"`.*checkpoint-1` has no readable trainer_state.json"):
+            finish(tmp_path, **values)
+
+
+class TestWhatIsKept:
+    QUICK: ClassVar[dict[str, Any]] = {
+        "stage": "pretrain_grounder",
+        "batch_size": 1,
+        "save_every": 1,
+        "validate_every": 1,
+    }
+
+    def test_only_the_newest_checkpoints_are_kept(self, tmp_path: Path) -> None:
+        finish(tmp_path, **self.QUICK, keep=2)
+        assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
+
+    @pytest.mark.parametrize("victim", ["optimizer", "model", "best"])
+    def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_what_was_there_whole(
+        self, victim: str, tmp_path: Path
+    ) -> None:
+        finish(tmp_path, **{**self.QUICK, "steps": 1})
+        kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "log.jsonl"}
+        with self.full_disk(victim), pytest.raises(CheckpointError) as caught:
+            finish(tmp_path, **self.QUICK)
+        what = "best" if victim == "best" else "checkpoint-2"
+        assert str(caught.value) == f"cannot write `{what}` in `{tmp_path}`: [Errno 28] No space left on device"
+        after = {path for path in tmp_path.rglob("*") if path.is_file() and path.name != "log.jsonl"}
+        assert kept.keys() <= after
+        best = {path for path in kept if path.parent.name == "best"}
+        changed = {path for path in kept if path.read_bytes() != kept[path]} - {tmp_path / "recipe.json"}
+        assert changed <= (set() if victim == "best" else best)
+        assert not list(tmp_path.glob(".*"))  # the room is given back
+        finish(tmp_path, **{**self.QUICK, "steps": 2})
+        assert (tmp_path / "last").exists()
+
+    def full_disk(self, victim: str) -> Any:
+        """Something that writes half of a file and then fails."""
+        if victim == "optimizer":
+            owner, name = torch, "save"
+        else:
+            owner, name = LlavaGroundingForConditionalGeneration, "save_pretrained"
+        honest = getattr(owner, name)
+
+        def fail(first: Any, place: Any, *arguments: Any, **keywords: Any) -> None:
+            if (Path(place).name == ".best.writing") == (victim == "best"):
+                target = Path(place) if name == "save" else Path(place) / "model.safetensors"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(b"half")
+                raise OSError(28, "No space left on device")
+            honest(first, place, *arguments, **keywords)
+
+        return mock.patch.object(owner, name, fail)
+
+    def test_the_best_validation_survives_a_stop(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        scores = iter([0.3, 0.9, 0.5, 0.4])
+        monkeypatch.setattr("llava_grounding.train.run.Validation.__call__", lambda *_: {"class_f1": next(scores)})
+        run_until(3, tmp_path, **self.QUICK)
+        best = (tmp_path / "best/model.safetensors").read_bytes()
+        assert finish(tmp_path, **self.QUICK)[1] == {"class_f1": 0.4}
+        assert (tmp_path / "best/model.safetensors").read_bytes() == best
+        assert (tmp_path / "last/model.safetensors").read_bytes() != best
+        assert json.loads((tmp_path / "best/validation.json").read_text()) == {"class_f1": 0.9}
+        assert [row["class_f1"] for row in log_of(tmp_path) if "class_f1" in row] == [0.3, 0.9, 0.5, 0.4]
+
+    def test_a_best_that_was_moved_aside_when_the_run_was_killed_comes_back(self, tmp_path: Path) -> None:
+        finish(tmp_path, **self.QUICK)
+        kept = (tmp_path / "best/model.safetensors").read_bytes()
+        (tmp_path / "best").rename(tmp_path / ".best.old")
+        (tmp_path / ".best.writing").mkdir()
+        (tmp_path / ".best.old/validation.json").write_text('{"class_f1": 2.0}')
+        finish(tmp_path, **{**self.QUICK, "steps": 5})
+        assert (tmp_path / "best/model.safetensors").read_bytes() == kept
+        assert not list(tmp_path.glob(".*"))
+
+    def test_a_run_leaves_its_recipe_its_log_and_folders_that_load(self, tmp_path: Path) -> None:
+        shop, result = finish(tmp_path, steps=2, validate_every=2)
+        assert {"class_f1", "phrase_f1", "language_loss"} <= result.keys()
+        assert json.loads((tmp_path / "recipe.json").read_text())["steps"] == 2
+        for folder in (tmp_path / "best", tmp_path / "last"):
+            model = LlavaGroundingForConditionalGeneration.from_pretrained(folder)
+            assert differences(model.state_dict(), shop.model.state_dict()) == []
+            assert LlavaGroundingProcessor.from_pretrained(folder).settings == shop.processor.settings
+            phrases = load_class_phrases(folder)
+            assert phrases.names == NAMES
+            assert shop.phrases is not None
+            assert differences(phrases.state_dict(), shop.phrases.state_dict()) == []
+
+    def test_class_phrases_come_back_and_a_folder_without_them_is_named(self, tmp_path: Path) -> None:
+        shop = workshop(tmp_path)
+        assert shop.phrases is not None
+        save_whole(shop.learner, shop.processor, tmp_path / "last")
+        again = load_class_phrases(tmp_path / "last")
+        assert again.index == {"cat": 1, "dog": 2, "tree": 3}
+        assert torch.equal(again.embeds, shop.phrases.embeds)
+        with pytest.raises(CheckpointError) as caught:
+            load_class_phrases(tmp_path)
+        assert str(caught.value) == f"`{tmp_path}` holds no class phrases of an earlier stage"
+        (tmp_path / "last/class_phrases.json").write_text("[")
+        with pytest.raises(CheckpointError, match="holds no class phrases"):
+            load_class_phrases(tmp_path / "last")
+        save_phrases(again, tmp_path)
+        assert torch.equal(load_class_phrases(tmp_path).embeds, shop.phrases.embeds)
+
+
+class TestWhatMoves:
+    def moved(self, folder: Path, **values: Any) -> set[str]:
+        shop = workshop(folder, **values)
+        before = {name: value.clone() for name, value in weights(shop).items()}
+        run_stage(shop, "cpu")
+        return set(differences(weights(shop), before))
+
+    def test_vision_pretraining_leaves_the_language_model_alone(self, tmp_path: Path) -> None:
+        moved = self.moved(tmp_path, stage="pretrain_grounder", steps=2, weight_decay=0.5)
+        language = ("language_model", "lm_head", "phrase_projector", "multi_modal_projector", "visual_prompt_encoder")
+        assert not {name for name in moved if name.split(".")[1] in language}
+        assert {"model.grounder.query_selection.projection.weight", "model.vision_tower.anything"} <= moved
+        assert "class_phrases.embeds" in moved
+
+    def test_a_frozen_grounder_stays_with_its_statistics_while_the_language_side_learns(self, tmp_path: Path) -> None:
+        moved = self.moved(tmp_path, steps=2, freeze=["grounder"])
+        assert not {name for name in moved if name.startswith("model.grounder.")}
+        for part in ("language_model", "multi_modal_projector", "phrase_projector"):
+            assert any(name.startswith(f"model.{part}.") for name in moved), part
+        names = log_of(tmp_path)[0].keys()
+        assert {"language", "phrase_loss"} <= names
+        assert not {name for name in names if name.startswith("class_")}
+
+    def test_the_first_step_moves_already_and_bfloat16_products_leave_float32_weights(self, tmp_path: Path) -> None:
+        shop = workshop(tmp_path, steps=1, bf16=True)
+        before = {name: value.clone() for name, value in weights(shop).items()}
+        result = run_stage(shop, "cpu")
+        assert all(math.isfinite(value) for value in [*result.values(), *log_of(tmp_path)[0].values()])
+        assert {parameter.dtype for parameter in shop.learner.parameters()} == {torch.float32}
+        assert "model.lm_head.weight" in differences(weights(shop), before)
+
+    def test_each_learning_weight_is_in_one_group_of_the_optimiser_with_its_rate(self, tmp_path: Path) -> None:
+        shop = workshop(
+            tmp_path, learning_rate=0.1, vision_rate=0.5, weight_decay=0.02, freeze=["visual_prompt_encoder"]
+        )
+        trainer = run._trainer(shop, training_arguments(shop.recipe, tmp_path, "cpu"), 0)
+        found: dict[int, tuple[float, float]] = {}
+        for group in trainer.create_optimizer().param_groups:
+            for parameter in group["params"]:
+                assert id(parameter) not in found
+                found[id(parameter)] = (group["lr"], group["weight_decay"])
+        assert found.keys() == {id(one) for one in shop.learner.parameters() if one.requires_grad}
+        assert shop.phrases is not None
+        for part, rate in (
+            (shop.model.grounder, 0.05),
+            (shop.model.vision_tower, 0.05),
+            (shop.phrases, 0.05),
+            (shop.model.language_model, 0.1),
+            (shop.model.multi_modal_projector, 0.1),
+        ):
+            for parameter in part.parameters():
+                assert found[id(parameter)] == (rate, 0.02 if parameter.ndim > 1 else 0.0)
+
+
+class TestArguments:
+    @pytest.mark.parametrize("sharding", ["none", "fsdp"])
+    def test_they_build_without_warnings(self, sharding: str, tmp_path: Path) -> None:
+        arguments = training_arguments(recipe(sharding=sharding), tmp_path, "cpu")
+        assert bool(arguments.fsdp) == (sharding == "fsdp")
+        assert sharding == "none" or arguments.fsdp_config["version"] == 2
+
+    @pytest.mark.parametrize("sharding", ["zero2", "zero3"])
+    def test_deepspeed_is_asked_for_by_name_where_it_is_missing(
+        self, sharding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(run, "find_spec", lambda name: None)
+
+        def missing(**values: Any) -> None:
+            assert values["deepspeed"]["zero_optimization"]["stage"] == int(sharding[-1])
+            raise ImportError("deepspeed")
+
+        monkeypatch.setattr(run, "TrainingArguments", missing)
+        with pytest.raises(MissingExtraError) as caught:
+            training_arguments(recipe(sharding=sharding), tmp_path, "cpu")
+        line = 'pip install "llava-grounding[deepspeed]"'
+        assert str(caught.value) == f"`sharding` {sharding} needs packages that are not installed; type `{line}`"
+
+    def test_trackers_that_do_not_exist_or_are_not_installed_are_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(ConfigError, match=r"`report_to` names no tracker: `wandbb`; did you mean `wandb`\?"):
+            training_arguments(recipe(report_to=["wandbb"]), tmp_path, "cpu")
+        monkeypatch.setattr(run, "find_spec", lambda name: None)
+        with pytest.raises(MissingExtraError, match="`report_to` tensorboard needs packages"):
+            training_arguments(recipe(report_to=["tensorboard"]), tmp_path, "cpu")
+
+
+class TestAdapters:
+    LORA: ClassVar[dict[str, Any]] = {"flavour": "shared", "num_points": 16, "lora": {"rank": 4, "alpha": 8}}
+
+    def shop(self, folder: Path, seed: int = 0) -> Any:
+        from llava_grounding.train.adapters import add_adapters
+        from llava_grounding.train.plan import set_learning
+
+        shop = workshop(folder, **self.LORA)
+        torch.manual_seed(seed)
+        assert shop.recipe.lora is not None
+        add_adapters(shop.model, shop.recipe.lora)
+        set_learning(shop.model, shop.plan, [shop.processor.tokens.ids.seg])
+        return shop
+
+    def test_they_alone_move_are_merged_in_what_is_left_and_go_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("peft")
+        shop = self.shop(tmp_path / "straight")
+        before = {name: value.clone() for name, value in weights(shop).items()}
+        run_stage(shop, "cpu")
+        moved = set(differences(weights(shop), before))
+        language = {name for name in moved if name.split(".")[1] in ("language_model", "lm_head")}
+        tables = {"model.language_model.embed_tokens.weight", "model.lm_head.weight"}
+        assert all(".lora_" in name for name in language - tables)
+        assert sum("lora_B" in name for name in language) == 14  # seven layers of each of two blocks
+        rows = (weights(shop)["model.lm_head.weight"] != before["model.lm_head.weight"]).any(1).nonzero().flatten()
+        assert rows.tolist() == [shop.processor.tokens.ids.seg]
+
+        self.assert_merged(tmp_path / "straight/last", shop)
+        with monkeypatch.context() as patched:
+            honest = GroundingTrainer.training_step
+
+            def mortal(trainer: GroundingTrainer, *arguments: Any, **keywords: Any) -> Tensor:
+                if trainer.state.global_step == 3:
+                    raise StoppedError
+                return honest(trainer, *arguments, **keywords)
+
+            patched.setattr(GroundingTrainer, "training_step", mortal)
+            with pytest.raises(StoppedError):
+                run_stage(self.shop(tmp_path / "stopped"), "cpu")
+        assert (tmp_path / "stopped/checkpoint-2/learnt.safetensors").exists()
+        resumed = self.shop(tmp_path / "stopped", seed=9)  # other fresh adapters
+        run_stage(resumed, "cpu")
+        assert differences(weights(resumed), weights(shop)) == []
+
+    def assert_merged(self, folder: Path, shop: Any) -> None:
+        merged = LlavaGroundingForConditionalGeneration.from_pretrained(folder).eval()
+        assert not any("lora" in name or "base_layer" in name for name in load_file(folder / "model.safetensors"))
+        model, batch = shop.model.eval(), shop.stream().batch(0).batch
+        outputs = [
+            one(
+                input_ids=batch.texts["input_ids"],
+                attention_mask=batch.texts["attention_mask"],
+                grounder_pixel_values=batch.images["grounder_pixel_values"],
+                region_prompts=batch.prompts,
+                use_cache=False,
+            ).logits
+            for one in (model, merged)
+        ]
+        torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+        name = "language_model.layers.0.mlp.up_proj"
+        assert not torch.equal(merged.get_submodule(name).weight, model.get_submodule(name).base_layer.weight)
+
+    def test_quantised_weights_train_through_them(self, tmp_path: Path) -> None:
+        pytest.importorskip("bitsandbytes")
+        from llava_grounding.train.workshop import open_workshop
+
+        start = tmp_path / "start"
+        shop = workshop(start, flavour="official", stage="grounded_chat")
+        save_whole(shop.learner, shop.processor, start)
+        for weights_kind in ("int8", "int4"):
+            values = {"stage": "grounded_chat", "weights": weights_kind, "lora": {}, "start_from": str(start)}
+            shop = open_workshop(recipe(steps=1, **values), tmp_path / weights_kind, device="cpu")
+            place = tmp_path / weights_kind / "last"
+            if weights_kind == "int8":
+                run_stage(shop, "cpu")
+            else:  # on a CPU four bits need layers that are wider than those of a tiny model
+                save_whole(shop.learner, shop.processor, place)
+            merged = load_file(place / "model.safetensors")
+            assert all(value.is_floating_point() or "num_batches" in name for name, value in merged.items())
+            assert not [name for name in merged if "base_layer" in name]
+            assert "quantization_config" not in json.loads((place / "config.json").read_text())
+
+
+@pytest.mark.parametrize("stage", ["chat", "pretrain_grounder"])
+def test_a_batch_moves_to_another_device_whole(stage: str, tmp_path: Path) -> None:
+    batch = workshop(tmp_path, stage=stage).stream().batch(0).batch
+    moved = batch.to(torch.device("meta"))
+    assert type(moved) is type(batch)
+    for field in fields(moved):
+        assert devices(getattr(moved, field.name)) <= {"meta"}, field.name
+
+
+def devices(value: object) -> set[str]:
+    if isinstance(value, Tensor):
+        return {value.device.type}
+    if isinstance(value, dict | list | tuple):
+        return {kind for part in (value.values() if isinstance(value, dict) else value) for kind in devices(part)}
+    if hasattr(value, "__dataclass_fields__"):
+        return {kind for field in fields(value) for kind in devices(getattr(value, field.name))}  # type: ignore[arg-type]
+    return set()
+
+
+def test_a_damaged_checkpoint_leaves_nothing_half_loaded_unsaid(tmp_path: Path) -> None:
+    shop = workshop(tmp_path, stage="pretrain_grounder", steps=1, batch_size=1)
+    run_stage(shop, "cpu")
+    shutil.copyfile(tmp_path / "last/class_phrases.safetensors", tmp_path / "checkpoint-1/model.safetensors")
+    with pytest.raises(CheckpointError, match="is of another model: model"):
+        load_learner(shop.learner, tmp_path / "checkpoint-1")

@@ -1,0 +1,341 @@
+"""Sources by their kind: each opens from what a recipe says of it, and says what it lacks."""
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data_sets import SOURCES, source, write_source
+from hand_made import SCENES, sample
+
+from llava_grounding.data.coco import PhotoPack
+from llava_grounding.data.photo_dialogues import photo_sample
+from llava_grounding.data.sample import Sample, mirror_sample
+from llava_grounding.data.synthetic import SceneConfig, draw_scene
+from llava_grounding.errors import ConfigError, DataError
+from llava_grounding.markup import parse
+from llava_grounding.train.mixture import Mixture
+from llava_grounding.train.sources import (
+    KINDS,
+    VALIDATION_SEED,
+    Photos,
+    Scenes,
+    check_sources,
+    held_out_samples,
+    open_dataset,
+    open_source,
+    open_sources,
+    quiet_scenes,
+)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def refused(values: dict[str, Any], root: Path | None = None, kind: type[Exception] = ConfigError) -> str:
+    with pytest.raises(kind) as caught:
+        open_sources([values], root)
+    return str(caught.value)
+
+
+def samples_of(mixture: Mixture, steps: int) -> list[Sample]:
+    return [mixture.fill(slot, lambda one: one)[0] for step in range(steps) for slot in mixture.slots(step)]
+
+
+class TestKinds:
+    def test_there_is_a_miniature_of_every_kind_that_has_files(self) -> None:
+        assert {"scenes", "photos", *SOURCES} == set(KINDS)
+
+    @pytest.mark.parametrize("kind", SOURCES)
+    def test_each_opens_as_a_recipe_says_and_gives_dialogues_wherever_it_is_sent(
+        self, kind: str, tmp_path: Path
+    ) -> None:
+        values = source(kind, weight=3, name=f"my {kind}")
+        write_source(values, tmp_path)
+        ((opened, weight),) = open_sources([values], tmp_path)
+        assert weight == 3.0
+        assert opened.name == f"my {kind}"
+        assert opened.size in (1, 2)
+        found = opened.sample(0, rng())
+        assert found.turns
+        assert found.image.shape == (8, 10, 3)
+        sent = pickle.loads(pickle.dumps(opened))
+        assert sent.sample(0, rng()) == found
+
+    @pytest.mark.parametrize("kind", SOURCES)
+    def test_a_file_that_is_not_there_is_named_and_what_is_optional_left_out(self, kind: str, tmp_path: Path) -> None:
+        for key, value in SOURCES[kind].items():
+            if key in ("split", "name"):
+                continue
+            write_source(source(kind), tmp_path / "all")
+            values = source(kind, **{key: f"{value}.none"})
+            assert str(tmp_path) in refused(values, tmp_path / "all", DataError)
+            ((only, _),) = open_sources([values | {"optional": True}, {"kind": "scenes"}], tmp_path / "all")
+            assert only.name == "scenes"
+
+    @pytest.mark.parametrize("kind", SOURCES)
+    def test_unknown_and_missing_keys_are_named(self, kind: str, tmp_path: Path) -> None:
+        key = next(iter(SOURCES[kind]))
+        assert refused(source(kind, imags="x"), tmp_path) == (
+            f"a source of kind `{kind}` has no key `imags`; did you mean `images`?"
+        )
+        values = source(kind, optional=True)
+        del values[key]
+        assert refused(values, tmp_path) == f"a source of kind `{kind}` must say `{key}`"
+
+    def test_an_unknown_kind_gets_the_nearest_and_all_there_are(self) -> None:
+        told = refused({"kind": "refcocoo", "refs": "x"})
+        assert told == f"unknown kind of data `refcocoo`; did you mean `refcoco`?; known are {', '.join(KINDS)}"
+
+    @pytest.mark.parametrize("kind", ["scenes", "photos"])
+    def test_drawn_scenes_and_photos_know_their_keys_too(self, kind: str, mini_pack_root: Path) -> None:
+        assert refused({"kind": kind, "spilt": "val"}, mini_pack_root).startswith(
+            f"a source of kind `{kind}` has no key"
+        )
+        told = refused({"kind": kind, "talk": {"mirror": 1.0}}, mini_pack_root)
+        assert told == f"a source of kind `{kind}` has no key `talk`"
+
+    @pytest.mark.parametrize(
+        ("values", "expected"),
+        [
+            ({"kind": "scenes", "held_out": "no"}, "`held_out` of a source must be true or false, got `no`"),
+            ({"kind": "photos", "mirrored": "half"}, "`mirrored` of a source must be between 0 and 1, got `half`"),
+            ({"kind": "photos", "mirrored": 2}, "`mirrored` of a source must be between 0 and 1, got `2`"),
+            ({"kind": "scenes", "weight": "2"}, "`weight` of a source must be a number of at least 0, got `2`"),
+            ({"kind": "scenes", "weight": -1}, "`weight` of a source must be a number of at least 0, got `-1`"),
+            ({"kind": "scenes", "weight": True}, "`weight` of a source must be a number of at least 0, got `True`"),
+            ({"kind": "scenes", "weight": float("inf")}, "`weight` of a source must be .*, got `inf`"),
+            ({"kind": "llava", "talk": "much"}, "`talk` of `llava` must be a mapping of keys to values, got `much`"),
+            ({"kind": "llava", "talk": {"miror": 1}}, "unknown key `miror`; did you mean `mirror`\\?"),
+        ],
+    )
+    def test_values_of_another_kind_are_refused(
+        self, values: dict[str, Any], expected: str, mini_pack_root: Path, tmp_path: Path
+    ) -> None:
+        if values["kind"] == "llava":
+            values = source("llava") | values
+            write_source(values, tmp_path)
+        elif values["kind"] == "photos":
+            values = values | {"split": "val"}
+        with pytest.raises(ConfigError, match=expected):
+            open_sources([values], tmp_path if values["kind"] == "llava" else mini_pack_root)
+
+    def test_a_source_without_weight_is_not_even_opened(self, tmp_path: Path) -> None:
+        ((only, weight),) = open_sources([source("llava", weight=0), {"kind": "scenes"}], tmp_path)
+        assert (only.name, weight) == ("scenes", 1.0)
+
+    def test_when_nothing_is_there_what_is_optional_leaves_nothing(self, tmp_path: Path) -> None:
+        assert open_sources([source("llava", optional=True), source("gvc", optional=True)], tmp_path) == []
+        assert open_sources([], tmp_path) == []
+
+    def test_a_damaged_file_is_no_missing_one(self, tmp_path: Path) -> None:
+        write_source(source("llava"), tmp_path)
+        (tmp_path / "l/talk.json").write_text('[{"id": ')
+        assert "talk.json" in refused(source("llava", optional=True), tmp_path, DataError)
+
+
+class TestPaths:
+    def test_they_are_relative_to_the_root_or_the_working_directory_or_absolute(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write_source(source("llava"), tmp_path / "data")
+        assert len(open_dataset(source("llava"), tmp_path / "data")) == 1
+        monkeypatch.chdir(tmp_path / "data")
+        assert len(open_dataset(source("llava"), None)) == 1
+        absolute = {key: str(tmp_path / "data" / value) for key, value in SOURCES["llava"].items()}
+        assert len(open_dataset({"kind": "llava", **absolute}, tmp_path / "elsewhere")) == 1
+
+    def test_they_may_hold_variables_and_a_home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write_source(source("llava"), tmp_path)
+        monkeypatch.setenv("TALK_FOLDER", str(tmp_path / "l"))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        values = {"kind": "llava", "dialogues": "$TALK_FOLDER/talk.json", "images": "~/l/images"}
+        assert len(open_dataset(values, Path("nowhere"))) == 1
+        with pytest.raises(DataError, match=r"\$NO_SUCH_FOLDER"):
+            open_dataset(values | {"dialogues": "$NO_SUCH_FOLDER/talk.json"}, None)
+
+    def test_photos_lie_at_the_root_or_where_the_variable_says(
+        self, mini_pack_root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        values = {"kind": "photos", "split": "val"}
+        monkeypatch.setenv("LLAVA_GROUNDING_DATA", str(mini_pack_root))
+        ((by_root, _),), ((by_variable, _),) = open_sources([values], mini_pack_root), open_sources([values], None)
+        assert by_root.size == by_variable.size == 4
+        monkeypatch.delenv("LLAVA_GROUNDING_DATA")
+        assert "set LLAVA_GROUNDING_DATA" in refused(values, None, DataError)
+
+
+class TestScenes:
+    def test_held_out_scenes_are_always_the_same_and_beyond_all_training_seeds(self) -> None:
+        held_out, seen = Scenes(SCENES, held_out=True), Scenes(SCENES)
+        scenes = held_out_samples([(held_out, 1.0)], 3)
+        assert [scene.id for scene in scenes] == [f"scene-{VALIDATION_SEED + index}" for index in range(3)]
+        assert scenes[:2] == held_out_samples([(held_out, 1.0)], 2)
+        numbers = (0, VALIDATION_SEED - 1, VALIDATION_SEED, VALIDATION_SEED + 2, 2**31 - 1)
+        assert all(int(seen.sample(number, rng()).id.removeprefix("scene-")) < VALIDATION_SEED for number in numbers)
+        trained_on = samples_of(Mixture([(seen, 1.0)], 10, 0), 1)
+        assert max(int(scene.id.removeprefix("scene-")) for scene in trained_on) < VALIDATION_SEED
+
+    def test_they_have_no_end_whether_held_out_or_not(self) -> None:
+        assert Scenes(SCENES).size is None
+        assert Scenes(SCENES, held_out=True).size is None
+
+    def test_a_scene_is_never_mirrored(self) -> None:
+        for number in range(4):
+            assert Scenes(SCENES).sample(number, rng()) == draw_scene(number, SCENES)
+
+    def test_quiet_ones_show_the_same_kinds_and_ask_nothing(self) -> None:
+        assert quiet_scenes() == SceneConfig(questions=())
+        assert Scenes(quiet_scenes()).sample(1, rng()).turns == ()
+        source_of = open_source({"kind": "scenes"}, None, lambda: SCENES)
+        assert source_of == Scenes(SCENES)
+
+
+class TestPhotos:
+    def test_half_of_them_are_mirrored_and_any_may_come(self, mini_pack_root: Path) -> None:
+        photos = PhotoPack(mini_pack_root).split("val")
+        mirrored = 0
+        for seed in range(24):
+            shown = Photos(photos).sample(seed % 4, rng(seed))
+            straight = photo_sample(photos[seed % 4], rng(seed))
+            if shown != straight:
+                assert shown == mirror_sample(straight)
+                mirrored += 1
+        assert 6 <= mirrored <= 18
+        assert Photos(photos, mirrored=0).sample(0, rng(3)) == photo_sample(photos[0], rng(3))
+        assert Photos(photos, mirrored=1).sample(0, rng(3)) == mirror_sample(photo_sample(photos[0], rng(3)))
+
+    def test_they_come_in_their_share_beside_scenes(self, mini_pack_root: Path) -> None:
+        sources = open_sources([{"kind": "scenes"}, {"kind": "photos", "split": "val"}], mini_pack_root, lambda: SCENES)
+        mixed = Mixture(sources, 4, 0)
+        assert [sample.source == "drawn" for sample in samples_of(mixed, 4)].count(True) == 8
+        assert mixed.parts(0) == [2, 2]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_left_and_right_are_true_whether_mirrored_or_not(mirrored: bool) -> None:
+    checked = 0
+    for straight in samples_of(Mixture([(Scenes(SCENES), 1.0)], 4, 3), 5):
+        one = mirror_sample(straight) if mirrored else straight
+        width = one.image_size_wh[0]
+        for turn in (turn for turn in one.turns if turn.kind == "where" and turn.grounded):
+            first = parse(turn.answer).phrases[0]
+            said = parse(turn.answer).text[first.span[1] :].split(",")[0].rstrip(".")
+            if said.endswith(("on the left", "on the right")) and turn.targets[0]:
+                x0, _, x1, _ = one.instances[turn.targets[0][0]].box_xyxy
+                assert ((x0 + x1) / 2 < width / 2) == said.endswith("left"), (turn, one.id)
+                checked += 1
+    assert checked > 3
+
+
+def test_a_mirrored_hand_made_sample_says_and_shows_the_other_side() -> None:
+    straight = sample()
+    mirrored = mirror_sample(straight)
+    assert mirrored.turns[3].question == "And what is right of it?"
+    assert np.array_equal(mirrored.image, straight.image[:, ::-1])
+    assert mirrored.instances[0].box_xyxy.tolist() == [80 - 32, 8, 80 - 8, 40]
+    assert mirrored.turns[2].prompts[0].box_xyxy.tolist() == [80 - 32, 8, 80 - 8, 40]
+
+
+def digest(samples: list[Sample]) -> list[str]:
+    """Everything that is said and shown, in one number each."""
+    codes = []
+    for one in samples:
+        parts = [one.id, repr(one.turns), repr(one.instances), repr(sorted(one.exhaustive or ()))]
+        code = hashlib.sha256("".join(parts).encode())
+        code.update(one.image.tobytes() + one.masks.tobytes())
+        codes.append(code.hexdigest())
+    return codes
+
+
+def some_of_all(pack: str | Path, root: str | Path) -> list[Sample]:
+    """Scenes, photos and a data set mixed, a few steps of them."""
+    mapped: list[dict[str, Any]] = [{"kind": "scenes"}, {"kind": "photos", "split": "val"}]
+    sources = open_sources(mapped, Path(pack), lambda: SCENES)
+    own = open_sources([source("own", talk={"mirror": 0.5, "categories": 1.0})], Path(root))
+    return samples_of(Mixture([*sources, *own], 3, 1), 4)
+
+
+def test_a_fresh_interpreter_with_other_hashes_makes_the_same_samples(mini_pack_root: Path, tmp_path: Path) -> None:
+    write_source(source("own"), tmp_path)
+    script = (
+        "import sys; sys.path[:0] = sys.argv[3:]\n"
+        "from test_sources import digest, some_of_all\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(*digest(some_of_all(*sys.argv[1:3])))"
+    )
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")]
+    command = [sys.executable, "-c", script, str(mini_pack_root), str(tmp_path), *folders]
+    environment = {**os.environ, "PYTHONHASHSEED": "12345"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+    assert found == digest(some_of_all(mini_pack_root, tmp_path))
+
+
+class TestHeldOut:
+    def test_they_are_the_first_of_each_source_by_weight_and_the_same_each_time(self, tmp_path: Path) -> None:
+        for kind in ("refcoco", "own"):
+            write_source(source(kind), tmp_path)
+        values = [source("refcoco", weight=1), source("own", weight=1), {"kind": "scenes", "held_out": True}]
+        sources = open_sources(values, tmp_path, lambda: SCENES)
+        first, again = held_out_samples(sources, 9), held_out_samples(sources, 9)
+        assert first == again
+        assert [one.id.startswith("scene-") for one in first].count(True) == 3
+        assert len(first) == 1 + 2 + 3  # one photo with train refs, two own ones, all there are
+        assert held_out_samples(sources, 9, seed=1) != first
+
+    def test_a_source_of_small_weight_still_takes_part(self) -> None:
+        sources = [(Scenes(SCENES, name="a"), 1000.0), (Scenes(SCENES, held_out=True, name="b"), 0.1)]
+        assert [one.id.startswith(f"scene-{10**9}") for one in held_out_samples(sources, 3)] == [False] * 3 + [True]
+
+    def test_what_cannot_be_read_is_passed_over(self, tmp_path: Path) -> None:
+        write_source(source("own"), tmp_path)
+        (tmp_path / "o/images/1.png").write_bytes(b"broken")
+        ((own, _),) = sources = open_sources([source("own")], tmp_path)
+        assert own.size == 2
+        (only,) = held_out_samples(sources, 5)
+        assert only.id == "2.png"
+        assert held_out_samples([], 5) == []
+
+
+class TestCheck:
+    def test_it_tells_what_there_is_of_everything_that_has_files(self, tmp_path: Path) -> None:
+        for kind in ("refcoco", "own"):
+            write_source(source(kind), tmp_path)
+        lines: list[str] = []
+        assert check_sources([{"kind": "scenes"}, source("refcoco"), source("own")], tmp_path, lines.append)
+        assert {"r_train: ok", "own data: ok", "  records: 1", "  records: 2", "  expressions: 2"} <= set(lines)
+
+    def test_a_broken_picture_is_told_and_the_rest_still_looked_at(self, tmp_path: Path) -> None:
+        for kind in ("refcoco", "own"):
+            write_source(source(kind), tmp_path)
+        (tmp_path / "r/images/1.png").write_bytes(b"broken")
+        lines: list[str] = []
+        assert not check_sources([source("refcoco"), source("own")], tmp_path, lines.append)
+        assert {"r_train: not ok", "own data: ok", "  broken images: 1"} <= set(lines)
+
+    def test_files_that_are_not_there_are_told_and_the_rest_still_looked_at(self, tmp_path: Path) -> None:
+        write_source(source("own"), tmp_path)
+        lines: list[str] = []
+        assert not check_sources([source("llava"), source("own")], tmp_path, lines.append)
+        assert lines[0].startswith("llava: not ok: ")
+        assert "talk.json" in lines[0]
+        assert "own data: ok" in lines
+
+    def test_optional_files_need_not_be_there_and_a_wrong_key_is_an_error(self, tmp_path: Path) -> None:
+        write_source(source("own"), tmp_path)
+        lines: list[str] = []
+        assert check_sources([source("llava", optional=True), source("own")], tmp_path, lines.append)
+        assert lines[0].startswith("llava: left out: ")
+        with pytest.raises(ConfigError, match="has no key"):
+            check_sources([source("own", imges="x")], tmp_path, lines.append)
+
+    def test_photos_of_the_pack_are_looked_at(self, mini_pack_root: Path) -> None:
+        lines: list[str] = []
+        assert check_sources([{"kind": "photos", "split": "val"}], mini_pack_root, lines.append)
+        assert "  records: 4" in lines
