@@ -16,13 +16,13 @@ from hand_made import SCENES, sample
 from llava_grounding.data.coco import PhotoPack
 from llava_grounding.data.photo_dialogues import photo_sample
 from llava_grounding.data.sample import Sample, mirror_sample
+from llava_grounding.data.scenes import HELD_OUT
 from llava_grounding.data.synthetic import SceneConfig, draw_scene
 from llava_grounding.errors import ConfigError, DataError
 from llava_grounding.markup import parse
 from llava_grounding.train.mixture import Mixture
 from llava_grounding.train.sources import (
     KINDS,
-    VALIDATION_SEED,
     Photos,
     Scenes,
     check_sources,
@@ -175,12 +175,12 @@ class TestScenes:
     def test_held_out_scenes_are_always_the_same_and_beyond_all_training_seeds(self) -> None:
         held_out, seen = Scenes(SCENES, held_out=True), Scenes(SCENES)
         scenes = held_out_samples([(held_out, 1.0)], 3)
-        assert [scene.id for scene in scenes] == [f"scene-{VALIDATION_SEED + index}" for index in range(3)]
+        assert [scene.id for scene in scenes] == [f"scene-{HELD_OUT + index}" for index in range(3)]
         assert scenes[:2] == held_out_samples([(held_out, 1.0)], 2)
-        numbers = (0, VALIDATION_SEED - 1, VALIDATION_SEED, VALIDATION_SEED + 2, 2**31 - 1)
-        assert all(int(seen.sample(number, rng()).id.removeprefix("scene-")) < VALIDATION_SEED for number in numbers)
+        numbers = (0, HELD_OUT - 1, HELD_OUT, HELD_OUT + 2, 2**31 - 1)
+        assert all(int(seen.sample(number, rng()).id.removeprefix("scene-")) < HELD_OUT for number in numbers)
         trained_on = samples_of(Mixture([(seen, 1.0)], 10, 0), 1)
-        assert max(int(scene.id.removeprefix("scene-")) for scene in trained_on) < VALIDATION_SEED
+        assert max(int(scene.id.removeprefix("scene-")) for scene in trained_on) < HELD_OUT
 
     def test_they_have_no_end_whether_held_out_or_not(self) -> None:
         assert Scenes(SCENES).size is None

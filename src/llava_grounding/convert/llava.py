@@ -36,9 +36,8 @@ from llava_grounding.errors import CheckpointError
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.presets import PRESETS
 from llava_grounding.processing.conversation import ChatTemplate
-from llava_grounding.processing.image import CanvasSettings, TowerSettings
+from llava_grounding.processing.image import TowerSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
-from llava_grounding.processing.selection import SelectionSettings
 
 _EMBEDDING, _OUTPUT = "language_model.embed_tokens.weight", "lm_head.weight"
 _OWN_OPTIONS: dict[str, Any] = {  # as trained, not as the original's demo; the grounder itself stays the original's
@@ -233,18 +232,13 @@ def _without_tied(expected: dict[str, tuple[int, ...]], config: LlavaGroundingCo
 
 def _processor_settings(config: LlavaGroundingConfig, values: Mapping[str, Any]) -> ProcessorSettings:
     """How LLaVA reads pictures and writes dialogues."""
-    grounder = config.grounder_config
-    return ProcessorSettings(
-        image_sequence_length=config.image_sequence_length,
-        canvas=CanvasSettings(
-            grounder.image_size, tuple(grounder.image_mean), tuple(grounder.image_std), grounder.pad_value
-        ),
+    return ProcessorSettings.of(
+        config,
         tower=TowerSettings(
             size=config.vision_config.image_size, fit="pad" if values.get("image_aspect_ratio") == "pad" else "crop"
         ),
         # The blank gives the first word the token that Llama's own tokenizer gives it.
         template=ChatTemplate(system=f" {SYSTEM}", begin=True),
-        selection=SelectionSettings(config.query_selection, config.score_threshold, config.nms_iou),
     )
 
 

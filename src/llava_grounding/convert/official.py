@@ -23,9 +23,8 @@ from llava_grounding.convert.writer import MAX_FILE_BYTES, check_new
 from llava_grounding.errors import CheckpointError
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.processing.conversation import ChatTemplate
-from llava_grounding.processing.image import CanvasSettings, TowerSettings
+from llava_grounding.processing.image import TowerSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
-from llava_grounding.processing.selection import SelectionSettings
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -86,15 +85,10 @@ def _write_again(
 
 def processor_settings(config: LlavaGroundingConfig, demo_quirks: bool = False) -> ProcessorSettings:
     """How the original reads pictures and writes dialogues."""
-    grounder = config.grounder_config
-    return ProcessorSettings(
-        image_sequence_length=config.image_sequence_length,
-        canvas=CanvasSettings(
-            grounder.image_size, tuple(grounder.image_mean), tuple(grounder.image_std), grounder.pad_value
-        ),
+    return ProcessorSettings.of(
+        config,
         tower=TowerSettings(size=config.vision_config.image_size),
         template=ChatTemplate(system=SYSTEM, begin=True),
-        selection=SelectionSettings(config.query_selection, config.score_threshold, config.nms_iou),
         tokenisation="sentencepiece",
         demo_quirks=demo_quirks,
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from llava_grounding.data.coco import CocoPhotos
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.reading import are_numbers, read_json
+from llava_grounding.data.reading import MAX_SIDE, are_numbers, read_json
 from llava_grounding.data.record import Record
 from llava_grounding.data.rows import (
     EntryError,
@@ -26,7 +26,6 @@ from llava_grounding.data.rows import (
 from llava_grounding.errors import DataError
 from llava_grounding.masks import rle_area
 
-_MAX_SIDE = 65_535  # pixels; no common file format for pictures holds more
 _SHOWN_KEYS = 8
 _TRAILING_NUMBER = re.compile(r"([0-9]{1,18})$")
 
@@ -181,9 +180,9 @@ def _check_category(row: Mapping[str, Any]) -> None:
 def _check_image(row: Mapping[str, Any]) -> None:
     file_name_of(row.get("file_name"))
     sides: tuple[Any, Any] = row.get("width"), row.get("height")
-    if not all(is_whole(side) and 1 <= side <= _MAX_SIDE for side in sides):
+    if not all(is_whole(side) and 1 <= side <= MAX_SIDE for side in sides):
         raise EntryError(
-            "image without size", f"must have width and height of 1 to {_MAX_SIDE} pixels, got {shown(sides)}"
+            "image without size", f"must have width and height of 1 to {MAX_SIDE} pixels, got {shown(sides)}"
         )
     if not isinstance(row.get("label_set"), str | None):
         raise EntryError("unknown label_set", f"label_set must be a name, got {shown(row['label_set'])}")

@@ -16,6 +16,11 @@ PRECISIONS = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.5}
 _INT4_SCALES = 4 / 64  # bytes per weight: one float32 scale for every 64 of them
 
 
+def bytes_per_weight(precision: str) -> float:
+    """Of a linear layer that a quantiser may touch, scales included."""
+    return PRECISIONS[precision] + (_INT4_SCALES if precision == "int4" else 0)
+
+
 @dataclass(frozen=True)
 class PartSize:
     """One part of a model."""
@@ -32,7 +37,7 @@ class PartSize:
         """Memory of its weights."""
         if self.precise:
             return 4 * self.parameters
-        small = PRECISIONS[precision] + (_INT4_SCALES if precision == "int4" else 0)
+        small = bytes_per_weight(precision)
         return round(max(PRECISIONS[precision], 2.0) * (self.parameters - self.linear) + small * self.linear)
 
 

@@ -89,6 +89,19 @@ class ProcessorSettings:
     demo_quirks: bool = False
     """Write dialogues as the original's demo does, faults included; see `demo.py`."""
 
+    @classmethod
+    def of(cls, config: LlavaGroundingConfig, **others: Any) -> ProcessorSettings:
+        """What a model's configuration says of its processor; the other fields as given, or their defaults."""
+        grounder = config.grounder_config
+        return cls(
+            image_sequence_length=config.image_sequence_length,
+            canvas=CanvasSettings(
+                grounder.image_size, tuple(grounder.image_mean), tuple(grounder.image_std), grounder.pad_value
+            ),
+            selection=SelectionSettings(config.query_selection, config.score_threshold, config.nms_iou),
+            **others,
+        )
+
     def __post_init__(self) -> None:
         if self.tokenisation not in _TOKENISATIONS:
             raise ConfigError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_grounding.data.synthetic import SceneConfig
-from llava_grounding.model.sizes import meta_model
+from llava_grounding.model.sizes import bytes_per_weight, meta_model
 from llava_grounding.train.adapters import add_adapters
 from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.mixture import Mixture
@@ -17,7 +17,6 @@ from llava_grounding.train.sources import open_sources, quiet_scenes
 from llava_grounding.train.stream import Portion
 from llava_grounding.train.workshop import class_names, model_config
 
-_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.5625}
 _GIB = 2**30
 _TOKENS = 1024  # of a dialogue with its image, where the recipe does not bound it
 # Values that a layer keeps of each token for the way back, in units of the model's width (arXiv:2205.05198).
@@ -88,7 +87,7 @@ def estimate_memory(parts: Sequence[PartPlan], recipe: Recipe, processes: int, w
     vision = {"grounder", "visual_prompt_encoder"}
     weights = gradients = optimizer = 0.0
     for part in parts:
-        resting = 4.0 if part.name in vision else _BYTES[recipe.weights]
+        resting = 4.0 if part.name in vision else bytes_per_weight(recipe.weights)
         weights += part.learning * 4.0 + part.resting * resting
         gradients += part.whole * 4.0
         optimizer += part.whole * 8.0

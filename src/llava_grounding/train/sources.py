@@ -22,14 +22,13 @@ from llava_grounding.data.marks import draw_marks
 from llava_grounding.data.photo_dialogues import photo_sample
 from llava_grounding.data.record import Dataset
 from llava_grounding.data.sample import Sample, mirror_sample
+from llava_grounding.data.scenes import HELD_OUT
 from llava_grounding.data.synthetic import SceneConfig, draw_scene
 from llava_grounding.data.talk_settings import TalkSettings, talk_settings
 from llava_grounding.data.talk_turns import possible_kinds
 from llava_grounding.errors import ConfigError, DataError, did_you_mean
 from llava_grounding.train.mixture import SampleSource
 
-VALIDATION_SEED = 10**9
-"""Scenes from this seed on are never trained on."""
 _READERS: dict[str, str] = {
     "coco": "coco:CocoPhotos",
     "coco_panoptic": "coco_panoptic:CocoPanoptic",
@@ -68,7 +67,7 @@ class Scenes:
 
     def sample(self, number: int, rng: np.random.Generator) -> Sample:
         """A scene; never mirrored, since it would list its things from right to left."""
-        return draw_scene(VALIDATION_SEED + number if self.held_out else number % VALIDATION_SEED, self.config)
+        return draw_scene(HELD_OUT + number if self.held_out else number % HELD_OUT, self.config)
 
 
 @dataclass(frozen=True)

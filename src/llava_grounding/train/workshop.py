@@ -19,9 +19,7 @@ from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.presets import preset
 from llava_grounding.processing.conversation import ChatTemplate
-from llava_grounding.processing.image import CanvasSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
-from llava_grounding.processing.selection import SelectionSettings
 from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.train.adapters import add_adapters
 from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, load_class_phrases
@@ -101,7 +99,8 @@ def open_workshop(recipe: Recipe, folder: Path, root: Path | None = None, device
     if not held_out:
         logger.warning("there is nothing to validate with, so no best weights will be kept, only the last")
     if recipe.start_from is None:
-        model, processor = _from_nothing(recipe, open_sources(recipe.data, root))
+        told = sources if drawn is SceneConfig else open_sources(recipe.data, root)  # a tokenizer needs dialogues
+        model, processor = _from_nothing(recipe, told)
         start = None
     else:
         start = find_checkpoint(recipe.start_from)[1]
@@ -204,14 +203,7 @@ def _new_tokens(processor: LlavaGroundingProcessor) -> list[int]:
 
 def new_processor(config: LlavaGroundingConfig, mixture: Mixture) -> LlavaGroundingProcessor:
     """A processor for a model that starts from nothing, with a tokenizer trained on the mixture's dialogues."""
-    grounder = config.grounder_config
-    settings = ProcessorSettings(
-        image_sequence_length=config.image_sequence_length,
-        canvas=CanvasSettings(
-            grounder.image_size, tuple(grounder.image_mean), tuple(grounder.image_std), grounder.pad_value
-        ),
-        selection=SelectionSettings(config.query_selection, config.score_threshold, config.nms_iou),
-    )
+    settings = ProcessorSettings.of(config)
     tokenizer = train_tokenizer(_dialogue_texts(mixture, settings.template), config.text_config.vocab_size)
     return LlavaGroundingProcessor(tokenizer, settings)
 
