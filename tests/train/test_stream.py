@@ -3,6 +3,8 @@
 import hashlib
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -194,6 +196,26 @@ class TestBroken:
         monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
         with pytest.raises(RuntimeError, match=r"DataLoader worker .* exited unexpectedly|killed by signal"):
             list(islice(batch_loader(stream(Deadly()), 1), 2))
+
+    def test_a_program_that_forgets_its_workers_ends_nevertheless(self) -> None:
+        lines = [
+            "from test_stream import batch_loader, stream",
+            "batches = iter(batch_loader(stream(steps=300), 2))",
+            "next(batches)",
+            "batches.itself = batches",
+            "print('forgotten')",
+        ]
+        folder = Path(__file__).parent
+        ended = subprocess.run(
+            [sys.executable, "-c", "\n".join(lines)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(folder.parent), *sys.path])},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (ended.returncode, ended.stdout.strip(), ended.stderr.strip()) == (0, "forgotten", "")
 
 
 @dataclass(frozen=True)

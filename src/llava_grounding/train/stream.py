@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from typing import cast
 
 import numpy as np
 import torch
@@ -131,7 +136,7 @@ class BatchStream(IterableDataset[Delivery]):
 
 def batch_loader(stream: BatchStream, workers: int) -> DataLoader[Delivery]:
     """The stream, made ahead by worker processes; a worker that dies or hangs ends the run with an error."""
-    return DataLoader(
+    return _Loader(
         stream,
         batch_size=None,
         num_workers=workers,
@@ -139,6 +144,29 @@ def batch_loader(stream: BatchStream, workers: int) -> DataLoader[Delivery]:
         worker_init_fn=_settle_worker,
         timeout=_PATIENCE if workers else 0,
     )
+
+
+class _Loader(DataLoader[Delivery]):
+    """A loader that remembers its workers: deaf to stop signals, they would outlast a program that forgot them."""
+
+    def __iter__(self) -> Iterator[Delivery]:  # type: ignore[override]
+        before = multiprocessing.active_children()
+        batches = super().__iter__()
+        _deaf.update(child for child in multiprocessing.active_children() if child not in before)
+        return cast(Iterator[Delivery], batches)
+
+
+_deaf: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    """Runs before multiprocessing's own end, which sends its children SIGTERM and waits for them without a limit."""
+    workers = set(_deaf).intersection(multiprocessing.active_children())
+    if workers:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where torch raises an error for every worker that is killed
+    for worker in workers:
+        worker.kill()
 
 
 def _settle_worker(worker: int) -> None:
