@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline
+from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline, Request
 from llava_grounding.benchmark.quality import (
     DESCRIBE,
     FIRST_UNSEEN_SEED,
@@ -35,7 +36,9 @@ class FakeChat:
         self.samples = {sample.image.tobytes(): sample for sample in samples}
         self.answer_of = answer_of
 
-    def ask(self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = ()) -> GroundedAnswer:
+    def ask(
+        self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = (), grounded: bool = True
+    ) -> GroundedAnswer:
         sample = self.samples[image.tobytes()]
         turn = self.answer_of(sample, question)
         if turn is None:
@@ -47,8 +50,8 @@ class FakeChat:
         )
         return GroundedAnswer(parsed.text, phrases, sample.image_size_wh, turn.answer, "fake", 0, 0)
 
-    def ask_batch(self, requests: Sequence[tuple[np.ndarray, str]]) -> list[GroundedAnswer]:
-        return [self.ask(image, question) for image, question in requests]
+    def ask_batch(self, requests: Sequence[Request]) -> list[GroundedAnswer]:
+        return [self.ask(*request) for request in requests]
 
     def ground(self, image: np.ndarray, phrases: Sequence[str]) -> list[GroundedPhrase]:
         sample = self.samples[image.tobytes()]
@@ -142,12 +145,31 @@ def test_right_words_on_the_wrong_things_are_worth_nothing(scenes: list[Sample])
     assert (result["CIDEr-D"].value or 0) < 5.0
 
 
+def test_answers_without_regions_stand_beside_those_with_them(scenes: list[Sample]) -> None:
+    class SpeaksWhenNotAskedToPoint(FakeChat):
+        def ask(
+            self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = (), grounded: bool = True
+        ) -> GroundedAnswer:
+            answer = super().ask(image, question, prompts, grounded)
+            return answer if prompts or not grounded else replace(answer, text="", phrases=())
+
+    result = scene_result(SpeaksWhenNotAskedToPoint(scenes, truth_of))
+    assert (result["CIDEr-D"].value, result["CIDEr-D, without regions"].value) == (0.0, pytest.approx(10.0))
+    assert result["answers in words right"].value == 0.0
+    assert result["answers in words right, without regions"].value == 1.0
+    assert result["region naming accuracy"].value == 1.0
+    oracle = scene_result(FakeChat(scenes, truth_of))
+    assert oracle["answers in words right"].value == oracle["answers in words right, without regions"].value == 1.0
+
+
 def test_a_chat_that_fails_is_counted_as_not_answering(scenes: list[Sample]) -> None:
     class Broken(FakeChat):
-        def ask(self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = ()) -> GroundedAnswer:
-            if question == DESCRIBE:
+        def ask(
+            self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = (), grounded: bool = True
+        ) -> GroundedAnswer:
+            if question == DESCRIBE and grounded:
                 raise ImageError("no")
-            return super().ask(image, question, prompts)
+            return super().ask(image, question, prompts, grounded)
 
     result = scene_result(Broken(scenes, truth_of))
     assert result.asked - result.answered == NUM_SCENES

@@ -22,12 +22,18 @@ _KEY_WORDS = 2
 _CENTRE_BOX = np.array([0.25, 0.25, 0.75, 0.75])
 
 
+Request = tuple[np.ndarray, str, tuple[VisualPrompt, ...], bool]
+"""An image, a question, what its `<region>`s point at, and whether regions are asked for."""
+
+
 class Chat(Protocol):
     """Anything that answers questions about images given as (H, W, 3) uint8 arrays."""
 
-    def ask(self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = (), /) -> GroundedAnswer: ...
+    def ask(
+        self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = (), grounded: bool = True, /
+    ) -> GroundedAnswer: ...
 
-    def ask_batch(self, questions: Sequence[tuple[np.ndarray, str]], /) -> Sequence[GroundedAnswer]: ...
+    def ask_batch(self, questions: Sequence[Request], /) -> Sequence[GroundedAnswer]: ...
 
     def ground(self, image: np.ndarray, phrases: Sequence[str], /) -> Sequence[GroundedPhrase]: ...
 
@@ -43,17 +49,19 @@ class _BlindChat(ABC):
     def raw_answer(self, question: str) -> str:
         """Answer in markup."""
 
-    def ask(self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = ()) -> GroundedAnswer:
+    def ask(
+        self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = (), grounded: bool = True
+    ) -> GroundedAnswer:
         raw = self.raw_answer(question)
         parsed = parse(raw)
         phrases = tuple(
             GroundedPhrase(number, phrase.text, phrase.span, (self._region(image),), 1.0)
-            for number, phrase in enumerate(parsed.phrases)
+            for number, phrase in enumerate(parsed.phrases if grounded else ())
         )
         return GroundedAnswer(parsed.text, phrases, (image.shape[1], image.shape[0]), raw, self.name, 0, 0)
 
-    def ask_batch(self, requests: Sequence[tuple[np.ndarray, str]]) -> Sequence[GroundedAnswer]:
-        return [self.ask(image, question) for image, question in requests]
+    def ask_batch(self, requests: Sequence[Request]) -> Sequence[GroundedAnswer]:
+        return [self.ask(*request) for request in requests]
 
     def ground(self, image: np.ndarray, phrases: Sequence[str]) -> Sequence[GroundedPhrase]:
         region = self._region(image)

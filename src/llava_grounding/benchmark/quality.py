@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 import llava_grounding
-from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline
+from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline, Request
 from llava_grounding.benchmark.captions import ObjectCounts, count_objects
 from llava_grounding.benchmark.judge import judge_answer
 from llava_grounding.benchmark.metrics import (
@@ -191,13 +191,16 @@ class _Candidate:
     image: np.ndarray
     tally: ImageTally = field(default_factory=ImageTally)
 
-    def ask(self, question: str, prompts: tuple[VisualPrompt, ...] = ()) -> GroundedAnswer | None:
-        return self._counted(1, lambda: [self.chat.ask(self.image, question, prompts)])[0]
+    def ask(
+        self, question: str, prompts: tuple[VisualPrompt, ...] = (), grounded: bool = True
+    ) -> GroundedAnswer | None:
+        return self._counted(1, lambda: [self.chat.ask(self.image, question, prompts, grounded)])[0]
 
-    def ask_all(self, questions: Sequence[str]) -> list[GroundedAnswer | None]:
+    def ask_all(self, questions: Sequence[str], grounded: bool = True) -> list[GroundedAnswer | None]:
         if not questions:
             return []
-        return self._counted(len(questions), lambda: self.chat.ask_batch([(self.image, text) for text in questions]))
+        requests: list[Request] = [(self.image, text, (), grounded) for text in questions]
+        return self._counted(len(questions), lambda: self.chat.ask_batch(requests))
 
     def ground(self, phrases: Sequence[str]) -> list[GroundedPhrase | None]:
         return self._counted(len(phrases), lambda: self.chat.ground(self.image, phrases)) if phrases else []
@@ -213,7 +216,7 @@ class _Candidate:
 
 
 def _describe(candidate: _Candidate, exam: Exam) -> None:
-    """The grounded description: its regions, the things it speaks of, its words."""
+    """The grounded description: its regions, the things it speaks of, its words; and one without regions, its words."""
     sample, tally = exam.sample, candidate.tally
     start = time.perf_counter()
     answer = candidate.ask(DESCRIBE)
@@ -221,6 +224,8 @@ def _describe(candidate: _Candidate, exam: Exam) -> None:
     if answer is None:
         answer = GroundedAnswer("", (), sample.image_size_wh, "", "", 0, 0)
     tally.description, tally.references = answer.text, exam.references
+    plain = candidate.ask(DESCRIBE, grounded=False) if exam.references else None
+    tally.plain_description = "" if plain is None else plain.text
     tally.objects = _named_objects(answer.text, exam)
     if not sample.instances:
         return
@@ -256,21 +261,43 @@ def _refer(candidate: _Candidate, exam: Exam) -> None:
 
 
 def _short_answers(candidate: _Candidate, exam: Exam) -> None:
-    tally = candidate.tally
+    """Short questions; those in words alone are asked once more without regions."""
     pointed = [turn for turn in exam.turns if turn.prompts]
-    plain = [turn for turn in exam.turns if not turn.prompts]
-    answers = [candidate.ask(turn.question, turn.prompts) for turn in pointed]
-    answers += candidate.ask_all([turn.question for turn in plain])
-    for turn, answer in zip([*pointed, *plain], answers, strict=True):
-        said, truth = "" if answer is None else answer.text, strip_markup(turn.answer)
-        expected = _opening(truth)
-        if expected is not None:
-            tally.yes_no.setdefault("yes/no", []).append((said, expected))
-            tally.unparsable += answer is not None and parse_yes_no(said) is None
-            continue
-        name, right = _mark(turn.kind, said, truth, exam.words)
+    in_words = [turn for turn in exam.turns if not turn.prompts]
+    for turn in pointed:
+        _score(candidate, turn, candidate.ask(turn.question, turn.prompts), exam.words)
+    texts = [turn.question for turn in in_words]
+    grounded, plain = candidate.ask_all(texts), candidate.ask_all(texts, grounded=False)
+    for turn, answer, again in zip(in_words, grounded, plain, strict=True):
+        candidate.tally.right.append(_score(candidate, turn, answer, exam.words))
+        candidate.tally.right_plain.append(_right(turn, _said(again), exam.words)[1] is True)
+
+
+def _score(candidate: _Candidate, turn: Turn, answer: GroundedAnswer | None, words: Lexicon) -> bool:
+    """Enter an answer under its kind; whether it is right."""
+    tally, said = candidate.tally, _said(answer)
+    name, right = _right(turn, said, words)
+    tally.unparsable += answer is not None and right is None
+    truth = _opening(strip_markup(turn.answer))
+    if truth is None:
         tally.short.setdefault(name, []).append(bool(right))
-        tally.unparsable += answer is not None and right is None
+    else:
+        tally.yes_no.setdefault(name, []).append((said, truth))
+    return right is True
+
+
+def _said(answer: GroundedAnswer | None) -> str:
+    return "" if answer is None else answer.text
+
+
+def _right(turn: Turn, said: str, words: Lexicon) -> tuple[str, bool | None]:
+    """What is scored and whether the answer is right; None when it cannot be read."""
+    truth = strip_markup(turn.answer)
+    expected = _opening(truth)
+    if expected is None:
+        return _mark(turn.kind, said, truth, words)
+    opening = parse_yes_no(said)
+    return "yes/no", None if opening is None else opening is expected
 
 
 def _mark(kind: str, said: str, truth: str, words: Lexicon) -> tuple[str, bool | None]:
@@ -295,9 +322,8 @@ def _opening(truth: str) -> bool | None:
 def _polls(candidate: _Candidate, exam: Exam) -> None:
     answers = candidate.ask_all([question for question, _ in exam.polls])
     for answer, (_, truth) in zip(answers, exam.polls, strict=True):
-        said = "" if answer is None else answer.text
-        candidate.tally.yes_no.setdefault("POPE", []).append((said, truth))
-        candidate.tally.unparsable += answer is not None and parse_yes_no(said) is None
+        candidate.tally.yes_no.setdefault("POPE", []).append((_said(answer), truth))
+        candidate.tally.unparsable += answer is not None and parse_yes_no(_said(answer)) is None
 
 
 def _scene_exam(sample: Sample) -> Exam:

@@ -34,11 +34,13 @@ class ImageTally:
         mask_ious: mask overlap of the description's right regions.
         unjudged: its regions that nobody could judge.
         description, references: text, and sentences by people; both empty where there are none.
+        plain_description: the description that was asked for without regions.
         objects: categories the description speaks of.
         hits: per referring phrase, whether its best box is right.
         overlaps: per referring phrase whose instance has a mask, pixels in both and in either.
         short: by kind of question, whether each short answer is right.
         yes_no: by name of the test, answers with their truths.
+        right, right_plain: whether each answer to a question in words is right, asked with and without regions.
         seconds: per description.
     """
 
@@ -48,11 +50,14 @@ class ImageTally:
     unjudged: int = 0
     description: str = ""
     references: tuple[str, ...] = ()
+    plain_description: str = ""
     objects: ObjectCounts = field(default_factory=ObjectCounts)
     hits: list[bool] = field(default_factory=list)
     overlaps: list[tuple[int, int]] = field(default_factory=list)
     short: dict[str, list[bool]] = field(default_factory=dict)
     yes_no: dict[str, list[tuple[str, bool]]] = field(default_factory=dict)
+    right: list[bool] = field(default_factory=list)
+    right_plain: list[bool] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     asked: int = 0
     answered: int = 0
@@ -122,8 +127,12 @@ def _text_metrics(images: Sequence[ImageTally], seed: int) -> list[Metric]:
     metrics = []
     described = [image for image in images if image.references]
     if described:
-        scores = cider_d([i.description for i in described], [i.references for i in described])
-        metrics.append(_mean("CIDEr-D", [[score] for score in scores], seed))
+        references = [image.references for image in described]
+        for name, texts in (
+            ("CIDEr-D", [image.description for image in described]),
+            ("CIDEr-D, without regions", [image.plain_description for image in described]),
+        ):
+            metrics.append(_mean(name, [[score] for score in cider_d(texts, references)], seed))
     total = sum((image.objects for image in images), ObjectCounts())
     rows = np.array(
         [(i.objects.num_right, i.objects.num_mentioned, i.objects.num_present) for i in images], dtype=float
@@ -138,7 +147,10 @@ def _text_metrics(images: Sequence[ImageTally], seed: int) -> list[Metric]:
 
 
 def _short_metrics(images: Sequence[ImageTally], seed: int) -> list[Metric]:
-    metrics: list[Metric | None] = []
+    metrics: list[Metric | None] = [
+        _mean("answers in words right", [image.right for image in images], seed),
+        _mean("answers in words right, without regions", [image.right_plain for image in images], seed),
+    ]
     for kind in sorted({kind for image in images for kind in image.short}):
         metrics.append(_mean(f"{kind} accuracy", [image.short.get(kind, []) for image in images], seed))
     for test in sorted({test for image in images for test in image.yes_no}):
