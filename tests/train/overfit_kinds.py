@@ -1,21 +1,36 @@
-"""Learns eight pictures by heart from every kind of source, and prints what is left of the losses.
+"""Learns eight pictures by heart from every kind of source, then asks: losses, answers word by word, boxes and masks.
 
     python tests/train/overfit_kinds.py [STEPS] [KIND ...]
 
-Starts from the embedded model and takes some minutes a kind; not part of the tests. F1 is that of the same pictures,
-with other questions drawn; words of sources without phrases have only a language loss.
+Starts from the embedded model and takes some minutes a kind; not part of the tests. Each picture has one question,
+drawn once; pictures take different kinds of questions in turn.
 """
 
 import json
 import logging
 import sys
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+from running import Listed
 from scene_files import write_every_kind
 
-from llava_grounding.train.recipe import recipe_of
-from llava_grounding.train.run import train
+from llava_grounding.data.sample import Sample
+from llava_grounding.dialogue import Conversation
+from llava_grounding.markup import strip_markup
+from llava_grounding.masks import mask_iou
+from llava_grounding.runtime import Runtime
+from llava_grounding.train.mixture import Mixture
+from llava_grounding.train.recipe import Recipe, recipe_of
+from llava_grounding.train.run import run_stage
+from llava_grounding.train.workshop import Workshop, open_workshop
+
+COUNT = 8
+LOSSES = ("language", "phrase_loss_class", "phrase_loss_mask", "phrase_loss_dice", "phrase_loss_box")
 
 
 def main() -> None:
@@ -23,7 +38,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        sources = write_every_kind(root / "data")
+        sources = write_every_kind(root / "data", COUNT)
         for kind in sys.argv[2:] or sources:
             recipe = recipe_of(
                 {
@@ -33,10 +48,11 @@ def main() -> None:
                     "data": [sources[kind]],
                     "validation": [sources[kind]],
                     "steps": steps,
-                    "batch_size": 8,
+                    "batch_size": COUNT,
                     "learning_rate": 1e-3,
                     "weight_decay": 0.0,
                     "num_points": 0,
+                    "max_turns": 1,
                     "log_every": max(1, steps // 8),
                     "validate_every": 10_000,
                     "save_every": 10_000,
@@ -44,12 +60,52 @@ def main() -> None:
                     "report_to": [],
                 }
             )
-            metrics = train(recipe, root / kind, root / "data", "cpu")
-            rows = [json.loads(line) for line in (root / kind / "log.jsonl").read_text().splitlines()]
-            losses = [row for row in rows if "loss" in row]
-            names = ("language", "phrase_loss_class", "phrase_loss_dice", "phrase_loss_box")
-            shown = ", ".join(f"{name} {losses[0].get(name, 0):.3f} -> {losses[-1].get(name, 0):.3f}" for name in names)
-            print(f"{kind}: {shown}; {json.dumps(metrics)}", flush=True)
+            print(kind, by_heart(recipe, root / kind, root / "data"), sep=": ", flush=True)
+
+
+def by_heart(recipe: Recipe, folder: Path, data: Path) -> str:
+    """What is left of the losses, and how much of the samples the model says and shows when asked."""
+    shop = open_workshop(recipe, folder, data, "cpu")
+    samples = fixed_samples(shop)
+    shop.mixture, shop.held_out = Mixture([(Listed(samples), 1.0)], COUNT, 0), samples
+    metrics = run_stage(shop, "cpu")
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    first, *_, last = [row for row in rows if "loss" in row]
+    left = ", ".join(f"{name} {first[name]:.3f} -> {last[name]:.4f}" for name in LOSSES if name in first)
+    numbers = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+    return f"{left}; {numbers}; {examination(shop, samples)}"
+
+
+def fixed_samples(shop: Workshop) -> list[Sample]:
+    """One sample of every picture with one of its questions."""
+    (source,) = shop.mixture.sources
+    samples = []
+    for number in range(source.size):
+        sample = source.sample(number, np.random.default_rng(number))
+        if sample.turns and sample.id not in {one.id for one in samples}:
+            samples.append(replace(sample, turns=(sample.turns[len(samples) % len(sample.turns)],)))
+    return samples[:COUNT]
+
+
+def examination(shop: Workshop, samples: Sequence[Sample]) -> str:
+    """Every question asked once more, as a user would."""
+    runtime = Runtime(shop.model.eval(), shop.processor)
+    exact, overlaps, right, wanted = 0, [], 0, 0
+    for sample in samples:
+        (turn,) = sample.turns
+        seen = runtime.look_at([Image.fromarray(sample.image)])[0]
+        answer = Conversation(runtime, seen, "learnt").ask(turn.question, turn.prompts, turn.grounded)
+        exact += answer.text == strip_markup(turn.answer)
+        wanted += len(turn.targets)
+        for phrase, target in zip(answer.phrases, turn.targets, strict=False):
+            right += len(phrase.regions) == len(target or ())
+            found = np.array([region.mask for region in phrase.regions if region.mask is not None])
+            for row in target or ():
+                if sample.instances[row].has_mask:
+                    overlaps.append(mask_iou(found, sample.masks[[row]]).max() if len(found) else 0.0)
+    shown = f"; mask IoU mean {np.mean(overlaps):.3f}, least {min(overlaps):.3f} of {len(overlaps)}" if overlaps else ""
+    regions = f"; right number of regions in {right} of {wanted} phrases" if wanted else ""
+    return f"{exact} of {len(samples)} answers word by word{regions}{shown}"
 
 
 if __name__ == "__main__":
