@@ -158,7 +158,7 @@ BROKEN = {
 def test_a_broken_annotation_is_left_out_counted_and_named(tmp_path: Path, reason: str) -> None:
     broken = annotation([1, 1, 2, 2]) | {"id": 7} | BROKEN[reason]
     photos = CocoPhotos.from_files(write_coco(tmp_path, [annotation([1, 1, 2, 2]), broken]), tmp_path)
-    assert photos.dropped == {reason: (str(broken["id"]),)}
+    assert photos.dropped == {reason: (f"annotation {broken['id']}",)}
     assert [instance.id for instance in photos[0].instances] == [1]
 
 

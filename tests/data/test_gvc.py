@@ -137,10 +137,10 @@ def test_broken_labels_are_counted_and_what_names_them_is_left_out(tmp_path: Pat
     file = write_json(tmp_path / "gvc.json", [entry(ASKED, ANSWERED, gd_ls=[[1201], None])])
     read_data = GvcDialogues.from_files(file, **paths)
     assert read_data.dropped == {
-        "annotation without box": ["annotation with id 1201"],
-        "broken mask": ["annotation with id 1300"],
-        "annotation twice": ["annotation with id 1207"],
-        "unknown annotation": ["000000000012"],
+        "bbox that is not four finite numbers": ("annotation 1201",),
+        "polygon that is not three or more points": ("annotation 1300",),
+        "annotation id used twice": ("annotation 1207",),
+        "unknown annotation": ("000000000012",),
     }
 
 
@@ -148,13 +148,13 @@ def test_a_missing_picture_is_counted(tmp_path: Path) -> None:
     paths = write_labelled(tmp_path)
     (paths["images"] / "COCO_train2014_000000000012.jpg").unlink()
     file = write_json(tmp_path / "gvc.json", [entry("What?", "That.")])
-    assert GvcDialogues.from_files(file, **paths).dropped == {"image missing": ["000000000012"]}
+    assert GvcDialogues.from_files(file, **paths).dropped == {"image missing": ("000000000012",)}
 
 
 @pytest.mark.parametrize("value", [[], {"images": []}, {"images": {}, "annotations": [], "categories": []}, None])
 def test_labels_of_another_kind_are_refused(tmp_path: Path, value: Any) -> None:
     file = write_json(tmp_path / "gvc.json", [])
-    with pytest.raises(DataError, match="must be a COCO instances file"):
+    with pytest.raises(DataError, match=r"instances\.json: a COCO instances file must have a list"):
         GvcDialogues.from_files(file, write_json(tmp_path / "instances.json", value), tmp_path)
 
 
@@ -227,9 +227,9 @@ def test_lists_of_sentences_are_captions_of_regions(tmp_path: Path) -> None:
         [("the dog", (0,))],
     ]
     assert data.dropped == {
-        "annotation of another image": ["dog.jpg"],
-        "not annotation ids": ["dog.jpg"],
-        "no sentences": ["dog.jpg"],
-        "special token in the text": ["dog.jpg"],
+        "annotation of another image": ("dog.jpg",),
+        "not annotation ids": ("dog.jpg",),
+        "no sentences": ("dog.jpg",),
+        "special token in the text": ("dog.jpg",),
     }
     assert list(pickle.loads(pickle.dumps(data))) == list(data)

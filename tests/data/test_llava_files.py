@@ -71,15 +71,15 @@ def test_what_cannot_be_learnt_from_is_left_out_and_counted(tmp_path: Path) -> N
     )
     assert [record.id for record in data] == ["good"]
     assert data.dropped == {
-        "no image": ["text"],
-        "special token in the text": ["two images", "markup", "pointer"],
-        "empty text": ["no question", "no answer"],
-        "not valid Unicode": ["half"],
-        "roles out of turn": ["turned"],
-        "no dialogue": ["odd", "entry 15"],
-        "not text": ["list"],
-        "image outside its folder": ["outside", "absolute"],
-        "image missing": ["missing"],
+        "no image": ("text",),
+        "special token in the text": ("two images", "markup", "pointer"),
+        "empty text": ("no question", "no answer"),
+        "not valid Unicode": ("half",),
+        "roles out of turn": ("turned",),
+        "no dialogue": ("odd", "entry 15"),
+        "not text": ("list",),
+        "image outside its folder": ("outside", "absolute"),
+        "image missing": ("missing",),
     }
 
 

@@ -177,11 +177,11 @@ def test_entries_whose_marks_do_not_add_up_are_left_out(tmp_path: Path) -> None:
     data = MarkedDialogues.from_files(write_json(tmp_path / "m.json", entries), **write_labelled(tmp_path))
     assert len(data) == 0
     assert data.dropped == {
-        "mark that is not there": ["too high", "zero"],
-        "annotation of another image": ["foreign"],
-        "one thing with two marks": ["twice"],
-        "not annotation ids": ["none"],
-        "special token in the text": ["markup"],
+        "mark that is not there": ("too high", "zero"),
+        "annotation of another image": ("foreign",),
+        "one thing with two marks": ("twice",),
+        "not annotation ids": ("none",),
+        "special token in the text": ("markup",),
     }
 
 

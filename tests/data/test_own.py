@@ -125,7 +125,7 @@ WRONG_TURNS = [
     (talk("What?", "See [the page](https://example.org)."), r"a bracket is `\\["),
     (talk("What?", "[](1300)"), "a phrase must be words"),
     (talk("What?", "[ a tram ](1300)"), "without blanks around"),
-    (talk("What?", "[A tram](99)."), "names annotation 99, which the file has not"),
+    (talk("What?", "[A tram](99)."), "names annotation 99, which is not there or unusable"),
     (talk("What is [](1300, 1201)?", "Both."), "points at one annotation"),
     (talk("What is [](?)?", "That."), "points at one annotation"),
     (talk("What is <region>?", "That."), "must not hold `<region>`"),
@@ -172,26 +172,26 @@ def test_several_faults_are_told_of_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("annotations", 0, "bbox"), [1, 2, 0, 4], "annotation with id 1201: bbox must be"),
-        (("annotations", 0, "bbox"), [1, 2, 3, 10**400], "annotation with id 1201: bbox must be"),
-        (("annotations", 0, "bbox"), [1, 2, 3, True], "annotation with id 1201: bbox must be"),
-        (("annotations", 0, "bbox"), None, "annotation with id 1201: bbox must be"),
-        (("annotations", 0, "category_id"), 9, "annotation with id 1201: category_id 9 is no category"),
-        (("annotations", 0, "image_id"), [12], r"annotation with id 1201: image_id \[12\] is no image"),
-        (("annotations", 0, "id"), "a", "annotation 1: must have a whole number as `id`"),
-        (("annotations", 0, "id"), 1207, "annotation with id 1207: occurs more than once"),
+        (("annotations", 0, "bbox"), [1, 2, 0, 4], "annotation 1201: bbox must"),
+        (("annotations", 0, "bbox"), [1, 2, 3, 10**400], "annotation 1201: bbox must"),
+        (("annotations", 0, "bbox"), [1, 2, 3, True], "annotation 1201: bbox must"),
+        (("annotations", 0, "bbox"), None, "annotation 1201: bbox must"),
+        (("annotations", 0, "category_id"), 9, "annotation 1201: category_id 9 is no category"),
+        (("annotations", 0, "image_id"), [12], r"annotation 1201: image id must be a whole number, got \[12\]"),
+        (("annotations", 0, "id"), "a", "annotation a: annotation id must be a whole number, got 'a'"),
+        (("annotations", 0, "id"), 1207, "annotation 1207: annotation id used twice"),
         (("annotations", 0, "segmentation"), {"size": [9, 9], "counts": "1"}, "the size of a mask must be"),
         (("annotations", 0, "segmentation"), {"size": [30, 40], "counts": "~"}, "run-length code must"),
-        (("annotations", 0, "segmentation"), [[1, 2, 3]], "segmentation must be polygons"),
+        (("annotations", 0, "segmentation"), [[1, 2, 3]], "a polygon must be"),
         (("annotations", 0, "segmentation"), "mask.png", "segmentation must be polygons"),
-        (("images", 0, "width"), 0, "image with id 12: must have width and height"),
-        (("images", 0, "width"), 10**9, "image with id 12: must have width and height"),
-        (("images", 0, "file_name"), ["a.jpg"], "image with id 12: must name an image file"),
-        (("images", 0, "file_name"), "../../secret", "image with id 12: image must lie in the folder"),
+        (("images", 0, "width"), 0, "image 12: width and height must be 1 to 65536"),
+        (("images", 0, "width"), 10**9, "image 12: width and height must be 1 to 65536"),
+        (("images", 0, "file_name"), ["a.jpg"], "image 12: must name an image file"),
+        (("images", 0, "file_name"), "../../secret", "image 12: image must lie in the folder"),
         (("images", 0, "file_name"), "a" * 5000, "image 'aaa.*: there is no image"),
         (("images", 0, "file_name"), "none.jpg", "image 'none.jpg': there is no image"),
-        (("images", 1, "file_name"), TRAM, "image with id 20: occurs more than once"),
-        (("categories", 0, "name"), "", "category with id 1: must have a name"),
+        (("images", 1, "file_name"), TRAM, "image 20: file name used twice"),
+        (("categories", 0, "name"), "", "category 1: category must be text, got ''"),
     ],
 )
 def test_labels_are_checked_one_by_one(tmp_path: Path, place: tuple[str, int, str], value: Any, message: str) -> None:
@@ -214,7 +214,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
         OwnData.from_files(**paths, captions=write_json(tmp_path / "captions.json", []))
     with pytest.raises(DataError, match="must hold dialogues with `image` and `turns`"):
         OwnData.from_files(**paths, dialogues=write_json(tmp_path / "talk.json", [{"conversations": []}]))
-    with pytest.raises(DataError, match="must be a COCO instances file"):
+    with pytest.raises(DataError, match=r"talk\.json: a COCO instances file must have a list `images`"):
         OwnData.from_files(write_json(tmp_path / "talk.json", {}), paths["images"])
     with pytest.raises(DataError, match="cannot read"):
         OwnData.from_files(tmp_path / "nothing.json", paths["images"])

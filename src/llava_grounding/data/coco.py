@@ -16,8 +16,9 @@ from typing import Any
 
 from llava_grounding.data.images import FolderImages, ImageStore, TarImages, open_images
 from llava_grounding.data.reading import (
-    Drops,
+    EntryError,
     ImageRow,
+    LeftOut,
     PackedRecords,
     box_from_xywh,
     checked_segmentation,
@@ -28,8 +29,9 @@ from llava_grounding.data.reading import (
     rows_of,
     whole_number,
 )
-from llava_grounding.data.record import Annotation, Record
+from llava_grounding.data.record import Annotation, Record, Segmentation
 from llava_grounding.errors import DataError, did_you_mean
+from llava_grounding.masks import rle_area
 
 PACK_VARIABLE = "LLAVA_GROUNDING_DATA"
 _COCO_THINGS = range(1, 91)
@@ -58,7 +60,8 @@ class CocoLabels:
 
     Args:
         data: the parsed file.
-        drops: told of every image, category and annotation that cannot be used.
+        left_out: told of every image, category and annotation that cannot be used.
+        thorough: also unpack run lengths to see that they are whole; for files of moderate size.
 
     Attributes:
         images: by id, in order.
@@ -66,19 +69,20 @@ class CocoLabels:
         annotations: image id -> annotation id (a number of ours where there is none) -> annotation, in order.
     """
 
-    def __init__(self, data: Any, drops: Drops) -> None:
+    def __init__(self, data: Any, left_out: LeftOut, thorough: bool = False) -> None:
         what = "a COCO instances file"
-        self.images = image_rows(rows_of(data, "images", what), drops)
-        self.categories = read_categories(rows_of(data, "categories", what), drops)
+        self._thorough = thorough
+        self.images = image_rows(rows_of(data, "images", what), left_out, named_once=True)
+        self.categories = read_categories(rows_of(data, "categories", what), left_out)
         self.annotations: dict[int, dict[object, Annotation]] = {}
         used: set[object] = set()
         for number, row in enumerate(rows_of(data, "annotations", what)):
             try:
                 annotation, image_id = self._annotation(row)
                 if annotation.id in used:
-                    raise DataError("annotation id used twice")
-            except DataError as error:
-                drops.add(error, label_id(row))
+                    raise EntryError("annotation id used twice")
+            except EntryError as why:
+                left_out.add(f"annotation {label_id(row)}", why)
                 continue
             if annotation.id is not None:
                 used.add(annotation.id)
@@ -87,36 +91,47 @@ class CocoLabels:
 
     def _annotation(self, row: Any) -> tuple[Annotation, int]:
         if not isinstance(row, Mapping):
-            raise DataError("annotation that is no object")
+            raise EntryError("annotation that is no object")
         image_id = whole_number(row.get("image_id"), "image id")
         if image_id not in self.images:
-            raise DataError("annotation of an unknown image")
+            raise EntryError("annotation of an unknown image", f"image_id {image_id} is no image of the file")
         category = self.categories.get(whole_number(row.get("category_id"), "category id"))
         if category is None:
-            raise DataError("annotation of an unknown category")
+            raise EntryError(
+                "annotation of an unknown category", f"category_id {row['category_id']} is no category of the file"
+            )
         size_wh = self.images[image_id].size_wh
         mask = row.get("mask", "")
         region = {"stuff": "stuff", "semantic": "class"}.get(mask if isinstance(mask, str) else "", "thing")
         annotation = Annotation(
             category,
             box_from_xywh(row.get("bbox"), size_wh),
-            checked_segmentation(row.get("segmentation"), size_wh),
+            self._segmentation(row.get("segmentation"), size_wh),
             "crowd" if row.get("iscrowd") else region,
             None if row.get("id") is None else whole_number(row["id"], "annotation id"),
         )
         return annotation, image_id
 
+    def _segmentation(self, value: Any, size_wh: tuple[int, int]) -> Segmentation | None:
+        mask = checked_segmentation(value, size_wh)
+        if self._thorough and isinstance(mask, Mapping):
+            try:
+                rle_area(mask)
+            except DataError as error:
+                raise EntryError("broken run lengths", str(error)) from error
+        return mask
 
-def read_categories(rows: Iterable[Any], drops: Drops) -> dict[int, str]:
+
+def read_categories(rows: Iterable[Any], left_out: LeftOut) -> dict[int, str]:
     """Names by id of a COCO file's categories."""
     names: dict[int, str] = {}
     for row in rows:
         try:
             if not isinstance(row, Mapping):
-                raise DataError("category that is no object")
+                raise EntryError("category that is no object")
             names[whole_number(row.get("id"), "category id")] = plain_text(row.get("name"), "category")
-        except DataError as error:
-            drops.add(error, label_id(row))
+        except EntryError as why:
+            left_out.add(f"category {label_id(row)}", why)
     return names
 
 
@@ -132,6 +147,7 @@ class CocoPhotos(PackedRecords):
         statements: rows with `image_id`, `statement` and `label`.
         questions: rows with `image_id`, `question` and `answer`.
         name: what the data is called in reports.
+        thorough: see `CocoLabels`.
 
     Raises:
         DataError: if a file is not in COCO's form at all.
@@ -145,13 +161,14 @@ class CocoPhotos(PackedRecords):
         statements: Sequence[Mapping[str, Any]] = (),
         questions: Sequence[Mapping[str, Any]] = (),
         name: str = "coco",
+        thorough: bool = False,
     ) -> None:
-        drops = Drops()
-        labels = CocoLabels(instances, drops)
+        left_out = LeftOut()
+        labels = CocoLabels(instances, left_out, thorough)
         self.categories = labels.categories
         self._label_sets: dict[str, frozenset[str]] = {}
         talk = _Talk(
-            _captions_by_image(captions, labels.images, drops),
+            _captions_by_image(captions, labels.images, left_out),
             _group(statements),
             _group(questions),
         )
@@ -161,7 +178,8 @@ class CocoPhotos(PackedRecords):
             _row(image, labels.annotations.pop(image.id, {}), talk, sources.get(image.id, {}), images)
             for image in labels.images.values()
         )
-        super().__init__(name, packed, drops)
+        super().__init__(name, packed, left_out)
+        self.left_out = left_out
 
     @classmethod
     def from_files(
@@ -274,19 +292,19 @@ def _row(
 
 
 def _captions_by_image(
-    captions: Mapping[str, Any] | None, images: Mapping[int, ImageRow], drops: Drops
+    captions: Mapping[str, Any] | None, images: Mapping[int, ImageRow], left_out: LeftOut
 ) -> dict[int, list[str]]:
     grouped: dict[int, list[str]] = defaultdict(list)
     for row in rows_of(captions, "annotations", "a COCO captions file") if captions is not None else ():
         try:
             if not isinstance(row, Mapping):
-                raise DataError("caption that is no object")
+                raise EntryError("caption that is no object")
             image_id = whole_number(row.get("image_id"), "image id")
             if image_id not in images:
-                raise DataError("caption of an unknown image")
+                raise EntryError("caption of an unknown image")
             grouped[image_id].append(plain_text(row.get("caption"), "caption"))
-        except DataError as error:
-            drops.add(error, label_id(row))
+        except EntryError as why:
+            left_out.add(label_id(row), why)
     return grouped
 
 

@@ -18,8 +18,9 @@ from PIL import Image
 from llava_grounding.data.coco import read_categories
 from llava_grounding.data.images import ImageBytes, ImageStore, open_images
 from llava_grounding.data.reading import (
-    Drops,
+    EntryError,
     ImageRow,
+    LeftOut,
     PackedRecords,
     box_from_xywh,
     image_rows,
@@ -101,12 +102,14 @@ class CocoPanoptic(PackedRecords):
 
     def __init__(self, panoptic: Any, segments: ImageStore, images: ImageStore, name: str = "coco_panoptic") -> None:
         what = "a COCO panoptic file"
-        drops = Drops()
+        left_out = LeftOut()
         rows = rows_of(panoptic, "images", what)
-        self._categories = _read_panoptic_categories(rows_of(panoptic, "categories", what), drops)
+        self._categories = _read_panoptic_categories(rows_of(panoptic, "categories", what), left_out)
         self._names = frozenset(name for name, _ in self._categories.values())
         annotations = rows_of(panoptic, "annotations", what)
-        super().__init__(name, self._rows(image_rows(rows, drops), annotations, segments, images, drops), drops)
+        super().__init__(
+            name, self._rows(image_rows(rows, left_out), annotations, segments, images, left_out), left_out
+        )
 
     @classmethod
     def from_files(
@@ -123,21 +126,26 @@ class CocoPanoptic(PackedRecords):
         return cls(read_json(panoptic), open_images(segments), open_images(images), name or Path(panoptic).stem)
 
     def _rows(
-        self, images: dict[int, ImageRow], annotations: list[Any], segments: ImageStore, store: ImageStore, drops: Drops
+        self,
+        images: dict[int, ImageRow],
+        annotations: list[Any],
+        segments: ImageStore,
+        store: ImageStore,
+        left_out: LeftOut,
     ) -> Iterator[Record]:
         for row in annotations:
             try:
                 if not isinstance(row, Mapping) or not isinstance(row.get("file_name"), str):
-                    raise DataError("segments without a PNG")
+                    raise EntryError("segments without a PNG")
                 image = images.pop(whole_number(row.get("image_id"), "image id"), None)
                 if image is None:
-                    raise DataError("segments of an unknown image, or given twice")
+                    raise EntryError("segments of an unknown image, or given twice")
                 infos = list_under(row, "segments_info", "image")
-            except DataError as error:
-                drops.add(error, label_id(row))
+            except EntryError as why:
+                left_out.add(label_id(row), why)
                 continue
             png = SegmentMap(segments.locate(row["file_name"]))
-            instances = tuple(self._instances(infos, image, png, drops))
+            instances = tuple(self._instances(infos, image, png, left_out))
             crowded = {instance.category for instance in instances if instance.region == "crowd"}
             yield Record(
                 id=image.file_name,
@@ -148,23 +156,23 @@ class CocoPanoptic(PackedRecords):
                 read_bytes=store.locate(image.file_name),
             )
         for image in images.values():
-            drops.add("image without segments", image.file_name)
+            left_out.add(image.file_name, "image without segments")
 
-    def _instances(self, infos: list[Any], image: ImageRow, png: SegmentMap, drops: Drops) -> Iterator[Annotation]:
+    def _instances(self, infos: list[Any], image: ImageRow, png: SegmentMap, left_out: LeftOut) -> Iterator[Annotation]:
         used = set()
         for info in infos:
             try:
                 if not isinstance(info, Mapping):
-                    raise DataError("segment that is no object")
+                    raise EntryError("segment that is no object")
                 number = whole_number(info.get("id"), "segment id")
                 category = self._categories.get(whole_number(info.get("category_id"), "category id"))
                 if category is None:
-                    raise DataError("segment of an unknown category")
+                    raise EntryError("segment of an unknown category")
                 if number in used or not 0 <= number < 2**24:
-                    raise DataError("segment id used twice, or no colour")
+                    raise EntryError("segment id used twice, or no colour")
                 box = box_from_xywh(info.get("bbox"), image.size_wh)
-            except DataError as error:
-                drops.add(error, f"{image.file_name}: {label_id(info)}")
+            except EntryError as why:
+                left_out.add(f"{image.file_name}: {label_id(info)}", why)
                 continue
             used.add(number)
             name, is_thing = category
@@ -175,9 +183,9 @@ class CocoPanoptic(PackedRecords):
         return replace(row, exhaustive=self._names - row.exhaustive)
 
 
-def _read_panoptic_categories(rows: list[Any], drops: Drops) -> dict[int, tuple[str, bool]]:
+def _read_panoptic_categories(rows: list[Any], left_out: LeftOut) -> dict[int, tuple[str, bool]]:
     """Natural name and whether it is a thing, by id."""
-    names = read_categories(rows, drops)
+    names = read_categories(rows, left_out)
     surfaces = set()
     for row in rows:
         if isinstance(row, Mapping) and not row.get("isthing", 1):

@@ -14,8 +14,9 @@ from xml.etree import ElementTree
 from llava_grounding.data.images import ImageStore, open_images, stays_inside
 from llava_grounding.data.reading import (
     Box,
-    Drops,
+    EntryError,
     ImageRow,
+    LeftOut,
     PackedRecords,
     box_from_xywh,
     checked_segmentation,
@@ -56,8 +57,8 @@ class Flickr30kEntities(PackedRecords):
     """
 
     def __init__(self, root: str | Path, ids: list[str], images: ImageStore, name: str = "flickr30k") -> None:
-        drops = Drops()
-        super().__init__(name, _entity_records(Path(root), ids, images, drops), drops)
+        left_out = LeftOut()
+        super().__init__(name, _entity_records(Path(root), ids, images, left_out), left_out)
 
     @classmethod
     def from_files(
@@ -95,10 +96,10 @@ class Flickr30kMdetr(PackedRecords):
 
     def __init__(self, data: Any, images: ImageStore, name: str = "flickr30k_mdetr") -> None:
         what = "MDETR's Flickr30K file"
-        drops = Drops()
+        left_out = LeftOut()
         rows = rows_of(data, "images", what)
-        annotations = _group(rows_of(data, "annotations", what), drops)
-        super().__init__(name, _mdetr_records(rows, annotations, images, drops), drops)
+        annotations = _group(rows_of(data, "annotations", what), left_out)
+        super().__init__(name, _mdetr_records(rows, annotations, images, left_out), left_out)
 
     @classmethod
     def from_files(cls, captions: str | Path, images: str | Path, name: str | None = None) -> Flickr30kMdetr:
@@ -119,7 +120,7 @@ def parse_sentence(line: str) -> tuple[str, list[tuple[Span, int]]]:
         Plain text, the blanks before punctuation removed, and for every phrase its span and the number of its entity.
 
     Raises:
-        DataError: if the brackets do not add up.
+        EntryError: if the brackets do not add up.
     """
     pieces: list[str] = []
     phrases: list[tuple[Span, int]] = []
@@ -134,7 +135,7 @@ def parse_sentence(line: str) -> tuple[str, list[tuple[Span, int]]]:
             phrases.append(((start, length), int(match[1])))
     text = "".join([*pieces, line[done:]])
     if "[" in text or "]" in text:
-        raise DataError("sentence whose brackets do not add up")
+        raise EntryError("sentence whose brackets do not add up")
     return _without_blanks(text, phrases)
 
 
@@ -159,15 +160,15 @@ def _ids(root: Path, split: str | None) -> list[str]:
     return list(dict.fromkeys(_read_text(path).split()))
 
 
-def _entity_records(root: Path, ids: list[str], images: ImageStore, drops: Drops) -> Iterator[Record]:
+def _entity_records(root: Path, ids: list[str], images: ImageStore, left_out: LeftOut) -> Iterator[Record]:
     for image_id in ids:
         try:
             if not stays_inside(image_id) or "/" in image_id:
-                raise DataError("image id that is no plain name")
-            size_wh, boxes = _read_boxes(root / "Annotations" / f"{image_id}.xml", image_id, drops)
+                raise EntryError("image id that is no plain name")
+            size_wh, boxes = _read_boxes(root / "Annotations" / f"{image_id}.xml", image_id, left_out)
             sentences = _read_text(root / "Sentences" / f"{image_id}.txt").splitlines()
-        except DataError as error:
-            drops.add(error, image_id)
+        except EntryError as why:
+            left_out.add(image_id, why)
             continue
         instances = tuple(Annotation("", box, None, "thing", min(entities)) for box, entities in boxes)
         rows_of_entity: dict[int, list[int]] = {}
@@ -180,12 +181,12 @@ def _entity_records(root: Path, ids: list[str], images: ImageStore, drops: Drops
             image_size_wh=size_wh,
             instances=instances,
             read_bytes=images.locate(f"{image_id}.jpg"),
-            grounded_captions=tuple(_grounded(sentences, rows_of_entity, image_id, drops)),
+            grounded_captions=tuple(_grounded(sentences, rows_of_entity, image_id, left_out)),
         )
 
 
 def _grounded(
-    sentences: list[str], rows_of_entity: Mapping[int, list[int]], image_id: str, drops: Drops
+    sentences: list[str], rows_of_entity: Mapping[int, list[int]], image_id: str, left_out: LeftOut
 ) -> Iterator[GroundedText]:
     for number, line in enumerate(sentences):
         if not line.strip():
@@ -196,11 +197,13 @@ def _grounded(
             targets = {span: tuple(rows_of_entity[e]) if e in rows_of_entity else None for span, e in phrases}
             markup, kept, _ = spans_as_markup(text, targets)
             yield GroundedText(markup, kept)
-        except DataError as error:
-            drops.add(error, f"{image_id}: sentence {number}")
+        except EntryError as why:
+            left_out.add(f"{image_id}: sentence {number}", why)
 
 
-def _read_boxes(path: Path, image_id: str, drops: Drops) -> tuple[tuple[int, int], list[tuple[Box, frozenset[int]]]]:
+def _read_boxes(
+    path: Path, image_id: str, left_out: LeftOut
+) -> tuple[tuple[int, int], list[tuple[Box, frozenset[int]]]]:
     """Size of the image, and its boxes with the entities each belongs to. Pixels count from 1, both ends within."""
     tree = _parse_xml(path)
     size_wh = checked_size(tree.findtext("size/width", "").strip(), tree.findtext("size/height", "").strip())
@@ -212,14 +215,14 @@ def _read_boxes(path: Path, image_id: str, drops: Drops) -> tuple[tuple[int, int
         try:
             entities = frozenset(whole_number((name.text or "").strip(), "entity") for name in thing.iterfind("name"))
             if not entities:
-                raise DataError("box without an entity")
+                raise EntryError("box without an entity")
             x0, y0, x1, y1 = (
                 whole_number(corners.findtext(key, "").strip(), "corner of a box")
                 for key in ("xmin", "ymin", "xmax", "ymax")
             )
             boxes.append((clipped_box((x0 - 1.0, y0 - 1.0, float(x1), float(y1)), size_wh), entities))
-        except DataError as error:
-            drops.add(error, f"{image_id}: object {number}")
+        except EntryError as why:
+            left_out.add(f"{image_id}: object {number}", why)
     return size_wh, boxes
 
 
@@ -227,38 +230,38 @@ def _parse_xml(path: Path) -> ElementTree.Element:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError("no annotation file") from error
+        raise EntryError("no annotation file") from error
     if _DECLARATION.search(data.replace(b"\0", b"")):  # also where every second byte of UTF-16 is zero
-        raise DataError("annotation file with a document type or entities, which are not read")
+        raise EntryError("annotation file with a document type or entities, which are not read")
     try:
         return ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
-        raise DataError("annotation file that is no XML") from error
+        raise EntryError("annotation file that is no XML") from error
 
 
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise DataError("no sentence file") from error
+        raise EntryError("no sentence file") from error
 
 
-def _group(rows: list[Any], drops: Drops) -> dict[int, list[Mapping[str, Any]]]:
+def _group(rows: list[Any], left_out: LeftOut) -> dict[int, list[Mapping[str, Any]]]:
     grouped: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         try:
             if not isinstance(row, Mapping):
-                raise DataError("annotation that is no object")
+                raise EntryError("annotation that is no object")
             grouped.setdefault(whole_number(row.get("image_id"), "image id"), []).append(row)
-        except DataError as error:
-            drops.add(error, label_id(row))
+        except EntryError as why:
+            left_out.add(label_id(row), why)
     return grouped
 
 
 def _mdetr_records(
-    rows: list[Any], annotations: dict[int, list[Mapping[str, Any]]], images: ImageStore, drops: Drops
+    rows: list[Any], annotations: dict[int, list[Mapping[str, Any]]], images: ImageStore, left_out: LeftOut
 ) -> Iterator[Record]:
-    known = image_rows(rows, drops)
+    known = image_rows(rows, left_out)
     captions = {
         image_id: row.get("caption")
         for row in rows
@@ -269,11 +272,11 @@ def _mdetr_records(
         try:
             caption = captions.get(image.id)
             plain_text(caption, "caption")
-        except DataError as error:
-            drops.add(error, image.id)
+        except EntryError as why:
+            left_out.add(image.id, why)
             continue
         assert isinstance(caption, str)
-        instances, grounded = _mdetr_caption(caption, labels, image, drops)
+        instances, grounded = _mdetr_caption(caption, labels, image, left_out)
         yield Record(
             id=f"{image.file_name}#{image.id}",
             image_id=image.id,
@@ -284,11 +287,11 @@ def _mdetr_records(
         )
     for orphans in annotations.values():
         for row in orphans:
-            drops.add("annotation of an unknown image", label_id(row))
+            left_out.add(label_id(row), "annotation of an unknown image")
 
 
 def _mdetr_caption(
-    caption: str, labels: list[Mapping[str, Any]], image: ImageRow, drops: Drops
+    caption: str, labels: list[Mapping[str, Any]], image: ImageRow, left_out: LeftOut
 ) -> tuple[tuple[Annotation, ...], GroundedText]:
     """The objects of one caption, and the caption with its phrases."""
     instances: list[Annotation] = []
@@ -303,31 +306,31 @@ def _mdetr_caption(
                 None if row.get("id") is None else whole_number(row["id"], "annotation id"),
             )
             spans = list_under(row, "tokens_positive", "annotation")
-        except DataError as error:
-            drops.add(error, label_id(row))
+        except EntryError as why:
+            left_out.add(label_id(row), why)
             continue
         for span in spans:
             try:
                 place = _trimmed(span, caption)
                 targets[place] = (*targets.get(place, ()), len(instances))
-            except DataError as error:
-                drops.add(error, label_id(row))
+            except EntryError as why:
+                left_out.add(label_id(row), why)
         instances.append(annotation)
     markup, kept, overlapping = spans_as_markup(caption, targets)
     for span in overlapping:
-        drops.add("phrase overlapping another", f"{image.id}: {caption[slice(*span)]}")
+        left_out.add(f"{image.id}: {caption[slice(*span)]}", "phrase overlapping another")
     return tuple(instances), GroundedText(markup, kept)
 
 
 def _trimmed(span: Any, caption: str) -> Span:
     """Start and end of a phrase without the white space around it."""
     if not isinstance(span, list) or len(span) != 2:
-        raise DataError("phrase that is no pair of start and end")
+        raise EntryError("phrase that is no pair of start and end")
     start, end = (whole_number(place, "phrase") for place in span)
     if not 0 <= start < end <= len(caption):
-        raise DataError("phrase outside its caption")
+        raise EntryError("phrase outside its caption")
     words = caption[start:end]
     start, end = start + len(words) - len(words.lstrip()), end - (len(words) - len(words.rstrip()))
     if start >= end:
-        raise DataError("phrase without words")
+        raise EntryError("phrase without words")
     return start, end

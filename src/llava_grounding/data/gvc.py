@@ -16,18 +16,15 @@ from typing import Any
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.labels import LabelledImages
 from llava_grounding.data.llava import entry_of, label_of, read_dialogues
+from llava_grounding.data.reading import EntryError, LeftOut, PackedRecords, shown
 from llava_grounding.data.record import Expression, Record, RecordedTurn
 from llava_grounding.data.rows import (
     IMAGE_TOKEN,
     OBJECT_TOKEN,
-    EntryError,
-    LeftOut,
     Names,
-    RecordRows,
     canonical_markup,
     check_present,
     pairs_of,
-    shown,
     words_of,
 )
 from llava_grounding.errors import DataError
@@ -40,7 +37,7 @@ _MARKUP = (PHRASE_START, PHRASE_END, SEG)
 _REFUSAL = re.compile(r"\bplease provide\b", re.IGNORECASE)
 
 
-class GvcDialogues(RecordRows):
+class GvcDialogues(PackedRecords):
     """One record per entry of a file of grounded dialogues, with the labels of its image.
 
     An image with several dialogues has as many records, each with one of them: drawing records evenly visits it as
@@ -72,7 +69,8 @@ class GvcDialogues(RecordRows):
                 left_out.add(label_of(entry, place), why)
             else:
                 rows.append((names.unique(label_of(entry, place)), index, entry))
-        super().__init__(name, rows, {**labels.left_out.by_reason, **left_out.by_reason})
+        left_out.join(labels.left_out)
+        super().__init__(name, rows, left_out)
 
     @classmethod
     def from_files(
@@ -93,7 +91,7 @@ class GvcDialogues(RecordRows):
         return replace(record, id=identity, dialogues=(dialogue,))
 
 
-class RegionCaptions(RecordRows):
+class RegionCaptions(PackedRecords):
     """One record per image of a file whose answers are lists of sentences that mean one annotation each.
 
     Args:
@@ -118,7 +116,8 @@ class RegionCaptions(RecordRows):
             except EntryError as why:
                 left_out.add(label_of(entry, place), why)
         rows = [(index, tuple(expressions)) for index, expressions in found.items() if expressions]
-        super().__init__(name, rows, {**labels.left_out.by_reason, **left_out.by_reason})
+        left_out.join(labels.left_out)
+        super().__init__(name, rows, left_out)
 
     @classmethod
     def from_files(

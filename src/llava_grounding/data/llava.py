@@ -10,27 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.images import ImageStore
+from llava_grounding.data.reading import EntryError, LeftOut, PackedRecords, file_name_of, shown
 from llava_grounding.data.record import Record
-from llava_grounding.data.rows import (
-    EntryError,
-    LeftOut,
-    Names,
-    RecordRows,
-    check_present,
-    file_name_of,
-    image_store,
-    pairs_of,
-    read_entries,
-    shown,
-    words_only,
-)
+from llava_grounding.data.rows import Names, check_present, image_store, pairs_of, read_entries, words_only
 from llava_grounding.errors import DataError
 
 TEXT_ONLY = "no image"
 """Reason for which dialogues that are about no image are left out: this model always looks at one."""
 
 
-class LlavaDialogues(RecordRows):
+class LlavaDialogues(PackedRecords):
     """One record per entry of a LLaVA file, with its one dialogue; the size of the image is not known.
 
     Left out and counted: entries without an image, with roles out of turn, with empty text, and with a special token
@@ -53,7 +42,7 @@ class LlavaDialogues(RecordRows):
                 left_out.add(label_of(entry, place), why)
             else:
                 rows.append((names.unique(label_of(entry, place)), image, conversations))
-        super().__init__(name, rows, left_out.by_reason)
+        super().__init__(name, rows, left_out)
         self.images = images
 
     @classmethod

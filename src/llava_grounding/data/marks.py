@@ -20,18 +20,9 @@ from llava_grounding.data.images import ImageStore
 from llava_grounding.data.labels import LabelledImages
 from llava_grounding.data.llava import dialogue_record, entry_of, label_of, read_dialogues
 from llava_grounding.data.pen import COLOURS, RGB, luminance
+from llava_grounding.data.reading import EntryError, LeftOut, PackedRecords, shown
 from llava_grounding.data.record import Record, RecordedTurn
-from llava_grounding.data.rows import (
-    EntryError,
-    LeftOut,
-    Names,
-    RecordRows,
-    check_present,
-    image_store,
-    pairs_of,
-    shown,
-    words_only,
-)
+from llava_grounding.data.rows import Names, check_present, image_store, pairs_of, words_only
 from llava_grounding.errors import DataError, ShapeError
 from llava_grounding.markup import REGION
 
@@ -99,7 +90,7 @@ def with_prompts(turn: RecordedTurn, marks: Sequence[int]) -> RecordedTurn:
     return replace(turn, question=_MARK.sub(REGION, turn.question), regions=regions)
 
 
-class MarkedDialogues(RecordRows):
+class MarkedDialogues(PackedRecords):
     """One record per entry of a LLaVA-style file whose texts name things by number, as `the dog <3>`.
 
     An entry may say where its marks stand: `marks` is a list of annotation ids, the k-th for mark k, and they are
@@ -132,8 +123,9 @@ class MarkedDialogues(RecordRows):
                 left_out.add(label_of(entry, place), why)
             else:
                 rows.append((names.unique(label_of(entry, place)), entry))
-        of_labels = labels.left_out.by_reason if labels else {}
-        super().__init__(name, rows, {**of_labels, **left_out.by_reason})
+        if labels is not None:
+            left_out.join(labels.left_out)
+        super().__init__(name, rows, left_out)
 
     @classmethod
     def from_files(

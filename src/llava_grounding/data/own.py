@@ -13,22 +13,11 @@ from typing import Any
 
 from llava_grounding.data.grounded_captions import ground_caption
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.labels import LabelledImages, read_instances
+from llava_grounding.data.labels import LabelledImages
 from llava_grounding.data.notation import Ids, WrittenTurn, read_answer, read_turn
-from llava_grounding.data.reading import read_json
+from llava_grounding.data.reading import EntryError, LeftOut, PackedRecords, file_name_of, is_whole, read_json, shown
 from llava_grounding.data.record import Expression, GroundedText, Record, RecordedTurn
-from llava_grounding.data.rows import (
-    EntryError,
-    LeftOut,
-    RecordRows,
-    check_present,
-    file_name_of,
-    image_store,
-    is_whole,
-    read_entries,
-    shown,
-    words_of,
-)
+from llava_grounding.data.rows import check_present, read_entries, words_of
 from llava_grounding.data.sample import Targets
 from llava_grounding.errors import DataError
 from llava_grounding.markup import strip_markup
@@ -45,7 +34,7 @@ class _Said:
     dialogues: list[tuple[RecordedTurn, ...]] = field(default_factory=list)
 
 
-class OwnData(RecordRows):
+class OwnData(PackedRecords):
     """One record per image of a COCO file, with its captions, expressions and dialogues; see `from_files`.
 
     Args:
@@ -53,7 +42,7 @@ class OwnData(RecordRows):
         rows: places of the images in `labels`.
         said: what is known besides, by place.
         exhaustive: whether every visible thing of the file's categories is labelled.
-        dropped: what reading left out: a reason, and the entries it befell.
+        left_out: of the files.
         name: what the data is called in reports.
     """
 
@@ -63,10 +52,10 @@ class OwnData(RecordRows):
         rows: list[int],
         said: Mapping[int, _Said],
         exhaustive: bool,
-        dropped: Mapping[str, list[str]],
+        left_out: LeftOut,
         name: str,
     ) -> None:
-        super().__init__(name, rows, dropped)
+        super().__init__(name, rows, left_out)
         self._labels, self._said, self._exhaustive = labels, said, exhaustive
 
     @classmethod
@@ -94,7 +83,7 @@ class OwnData(RecordRows):
         Raises:
             DataError: if a file cannot be read, is of another kind, or, if strict, has broken entries.
         """
-        labels = LabelledImages(read_instances(instances), image_store(images), thorough=True)
+        labels = LabelledImages.from_files(instances, images, thorough=True)
         said = {index: _Said() for index in range(len(labels))}
         rows, left_out = [], labels.left_out
         for index in said:
@@ -108,11 +97,10 @@ class OwnData(RecordRows):
         if strict:
             for path, left_out in lost:
                 left_out.refuse(path)
-        dropped: dict[str, list[str]] = {}
+        everything = LeftOut()
         for _, left_out in lost:
-            for reason, entries in left_out.by_reason.items():
-                dropped.setdefault(reason, []).extend(entries)
-        return cls(labels, rows, said, exhaustive, dropped, name)
+            everything.join(left_out)
+        return cls(labels, rows, said, exhaustive, everything, name)
 
     def _record(self, row: int) -> Record:
         record, said = self._labels.record(row), self._said[row]

@@ -1,6 +1,7 @@
-"""What readers of label files share: checked boxes, masks, texts and ids, a list of what is left out, packed records.
+"""What all readers share: checked boxes, masks, texts and ids, a list of what is left out, packed records.
 
-A label that cannot be used raises DataError with the bare reason, under which `Drops` counts it. Knows no file format.
+Whatever comes from a file may be damaged or hostile. An entry that cannot be used raises EntryError, and `LeftOut`
+counts it under its reason; a file of another kind is a DataError. Knows no file format.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import pickle
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 
+from llava_grounding.data.images import stays_inside
 from llava_grounding.data.record import Record, Segmentation
 from llava_grounding.errors import DataError
 from llava_grounding.markup import SPECIAL_TOKENS, format_markup
@@ -21,19 +23,68 @@ from llava_grounding.markup import SPECIAL_TOKENS, format_markup
 Box = tuple[float, float, float, float]
 MAX_SIDE = 2**16
 """Pixels; a file that says a picture is wider or higher is wrong."""
+_SHOWN = 60  # characters of a wrong value, in a message
+_LISTED = 5  # faults told of at once
+_NO_MASK = "segmentation that is neither run lengths nor polygons"
 
 
-class Drops:
-    """What a reader leaves out: reasons with the ids they befell, in order."""
+class EntryError(DataError):
+    """What is wrong with one entry of a file.
+
+    Args:
+        reason: a few words, the same for all entries with this fault.
+        detail: one sentence about this entry.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+
+
+class LeftOut:
+    """Entries that were not read: which ones by reason, and the first of them in a sentence each."""
 
     def __init__(self) -> None:
-        self._ids: dict[str, list[str]] = {}
+        self._entries: dict[str, list[str]] = {}
+        self._told: list[str] = []
 
-    def add(self, reason: object, label_id: object) -> None:
-        self._ids.setdefault(str(reason), []).append(str(label_id))
-
+    @property
     def by_reason(self) -> dict[str, tuple[str, ...]]:
-        return {reason: tuple(ids) for reason, ids in self._ids.items()}
+        """What they are called, in order."""
+        return {reason: tuple(entries) for reason, entries in self._entries.items()}
+
+    def add(self, entry: object, why: EntryError | str) -> None:
+        """Note that `entry` is left out."""
+        reason = why.reason if isinstance(why, EntryError) else why
+        self._entries.setdefault(reason, []).append(str(entry))
+        if len(self._told) < _LISTED:
+            self._told.append(f"{entry}: {why}")
+
+    def join(self, other: LeftOut) -> None:
+        """Add what another part of the same data left out."""
+        for reason, entries in other._entries.items():
+            self._entries.setdefault(reason, []).extend(entries)
+        self._told = (self._told + other._told)[:_LISTED]
+
+    def keep(self, entry: object, read: Callable[[], None]) -> bool:
+        """Read an entry, or note that it is left out; whether it could be read."""
+        try:
+            read()
+        except EntryError as why:
+            self.add(entry, why)
+            return False
+        return True
+
+    def refuse(self, path: str | Path) -> None:
+        """Refuse the file if anything was left out.
+
+        Raises:
+            DataError: naming the file, and the first entries with what is wrong with them.
+        """
+        if self._told:
+            count = sum(map(len, self._entries.values()))
+            more = f"; and {count - len(self._told)} more" if count > len(self._told) else ""
+            raise DataError(f"{path}: {'; '.join(self._told)}{more}")
 
 
 class PackedRecords(Sequence[Record]):
@@ -45,17 +96,20 @@ class PackedRecords(Sequence[Record]):
     Args:
         name: what the data is called in reports.
         rows: records, or whatever `_record` makes one of.
-        drops: read when the rows have been.
+        left_out: read when the rows have been.
+
+    Attributes:
+        dropped: what reading left out: a reason, and the entries it befell.
     """
 
-    def __init__(self, name: str, rows: Iterable[Any], drops: Drops) -> None:
+    def __init__(self, name: str, rows: Iterable[Any], left_out: LeftOut) -> None:
         self.name = name
         self._block, ends = bytearray(), [0]
         for row in rows:
             self._block += pickle.dumps(row, protocol=pickle.HIGHEST_PROTOCOL)
             ends.append(len(self._block))
         self._ends = np.array(ends)
-        self.dropped: Mapping[str, Sequence[str]] = drops.by_reason()
+        self.dropped: Mapping[str, Sequence[str]] = left_out.by_reason
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -96,6 +150,30 @@ def read_json(path: str | Path) -> Any:
         raise DataError(f"cannot read {path}: {error}") from error
 
 
+def shown(value: Any) -> str:
+    """A value in a message, cut short."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def file_name_of(value: Any) -> str:
+    """The value as the name of a picture within its store.
+
+    Raises:
+        EntryError: if it is none, or leads out of the store.
+    """
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise EntryError("no image", f"must name an image file, got {shown(value)}")
+    if not stays_inside(value):
+        raise EntryError("image outside its folder", f"image must lie in the folder of images, got {shown(value)}")
+    return value
+
+
 def rows_of(data: Any, key: str, what: str) -> list[Any]:
     """The list under a key; raises DataError if `data` is not `what`, which has one there."""
     if not isinstance(data, Mapping) or not isinstance(data.get(key), list):
@@ -107,7 +185,7 @@ def rows_of(data: Any, key: str, what: str) -> list[Any]:
 def list_under(row: Mapping[str, Any], key: str, what: str) -> list[Any]:
     """The list under a key of a label."""
     if not isinstance(row.get(key), list):
-        raise DataError(f"{what} without a list `{key}`")
+        raise EntryError(f"{what} without a list `{key}`", f"`{key}` must be a list, got {shown(row.get(key))}")
     return row[key]
 
 
@@ -115,42 +193,47 @@ def whole_number(value: Any, what: str = "id") -> int:
     """An id or size; digits as text count, as some files write them."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         return int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise DataError(f"{what} that is no whole number")
-    return value
+    if not is_whole(value):
+        raise EntryError(f"{what} that is no whole number", f"{what} must be a whole number, got {shown(value)}")
+    return int(value)
 
 
 def checked_size(width: Any, height: Any) -> tuple[int, int]:
     """Width and height of a picture, in pixels."""
     size_wh = whole_number(width, "image size"), whole_number(height, "image size")
     if not 0 < min(size_wh) <= max(size_wh) <= MAX_SIDE:
-        raise DataError("image size out of range")
+        raise EntryError("image size out of range", f"width and height must be 1 to {MAX_SIDE} pixels, got {size_wh}")
     return size_wh
 
 
 def image_row(row: Any) -> ImageRow:
     """A checked entry of a COCO-like list of images."""
     if not isinstance(row, Mapping):
-        raise DataError("image that is no object")
-    if not isinstance(row.get("file_name"), str) or not row["file_name"]:
-        raise DataError("image without a file name")
-    return ImageRow(
-        whole_number(row.get("id"), "image id"), row["file_name"], checked_size(row.get("width"), row.get("height"))
-    )
+        raise EntryError("image that is no object")
+    size_wh = checked_size(row.get("width"), row.get("height"))
+    return ImageRow(whole_number(row.get("id"), "image id"), file_name_of(row.get("file_name")), size_wh)
 
 
-def image_rows(rows: Iterable[Any], drops: Drops) -> dict[int, ImageRow]:
-    """Checked images by id, in order."""
+def image_rows(rows: Iterable[Any], left_out: LeftOut, named_once: bool = False) -> dict[int, ImageRow]:
+    """Checked images by id, in order.
+
+    Args:
+        named_once: whether a file name may occur only once, as where images are looked up by it.
+    """
     images: dict[int, ImageRow] = {}
+    names: set[str] = set()
     for row in rows:
         try:
             image = image_row(row)
             if image.id in images:
-                raise DataError("image id used twice")
-        except DataError as error:
-            drops.add(error, label_id(row))
+                raise EntryError("image id used twice")
+            if named_once and image.file_name in names:
+                raise EntryError("file name used twice")
+        except EntryError as why:
+            left_out.add(f"image {label_id(row)}", why)
             continue
         images[image.id] = image
+        names.add(image.file_name)
     return images
 
 
@@ -173,7 +256,9 @@ def are_numbers(values: Any, count: int | None = None) -> bool:
 def box_from_xywh(bbox: Any, size_wh: tuple[int, int]) -> Box:
     """Corners of a COCO box, clipped to the image."""
     if not are_numbers(bbox, 4):
-        raise DataError("bbox that is not four finite numbers")
+        raise EntryError(
+            "bbox that is not four finite numbers", f"bbox must be [x, y, width, height], got {shown(bbox)}"
+        )
     x, y, w, h = (float(value) for value in bbox)
     return clipped_box((x, y, x + w, y + h), size_wh)
 
@@ -182,10 +267,10 @@ def clipped_box(box_xyxy: Box, size_wh: tuple[int, int]) -> Box:
     """Corners, clipped to the image."""
     x0, y0, x1, y1 = box_xyxy
     if x1 <= x0 or y1 <= y0:
-        raise DataError("bbox without area")
+        raise EntryError("bbox without area", f"bbox must have an area, got corners {box_xyxy}")
     box = (max(x0, 0.0), max(y0, 0.0), min(x1, float(size_wh[0])), min(y1, float(size_wh[1])))
     if box[2] <= box[0] or box[3] <= box[1]:
-        raise DataError("bbox outside the image")
+        raise EntryError("bbox outside the image", f"bbox must overlap its image of {size_wh}, got corners {box_xyxy}")
     return box
 
 
@@ -196,17 +281,22 @@ def checked_segmentation(value: Any, size_wh: tuple[int, int]) -> Segmentation |
     if isinstance(value, Mapping):
         size, counts = value.get("size"), value.get("counts")
         if not are_numbers(size, 2) or not (isinstance(counts, str | bytes) or are_numbers(counts)):
-            raise DataError("segmentation that is neither run lengths nor polygons")
+            raise EntryError(_NO_MASK, f"run lengths must have `size` and `counts`, got {shown(value)}")
         if tuple(size or ()) != size_wh[::-1]:
-            raise DataError("mask of another size than its image")
+            raise EntryError(
+                "mask of another size than its image",
+                f"the size of a mask must be [height, width] = {list(size_wh[::-1])}, got {shown(size)}",
+            )
         return {"size": size, "counts": counts}
     if not isinstance(value, list | tuple) or not all(isinstance(polygon, list | tuple) for polygon in value):
-        raise DataError("segmentation that is neither run lengths nor polygons")
+        raise EntryError(_NO_MASK, f"segmentation must be polygons or run lengths, got {shown(value)}")
     for polygon in value:
         if len(polygon) % 2 or len(polygon) < 6:
-            raise DataError("polygon that is not three or more points")
+            raise EntryError(
+                "polygon that is not three or more points", f"a polygon must be [x0, y0, ...], got {shown(polygon)}"
+            )
         if not are_numbers(polygon):
-            raise DataError("polygon that is not finite numbers")
+            raise EntryError("polygon that is not finite numbers")
     return value
 
 
@@ -214,9 +304,9 @@ def plain_text(value: Any, what: str) -> str:
     """Words of a file as one line; no special token may be among them."""
     text = " ".join(value.split()) if isinstance(value, str) else ""
     if not text:
-        raise DataError(f"{what} without text")
+        raise EntryError(f"{what} without text", f"{what} must be text, got {shown(value)}")
     if any(token in text for token in SPECIAL_TOKENS):
-        raise DataError(f"{what} with special tokens in it")
+        raise EntryError(f"{what} with special tokens in it")
     return text
 
 

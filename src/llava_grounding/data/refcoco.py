@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 from llava_grounding.data.coco import CocoLabels
 from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.reading import (
-    Drops,
+    EntryError,
+    LeftOut,
     PackedRecords,
     box_from_xywh,
     checked_segmentation,
@@ -73,21 +74,21 @@ class RefCoco(PackedRecords):
         all_instances: bool = False,
         name: str = "refcoco",
     ) -> None:
-        drops = Drops()
+        left_out = LeftOut()
         merged = isinstance(refs, Mapping)
         if merged and instances is None:
-            labels, rows = _merged_labels(refs, drops)
+            labels, rows = _merged_labels(refs, left_out)
         elif instances is None:
             raise DataError(f"{_WHAT} that is a list needs `instances`, the COCO file its annotation ids point into")
         else:
-            labels = CocoLabels(instances, drops)
+            labels = CocoLabels(instances, left_out)
             rows = rows_of(refs, "annotations", _WHAT) if merged else refs
         if not isinstance(rows, list):
             raise DataError(f"{_WHAT} must be a list, or a COCO file with `sentences`, got {type(refs).__name__}")
         self.split = split
         self._categories = frozenset(labels.categories.values()) if all_instances else frozenset()
-        by_image = _expressions_by_image(_of_split(rows, split), labels, drops)
-        super().__init__(name, _records(by_image, labels, images, all_instances), drops)
+        by_image = _expressions_by_image(_of_split(rows, split), labels, left_out)
+        super().__init__(name, _records(by_image, labels, images, all_instances), left_out)
 
     @classmethod
     def from_files(
@@ -175,26 +176,28 @@ def _of_split(rows: list[Any], split: str | None) -> list[Any]:
     return [row for row in rows if not isinstance(row, Mapping) or str(row.get("split", split)) in wanted]
 
 
-def _expressions_by_image(rows: list[Any], labels: CocoLabels, drops: Drops) -> dict[int, list[tuple[str, list[int]]]]:
+def _expressions_by_image(
+    rows: list[Any], labels: CocoLabels, left_out: LeftOut
+) -> dict[int, list[tuple[str, list[int]]]]:
     """Per image the sentences with the annotation ids they mean, in order."""
     grouped: dict[int, list[tuple[str, list[int]]]] = {}
     for row in rows:
         try:
             if not isinstance(row, Mapping):
-                raise DataError("ref that is no object")
+                raise EntryError("ref that is no object")
             image_id = whole_number(row.get("image_id"), "image id")
             if image_id not in labels.images:
-                raise DataError("ref to an unknown image")
+                raise EntryError("ref to an unknown image")
             meant = _meant(row, labels.annotations.get(image_id, {}))
             sentences = list_under(row, "sentences", "ref")
-        except DataError as error:
-            drops.add(error, label_id(row))
+        except EntryError as why:
+            left_out.add(label_id(row), why)
             continue
         for sentence in sentences:
             try:
                 text = _sentence(sentence)
-            except DataError as error:
-                drops.add(error, label_id(row))
+            except EntryError as why:
+                left_out.add(label_id(row), why)
                 continue
             grouped.setdefault(image_id, []).append((text, meant))
     return grouped
@@ -204,11 +207,11 @@ def _meant(row: Mapping[str, Any], annotations: Mapping[object, Annotation]) -> 
     value = row.get("ann_id", row.get("id"))
     ids = [whole_number(one, "annotation id") for one in (value if isinstance(value, list) else [value])]
     if not ids or ids == [-1]:
-        raise DataError("ref that means nothing in the image")
+        raise EntryError("ref that means nothing in the image")
     if any(one not in annotations for one in ids):
-        raise DataError("ref to an unknown annotation")
+        raise EntryError("ref to an unknown annotation")
     if any(annotations[one].region == "crowd" for one in ids):
-        raise DataError("ref to a crowd")
+        raise EntryError("ref to a crowd")
     return list(dict.fromkeys(ids))
 
 
@@ -219,7 +222,7 @@ def _sentence(value: Any) -> str:
     return plain_text(value, "expression").lower()
 
 
-def _merged_labels(data: Mapping[str, Any], drops: Drops) -> tuple[CocoLabels, list[Any]]:
+def _merged_labels(data: Mapping[str, Any], left_out: LeftOut) -> tuple[CocoLabels, list[Any]]:
     """Labels and usable refs of a COCO file whose annotations have `sentences`.
 
     An object may occur several times, and categories may lack.
@@ -227,17 +230,17 @@ def _merged_labels(data: Mapping[str, Any], drops: Drops) -> tuple[CocoLabels, l
     rows = rows_of(data, "annotations", _WHAT)
     if not any(isinstance(row, Mapping) and "sentences" in row for row in rows):
         raise DataError(f"{_WHAT} must have annotations with `sentences`, got none")
-    labels = CocoLabels({"images": [], "annotations": [], "categories": data.get("categories") or []}, drops)
-    labels.images = image_rows(rows_of(data, "images", _WHAT), drops)
+    labels = CocoLabels({"images": [], "annotations": [], "categories": data.get("categories") or []}, left_out)
+    labels.images = image_rows(rows_of(data, "images", _WHAT), left_out)
     usable = []
     for row in rows:
         try:
             if not isinstance(row, Mapping):
-                raise DataError("ref that is no object")
+                raise EntryError("ref that is no object")
             image_id = whole_number(row.get("image_id"), "image id")
             key = whole_number(row.get("ann_id", row.get("id")), "annotation id")
             if image_id not in labels.images:
-                raise DataError("ref to an unknown image")
+                raise EntryError("ref to an unknown image")
             size_wh = labels.images[image_id].size_wh
             category = row.get("category_id")
             annotation = Annotation(
@@ -247,8 +250,8 @@ def _merged_labels(data: Mapping[str, Any], drops: Drops) -> tuple[CocoLabels, l
                 "crowd" if row.get("iscrowd") else "thing",
                 key,
             )
-        except DataError as error:
-            drops.add(error, label_id(row))
+        except EntryError as why:
+            left_out.add(label_id(row), why)
             continue
         labels.annotations.setdefault(image_id, {}).setdefault(key, annotation)
         usable.append(row)

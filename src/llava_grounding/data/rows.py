@@ -1,19 +1,16 @@
-"""What the readers of dialogue files share: reading JSON, records made row by row, and a count of what is left out.
-
-Whatever comes from a file may be damaged or hostile: every value is checked before it is used. Knows no format.
-"""
+"""What readers of dialogues share: entries of a file, texts that can be learnt from, questions and answers in turn."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.data.images import ImageStore, open_images, stays_inside
-from llava_grounding.data.reading import Drops, PackedRecords, read_json
+from llava_grounding.data.images import ImageStore, open_images
+from llava_grounding.data.reading import EntryError, read_json, shown
 from llava_grounding.data.record import RecordedTurn
 from llava_grounding.errors import DataError, MarkupError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, SEG, SPECIAL_TOKENS, format_markup, parse, parse_strict
@@ -22,8 +19,6 @@ IMAGE_TOKEN = "<image>"
 OBJECT_TOKEN = "<obj>"
 _RESERVED = (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN)
 _GLUED = re.compile(rf"({SEG})(?=\w)|(?<=\w)({PHRASE_START})")
-_SHOWN = 60  # characters of a wrong value, in a message
-_LISTED = 5  # problems told of at once
 
 
 def image_store(images: str | Path | ImageStore) -> ImageStore:
@@ -39,68 +34,6 @@ def check_present(images: ImageStore, file_name: str) -> None:
     """
     if not images.has(file_name):
         raise EntryError("image missing", f"there is no image {shown(file_name)}")
-
-
-class EntryError(DataError):
-    """What is wrong with one entry of a file.
-
-    Args:
-        reason: a few words, the same for all entries with this fault.
-        detail: one sentence about this entry.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(detail or reason)
-        self.reason = reason
-
-
-class LeftOut:
-    """Entries that were not read: by reason, and in a sentence each."""
-
-    def __init__(self) -> None:
-        self.by_reason: dict[str, list[str]] = {}
-        self._told: list[str] = []
-        self._count = 0
-
-    def add(self, entry: str, why: EntryError) -> None:
-        """Note that `entry` is left out."""
-        self.by_reason.setdefault(why.reason, []).append(entry)
-        self._count += 1
-        if len(self._told) < _LISTED:
-            self._told.append(f"{entry}: {why}")
-
-    def keep(self, entry: str, read: Callable[[], None]) -> bool:
-        """Read an entry, or note that it is left out; whether it could be read."""
-        try:
-            read()
-        except EntryError as why:
-            self.add(entry, why)
-            return False
-        return True
-
-    def refuse(self, path: str | Path) -> None:
-        """Refuse the file if anything was left out.
-
-        Raises:
-            DataError: naming the file, and the first entries with what is wrong with them.
-        """
-        if self._told:
-            more = f"; and {self._count - len(self._told)} more" if self._count > len(self._told) else ""
-            raise DataError(f"{path}: {'; '.join(self._told)}{more}")
-
-
-class RecordRows(PackedRecords):
-    """Records made from checked rows when asked for.
-
-    Args:
-        name: what the data is called in reports.
-        rows: what `_record` makes a record of.
-        dropped: what reading left out: a reason, and the ids it befell.
-    """
-
-    def __init__(self, name: str, rows: Iterable[Any], dropped: Mapping[str, Sequence[str]]) -> None:
-        super().__init__(name, rows, Drops())
-        self.dropped = dropped
 
 
 def read_entries(path: str | Path, what: str) -> list[tuple[str, Any]]:
@@ -127,30 +60,6 @@ def read_entries(path: str | Path, what: str) -> list[tuple[str, Any]]:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read {path}, line {len(entries) + 1} or later: {error}") from error
     return entries
-
-
-def shown(value: Any) -> str:
-    """A value in a message, cut short."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
-
-
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number; true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def file_name_of(value: Any) -> str:
-    """The value as the name of a picture within its store.
-
-    Raises:
-        EntryError: if it is none, or leads out of the store.
-    """
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise EntryError("no image", f"must name an image file, got {shown(value)}")
-    if not stays_inside(value):
-        raise EntryError("image outside its folder", f"image must lie in the folder of images, got {shown(value)}")
-    return value
 
 
 def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 
 from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.reading import (
-    Drops,
+    EntryError,
     ImageRow,
+    LeftOut,
     PackedRecords,
     are_numbers,
     box_from_xywh,
@@ -47,9 +48,9 @@ class VisualGenome(PackedRecords):
         for data, file in ((image_data, "image_data.json"), (regions, "region_descriptions.json")):
             if not isinstance(data, list):
                 raise DataError(f"{file} of Visual Genome must be a list, got {type(data).__name__}")
-        drops = Drops()
-        known = _images(image_data, drops)
-        super().__init__(name, _records(known, regions, images, _is_flat(known, images), drops), drops)
+        left_out = LeftOut()
+        known = _images(image_data, left_out)
+        super().__init__(name, _records(known, regions, images, _is_flat(known, images), left_out), left_out)
 
     @classmethod
     def from_files(
@@ -66,21 +67,21 @@ class VisualGenome(PackedRecords):
         return cls(read_json(image_data), read_json(regions), open_images(images), name)
 
 
-def _images(rows: list[Any], drops: Drops) -> dict[int, ImageRow]:
+def _images(rows: list[Any], left_out: LeftOut) -> dict[int, ImageRow]:
     """By id, with file names as their addresses end: `VG_100K/7.jpg`."""
     images: dict[int, ImageRow] = {}
     for row in rows:
         try:
             if not isinstance(row, Mapping):
-                raise DataError("image that is no object")
+                raise EntryError("image that is no object")
             image_id = whole_number(row.get("image_id", row.get("id")), "image id")
             if image_id in images:
-                raise DataError("image id used twice")
+                raise EntryError("image id used twice")
             url = row.get("url")
             end = "/".join(url.split("/")[-2:]) if isinstance(url, str) and url.count("/") > 1 else f"{image_id}.jpg"
             images[image_id] = ImageRow(image_id, end, checked_size(row.get("width"), row.get("height")))
-        except DataError as error:
-            drops.add(error, label_id(row))
+        except EntryError as why:
+            left_out.add(label_id(row), why)
     return images
 
 
@@ -95,20 +96,20 @@ def _is_flat(known: Mapping[int, ImageRow], images: ImageStore) -> bool:
 
 
 def _records(
-    known: dict[int, ImageRow], rows: list[Any], images: ImageStore, is_flat: bool, drops: Drops
+    known: dict[int, ImageRow], rows: list[Any], images: ImageStore, is_flat: bool, left_out: LeftOut
 ) -> Iterator[Record]:
     for row in rows:
         try:
             if not isinstance(row, Mapping):
-                raise DataError("regions that are no object")
+                raise EntryError("regions that are no object")
             image = known.pop(whole_number(row.get("id", row.get("image_id")), "image id"), None)
             if image is None:
-                raise DataError("regions of an unknown image, or given twice")
+                raise EntryError("regions of an unknown image, or given twice")
             regions = list_under(row, "regions", "image")
-        except DataError as error:
-            drops.add(error, label_id(row))
+        except EntryError as why:
+            left_out.add(label_id(row), why)
             continue
-        found = list(_usable(regions, image.size_wh, drops))
+        found = list(_usable(regions, image.size_wh, left_out))
         name = _base(image.file_name) if is_flat else image.file_name
         yield Record(
             id=name,
@@ -119,22 +120,22 @@ def _records(
             expressions=tuple(Expression(phrase, (index,)) for index, (_, phrase) in enumerate(found)),
         )
     for image in known.values():
-        drops.add("image without regions", image.file_name)
+        left_out.add(image.file_name, "image without regions")
 
 
-def _usable(regions: list[Any], size_wh: tuple[int, int], drops: Drops) -> Iterator[tuple[Annotation, str]]:
+def _usable(regions: list[Any], size_wh: tuple[int, int], left_out: LeftOut) -> Iterator[tuple[Annotation, str]]:
     for region in regions:
         try:
             if not isinstance(region, Mapping):
-                raise DataError("region that is no object")
+                raise EntryError("region that is no object")
             box = [region.get(key) for key in ("x", "y", "width", "height")]
             if not are_numbers(box, 4):
-                raise DataError("region whose x, y, width and height are not finite numbers")
+                raise EntryError("region whose x, y, width and height are not finite numbers")
             phrase = plain_text(region.get("phrase"), "region")
             number = None if region.get("region_id") is None else whole_number(region["region_id"], "region id")
             yield Annotation("", box_from_xywh(box, size_wh), None, "thing", number), phrase
-        except DataError as error:
-            drops.add(error, label_id(region))
+        except EntryError as why:
+            left_out.add(label_id(region), why)
 
 
 def _base(name: str) -> str:
