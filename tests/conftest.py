@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import json
 import os
@@ -19,6 +20,14 @@ from llava_grounding.masks import encode_rle
 # No deadline per example: how long one takes says more about what else the machine does.
 hypothesis.settings.register_profile("llava-grounding", deadline=None)
 hypothesis.settings.load_profile("llava-grounding")
+
+_SECONDS_TO_END = 120
+
+
+def pytest_unconfigure() -> None:
+    """A process that has run its tests and does not end says where it waits, and fails."""
+    faulthandler.dump_traceback_later(_SECONDS_TO_END, exit=True)
+
 
 MINI_SIZE_WH = (80, 60)
 _CATEGORIES = {1: "person", 2: "bicycle", 3: "car", 17: "cat", 18: "dog", 58: "hot dog", 187: "sky", 149: "road"}
