@@ -82,9 +82,14 @@ def fixed_samples(shop: Workshop) -> list[Sample]:
     samples = []
     for number in range(source.size):
         sample = source.sample(number, np.random.default_rng(number))
-        if sample.turns and sample.id not in {one.id for one in samples}:
+        if sample.turns and picture(sample) not in map(picture, samples):
             samples.append(replace(sample, turns=(sample.turns[len(samples) % len(sample.turns)],)))
     return samples[:COUNT]
+
+
+def picture(sample: Sample) -> str:
+    """What all samples of one picture have in common."""
+    return sample.id.partition("#")[0]
 
 
 def examination(shop: Workshop, samples: Sequence[Sample]) -> str:
