@@ -47,7 +47,7 @@ def picture(instances: tuple[Instance, ...], size_wh: tuple[int, int] = SIZE_WH)
     colours = {"dog": (220, 40, 40), "cat": (40, 60, 220), "tree": (40, 200, 60)}
     for mask, instance in zip(masks, instances, strict=True):
         x0, y0, x1, y1 = instance.box_xyxy.astype(int)
-        image[y0:y1, x0:x1] = colours[instance.category]
+        image[y0:y1, x0:x1] = colours.get(instance.category, (200, 200, 60))
         mask[y0:y1, x0:x1] = instance.has_mask
     return image, masks
 

@@ -11,13 +11,13 @@ from llava_grounding.train.losses import SetCriterion
 from llava_grounding.train.matcher import HungarianMatcher
 from llava_grounding.train.targets import GroundingTarget, TargetBatch
 
-CAT, DOG, TREE = 1, 2, 3
+NAMELESS, CAT, DOG, TREE = 0, 1, 2, 3
 IGNORED = -100
 EVERYTHING, SOME = torch.ones(1, 4, dtype=torch.bool), torch.tensor([[False, True, True, False]])
 
 
 def target(things: list[tuple[int, tuple[int, int, int, int]]], has_mask: bool = True) -> GroundingTarget:
-    """Things of a class in rectangles x0, y0, x1, y1 of an 8 x 8 canvas."""
+    """Things of a class, 0 for none, in rectangles x0, y0, x1, y1 of an 8 x 8 canvas."""
     masks, names = torch.zeros(len(things), 8, 8, dtype=torch.bool), torch.zeros(len(things), 4, dtype=torch.bool)
     boxes = torch.zeros(len(things), 4)
     for row, (column, (x0, y0, x1, y1)) in enumerate(things):
@@ -54,6 +54,9 @@ class TestCellLabels:
         batch = TargetBatch.join([target([(DOG, (0, 0, 4, 4)), (CAT, (4, 4, 8, 8))])], 4, torch.device("cpu"))
         batch.has_mask[1] = 0
         assert cell_labels(batch, EVERYTHING, (2, 2))[0].tolist() == [DOG, IGNORED, IGNORED, IGNORED]
+
+    def test_a_thing_without_a_class_is_neither_a_class_nor_nothing(self) -> None:
+        assert self.labels(target([(NAMELESS, (0, 0, 4, 4)), (DOG, (4, 0, 8, 4))])) == [IGNORED, DOG, 0, 0]
 
     def test_images_of_a_batch_do_not_share_labels(self) -> None:
         batch = join(target([(DOG, (0, 0, 4, 4)), (CAT, (4, 0, 8, 4))]), target([(TREE, (4, 4, 8, 8))]))
@@ -108,6 +111,9 @@ def test_the_naming_loss_asks_each_matched_query_for_its_class_in_every_layer() 
         names = logits[0, :2, 1:]
         losses.append(F.cross_entropy(names, torch.tensor([DOG - 1, TREE - 1])))
     torch.testing.assert_close(naming_loss(output, batch, result), torch.stack(losses).mean())
+    nameless = join(target([(NAMELESS, (4, 4, 8, 8)), (DOG, (0, 0, 4, 4))]))
+    dogs = [F.cross_entropy(logits[0, :1, 1:], torch.tensor([DOG - 1])) for logits in layers]
+    torch.testing.assert_close(naming_loss(output, nameless, result), torch.stack(dogs).mean())
     empty = join(target([]))
     nothing = SetCriterion(matcher=HungarianMatcher(num_points=None), num_points=None).unweighted(output, empty)
     assert naming_loss(output, empty, nothing) == 0

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from hand_made import DOG, NAMES, TURNS, four_samples, sample, thing
-from small_training import class_phrases, training_model, training_processor
+from small_training import class_phrases, recipe, training_model, training_processor
 from torch import Tensor
 
 from llava_grounding.data.sample import Sample
@@ -15,7 +16,10 @@ from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGe
 from llava_grounding.model.outputs import PADDED_PHRASE_LOGIT
 from llava_grounding.train.batches import ANYTHING, ChatBatch, ClassBatch, chat_batch, class_batch, encode_sample_image
 from llava_grounding.train.class_losses import ClassPhrases, ground_classes, hide_phrases
+from llava_grounding.train.denoising import denoising_losses
+from llava_grounding.train.plan import set_learning, stage_plan
 from llava_grounding.train.stages import Criteria, LossWeights, chat_losses, pretrain_losses
+from llava_grounding.train.targets import TargetBatch
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
 CRITERIA = Criteria.of(len(NAMES), None)
@@ -101,6 +105,36 @@ def test_batches_that_lack_something_give_finite_losses_and_gradients(samples: l
     assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
     classes = classes_of(*samples)
     assert_finite(pretrain_losses(training_model(), class_phrases(), CRITERIA, classes), {"loss"})
+
+
+def test_a_batch_from_which_nothing_can_be_learnt_gives_a_gradient_of_zero() -> None:
+    model = training_model()
+    set_learning(model, stage_plan(recipe("visual_prompt")), [6, 7, 8])
+    batch = chat_of(*(sample(turns=TURNS[1:2]) for _ in range(2)))  # nobody points at anything
+    losses = chat_losses(model, None, CRITERIA, batch)
+    assert losses["loss"] > 0
+    losses["loss"].backward()
+    learning = [one for one in model.parameters() if one.requires_grad]
+    assert learning
+    assert all(one.grad is not None and not one.grad.any() for one in learning)
+
+
+def test_a_thing_without_a_class_begins_as_anything_when_it_is_disturbed() -> None:
+    model, phrases = training_model().eval(), class_phrases()
+    batch = classes_of(sample((thing("unheard of", (8, 8, 32, 40)),), ()))
+    targets = TargetBatch.join(batch.targets, batch.phrase_mask.shape[1], torch.device("cpu"))
+    assert not targets.phrase_map[:, ANYTHING + 1 :].any()
+    embeds = phrases.embeds.detach().requires_grad_()
+    everything = torch.cat([model.vision_tower.anything.detach().reshape(1, -1), embeds])
+    memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
+    only_anything = torch.zeros_like(batch.phrase_mask)
+    only_anything[:, ANYTHING] = True
+    with mock.patch("llava_grounding.train.denoising.LABEL_NOISE", 0.0):
+        losses = denoising_losses(
+            model.grounder, everything, CRITERIA.classes, memory, targets, only_anything, copies=2
+        )
+    losses["loss"].backward()
+    assert embeds.grad is None or not embeds.grad.any()
 
 
 def test_what_the_language_model_sees_does_not_depend_on_how_much_is_labelled() -> None:

@@ -31,6 +31,12 @@ def test_words_are_name_and_attributes_as_they_stand_in_a_sentence() -> None:
     assert words[1, -1] == -100
 
 
+def test_a_thing_without_a_name_has_no_words() -> None:
+    words = thing_words([sample((replace(DOG, category=""), LEFT_CAT), ())], training_processor().tokens)
+    assert (words[0] == -100).all()
+    assert (words[1] >= 0).any()
+
+
 def test_without_things_there_are_no_words() -> None:
     assert thing_words([sample((), ())], training_processor().tokens).shape == (0, 0)
 

@@ -113,17 +113,26 @@ def hide_phrases(output: GrounderOutput, phrase_mask: Tensor) -> GrounderOutput:
 
 
 def naming_loss(output: GrounderOutput, targets: TargetBatch, result: CriterionResult) -> Tensor:
-    """Cross-entropy over the image's class columns of every matched query, mean over pairs and layers."""
-    pairs = result.pairs
-    rows = torch.arange(len(pairs.image_index), device=pairs.image_index.device)
-    if not len(rows):
+    """Cross-entropy over the image's class columns of every matched query, mean over pairs and layers.
+
+    Things without a class do not count.
+    """
+    pairs, classes = result.pairs, object_classes(targets)
+    if not len(pairs.image_index):
         return output.phrase_logits.sum() * 0.0
     losses = []
     for layer, prediction in enumerate(named_predictions(output).values()):
         logits = prediction.phrase_logits.float()[pairs.image_index, pairs.queries[layer], ANYTHING + 1 :]
-        truth = targets.phrase_map[pairs.targets[layer], ANYTHING + 1 :].argmax(1)
-        losses.append(F.cross_entropy(logits, truth))
+        truth = classes[pairs.targets[layer]]
+        total = F.cross_entropy(logits, truth, ignore_index=_IGNORE, reduction="sum")
+        losses.append(total / (truth != _IGNORE).sum().clamp(min=1))
     return torch.stack(losses).mean()
+
+
+def object_classes(targets: TargetBatch) -> Tensor:
+    """Class of every object, counted from 0, [N]; -100 for things without one."""
+    classes = targets.phrase_map[:, ANYTHING + 1 :]
+    return torch.where(classes.any(1), classes.argmax(1), _IGNORE)
 
 
 def cell_loss(head: nn.Linear, memory: ImageMemory, targets: TargetBatch, phrase_mask: Tensor) -> Tensor:
@@ -148,7 +157,8 @@ def cell_loss(head: nn.Linear, memory: ImageMemory, targets: TargetBatch, phrase
 def cell_labels(targets: TargetBatch, phrase_mask: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """What each cell shows, [B, h * w]: a class column, 0 for nothing, -100 for cells that do not count."""
     coverage = targets.padded(targets.coverage(size_hw) * targets.has_mask[:, None])  # [B, M, n]
-    classes = targets.padded(targets.phrase_map[:, ANYTHING + 1 :].argmax(1) + 1)  # [B, M]
+    classes = object_classes(targets)
+    classes = targets.padded(torch.where(classes == _IGNORE, _IGNORE, classes + 1))  # [B, M]
     most, owner = coverage.max(dim=1)
     labels = torch.full_like(owner, _IGNORE)
     exhaustive = phrase_mask[:, ANYTHING, None]

@@ -46,7 +46,9 @@ def denoising_losses(
         return {"loss": memory.memory.sum() * 0.0}
     batch = len(targets.counts)
     phrases = class_embeds.expand(batch, -1, -1)
-    labels = targets.padded(targets.phrase_map[:, 1:].argmax(1) + 1).repeat(1, copies)  # [B, K * M]
+    classes = targets.phrase_map[:, 1:]
+    named = torch.where(classes.any(1), classes.argmax(1) + 1, 0)  # things without a class begin as anything
+    labels = targets.padded(named).repeat(1, copies)  # [B, K * M]
     real = targets.padded(torch.ones_like(targets.has_mask)).bool().repeat(1, copies)
     boxes = targets.padded(targets.boxes_cxcywh).repeat(1, copies, 1)
     wrong = torch.rand(labels.shape, device=labels.device) < LABEL_NOISE

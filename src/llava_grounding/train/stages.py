@@ -25,7 +25,7 @@ from llava_grounding.train.word_loss import word_loss
 
 @dataclass(frozen=True)
 class Criteria:
-    """One criterion for class names, one for phrases."""
+    """One criterion for class names, one for phrases, one for what is pointed at."""
 
     classes: SetCriterion
     phrases: SetCriterion
@@ -143,6 +143,8 @@ def chat_losses(
         prompt_losses = {name: value * shares.prompts for name, value in prompt_losses.items()}
         total = total + weights.prompts * prompt_losses["loss"]
         losses |= {f"prompt_{name}": value for name, value in prompt_losses.items()}
+    if not total.requires_grad:  # nothing that learns had a part in this batch: a gradient of zero
+        total = sum((one.sum() * 0.0 for one in model.parameters() if one.requires_grad), total)
     return losses | {"loss": total}
 
 

@@ -25,7 +25,11 @@ _NOTHING = -100
 def thing_words(samples: Sequence[Sample], tokenizer: MarkupTokenizer) -> Tensor:
     """Token ids of every instance's name and attributes, `[N, W]`, image after image; -100 where a row is shorter."""
     rows = [
-        [token for word in (instance.category, *instance.attributes) for token in tokenizer.encode_plain(f" {word}")]
+        [
+            token
+            for word in (instance.category, *instance.attributes)
+            for token in (tokenizer.encode_plain(f" {word}") if word else [])
+        ]
         for sample in samples
         for instance in sample.instances
     ]
