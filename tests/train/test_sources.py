@@ -1,6 +1,7 @@
 """Sources by their kind: each opens from what a recipe says of it, and says what it lacks."""
 
 import hashlib
+import logging
 import os
 import pickle
 import subprocess
@@ -79,6 +80,16 @@ class TestKinds:
             ((only, _),) = open_sources([values | {"optional": True}, {"kind": "scenes"}], tmp_path / "all")
             assert only.name == "scenes"
 
+    def test_what_is_optional_and_not_there_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        values = source("coco", optional=True, name="my photos")
+        with caplog.at_level(logging.INFO, logger="llava_grounding"):
+            assert open_sources([values], tmp_path) == []
+            assert caplog.messages == ["my photos: left out: its files are not there"]
+            caplog.clear()
+            write_source(values, tmp_path)
+            assert len(open_sources([values], tmp_path)) == 1
+            assert caplog.messages == []
+
     @pytest.mark.parametrize("kind", SOURCES)
     def test_unknown_and_missing_keys_are_named(self, kind: str, tmp_path: Path) -> None:
         key = next(iter(SOURCES[kind]))
@@ -88,6 +99,20 @@ class TestKinds:
         values = source(kind, optional=True)
         del values[key]
         assert refused(values, tmp_path) == f"a source of kind `{kind}` must say `{key}`"
+
+    @pytest.mark.parametrize(
+        ("values", "told"),
+        [
+            (source("coco", instances=3), "`instances` of a source must be text, got `3`"),
+            (source("coco", images=["a"]), "`images` of a source must be text, got `['a']`"),
+            (source("flickr30k", split=1), "`split` of a source must be text or null, got `1`"),
+            (source("llava", name=None), "`name` of a source must be text, got `None`"),
+            (source("marks", alpha="x"), "`alpha` of a source must be a number, got `x`"),
+            (source("marks", alpha=True), "`alpha` of a source must be a number, got `True`"),
+        ],
+    )
+    def test_values_of_another_type_are_named(self, values: dict[str, Any], told: str, tmp_path: Path) -> None:
+        assert refused(values, tmp_path) == told
 
     def test_an_unknown_kind_gets_the_nearest_and_all_there_are(self) -> None:
         told = refused({"kind": "refcocoo", "refs": "x"})

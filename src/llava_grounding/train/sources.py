@@ -7,12 +7,14 @@ much of a step it fills (`weight`) and what dialogues are made of it (`talk`).
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
@@ -29,6 +31,8 @@ from llava_grounding.data.talk_turns import possible_kinds
 from llava_grounding.errors import ConfigError, DataError, did_you_mean
 from llava_grounding.train.mixture import SampleSource
 
+logger = logging.getLogger(__name__)
+
 _READERS: dict[str, str] = {
     "coco": "coco:CocoPhotos",
     "coco_panoptic": "coco_panoptic:CocoPanoptic",
@@ -44,6 +48,7 @@ _READERS: dict[str, str] = {
 }
 """Kind -> module and class, whose `from_files` takes the kind's keys."""
 KINDS = ("scenes", "photos", *_READERS)
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 _COMMON = ("kind", "weight", "name", "optional")
 
 
@@ -138,6 +143,7 @@ def open_sources(
         if weight == 0:
             continue
         if values.get("optional") and not is_there(values, root):
+            logger.info("%s: left out: its files are not there", values.get("name", values["kind"]))
             continue
         opened.append((open_source(values, root, scenes), float(weight)))
     return opened
@@ -208,8 +214,11 @@ def _reader(values: Mapping[str, Any], root: Path | None) -> tuple[Callable[...,
     ]
     if missing:
         raise ConfigError(f"a source of kind `{kind}` must say {' and '.join(f'`{name}`' for name in missing)}")
+    hints = get_type_hints(read)
     return read, {
-        name: _resolved(value, parameters[name], root) for name, value in values.items() if name in parameters
+        name: _resolved(name, value, get_args(hints[name]) or (hints[name],), root)
+        for name, value in values.items()
+        if name in parameters
     }
 
 
@@ -227,9 +236,13 @@ def _check_keys(kind: str, values: Mapping[str, Any], known: Sequence[str]) -> N
             raise ConfigError(f"a source of kind `{kind}` has no key `{key}`{did_you_mean(str(key), known)}")
 
 
-def _resolved(value: Any, parameter: inspect.Parameter, root: Path | None) -> Any:
-    """A path made absolute; other values as they are."""
-    if isinstance(value, str) and "Path" in str(parameter.annotation):
+def _resolved(name: str, value: Any, types: Sequence[type], root: Path | None) -> Any:
+    """A path made absolute; other values as they are, if of a type they may be of."""
+    whole = float in types and isinstance(value, int) and not isinstance(value, bool)
+    if type(value) not in types and not whole:
+        words = [_WORDS[one] for one in types if one in _WORDS]
+        raise ConfigError(f"`{name}` of a source must be {' or '.join(words)}, got `{value}`")
+    if isinstance(value, str) and Path in types:
         path = Path(os.path.expandvars(value)).expanduser()
         return path if path.is_absolute() or root is None else root / path
     return value
