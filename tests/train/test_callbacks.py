@@ -1,6 +1,7 @@
 """Between the steps of a run: the log, rates, trackers, steps and samples left out, the best weights."""
 
 import logging
+import math
 import random
 from collections.abc import Sequence
 from itertools import pairwise
@@ -198,7 +199,7 @@ class TestBrokenSamples:
             finish(tmp_path / "many", source=Breaking(four_samples(), {1, 2}), **values, max_broken=1)
         with pytest.raises(DataError) as caught:
             finish(tmp_path / "all", source=Breaking(four_samples(), {0, 1, 2, 3}), **values)
-        assert str(caught.value).startswith("10 samples of old photos in a row could not be used: photo ")
+        assert str(caught.value).startswith("100 samples of old photos in a row could not be used: photo ")
         assert "\n" not in str(caught.value)
 
 
@@ -221,16 +222,18 @@ class TestTheBest:
         assert self.best(tmp_path, rows, "class_f1") == rows[1]
         assert self.best(tmp_path, rows, "language_loss") == rows[2]
 
-    def test_a_number_no_validation_has_ends_the_run_with_those_it_has(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        found = {"class_f1": 0.1, "class_threshold": 0.5}
-        monkeypatch.setattr("llava_grounding.train.run.Validation.__call__", lambda *_: found)
+    def test_a_number_that_is_none_is_never_the_best(self, tmp_path: Path) -> None:
+        nothing, some = {"language_loss": math.nan}, {"language_loss": 4.0}
+        assert self.best(tmp_path, [nothing, some]) == some
+        assert self.best(tmp_path, [some, nothing], "language_loss") == some
+        with pytest.raises(IndexError):  # nothing was kept
+            self.best(tmp_path, [nothing, nothing])
+
+    def test_a_number_the_validation_lacks_ends_the_run_with_those_it_has(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
-            finish(tmp_path, **QUICK, steps=1, metric="class_f")
+            self.best(tmp_path, [{"class_f1": 0.1, "class_threshold": 0.5}], "phrase_f1")
         assert str(caught.value) == (
-            "`metric` must be a number of the validation, which are class_f1, class_threshold; "
-            "got `class_f`; did you mean `class_f1`?"
+            "`metric` must be a number of the validation, which are class_f1, class_threshold; got `phrase_f1`"
         )
 
 

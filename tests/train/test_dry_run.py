@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from data_sets import source, write_source
 from small_training import recipe
@@ -15,6 +16,7 @@ from llava_grounding.model.sizes import meta_model
 from llava_grounding.train.dry_run import Memory, dry_run, estimate_memory
 from llava_grounding.train.plan import PartPlan
 from llava_grounding.train.recipe import Recipe, load_recipe
+from llava_grounding.train.sources import open_source
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 DRAWN = ("nano_pretrain", "nano_chat", "nano_read", "nano_joint", "nano_gpu")
@@ -29,6 +31,12 @@ PARTS = [
 
 def lines_of(name: str, root: Path, processes: int = 1, **overrides: str) -> list[str]:
     return dry_run(load_recipe(CONFIGS / f"{name}.yaml", {"start_from": "null", **overrides}), root, processes)
+
+
+def write_sources(loaded: Recipe, root: Path) -> None:
+    """Miniatures of all that a recipe reads."""
+    for values in (*loaded.data, *loaded.validation):
+        write_source(values, root)
 
 
 def total_gib(lines: list[str]) -> float:
@@ -71,8 +79,7 @@ class TestLarge:
     @pytest.mark.parametrize("name", LARGE)
     def test_every_recipe_has_a_plan_from_files_where_it_says(self, name: str, tmp_path: Path) -> None:
         loaded = load_recipe(CONFIGS / f"{name}.yaml", {"start_from": "null", "preset": "official_7b"})
-        for values in loaded.data:
-            write_source(values, tmp_path)
+        write_sources(loaded, tmp_path)
         lines = dry_run(loaded, tmp_path, processes=8)
         parts = {line.split()[0]: line for line in lines if "parameters  " in line}
         assert parts["vision_tower"].endswith("rests")
@@ -97,14 +104,33 @@ class TestLarge:
 
     def test_whole_parts_are_those_of_the_recipe(self, tmp_path: Path) -> None:
         loaded = load_recipe(CONFIGS / "7b_stage1.yaml", {"start_from": "null", "preset": "official_7b"})
-        for values in loaded.data:
-            write_source(values, tmp_path)
+        write_sources(loaded, tmp_path)
         counts = [int(line.split()[1]) for line in dry_run(loaded, tmp_path) if " of the first step; " in line]
-        assert counts == [32, 8, 8, 4, 4, 4, 4]
+        assert counts == [64, 16, 16, 8, 8, 8, 8]
+
+    @pytest.mark.parametrize("name", LARGE)
+    def test_each_source_gives_what_the_stage_learns_from(self, name: str, tmp_path: Path) -> None:
+        loaded = load_recipe(CONFIGS / f"{name}.yaml", {"start_from": "null", "preset": "official_7b"})
+        write_sources(loaded, tmp_path)
+        for values in (*loaded.data, *loaded.validation):
+            opened, kind = open_source(values, tmp_path), values["kind"]
+            for seed in range(12):
+                turns = opened.sample(seed % opened.size, np.random.default_rng(seed)).turns
+                pointing = any(turn.prompts for turn in turns)
+                grounded = any(turn.targets for turn in turns)
+                if name == "7b_stage3":
+                    assert kind == "gvc" or pointing, (kind, turns)
+                else:
+                    assert kind == "gvc" or not pointing, (kind, turns)
+                    assert kind in ("gvc", "llava") or grounded, (kind, turns)
 
     def test_files_that_are_not_there_and_models_that_are_not_are_named(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"blip_laion_cc_sbu_558k\.json"):
             lines_of("7b_stage1", tmp_path, preset="official_7b")
+        for values in load_recipe(CONFIGS / "7b_lora.yaml").data:
+            write_source(values, tmp_path)
+        with pytest.raises(DataError, match="flickr30k_entities"):  # it is validated with
+            lines_of("7b_lora", tmp_path, preset="official_7b")
         with pytest.raises(ConfigError, match="unknown model `runs/7b_stage1/none`"):
             dry_run(Recipe("chat", start_from="runs/7b_stage1/none"), tmp_path)
 
@@ -119,8 +145,15 @@ class TestSteps:
             dry_run(recipe("chat", preset="nano", batch_size=4), processes=8)
 
     def test_what_would_stop_the_run_stops_the_plan(self) -> None:
-        for wrong in ({"freeze": ["groundr"]}, {"data": [{"kind": "scnes"}]}, {"lora": {"targets": ["c_attn"]}}):
-            with pytest.raises(ConfigError):
+        for wrong, told in (
+            ({"freeze": ["groundr"]}, "groundr"),
+            ({"data": [{"kind": "scnes"}]}, "scnes"),
+            ({"validation": [{"kind": "scnes"}]}, "scnes"),
+            ({"lora": {"targets": ["c_attn"]}}, "c_attn"),
+            ({"report_to": ["wandbb"]}, "wandbb"),
+            ({"metric": "phrase_f"}, "phrase_f1"),
+        ):
+            with pytest.raises(ConfigError, match=told):
                 dry_run(recipe("chat", preset="nano", **wrong))
 
 

@@ -105,6 +105,21 @@ class TestParts:
         with pytest.raises(ConfigError, match="everything that stage `visual_prompt` would train is frozen"):
             stage_plan(recipe("visual_prompt", freeze=["visual_prompt_encoder"]))
 
+    def test_a_stage_without_a_task_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="stage `pretrain_grounder` is left without a task"):
+            stage_plan(recipe("pretrain_grounder", class_task=False))
+
+    def test_a_metric_that_no_validation_will_have_is_refused_before_anything_is_loaded(self) -> None:
+        for stage, metric in (("chat", "class_f1"), ("grounded_chat", "phrase_f1"), ("marks", "language_loss")):
+            assert stage_plan(recipe(stage, metric=metric)).tasks
+        with pytest.raises(ConfigError) as caught:
+            stage_plan(recipe("grounded_chat", metric="class_f"))
+        assert str(caught.value) == (
+            "`metric` must be a number of the validation, which are phrase_f1, language_loss; got `class_f`"
+        )
+        with pytest.raises(ConfigError, match="did you mean `class_f1`"):
+            stage_plan(recipe("pretrain_grounder", metric="class_f"))
+
     def test_a_second_stage_in_the_same_process_leaves_nothing_of_the_first(self) -> None:
         model = untied()
         set_learning(model, stage_plan(recipe("align")), NEW_TOKENS)

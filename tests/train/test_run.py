@@ -124,6 +124,18 @@ class TestGoingOn:
         assert differences(weights(again), weights(first)) == []
         assert [row["step"] for row in log_of(tmp_path) if "loss" in row] == [1, 2]
 
+    def test_values_that_changed_on_the_way_are_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        values = {"stage": "pretrain_grounder", "batch_size": 1, "save_every": 1}
+        with caplog.at_level(logging.WARNING, logger="llava_grounding"):
+            run_until(2, tmp_path, **values)
+            finish(tmp_path, **values)
+            assert "going on with another" not in caplog.text
+            finish(tmp_path, **{**values, "learning_rate": 0.5})
+        told = [line for line in caplog.messages if line.startswith("going on with another")]
+        assert told == [f"going on with another `learning_rate`: 0.5, until now {recipe('chat').learning_rate}"]
+        (tmp_path / "recipe.json").write_text("[1]")
+        finish(tmp_path, **values)  # a damaged note of it stops nobody
+
     def test_the_same_seed_gives_the_same_weights_and_others_give_others(
         self, straight: dict[str, dict[str, Tensor]], tmp_path: Path
     ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -104,7 +105,7 @@ class BestKept(TrainerCallback):
         """
         values = {name.removeprefix("eval_"): value for name, value in (metrics or {}).items()}
         score = self._score(values)
-        if score is None and self.metric is not None:
+        if self.metric is not None and self.metric not in values:
             raise ConfigError(
                 f"`metric` must be a number of the validation, which are {', '.join(values) or 'none'}; "
                 f"got `{self.metric}`{did_you_mean(self.metric, values)}"
@@ -115,7 +116,7 @@ class BestKept(TrainerCallback):
 
     def _score(self, values: Mapping[str, float]) -> float | None:
         name = self.metric or next((one for one in ("phrase_f1", "class_f1") if one in values), "language_loss")
-        if name not in values:
+        if not math.isfinite(values.get(name, math.nan)):
             return None
         return -values[name] if name.endswith("loss") else values[name]
 

@@ -13,6 +13,7 @@ from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.mixture import Mixture
 from llava_grounding.train.plan import PartPlan, part_plans, plan_lines, set_learning, stage_plan
 from llava_grounding.train.recipe import Recipe
+from llava_grounding.train.run import check_trackers
 from llava_grounding.train.sources import open_sources, quiet_scenes
 from llava_grounding.train.stream import Portion
 from llava_grounding.train.workshop import class_names, model_config
@@ -50,6 +51,8 @@ def dry_run(recipe: Recipe, root: Path | None = None, processes: int = 1) -> lis
     """
     plan = stage_plan(recipe)
     sources = open_sources(recipe.data, root, SceneConfig if "language" in plan.tasks else quiet_scenes)
+    open_sources(recipe.validation, root)
+    check_trackers(recipe.report_to)
     mixture = Mixture(sources, recipe.batch_size, recipe.seed)
     portion = Portion.of(recipe.batch_size, recipe.micro_batch_size, 0, processes)
     config = model_config(recipe)

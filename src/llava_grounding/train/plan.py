@@ -81,7 +81,22 @@ def stage_plan(recipe: Recipe) -> StagePlan:
     if "grounder" in recipe.freeze:  # nothing would learn from it
         tasks = [task for task in tasks if task != "classes"]
         parts = tuple(part for part in parts if part != PHRASES)
+    if recipe.metric is not None:
+        _check_metric(recipe.metric, tasks)
+    if not tasks:
+        raise ConfigError(f"stage `{recipe.stage}` is left without a task: class names are its only one")
     return StagePlan(tuple(tasks), parts, new_rows)
+
+
+def _check_metric(metric: str, tasks: Sequence[Task]) -> None:
+    """Before anything is loaded: it would be missed only at the first validation."""
+    known = ["class_f1"] if "classes" in tasks else []
+    known += ["phrase_f1", "language_loss"] if "language" in tasks else []
+    if metric not in known:
+        raise ConfigError(
+            f"`metric` must be a number of the validation, which are {', '.join(known)}; got `{metric}`"
+            f"{did_you_mean(metric, known)}"
+        )
 
 
 def set_learning(model: LlavaGroundingForConditionalGeneration, plan: StagePlan, new_tokens: Sequence[int]) -> None:

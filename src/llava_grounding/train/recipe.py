@@ -78,7 +78,7 @@ class Recipe:
     denoising: int = 0
     """Noised copies of each object that the grounder must put right, in the class task (arXiv:2203.01305)."""
     max_turns: int = 4
-    """Questions of one sample put into one dialogue."""
+    """Questions of a drawn scene or photo put into one dialogue; other sources: see `max_turns` of their `talk`."""
     max_tokens: int | None = None
     """Longest dialogue; later turns are left out, a longer first one leaves the sample out. None: the model's limit."""
     grounding_weight: float = 1.0
@@ -104,7 +104,7 @@ class Recipe:
     workers: int = 1
     """Processes that draw and read samples, for each device."""
     max_broken: int = 1000
-    """Samples that could not be read, after which the run stops."""
+    """Samples that could not be used, over all processes, after which the run stops."""
     log_every: int = 50
     """Steps between lines of the log."""
     save_every: int = 500
@@ -221,6 +221,8 @@ def _checked(values: Mapping[str, Any], problems: list[str]) -> Recipe:
             problems += [f"every source in `{name}` must name its `kind`" for one in sources if "kind" not in one]
             if name == "data" and not sources:
                 problems.append("`data` must name at least one source")
+    if checked.get("beta2") == 1:
+        problems.append("`beta2` must be below 1")
     if checked.get("weights") in ("int8", "int4") and checked.get("lora") is None:
         problems.append(f"weights in {checked['weights']} cannot learn: add `lora`")
     if problems:

@@ -68,7 +68,7 @@ def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
     if alone:
         recover(folder / "best")
         recover(folder / "last")
-        (folder / "recipe.json").write_text(json.dumps(recipe_to_dict(recipe), indent=1) + "\n", encoding="utf-8")
+        _write_recipe(recipe, folder)
         for line in plan_lines(part_plans(shop.model, shop.phrases, recipe), recipe, shop.plan.tasks):
             logger.info("%s", line)
     if arguments.device.type == "cpu":
@@ -93,6 +93,20 @@ def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
     metrics = {name.removeprefix("eval_"): value for name, value in _last_validation(trainer).items()}
     trainer.save_whole(folder / "last")
     return metrics
+
+
+def _write_recipe(recipe: Recipe, folder: Path) -> None:
+    """Keep every value, and say which are others than those of the steps already done."""
+    path, values = folder / "recipe.json", recipe_to_dict(recipe)
+    if last_checkpoint(folder) is not None and path.is_file():
+        try:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            before = {}
+        for key, value in values.items():
+            if key in before and before[key] != value:
+                logger.warning("going on with another `%s`: %s, until now %s", key, value, before[key])
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> GroundingTrainer:
@@ -137,7 +151,7 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
         ConfigError: if it names a tracker that does not exist.
         MissingExtraError: if the packages for training are not installed.
     """
-    _check_trackers(recipe.report_to)
+    check_trackers(recipe.report_to)
     values: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": recipe.steps,
@@ -188,7 +202,7 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
     return arguments
 
 
-def _check_trackers(names: Sequence[str]) -> None:
+def check_trackers(names: Sequence[str]) -> None:
     """Before anything is loaded: they would be missed only then."""
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
