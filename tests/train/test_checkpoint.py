@@ -1,6 +1,7 @@
 """What a run keeps: it comes back as it was, an older one stays until the new one is whole, the oldest go."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -212,6 +213,31 @@ class TestWhole:
         assert differences(learner(1), fresh) == []
         save_whole(learner(2), training_processor(), tmp_path / "last")  # what is left over is in nobody's way
         assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+    def test_it_is_on_the_disk_before_it_takes_the_place_of_an_older_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settled: list[tuple[int, int]] = []
+        honest = os.fsync
+
+        def fsync(handle: int) -> None:
+            found = os.fstat(handle)
+            settled.append((found.st_dev, found.st_ino))
+            honest(handle)
+
+        rename = Path.replace
+
+        def replace_settled(path: Path, target: Path) -> None:
+            if target.name == "last":
+                for one in (path, *path.iterdir()):
+                    found = one.stat()
+                    assert (found.st_dev, found.st_ino) in settled, one
+            rename(path, target)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(Path, "replace", replace_settled)
+        save_whole(learner(1), training_processor(), tmp_path / "last")
+        assert len(settled) > 3
 
     def test_adapters_are_merged_and_stay_on_the_learner(self, tmp_path: Path) -> None:
         kept = learner(1, lora=LORA).eval()

@@ -204,7 +204,7 @@ class TestBroken:
     @pytest.mark.parametrize("size", [1, 100, None])
     def test_ten_in_a_row_end_it(self, size: int | None) -> None:
         mixed = Mixture([(Numbers(size, (-1,)), 1.0)], 2, 0)
-        with pytest.raises(DataError, match=r"^10 samples of numbers in a row could not be used: \d+ is broken"):
+        with pytest.raises(DataError, match=r"^100 samples of numbers in a row could not be used: \d+ is broken"):
             mixed.fill(mixed.slots(0)[0], lambda one: one)
 
     def test_what_is_no_broken_data_is_not_passed_over(self) -> None:

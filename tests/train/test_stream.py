@@ -170,7 +170,7 @@ class TestMaking:
         with pytest.raises(DataError, match=r"^the dialogue of `drawn by hand` takes \d+ tokens of 20 allowed$"):
             chat_item(sample(), training_processor(), 10, np.random.default_rng(0), 20)
         tight = BatchStream(Mixture([(Few(), 1.0)], 2, 0), maker(max_tokens=20), Portion(), 2)
-        with pytest.raises(DataError, match="10 samples of few in a row could not be used: the dialogue of"):
+        with pytest.raises(DataError, match="100 samples of few in a row could not be used: the dialogue of"):
             tight.batch(0)
 
 

@@ -6,6 +6,7 @@ A folder is written aside and renamed, so that one that is there is whole.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -64,10 +65,21 @@ def save_whole(
         _save_model(learner, processor, aside, model, _part(state, PHRASES))
         if metrics is not None:
             (aside / VALIDATION_FILE).write_text(json.dumps(dict(metrics)) + "\n", encoding="utf-8")
+        settle(aside)
     if folder.exists():
         folder.replace(old)
     aside.replace(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def settle(folder: Path) -> None:
+    """Wait until the disk has everything in a folder: renamed before that, it could be empty after a power cut."""
+    for place in (*folder.rglob("*"), folder):
+        handle = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def recover(folder: Path) -> None:

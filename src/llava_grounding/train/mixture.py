@@ -17,7 +17,7 @@ from llava_grounding.errors import ConfigError, DataError
 
 _GOLDEN = 0.6180339887498949  # multiples of it, without their whole parts, are spread evenly
 _BLOCK = 4096  # steps counted at once
-_TRIES = 10  # records read for one sample before its source is given up
+_TRIES = 100  # records read for one sample before its source is given up
 Item = TypeVar("Item")
 
 

@@ -23,7 +23,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from llava_grounding.errors import DataError
 from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.train.checkpoint import load_learner, remove_old, save_learner, save_whole, writing
+from llava_grounding.train.checkpoint import load_learner, remove_old, save_learner, save_whole, settle, writing
 from llava_grounding.train.learner import Learner
 from llava_grounding.train.plan import parameter_groups
 from llava_grounding.train.recipe import Recipe
@@ -65,7 +65,7 @@ class GroundingTrainer(Trainer):
         callbacks: list[TrainerCallback],
     ) -> None:
         self.recipe, self._stream, self._validation, self._processor = recipe, stream, validation, processor
-        self.casualties = Casualties(recipe.max_broken)
+        self.casualties = Casualties(-(-recipe.max_broken // args.world_size))
         self._sums: dict[str, Tensor] = {}
         self._logged_at = stream.first_step
         self._folder = str(args.output_dir)
@@ -233,6 +233,7 @@ class GroundingTrainer(Trainer):
         self._wait()
         if self.args.should_save:
             name = f"checkpoint-{self.state.global_step}"
+            settle(aside)
             shutil.rmtree(folder / name, ignore_errors=True)
             (aside / name).replace(folder / name)
             aside.rmdir()
