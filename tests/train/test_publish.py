@@ -104,3 +104,11 @@ def test_without_a_threshold_the_old_one_stays_and_publishing_twice_changes_noth
     assert once == twice
     old = LlavaGroundingProcessor.from_pretrained(folders[0]).settings
     assert LlavaGroundingProcessor.from_pretrained(tmp_path / "twice").settings == old
+
+
+def test_a_stage_without_class_phrases_is_published_too(tmp_path: Path) -> None:
+    shop = workshop(tmp_path, stage="grounded_chat", batch_size=1)
+    save_whole(shop.learner, shop.processor, tmp_path / "last")
+    publish(tmp_path / "last", tmp_path / "out")
+    assert (tmp_path / "out/model.safetensors").is_file()
+    assert not list((tmp_path / "out").glob("class_phrases*"))

@@ -23,7 +23,7 @@ from llava_grounding.train.checkpoint import save_phrases, save_whole
 from llava_grounding.train.mixture import SampleSource
 from llava_grounding.train.publish import publish
 from llava_grounding.train.recipe import Recipe
-from llava_grounding.train.run import train
+from llava_grounding.train.run import run_stage, train
 from llava_grounding.train.sources import open_sources, quiet_scenes
 from llava_grounding.train.validation import validate_chat
 from llava_grounding.train.workshop import class_names, open_workshop
@@ -122,6 +122,17 @@ class TestFromACheckpoint:
         assert shop.phrases.names == NAMES
         assert torch.equal(shop.phrases.embeds, load_file(start / "class_phrases.safetensors")["embeds"])
 
+    def test_class_names_pass_a_stage_that_has_no_use_for_them(self, tmp_path: Path) -> None:
+        start, values = first_stage(tmp_path / "first"), {"freeze": ["grounder"]}
+        between = open_workshop(small("chat", start_from=str(start), **values), tmp_path / "between")
+        assert between.phrases is None
+        run_stage(between, "cpu")
+        for folder in ("last", "best"):
+            shop = open_workshop(small("chat", start_from=str(tmp_path / "between" / folder)), tmp_path)
+            assert shop.phrases.names == NAMES
+            assert torch.equal(shop.phrases.embeds, class_phrases(3).embeds)
+        assert shop.resting_phrases is None
+
     @pytest.mark.parametrize("flavour", ["shared", "official"])
     def test_wishes_for_the_model_are_heard_and_kept(self, flavour: str, tmp_path: Path) -> None:
         start = first_stage(tmp_path / "first", flavour)
@@ -168,7 +179,7 @@ class TestFromACheckpoint:
             open_workshop(small("chat", start_from=str(start)), tmp_path)
         assert str(caught.value) == (
             f"`{start}` does not know the classes apple, zebra of this stage's samples; "
-            "train it with the same data, or leave that data out here"
+            "train it with the same data, leave that data out here, or leave class names out (`class_task: false`)"
         )
 
     @pytest.mark.parametrize(

@@ -44,12 +44,14 @@ def save_whole(
     folder: Path,
     state: Mapping[str, Tensor] | None = None,
     metrics: Mapping[str, float] | None = None,
+    resting_phrases: ClassPhrases | None = None,
 ) -> None:
     """The model as it is, adapters merged, as a folder anybody can load; an older one stays until this one is whole.
 
     Args:
         state: the learner's, where it is gathered from several processes; None asks the learner.
         metrics: the validation that it was chosen by, for `kept_metrics`.
+        resting_phrases: of an earlier stage, handed on where the learner has none.
 
     Raises:
         CheckpointError: if it cannot be written.
@@ -63,6 +65,8 @@ def save_whole(
         model = merged_state(learner.model, model)
     with writing(folder.name, aside):
         _save_model(learner, processor, aside, model, _part(state, PHRASES))
+        if learner.class_phrases is None and resting_phrases is not None:
+            save_phrases(resting_phrases, aside)
         if metrics is not None:
             (aside / VALIDATION_FILE).write_text(json.dumps(dict(metrics)) + "\n", encoding="utf-8")
         settle(aside)

@@ -35,5 +35,6 @@ def publish(folder: Path, out: Path, score_threshold: float | None = None) -> in
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     model.save_pretrained(out)
     for name in CLASS_PHRASE_FILES:  # so that training can go on from what ships
-        shutil.copyfile(folder / name, out / name)
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)
     return (out / "model.safetensors").stat().st_size

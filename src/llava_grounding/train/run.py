@@ -132,6 +132,7 @@ def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> G
         validation=validation,
         args=arguments,
         callbacks=[StepDice(recipe.seed), OwnRhythm()],
+        resting_phrases=shop.resting_phrases,
     )
     callbacks: list[TrainerCallback] = [
         LogFile(shop.folder / "log.jsonl", recipe.batch_size),

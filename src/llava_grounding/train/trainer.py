@@ -24,6 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from llava_grounding.errors import DataError
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.checkpoint import load_learner, remove_old, save_learner, save_whole, settle, writing
+from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.learner import Learner
 from llava_grounding.train.plan import parameter_groups
 from llava_grounding.train.recipe import Recipe
@@ -52,6 +53,7 @@ class GroundingTrainer(Trainer):
         processor: saved with every checkpoint.
         stream: batches of this process, from the first step on that is still to be done.
         validation: looks at held-out samples.
+        resting_phrases: of an earlier stage, kept beside the results of this one.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class GroundingTrainer(Trainer):
         validation: Validation,
         args: TrainingArguments,
         callbacks: list[TrainerCallback],
+        resting_phrases: ClassPhrases | None = None,
     ) -> None:
+        self._resting_phrases = resting_phrases
         self.recipe, self._stream, self._validation, self._processor = recipe, stream, validation, processor
         self.casualties = Casualties(-(-recipe.max_broken // args.world_size))
         self._sums: dict[str, Tensor] = {}
@@ -213,7 +217,7 @@ class GroundingTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             state = self.accelerator.get_state_dict(self.model_wrapped)
         if self.args.should_save:
-            save_whole(self.learner, self._processor, folder, state, metrics)
+            save_whole(self.learner, self._processor, folder, state, metrics, self._resting_phrases)
         self._wait()
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:

@@ -49,6 +49,8 @@ class Workshop:
     mixture: Mixture
     held_out: list[Sample]
     folder: Path
+    resting_phrases: ClassPhrases | None = None
+    """Class names of an earlier stage that this one has no use for, but a later one may."""
 
     @property
     def model(self) -> LlavaGroundingForConditionalGeneration:
@@ -105,14 +107,15 @@ def open_workshop(recipe: Recipe, folder: Path, root: Path | None = None, device
     else:
         start = find_checkpoint(recipe.start_from)[1]
         model, processor = _from_checkpoint(recipe, start, device)
-    phrases = _class_phrases(plan, model.config, sources, start)
+    earlier = _earlier_phrases(start)
+    phrases = _class_phrases(model.config, sources, earlier, start) if "classes" in plan.tasks else None
     if recipe.lora is not None:
         add_adapters(model, recipe.lora)
     set_learning(model, plan, _new_tokens(processor))
     _make_precise(model)
     learner = Learner(model, phrases, Lesson.of(recipe, plan))
     mixture = Mixture(sources, recipe.batch_size, recipe.seed)
-    return Workshop(recipe, plan, learner, processor, mixture, held_out, folder)
+    return Workshop(recipe, plan, learner, processor, mixture, held_out, folder, earlier if phrases is None else None)
 
 
 def _make_precise(model: LlavaGroundingForConditionalGeneration) -> None:
@@ -157,23 +160,27 @@ def _from_checkpoint(
     return loaded.model, loaded.processor
 
 
-def _class_phrases(
-    plan: StagePlan, config: LlavaGroundingConfig, sources: Sources, start: Path | None
-) -> ClassPhrases | None:
-    """Those of an earlier stage where it had any; else new ones of the sources' classes."""
-    if "classes" not in plan.tasks:
+def _earlier_phrases(start: Path | None) -> ClassPhrases | None:
+    """Class phrases of the stage this one starts from, if it had any."""
+    if start is None or not all((start / name).is_file() for name in CLASS_PHRASE_FILES):
         return None
+    return load_class_phrases(start)
+
+
+def _class_phrases(
+    config: LlavaGroundingConfig, sources: Sources, earlier: ClassPhrases | None, start: Path | None
+) -> ClassPhrases:
+    """Those of an earlier stage where it had any; else new ones of the sources' classes."""
     names = class_names(sources)
-    if start is not None and all((start / name).is_file() for name in CLASS_PHRASE_FILES):
-        phrases = load_class_phrases(start)
-        nameless = sorted(names - set(phrases.names))
+    if earlier is not None:
+        nameless = sorted(names - set(earlier.names))
         if nameless:
             shown = ", ".join(nameless[:5]) + (", ..." if len(nameless) > 5 else "")
             raise ConfigError(
-                f"`{start}` does not know the classes {shown} of this stage's samples; "
-                f"train it with the same data, or leave that data out here"
+                f"`{start}` does not know the classes {shown} of this stage's samples; train it with the same data, "
+                f"leave that data out here, or leave class names out (`class_task: false`)"
             )
-        return phrases
+        return earlier
     if not names:
         raise DataError("class names are a task of this stage, but none of its sources has any")
     logger.info("starting fresh: phrases of %d classes", len(names))
