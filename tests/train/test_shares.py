@@ -9,11 +9,12 @@ from hand_made import DOG, TURNS, four_samples, sample
 from small_training import class_phrases, training_model, training_processor
 from torch import Tensor, nn
 
-from llava_grounding.train.batches import UNLEARNT, ChatItem, chat_item, class_batch, collate_chat, encode_sample_image
+from llava_grounding.train.batches import ChatItem, chat_item, class_batch, collate_chat, encode_sample_image
 from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.learner import Learner, Lesson
 from llava_grounding.train.plan import StagePlan
 from llava_grounding.train.stages import LossWeights, Shares
+from llava_grounding.train.targets import UNLEARNT
 
 CHAT = StagePlan(("language", "phrases"), ())
 # Means over a micro-batch, weighted by its objects: the same only nearly.

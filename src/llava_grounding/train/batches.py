@@ -24,7 +24,7 @@ from llava_grounding.processing.processor import EncodedImage, EncodedText, Llav
 from llava_grounding.processing.regions import EncodedPrompts
 from llava_grounding.structures import Message
 from llava_grounding.train.instance_prompts import instance_prompts, promptable
-from llava_grounding.train.targets import GroundingTarget
+from llava_grounding.train.targets import UNLEARNT, GroundingTarget
 from llava_grounding.train.word_loss import thing_words
 
 ANYTHING = 0
@@ -34,8 +34,6 @@ _MANY_CLASSES = 20
 """From so many exhaustively labelled classes on, what has no label counts as nothing."""
 _MOST_POINTED = 24
 """Things of one image that are pointed at in one step."""
-UNLEARNT = -100
-"""Label of tokens that are not learnt from."""
 
 
 @dataclass

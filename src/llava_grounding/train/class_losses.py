@@ -19,7 +19,7 @@ from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.train.batches import ANYTHING, ClassBatch
 from llava_grounding.train.denoising import denoising_losses
 from llava_grounding.train.losses import CriterionResult, SetCriterion, named_predictions
-from llava_grounding.train.targets import TargetBatch
+from llava_grounding.train.targets import UNLEARNT, TargetBatch
 
 NAMING_WEIGHT = 2.0
 """Of the cross-entropy of matched queries."""
@@ -27,7 +27,6 @@ CELL_WEIGHT = 4.0
 """Of the cross-entropy of memory cells."""
 _BACKGROUND_SHARE = 0.1  # weight of a background cell, there being many
 _INSIDE, _OUTSIDE = 0.5, 0.05  # coverage from which on a cell shows a thing, up to which it shows none
-_IGNORE = -100
 Prediction = TypeVar("Prediction", bound=GrounderPrediction)
 
 
@@ -124,15 +123,15 @@ def naming_loss(output: GrounderOutput, targets: TargetBatch, result: CriterionR
     for layer, prediction in enumerate(named_predictions(output).values()):
         logits = prediction.phrase_logits.float()[pairs.image_index, pairs.queries[layer], ANYTHING + 1 :]
         truth = classes[pairs.targets[layer]]
-        total = F.cross_entropy(logits, truth, ignore_index=_IGNORE, reduction="sum")
-        losses.append(total / (truth != _IGNORE).sum().clamp(min=1))
+        total = F.cross_entropy(logits, truth, ignore_index=UNLEARNT, reduction="sum")
+        losses.append(total / (truth != UNLEARNT).sum().clamp(min=1))
     return torch.stack(losses).mean()
 
 
 def object_classes(targets: TargetBatch) -> Tensor:
     """Class of every object, counted from 0, [N]; -100 for things without one."""
     classes = targets.phrase_map[:, ANYTHING + 1 :]
-    return torch.where(classes.any(1), classes.argmax(1), _IGNORE)
+    return torch.where(classes.any(1), classes.argmax(1), UNLEARNT)
 
 
 def cell_loss(head: nn.Linear, memory: ImageMemory, targets: TargetBatch, phrase_mask: Tensor) -> Tensor:
@@ -147,20 +146,20 @@ def cell_loss(head: nn.Linear, memory: ImageMemory, targets: TargetBatch, phrase
     if targets.masks is None or targets.longest == 0:
         return logits.sum() * 0.0
     labels = cell_labels(targets, phrase_mask, size_hw).flatten()
-    if not bool((labels != _IGNORE).any()):
+    if not bool((labels != UNLEARNT).any()):
         return logits.sum() * 0.0
     weight = torch.ones(logits.shape[2], device=logits.device)
     weight[0] = _BACKGROUND_SHARE
-    return F.cross_entropy(logits.float().flatten(0, 1), labels, weight=weight, ignore_index=_IGNORE)
+    return F.cross_entropy(logits.float().flatten(0, 1), labels, weight=weight, ignore_index=UNLEARNT)
 
 
 def cell_labels(targets: TargetBatch, phrase_mask: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """What each cell shows, [B, h * w]: a class column, 0 for nothing, -100 for cells that do not count."""
     coverage = targets.padded(targets.coverage(size_hw) * targets.has_mask[:, None])  # [B, M, n]
     classes = object_classes(targets)
-    classes = targets.padded(torch.where(classes == _IGNORE, _IGNORE, classes + 1))  # [B, M]
+    classes = targets.padded(torch.where(classes == UNLEARNT, UNLEARNT, classes + 1))  # [B, M]
     most, owner = coverage.max(dim=1)
-    labels = torch.full_like(owner, _IGNORE)
+    labels = torch.full_like(owner, UNLEARNT)
     exhaustive = phrase_mask[:, ANYTHING, None]
     complete = targets.padded(1.0 - targets.has_mask).sum(1, keepdim=True) == 0
     labels = labels.masked_fill((most <= _OUTSIDE) & exhaustive & complete, 0)

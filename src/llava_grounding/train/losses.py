@@ -118,8 +118,7 @@ class SetCriterion:
     def weigh(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Losses times their weights, and the sum of all as `loss`."""
         weights = {name: getattr(self, f"{name}_weight") * self.weight_multiplier for name in LOSS_NAMES}
-        weighted = {key: weights["_".join(key.split("_")[:2])] * loss for key, loss in losses.items()}
-        return weighted | {"loss": torch.stack(list(weighted.values())).sum()}
+        return weighted(losses, weights)
 
     def unweighted(
         self,
@@ -172,11 +171,8 @@ class SetCriterion:
     ) -> PointDraws:
         if targets.masks is None:
             return PointDraws(None, None, None)
-        uncertain = self._num_uncertain
-        plan = PointPlan(
-            matcher=self.matcher.num_points,
-            oversampled=int((self.num_points or 0) * self.oversample_ratio),
-            random_tail=(self.num_points or 0) - uncertain,
+        plan = PointPlan.of_masks(
+            self.num_points, self.oversample_ratio, self.importance_ratio, self.matcher.num_points
         )
         num_queries = predictions.boxes_cxcywh.shape[2]
         num_pairs = sum(min(count, num_queries) for count in targets.counts)
@@ -184,10 +180,6 @@ class SetCriterion:
             num_pairs = pairs.per_prediction
         device = predictions.boxes_cxcywh.device
         return plan.draw(predictions.names, len(targets.counts), num_pairs, device, points, generator)
-
-    @property
-    def _num_uncertain(self) -> int:
-        return int(self.importance_ratio * (self.num_points or 0))
 
     def _num_objects(self, targets: TargetBatch) -> float:
         total = float(sum(targets.counts))
@@ -227,7 +219,7 @@ class SetCriterion:
             truth = targets.coverage((masks.shape[2], masks.shape[3]))[rows]
         else:
             oversampled, random_tail = draws.oversampled.flatten(0, 1), draws.random_tail.flatten(0, 1)
-            points = choose_points(masks.detach(), oversampled, random_tail, self._num_uncertain)
+            points = choose_points(masks.detach(), oversampled, random_tail, self.num_points or 0)
             logits = sample_maps(masks, points).squeeze(1)
             truth = sample_masks(targets.masks, rows, points)
         entropy, dice = entropy_and_dice(logits, truth)
@@ -238,10 +230,17 @@ class SetCriterion:
         }
 
 
-def choose_points(masks: Tensor, oversampled: Tensor, random_tail: Tensor, num_uncertain: int) -> Tensor:
-    """Points [n, K, 2] for masks [n, 1, h, w]: the most uncertain candidates and some at random."""
+def choose_points(masks: Tensor, oversampled: Tensor, random_tail: Tensor, num_points: int) -> Tensor:
+    """Points [n, K, 2] for masks [n, 1, h, w]: the random tail, and as many of the most uncertain candidates."""
     logits = sample_maps(masks, oversampled).squeeze(1)
-    return torch.cat([keep_uncertain(logits, oversampled, num_uncertain), random_tail], dim=1)
+    uncertain = keep_uncertain(logits, oversampled, num_points - random_tail.shape[1])
+    return torch.cat([uncertain, random_tail], dim=1)
+
+
+def weighted(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """Losses times the weights of their kinds, `loss_mask` for `loss_mask_aux0`, and the sum of all as `loss`."""
+    scaled = {key: weights["_".join(key.split("_")[:2])] * loss for key, loss in losses.items()}
+    return scaled | {"loss": torch.stack(list(scaled.values())).sum()}
 
 
 def entropy_and_dice(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

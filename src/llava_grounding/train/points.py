@@ -35,6 +35,14 @@ class PointPlan:
     oversampled: int
     random_tail: int
 
+    @classmethod
+    def of_masks(
+        cls, num_points: int | None, oversample_ratio: float, importance_ratio: float, matcher: int | None = None
+    ) -> "PointPlan":
+        """What judges masks at `num_points`: candidates, and those of the points that are left to chance."""
+        total = num_points or 0
+        return cls(matcher, int(total * oversample_ratio), total - int(importance_ratio * total))
+
     def draw(
         self,
         names: tuple[str, ...],

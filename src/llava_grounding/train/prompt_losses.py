@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llava_grounding.errors import ShapeError
 from llava_grounding.model.outputs import VisualPromptOutput, VisualPromptPrediction, mask_logits_from
-from llava_grounding.train.losses import choose_points, entropy_and_dice, loss_key
+from llava_grounding.train.losses import choose_points, entropy_and_dice, loss_key, weighted
 from llava_grounding.train.matcher import generalized_iou_cxcywh
 from llava_grounding.train.points import PointDraws, PointPlan, PointSource, sample_maps, sample_masks
 from llava_grounding.train.targets import GroundingTarget, TargetBatch
@@ -68,8 +68,7 @@ class PromptCriterion:
     def weigh(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Losses times their weights, and the sum of all as `loss`."""
         weights = {name: getattr(self, f"{name}_weight") * self.weight_multiplier for name in PROMPT_LOSS_NAMES}
-        weighted = {key: weights["_".join(key.split("_")[:2])] * loss for key, loss in losses.items()}
-        return weighted | {"loss": torch.stack(list(weighted.values())).sum()}
+        return weighted(losses, weights)
 
     def unweighted(
         self,
@@ -111,10 +110,6 @@ class PromptCriterion:
             for prediction, value in zip(layers.names, sums[name].unbind(), strict=True)
         }
 
-    @property
-    def _num_uncertain(self) -> int:
-        return int(self.importance_ratio * (self.num_points or 0))
-
     def _draw(
         self,
         layers: "_FirstTokens",
@@ -122,8 +117,7 @@ class PromptCriterion:
         points: PointSource | None,
         generator: torch.Generator | None,
     ) -> PointDraws:
-        oversampled = int((self.num_points or 0) * self.oversample_ratio)
-        plan = PointPlan(None, oversampled, (self.num_points or 0) - self._num_uncertain)
+        plan = PointPlan.of_masks(self.num_points, self.oversample_ratio, self.importance_ratio)
         device = layers.boxes_cxcywh.device
         return plan.draw(layers.names, len(batch.counts), sum(batch.counts), device, points, generator)
 
@@ -138,7 +132,7 @@ class PromptCriterion:
             logits, truth = masks.flatten(1), covered[rows]
         else:
             oversampled, random_tail = draws.oversampled.flatten(0, 1), draws.random_tail.flatten(0, 1)
-            points = choose_points(masks.detach(), oversampled, random_tail, self._num_uncertain)
+            points = choose_points(masks.detach(), oversampled, random_tail, self.num_points or 0)
             logits, truth = sample_maps(masks, points).squeeze(1), sample_masks(batch.masks, rows, points)
         entropy, dice = entropy_and_dice(logits, truth)
         score = 1.0 - dice if self.score_truth == "official" else _iou(masks.flatten(1), covered[rows])

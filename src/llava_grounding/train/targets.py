@@ -13,6 +13,9 @@ from torch import Tensor
 
 from llava_grounding.errors import ShapeError
 
+UNLEARNT = -100
+"""Label of what no loss counts: a token that is not learnt from, a thing without a class, a cell nobody knows."""
+
 
 @dataclass(frozen=True, eq=False)
 class GroundingTarget:

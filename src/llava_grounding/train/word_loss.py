@@ -18,8 +18,7 @@ from llava_grounding.model.outputs import GrounderOutput
 from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.processing.tokens import MarkupTokenizer
 from llava_grounding.train.losses import CriterionResult
-
-_NOTHING = -100
+from llava_grounding.train.targets import UNLEARNT
 
 
 def thing_words(samples: Sequence[Sample], tokenizer: MarkupTokenizer) -> Tensor:
@@ -33,7 +32,7 @@ def thing_words(samples: Sequence[Sample], tokenizer: MarkupTokenizer) -> Tensor
         for sample in samples
         for instance in sample.instances
     ]
-    words = torch.full((len(rows), max(map(len, rows), default=0)), _NOTHING)
+    words = torch.full((len(rows), max(map(len, rows), default=0)), UNLEARNT)
     for row, tokens in enumerate(rows):
         words[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
     return words
@@ -50,6 +49,6 @@ def word_loss(
     matched = tokens[pairs.image_index, pairs.queries[0]]
     logits = model.lm_head(model.language_model.norm(matched)).float()
     truth = words[pairs.targets[0]]
-    real = truth != _NOTHING
+    real = truth != UNLEARNT
     chosen = F.log_softmax(logits, dim=-1).gather(1, truth.clamp(min=0))
     return -(chosen * real).sum() / real.sum().clamp(min=1)
