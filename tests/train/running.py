@@ -110,11 +110,11 @@ def log_of(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def in_children(count: int, job: Callable[[], None]) -> list[int | None]:
+def in_children(count: int, job: Callable[[], None], patience: float = PATIENCE) -> list[int | None]:
     """Exit codes of forked processes that all do the job, as processes of one run if there are several.
 
-    Forked, since importing torch and transformers anew takes far longer than the jobs. A child that hangs is killed and
-    has the code None.
+    Forked, since importing torch and transformers anew takes far longer than the jobs. A child that takes longer than
+    `patience` seconds is killed and has the code None.
     """
     context = multiprocessing.get_context("fork")
     port = _free_port()
@@ -126,7 +126,7 @@ def in_children(count: int, job: Callable[[], None]) -> list[int | None]:
             child.start()
     codes: list[int | None] = []
     for child in children:
-        child.join(PATIENCE)
+        child.join(patience)
         codes.append(child.exitcode)
         if child.exitcode is None:
             child.kill()

@@ -4,8 +4,10 @@ import json
 import logging
 import math
 import os
+import random
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -24,7 +26,7 @@ from llava_grounding.errors import CheckpointError, ConfigError, MissingExtraErr
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train import run
-from llava_grounding.train.checkpoint import load_class_phrases, load_learner, save_phrases, save_whole
+from llava_grounding.train.checkpoint import last_checkpoint, load_class_phrases, load_learner, save_phrases, save_whole
 from llava_grounding.train.run import run_stage, training_arguments
 from llava_grounding.train.trainer import GroundingTrainer
 
@@ -98,6 +100,24 @@ class TestGoingOn:
         resumed, _ = finish(tmp_path, seed=5, **values)
         assert differences(weights(resumed), straight["dialogues"]) == []
         assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+    def test_a_run_killed_at_random_moments_ends_as_if_it_had_not(
+        self, straight: dict[str, dict[str, Tensor]], tmp_path: Path
+    ) -> None:
+        values = {**RUNS["dialogues"], "save_every": 1}
+        begin = time.monotonic()
+        assert in_children(1, lambda: bool(finish(tmp_path / "whole", **values))) == [0]
+        whole = time.monotonic() - begin
+        moments, checkpoints = [], []
+        for _ in range(4):
+            moments.append(random.uniform(0.2, 0.8) * whole)  # others in each run of this test
+            seed = 0 if last_checkpoint(tmp_path / "cut") is None else 5
+            in_children(1, lambda seed=seed: bool(finish(tmp_path / "cut", seed=seed, **values)), moments[-1])
+            checkpoints.append(last_checkpoint(tmp_path / "cut"))
+        seed = 0 if last_checkpoint(tmp_path / "cut") is None else 5
+        resumed, _ = finish(tmp_path / "cut", seed=seed, **values)
+        assert differences(weights(resumed), straight["dialogues"]) == [], (moments, checkpoints)
+        assert not [path.name for path in (tmp_path / "cut").iterdir() if path.name.startswith(".")]
 
     def test_a_run_asked_to_stop_saves_and_goes_on_when_told_to(
         self, straight: dict[str, dict[str, Tensor]], tmp_path: Path, caplog: pytest.LogCaptureFixture
