@@ -2,8 +2,8 @@
 
     python tests/train/overfit_kinds.py [STEPS] [KIND ...]
 
-Starts from the embedded model and takes some minutes a kind; not part of the tests. Each picture has one question,
-drawn once; pictures take different kinds of questions in turn.
+Starts from the embedded model and takes some minutes a kind; photos are those of the pack at LLAVA_GROUNDING_DATA. Not
+part of the tests. Each picture has one question, drawn once; pictures take different kinds of questions in turn.
 """
 
 import json
@@ -38,7 +38,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
-        sources = write_every_kind(root / "data", COUNT)
+        sources = write_every_kind(root / "data", COUNT) | {"scenes": {"kind": "scenes"}, "photos": {"kind": "photos"}}
         for kind in sys.argv[2:] or sources:
             recipe = recipe_of(
                 {
@@ -60,7 +60,9 @@ def main() -> None:
                     "report_to": [],
                 }
             )
-            print(kind, by_heart(recipe, root / kind, root / "data"), sep=": ", flush=True)
+            print(
+                kind, by_heart(recipe, root / kind, None if kind == "photos" else root / "data"), sep=": ", flush=True
+            )
 
 
 def by_heart(recipe: Recipe, folder: Path, data: Path) -> str:
@@ -80,7 +82,7 @@ def fixed_samples(shop: Workshop) -> list[Sample]:
     """One sample of every picture with one of its questions."""
     (source,) = shop.mixture.sources
     samples = []
-    for number in range(source.size):
+    for number in range(4 * COUNT if source.size is None else min(source.size, 4 * COUNT)):
         sample = source.sample(number, np.random.default_rng(number))
         if sample.turns and picture(sample) not in map(picture, samples):
             samples.append(replace(sample, turns=(sample.turns[len(samples) % len(sample.turns)],)))

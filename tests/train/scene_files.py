@@ -40,9 +40,11 @@ def write_every_kind(root: Path, count: int = 8, seed: int = 0) -> dict[str, dic
         "coco_panoptic": _panoptic(root, records, ids),
         "refcoco": _refcoco(root, records, ids),
         "visual_genome": _visual_genome(root, records, ids),
+        "flickr30k": _entities(root, records, ids),
         "flickr30k_mdetr": _flickr(root, records),
         "llava": _llava(root, records),
         "gvc": {"dialogues": "gvc.json", "instances": "coco.json"},
+        "region_captions": _region_captions(root, records),
         "marks": _marks(root, records),
     }
     return {
@@ -146,6 +148,56 @@ def _flickr(root: Path, records: Sequence[Record]) -> dict[str, Any]:
             )
     _json(root / "flickr.json", {"images": images, "annotations": annotations})
     return {"captions": "flickr.json"}
+
+
+def _entities(root: Path, records: Sequence[Record], ids: dict[str, int]) -> dict[str, Any]:
+    for folder in ("entities/Annotations", "entities/Sentences", "flickr"):
+        (root / folder).mkdir(parents=True)
+    for record in records:
+        number = ids[record.id]
+        caption = record.grounded_captions[0]
+        parsed = parse(caption.text)
+        said, done, chains = "", 0, {}
+        for chain, (phrase, targets) in enumerate(zip(parsed.phrases, caption.targets, strict=True), start=1):
+            start, end = phrase.span
+            said += f"{parsed.text[done:start]}[/EN#{chain}/other {parsed.text[start:end]}]"
+            done = end
+            for index in targets or ():
+                chains.setdefault(index, []).append(chain)
+        (root / f"entities/Sentences/{number}.txt").write_text(f"{said}{parsed.text[done:]}\n", encoding="utf-8")
+        assert record.image_size_wh is not None
+        width, height = record.image_size_wh
+        things = ""
+        for index, names in chains.items():
+            x0, y0, x1, y1 = (round(value) for value in record.instances[index].box_xyxy)
+            corners = {"xmin": x0 + 1, "ymin": y0 + 1, "xmax": x1, "ymax": y1}  # pixels, counted from 1
+            box = "".join(f"<{name}>{value}</{name}>" for name, value in corners.items())
+            called = "".join(f"<name>{one}</name>" for one in names)
+            things += f"<object>{called}<bndbox>{box}</bndbox></object>"
+        size = f"<size><width>{width}</width><height>{height}</height></size>"
+        annotation = f"<annotation><filename>{number}.jpg</filename>{size}{things}</annotation>\n"
+        (root / f"entities/Annotations/{number}.xml").write_text(annotation, encoding="utf-8")
+        image = Image.open(root / "images" / record.image_name).convert("RGB")
+        image.save(root / f"flickr/{number}.jpg", quality=95)
+    numbers = "".join(f"{ids[record.id]}\n" for record in records)
+    (root / "entities/train.txt").write_text(numbers, encoding="utf-8")
+    return {"entities": "entities", "images": "flickr"}
+
+
+def _region_captions(root: Path, records: Sequence[Record]) -> dict[str, Any]:
+    entries = []
+    for record in records:
+        pointed, said = [], []
+        for one in record.expressions:
+            if len(one.targets) == 1:
+                pointed.append([record.instances[one.targets[0]].id])
+                said.append({"from": "human", "value": "What is <obj>?" if said else "<image>\nWhat is <obj>?"})
+                said.append({"from": "gpt", "value": [one.text]})
+        if said:
+            entry = {"id": record.id, "image": record.image_name, "conversations": said, "q_gd_ls": pointed}
+            entries.append(entry)
+    _json(root / "regions.json", entries)
+    return {"dialogues": "regions.json", "instances": "coco.json"}
 
 
 def _llava(root: Path, records: Sequence[Record]) -> dict[str, Any]:

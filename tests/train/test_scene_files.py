@@ -9,6 +9,7 @@ import pytest
 from scene_files import write_every_kind
 
 from llava_grounding.data.scenes import DrawnScenes
+from llava_grounding.markup import parse
 from llava_grounding.train.mixture import Mixture
 from llava_grounding.train.sources import check_sources, open_dataset, open_sources
 
@@ -43,6 +44,35 @@ def test_masks_and_boxes_are_those_that_were_drawn(written: tuple[Path, dict[str
                 assert true_mask is not None
                 assert np.array_equal(mask, true_mask), kind
                 assert thing.category == truth.instances[place].category
+
+
+def test_boxes_of_phrases_are_those_that_were_drawn(written: tuple[Path, dict[str, dict[str, object]]]) -> None:
+    root, sources = written
+    (images,) = {len(list((root / folder).iterdir())) for folder in ("images", "flickr")}
+    assert images == 3
+    for record, truth in zip(open_dataset(sources["flickr30k"], root), DrawnScenes(3), strict=True):
+        (caption,) = record.grounded_captions
+        ours, theirs = parse(caption.text), parse(truth.grounded_captions[0].text)
+        assert ours.text == theirs.text
+        for found, wanted in zip(caption.targets, truth.grounded_captions[0].targets, strict=True):
+            boxes = sorted(record.instances[index].box_xyxy for index in found or ())
+            true_boxes = sorted(truth.instances[index].box_xyxy for index in wanted or ())
+            assert np.allclose(boxes, true_boxes, atol=0.5)
+
+
+def test_regions_are_told_by_expressions(
+    written: tuple[Path, dict[str, dict[str, object]]],
+) -> None:
+    root, sources = written
+    drawn = {record.id: record for record in DrawnScenes(3)}
+    records = list(open_dataset(sources["region_captions"], root))
+    assert records
+    for record in records:
+        truth = drawn[record.id.removesuffix(".png")]
+        told = {(one.text, record.instances[one.targets[0]].box_xyxy) for one in record.expressions}
+        alone = [one for one in truth.expressions if len(one.targets) == 1]
+        wanted = {(one.text, truth.instances[one.targets[0]].box_xyxy) for one in alone}
+        assert told == wanted
 
 
 def test_all_kinds_together_are_one_stream(written: tuple[Path, dict[str, dict[str, object]]]) -> None:
