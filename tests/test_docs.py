@@ -8,6 +8,7 @@ import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import jsonschema
 import pytest
@@ -34,6 +35,7 @@ PAGES = {str(page.relative_to(ROOT)): page for page in pages()}
 EXAMPLES = {
     "ask_many.py": ["What is in the image?", "photo.jpg", "photo.jpg"],
     "draw_scene.py": ["scene.png", "7"],
+    "plot_log.py": ["curves.svg", "run", "run"],
     "talk_about_photo.py": ["photo.jpg", "What is in the image?", "How many things are there?"],
     "write_data_set.py": ["mydata", "2"],
     "time_grounder.py": ["--preset", "nano", "--image-size", "160", "160", "--threads", "1", "--runs", "1"],
@@ -43,8 +45,12 @@ NEED_MODEL = {"ask_many.py", "talk_about_photo.py"}
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a picture called photo.jpg."""
+    """A folder to work in, with a picture called photo.jpg and the log of a training in `run`."""
     Image.fromarray(draw_scene(10**9).image).resize((640, 480)).save(tmp_path / "photo.jpg")
+    (tmp_path / "run").mkdir()
+    rows = [{"step": 50, "loss": 3.0, "language": 2.0}, {"step": 100, "phrase_f1": 0.25}]
+    (tmp_path / "run/log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "run/recipe.json").write_text(json.dumps({"steps": 100, "batch_size": 10}))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -183,3 +189,17 @@ def test_every_example_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("the embedded model is not in this checkout")
     monkeypatch.setattr("sys.argv", [name, *EXAMPLES[name]])
     runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+
+
+def test_curves_of_several_stages_follow_each_other(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["plot_log.py", *EXAMPLES["plot_log.py"]])
+    runpy.run_path(str(ROOT / "examples/plot_log.py"), run_name="__main__")
+    drawing = ElementTree.parse(workplace / "curves.svg").getroot()
+    lines = drawing.findall("{*}polyline")
+    assert len(lines) == 4  # two numbers in two stages
+    first, second, *_ = (float(line.get("points").split(",")[0]) for line in lines)
+    axis = drawing.find("{*}line")
+    start, end = float(axis.get("x1")), float(axis.get("x2"))
+    assert first == pytest.approx(start + (end - start) / 4, abs=0.2)  # after 500 of 2,000 samples
+    assert second == pytest.approx(start + (end - start) * 3 / 4, abs=0.2)
+    assert [text.text for text in drawing.findall("{*}text")].count("run") == 4

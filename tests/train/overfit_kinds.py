@@ -1,6 +1,6 @@
 """Learns eight pictures by heart from every kind of source, then asks: losses, answers word by word, boxes and masks.
 
-    python tests/train/overfit_kinds.py [STEPS] [KIND ...]
+    PYTHONPATH=tests python tests/train/overfit_kinds.py [STEPS] [KIND ...]
 
 Starts from the embedded model and takes some minutes a kind; photos are those of the pack at LLAVA_GROUNDING_DATA. Not
 part of the tests. Each picture has one question, drawn once; pictures take different kinds of questions in turn.
