@@ -186,9 +186,10 @@ def test_captions_that_hold_nothing_or_markup_are_left_out(tmp_path: Path) -> No
     photos = CocoPhotos.from_files(write_coco(tmp_path, []), tmp_path, tmp_path / "captions.json")
     assert photos[0].captions == ("A dog sleeps",)
     assert photos.dropped == {
-        "caption without text": ("1", "3"),
-        "caption with special tokens in it": ("2",),
-        "caption of an unknown image": ("9",),
+        "empty text": ("caption 1",),
+        "special token in the text": ("caption 2",),
+        "not text": ("caption 3",),
+        "caption of an unknown image": ("caption 9",),
     }
 
 

@@ -191,7 +191,7 @@ def test_several_faults_are_told_of_together(tmp_path: Path) -> None:
         (("images", 0, "file_name"), "a" * 5000, "image 'aaa.*: there is no image"),
         (("images", 0, "file_name"), "none.jpg", "image 'none.jpg': there is no image"),
         (("images", 1, "file_name"), TRAM, "image 20: file name used twice"),
-        (("categories", 0, "name"), "", "category 1: category must be text, got ''"),
+        (("categories", 0, "name"), "", "category 1: category must not be empty"),
     ],
 )
 def test_labels_are_checked_one_by_one(tmp_path: Path, place: tuple[str, int, str], value: Any, message: str) -> None:

@@ -139,8 +139,8 @@ BROKEN: dict[str, Any] = {
     "ref to a crowd": ref(22, "a", image_id=2),
     "annotation id that is no whole number": ref("x", "a"),
     "ref without a list `sentences`": ref(11, "a") | {"sentences": None},
-    "expression without text": ref(11, " "),
-    "expression with special tokens in it": ref(11, "a <seg>"),
+    "empty text": ref(11, " "),
+    "special token in the text": ref(11, "a <seg>"),
 }
 
 

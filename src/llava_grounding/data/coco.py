@@ -304,7 +304,7 @@ def _captions_by_image(
                 raise EntryError("caption of an unknown image")
             grouped[image_id].append(plain_text(row.get("caption"), "caption"))
         except EntryError as why:
-            left_out.add(label_id(row), why)
+            left_out.add(f"caption {label_id(row)}", why)
     return grouped
 
 

@@ -15,9 +15,18 @@ from llava_grounding.data.grounded_captions import ground_caption
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.labels import LabelledImages
 from llava_grounding.data.notation import Ids, WrittenTurn, read_answer, read_turn
-from llava_grounding.data.reading import EntryError, LeftOut, PackedRecords, file_name_of, is_whole, read_json, shown
+from llava_grounding.data.reading import (
+    EntryError,
+    LeftOut,
+    PackedRecords,
+    file_name_of,
+    is_whole,
+    read_json,
+    shown,
+    words_of,
+)
 from llava_grounding.data.record import Expression, GroundedText, Record, RecordedTurn
-from llava_grounding.data.rows import check_present, read_entries, words_of
+from llava_grounding.data.rows import check_present, read_entries
 from llava_grounding.data.sample import Targets
 from llava_grounding.errors import DataError
 from llava_grounding.markup import strip_markup

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -21,10 +22,13 @@ from llava_grounding.errors import DataError
 from llava_grounding.markup import SPECIAL_TOKENS, format_markup
 
 Box = tuple[float, float, float, float]
+IMAGE_TOKEN = "<image>"
+OBJECT_TOKEN = "<obj>"
 MAX_SIDE = 2**16
 """Pixels; a file that says a picture is wider or higher is wrong."""
 _SHOWN = 60  # characters of a wrong value, in a message
 _LISTED = 5  # faults told of at once
+_RESERVED = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))), re.IGNORECASE)
 _NO_MASK = "segmentation that is neither run lengths nor polygons"
 
 
@@ -56,9 +60,10 @@ class LeftOut:
     def add(self, entry: object, why: EntryError | str) -> None:
         """Note that `entry` is left out."""
         reason = why.reason if isinstance(why, EntryError) else why
-        self._entries.setdefault(reason, []).append(str(entry))
+        name = printable(str(entry))
+        self._entries.setdefault(reason, []).append(name)
         if len(self._told) < _LISTED:
-            self._told.append(f"{entry}: {why}")
+            self._told.append(f"{name}: {why}")
 
     def join(self, other: LeftOut) -> None:
         """Add what another part of the same data left out."""
@@ -156,6 +161,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
+def printable(text: str) -> str:
+    """The text as it can be printed and written, half characters as `\\ud800`."""
+    return text if is_unicode(text) else text.encode("utf-8", "backslashreplace").decode()
+
+
 def is_whole(value: Any) -> bool:
     """Whether it is a whole number; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool)
@@ -169,6 +179,8 @@ def file_name_of(value: Any) -> str:
     """
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise EntryError("no image", f"must name an image file, got {shown(value)}")
+    if not is_unicode(value):
+        raise EntryError("not valid Unicode", f"the name of an image must be valid Unicode, got {shown(value)}")
     if not stays_inside(value):
         raise EntryError("image outside its folder", f"image must lie in the folder of images, got {shown(value)}")
     return value
@@ -300,14 +312,41 @@ def checked_segmentation(value: Any, size_wh: tuple[int, int]) -> Segmentation |
     return value
 
 
+def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:
+    """The value as text that can be learnt from, without white space around it.
+
+    Args:
+        what: what the text is, for the message.
+        allowed: tokens that it may hold, written exactly so.
+
+    Raises:
+        EntryError: if it is no text, empty, not valid Unicode, or holds a token that means something to the model, in
+            capital or small letters: what is put in lower case later must not become one.
+    """
+    if not isinstance(value, str):
+        raise EntryError("not text", f"{what} must be text, got {shown(value)}")
+    if not is_unicode(value):
+        raise EntryError("not valid Unicode", f"{what} must be valid Unicode, got {shown(value)}")
+    if not value.strip():
+        raise EntryError("empty text", f"{what} must not be empty")
+    found = next((match[0] for match in _RESERVED.finditer(value) if match[0] not in allowed), None)
+    if found is not None:
+        raise EntryError("special token in the text", f"{what} must not hold `{found}`, got {shown(value)}")
+    return value.strip()
+
+
 def plain_text(value: Any, what: str) -> str:
-    """Words of a file as one line; no special token may be among them."""
-    text = " ".join(value.split()) if isinstance(value, str) else ""
-    if not text:
-        raise EntryError(f"{what} without text", f"{what} must be text, got {shown(value)}")
-    if any(token in text for token in SPECIAL_TOKENS):
-        raise EntryError(f"{what} with special tokens in it")
-    return text
+    """What `words_of` takes, as one line with single blanks."""
+    return " ".join(words_of(value, what).split())
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written: half of a surrogate pair, as JSON may hold it, is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def spans_as_markup(
