@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from PIL import Image
 
 from llava_grounding.data.coco import CocoPhotos, PhotoPack
 from llava_grounding.data.images import FileBytes
+from llava_grounding.data.own import OwnData
 from llava_grounding.errors import DataError
 
 
@@ -160,6 +162,30 @@ def test_a_broken_annotation_is_left_out_counted_and_named(tmp_path: Path, reaso
     photos = CocoPhotos.from_files(write_coco(tmp_path, [annotation([1, 1, 2, 2]), broken]), tmp_path)
     assert photos.dropped == {reason: (f"annotation {broken['id']}",)}
     assert [instance.id for instance in photos[0].instances] == [1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [math.nan, math.inf, -math.inf, 1e300, 10**400, -(10**400)],
+    ids=["nan", "inf", "-inf", "1e300", "1e400", "-1e400"],
+)
+@pytest.mark.parametrize("place", range(4))
+def test_numbers_that_no_picture_has_are_left_out_wherever_they_stand(tmp_path: Path, wrong: float, place: int) -> None:
+    good = {"bbox": [1, 1, 2, 2], "segmentation": [[1, 1, 4, 1, 4, 4]]}
+    rows = [annotation([1, 1, 2, 2])]
+    for number, against in enumerate((0, -wrong), start=2):  # with what would make up for it in a sum
+        box, polygon = [1, 1, 2, 2], [1, 1, 4, 1, 4, 4]
+        box[place], polygon[place] = wrong, wrong
+        box[place - 1], polygon[place - 1] = against, against
+        rows.append(annotation(box, segmentation=good["segmentation"]) | {"id": 10 * number})
+        rows.append(annotation(good["bbox"], segmentation=[polygon]) | {"id": 10 * number + 1})
+    path = write_coco(tmp_path, rows)
+    for photos in (CocoPhotos.from_files(path, tmp_path), OwnData.from_files(path, tmp_path, strict=False)):
+        assert photos.dropped == {
+            "bbox that is not four finite numbers": ("annotation 20", "annotation 30"),
+            "polygon that is not finite numbers": ("annotation 21", "annotation 31"),
+        }
+        assert [instance.id for instance in photos[0].instances] == [1]
 
 
 @pytest.mark.parametrize("junk", [None, 3, "x", [], {"id": []}, {"id": 1, "image_id": {}}])

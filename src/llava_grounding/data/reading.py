@@ -7,7 +7,6 @@ counts it under its reason; a file of another kind is a DataError. Knows no file
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ IMAGE_TOKEN = "<image>"
 OBJECT_TOKEN = "<obj>"
 MAX_SIDE = 2**16
 """Pixels; a file that says a picture is wider or higher is wrong."""
+_HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing a polygon may overflow
 _SHOWN = 60  # characters of a wrong value, in a message
 _LISTED = 5  # faults told of at once
 _RESERVED = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))), re.IGNORECASE)
@@ -258,11 +258,11 @@ def label_id(row: Any) -> object:
 
 
 def are_numbers(values: Any, count: int | None = None) -> bool:
-    """Whether it is a list of finite numbers, `count` of them if given."""
+    """Whether it is a list of numbers that a picture can have, `count` of them if given: finite, and none huge."""
     if not isinstance(values, list | tuple) or (count is not None and len(values) != count):
         return False
-    # Polygons have tens of millions of numbers: no step of Python for each. One that is not finite shows in the sum.
-    return set(map(type, values)) <= {int, float} and _finite(values)
+    # Polygons have tens of millions of numbers: no step of Python for each. One that is too large shows in the sum.
+    return set(map(type, values)) <= {int, float} and _modest(values)
 
 
 def box_from_xywh(bbox: Any, size_wh: tuple[int, int]) -> Box:
@@ -367,8 +367,8 @@ def spans_as_markup(
     return format_markup(text, kept), tuple(targets[span] for span in kept), overlapping
 
 
-def _finite(values: Sequence[float]) -> bool:
+def _modest(values: Sequence[float]) -> bool:
     try:
-        return math.isfinite(sum(values))
+        return sum(map(abs, values)) < _HUGE
     except OverflowError:  # a whole number beyond floating point
         return False
