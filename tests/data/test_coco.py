@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llava_grounding.data.check import check_dataset
 from llava_grounding.data.coco import CocoPhotos, PhotoPack
-from llava_grounding.data.images import FileBytes
+from llava_grounding.data.images import FileBytes, FolderImages
 from llava_grounding.data.own import OwnData
 from llava_grounding.errors import DataError
 
@@ -217,6 +219,55 @@ def test_captions_that_hold_nothing_or_markup_are_left_out(tmp_path: Path) -> No
         "not text": ("caption 3",),
         "caption of an unknown image": ("caption 9",),
     }
+
+
+GOOD_STATEMENT = {"image_id": 1, "statement": "The dog sits.", "label": 1}
+GOOD_QUESTION = {"image_id": 1, "question": "Is there a dog?", "answer": "yes"}
+BROKEN_ROWS = [
+    ("statements", {"statement": "a", "label": 1}, "image id that is no whole number"),
+    ("statements", GOOD_STATEMENT | {"image_id": 9}, "statement of an unknown image"),
+    ("statements", GOOD_STATEMENT | {"image_id": {}}, "image id that is no whole number"),
+    ("statements", GOOD_STATEMENT | {"statement": 3}, "not text"),
+    ("statements", GOOD_STATEMENT | {"label": "no"}, "statement that is neither true nor false"),
+    ("statements", {"image_id": 1, "statement": "a"}, "statement that is neither true nor false"),
+    ("statements", ["a"], "statement that is no object"),
+    ("questions", {"image_id": 1}, "not text"),
+    ("questions", GOOD_QUESTION | {"answer": "maybe"}, "question without yes or no"),
+    ("questions", GOOD_QUESTION | {"question": "<image>?"}, "special token in the text"),
+    ("questions", None, "question that is no object"),
+]
+
+
+@pytest.mark.parametrize(("kind", "row", "reason"), BROKEN_ROWS)
+def test_a_broken_statement_or_question_is_left_out_and_named(tmp_path: Path, kind: str, row: Any, reason: str) -> None:
+    labels = json.loads(write_coco(tmp_path, []).read_text())
+    rows: dict[str, list[Any]] = {"statements": [GOOD_STATEMENT], "questions": [GOOD_QUESTION]}
+    rows[kind].append(row)
+    photos = CocoPhotos(labels, FolderImages(tmp_path), **rows)
+    assert photos.dropped == {reason: (f"{kind[:-1]} 2",)}
+    assert photos[0].statements == (("The dog sits.", True),)
+    assert photos[0].questions == (("Is there a dog?", "yes"),)
+
+
+def test_a_pack_with_damaged_files_says_which(mini_pack_root: Path, tmp_path: Path) -> None:
+    root = tmp_path / "pack"
+    shutil.copytree(mini_pack_root, root)
+    (root / "vsr_val.jsonl").write_text('{"image_id": 1, "statement": "It is.", "label": 1}\n{"image_id"')
+    with pytest.raises(DataError, match=r"cannot read .*vsr_val\.jsonl, line 2"):
+        PhotoPack(root).split("val")
+    (root / "vsr_val.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(DataError, match=r"cannot read .*vsr_val\.jsonl, line 1"):
+        PhotoPack(root).split("val")
+    (root / "vsr_val.jsonl").unlink()
+    shard = root / "photos_val_00.tar"
+    shard.write_bytes(shard.read_bytes()[:3000])
+    report = check_dataset(PhotoPack(root).split("val"))
+    assert not report.ok
+    assert report.broken_images.count == 2
+    assert "photos_val_00.tar ends early" in report.broken_images.named[0]
+    (root / "index_val.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"index_val\.json must be an object of names, got list"):
+        PhotoPack(root).split("val")
 
 
 def test_a_data_set_has_a_name_and_travels_whole(tmp_path: Path) -> None:

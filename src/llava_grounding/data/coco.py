@@ -6,15 +6,14 @@ Knows no questions, no tokenizer and no model sizes.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from llava_grounding.data.images import FolderImages, ImageStore, TarImages, open_images
+from llava_grounding.data.images import FolderImages, ImageStore, TarImages, open_images, read_index
 from llava_grounding.data.reading import (
     EntryError,
     ImageRow,
@@ -27,13 +26,16 @@ from llava_grounding.data.reading import (
     plain_text,
     read_json,
     rows_of,
+    shown,
     whole_number,
 )
 from llava_grounding.data.record import Annotation, Record, Segmentation
+from llava_grounding.data.rows import read_entries
 from llava_grounding.errors import DataError, did_you_mean
 from llava_grounding.masks import rle_area
 
 PACK_VARIABLE = "LLAVA_GROUNDING_DATA"
+_T = TypeVar("_T")
 _COCO_THINGS = range(1, 91)
 _COCO_STUFF = range(92, 201)
 _VOC20 = (
@@ -144,8 +146,8 @@ class CocoPhotos(PackedRecords):
         instances: parsed instances file.
         images: where pixels come from.
         captions: parsed captions file.
-        statements: rows with `image_id`, `statement` and `label`.
-        questions: rows with `image_id`, `question` and `answer`.
+        statements: rows with `image_id`, `statement` and `label`, 1 where it is true, else 0.
+        questions: rows with `image_id`, `question` and `answer`, `yes` or `no`.
         name: what the data is called in reports.
         thorough: see `CocoLabels`.
 
@@ -158,8 +160,8 @@ class CocoPhotos(PackedRecords):
         instances: Mapping[str, Any],
         images: ImageStore,
         captions: Mapping[str, Any] | None = None,
-        statements: Sequence[Mapping[str, Any]] = (),
-        questions: Sequence[Mapping[str, Any]] = (),
+        statements: Iterable[Any] = (),
+        questions: Iterable[Any] = (),
         name: str = "coco",
         thorough: bool = False,
     ) -> None:
@@ -168,9 +170,9 @@ class CocoPhotos(PackedRecords):
         self.categories = labels.categories
         self._label_sets: dict[str, frozenset[str]] = {}
         talk = _Talk(
-            _captions_by_image(captions, labels.images, left_out),
-            _group(statements),
-            _group(questions),
+            _by_image("caption", _caption_rows(captions), _caption, labels.images, left_out),
+            _by_image("statement", statements, _statement, labels.images, left_out),
+            _by_image("question", questions, _question, labels.images, left_out),
         )
         rows = rows_of(instances, "images", "a COCO instances file")
         sources = {row["id"]: row for row in rows if isinstance(row, Mapping) and isinstance(row.get("id"), int)}
@@ -253,7 +255,7 @@ class PhotoPack:
         captions = self.root / f"captions_{name}.json"
         return CocoPhotos(
             read_json(path),
-            TarImages(self.root, read_json(index)) if index.is_file() else FolderImages(self.root),
+            TarImages(self.root, read_index([index])) if index.is_file() else FolderImages(self.root),
             read_json(captions) if captions.is_file() else None,
             _read_rows(self.root / f"vsr_{name}.jsonl"),
             _read_rows(self.root / f"pope_{name}.jsonl"),
@@ -264,8 +266,8 @@ class PhotoPack:
 @dataclass(frozen=True)
 class _Talk:
     captions: Mapping[int, Sequence[str]]
-    statements: Mapping[int, Sequence[Mapping[str, Any]]]
-    questions: Mapping[int, Sequence[Mapping[str, Any]]]
+    statements: Mapping[int, Sequence[tuple[str, bool]]]
+    questions: Mapping[int, Sequence[tuple[str, str]]]
 
 
 def _row(
@@ -281,8 +283,8 @@ def _row(
         image_size_wh=image.size_wh,
         instances=tuple(annotations.values()),
         captions=tuple(talk.captions.get(image.id, ())),
-        statements=tuple((str(e["statement"]), bool(e["label"])) for e in talk.statements.get(image.id, ())),
-        questions=tuple((str(e["question"]), str(e["answer"])) for e in talk.questions.get(image.id, ())),
+        statements=tuple(talk.statements.get(image.id, ())),
+        questions=tuple(talk.questions.get(image.id, ())),
         source=str(source.get("source", "")),
         license=str(source.get("license", "")),
         read_bytes=images.locate(image.file_name),
@@ -291,34 +293,49 @@ def _row(
     return record, None if label_set is None else str(label_set)
 
 
-def _captions_by_image(
-    captions: Mapping[str, Any] | None, images: Mapping[int, ImageRow], left_out: LeftOut
-) -> dict[int, list[str]]:
-    grouped: dict[int, list[str]] = defaultdict(list)
-    for row in rows_of(captions, "annotations", "a COCO captions file") if captions is not None else ():
+def _by_image(
+    what: str,
+    rows: Iterable[Any],
+    read: Callable[[Mapping[str, Any]], _T],
+    images: Mapping[int, ImageRow],
+    left_out: LeftOut,
+) -> dict[int, list[_T]]:
+    """What rows of a file say, by the image they say it of; a row that cannot be used is left out."""
+    grouped: dict[int, list[_T]] = defaultdict(list)
+    for number, row in enumerate(rows, start=1):
         try:
             if not isinstance(row, Mapping):
-                raise EntryError("caption that is no object")
+                raise EntryError(f"{what} that is no object")
             image_id = whole_number(row.get("image_id"), "image id")
             if image_id not in images:
-                raise EntryError("caption of an unknown image")
-            grouped[image_id].append(plain_text(row.get("caption"), "caption"))
+                raise EntryError(f"{what} of an unknown image")
+            grouped[image_id].append(read(row))
         except EntryError as why:
-            left_out.add(f"caption {label_id(row)}", why)
+            left_out.add(f"{what} {row['id'] if isinstance(row, Mapping) and 'id' in row else number}", why)
     return grouped
 
 
-def _group(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
-    grouped: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        grouped[row["image_id"]].append(row)
-    return dict(grouped)
+def _caption(row: Mapping[str, Any]) -> str:
+    return plain_text(row.get("caption"), "caption")
 
 
-def _read_rows(path: Path) -> list[Mapping[str, Any]]:
-    if not path.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except ValueError as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+def _statement(row: Mapping[str, Any]) -> tuple[str, bool]:
+    label = row.get("label")
+    if not isinstance(label, int) or label not in (0, 1):
+        raise EntryError("statement that is neither true nor false", f"label must be 0 or 1, got {shown(label)}")
+    return plain_text(row.get("statement"), "statement"), bool(label)
+
+
+def _question(row: Mapping[str, Any]) -> tuple[str, str]:
+    answer = plain_text(row.get("answer"), "answer").lower()
+    if answer not in ("yes", "no"):
+        raise EntryError("question without yes or no", f"answer must be `yes` or `no`, got {shown(answer)}")
+    return plain_text(row.get("question"), "question"), answer
+
+
+def _caption_rows(captions: Any) -> list[Any]:
+    return [] if captions is None else rows_of(captions, "annotations", "a COCO captions file")
+
+
+def _read_rows(path: Path) -> list[Any]:
+    return [row for _, row in read_entries(path, "rows")] if path.is_file() else []

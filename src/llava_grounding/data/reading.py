@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from llava_grounding.data.images import stays_inside
+from llava_grounding.data.images import is_unicode, stays_inside
 from llava_grounding.data.record import Record, Segmentation
 from llava_grounding.errors import DataError
 from llava_grounding.markup import SPECIAL_TOKENS, format_markup
@@ -338,15 +338,6 @@ def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:
 def plain_text(value: Any, what: str) -> str:
     """What `words_of` takes, as one line with single blanks."""
     return " ".join(words_of(value, what).split())
-
-
-def is_unicode(text: str) -> bool:
-    """Whether the text can be written: half of a surrogate pair, as JSON may hold it, is no character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def spans_as_markup(
