@@ -185,6 +185,8 @@ def test_a_pickle_that_would_run_something_is_refused_and_does_not(tmp_path: Pat
         b'[{"ref_id": 1',
         b"[" * 100_000,
         b"(" * 100_000 + b".",
+        b"\x80\x02" + b"]" * 5_000 + b"a" * 4_999 + b".",  # lists in lists
+        b"\x80\x02]" + b")" + b"\x85" * 5_000 + b"a.",  # tuples in tuples in a list
         pickle.dumps(collections.OrderedDict(a=1)),
         pickle.dumps(Path("x")),
     ],
@@ -193,6 +195,26 @@ def test_other_bytes_are_an_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "refs.p").write_bytes(data)
     with pytest.raises(DataError, match="cannot read"):
         read_refs(tmp_path / "refs.p")
+
+
+def test_refs_that_lie_too_deep_in_each_other_are_one_sentence(tmp_path: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    hidden = read(tmp_path, [ref(11, "fine"), deep, ref(12, "a", sentences=deep), ref(13, "a", split=deep)], split=None)
+    assert hidden.dropped.keys() >= {"ref that is no object", "not text"}
+    path = tmp_path / "deep.p"
+    path.write_bytes(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")
+    with pytest.raises(DataError, match=r"cannot read the pickle .*deep\.p: its values lie too deep in each other"):
+        read_refs(path)
+
+
+def test_numbers_of_thousands_of_digits_are_named_with_their_ref(tmp_path: Path) -> None:
+    huge = 10**6000
+    rows = [ref(11, "fine"), huge, ref(huge, "a"), ref(12, "a") | {"sentences": huge}, {"id": huge}]
+    data = read(tmp_path, rows)
+    assert [expression.text for record in data for expression in record.expressions] == ["fine"]
+    assert "int too large to show" in data.dropped["ref that is no object"]
 
 
 @given(st.binary(max_size=60))

@@ -311,7 +311,7 @@ def _by_image(
                 raise EntryError(f"{what} of an unknown image")
             grouped[image_id].append(read(row))
         except EntryError as why:
-            left_out.add(f"{what} {row['id'] if isinstance(row, Mapping) and 'id' in row else number}", why)
+            left_out.add(f"{what} {label_id(row, ('id',), number) if isinstance(row, Mapping) else number}", why)
     return grouped
 
 

@@ -29,6 +29,7 @@ _HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing 
 _SHOWN = 60  # characters of a wrong value, in a message
 _LISTED = 5  # faults told of at once
 _RESERVED = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))), re.IGNORECASE)
+_ID_KEYS = ("id", "ann_id", "region_id", "ref_id", "file_name", "image_id")
 _NO_MASK = "segmentation that is neither run lengths nor polygons"
 
 
@@ -157,7 +158,10 @@ def read_json(path: str | Path) -> Any:
 
 def shown(value: Any) -> str:
     """A value in a message, cut short."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # lists too deep in each other, or a number of thousands of digits
+        return f"{type(value).__name__} too large to show"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
@@ -249,12 +253,12 @@ def image_rows(rows: Iterable[Any], left_out: LeftOut, named_once: bool = False)
     return images
 
 
-def label_id(row: Any) -> object:
-    """What to call a row in a list of what was left out."""
+def label_id(row: Any, keys: Sequence[str] = _ID_KEYS, without: object = "without id") -> str:
+    """What to call a row in a list of what was left out: the first of the keys it has, else `without`."""
     if not isinstance(row, Mapping):
-        return repr(row)[:40]
-    keys = ("id", "ann_id", "region_id", "ref_id", "file_name", "image_id")
-    return next((row[key] for key in keys if key in row), "without id")
+        return shown(row)[:40]
+    value = next((row[key] for key in keys if key in row), without)
+    return value if isinstance(value, str) else shown(value)
 
 
 def are_numbers(values: Any, count: int | None = None) -> bool:

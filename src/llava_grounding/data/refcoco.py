@@ -42,7 +42,6 @@ _UNPICKLING_ERRORS = (
     ImportError,
     LookupError,
     MemoryError,
-    RecursionError,
     TypeError,
     ValueError,
 )
@@ -153,7 +152,11 @@ def read_refs(path: str | Path) -> Any:
         except (ValueError, RecursionError) as error:
             raise DataError(f"cannot read {path}: {error}") from error
     try:
-        return _unpickle(data)
+        value = _unpickle(data)
+        pickle.dumps(value)  # fails where lists lie too deep in each other to be shown or sent anywhere
+        return value
+    except RecursionError as error:
+        raise DataError(f"cannot read the pickle {path}: its values lie too deep in each other") from error
     except _UNPICKLING_ERRORS as error:
         raise DataError(f"cannot read the pickle {path}: {error}") from error
 
