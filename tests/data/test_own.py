@@ -208,6 +208,16 @@ def test_labels_are_checked_one_by_one(tmp_path: Path, place: tuple[str, int, st
             record.load_mask(index)
 
 
+def test_what_names_an_id_that_two_annotations_bear_is_left_out_with_it(tmp_path: Path) -> None:
+    paths, data = write_labelled(tmp_path), instances()
+    data["annotations"].append(data["annotations"][3] | {"expressions": ["the wrong one"]})
+    write_json(paths["instances"], data)
+    talk_of_it = write_json(tmp_path / "talk.json", [talk("What?", "[A dog](2001).", image="dog.jpg")])
+    own = OwnData.from_files(**paths, dialogues=talk_of_it, strict=False)
+    assert own.dropped == {"annotation id used twice": ("annotation 2001", "entry 1")}
+    assert own[1].expressions == own[1].dialogues == ()
+
+
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     paths = write_labelled(tmp_path)
     with pytest.raises(DataError, match="must be a COCO captions file"):

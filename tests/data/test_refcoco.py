@@ -131,6 +131,31 @@ def test_one_expression_may_mean_several(tmp_path: Path) -> None:
     assert record.expressions == (Expression("both dogs", (0, 1)),)
 
 
+@pytest.mark.parametrize("first_is_broken", [False, True])
+def test_an_expression_whose_annotation_id_two_things_bear_is_not_given_to_one_of_them(
+    tmp_path: Path, first_is_broken: bool
+) -> None:
+    path = write(tmp_path, [ref(12, "which"), ref(11, "fine"), ref([11, 12], "both")])
+    rows = [*INSTANCES["annotations"], labelled(12, [0, 5, 4, 3])]
+    if first_is_broken:
+        rows[1] = rows[1] | {"bbox": None}
+    labels = coco(rows, num_images=2)
+    write_json(tmp_path / "instances.json", labels)
+    data = RefCoco.from_files(path, tmp_path / "images", tmp_path / "instances.json")
+    assert [expression.text for record in data for expression in record.expressions] == ["fine"]
+    assert data.dropped["ref to an annotation id used twice"] == ("12", "[11, 12]")
+
+
+def test_a_merged_file_whose_annotation_id_means_two_boxes_ties_no_words_to_the_wrong_one(tmp_path: Path) -> None:
+    write(tmp_path)
+    box = {"ann_id": 11, "image_id": 1, "sentences": ["left dog"]}
+    rows = [{**box, "id": 1, "bbox": [0, 0, 4, 4]}, {**box, "id": 2, "bbox": [5, 0, 4, 4], "sentences": ["right dog"]}]
+    path = write_json(tmp_path / "merged.json", {"images": INSTANCES["images"], "annotations": rows})
+    data = RefCoco.from_files(path, tmp_path / "images")
+    assert data[0].expressions == (Expression("left dog", (0,)),)
+    assert data.dropped == {"annotation id of two objects": ("2",)}
+
+
 BROKEN: dict[str, Any] = {
     "ref that is no object": 3,
     "ref to an unknown image": ref(11, "a", image_id=9),

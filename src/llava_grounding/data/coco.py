@@ -7,8 +7,9 @@ Knows no questions, no tokenizer and no model sizes.
 from __future__ import annotations
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,6 +70,8 @@ class CocoLabels:
         images: by id, in order.
         categories: names by id.
         annotations: image id -> annotation id (a number of ours where there is none) -> annotation, in order.
+        ambiguous: ids that several annotations of the file bear. The first usable one is kept, but whatever names such
+            an id may mean the other.
     """
 
     def __init__(self, data: Any, left_out: LeftOut, thorough: bool = False) -> None:
@@ -77,8 +80,10 @@ class CocoLabels:
         self.images = image_rows(rows_of(data, "images", what), left_out, named_once=True)
         self.categories = read_categories(rows_of(data, "categories", what), left_out)
         self.annotations: dict[int, dict[object, Annotation]] = {}
+        rows = rows_of(data, "annotations", what)
+        self.ambiguous = _ids_used_twice(rows)
         used: set[object] = set()
-        for number, row in enumerate(rows_of(data, "annotations", what)):
+        for number, row in enumerate(rows):
             try:
                 annotation, image_id = self._annotation(row)
                 if annotation.id in used:
@@ -124,6 +129,15 @@ class CocoLabels:
         return mask
 
 
+def _ids_used_twice(rows: Iterable[Any]) -> frozenset[int]:
+    ids: Counter[int] = Counter()
+    for row in rows:
+        if isinstance(row, Mapping) and row.get("id") is not None:
+            with suppress(EntryError):
+                ids[whole_number(row["id"])] += 1
+    return frozenset(number for number, times in ids.items() if times > 1)
+
+
 def read_categories(rows: Iterable[Any], left_out: LeftOut) -> dict[int, str]:
     """Names by id of a COCO file's categories."""
     names: dict[int, str] = {}
@@ -167,7 +181,7 @@ class CocoPhotos(PackedRecords):
     ) -> None:
         left_out = LeftOut()
         labels = CocoLabels(instances, left_out, thorough)
-        self.categories = labels.categories
+        self.categories, self.ambiguous = labels.categories, labels.ambiguous
         self._label_sets: dict[str, frozenset[str]] = {}
         talk = _Talk(
             _by_image("caption", _caption_rows(captions), _caption, labels.images, left_out),

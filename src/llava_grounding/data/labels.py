@@ -49,6 +49,7 @@ class LabelledImages:
             row["id"]: row["expressions"]
             for row in rows_of(instances, "annotations", "a COCO instances file")
             if isinstance(row, Mapping) and "expressions" in row and is_whole(row.get("id"))
+            if row["id"] not in self._photos.ambiguous
         }
 
     @classmethod
@@ -113,11 +114,13 @@ class LabelledImages:
             what: where the ids stand, for the message.
 
         Raises:
-            EntryError: if one is no id, is unknown, or belongs to another image.
+            EntryError: if one is no id, is unknown, several annotations bear it, or it belongs to another image.
         """
         if not isinstance(ids, list) or not all(is_whole(one) for one in ids):
             raise EntryError("not annotation ids", f"{what} must be a list of annotation ids, got {shown(ids)}")
         for one in ids:
+            if one in self._photos.ambiguous:
+                raise EntryError("annotation id used twice", f"{what} names annotation {one}, which is there twice")
             if one in rows:
                 continue
             other = self._image_of.get(one)
