@@ -25,6 +25,7 @@ from llava_grounding.data.reading import (
     image_rows,
     label_id,
     plain_text,
+    printable,
     read_json,
     rows_of,
     shown,
@@ -188,12 +189,7 @@ class CocoPhotos(PackedRecords):
             _by_image("statement", statements, _statement, labels.images, left_out),
             _by_image("question", questions, _question, labels.images, left_out),
         )
-        rows = rows_of(instances, "images", "a COCO instances file")
-        sources = {row["id"]: row for row in rows if isinstance(row, Mapping) and isinstance(row.get("id"), int)}
-        packed = (
-            _row(image, labels.annotations.pop(image.id, {}), talk, sources.get(image.id, {}), images)
-            for image in labels.images.values()
-        )
+        packed = (_row(image, labels.annotations.pop(image.id, {}), talk, images) for image in labels.images.values())
         super().__init__(name, packed, left_out)
         self.left_out = left_out
 
@@ -288,7 +284,6 @@ def _row(
     image: ImageRow,
     annotations: Mapping[object, Annotation],
     talk: _Talk,
-    source: Mapping[str, Any],
     images: ImageStore,
 ) -> tuple[Record, str | None]:
     record = Record(
@@ -299,11 +294,11 @@ def _row(
         captions=tuple(talk.captions.get(image.id, ())),
         statements=tuple(talk.statements.get(image.id, ())),
         questions=tuple(talk.questions.get(image.id, ())),
-        source=str(source.get("source", "")),
-        license=str(source.get("license", "")),
+        source=printable(str(image.row.get("source", ""))),
+        license=printable(str(image.row.get("license", ""))),
         read_bytes=images.locate(image.file_name),
     )
-    label_set = source.get("label_set")
+    label_set = image.row.get("label_set")
     return record, None if label_set is None else str(label_set)
 
 

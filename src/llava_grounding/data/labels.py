@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.coco import CocoPhotos
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.reading import EntryError, is_whole, read_json, rows_of, shown
+from llava_grounding.data.reading import EntryError, is_whole, read_json, rows_of, shown, whole_number
 from llava_grounding.data.record import Record
 from llava_grounding.data.rows import image_store
 from llava_grounding.errors import DataError
@@ -45,12 +46,13 @@ class LabelledImages:
             self._of_id[record.image_id] = index
             self._image_of |= {thing.id: record.image_id for thing in record.instances if thing.id is not None}
         self._of_name = {name: index for index, name in enumerate(self._names)}
-        self.expressions = {
-            row["id"]: row["expressions"]
-            for row in rows_of(instances, "annotations", "a COCO instances file")
-            if isinstance(row, Mapping) and "expressions" in row and is_whole(row.get("id"))
-            if row["id"] not in self._photos.ambiguous
-        }
+        self.expressions: dict[int, Any] = {}
+        for row in rows_of(instances, "annotations", "a COCO instances file"):
+            if isinstance(row, Mapping) and "expressions" in row:
+                with suppress(EntryError):  # an annotation whose id is none is told of already
+                    self.expressions[whole_number(row.get("id"))] = row["expressions"]
+        for number in self._photos.ambiguous:
+            self.expressions.pop(number, None)
 
     @classmethod
     def from_files(

@@ -146,6 +146,8 @@ class ImageRow(NamedTuple):
     id: int
     file_name: str
     size_wh: tuple[int, int]
+    row: Mapping[str, Any]
+    """All that the file says of it, unchecked."""
 
 
 def read_json(path: str | Path) -> Any:
@@ -227,7 +229,7 @@ def image_row(row: Any) -> ImageRow:
     if not isinstance(row, Mapping):
         raise EntryError("image that is no object")
     size_wh = checked_size(row.get("width"), row.get("height"))
-    return ImageRow(whole_number(row.get("id"), "image id"), file_name_of(row.get("file_name")), size_wh)
+    return ImageRow(whole_number(row.get("id"), "image id"), file_name_of(row.get("file_name")), size_wh, row)
 
 
 def image_rows(rows: Iterable[Any], left_out: LeftOut, named_once: bool = False) -> dict[int, ImageRow]:

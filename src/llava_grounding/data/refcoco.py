@@ -251,7 +251,7 @@ def _merged_labels(data: Mapping[str, Any], left_out: LeftOut) -> tuple[CocoLabe
             size_wh = labels.images[image_id].size_wh
             category = row.get("category_id")
             annotation = Annotation(
-                labels.categories.get(category, "") if isinstance(category, int) else "",
+                "" if category is None else labels.categories.get(whole_number(category, "category id"), ""),
                 box_from_xywh(row.get("bbox"), size_wh),
                 checked_segmentation(row.get("segmentation"), size_wh),
                 "crowd" if row.get("iscrowd") else "thing",
