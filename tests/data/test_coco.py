@@ -200,6 +200,22 @@ def test_junk_among_the_rows_is_left_out(tmp_path: Path, junk: Any) -> None:
     assert sum(map(len, photos.dropped.values())) == 3
 
 
+def test_a_category_id_used_twice_is_named_and_with_two_names_it_means_nothing(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, [annotation([1, 1, 2, 2]), annotation([4, 4, 2, 2]) | {"id": 2, "category_id": 2}])
+    labels = json.loads(path.read_text())
+    labels["categories"] += [{"id": 2, "name": "cat"}, {"id": "1", "name": "wolf"}]
+    path.write_text(json.dumps(labels))
+    photos = CocoPhotos.from_files(path, tmp_path)
+    assert [instance.category for instance in photos[0].instances] == ["cat"]
+    assert photos[0].exhaustive == {"cat"}
+    assert photos.dropped == {
+        "category id used twice": ("category 2", "category 1"),
+        "annotation of an unknown category": ("annotation 1",),
+    }
+    with pytest.raises(DataError, match=r"category 1: 1 is `dog` already, got `wolf`"):
+        OwnData.from_files(path, tmp_path)
+
+
 @pytest.mark.parametrize("data", [[], {}, {"images": []}, {"images": {}, "annotations": [], "categories": []}, "x"])
 def test_a_file_that_is_not_coco_at_all_is_an_error(tmp_path: Path, data: Any) -> None:
     (tmp_path / "other.json").write_text(json.dumps(data))

@@ -106,7 +106,8 @@ class CocoLabels:
         category = self.categories.get(whole_number(row.get("category_id"), "category id"))
         if category is None:
             raise EntryError(
-                "annotation of an unknown category", f"category_id {row['category_id']} is no category of the file"
+                "annotation of an unknown category",
+                f"category_id {row['category_id']} is no category of the file that can be used",
             )
         size_wh = self.images[image_id].size_wh
         mask = row.get("mask", "")
@@ -140,16 +141,21 @@ def _ids_used_twice(rows: Iterable[Any]) -> frozenset[int]:
 
 
 def read_categories(rows: Iterable[Any], left_out: LeftOut) -> dict[int, str]:
-    """Names by id of a COCO file's categories."""
+    """Names by id of a COCO file's categories; an id with two names has none, as nobody can say which is meant."""
     names: dict[int, str] = {}
+    doubtful = set()
     for row in rows:
         try:
             if not isinstance(row, Mapping):
                 raise EntryError("category that is no object")
-            names[whole_number(row.get("id"), "category id")] = plain_text(row.get("name"), "category")
+            number, name = whole_number(row.get("id"), "category id"), plain_text(row.get("name"), "category")
+            if number in names:
+                doubtful |= {number} if names[number] != name else set()
+                raise EntryError("category id used twice", f"{number} is `{names[number]}` already, got `{name}`")
+            names[number] = name
         except EntryError as why:
             left_out.add(f"category {label_id(row)}", why)
-    return names
+    return {number: name for number, name in names.items() if number not in doubtful}
 
 
 class CocoPhotos(PackedRecords):
