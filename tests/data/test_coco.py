@@ -138,9 +138,13 @@ def test_damage_is_one_sentence(tmp_path: Path) -> None:
         CocoPhotos.from_files(tmp_path / "instances.json", tmp_path)
 
 
-def test_an_unknown_label_set_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="unknown label_set `coco8`; did you mean `coco80`"):
-        CocoPhotos.from_files(write_coco(tmp_path, [], label_set="coco8"), tmp_path)[0]
+@pytest.mark.parametrize("wrong", ["coco8", "cars", 80, ["voc20"], {}])
+def test_an_unknown_label_set_is_refused_when_the_file_is_opened(tmp_path: Path, wrong: Any) -> None:
+    path = write_coco(tmp_path, [], label_set=wrong)
+    for read in (CocoPhotos.from_files, OwnData.from_files):
+        with pytest.raises(DataError, match=r"unknown label_set `.*known are coco80, coco80\+stuff, voc20, ") as caught:
+            read(path, tmp_path)
+    assert ("; did you mean `coco80`? known are" in str(caught.value)) == (wrong == "coco8")
 
 
 BROKEN = {

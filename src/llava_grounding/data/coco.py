@@ -173,7 +173,7 @@ class CocoPhotos(PackedRecords):
         thorough: see `CocoLabels`.
 
     Raises:
-        DataError: if a file is not in COCO's form at all.
+        DataError: if a file is not in COCO's form at all, or an image's `label_set` is unknown.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class CocoPhotos(PackedRecords):
         left_out = LeftOut()
         labels = CocoLabels(instances, left_out, thorough)
         self.categories, self.ambiguous = labels.categories, labels.ambiguous
-        self._label_sets: dict[str, frozenset[str]] = {}
+        self._covered = {key: self._exhaustive(key) for key in {_label_set(image) for image in labels.images.values()}}
         talk = _Talk(
             _by_image("caption", _caption_rows(captions), _caption, labels.images, left_out),
             _by_image("statement", statements, _statement, labels.images, left_out),
@@ -222,23 +222,19 @@ class CocoPhotos(PackedRecords):
     def _record(self, row: Any) -> Record:
         record, label_set = row
         crowded = {instance.category for instance in record.instances if instance.region == "crowd"}
-        return replace(record, exhaustive=self._exhaustive(label_set) - crowded)
+        return replace(record, exhaustive=self._covered[label_set] - crowded)
 
     def _exhaustive(self, label_set: str | None) -> frozenset[str]:
         """Category names a label set covers; a file that states none covers all its categories, as COCO does."""
         if label_set is None:
             return frozenset(self.categories.values())
-        if label_set not in self._label_sets:
-            self._label_sets[label_set] = self._build_label_set(label_set)
-        return self._label_sets[label_set]
-
-    def _build_label_set(self, label_set: str) -> frozenset[str]:
         if label_set in ("coco80", "coco80+stuff"):
             stuff = _COCO_STUFF if label_set.endswith("stuff") else range(0)
             return frozenset(name for key, name in self.categories.items() if key in _COCO_THINGS or key in stuff)
         if label_set not in _LABEL_SETS:
             known = ["coco80", "coco80+stuff", *_LABEL_SETS]
-            raise DataError(f"unknown label_set `{label_set}`{did_you_mean(label_set, known)}")
+            hint = did_you_mean(label_set, known) or ";"
+            raise DataError(f"unknown label_set `{printable(label_set)}`{hint} known are {', '.join(known)}")
         return frozenset(name.replace("+", " ") for name in _LABEL_SETS[label_set].split())
 
 
@@ -304,8 +300,13 @@ def _row(
         license=printable(str(image.row.get("license", ""))),
         read_bytes=images.locate(image.file_name),
     )
-    label_set = image.row.get("label_set")
-    return record, None if label_set is None else str(label_set)
+    return record, _label_set(image)
+
+
+def _label_set(image: ImageRow) -> str | None:
+    """What the file says is labelled exhaustively in the image, None where it says nothing."""
+    value = image.row.get("label_set")
+    return value if value is None or isinstance(value, str) else shown(value)
 
 
 def _by_image(
