@@ -241,7 +241,7 @@ def _parse_xml(path: Path) -> ElementTree.Element:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise EntryError("no sentence file") from error
 

@@ -50,7 +50,7 @@ def read_entries(path: str | Path, what: str) -> list[tuple[str, Any]]:
         return [(f"entry {number}", entry) for number, entry in enumerate(value, start=1)]
     entries = []
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:  # some editors begin a file with a mark of its byte order
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     entries.append((f"line {number}", json.loads(line)))
