@@ -21,6 +21,8 @@ from llava_grounding.errors import DataError
 from llava_grounding.markup import SPECIAL_TOKENS, format_markup
 
 Box = tuple[float, float, float, float]
+IMAGE_MISSING = "image missing"
+"""Reason for which an entry is left out whose picture is not there."""
 IMAGE_TOKEN = "<image>"
 OBJECT_TOKEN = "<obj>"
 MAX_SIDE = 2**16
@@ -28,6 +30,7 @@ MAX_SIDE = 2**16
 _HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing a polygon may overflow
 _SHOWN = 60  # characters of a wrong value, in a message
 _LISTED = 5  # faults told of at once
+_KEPT = 20  # of each reason, entries whose fault is remembered
 _RESERVED = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))), re.IGNORECASE)
 _ID_KEYS = ("id", "ann_id", "region_id", "ref_id", "file_name", "image_id")
 _NO_MASK = "segmentation that is neither run lengths nor polygons"
@@ -47,11 +50,16 @@ class EntryError(DataError):
 
 
 class LeftOut:
-    """Entries that were not read: which ones by reason, and the first of them in a sentence each."""
+    """Entries that were not read: which ones by reason, and the first of them in a sentence each.
+
+    Attributes:
+        examples: of each reason the first entries, with what is wrong with them.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[str, list[str]] = {}
         self._told: list[str] = []
+        self.examples: dict[str, list[str]] = {}
 
     @property
     def by_reason(self) -> dict[str, tuple[str, ...]]:
@@ -65,11 +73,15 @@ class LeftOut:
         self._entries.setdefault(reason, []).append(name)
         if len(self._told) < _LISTED:
             self._told.append(f"{name}: {why}")
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < _KEPT:
+            examples.append(name if str(why) == reason else f"{name}: {why}")
 
     def join(self, other: LeftOut) -> None:
         """Add what another part of the same data left out."""
         for reason, entries in other._entries.items():
             self._entries.setdefault(reason, []).extend(entries)
+            self.examples[reason] = (self.examples.get(reason, []) + other.examples[reason])[:_KEPT]
         self._told = (self._told + other._told)[:_LISTED]
 
     def keep(self, entry: object, read: Callable[[], None]) -> bool:
@@ -106,6 +118,7 @@ class PackedRecords(Sequence[Record]):
 
     Attributes:
         dropped: what reading left out: a reason, and the entries it befell.
+        examples: of each reason the first entries, with what is wrong with them.
     """
 
     def __init__(self, name: str, rows: Iterable[Any], left_out: LeftOut) -> None:
@@ -116,6 +129,7 @@ class PackedRecords(Sequence[Record]):
             ends.append(len(self._block))
         self._ends = np.array(ends)
         self.dropped: Mapping[str, Sequence[str]] = left_out.by_reason
+        self.examples: Mapping[str, Sequence[str]] = {why: tuple(told) for why, told in left_out.examples.items()}
 
     def __len__(self) -> int:
         return len(self._ends) - 1

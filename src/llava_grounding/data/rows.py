@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.images import ImageStore, open_images
-from llava_grounding.data.reading import IMAGE_TOKEN, EntryError, read_json, shown, words_of
+from llava_grounding.data.reading import IMAGE_MISSING, IMAGE_TOKEN, EntryError, read_json, shown, words_of
 from llava_grounding.data.record import RecordedTurn
 from llava_grounding.errors import DataError, MarkupError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, SEG, format_markup, parse, parse_strict
@@ -30,7 +30,7 @@ def check_present(images: ImageStore, file_name: str) -> None:
         EntryError: if it is not.
     """
     if not images.has(file_name):
-        raise EntryError("image missing", f"there is no image {shown(file_name)}")
+        raise EntryError(IMAGE_MISSING, f"there is no image {shown(file_name)}")
 
 
 def read_entries(path: str | Path, what: str) -> list[tuple[str, Any]]:
