@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llava_grounding.data.check import check_dataset
 from llava_grounding.data.coco import CocoPhotos, PhotoPack
-from llava_grounding.data.images import FileBytes
+from llava_grounding.data.images import FileBytes, FolderImages
+from llava_grounding.data.own import OwnData
 from llava_grounding.errors import DataError
 
 
@@ -134,9 +138,13 @@ def test_damage_is_one_sentence(tmp_path: Path) -> None:
         CocoPhotos.from_files(tmp_path / "instances.json", tmp_path)
 
 
-def test_an_unknown_label_set_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="unknown label_set `coco8`; did you mean `coco80`"):
-        CocoPhotos.from_files(write_coco(tmp_path, [], label_set="coco8"), tmp_path)[0]
+@pytest.mark.parametrize("wrong", ["coco8", "cars", 80, ["voc20"], {}])
+def test_an_unknown_label_set_is_refused_when_the_file_is_opened(tmp_path: Path, wrong: Any) -> None:
+    path = write_coco(tmp_path, [], label_set=wrong)
+    for read in (CocoPhotos.from_files, OwnData.from_files):
+        with pytest.raises(DataError, match=r"unknown label_set `.*known are coco80, coco80\+stuff, voc20, ") as caught:
+            read(path, tmp_path)
+    assert ("; did you mean `coco80`? known are" in str(caught.value)) == (wrong == "coco8")
 
 
 BROKEN = {
@@ -162,6 +170,30 @@ def test_a_broken_annotation_is_left_out_counted_and_named(tmp_path: Path, reaso
     assert [instance.id for instance in photos[0].instances] == [1]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [math.nan, math.inf, -math.inf, 1e300, 10**400, -(10**400)],
+    ids=["nan", "inf", "-inf", "1e300", "1e400", "-1e400"],
+)
+@pytest.mark.parametrize("place", range(4))
+def test_numbers_that_no_picture_has_are_left_out_wherever_they_stand(tmp_path: Path, wrong: float, place: int) -> None:
+    good = {"bbox": [1, 1, 2, 2], "segmentation": [[1, 1, 4, 1, 4, 4]]}
+    rows = [annotation([1, 1, 2, 2])]
+    for number, against in enumerate((0, -wrong), start=2):  # with what would make up for it in a sum
+        box, polygon = [1, 1, 2, 2], [1, 1, 4, 1, 4, 4]
+        box[place], polygon[place] = wrong, wrong
+        box[place - 1], polygon[place - 1] = against, against
+        rows.append(annotation(box, segmentation=good["segmentation"]) | {"id": 10 * number})
+        rows.append(annotation(good["bbox"], segmentation=[polygon]) | {"id": 10 * number + 1})
+    path = write_coco(tmp_path, rows)
+    for photos in (CocoPhotos.from_files(path, tmp_path), OwnData.from_files(path, tmp_path, strict=False)):
+        assert photos.dropped == {
+            "bbox that is not four finite numbers": ("annotation 20", "annotation 30"),
+            "polygon that is not finite numbers": ("annotation 21", "annotation 31"),
+        }
+        assert [instance.id for instance in photos[0].instances] == [1]
+
+
 @pytest.mark.parametrize("junk", [None, 3, "x", [], {"id": []}, {"id": 1, "image_id": {}}])
 def test_junk_among_the_rows_is_left_out(tmp_path: Path, junk: Any) -> None:
     path = write_coco(tmp_path, [annotation([1, 1, 2, 2])])
@@ -170,6 +202,22 @@ def test_junk_among_the_rows_is_left_out(tmp_path: Path, junk: Any) -> None:
     photos = CocoPhotos.from_files(path, tmp_path)
     assert len(photos[0].instances) == len(photos) == 1
     assert sum(map(len, photos.dropped.values())) == 3
+
+
+def test_a_category_id_used_twice_is_named_and_with_two_names_it_means_nothing(tmp_path: Path) -> None:
+    path = write_coco(tmp_path, [annotation([1, 1, 2, 2]), annotation([4, 4, 2, 2]) | {"id": 2, "category_id": 2}])
+    labels = json.loads(path.read_text())
+    labels["categories"] += [{"id": 2, "name": "cat"}, {"id": "1", "name": "wolf"}]
+    path.write_text(json.dumps(labels))
+    photos = CocoPhotos.from_files(path, tmp_path)
+    assert [instance.category for instance in photos[0].instances] == ["cat"]
+    assert photos[0].exhaustive == {"cat"}
+    assert photos.dropped == {
+        "category id used twice": ("category 2", "category 1"),
+        "annotation of an unknown category": ("annotation 1",),
+    }
+    with pytest.raises(DataError, match=r"category 1: 1 is `dog` already, got `wolf`"):
+        OwnData.from_files(path, tmp_path)
 
 
 @pytest.mark.parametrize("data", [[], {}, {"images": []}, {"images": {}, "annotations": [], "categories": []}, "x"])
@@ -186,10 +234,60 @@ def test_captions_that_hold_nothing_or_markup_are_left_out(tmp_path: Path) -> No
     photos = CocoPhotos.from_files(write_coco(tmp_path, []), tmp_path, tmp_path / "captions.json")
     assert photos[0].captions == ("A dog sleeps",)
     assert photos.dropped == {
-        "caption without text": ("1", "3"),
-        "caption with special tokens in it": ("2",),
-        "caption of an unknown image": ("9",),
+        "empty text": ("caption 1",),
+        "special token in the text": ("caption 2",),
+        "not text": ("caption 3",),
+        "caption of an unknown image": ("caption 9",),
     }
+
+
+GOOD_STATEMENT = {"image_id": 1, "statement": "The dog sits.", "label": 1}
+GOOD_QUESTION = {"image_id": 1, "question": "Is there a dog?", "answer": "yes"}
+BROKEN_ROWS = [
+    ("statements", {"statement": "a", "label": 1}, "image id that is no whole number"),
+    ("statements", GOOD_STATEMENT | {"image_id": 9}, "statement of an unknown image"),
+    ("statements", GOOD_STATEMENT | {"image_id": {}}, "image id that is no whole number"),
+    ("statements", GOOD_STATEMENT | {"statement": 3}, "not text"),
+    ("statements", GOOD_STATEMENT | {"label": "no"}, "statement that is neither true nor false"),
+    ("statements", {"image_id": 1, "statement": "a"}, "statement that is neither true nor false"),
+    ("statements", ["a"], "statement that is no object"),
+    ("questions", {"image_id": 1}, "not text"),
+    ("questions", GOOD_QUESTION | {"answer": "maybe"}, "question without yes or no"),
+    ("questions", GOOD_QUESTION | {"question": "<image>?"}, "special token in the text"),
+    ("questions", None, "question that is no object"),
+]
+
+
+@pytest.mark.parametrize(("kind", "row", "reason"), BROKEN_ROWS)
+def test_a_broken_statement_or_question_is_left_out_and_named(tmp_path: Path, kind: str, row: Any, reason: str) -> None:
+    labels = json.loads(write_coco(tmp_path, []).read_text())
+    rows: dict[str, list[Any]] = {"statements": [GOOD_STATEMENT], "questions": [GOOD_QUESTION]}
+    rows[kind].append(row)
+    photos = CocoPhotos(labels, FolderImages(tmp_path), **rows)
+    assert photos.dropped == {reason: (f"{kind[:-1]} 2",)}
+    assert photos[0].statements == (("The dog sits.", True),)
+    assert photos[0].questions == (("Is there a dog?", "yes"),)
+
+
+def test_a_pack_with_damaged_files_says_which(mini_pack_root: Path, tmp_path: Path) -> None:
+    root = tmp_path / "pack"
+    shutil.copytree(mini_pack_root, root)
+    (root / "vsr_val.jsonl").write_text('{"image_id": 1, "statement": "It is.", "label": 1}\n{"image_id"')
+    with pytest.raises(DataError, match=r"cannot read .*vsr_val\.jsonl, line 2"):
+        PhotoPack(root).split("val")
+    (root / "vsr_val.jsonl").write_bytes(b"\xff\n")
+    with pytest.raises(DataError, match=r"cannot read .*vsr_val\.jsonl, line 1"):
+        PhotoPack(root).split("val")
+    (root / "vsr_val.jsonl").unlink()
+    shard = root / "photos_val_00.tar"
+    shard.write_bytes(shard.read_bytes()[:3000])
+    report = check_dataset(PhotoPack(root).split("val"))
+    assert not report.ok
+    assert report.broken_images.count == 2
+    assert "photos_val_00.tar ends early" in report.broken_images.named[0]
+    (root / "index_val.json").write_text("[1]")
+    with pytest.raises(DataError, match=r"index_val\.json must be an object of names, got list"):
+        PhotoPack(root).split("val")
 
 
 def test_a_data_set_has_a_name_and_travels_whole(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hand_record import BARE, GRASS, LEFT_CUP, MAN, RECORD, RIGHT_CUP
 
 from llava_grounding.data.conversations import build_sample, may_be_mirrored
-from llava_grounding.data.record import Record
+from llava_grounding.data.record import Record, RecordedTurn
 from llava_grounding.data.sample import Sample, Turn, mirror_sample
 from llava_grounding.data.talk_settings import KINDS, PromptSettings, TalkSettings
 from llava_grounding.data.talk_turns import MAKERS, possible_kinds, spoken_name
@@ -56,7 +56,9 @@ def test_the_same_generator_gives_the_same_sample_and_another_another() -> None:
 @pytest.mark.parametrize("mirror", [0.0, 1.0])
 def test_whatever_is_drawn_targets_are_rows_markup_parses_and_prompts_fit(mirror: float) -> None:
     for sample in samples(replace(ALL, mirror=mirror), seeds=150):
-        assert 1 <= len(sample.turns) <= ALL.max_turns
+        made_up = [turn for turn in sample.turns if turn.kind not in ("dialogue", "followup")]
+        assert sample.turns
+        assert len(made_up) <= ALL.max_turns
         for turn in sample.turns:
             phrases = parse_strict(turn.answer).phrases
             assert len(phrases) == len(turn.targets)
@@ -145,6 +147,19 @@ def test_a_region_is_named_with_or_without_its_mask() -> None:
     assert "It is grass." in said
     assert said["It is <g_s> a cup <g_e> <seg>."].targets in (((1,),), ((2,),))
     assert not any(turn.grounded for turn in turns(only("region_names", grounded_names=0.0)))
+
+
+@pytest.mark.parametrize("max_turns", [1, 6])
+def test_a_recorded_dialogue_keeps_all_its_turns(max_turns: int) -> None:
+    talk = tuple(RecordedTurn(f"What is {number}?", "A number.") for number in range(20))
+    record = replace(RECORD, dialogues=(talk,))
+    for sample in samples(only("dialogues", max_turns=max_turns), record, seeds=3):
+        assert [turn.question for turn in sample.turns] == [turn.question for turn in talk]
+    for sample in samples(replace(ALL, max_turns=max_turns), record):
+        assert sum(turn.question.startswith("What is ") and turn.answer == "A number." for turn in sample.turns) in (
+            0,
+            20,
+        )
 
 
 def test_a_recorded_dialogue_ends_before_a_region_that_is_a_crowd() -> None:

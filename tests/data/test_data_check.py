@@ -147,7 +147,11 @@ def test_broken_masks_are_named_and_empty_ones_do_not_count_as_broken(tmp_path: 
 def test_what_the_reader_left_out_is_told_but_is_ok(tmp_path: Path) -> None:
     report = check_dataset(photos(tmp_path, [labelled(n, [0, 0, 0, 4]) for n in range(30)]))
     assert report.ok
-    assert report.lines()[-3:] == ["      annotation 18", "      annotation 19", "      and 10 more"]
+    said = "bbox must have an area, got corners (0.0, 0.0, 0.0, 4.0)"
+    named = [f"      annotation {number}: {said}" for number in (18, 19)]
+    assert report.lines()[-3:] == [*named, "      and 10 more"]
+    assert not check_dataset(photos(tmp_path, [labelled(1, [0, 0, 0, 4])]), strict=True).ok
+    assert check_dataset(photos(tmp_path, [labelled(1, [0, 0, 1, 4])]), strict=True).ok
     assert report.to_dict()["dropped"]["bbox without area"]["count"] == 30
 
 

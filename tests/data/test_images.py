@@ -228,7 +228,23 @@ def test_what_cannot_be_read_in_place_is_refused(tmp_path: Path) -> None:
         open_images(write_tar(tmp_path / "z.tar", {"a.png": picture()}, "w:gz"))
 
 
-@pytest.mark.parametrize("entry", [[], ["0.tar"], ["0.tar", "x", 3], ["0.tar", -1, 3], 7, ["../0.tar", 0, 3], None])
+WRONG_PLACES = [
+    [],
+    {},
+    {"shard": "0.tar"},
+    7,
+    None,
+    ["0.tar"],
+    ["0.tar", "x", 3],
+    ["0.tar", -1, 3],
+    ["0.tar", float("inf"), 3],
+    ["0.tar", 10**400, 3],
+    ["../0.tar", 0, 3],
+    ["\ud800", 0, 3],
+]
+
+
+@pytest.mark.parametrize("entry", WRONG_PLACES, ids=range(len(WRONG_PLACES)))
 def test_a_wrong_index_entry_is_told_when_read(tmp_path: Path, entry: object) -> None:
     write_tar(tmp_path / "0.tar", {"a.png": picture()})
     write_json(tmp_path / "index_train.json", {"z.png": entry})

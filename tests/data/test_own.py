@@ -191,7 +191,7 @@ def test_several_faults_are_told_of_together(tmp_path: Path) -> None:
         (("images", 0, "file_name"), "a" * 5000, "image 'aaa.*: there is no image"),
         (("images", 0, "file_name"), "none.jpg", "image 'none.jpg': there is no image"),
         (("images", 1, "file_name"), TRAM, "image 20: file name used twice"),
-        (("categories", 0, "name"), "", "category 1: category must be text, got ''"),
+        (("categories", 0, "name"), "", "category 1: category must not be empty"),
     ],
 )
 def test_labels_are_checked_one_by_one(tmp_path: Path, place: tuple[str, int, str], value: Any, message: str) -> None:
@@ -206,6 +206,16 @@ def test_labels_are_checked_one_by_one(tmp_path: Path, place: tuple[str, int, st
     for record in lenient:
         for index in range(len(record.instances)):
             record.load_mask(index)
+
+
+def test_what_names_an_id_that_two_annotations_bear_is_left_out_with_it(tmp_path: Path) -> None:
+    paths, data = write_labelled(tmp_path), instances()
+    data["annotations"].append(data["annotations"][3] | {"expressions": ["the wrong one"]})
+    write_json(paths["instances"], data)
+    talk_of_it = write_json(tmp_path / "talk.json", [talk("What?", "[A dog](2001).", image="dog.jpg")])
+    own = OwnData.from_files(**paths, dialogues=talk_of_it, strict=False)
+    assert own.dropped == {"annotation id used twice": ("annotation 2001", "entry 1")}
+    assert own[1].expressions == own[1].dialogues == ()
 
 
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:

@@ -131,6 +131,31 @@ def test_one_expression_may_mean_several(tmp_path: Path) -> None:
     assert record.expressions == (Expression("both dogs", (0, 1)),)
 
 
+@pytest.mark.parametrize("first_is_broken", [False, True])
+def test_an_expression_whose_annotation_id_two_things_bear_is_not_given_to_one_of_them(
+    tmp_path: Path, first_is_broken: bool
+) -> None:
+    path = write(tmp_path, [ref(12, "which"), ref(11, "fine"), ref([11, 12], "both")])
+    rows = [*INSTANCES["annotations"], labelled(12, [0, 5, 4, 3])]
+    if first_is_broken:
+        rows[1] = rows[1] | {"bbox": None}
+    labels = coco(rows, num_images=2)
+    write_json(tmp_path / "instances.json", labels)
+    data = RefCoco.from_files(path, tmp_path / "images", tmp_path / "instances.json")
+    assert [expression.text for record in data for expression in record.expressions] == ["fine"]
+    assert data.dropped["ref to an annotation id used twice"] == ("12", "[11, 12]")
+
+
+def test_a_merged_file_whose_annotation_id_means_two_boxes_ties_no_words_to_the_wrong_one(tmp_path: Path) -> None:
+    write(tmp_path)
+    box = {"ann_id": 11, "image_id": 1, "sentences": ["left dog"]}
+    rows = [{**box, "id": 1, "bbox": [0, 0, 4, 4]}, {**box, "id": 2, "bbox": [5, 0, 4, 4], "sentences": ["right dog"]}]
+    path = write_json(tmp_path / "merged.json", {"images": INSTANCES["images"], "annotations": rows})
+    data = RefCoco.from_files(path, tmp_path / "images")
+    assert data[0].expressions == (Expression("left dog", (0,)),)
+    assert data.dropped == {"annotation id of two objects": ("2",)}
+
+
 BROKEN: dict[str, Any] = {
     "ref that is no object": 3,
     "ref to an unknown image": ref(11, "a", image_id=9),
@@ -139,8 +164,8 @@ BROKEN: dict[str, Any] = {
     "ref to a crowd": ref(22, "a", image_id=2),
     "annotation id that is no whole number": ref("x", "a"),
     "ref without a list `sentences`": ref(11, "a") | {"sentences": None},
-    "expression without text": ref(11, " "),
-    "expression with special tokens in it": ref(11, "a <seg>"),
+    "empty text": ref(11, " "),
+    "special token in the text": ref(11, "a <seg>"),
 }
 
 
@@ -185,6 +210,8 @@ def test_a_pickle_that_would_run_something_is_refused_and_does_not(tmp_path: Pat
         b'[{"ref_id": 1',
         b"[" * 100_000,
         b"(" * 100_000 + b".",
+        b"\x80\x02" + b"]" * 5_000 + b"a" * 4_999 + b".",  # lists in lists
+        b"\x80\x02]" + b")" + b"\x85" * 5_000 + b"a.",  # tuples in tuples in a list
         pickle.dumps(collections.OrderedDict(a=1)),
         pickle.dumps(Path("x")),
     ],
@@ -193,6 +220,26 @@ def test_other_bytes_are_an_error(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "refs.p").write_bytes(data)
     with pytest.raises(DataError, match="cannot read"):
         read_refs(tmp_path / "refs.p")
+
+
+def test_refs_that_lie_too_deep_in_each_other_are_one_sentence(tmp_path: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(300):
+        deep = [deep]
+    hidden = read(tmp_path, [ref(11, "fine"), deep, ref(12, "a", sentences=deep), ref(13, "a", split=deep)], split=None)
+    assert hidden.dropped.keys() >= {"ref that is no object", "not text"}
+    path = tmp_path / "deep.p"
+    path.write_bytes(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".")
+    with pytest.raises(DataError, match=r"cannot read the pickle .*deep\.p: its values lie too deep in each other"):
+        read_refs(path)
+
+
+def test_numbers_of_thousands_of_digits_are_named_with_their_ref(tmp_path: Path) -> None:
+    huge = 10**6000
+    rows = [ref(11, "fine"), huge, ref(huge, "a"), ref(12, "a") | {"sentences": huge}, {"id": huge}]
+    data = read(tmp_path, rows)
+    assert [expression.text for record in data for expression in record.expressions] == ["fine"]
+    assert "int too large to show" in data.dropped["ref that is no object"]
 
 
 @given(st.binary(max_size=60))

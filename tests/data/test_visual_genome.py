@@ -66,8 +66,8 @@ def test_images_may_lie_in_the_two_zips_of_the_release(tmp_path: Path) -> None:
 
 BROKEN: dict[str, Any] = {
     "region that is no object": [],
-    "region without text": region(9, None, [0, 0, 1, 1]),
-    "region with special tokens in it": region(9, "a <g_s> b", [0, 0, 1, 1]),
+    "not text": region(9, None, [0, 0, 1, 1]),
+    "special token in the text": region(9, "a <g_s> b", [0, 0, 1, 1]),
     "region whose x, y, width and height are not finite numbers": region(9, "a", [0, 0, None, 1]),
     "bbox without area": region(9, "a", [0, 0, 0, 1]),
     "bbox outside the image": region(9, "a", [10, 0, 1, 1]),

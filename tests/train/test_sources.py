@@ -1,6 +1,7 @@
 """Sources by their kind: each opens from what a recipe says of it, and says what it lacks."""
 
 import hashlib
+import json
 import logging
 import os
 import pickle
@@ -11,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from data_sets import SOURCES, source, write_source
 from hand_made import SCENES, sample
 
+from llava_grounding.cli.main import main
 from llava_grounding.data.coco import PhotoPack
 from llava_grounding.data.photo_dialogues import photo_sample
 from llava_grounding.data.sample import Sample, mirror_sample
@@ -351,6 +354,66 @@ class TestCheck:
         assert lines[0].startswith("llava: not ok: ")
         assert "talk.json" in lines[0]
         assert "own data: ok" in lines
+
+    @pytest.mark.parametrize("kind", SOURCES)
+    def test_missing_pictures_are_never_ok(self, kind: str, tmp_path: Path) -> None:
+        write_source(source(kind), tmp_path)
+        lines: list[str] = []
+        assert check_sources([source(kind)], tmp_path, lines.append)
+        picture = sorted((tmp_path / SOURCES[kind]["images"]).rglob("*.[jp][pn]g"))[0]
+        picture.unlink()
+        lines.clear()
+        assert not check_sources([source(kind)], tmp_path, lines.append)
+        assert lines[0].endswith(": not ok")
+        assert any("missing" in line and line.endswith(": 1") for line in lines)
+        assert any(picture.name in line for line in lines)
+
+    def test_all_that_is_wrong_with_own_data_is_counted_and_told_with_examples(self, tmp_path: Path) -> None:
+        write_source(source("own"), tmp_path)
+        path = tmp_path / "o/instances.json"
+        labels = json.loads(path.read_text())
+        labels["annotations"] += [{**labels["annotations"][0], "id": 100 + n, "bbox": [0, 0, 0, 4]} for n in range(30)]
+        labels["annotations"].append({**labels["annotations"][0], "id": 200, "category_id": 99})
+        path.write_text(json.dumps(labels))
+        turn = {"question": "What?", "answer": "[A dog](999)."}
+        (tmp_path / "o/talk.json").write_text(json.dumps([{"image": "1.png", "turns": [turn]}]))
+        values = source("own", dialogues="o/talk.json")
+        lines: list[str] = []
+        assert not check_sources([values], tmp_path, lines.append)
+        assert lines[0] == "own data: not ok"
+        assert {
+            "  records: 2",
+            "  left out, bbox without area: 30",
+            "    annotation 100: bbox must have an area, got corners (0.0, 0.0, 0.0, 4.0)",
+            "    annotation 200: category_id 99 is no category of the file that can be used",
+            "    entry 1: turn 1: a phrase names annotation 999, which is not there or unusable",
+        } <= {line.replace("      ", "    ") for line in lines}
+        lines.clear()
+        assert check_sources([{**values, "strict": False}], tmp_path, lines.append)
+        assert "  left out, bbox without area: 30" in lines
+
+    def test_own_data_of_which_nothing_is_left_is_counted_too(self, tmp_path: Path) -> None:
+        write_source(source("own"), tmp_path)
+        path = tmp_path / "o/instances.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"categories": []}))
+        values = {key: value for key, value in source("own").items() if key != "captions"}
+        lines: list[str] = []
+        assert not check_sources([values], tmp_path, lines.append)
+        assert any(line.startswith("  left out, annotation of an unknown category: ") for line in lines)
+        assert lines[-1].startswith("own: not ok: nothing in own can be talked about")
+
+    def test_the_command_ends_with_1_where_a_picture_is_missing(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_source(source("gvc"), tmp_path)
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(yaml.safe_dump({"stage": "chat", "steps": 1, "data": [source("gvc")]}))
+        for code in (0, 1):
+            with pytest.raises(SystemExit) as ended:
+                main(["train", str(recipe), "--data", str(tmp_path), "--check"])
+            assert (ended.value.code or 0) == code, capsys.readouterr()
+            (tmp_path / "g/images/1.png").unlink(missing_ok=True)
+        assert "left out, image missing: 1" in capsys.readouterr().out
 
     def test_optional_files_need_not_be_there_and_a_wrong_key_is_an_error(self, tmp_path: Path) -> None:
         write_source(source("own"), tmp_path)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from llava_grounding.data.reading import IMAGE_MISSING
 from llava_grounding.data.record import Dataset, Record
 from llava_grounding.errors import LlavaGroundingError
 
@@ -67,7 +68,8 @@ class DatasetReport:
         broken_masks: cannot be decoded, or not of the image's size.
         empty_masks: not one pixel, such as a polygon thinner than that; training takes them for boxes.
         broken_records: cannot be made at all.
-        dropped: what the reader left out: reason -> how many and which.
+        dropped: what the reader left out: reason -> how many, and the first of them with what is wrong.
+        strict: whether anything that was left out is wrong; else only entries whose picture is missing.
     """
 
     name: str
@@ -78,13 +80,16 @@ class DatasetReport:
     empty_masks: Trouble = field(default_factory=Trouble)
     broken_records: Trouble = field(default_factory=Trouble)
     dropped: dict[str, Trouble] = field(default_factory=dict)
+    strict: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether there are records and all that was looked at can be read.
+        """Whether there are records and all that was looked at can be read, and no picture is missing.
 
-        Labels that were left out and empty masks do not count: published data sets have some.
+        Empty masks do not count, nor labels that were left out, unless `strict`: published data sets have some.
         """
+        if self.dropped if self.strict else IMAGE_MISSING in self.dropped:
+            return False
         return self.counts.get("records", 0) > 0 and not any(
             trouble.count for trouble in self._troubles().values() if trouble is not self.empty_masks
         )
@@ -120,15 +125,18 @@ class DatasetReport:
         }
 
 
-def check_dataset(dataset: Dataset, read_images: bool = True, limit: int | None = None) -> DatasetReport:
+def check_dataset(
+    dataset: Dataset, read_images: bool = True, limit: int | None = None, strict: bool = False
+) -> DatasetReport:
     """Look at every record of a data set.
 
     Args:
         dataset: any reader's.
         read_images: decode every picture, and masks that lie in files; else only look whether the pictures exist.
         limit: look at so many records at most, from the first.
+        strict: whether anything that the reader left out makes the data set not ok.
     """
-    report = DatasetReport(dataset.name, dict.fromkeys(_counts(None), 0))
+    report = DatasetReport(dataset.name, dict.fromkeys(_counts(None), 0), strict=strict)
     for number in range(len(dataset) if limit is None else min(limit, len(dataset))):
         try:
             record = dataset[number]
@@ -141,8 +149,9 @@ def check_dataset(dataset: Dataset, read_images: bool = True, limit: int | None 
         size_wh = _check_image(record, read_images, report)
         for index in range(len(record.instances)):
             _check_mask(record, index, size_wh, read_images, report)
+    examples = getattr(dataset, "examples", dataset.dropped)
     for reason, ids in dataset.dropped.items():
-        report.dropped[reason] = Trouble(len(ids), [str(one) for one in ids[:NUM_NAMED]])
+        report.dropped[reason] = Trouble(len(ids), list(examples[reason][:NUM_NAMED]))
     return report
 
 

@@ -6,15 +6,15 @@ Knows no questions, no tokenizer and no model sizes.
 
 from __future__ import annotations
 
-import json
 import os
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from llava_grounding.data.images import FolderImages, ImageStore, TarImages, open_images
+from llava_grounding.data.images import FolderImages, ImageStore, TarImages, open_images, read_index
 from llava_grounding.data.reading import (
     EntryError,
     ImageRow,
@@ -25,15 +25,19 @@ from llava_grounding.data.reading import (
     image_rows,
     label_id,
     plain_text,
+    printable,
     read_json,
     rows_of,
+    shown,
     whole_number,
 )
 from llava_grounding.data.record import Annotation, Record, Segmentation
+from llava_grounding.data.rows import read_entries
 from llava_grounding.errors import DataError, did_you_mean
 from llava_grounding.masks import rle_area
 
 PACK_VARIABLE = "LLAVA_GROUNDING_DATA"
+_T = TypeVar("_T")
 _COCO_THINGS = range(1, 91)
 _COCO_STUFF = range(92, 201)
 _VOC20 = (
@@ -67,6 +71,8 @@ class CocoLabels:
         images: by id, in order.
         categories: names by id.
         annotations: image id -> annotation id (a number of ours where there is none) -> annotation, in order.
+        ambiguous: ids that several annotations of the file bear. The first usable one is kept, but whatever names such
+            an id may mean the other.
     """
 
     def __init__(self, data: Any, left_out: LeftOut, thorough: bool = False) -> None:
@@ -75,8 +81,10 @@ class CocoLabels:
         self.images = image_rows(rows_of(data, "images", what), left_out, named_once=True)
         self.categories = read_categories(rows_of(data, "categories", what), left_out)
         self.annotations: dict[int, dict[object, Annotation]] = {}
+        rows = rows_of(data, "annotations", what)
+        self.ambiguous = _ids_used_twice(rows)
         used: set[object] = set()
-        for number, row in enumerate(rows_of(data, "annotations", what)):
+        for number, row in enumerate(rows):
             try:
                 annotation, image_id = self._annotation(row)
                 if annotation.id in used:
@@ -98,7 +106,8 @@ class CocoLabels:
         category = self.categories.get(whole_number(row.get("category_id"), "category id"))
         if category is None:
             raise EntryError(
-                "annotation of an unknown category", f"category_id {row['category_id']} is no category of the file"
+                "annotation of an unknown category",
+                f"category_id {row['category_id']} is no category of the file that can be used",
             )
         size_wh = self.images[image_id].size_wh
         mask = row.get("mask", "")
@@ -122,17 +131,31 @@ class CocoLabels:
         return mask
 
 
+def _ids_used_twice(rows: Iterable[Any]) -> frozenset[int]:
+    ids: Counter[int] = Counter()
+    for row in rows:
+        if isinstance(row, Mapping) and row.get("id") is not None:
+            with suppress(EntryError):
+                ids[whole_number(row["id"])] += 1
+    return frozenset(number for number, times in ids.items() if times > 1)
+
+
 def read_categories(rows: Iterable[Any], left_out: LeftOut) -> dict[int, str]:
-    """Names by id of a COCO file's categories."""
+    """Names by id of a COCO file's categories; an id with two names has none, as nobody can say which is meant."""
     names: dict[int, str] = {}
+    doubtful = set()
     for row in rows:
         try:
             if not isinstance(row, Mapping):
                 raise EntryError("category that is no object")
-            names[whole_number(row.get("id"), "category id")] = plain_text(row.get("name"), "category")
+            number, name = whole_number(row.get("id"), "category id"), plain_text(row.get("name"), "category")
+            if number in names:
+                doubtful |= {number} if names[number] != name else set()
+                raise EntryError("category id used twice", f"{number} is `{names[number]}` already, got `{name}`")
+            names[number] = name
         except EntryError as why:
             left_out.add(f"category {label_id(row)}", why)
-    return names
+    return {number: name for number, name in names.items() if number not in doubtful}
 
 
 class CocoPhotos(PackedRecords):
@@ -144,13 +167,13 @@ class CocoPhotos(PackedRecords):
         instances: parsed instances file.
         images: where pixels come from.
         captions: parsed captions file.
-        statements: rows with `image_id`, `statement` and `label`.
-        questions: rows with `image_id`, `question` and `answer`.
+        statements: rows with `image_id`, `statement` and `label`, 1 where it is true, else 0.
+        questions: rows with `image_id`, `question` and `answer`, `yes` or `no`.
         name: what the data is called in reports.
         thorough: see `CocoLabels`.
 
     Raises:
-        DataError: if a file is not in COCO's form at all.
+        DataError: if a file is not in COCO's form at all, or an image's `label_set` is unknown.
     """
 
     def __init__(
@@ -158,26 +181,21 @@ class CocoPhotos(PackedRecords):
         instances: Mapping[str, Any],
         images: ImageStore,
         captions: Mapping[str, Any] | None = None,
-        statements: Sequence[Mapping[str, Any]] = (),
-        questions: Sequence[Mapping[str, Any]] = (),
+        statements: Iterable[Any] = (),
+        questions: Iterable[Any] = (),
         name: str = "coco",
         thorough: bool = False,
     ) -> None:
         left_out = LeftOut()
         labels = CocoLabels(instances, left_out, thorough)
-        self.categories = labels.categories
-        self._label_sets: dict[str, frozenset[str]] = {}
+        self.categories, self.ambiguous = labels.categories, labels.ambiguous
+        self._covered = {key: self._exhaustive(key) for key in {_label_set(image) for image in labels.images.values()}}
         talk = _Talk(
-            _captions_by_image(captions, labels.images, left_out),
-            _group(statements),
-            _group(questions),
+            _by_image("caption", _caption_rows(captions), _caption, labels.images, left_out),
+            _by_image("statement", statements, _statement, labels.images, left_out),
+            _by_image("question", questions, _question, labels.images, left_out),
         )
-        rows = rows_of(instances, "images", "a COCO instances file")
-        sources = {row["id"]: row for row in rows if isinstance(row, Mapping) and isinstance(row.get("id"), int)}
-        packed = (
-            _row(image, labels.annotations.pop(image.id, {}), talk, sources.get(image.id, {}), images)
-            for image in labels.images.values()
-        )
+        packed = (_row(image, labels.annotations.pop(image.id, {}), talk, images) for image in labels.images.values())
         super().__init__(name, packed, left_out)
         self.left_out = left_out
 
@@ -204,23 +222,19 @@ class CocoPhotos(PackedRecords):
     def _record(self, row: Any) -> Record:
         record, label_set = row
         crowded = {instance.category for instance in record.instances if instance.region == "crowd"}
-        return replace(record, exhaustive=self._exhaustive(label_set) - crowded)
+        return replace(record, exhaustive=self._covered[label_set] - crowded)
 
     def _exhaustive(self, label_set: str | None) -> frozenset[str]:
         """Category names a label set covers; a file that states none covers all its categories, as COCO does."""
         if label_set is None:
             return frozenset(self.categories.values())
-        if label_set not in self._label_sets:
-            self._label_sets[label_set] = self._build_label_set(label_set)
-        return self._label_sets[label_set]
-
-    def _build_label_set(self, label_set: str) -> frozenset[str]:
         if label_set in ("coco80", "coco80+stuff"):
             stuff = _COCO_STUFF if label_set.endswith("stuff") else range(0)
             return frozenset(name for key, name in self.categories.items() if key in _COCO_THINGS or key in stuff)
         if label_set not in _LABEL_SETS:
             known = ["coco80", "coco80+stuff", *_LABEL_SETS]
-            raise DataError(f"unknown label_set `{label_set}`{did_you_mean(label_set, known)}")
+            hint = did_you_mean(label_set, known) or ";"
+            raise DataError(f"unknown label_set `{printable(label_set)}`{hint} known are {', '.join(known)}")
         return frozenset(name.replace("+", " ") for name in _LABEL_SETS[label_set].split())
 
 
@@ -253,7 +267,7 @@ class PhotoPack:
         captions = self.root / f"captions_{name}.json"
         return CocoPhotos(
             read_json(path),
-            TarImages(self.root, read_json(index)) if index.is_file() else FolderImages(self.root),
+            TarImages(self.root, read_index([index])) if index.is_file() else FolderImages(self.root),
             read_json(captions) if captions.is_file() else None,
             _read_rows(self.root / f"vsr_{name}.jsonl"),
             _read_rows(self.root / f"pope_{name}.jsonl"),
@@ -264,15 +278,14 @@ class PhotoPack:
 @dataclass(frozen=True)
 class _Talk:
     captions: Mapping[int, Sequence[str]]
-    statements: Mapping[int, Sequence[Mapping[str, Any]]]
-    questions: Mapping[int, Sequence[Mapping[str, Any]]]
+    statements: Mapping[int, Sequence[tuple[str, bool]]]
+    questions: Mapping[int, Sequence[tuple[str, str]]]
 
 
 def _row(
     image: ImageRow,
     annotations: Mapping[object, Annotation],
     talk: _Talk,
-    source: Mapping[str, Any],
     images: ImageStore,
 ) -> tuple[Record, str | None]:
     record = Record(
@@ -281,44 +294,64 @@ def _row(
         image_size_wh=image.size_wh,
         instances=tuple(annotations.values()),
         captions=tuple(talk.captions.get(image.id, ())),
-        statements=tuple((str(e["statement"]), bool(e["label"])) for e in talk.statements.get(image.id, ())),
-        questions=tuple((str(e["question"]), str(e["answer"])) for e in talk.questions.get(image.id, ())),
-        source=str(source.get("source", "")),
-        license=str(source.get("license", "")),
+        statements=tuple(talk.statements.get(image.id, ())),
+        questions=tuple(talk.questions.get(image.id, ())),
+        source=printable(str(image.row.get("source", ""))),
+        license=printable(str(image.row.get("license", ""))),
         read_bytes=images.locate(image.file_name),
     )
-    label_set = source.get("label_set")
-    return record, None if label_set is None else str(label_set)
+    return record, _label_set(image)
 
 
-def _captions_by_image(
-    captions: Mapping[str, Any] | None, images: Mapping[int, ImageRow], left_out: LeftOut
-) -> dict[int, list[str]]:
-    grouped: dict[int, list[str]] = defaultdict(list)
-    for row in rows_of(captions, "annotations", "a COCO captions file") if captions is not None else ():
+def _label_set(image: ImageRow) -> str | None:
+    """What the file says is labelled exhaustively in the image, None where it says nothing."""
+    value = image.row.get("label_set")
+    return value if value is None or isinstance(value, str) else shown(value)
+
+
+def _by_image(
+    what: str,
+    rows: Iterable[Any],
+    read: Callable[[Mapping[str, Any]], _T],
+    images: Mapping[int, ImageRow],
+    left_out: LeftOut,
+) -> dict[int, list[_T]]:
+    """What rows of a file say, by the image they say it of; a row that cannot be used is left out."""
+    grouped: dict[int, list[_T]] = defaultdict(list)
+    for number, row in enumerate(rows, start=1):
         try:
             if not isinstance(row, Mapping):
-                raise EntryError("caption that is no object")
+                raise EntryError(f"{what} that is no object")
             image_id = whole_number(row.get("image_id"), "image id")
             if image_id not in images:
-                raise EntryError("caption of an unknown image")
-            grouped[image_id].append(plain_text(row.get("caption"), "caption"))
+                raise EntryError(f"{what} of an unknown image")
+            grouped[image_id].append(read(row))
         except EntryError as why:
-            left_out.add(label_id(row), why)
+            left_out.add(f"{what} {label_id(row, ('id',), number) if isinstance(row, Mapping) else number}", why)
     return grouped
 
 
-def _group(rows: Iterable[Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:
-    grouped: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
-    for row in rows:
-        grouped[row["image_id"]].append(row)
-    return dict(grouped)
+def _caption(row: Mapping[str, Any]) -> str:
+    return plain_text(row.get("caption"), "caption")
 
 
-def _read_rows(path: Path) -> list[Mapping[str, Any]]:
-    if not path.is_file():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except ValueError as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+def _statement(row: Mapping[str, Any]) -> tuple[str, bool]:
+    label = row.get("label")
+    if not isinstance(label, int) or label not in (0, 1):
+        raise EntryError("statement that is neither true nor false", f"label must be 0 or 1, got {shown(label)}")
+    return plain_text(row.get("statement"), "statement"), bool(label)
+
+
+def _question(row: Mapping[str, Any]) -> tuple[str, str]:
+    answer = plain_text(row.get("answer"), "answer").lower()
+    if answer not in ("yes", "no"):
+        raise EntryError("question without yes or no", f"answer must be `yes` or `no`, got {shown(answer)}")
+    return plain_text(row.get("question"), "question"), answer
+
+
+def _caption_rows(captions: Any) -> list[Any]:
+    return [] if captions is None else rows_of(captions, "annotations", "a COCO captions file")
+
+
+def _read_rows(path: Path) -> list[Any]:
+    return [row for _, row in read_entries(path, "rows")] if path.is_file() else []

@@ -94,7 +94,10 @@ def may_be_mirrored(turns: Sequence[Turn]) -> bool:
 
 
 def _drafts(material: Material, rng: np.random.Generator) -> list[Draft]:
-    """Turns of `max_kinds` kinds, drawn by weight; a kind that turns out to have nothing makes room for the next."""
+    """Turns of `max_kinds` kinds, drawn by weight; a kind that turns out to have nothing makes room for the next.
+
+    There are at most `max_turns`, but a recorded dialogue is never cut: its last turns are as good as its first.
+    """
     talk = material.talk
     kinds = possible_kinds(material.record, talk)
     if not kinds:
@@ -105,10 +108,11 @@ def _drafts(material: Material, rng: np.random.Generator) -> list[Draft]:
     for number in rng.choice(len(kinds), size=len(kinds), replace=False, p=weights / weights.sum()):
         if used == talk.max_kinds or len(drafts) >= talk.max_turns:
             break
-        made = MAKERS[kinds[number]](material, rng)
-        drafts += made
+        kind = kinds[number]
+        made = MAKERS[kind](material, rng)
+        drafts += made if kind == "dialogues" else made[: talk.max_turns - len(drafts)]
         used += bool(made)
-    return drafts[: talk.max_turns]
+    return drafts
 
 
 def _with_prompts(

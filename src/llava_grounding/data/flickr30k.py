@@ -241,7 +241,7 @@ def _parse_xml(path: Path) -> ElementTree.Element:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise EntryError("no sentence file") from error
 
@@ -262,15 +262,10 @@ def _mdetr_records(
     rows: list[Any], annotations: dict[int, list[Mapping[str, Any]]], images: ImageStore, left_out: LeftOut
 ) -> Iterator[Record]:
     known = image_rows(rows, left_out)
-    captions = {
-        image_id: row.get("caption")
-        for row in rows
-        if isinstance(row, Mapping) and isinstance(image_id := row.get("id"), int)
-    }
     for image in known.values():
         labels = annotations.pop(image.id, [])
+        caption = image.row.get("caption")
         try:
-            caption = captions.get(image.id)
             plain_text(caption, "caption")
         except EntryError as why:
             left_out.add(image.id, why)

@@ -16,16 +16,13 @@ from typing import Any
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.labels import LabelledImages
 from llava_grounding.data.llava import entry_of, label_of, read_dialogues
-from llava_grounding.data.reading import EntryError, LeftOut, PackedRecords, shown
+from llava_grounding.data.reading import IMAGE_TOKEN, OBJECT_TOKEN, EntryError, LeftOut, PackedRecords, shown, words_of
 from llava_grounding.data.record import Expression, Record, RecordedTurn
 from llava_grounding.data.rows import (
-    IMAGE_TOKEN,
-    OBJECT_TOKEN,
     Names,
     canonical_markup,
     check_present,
     pairs_of,
-    words_of,
 )
 from llava_grounding.errors import DataError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG

@@ -22,6 +22,7 @@ MAX_FILE_BYTES = 2**30
 
 _LOCAL_HEADER_BYTES = 30
 _ENCRYPTED = 0x1
+_LARGEST_OFFSET = 2**63  # no system takes more
 
 
 class ImageBytes(Protocol):
@@ -159,11 +160,11 @@ class TarImages:
             return beside if beside.exists() else NoBytes(f"`{name}` is in no tar shard of {self.root}")
         try:
             shard, offset, length = str(entry[0]), int(entry[1]), int(entry[2])
-        except (IndexError, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError, OverflowError):
             return NoBytes(f"the index of {self.root} must have shard, offset and length for `{name}`, got {entry!r}")
         if not stays_inside(shard):
             return _refused(shard, self.root)
-        if min(offset, length) < 0 or length > MAX_FILE_BYTES:
+        if min(offset, length) < 0 or offset >= _LARGEST_OFFSET or length > MAX_FILE_BYTES:
             return NoBytes(f"the index of {self.root} must have a sensible place for `{name}`, got {entry!r}")
         return FileBytes(self.root / shard, offset, length)
 
@@ -224,7 +225,7 @@ def open_images(place: str | Path) -> ImageStore:
         shards, zips = sorted(place.glob("*.tar")), sorted(place.glob("*.zip"))
         indexes = sorted(place.glob("index_*.json")) if shards else []
         if indexes:
-            return TarImages(place, _merge_indexes(indexes))
+            return TarImages(place, read_index(indexes))
         if shards:
             return TarImages.scan(place, shards)
         return ZipImages(zips, place) if zips else FolderImages(place)
@@ -237,12 +238,39 @@ def open_images(place: str | Path) -> ImageStore:
     raise DataError(f"images must be a folder, a .tar or a .zip, got {place}")
 
 
+def read_index(paths: Iterable[Path]) -> dict[str, Any]:
+    """The index that `TarImages` takes, from one file or several.
+
+    Raises:
+        DataError: if one cannot be read or is no object of names.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        try:
+            index = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"cannot read {path}: {error}") from error
+        if not isinstance(index, dict):
+            raise DataError(f"{path} must be an object of names, got {type(index).__name__}")
+        merged |= index
+    return merged
+
+
 def stays_inside(name: object) -> bool:
     """Whether a name from a file is a path below the folder it is used in, on every operating system."""
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not name or "\0" in name or not is_unicode(name):
         return False
     path = PureWindowsPath(name)  # takes both `/` and `\` for a separator
     return not path.drive and not path.root and ".." not in path.parts
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written: half of a surrogate pair, as JSON may hold it, is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refused(name: object, root: Path) -> NoBytes:
@@ -299,16 +327,3 @@ def _zip_entry(path: Path, entry: zipfile.ZipInfo) -> ZipBytes | NoBytes:
     if max(entry.file_size, entry.compress_size) > MAX_FILE_BYTES:
         return NoBytes(f"`{name}` of {path} must have at most {MAX_FILE_BYTES} bytes, got {entry.file_size}")
     return ZipBytes(path, name, entry.header_offset, entry.compress_size, entry.file_size, method, entry.CRC)
-
-
-def _merge_indexes(paths: Iterable[Path]) -> dict[str, Any]:
-    merged: dict[str, Any] = {}
-    for path in paths:
-        try:
-            index = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise DataError(f"cannot read {path}: {error}") from error
-        if not isinstance(index, dict):
-            raise DataError(f"{path} must be an object of names, got {type(index).__name__}")
-        merged |= index
-    return merged

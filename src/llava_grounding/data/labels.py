@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.coco import CocoPhotos
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.reading import EntryError, is_whole, read_json, rows_of, shown
+from llava_grounding.data.reading import EntryError, is_whole, read_json, rows_of, shown, whole_number
 from llava_grounding.data.record import Record
 from llava_grounding.data.rows import image_store
 from llava_grounding.errors import DataError
@@ -45,11 +46,13 @@ class LabelledImages:
             self._of_id[record.image_id] = index
             self._image_of |= {thing.id: record.image_id for thing in record.instances if thing.id is not None}
         self._of_name = {name: index for index, name in enumerate(self._names)}
-        self.expressions = {
-            row["id"]: row["expressions"]
-            for row in rows_of(instances, "annotations", "a COCO instances file")
-            if isinstance(row, Mapping) and "expressions" in row and is_whole(row.get("id"))
-        }
+        self.expressions: dict[int, Any] = {}
+        for row in rows_of(instances, "annotations", "a COCO instances file"):
+            if isinstance(row, Mapping) and "expressions" in row:
+                with suppress(EntryError):  # an annotation whose id is none is told of already
+                    self.expressions[whole_number(row.get("id"))] = row["expressions"]
+        for number in self._photos.ambiguous:
+            self.expressions.pop(number, None)
 
     @classmethod
     def from_files(
@@ -113,11 +116,13 @@ class LabelledImages:
             what: where the ids stand, for the message.
 
         Raises:
-            EntryError: if one is no id, is unknown, or belongs to another image.
+            EntryError: if one is no id, is unknown, several annotations bear it, or it belongs to another image.
         """
         if not isinstance(ids, list) or not all(is_whole(one) for one in ids):
             raise EntryError("not annotation ids", f"{what} must be a list of annotation ids, got {shown(ids)}")
         for one in ids:
+            if one in self._photos.ambiguous:
+                raise EntryError("annotation id used twice", f"{what} names annotation {one}, which is there twice")
             if one in rows:
                 continue
             other = self._image_of.get(one)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.reading import EntryError, LeftOut, PackedRecords, file_name_of, shown
+from llava_grounding.data.reading import EntryError, LeftOut, PackedRecords, file_name_of, printable, shown
 from llava_grounding.data.record import Record
 from llava_grounding.data.rows import Names, check_present, image_store, pairs_of, read_entries, words_only
 from llava_grounding.errors import DataError
@@ -90,7 +90,7 @@ def label_of(entry: Any, place: str) -> str:
     if isinstance(entry, Mapping):
         for key in ("id", "image"):
             if isinstance(entry.get(key), str | int) and str(entry[key]):
-                return str(entry[key])
+                return printable(str(entry[key]))
     return place
 
 

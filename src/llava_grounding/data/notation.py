@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llava_grounding.data.reading import EntryError, is_whole, shown
+from llava_grounding.data.reading import EntryError, is_whole, shown, words_of
 from llava_grounding.data.record import GroundedText, Record, RecordedTurn
-from llava_grounding.data.rows import canonical_markup, words_of
+from llava_grounding.data.rows import canonical_markup
 from llava_grounding.errors import DataError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG, format_markup, parse
 

@@ -15,9 +15,18 @@ from llava_grounding.data.grounded_captions import ground_caption
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.labels import LabelledImages
 from llava_grounding.data.notation import Ids, WrittenTurn, read_answer, read_turn
-from llava_grounding.data.reading import EntryError, LeftOut, PackedRecords, file_name_of, is_whole, read_json, shown
+from llava_grounding.data.reading import (
+    EntryError,
+    LeftOut,
+    PackedRecords,
+    file_name_of,
+    read_json,
+    shown,
+    whole_number,
+    words_of,
+)
 from llava_grounding.data.record import Expression, GroundedText, Record, RecordedTurn
-from llava_grounding.data.rows import check_present, read_entries, words_of
+from llava_grounding.data.rows import check_present, read_entries
 from llava_grounding.data.sample import Targets
 from llava_grounding.errors import DataError
 from llava_grounding.markup import strip_markup
@@ -140,9 +149,9 @@ def _read_captions(path: str | Path, labels: LabelledImages, said: Mapping[int, 
 
 
 def _add_caption(entry: Any, labels: LabelledImages, said: Mapping[int, _Said]) -> None:
-    if not isinstance(entry, Mapping) or not is_whole(entry.get("image_id")):
+    if not isinstance(entry, Mapping) or entry.get("image_id") is None:
         raise EntryError("caption of no image", f"must have `image_id` and `caption`, got {shown(entry)}")
-    index = labels.find_id(entry["image_id"])
+    index = labels.find_id(whole_number(entry["image_id"], "image id"))
     text, targets = read_answer(entry.get("caption"))
     if targets:
         record = labels.record(index)

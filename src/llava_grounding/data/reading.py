@@ -7,24 +7,32 @@ counts it under its reason; a file of another kind is a DataError. Knows no file
 from __future__ import annotations
 
 import json
-import math
 import pickle
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from llava_grounding.data.images import stays_inside
+from llava_grounding.data.images import is_unicode, stays_inside
 from llava_grounding.data.record import Record, Segmentation
 from llava_grounding.errors import DataError
 from llava_grounding.markup import SPECIAL_TOKENS, format_markup
 
 Box = tuple[float, float, float, float]
+IMAGE_MISSING = "image missing"
+"""Reason for which an entry is left out whose picture is not there."""
+IMAGE_TOKEN = "<image>"
+OBJECT_TOKEN = "<obj>"
 MAX_SIDE = 2**16
 """Pixels; a file that says a picture is wider or higher is wrong."""
+_HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing a polygon may overflow
 _SHOWN = 60  # characters of a wrong value, in a message
 _LISTED = 5  # faults told of at once
+_KEPT = 20  # of each reason, entries whose fault is remembered
+_RESERVED = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))), re.IGNORECASE)
+_ID_KEYS = ("id", "ann_id", "region_id", "ref_id", "file_name", "image_id")
 _NO_MASK = "segmentation that is neither run lengths nor polygons"
 
 
@@ -42,11 +50,16 @@ class EntryError(DataError):
 
 
 class LeftOut:
-    """Entries that were not read: which ones by reason, and the first of them in a sentence each."""
+    """Entries that were not read: which ones by reason, and the first of them in a sentence each.
+
+    Attributes:
+        examples: of each reason the first entries, with what is wrong with them.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[str, list[str]] = {}
         self._told: list[str] = []
+        self.examples: dict[str, list[str]] = {}
 
     @property
     def by_reason(self) -> dict[str, tuple[str, ...]]:
@@ -56,14 +69,19 @@ class LeftOut:
     def add(self, entry: object, why: EntryError | str) -> None:
         """Note that `entry` is left out."""
         reason = why.reason if isinstance(why, EntryError) else why
-        self._entries.setdefault(reason, []).append(str(entry))
+        name = printable(str(entry))
+        self._entries.setdefault(reason, []).append(name)
         if len(self._told) < _LISTED:
-            self._told.append(f"{entry}: {why}")
+            self._told.append(f"{name}: {why}")
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < _KEPT:
+            examples.append(name if str(why) == reason else f"{name}: {why}")
 
     def join(self, other: LeftOut) -> None:
         """Add what another part of the same data left out."""
         for reason, entries in other._entries.items():
             self._entries.setdefault(reason, []).extend(entries)
+            self.examples[reason] = (self.examples.get(reason, []) + other.examples[reason])[:_KEPT]
         self._told = (self._told + other._told)[:_LISTED]
 
     def keep(self, entry: object, read: Callable[[], None]) -> bool:
@@ -100,6 +118,7 @@ class PackedRecords(Sequence[Record]):
 
     Attributes:
         dropped: what reading left out: a reason, and the entries it befell.
+        examples: of each reason the first entries, with what is wrong with them.
     """
 
     def __init__(self, name: str, rows: Iterable[Any], left_out: LeftOut) -> None:
@@ -110,6 +129,7 @@ class PackedRecords(Sequence[Record]):
             ends.append(len(self._block))
         self._ends = np.array(ends)
         self.dropped: Mapping[str, Sequence[str]] = left_out.by_reason
+        self.examples: Mapping[str, Sequence[str]] = {why: tuple(told) for why, told in left_out.examples.items()}
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -140,6 +160,8 @@ class ImageRow(NamedTuple):
     id: int
     file_name: str
     size_wh: tuple[int, int]
+    row: Mapping[str, Any]
+    """All that the file says of it, unchecked."""
 
 
 def read_json(path: str | Path) -> Any:
@@ -152,8 +174,16 @@ def read_json(path: str | Path) -> Any:
 
 def shown(value: Any) -> str:
     """A value in a message, cut short."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # lists too deep in each other, or a number of thousands of digits
+        return f"{type(value).__name__} too large to show"
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """The text as it can be printed and written, half characters as `\\ud800`."""
+    return text if is_unicode(text) else text.encode("utf-8", "backslashreplace").decode()
 
 
 def is_whole(value: Any) -> bool:
@@ -169,6 +199,8 @@ def file_name_of(value: Any) -> str:
     """
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise EntryError("no image", f"must name an image file, got {shown(value)}")
+    if not is_unicode(value):
+        raise EntryError("not valid Unicode", f"the name of an image must be valid Unicode, got {shown(value)}")
     if not stays_inside(value):
         raise EntryError("image outside its folder", f"image must lie in the folder of images, got {shown(value)}")
     return value
@@ -211,7 +243,7 @@ def image_row(row: Any) -> ImageRow:
     if not isinstance(row, Mapping):
         raise EntryError("image that is no object")
     size_wh = checked_size(row.get("width"), row.get("height"))
-    return ImageRow(whole_number(row.get("id"), "image id"), file_name_of(row.get("file_name")), size_wh)
+    return ImageRow(whole_number(row.get("id"), "image id"), file_name_of(row.get("file_name")), size_wh, row)
 
 
 def image_rows(rows: Iterable[Any], left_out: LeftOut, named_once: bool = False) -> dict[int, ImageRow]:
@@ -237,20 +269,20 @@ def image_rows(rows: Iterable[Any], left_out: LeftOut, named_once: bool = False)
     return images
 
 
-def label_id(row: Any) -> object:
-    """What to call a row in a list of what was left out."""
+def label_id(row: Any, keys: Sequence[str] = _ID_KEYS, without: object = "without id") -> str:
+    """What to call a row in a list of what was left out: the first of the keys it has, else `without`."""
     if not isinstance(row, Mapping):
-        return repr(row)[:40]
-    keys = ("id", "ann_id", "region_id", "ref_id", "file_name", "image_id")
-    return next((row[key] for key in keys if key in row), "without id")
+        return shown(row)[:40]
+    value = next((row[key] for key in keys if key in row), without)
+    return value if isinstance(value, str) else shown(value)
 
 
 def are_numbers(values: Any, count: int | None = None) -> bool:
-    """Whether it is a list of finite numbers, `count` of them if given."""
+    """Whether it is a list of numbers that a picture can have, `count` of them if given: finite, and none huge."""
     if not isinstance(values, list | tuple) or (count is not None and len(values) != count):
         return False
-    # Polygons have tens of millions of numbers: no step of Python for each. One that is not finite shows in the sum.
-    return set(map(type, values)) <= {int, float} and _finite(values)
+    # Polygons have tens of millions of numbers: no step of Python for each. One that is too large shows in the sum.
+    return set(map(type, values)) <= {int, float} and _modest(values)
 
 
 def box_from_xywh(bbox: Any, size_wh: tuple[int, int]) -> Box:
@@ -300,14 +332,32 @@ def checked_segmentation(value: Any, size_wh: tuple[int, int]) -> Segmentation |
     return value
 
 
+def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:
+    """The value as text that can be learnt from, without white space around it.
+
+    Args:
+        what: what the text is, for the message.
+        allowed: tokens that it may hold, written exactly so.
+
+    Raises:
+        EntryError: if it is no text, empty, not valid Unicode, or holds a token that means something to the model, in
+            capital or small letters: what is put in lower case later must not become one.
+    """
+    if not isinstance(value, str):
+        raise EntryError("not text", f"{what} must be text, got {shown(value)}")
+    if not is_unicode(value):
+        raise EntryError("not valid Unicode", f"{what} must be valid Unicode, got {shown(value)}")
+    if not value.strip():
+        raise EntryError("empty text", f"{what} must not be empty")
+    found = next((match[0] for match in _RESERVED.finditer(value) if match[0] not in allowed), None)
+    if found is not None:
+        raise EntryError("special token in the text", f"{what} must not hold `{found}`, got {shown(value)}")
+    return value.strip()
+
+
 def plain_text(value: Any, what: str) -> str:
-    """Words of a file as one line; no special token may be among them."""
-    text = " ".join(value.split()) if isinstance(value, str) else ""
-    if not text:
-        raise EntryError(f"{what} without text", f"{what} must be text, got {shown(value)}")
-    if any(token in text for token in SPECIAL_TOKENS):
-        raise EntryError(f"{what} with special tokens in it")
-    return text
+    """What `words_of` takes, as one line with single blanks."""
+    return " ".join(words_of(value, what).split())
 
 
 def spans_as_markup(
@@ -328,8 +378,8 @@ def spans_as_markup(
     return format_markup(text, kept), tuple(targets[span] for span in kept), overlapping
 
 
-def _finite(values: Sequence[float]) -> bool:
+def _modest(values: Sequence[float]) -> bool:
     try:
-        return math.isfinite(sum(values))
+        return sum(map(abs, values)) < _HUGE
     except OverflowError:  # a whole number beyond floating point
         return False

@@ -28,6 +28,7 @@ from llava_grounding.data.reading import (
     plain_text,
     read_json,
     rows_of,
+    shown,
     whole_number,
 )
 from llava_grounding.data.record import Annotation, Expression, Record
@@ -42,7 +43,6 @@ _UNPICKLING_ERRORS = (
     ImportError,
     LookupError,
     MemoryError,
-    RecursionError,
     TypeError,
     ValueError,
 )
@@ -153,7 +153,11 @@ def read_refs(path: str | Path) -> Any:
         except (ValueError, RecursionError) as error:
             raise DataError(f"cannot read {path}: {error}") from error
     try:
-        return _unpickle(data)
+        value = _unpickle(data)
+        pickle.dumps(value)  # fails where lists lie too deep in each other to be shown or sent anywhere
+        return value
+    except RecursionError as error:
+        raise DataError(f"cannot read the pickle {path}: its values lie too deep in each other") from error
     except _UNPICKLING_ERRORS as error:
         raise DataError(f"cannot read the pickle {path}: {error}") from error
 
@@ -188,7 +192,7 @@ def _expressions_by_image(
             image_id = whole_number(row.get("image_id"), "image id")
             if image_id not in labels.images:
                 raise EntryError("ref to an unknown image")
-            meant = _meant(row, labels.annotations.get(image_id, {}))
+            meant = _meant(row, labels.annotations.get(image_id, {}), labels.ambiguous)
             sentences = list_under(row, "sentences", "ref")
         except EntryError as why:
             left_out.add(label_id(row), why)
@@ -203,13 +207,16 @@ def _expressions_by_image(
     return grouped
 
 
-def _meant(row: Mapping[str, Any], annotations: Mapping[object, Annotation]) -> list[int]:
+def _meant(row: Mapping[str, Any], annotations: Mapping[object, Annotation], ambiguous: frozenset[int]) -> list[int]:
     value = row.get("ann_id", row.get("id"))
     ids = [whole_number(one, "annotation id") for one in (value if isinstance(value, list) else [value])]
     if not ids or ids == [-1]:
         raise EntryError("ref that means nothing in the image")
-    if any(one not in annotations for one in ids):
-        raise EntryError("ref to an unknown annotation")
+    for one in ids:
+        if one in ambiguous:
+            raise EntryError("ref to an annotation id used twice", f"it means {shown(one)}, which is used twice")
+        if one not in annotations:
+            raise EntryError("ref to an unknown annotation", f"it means {shown(one)}, which is not in its image")
     if any(annotations[one].region == "crowd" for one in ids):
         raise EntryError("ref to a crowd")
     return list(dict.fromkeys(ids))
@@ -244,7 +251,7 @@ def _merged_labels(data: Mapping[str, Any], left_out: LeftOut) -> tuple[CocoLabe
             size_wh = labels.images[image_id].size_wh
             category = row.get("category_id")
             annotation = Annotation(
-                labels.categories.get(category, "") if isinstance(category, int) else "",
+                "" if category is None else labels.categories.get(whole_number(category, "category id"), ""),
                 box_from_xywh(row.get("bbox"), size_wh),
                 checked_segmentation(row.get("segmentation"), size_wh),
                 "crowd" if row.get("iscrowd") else "thing",
@@ -253,7 +260,10 @@ def _merged_labels(data: Mapping[str, Any], left_out: LeftOut) -> tuple[CocoLabe
         except EntryError as why:
             left_out.add(label_id(row), why)
             continue
-        labels.annotations.setdefault(image_id, {}).setdefault(key, annotation)
+        known = labels.annotations.setdefault(image_id, {}).setdefault(key, annotation)
+        if (known.box_xyxy, known.category) != (annotation.box_xyxy, annotation.category):
+            left_out.add(label_id(row), "annotation id of two objects")
+            continue
         usable.append(row)
     return labels, usable
 

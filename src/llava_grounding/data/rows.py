@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.images import ImageStore, open_images
-from llava_grounding.data.reading import EntryError, read_json, shown
+from llava_grounding.data.reading import IMAGE_MISSING, IMAGE_TOKEN, EntryError, read_json, shown, words_of
 from llava_grounding.data.record import RecordedTurn
 from llava_grounding.errors import DataError, MarkupError
-from llava_grounding.markup import PHRASE_END, PHRASE_START, SEG, SPECIAL_TOKENS, format_markup, parse, parse_strict
+from llava_grounding.markup import PHRASE_END, PHRASE_START, SEG, format_markup, parse, parse_strict
 
-IMAGE_TOKEN = "<image>"
-OBJECT_TOKEN = "<obj>"
-_RESERVED = (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN)
 _GLUED = re.compile(rf"({SEG})(?=\w)|(?<=\w)({PHRASE_START})")
 
 
@@ -33,7 +30,7 @@ def check_present(images: ImageStore, file_name: str) -> None:
         EntryError: if it is not.
     """
     if not images.has(file_name):
-        raise EntryError("image missing", f"there is no image {shown(file_name)}")
+        raise EntryError(IMAGE_MISSING, f"there is no image {shown(file_name)}")
 
 
 def read_entries(path: str | Path, what: str) -> list[tuple[str, Any]]:
@@ -53,35 +50,13 @@ def read_entries(path: str | Path, what: str) -> list[tuple[str, Any]]:
         return [(f"entry {number}", entry) for number, entry in enumerate(value, start=1)]
     entries = []
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:  # some editors begin a file with a mark of its byte order
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     entries.append((f"line {number}", json.loads(line)))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"cannot read {path}, line {len(entries) + 1} or later: {error}") from error
     return entries
-
-
-def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:
-    """The value as text that can be learnt from, without white space around it.
-
-    Args:
-        what: what the text is, for the message.
-        allowed: tokens that it may hold.
-
-    Raises:
-        EntryError: if it is no text, empty, not valid Unicode, or holds a token that means something to the model.
-    """
-    if not isinstance(value, str):
-        raise EntryError("not text", f"{what} must be text, got {shown(value)}")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise EntryError("not valid Unicode", f"{what} must be valid Unicode, got {shown(value)}")
-    if not value.strip():
-        raise EntryError("empty text", f"{what} must not be empty")
-    found = next((token for token in _RESERVED if token in value and token not in allowed), None)
-    if found is not None:
-        raise EntryError("special token in the text", f"{what} must not hold `{found}`, got {shown(value)}")
-    return value.strip()
 
 
 def canonical_markup(answer: str) -> tuple[str, int]:

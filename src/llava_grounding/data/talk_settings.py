@@ -72,7 +72,7 @@ class TalkSettings:
     max_kinds: int = 1
     """Kinds that one dialogue mixes."""
     max_turns: int = 6
-    """Questions of one dialogue."""
+    """Questions of one dialogue that is made up; a recorded one is taken whole, up to the recipe's `max_tokens`."""
     max_expressions: int = 4
     """Expressions, absences or regions asked for in a row; the number is drawn from 1 to this."""
     max_listed: int = 20

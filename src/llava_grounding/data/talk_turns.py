@@ -228,7 +228,7 @@ def possible_kinds(record: Record, talk: TalkSettings) -> tuple[str, ...]:
         "absent": missing_names(record) if talk.absent else (),
         "categories": complete,
         "region_captions": record.expressions,
-        "region_names": record.instances,
+        "region_names": [thing for thing in record.instances if thing.region != "crowd"],
         "dialogues": record.dialogues,
     }
     return tuple(kind for kind, found in material.items() if found and getattr(talk, kind) > 0)

@@ -79,7 +79,7 @@ def _images(rows: list[Any], left_out: LeftOut) -> dict[int, ImageRow]:
                 raise EntryError("image id used twice")
             url = row.get("url")
             end = "/".join(url.split("/")[-2:]) if isinstance(url, str) and url.count("/") > 1 else f"{image_id}.jpg"
-            images[image_id] = ImageRow(image_id, end, checked_size(row.get("width"), row.get("height")))
+            images[image_id] = ImageRow(image_id, end, checked_size(row.get("width"), row.get("height")), row)
         except EntryError as why:
             left_out.add(label_id(row), why)
     return images

@@ -78,7 +78,7 @@ class Recipe:
     denoising: int = 0
     """Noised copies of each object that the grounder must put right, in the class task (arXiv:2203.01305)."""
     max_turns: int = 4
-    """Questions of a drawn scene or photo put into one dialogue; other sources: see `max_turns` of their `talk`."""
+    """Questions of one scene or photo put into one dialogue; a data set's `talk` has a `max_turns` of its own."""
     max_tokens: int | None = None
     """Longest dialogue; later turns are left out, a longer first one leaves the sample out. None: the model's limit."""
     grounding_weight: float = 1.0

@@ -167,13 +167,7 @@ def open_source(
         if isinstance(mirrored, bool) or not isinstance(mirrored, int | float) or not 0 <= mirrored <= 1:
             raise ConfigError(f"`mirrored` of a source must be between 0 and 1, got `{mirrored}`")
         return Photos(PhotoPack(_pack(root)).split(_split(values)), float(mirrored), name)
-    dataset = open_dataset(values, root)
-    talk = values.get("talk", {})
-    if not isinstance(talk, Mapping):
-        raise ConfigError(f"`talk` of `{name}` must be a mapping of keys to values, got `{talk}`")
-    settings = talk_settings(talk)
-    # A picture that came with numbers in it must not be mirrored.
-    return Records(dataset, replace(settings, mirror=0.0) if kind == "marks" else settings, name)
+    return Records(open_dataset(values, root), _talk(values, name), name)
 
 
 def open_dataset(values: Mapping[str, Any], root: Path | None) -> Dataset:
@@ -220,6 +214,15 @@ def _reader(values: Mapping[str, Any], root: Path | None) -> tuple[Callable[...,
         for name, value in values.items()
         if name in parameters
     }
+
+
+def _talk(values: Mapping[str, Any], name: str) -> TalkSettings:
+    talk = values.get("talk", {})
+    if not isinstance(talk, Mapping):
+        raise ConfigError(f"`talk` of `{name}` must be a mapping of keys to values, got `{talk}`")
+    settings = talk_settings(talk)
+    # A picture that came with numbers in it must not be mirrored.
+    return replace(settings, mirror=0.0) if values["kind"] == "marks" else settings
 
 
 def _pack(root: Path | None) -> str | Path:
@@ -270,7 +273,8 @@ def quiet_scenes() -> SceneConfig:
 def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell: Callable[[str], None]) -> bool:
     """Read everything of the sources once, and tell counts and all that is wrong; whether nothing is.
 
-    Drawn scenes have nothing to check.
+    Drawn scenes have nothing to check. A kind that refuses broken entries is read without them, so that all of them can
+    be told of and counted; they are wrong all the same.
 
     Raises:
         ConfigError: if a source is unknown, or a key of it is.
@@ -281,19 +285,29 @@ def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell:
     for values in sources:
         if values["kind"] == "scenes":
             continue
-        name = values.get("name", values["kind"])
+        name = str(values.get("name", values["kind"]))
         if values.get("optional") and not is_there(values, root):
             tell(f"{name}: left out: its files are not there")
             continue
+        strict = values["kind"] == "own" and bool(values.get("strict", True))
         try:
-            source = open_source(values, root)
+            dataset, talk = _open_for_check({**values, "strict": False} if strict else values, root, name)
+            report = check_dataset(dataset, strict=strict)
+            fine = fine and report.ok
+            for line in report.lines():
+                tell(line)
+            if talk is not None:
+                Records(dataset, talk, name)
         except DataError as error:
             fine = False
             tell(f"{name}: not ok: {error}")
-            continue
-        assert isinstance(source, Photos | Records)
-        report = check_dataset(source.records if isinstance(source, Photos) else source.dataset)
-        fine = fine and report.ok
-        for line in report.lines():
-            tell(line)
     return fine
+
+
+def _open_for_check(values: Mapping[str, Any], root: Path | None, name: str) -> tuple[Dataset, TalkSettings | None]:
+    """The data set of a source, and what dialogues are made of it."""
+    if values["kind"] == "photos":
+        source = open_source(values, root)
+        assert isinstance(source, Photos)
+        return source.records, None
+    return open_dataset(values, root), _talk(values, name)

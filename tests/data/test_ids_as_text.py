@@ -1,0 +1,97 @@
+"""Ids written as text: every reader gives the same records as for numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from label_files import coco, labelled, picture, write_files, write_json
+from llava_grounding.data.coco import CocoPhotos
+from llava_grounding.data.coco_panoptic import CocoPanoptic
+from llava_grounding.data.flickr30k import Flickr30kMdetr
+from llava_grounding.data.images import FolderImages
+from llava_grounding.data.own import OwnData
+from llava_grounding.data.reading import PackedRecords
+from llava_grounding.data.refcoco import RefCoco
+from llava_grounding.data.visual_genome import VisualGenome
+
+Change = Callable[[Any], Any]
+THINGS = [labelled(7, [0, 0, 4, 4], expressions=["the left dog"]), labelled(8, [5, 0, 4, 4], category=2)]
+IDS = ("id", "image_id", "category_id", "ann_id", "region_id")
+
+
+def as_text(value: Any) -> Any:
+    """The same with text for numbers under the keys of ids."""
+    if isinstance(value, list):
+        return [as_text(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: str(one) if key in IDS and isinstance(one, int) else as_text(one) for key, one in value.items()}
+
+
+def pack(folder: Path, change: Change) -> PackedRecords:
+    labels = coco(THINGS)
+    labels["images"][0] |= {"label_set": "balloon1", "source": "yard", "license": "drawn"}
+    labels["categories"].append({"id": 3, "name": "balloon"})
+    captions = {"annotations": [{"id": 1, "image_id": 1, "caption": "a dog"}]}
+    statements = [{"image_id": 1, "statement": "It is.", "label": 1}]
+    questions = [{"image_id": 1, "question": "Is there a dog?", "answer": "yes"}]
+    parts = [change(part) for part in (captions, statements, questions)]
+    return CocoPhotos(change(labels), FolderImages(folder), *parts)
+
+
+def own(folder: Path, change: Change) -> PackedRecords:
+    labels = write_json(folder / "i.json", change(coco(THINGS)))
+    captions = {"annotations": [{"image_id": 1, "caption": "[a dog](7) and a cat"}]}
+    talk = [{"image": "1.png", "turns": [{"question": "What is [](8)?", "answer": "[A cat](8)."}]}]
+    paths = write_json(folder / "c.json", change(captions)), write_json(folder / "t.json", talk)
+    return OwnData.from_files(labels, folder, *paths)
+
+
+def refs(folder: Path, change: Change) -> PackedRecords:
+    rows = [{"ann_id": 7, "image_id": 1, "sentences": ["left dog"]}]
+    return RefCoco(change(rows), FolderImages(folder), change(coco(THINGS)), all_instances=True)
+
+
+def merged(folder: Path, change: Change) -> PackedRecords:
+    return RefCoco(change(coco([thing | {"sentences": ["it"]} for thing in THINGS])), FolderImages(folder))
+
+
+def mdetr(folder: Path, change: Change) -> PackedRecords:
+    labels = coco([labelled(7, [0, 0, 4, 4], tokens_positive=[[0, 5]])])
+    labels["images"][0]["caption"] = "A dog waits."
+    return Flickr30kMdetr(change(labels), FolderImages(folder))
+
+
+def panoptic(folder: Path, change: Change) -> PackedRecords:
+    segments = [{"id": 7, "category_id": 1, "bbox": [0, 0, 4, 4]}, {"id": 8, "category_id": 2, "bbox": [5, 0, 4, 4]}]
+    labels = coco([{"image_id": 1, "file_name": "1.png", "segments_info": segments}])
+    labels["categories"][1] |= {"name": "sky-other-merged", "isthing": 0}
+    return CocoPanoptic(change(labels), FolderImages(folder), FolderImages(folder))
+
+
+def genome(folder: Path, change: Change) -> PackedRecords:
+    image = {"image_id": 1, "width": 10, "height": 8}
+    region = {"region_id": 7, "phrase": "a dog", "x": 0, "y": 0, "width": 4, "height": 4}
+    return VisualGenome(change([image]), change([{"id": 1, "regions": [region]}]), FolderImages(folder))
+
+
+@pytest.mark.parametrize("read", [pack, own, refs, merged, mdetr, panoptic, genome])
+def test_ids_as_text_give_the_records_of_ids_as_numbers(
+    tmp_path: Path, read: Callable[[Path, Change], PackedRecords]
+) -> None:
+    write_files(tmp_path, {"1.png": picture()})
+    expected, found = read(tmp_path, lambda data: data), read(tmp_path, as_text)
+    assert found.dropped == expected.dropped == {}
+    assert list(found) == list(expected)
+    (record,) = found
+    assert record.image_id == 1
+    assert [thing.id for thing in record.instances][:1] == [7]
+
+
+def test_an_image_id_as_text_keeps_its_label_set(tmp_path: Path) -> None:
+    (record,) = pack(tmp_path, as_text)
+    assert (record.exhaustive, record.source, record.license) == ({"balloon"}, "yard", "drawn")
