@@ -102,7 +102,7 @@ class LeftOut:
         if self._told:
             count = sum(map(len, self._entries.values()))
             more = f"; and {count - len(self._told)} more" if count > len(self._told) else ""
-            raise DataError(f"{path}: {'; '.join(self._told)}{more}")
+            raise DataError(f"{path}: {'; '.join(self._told)}{more} (`strict: false` leaves such entries out)")
 
 
 class PackedRecords(Sequence[Record]):
