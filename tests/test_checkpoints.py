@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -63,6 +64,13 @@ def test_a_loaded_model_is_the_saved_one(any_folder: Path) -> None:
     buffers = dict(loaded.model.named_buffers())
     for name, value in model.named_buffers():
         assert torch.equal(buffers[name], value), name
+
+
+def test_progress_bars_that_the_environment_forbids_stay_away(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = sys.modules["huggingface_hub.utils.tqdm"]  # hidden behind a class of the same name
+    monkeypatch.setattr(bars, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+    load_checkpoint(folder, "cpu", "float32")  # without a warning
+    assert huggingface_hub.utils.are_progress_bars_disabled()
 
 
 def test_a_loaded_model_answers_like_the_saved_one(folder: Path, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, pipeline
-from transformers.utils import logging as transformers_logging
 
 from llava_grounding import GroundedChat, LlavaGroundingForConditionalGeneration, LlavaGroundingProcessor
+from llava_grounding.checkpoints import without_progress_bars
 from llava_grounding.model.config import LlavaGroundingConfig
 from tiny_model import picture, saying, tiny_chat, tiny_parts
 
@@ -39,9 +39,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     """No progress bars."""
-    transformers_logging.disable_progress_bar()
-    yield
-    transformers_logging.enable_progress_bar()
+    with without_progress_bars():
+        yield
 
 
 def part_dtypes(model: torch.nn.Module) -> dict[str, set[torch.dtype]]:

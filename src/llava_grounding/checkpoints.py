@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
@@ -302,7 +303,8 @@ def _check_fit(folder: Path, config: LlavaGroundingConfig, processor: LlavaGroun
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
     """Loading takes a moment; transformers would draw a bar for it on stderr."""
-    shown = transformers_logging.is_progress_bar_enabled()
+    # Where the hub's own bars are switched off by the environment, switching on would only warn.
+    shown = transformers_logging.is_progress_bar_enabled() and not are_progress_bars_disabled()
     transformers_logging.disable_progress_bar()
     try:
         yield

@@ -165,7 +165,9 @@ def test_a_fault_is_told_by_file_and_entry_or_left_out_and_counted(tmp_path: Pat
 
 def test_several_faults_are_told_of_together(tmp_path: Path) -> None:
     wrong = talk("What?", "")
-    with pytest.raises(DataError, match=r"entry 1: .*; entry 5: .*; and 3 more \(`strict: false` leaves such entries out\)$"):
+    with pytest.raises(
+        DataError, match=r"entry 1: .*; entry 5: .*; and 3 more \(`strict: false` leaves such entries out\)$"
+    ):
         read(tmp_path, *[wrong] * 8)
 
 
