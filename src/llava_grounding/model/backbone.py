@@ -1,6 +1,7 @@
-"""Image backbone: pixels -> four feature maps at strides 4, 8, 16, 32, by any transformers `AutoBackbone`.
+"""Image backbone: pixels -> four feature maps at strides 4, 8, 16, 32, by EfficientNet-Lite or any `AutoBackbone`.
 
-Knows only how many channels each map has; Swin (the original's) and BatchNorm ResNets (small models) are tested.
+Knows only how many channels each map has; Swin (the original's), BatchNorm ResNets and EfficientNet-Lite (small
+models) are tested.
 """
 
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoBackbone, PreTrainedConfig
 
 from llava_grounding.errors import ConfigError, ShapeError
+from llava_grounding.model.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
 from llava_grounding.model.linear import with_fast_linears
 
 STRIDES = (4, 8, 16, 32)
@@ -54,7 +56,9 @@ class Backbone(nn.Module):
 
 
 def build_backbone(config: PreTrainedConfig) -> Backbone:
-    """A backbone with fresh weights from a transformers backbone config (its `out_features` names four stages)."""
+    """A backbone with fresh weights from its config; a config of transformers names four stages in `out_features`."""
+    if isinstance(config, EfficientNetLiteConfig):
+        return Backbone(EfficientNetLite(config.width_multiplier, config.depth_multiplier))
     body = with_fast_linears(AutoBackbone.from_config(config))
     if config.model_type == "swin":
         body.swin.layernorm = nn.Identity()  # no map passes through it: it would only be weights without gradient

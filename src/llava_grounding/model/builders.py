@@ -21,6 +21,7 @@ def build_image_side(config: GrounderConfig | VisualPromptConfig) -> tuple[nn.Mo
             hidden_size=config.hidden_size,
             mask_size=config.mask_size,
             num_levels=config.num_levels,
+            mask_convolution=getattr(config, "mask_convolution", "full"),
         )
     return backbone, DeformablePixelDecoder(
         in_channels=backbone.channels,

@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 from llava_grounding.errors import ConfigError, did_you_mean
+from llava_grounding.model import efficientnet_lite  # noqa: F401 - so that its model_type is known
 
 PhraseState = Literal["before_seg", "at_seg"]
 QuerySelection = Literal["softmax", "sigmoid"]
 _PIXEL_DECODERS = ("deformable", "feature_pyramid")
+_CONVOLUTIONS = ("full", "separable")
 _PROPOSAL_ORDERS = ("official", "fine_small")
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
 # Keys without a field that transformers itself writes or reads.
@@ -90,9 +92,11 @@ class GrounderConfig(_StrictConfig):
     sub_configs: ClassVar = {"backbone_config": AutoConfig}
 
     backbone_config: Any = None
-    # A transformers backbone with maps at strides 4, 8, 16, 32 (`swin`, `resnet`, ...).
+    # A backbone with maps at strides 4, 8, 16, 32: `efficientnet_lite`, or one of transformers (`swin`, `resnet`, ...).
     pixel_decoder: str = "deformable"
     # "deformable" as the original, or "feature_pyramid" without attention, which learns faster when small.
+    mask_convolution: str = "full"
+    # Of the feature pyramid: the 3x3 convolution at stride 4, "full" or "separable" (an eighth of the work).
     image_size: int = 1024
     # Side of the square canvas an image is letterboxed into, pixels.
     hidden_size: int = 256
@@ -257,6 +261,7 @@ class LlavaGroundingConfig(_StrictConfig):
             ("query_selection", self.query_selection, ("softmax", "sigmoid")),
             ("vision_feature_select", self.vision_feature_select, ("patch", "full")),
             ("grounder_config.pixel_decoder", self.grounder_config.pixel_decoder, _PIXEL_DECODERS),
+            ("grounder_config.mask_convolution", self.grounder_config.mask_convolution, _CONVOLUTIONS),
             ("grounder_config.proposal_order", self.grounder_config.proposal_order, _PROPOSAL_ORDERS),
             ("visual_prompt_config.pixel_decoder", self.visual_prompt_config.pixel_decoder, _PIXEL_DECODERS),
         ]

@@ -153,6 +153,8 @@ class FeaturePyramidPixelDecoder(nn.Module):
         in_channels: of the backbone maps at strides 4, 8, 16, 32.
         num_levels: memory levels; 3 means strides 8, 16, 32, fewer drop the finest, more halve the coarsest.
         norm: BatchNorm learns several times faster than GroupNorm here when trained from nothing.
+        mask_convolution: "separable" makes the 3x3 convolution at stride 4, most of the pyramid's work, a depthwise and
+            a 1x1 one.
 
     Source: Feature Pyramid Networks (arXiv:1612.03144).
     """
@@ -165,6 +167,7 @@ class FeaturePyramidPixelDecoder(nn.Module):
         num_levels: int = 3,
         norm: Literal["batch", "group"] = "batch",
         upsampling: Literal["nearest", "bilinear"] = "nearest",
+        mask_convolution: Literal["full", "separable"] = "full",
     ) -> None:
         super().__init__()
         if num_levels < 1:
@@ -174,6 +177,8 @@ class FeaturePyramidPixelDecoder(nn.Module):
         self.upsampling = upsampling
         self.laterals = nn.ModuleList(nn.Conv2d(channels, hidden_size, 1) for channels in in_channels)
         self.outputs = nn.ModuleList(_conv_norm(hidden_size, make_norm) for _ in in_channels)
+        if mask_convolution == "separable":
+            self.outputs[0] = _separable_conv_norm(hidden_size, make_norm)
         self.halvings = nn.ModuleList(
             _conv_norm(hidden_size, make_norm, stride=2) for _ in range(num_levels - len(in_channels) + 1)
         )
@@ -244,6 +249,12 @@ def _projection(in_channels: int, out_channels: int, kernel: int) -> nn.Sequenti
 def _conv_norm(channels: int, make_norm: type[nn.BatchNorm2d] | object, stride: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
     return nn.Sequential(conv, make_norm(channels), nn.ReLU())  # type: ignore[operator]
+
+
+def _separable_conv_norm(channels: int, make_norm: type[nn.BatchNorm2d] | object) -> nn.Sequential:
+    depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+    pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+    return nn.Sequential(depthwise, pointwise, make_norm(channels), nn.ReLU())  # type: ignore[operator]
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
