@@ -225,6 +225,47 @@ class TestScenes:
         assert source_of == Scenes(SCENES)
 
 
+class TestWhichPhotos:
+    def names(self, root: Path, **values: Any) -> list[str]:
+        opened = open_source({"kind": "photos", "split": "val", "mirrored": 0.0, **values}, root)
+        assert opened.size is not None
+        return [opened.sample(number, rng()).id for number in range(opened.size)]
+
+    def test_those_of_named_sources_and_those_with_labels(self, mini_pack_root: Path) -> None:
+        records = list(PhotoPack(mini_pack_root).split("val"))
+        everything = self.names(mini_pack_root)
+        assert everything == [record.id for record in records]
+        source_of = records[0].source
+        assert self.names(mini_pack_root, only=[source_of]) == [one.id for one in records if one.source == source_of]
+        assert self.names(mini_pack_root, labelled=True) == [one.id for one in records if one.instances]
+
+    def test_augmented_ones_differ_each_time_and_ask_nothing(self, mini_pack_root: Path) -> None:
+        photos = open_source({"kind": "photos", "split": "val", "augmented": True, "mirrored": 0.0}, mini_pack_root)
+        first, second = (photos.sample(0, rng(seed)) for seed in (1, 2))
+        assert first != second
+        assert first == photos.sample(0, rng(1))
+        assert first.turns == second.turns == ()
+
+    def test_without_questions_the_labels_are_the_same(self, mini_pack_root: Path) -> None:
+        values = {"kind": "photos", "split": "val", "mirrored": 0.0}
+        quiet, asking = (open_source(values, mini_pack_root, questions=asked) for asked in (False, True))
+        assert quiet.sample(0, rng()).turns == ()
+        assert asking.sample(0, rng()).turns
+        assert quiet.sample(0, rng()).instances == asking.sample(0, rng()).instances
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"only": ["kitty"]}, "no photo comes from `kitty`"),
+            ({"only": "coco"}, "`only` of a source must be a list of names of photo sources, got `coco`"),
+            ({"labelled": 1}, "`labelled` of a source must be true or false, got `1`"),
+            ({"augmented": "yes"}, "`augmented` of a source must be true or false, got `yes`"),
+        ],
+    )
+    def test_what_they_cannot_be_is_said(self, values: dict[str, Any], message: str, mini_pack_root: Path) -> None:
+        assert message in refused({"kind": "photos", "split": "val", **values}, mini_pack_root)
+
+
 class TestPhotos:
     def test_half_of_them_are_mirrored_and_any_may_come(self, mini_pack_root: Path) -> None:
         photos = PhotoPack(mini_pack_root).split("val")

@@ -54,10 +54,11 @@ _T = TypeVar("_T")
 _COMMON_NAMES = frozenset(name.replace("+", " ") for name in _COMMON.split())
 
 
-def photo_sample(record: Record, rng: np.random.Generator) -> Sample:
+def photo_sample(record: Record, rng: np.random.Generator, questions: bool = True) -> Sample:
     """The photo with its pixels, masks and one turn of every kind its labels allow; the same for the same `rng` state.
 
-    Crowd regions are dropped; their category is not exhaustive any more.
+    Without `questions` none are made, which is quicker. Crowd regions are dropped; their category is not exhaustive any
+    more.
     """
     opened = open_record(record)
     kept = [record.instances[index] for index in opened.rows]
@@ -67,10 +68,14 @@ def photo_sample(record: Record, rng: np.random.Generator) -> Sample:
         image=opened.image,
         instances=opened.instances,
         masks=opened.masks,
-        turns=tuple(_sometimes_plain(turn, rng) for make in _KINDS for turn in make(photo, rng)),
+        turns=_turns(photo, rng) if questions else (),
         exhaustive=record.exhaustive,
         source=record.source or "photos",
     )
+
+
+def _turns(photo: _Photo, rng: np.random.Generator) -> tuple[Turn, ...]:
+    return tuple(_sometimes_plain(turn, rng) for make in _KINDS for turn in make(photo, rng))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
+from llava_grounding.data.augmentation import augment
 from llava_grounding.data.coco import PACK_VARIABLE, CocoPhotos, PhotoPack
 from llava_grounding.data.conversations import build_sample
 from llava_grounding.data.marks import draw_marks
@@ -77,20 +78,33 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Photos:
-    """One split of the photo pack, with questions made from its labels."""
+    """One split of the photo pack, with questions made from its labels.
+
+    Args:
+        mirrored: share of samples that are mirrored left to right.
+        numbers: records that are used; None uses all.
+        augmented: random crops, aspect ratios and light, without questions.
+        questions: whether questions are made at all.
+    """
 
     records: CocoPhotos
     mirrored: float = 0.5
     name: str = "photos"
+    numbers: tuple[int, ...] | None = None
+    augmented: bool = False
+    questions: bool = True
 
     @property
     def size(self) -> int:
-        """Photos of the split."""
-        return len(self.records)
+        """Photos that are used."""
+        return len(self.records) if self.numbers is None else len(self.numbers)
 
     def sample(self, number: int, rng: np.random.Generator) -> Sample:
         """A photo, mirrored now and then."""
-        sample = photo_sample(self.records[number], rng)
+        record = self.records[number if self.numbers is None else self.numbers[number]]
+        sample = photo_sample(record, rng, self.questions and not self.augmented)
+        if self.augmented:
+            sample = augment(sample, rng)
         return mirror_sample(sample) if rng.random() < self.mirrored else sample
 
 
@@ -122,7 +136,10 @@ class Records:
 
 
 def open_sources(
-    sources: Sequence[Mapping[str, Any]], root: Path | None, scenes: Callable[[], SceneConfig] = SceneConfig
+    sources: Sequence[Mapping[str, Any]],
+    root: Path | None,
+    scenes: Callable[[], SceneConfig] = SceneConfig,
+    questions: bool = True,
 ) -> list[tuple[SampleSource, float]]:
     """Open what a recipe names, with weights; sources that are `optional` and whose files are not there are left out.
 
@@ -130,6 +147,7 @@ def open_sources(
         root: what relative paths are relative to, and the photo pack's folder; None takes the environment variable
             LLAVA_GROUNDING_DATA for the pack, and the working directory.
         scenes: what drawn scenes are like.
+        questions: whether photos come with questions.
 
     Raises:
         ConfigError: if a source is unknown, or a key of it is.
@@ -145,12 +163,15 @@ def open_sources(
         if values.get("optional") and not is_there(values, root):
             logger.info("%s: left out: its files are not there", values.get("name", values["kind"]))
             continue
-        opened.append((open_source(values, root, scenes), float(weight)))
+        opened.append((open_source(values, root, scenes, questions), float(weight)))
     return opened
 
 
 def open_source(
-    values: Mapping[str, Any], root: Path | None, scenes: Callable[[], SceneConfig] = SceneConfig
+    values: Mapping[str, Any],
+    root: Path | None,
+    scenes: Callable[[], SceneConfig] = SceneConfig,
+    questions: bool = True,
 ) -> SampleSource:
     """Open one source; see `open_sources`."""
     kind = str(values["kind"])
@@ -162,12 +183,34 @@ def open_source(
             raise ConfigError(f"`held_out` of a source must be true or false, got `{held_out}`")
         return Scenes(scenes(), held_out, name)
     if kind == "photos":
-        _check_keys(kind, values, ("split", "mirrored"))
-        mirrored = values.get("mirrored", 0.5)
-        if isinstance(mirrored, bool) or not isinstance(mirrored, int | float) or not 0 <= mirrored <= 1:
-            raise ConfigError(f"`mirrored` of a source must be between 0 and 1, got `{mirrored}`")
-        return Photos(PhotoPack(_pack(root)).split(_split(values)), float(mirrored), name)
+        return _open_photos(values, root, name, questions)
     return Records(open_dataset(values, root), _talk(values, name), name)
+
+
+def _open_photos(values: Mapping[str, Any], root: Path | None, name: str, questions: bool) -> Photos:
+    _check_keys("photos", values, ("split", "mirrored", "only", "labelled", "augmented"))
+    mirrored = values.get("mirrored", 0.5)
+    if isinstance(mirrored, bool) or not isinstance(mirrored, int | float) or not 0 <= mirrored <= 1:
+        raise ConfigError(f"`mirrored` of a source must be between 0 and 1, got `{mirrored}`")
+    for key in ("labelled", "augmented"):
+        if not isinstance(values.get(key, False), bool):
+            raise ConfigError(f"`{key}` of a source must be true or false, got `{values[key]}`")
+    only = values.get("only")
+    if only is not None and not (isinstance(only, list | tuple) and all(isinstance(one, str) for one in only)):
+        raise ConfigError(f"`only` of a source must be a list of names of photo sources, got `{only}`")
+    records = PhotoPack(_pack(root)).split(_split(values))
+    numbers = None
+    if only is not None or values.get("labelled"):
+        known = {record.source for record in records}
+        for one in only or ():
+            if one not in known:
+                raise ConfigError(f"no photo comes from `{one}`{did_you_mean(one, known)}")
+        numbers = tuple(
+            number
+            for number, record in enumerate(records)
+            if (only is None or record.source in only) and (record.instances or not values.get("labelled"))
+        )
+    return Photos(records, float(mirrored), name, numbers, values.get("augmented", False), questions)
 
 
 def open_dataset(values: Mapping[str, Any], root: Path | None) -> Dataset:

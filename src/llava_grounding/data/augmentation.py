@@ -1,0 +1,109 @@
+"""Photos seen differently each time: a part of the picture, another aspect ratio, other light. Boxes and masks follow.
+
+For samples whose words do not matter: dialogues are dropped, since a crop may cut off what they speak of. All pure
+functions of a sample and a random generator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from llava_grounding.data.sample import Instance, Sample
+
+LEAST_AREA = 0.2
+"""Smallest part of the picture that a crop shows."""
+_WHOLE_SHARE = 0.35  # of samples keep the whole picture
+_LEAST_VISIBLE = 0.3  # part of a thing's box that must remain for it to be labelled still
+_ASPECT = 1.3  # largest change of the aspect ratio, either way
+_LIGHT = 0.25  # largest relative change of brightness and of contrast
+_LEAST_SIDE = 32  # pixels
+
+
+def augment(sample: Sample, rng: np.random.Generator) -> Sample:
+    """A random crop with another aspect ratio and other light, without dialogue."""
+    sample = replace(sample, turns=())
+    if rng.random() >= _WHOLE_SHARE:
+        sample = random_crop(sample, rng)
+    return change_light(change_aspect(sample, float(np.exp(rng.uniform(-1, 1) * np.log(_ASPECT)))), rng)
+
+
+def random_crop(sample: Sample, rng: np.random.Generator) -> Sample:
+    """A part of the picture between `LEAST_AREA` and all of it, around one of its things where there are any."""
+    width, height = sample.image_size_wh
+    side = float(np.sqrt(rng.uniform(LEAST_AREA, 1.0)))
+    wide = min(width, max(_LEAST_SIDE, round(width * side)))
+    high = min(height, max(_LEAST_SIDE, round(height * side)))
+    left, top = rng.uniform(0, width - wide), rng.uniform(0, height - high)
+    if sample.instances:
+        x0, y0, x1, y1 = sample.instances[int(rng.integers(len(sample.instances)))].box_xyxy
+        # Its centre lies somewhere in the crop.
+        left = np.clip((x0 + x1) / 2 - rng.uniform(0, wide), 0, width - wide)
+        top = np.clip((y0 + y1) / 2 - rng.uniform(0, high), 0, height - high)
+    return crop(sample, int(left), int(top), wide, high)
+
+
+def crop(sample: Sample, left: int, top: int, width: int, height: int) -> Sample:
+    """The part of the picture in a window of pixels.
+
+    Things of which too little is left are dropped, and their categories are not exhaustively labelled any more; with
+    everything exhaustive (`exhaustive=None`) they stay, however little is left.
+    """
+    window = np.array([left, top, left + width, top + height], dtype=np.float64)
+    masks = sample.masks[:, top : top + height, left : left + width]
+    exhaustive = sample.exhaustive
+    kept: list[int] = []
+    instances: list[Instance] = []
+    for row, instance in enumerate(sample.instances):
+        box = instance.box_xyxy
+        inside = np.concatenate([np.maximum(box[:2], window[:2]), np.minimum(box[2:], window[2:])])
+        if (inside[2:] <= inside[:2]).any():
+            continue
+        has_mask = instance.has_mask and bool(masks[row].any())
+        if instance.has_mask and not has_mask:
+            continue
+        visible = float((inside[2:] - inside[:2]).prod() / max((box[2:] - box[:2]).prod(), 1e-9))
+        if visible < _LEAST_VISIBLE and exhaustive is not None:
+            exhaustive = exhaustive - {instance.category}
+            continue
+        inside -= np.array([left, top, left, top])
+        instances.append(replace(instance, box_xyxy=_box_of(masks[row]) if has_mask else inside, has_mask=has_mask))
+        kept.append(row)
+    return replace(
+        sample,
+        image=np.ascontiguousarray(sample.image[top : top + height, left : left + width]),
+        instances=tuple(instances),
+        masks=np.ascontiguousarray(masks[kept]),
+        exhaustive=exhaustive,
+    )
+
+
+def change_aspect(sample: Sample, factor: float) -> Sample:
+    """The picture `factor` times as wide, as high as it was."""
+    width, height = sample.image_size_wh
+    wide = max(1, round(width * factor))
+    if wide == width:
+        return sample
+    columns = np.minimum(((np.arange(wide) + 0.5) * width / wide).astype(int), width - 1)
+    stretch = np.array([wide / width, 1.0, wide / width, 1.0])
+    return replace(
+        sample,
+        image=np.asarray(Image.fromarray(sample.image).resize((wide, height), Image.Resampling.BILINEAR)),
+        instances=tuple(replace(one, box_xyxy=one.box_xyxy * stretch) for one in sample.instances),
+        masks=np.ascontiguousarray(sample.masks[:, :, columns]),
+    )
+
+
+def change_light(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Other brightness and contrast, by up to a quarter each."""
+    contrast, brightness = 1 + rng.uniform(-_LIGHT, _LIGHT, size=2)
+    levels = (np.arange(256) - 128) * contrast + 128 * brightness
+    return replace(sample, image=np.clip(levels, 0, 255).astype(np.uint8)[sample.image])
+
+
+def _box_of(mask: np.ndarray) -> np.ndarray:
+    """Corners around a mask that has a pixel."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], dtype=np.float64)
