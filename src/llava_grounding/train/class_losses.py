@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.outputs import PADDED_PHRASE_LOGIT, GrounderOutput, GrounderPrediction, ImageMemory
+from llava_grounding.model.pixel_decoder import cell_centres
 from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.train.batches import ANYTHING, ClassBatch
 from llava_grounding.train.denoising import denoising_losses
@@ -26,6 +27,8 @@ NAMING_WEIGHT = 2.0
 CELL_WEIGHT = 4.0
 """Of the cross-entropy of memory cells."""
 _BACKGROUND_SHARE = 0.1  # weight of a background cell, there being many
+_MIDDLE = 0.5  # part of a box's sides in which a thing without a mask is taken to be seen
+_TOUCHING = 1e-6  # a shared border is no overlap
 _INSIDE, _OUTSIDE = 0.5, 0.05  # coverage from which on a cell shows a thing, up to which it shows none
 Prediction = TypeVar("Prediction", bound=GrounderPrediction)
 
@@ -44,6 +47,18 @@ class ClassPhrases(nn.Module):
         self.names = list(names)
         self.embeds = nn.Parameter(torch.randn(len(names), phrase_size) * phrase_size**-0.5)
         self.cell_head = nn.Linear(hidden_size, 1 + len(names))
+
+    def extended(self, names: list[str]) -> ClassPhrases:
+        """The same with further classes, whose weights start fresh."""
+        if not names:
+            return self
+        classes, size = self.embeds.shape
+        longer = ClassPhrases([*self.names, *names], size, self.cell_head.in_features)
+        with torch.no_grad():
+            longer.embeds[:classes] = self.embeds
+            longer.cell_head.weight[: 1 + classes] = self.cell_head.weight
+            longer.cell_head.bias[: 1 + classes] = self.cell_head.bias
+        return longer
 
     @property
     def index(self) -> dict[str, int]:
@@ -137,13 +152,13 @@ def object_classes(targets: TargetBatch) -> Tensor:
 def cell_loss(head: nn.Linear, memory: ImageMemory, targets: TargetBatch, phrase_mask: Tensor) -> Tensor:
     """Cross-entropy of what each cell of the finest level shows: a class, or column 0 for nothing.
 
-    Cells partly covered do not count, nor do cells outside of all masks where labels are not exhaustive, nor any cell
-    of an image whose instances have no masks.
+    Cells partly covered do not count, nor do cells outside of all things where labels are not exhaustive. Of a thing
+    without a mask the middle of its box counts, and no more of it.
     """
     size_hw = memory.level_sizes_hw[-1]
     cells = memory.memory[:, -size_hw[0] * size_hw[1] :]
     logits = head(cells)  # [B, n, 1 + classes]
-    if targets.masks is None or targets.longest == 0:
+    if targets.longest == 0:
         return logits.sum() * 0.0
     labels = cell_labels(targets, phrase_mask, size_hw).flatten()
     if not bool((labels != UNLEARNT).any()):
@@ -155,12 +170,30 @@ def cell_loss(head: nn.Linear, memory: ImageMemory, targets: TargetBatch, phrase
 
 def cell_labels(targets: TargetBatch, phrase_mask: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """What each cell shows, [B, h * w]: a class column, 0 for nothing, -100 for cells that do not count."""
-    coverage = targets.padded(targets.coverage(size_hw) * targets.has_mask[:, None])  # [B, M, n]
+    middle, touched = _box_cells(targets, size_hw)
+    known = targets.has_mask[:, None]
+    if targets.masks is not None:
+        coverage = targets.coverage(size_hw)
+        middle, touched = torch.lerp(middle, coverage, known), torch.lerp(touched, coverage, known)
     classes = object_classes(targets)
     classes = targets.padded(torch.where(classes == UNLEARNT, UNLEARNT, classes + 1))  # [B, M]
-    most, owner = coverage.max(dim=1)
+    most, owner = targets.padded(middle).max(dim=1)
     labels = torch.full_like(owner, UNLEARNT)
     exhaustive = phrase_mask[:, ANYTHING, None]
-    complete = targets.padded(1.0 - targets.has_mask).sum(1, keepdim=True) == 0
-    labels = labels.masked_fill((most <= _OUTSIDE) & exhaustive & complete, 0)
+    labels = labels.masked_fill((targets.padded(touched).amax(dim=1) <= _OUTSIDE) & exhaustive, 0)
     return torch.where(most >= _INSIDE, classes.gather(1, owner), labels)
+
+
+def _box_cells(targets: TargetBatch, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Of each object's box, as coverages [N, h * w]: cells in its middle, and cells it touches.
+
+    Of two boxes the smaller owns a cell, being in front more often; a mask, whose coverage is 1, owns it before both.
+    """
+    centres = cell_centres(size_hw, targets.boxes_cxcywh.device).flatten(0, 1)  # [n, 2]
+    cell = centres.new_tensor([1 / size_hw[1], 1 / size_hw[0]])
+    middles, sides = targets.boxes_cxcywh[:, None, :2], targets.boxes_cxcywh[:, None, 2:]
+    distance = (centres - middles).abs()  # [N, n, 2]
+    inside = (distance <= torch.maximum(sides * _MIDDLE, cell) / 2).all(-1)
+    touched = (distance < (sides + cell) / 2 - _TOUCHING).all(-1)
+    rank = 1.0 - (1.0 - _INSIDE) * sides.prod(-1).sqrt().clamp(max=1.0)
+    return inside * rank, touched.float()
