@@ -18,10 +18,11 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from llava_grounding.data.sample import Sample
-from llava_grounding.errors import ConfigError, DataError
+from llava_grounding.errors import CheckpointError, ConfigError, DataError
+from llava_grounding.train import trainer as trainer_module
 from llava_grounding.train.callbacks import BestKept
 from llava_grounding.train.learner import Learner
-from llava_grounding.train.trainer import rate_factor
+from llava_grounding.train.trainer import GroundingTrainer, rate_factor
 
 QUICK: dict[str, Any] = {"stage": "pretrain_grounder", "batch_size": 1}
 NOBODY: tuple[Any, Any, Any] = (None, None, None)  # who calls a callback, where it does not ask
@@ -86,6 +87,49 @@ class TestTheLog:
         finish(tmp_path, **QUICK, steps=5, warmup=0.4, learning_rate=0.01, save_every=100)
         rates = [row["learning_rate"] for row in log_of(tmp_path) if "loss" in row]
         assert rates == pytest.approx([0.005, 0.01, 0.01, 0.0075, 0.0025], abs=1e-6)
+
+
+def test_the_rate_follows_the_time_where_that_is_ahead_of_the_steps() -> None:
+    assert rate_factor(10, 100, 0.0, 0.5) == pytest.approx(0.5)
+    assert rate_factor(75, 100, 0.0, 0.5) == rate_factor(75, 100, 0.0)
+    assert rate_factor(10, 100, 0.0, 1.7) == pytest.approx(0, abs=1e-12)
+    assert rate_factor(0, 100, 0.1, 0.9) == pytest.approx(0.1)  # a warm-up takes its steps
+
+
+class TestMinutes:
+    """A run that ends by the clock: one second a step."""
+
+    @pytest.fixture(autouse=True)
+    def _clock(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(trainer_module.time, "monotonic", lambda: self.now)
+        step = GroundingTrainer.training_step
+
+        def timed(trainer: GroundingTrainer, *args: Any, **kwargs: Any) -> Any:
+            self.now += 1.0
+            return step(trainer, *args, **kwargs)
+
+        monkeypatch.setattr(GroundingTrainer, "training_step", timed)
+
+    def test_the_run_ends_when_they_are_over_as_if_all_steps_were_done(self, tmp_path: Path) -> None:
+        metrics = finish(tmp_path, **QUICK, steps=100, minutes=4 / 60, warmup=0.0, learning_rate=0.01, save_every=100)
+        rows = [row for row in log_of(tmp_path) if "loss" in row]
+        assert [row["step"] for row in rows] == [1, 2, 3, 4]
+        assert [row["learning_rate"] for row in rows] == sorted((row["learning_rate"] for row in rows), reverse=True)
+        assert rows[-1]["learning_rate"] < 0.002
+        assert metrics
+        assert (tmp_path / "last" / "model.safetensors").is_file()
+
+    def test_a_resumed_run_has_what_was_left(self, tmp_path: Path) -> None:
+        finish(tmp_path, **QUICK, steps=2, minutes=4 / 60, save_every=2)
+        finish(tmp_path, **QUICK, steps=100, minutes=4 / 60, save_every=2)
+        assert max(row["step"] for row in log_of(tmp_path)) == 4
+
+    def test_a_checkpoint_that_does_not_say_how_long_it_took_is_refused(self, tmp_path: Path) -> None:
+        finish(tmp_path, **QUICK, steps=2, minutes=4 / 60, save_every=2)
+        (tmp_path / "checkpoint-2" / "seconds.json").unlink()
+        with pytest.raises(CheckpointError, match="does not say how long the run had taken"):
+            finish(tmp_path, **QUICK, steps=100, minutes=4 / 60, save_every=2)
 
 
 def test_the_rate_rises_then_falls_along_a_cosine_to_zero() -> None:

@@ -16,11 +16,13 @@ from small_training import class_phrases, recipe, training_config, training_mode
 
 from llava_grounding.data.synthetic import SceneConfig
 from llava_grounding.errors import CheckpointError, ConfigError, DataError
+from llava_grounding.model.efficientnet_lite import EfficientNetLiteConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train import workshop
-from llava_grounding.train.checkpoint import save_phrases, save_whole
+from llava_grounding.train.checkpoint import load_class_phrases, save_phrases, save_whole
 from llava_grounding.train.mixture import SampleSource
+from llava_grounding.train.pretrained_backbone import weights_file
 from llava_grounding.train.publish import publish
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.run import run_stage, train
@@ -34,10 +36,13 @@ def _small_world(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models by the name of a preset, small scenes of three kinds, and a corpus of a few dialogues."""
 
     def opened(
-        values: Sequence[Mapping[str, Any]], root: Path | None, scenes: Callable[[], SceneConfig] = SceneConfig
+        values: Sequence[Mapping[str, Any]],
+        root: Path | None,
+        scenes: Callable[[], SceneConfig] = SceneConfig,
+        questions: bool = True,
     ) -> list[tuple[SampleSource, float]]:
         drawn = replace(SCENES, questions=()) if scenes is quiet_scenes else SCENES
-        return open_sources(values, root, lambda: drawn)
+        return open_sources(values, root, lambda: drawn, questions)
 
     monkeypatch.setattr(workshop, "preset", lambda name: training_config(name))
     monkeypatch.setattr(workshop, "KINDS", NAMES)
@@ -98,6 +103,56 @@ class TestFromNothing:
         assert turns(open_workshop(small("chat"), tmp_path))
         assert shop.processor.settings.image_sequence_length == shop.model.config.image_sequence_length
         assert shop.processor.settings.canvas.size == shop.model.config.grounder_config.image_size
+
+    def test_of_another_model_all_weights_are_taken_that_fit_and_its_tokenizer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        start = first_stage(tmp_path / "first")
+        config = training_config("shared")
+        config.grounder_config.backbone_config = EfficientNetLiteConfig()
+        monkeypatch.setattr(workshop, "preset", lambda name: config)
+        with caplog.at_level("INFO"):
+            shop = open_workshop(small("chat", init_from=str(start)), tmp_path)
+        earlier, now = load_file(start / "model.safetensors"), shop.model.state_dict()
+        taken = [name for name, value in earlier.items() if name in now and now[name].shape == value.shape]
+        assert "language_model.layers.0.mlp.down_proj.weight" in taken
+        assert not any(name.startswith("grounder.backbone.") for name in taken)
+        assert all(torch.equal(now[name], earlier[name]) for name in taken)
+        assert shop.processor.tokenizer.get_vocab() == training_processor("shared").tokenizer.get_vocab()
+        assert shop.processor.settings.canvas.size == config.grounder_config.image_size
+        assert shop.phrases is not None
+        assert torch.equal(shop.phrases.embeds, load_class_phrases(start).embeds)
+        assert "fresh: {'grounder.backbone.body'" in caplog.text
+
+    def test_a_backbone_starts_with_published_weights_and_its_first_stages_are_frozen(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = training_config("shared")
+        config.grounder_config.backbone_config = EfficientNetLiteConfig()
+        monkeypatch.setattr(workshop, "preset", lambda name: config)
+        wishes = {"backbone_weights": "efficientnet_lite0", "frozen_stages": 3, "freeze_batch_norm": True}
+        learner = open_workshop(small("chat", **wishes), tmp_path).learner.train()
+        body = learner.model.grounder.backbone.body
+        published = torch.load(weights_file("efficientnet_lite0"), weights_only=True)
+        assert torch.equal(body.stem.conv.weight, published["_conv_stem.weight"])
+        assert torch.equal(body.stages[6][0].project.conv.weight, published["_blocks.15._project_conv.weight"])
+        learning = [any(one.requires_grad for one in stage.parameters()) for stage in (body.stem, *body.stages)]
+        assert learning == [False] * 3 + [True] * 5
+        assert not any(one.training for one in body.modules() if isinstance(one, torch.nn.BatchNorm2d))
+        assert learner.model.grounder.pixel_decoder.training
+        assert open_workshop(small("chat"), tmp_path).learner.train().model.grounder.backbone.body.stem.norm.training
+
+    def test_stages_of_another_backbone_cannot_be_frozen(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"`frozen_stages` needs an EfficientNet-Lite backbone"):
+            open_workshop(small("chat", frozen_stages=1), tmp_path)
+
+    def test_a_model_with_other_tokens_is_no_start_for_a_preset(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        start = first_stage(tmp_path / "first")
+        monkeypatch.setattr(workshop, "preset", lambda name: training_config("shared", eos_token_id=7))
+        with pytest.raises(ConfigError, match=r"preset `shared` and `.*first` differ in eos_token_id"):
+            open_workshop(small("chat", init_from=str(start)), tmp_path)
 
     @pytest.mark.parametrize("flavour", ["official", "siglip"])
     def test_a_preset_with_a_tower_of_its_own_cannot_start_from_nothing(self, flavour: str, tmp_path: Path) -> None:
@@ -170,17 +225,20 @@ class TestFromACheckpoint:
         assert {name for name in learning if ".lora_" not in name} == {"embed_tokens.weight"}
         assert any(".lora_" in name for name in learning)
 
-    def test_classes_the_earlier_stage_has_not_seen_are_named_before_training(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_classes_the_earlier_stage_has_not_seen_are_added_to_those_it_has(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         start = first_stage(tmp_path / "first")
+        earlier = load_class_phrases(start)
         monkeypatch.setattr(workshop, "KINDS", [*NAMES, "zebra", "apple"])
-        with pytest.raises(ConfigError) as caught:
-            open_workshop(small("chat", start_from=str(start)), tmp_path)
-        assert str(caught.value) == (
-            f"`{start}` does not know the classes apple, zebra of this stage's samples; "
-            "train it with the same data, leave that data out here, or leave class names out (`class_task: false`)"
-        )
+        with caplog.at_level("INFO"):
+            phrases = open_workshop(small("chat", start_from=str(start)), tmp_path).phrases
+        assert phrases is not None
+        assert phrases.names == [*earlier.names, "apple", "zebra"]
+        torch.testing.assert_close(phrases.embeds[:-2], earlier.embeds)
+        torch.testing.assert_close(phrases.cell_head.weight[:-2], earlier.cell_head.weight)
+        torch.testing.assert_close(phrases.cell_head.bias[:-2], earlier.cell_head.bias)
+        assert "phrases of 2 classes" in caplog.text
 
     @pytest.mark.parametrize(
         ("change", "message"),

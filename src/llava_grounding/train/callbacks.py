@@ -121,6 +121,22 @@ class BestKept(TrainerCallback):
         return -values[name] if name.endswith("loss") else values[name]
 
 
+class TimeBudget(TrainerCallback):
+    """Ends the run once its minutes are over, with a validation and a checkpoint, as if it had taken all its steps."""
+
+    def __init__(self, out_of_time: Callable[[], bool]) -> None:
+        self.out_of_time = out_of_time
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Stop; all processes together."""
+        over = torch.tensor(float(self.out_of_time()), device=args.device)
+        if args.world_size > 1:
+            dist.all_reduce(over)
+        if float(over):
+            control.should_log = control.should_evaluate = control.should_save = control.should_training_stop = True
+        return control
+
+
 class StopWhenAsked(TrainerCallback):
     """Ends the run after the step at hand, with a checkpoint, once `asked` says so."""
 

@@ -28,12 +28,13 @@ class Lesson:
     plan: StagePlan
     weights: LossWeights
     num_points: int | None
+    freeze_batch_norm: bool = False
 
     @classmethod
     def of(cls, recipe: Recipe, plan: StagePlan) -> Lesson:
         """As the recipe says."""
         weights = LossWeights(recipe.grounding_weight, recipe.word_weight, recipe.prompt_weight, recipe.denoising)
-        return cls(plan, weights, recipe.num_points or None)
+        return cls(plan, weights, recipe.num_points or None, recipe.freeze_batch_norm)
 
 
 class Learner(nn.Module):
@@ -55,6 +56,15 @@ class Learner(nn.Module):
         # What sharding makes a unit of, under the name it asks for: layers that are only ever called. It would not see
         # that somebody enters a vision module by another door than `forward`; these belong to the unit of the whole.
         self._no_split_modules = list(model.language_model._no_split_modules or [])
+
+    def train(self, mode: bool = True) -> Learner:
+        """Training mode; batch statistics of the backbone stay as they are where the recipe says so."""
+        super().train(mode)
+        if self.lesson.freeze_batch_norm:
+            for module in self.model.grounder.backbone.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
 
     def lengthen_scalars(self) -> None:
         """Make vectors of length 1 of scalar parameters, which FSDP2 cannot share; what is saved has scalars still."""

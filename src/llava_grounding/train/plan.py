@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llava_grounding.errors import ConfigError, did_you_mean
+from llava_grounding.model.efficientnet_lite import EfficientNetLite
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.train.class_losses import ClassPhrases
@@ -120,6 +121,21 @@ def set_learning(model: LlavaGroundingForConditionalGeneration, plan: StagePlan,
         if plan.new_rows and new_tokens and not table.requires_grad:
             table.requires_grad_(True)
             _let_only_rows_learn(table, new_tokens)
+
+
+def freeze_stages(model: LlavaGroundingForConditionalGeneration, count: int) -> None:
+    """Freeze the first stages of the grounder's backbone, the stem being the first.
+
+    Raises:
+        ConfigError: if the backbone is no EfficientNet-Lite or has fewer stages.
+    """
+    if not count:
+        return
+    body = model.grounder.backbone.body
+    if not isinstance(body, EfficientNetLite) or count > 1 + len(body.stages):
+        raise ConfigError(f"`frozen_stages` needs an EfficientNet-Lite backbone, which has 8 stages; got {count}")
+    for stage in (body.stem, *body.stages)[:count]:
+        stage.requires_grad_(False)
 
 
 def _token_tables(model: LlavaGroundingForConditionalGeneration) -> list[nn.Parameter]:

@@ -41,12 +41,20 @@ class Recipe:
     """Model configuration by name, for a start from random weights."""
     start_from: str | None = None
     """The model to start with: a folder, a hub id or `nano`; None starts from random weights."""
+    init_from: str | None = None
+    """Without `start_from`: a model whose processor is taken, and whose weights are where name and shape fit the preset;
+    the rest starts fresh, and is listed."""
+    backbone_weights: str | None = None
+    """Published ImageNet weights that the backbone starts with, such as `efficientnet_lite0`; None: as above."""
     data: tuple[Source, ...] = ({"kind": "scenes"},)
     """What to learn from."""
     validation: tuple[Source, ...] = ({"kind": "scenes", "held_out": True},)
     """What to look at in validations; `validation_samples` of them, by weight."""
     steps: int = 1000
     """Optimiser steps."""
+    minutes: float | None = None
+    """Time budget: the rate falls with the time where it is ahead of the steps, and the run ends when it is over. Such a
+    run depends on the machine; None: all steps, however long they take."""
     batch_size: int = 16
     """Samples of an optimiser step, over all processes and accumulated micro-batches."""
     micro_batch_size: int | None = None
@@ -67,6 +75,10 @@ class Recipe:
     """Largest gradient norm; 0 leaves gradients as they are, as in the original."""
     freeze: tuple[str, ...] = ()
     """Parts of the model that rest although their stage would train them."""
+    frozen_stages: int = 0
+    """Stages of an EfficientNet-Lite backbone, from the pixels on, that are frozen; the stem is the first."""
+    freeze_batch_norm: bool = False
+    """Batch statistics of the backbone stay as they are, as is usual where it was trained before."""
     train_lm_head: bool = True
     """The output layer learns where the language model does. The original's second stage left it out."""
     detach_grounding: bool = False
@@ -132,6 +144,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("learning_rate", "vision_rate", "backbone_rate", "weight_decay", "clip"), _NONE_OR_MORE),
     **dict.fromkeys(("grounding_weight", "word_weight", "prompt_weight", "pictures", "denoising"), _NONE_OR_MORE),
     **dict.fromkeys(("num_points", "workers", "seed", "max_broken"), _NONE_OR_MORE),
+    "minutes": (1e-3, math.inf),
     **dict.fromkeys(("warmup", "beta2", "lora.dropout"), _SHARE),
     **dict.fromkeys(("lora.rank", "lora.alpha"), _ONE_OR_MORE),
 }

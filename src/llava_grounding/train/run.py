@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, missing_extra
-from llava_grounding.train.callbacks import BestKept, LogFile, OwnRhythm, StepDice, StopWhenAsked
+from llava_grounding.train.callbacks import BestKept, LogFile, OwnRhythm, StepDice, StopWhenAsked, TimeBudget
 from llava_grounding.train.checkpoint import last_checkpoint, recover
 from llava_grounding.train.pictures import Pictures
 from llava_grounding.train.plan import part_plans, plan_lines
@@ -87,7 +87,9 @@ def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
         if checkpoint is not None:
             logger.info("going on from %s", checkpoint.name)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if trainer.state.global_step < recipe.steps:  # on every process, whichever of them was asked
+        if (
+            trainer.state.global_step < recipe.steps and not trainer.out_of_time
+        ):  # on every process, whichever of them was asked
             logger.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)
             return {}
     metrics = {name.removeprefix("eval_"): value for name, value in _last_validation(trainer).items()}
@@ -138,6 +140,8 @@ def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> G
         LogFile(shop.folder / "log.jsonl", recipe.batch_size),
         BestKept(shop.folder, recipe.metric, trainer.save_whole),
     ]
+    if recipe.minutes:
+        callbacks.append(TimeBudget(lambda: trainer.out_of_time))
     if recipe.pictures and "language" in shop.plan.tasks and rank == 0:
         callbacks.append(Pictures(shop.folder / "pictures", shop.held_out[: recipe.pictures], shop.processor, trainer))
     for callback in callbacks:

@@ -7,9 +7,11 @@ whole, and the best one kept.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from llava_grounding.errors import DataError
+from llava_grounding.errors import CheckpointError, DataError
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.checkpoint import load_learner, remove_old, save_learner, save_whole, settle, writing
 from llava_grounding.train.class_losses import ClassPhrases
@@ -34,15 +36,30 @@ from llava_grounding.train.validation import Validation
 logger = logging.getLogger(__name__)
 
 _HIDDEN = ("aux", "interm")  # losses of inner layers are summed up, not shown one by one
+_SECONDS = "seconds.json"  # how long a run had taken when a checkpoint was written
 _WRITING = ".writing"  # checkpoints grow here, beside where they belong
 
 
-def rate_factor(step: int, steps: int, warmup: float) -> float:
-    """What the peak rate is multiplied with: linear warm-up over a share of the steps, then half a cosine to zero."""
+def rate_factor(step: int, steps: int, warmup: float, budget_used: float = 0.0) -> float:
+    """What the peak rate is multiplied with: linear warm-up over a share of the steps, then half a cosine to zero.
+
+    Args:
+        budget_used: share of the time budget that is gone; the cosine follows it where it is ahead of the steps.
+    """
     rising = max(1, round(steps * warmup))
     if step < rising:
         return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+    progress = max((step - rising) / max(1, steps - rising), min(budget_used, 1.0))
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _seconds_of(checkpoint: Path) -> float:
+    try:
+        return float(json.loads((checkpoint / _SECONDS).read_text(encoding="utf-8"))["seconds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the checkpoint `{checkpoint}` does not say how long the run had taken, which `minutes` needs"
+        ) from error
 
 
 class GroundingTrainer(Trainer):
@@ -73,6 +90,8 @@ class GroundingTrainer(Trainer):
         self._sums: dict[str, Tensor] = {}
         self._logged_at = stream.first_step
         self._folder = str(args.output_dir)
+        self._seconds_before = 0.0  # that the run took before it was resumed
+        self._started = time.monotonic()
         super().__init__(model=learner, args=args, callbacks=callbacks, eval_dataset=list(validation.samples))
         self.remove_callback(PrinterCallback)  # the log says it already
         self.model_accepts_loss_kwargs = True
@@ -140,16 +159,30 @@ class GroundingTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """A warm-up whose first step moves already, then half a cosine to zero."""
         if self.lr_scheduler is None:
-            steps = self.recipe.steps
 
             def factor(step: int) -> float:
-                return rate_factor(step, steps, self.recipe.warmup)
+                return rate_factor(step, self.recipe.steps, self.recipe.warmup, self._budget_used)
 
             optimizer = self.optimizer if optimizer is None else optimizer
             assert optimizer is not None
             self.lr_scheduler = LambdaLR(optimizer, factor)
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    @property
+    def _seconds(self) -> float:
+        """That the run has taken, also before it was resumed."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    @property
+    def _budget_used(self) -> float:
+        """Share of the recipe's minutes that is gone; 0 where it has none."""
+        return self._seconds / (60 * self.recipe.minutes) if self.recipe.minutes else 0.0
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the recipe's minutes are over."""
+        return self._budget_used >= 1
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
@@ -249,10 +282,14 @@ class GroundingTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save:
-            save_learner(self.learner, self._processor, Path(output_dir or self._folder), state_dict)
+            folder = Path(output_dir or self._folder)
+            save_learner(self.learner, self._processor, folder, state_dict)
+            (folder / _SECONDS).write_text(json.dumps({"seconds": round(self._seconds, 3)}), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_learner(self.learner if model is None else model, Path(resume_from_checkpoint))
+        if self.recipe.minutes:
+            self._seconds_before = _seconds_of(Path(resume_from_checkpoint))
 
     def _wait(self) -> None:
         if self.args.world_size > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, load_class_phra
 from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.learner import Learner, Lesson
 from llava_grounding.train.mixture import Mixture, SampleSource
-from llava_grounding.train.plan import StagePlan, set_learning, stage_plan
+from llava_grounding.train.plan import StagePlan, freeze_stages, set_learning, stage_plan
+from llava_grounding.train.pretrained_backbone import load_pretrained_backbone
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.sources import Photos, Records, Scenes, held_out_samples, open_sources, quiet_scenes
 from llava_grounding.train.stream import BatchMaker, BatchStream, Portion
@@ -94,7 +96,7 @@ def open_workshop(recipe: Recipe, folder: Path, root: Path | None = None, device
     torch.manual_seed(recipe.seed)
     # Class names need no dialogues, and drawing is faster without.
     drawn = SceneConfig if "language" in plan.tasks else quiet_scenes
-    sources = open_sources(recipe.data, root, drawn)
+    sources = open_sources(recipe.data, root, drawn, "language" in plan.tasks)
     if not sources:
         raise DataError(f"none of the sources is there: {', '.join(str(one['kind']) for one in recipe.data)}")
     held_out = held_out_samples(open_sources(recipe.validation, root), recipe.validation_samples)
@@ -102,8 +104,8 @@ def open_workshop(recipe: Recipe, folder: Path, root: Path | None = None, device
         logger.warning("there is nothing to validate with, so no best weights will be kept, only the last")
     if recipe.start_from is None:
         told = sources if drawn is SceneConfig else open_sources(recipe.data, root)  # a tokenizer needs dialogues
-        model, processor = _from_nothing(recipe, told)
-        start = None
+        start = None if recipe.init_from is None else find_checkpoint(recipe.init_from)[1]
+        model, processor = _from_nothing(recipe, told) if start is None else _from_fitting(recipe, start)
     else:
         start = find_checkpoint(recipe.start_from)[1]
         model, processor = _from_checkpoint(recipe, start, device)
@@ -111,7 +113,10 @@ def open_workshop(recipe: Recipe, folder: Path, root: Path | None = None, device
     phrases = _class_phrases(model.config, sources, earlier, start) if "classes" in plan.tasks else None
     if recipe.lora is not None:
         add_adapters(model, recipe.lora)
+    if recipe.backbone_weights is not None:
+        load_pretrained_backbone(model.grounder.backbone, recipe.backbone_weights)
     set_learning(model, plan, _new_tokens(processor))
+    freeze_stages(model, recipe.frozen_stages)
     _make_precise(model)
     learner = Learner(model, phrases, Lesson.of(recipe, plan))
     mixture = Mixture(sources, recipe.batch_size, recipe.seed)
@@ -145,6 +150,25 @@ def _from_nothing(
     return LlavaGroundingForConditionalGeneration(config), processor
 
 
+def _from_fitting(
+    recipe: Recipe, start: Path
+) -> tuple[LlavaGroundingForConditionalGeneration, LlavaGroundingProcessor]:
+    """The preset's model with those weights of another that fit it, and that one's tokenizer."""
+    loaded = load_checkpoint(start, "cpu", "float32")
+    config = model_config(recipe)
+    tokens = ("image_token_id", "seg_token_id", "region_token_id", "eos_token_id", "pad_token_id")
+    wrong = [name for name in tokens if getattr(config, name) != getattr(loaded.model.config, name)]
+    if wrong:
+        raise ConfigError(f"preset `{recipe.preset}` and `{recipe.init_from}` differ in {', '.join(wrong)}")
+    model = LlavaGroundingForConditionalGeneration(config)
+    own, theirs = model.state_dict(), loaded.model.state_dict()
+    fitting = {name: value for name, value in theirs.items() if name in own and own[name].shape == value.shape}
+    model.load_state_dict(fitting, strict=False)
+    fresh = Counter(".".join(name.split(".")[:3]) for name in own if name not in fitting)
+    logger.info("%d of %d tensors taken from %s; fresh: %s", len(fitting), len(own), recipe.init_from, dict(fresh))
+    return model, LlavaGroundingProcessor(loaded.processor.tokenizer, ProcessorSettings.of(config))
+
+
 def _from_checkpoint(
     recipe: Recipe, start: Path, device: str | None
 ) -> tuple[LlavaGroundingForConditionalGeneration, LlavaGroundingProcessor]:
@@ -173,14 +197,10 @@ def _class_phrases(
     """Those of an earlier stage where it had any; else new ones of the sources' classes."""
     names = class_names(sources)
     if earlier is not None:
-        nameless = sorted(names - set(earlier.names))
-        if nameless:
-            shown = ", ".join(nameless[:5]) + (", ..." if len(nameless) > 5 else "")
-            raise ConfigError(
-                f"`{start}` does not know the classes {shown} of this stage's samples; train it with the same data, "
-                f"leave that data out here, or leave class names out (`class_task: false`)"
-            )
-        return earlier
+        new = sorted(names - set(earlier.names))
+        if new:
+            logger.info("starting fresh: phrases of %d classes that `%s` does not know", len(new), start)
+        return earlier.extended(new)
     if not names:
         raise DataError("class names are a task of this stage, but none of its sources has any")
     logger.info("starting fresh: phrases of %d classes", len(names))
