@@ -42,7 +42,7 @@ _OFFICIAL_7B: dict[str, Any] = {
 }
 
 # An EfficientNet-Lite that starts from ImageNet weights, a plain feature pyramid and few queries: what learns fastest
-# on a CPU (docs/experiments.md). One pass over the pixels serves the grounder, the prompt encoder and the language model.
+# on a CPU (docs/experiments.md). One pass over the pixels serves grounder, prompt encoder and language model.
 _NANO: dict[str, Any] = {
     "text_config": {
         "model_type": "llama",

@@ -42,8 +42,8 @@ class Recipe:
     start_from: str | None = None
     """The model to start with: a folder, a hub id or `nano`; None starts from random weights."""
     init_from: str | None = None
-    """Without `start_from`: a model whose processor is taken, and whose weights are where name and shape fit the preset;
-    the rest starts fresh, and is listed."""
+    """Without `start_from`: a model whose processor is taken, and whose weights are where their name and shape fit the
+    preset; the rest starts fresh, and is listed."""
     backbone_weights: str | None = None
     """Published ImageNet weights that the backbone starts with, such as `efficientnet_lite0`; None: as above."""
     data: tuple[Source, ...] = ({"kind": "scenes"},)
@@ -53,8 +53,8 @@ class Recipe:
     steps: int = 1000
     """Optimiser steps."""
     minutes: float | None = None
-    """Time budget: the rate falls with the time where it is ahead of the steps, and the run ends when it is over. Such a
-    run depends on the machine; None: all steps, however long they take."""
+    """Time budget: the rate falls with the time where it is ahead of the steps, and the run ends when it is over. Such
+    a run depends on the machine; None: all steps, however long they take."""
     batch_size: int = 16
     """Samples of an optimiser step, over all processes and accumulated micro-batches."""
     micro_batch_size: int | None = None
