@@ -189,10 +189,21 @@ def test_short_answers_are_sometimes_plain_whether_yes_or_no(records: dict[str, 
     assert all(turn.targets == () for turn in answers if not turn.grounded)
 
 
-def test_a_photo_with_captions_only_is_described_plainly(records: dict[str, Record]) -> None:
-    sample = photo_sample(records["words/only.jpg"], np.random.default_rng(0))
-    assert [(t.kind, t.grounded, t.answer) for t in sample.turns] == [("describe_plain", False, "A puppy sleeps.")]
+def test_a_photo_without_labels_whose_caption_names_nothing_known_is_described_plainly(
+    records: dict[str, Record],
+) -> None:
+    record = replace(records["words/only.jpg"], captions=("a quietness reigns",))
+    sample = photo_sample(record, np.random.default_rng(0))
+    assert [(t.kind, t.grounded, t.answer) for t in sample.turns] == [("describe_plain", False, "A quietness reigns.")]
     assert sample.masks.shape == (0, 60, 80)
+
+
+def test_of_a_photo_without_labels_phrases_are_marked_with_no_match_known(records: dict[str, Record]) -> None:
+    record = replace(records["words/only.jpg"], captions=("Two dogs chase a red ball",))
+    (grounded,) = [turn for turn in photo_sample(record, np.random.default_rng(0)).turns if turn.grounded]
+    assert grounded.kind == "describe"
+    assert grounded.answer.startswith("<g_s> Two dogs <g_e> <seg> chase")
+    assert set(grounded.targets) == {None}
 
 
 def test_crowds_are_dropped(records: dict[str, Record]) -> None:

@@ -239,6 +239,13 @@ class TestWhichPhotos:
         assert self.names(mini_pack_root, only=[source_of]) == [one.id for one in records if one.source == source_of]
         assert self.names(mini_pack_root, labelled=True) == [one.id for one in records if one.instances]
 
+    def test_optional_ones_that_the_pack_has_not_are_left_out(self, mini_pack_root: Path) -> None:
+        values = {"kind": "photos", "split": "val", "optional": True}
+        assert open_sources([{**values, "only": ["kitty"]}], mini_pack_root) == []
+        known = next(iter(PhotoPack(mini_pack_root).split("val"))).source
+        ((both, _),) = open_sources([{**values, "only": ["kitty", known]}], mini_pack_root)
+        assert both.size == open_source({**values, "only": [known]}, mini_pack_root).size
+
     def test_augmented_ones_differ_each_time_and_ask_nothing(self, mini_pack_root: Path) -> None:
         photos = open_source({"kind": "photos", "split": "val", "augmented": True, "mirrored": 0.0}, mini_pack_root)
         first, second = (photos.sample(0, rng(seed)) for seed in (1, 2))

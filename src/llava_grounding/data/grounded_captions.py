@@ -19,7 +19,8 @@ def ground_caption(caption: str, instances: Sequence[Annotation]) -> tuple[str, 
     """Caption in markup, with the instances each phrase names: phrases about categories that are in the photo.
 
     A plural means all instances of its category, a number only as many as it says, a singular the only one or the one
-    that dominates by area; where the words leave it open the target is None.
+    that dominates by area; where the words leave it open the target is None. Of a photo without any labels every phrase
+    about a known category is marked, with target None.
     """
     caption = tidy_caption(caption)
     by_category = group_by_category(instances)
@@ -27,7 +28,7 @@ def ground_caption(caption: str, instances: Sequence[Annotation]) -> tuple[str, 
     found: list[tuple[Mention, str]] = []
     for mention in words.find(caption):
         here = [name for name in mention.categories if name in by_category]
-        if here:
+        if here or not instances:
             found.append((mention, here[0] if len(here) == 1 else ""))
     times = {name: sum(other == name for _, other in found) for _, name in found}
     targets = tuple(

@@ -129,7 +129,10 @@ class _Answer:
 
 
 def _describe(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
-    """Grounded caption by a person where one names something labelled, else a list of the labels."""
+    """Grounded caption by a person where one names something labelled, else a list of the labels.
+
+    Without any labels the phrases are marked all the same, with no match known: words are learnt from it, not regions.
+    """
     captions = photo.record.captions
     order = rng.permutation(len(captions))
     if captions:
@@ -140,7 +143,7 @@ def _describe(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
             if best is None or located > best[0]:
                 best = (located, answer, targets)
         assert best is not None
-        if best[0]:
+        if best[0] or (best[2] and not photo.instances):
             return [Turn(_pick(DESCRIBE_QUESTIONS, rng), best[1], best[2], (), True, "describe")]
         return []
     return [_listing(photo).turn(_pick(DESCRIBE_QUESTIONS, rng), "describe")] if photo.instances else []

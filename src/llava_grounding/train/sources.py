@@ -163,7 +163,11 @@ def open_sources(
         if values.get("optional") and not is_there(values, root):
             logger.info("%s: left out: its files are not there", values.get("name", values["kind"]))
             continue
-        opened.append((open_source(values, root, scenes, questions), float(weight)))
+        source = open_source(values, root, scenes, questions)
+        if source.size == 0 and values.get("optional"):
+            logger.info("%s: left out: the pack has no such photos", source.name)
+            continue
+        opened.append((source, float(weight)))
     return opened
 
 
@@ -203,7 +207,7 @@ def _open_photos(values: Mapping[str, Any], root: Path | None, name: str, questi
     if only is not None or values.get("labelled"):
         known = {record.source for record in records}
         for one in only or ():
-            if one not in known:
+            if one not in known and not values.get("optional"):
                 raise ConfigError(f"no photo comes from `{one}`{did_you_mean(one, known)}")
         numbers = tuple(
             number
