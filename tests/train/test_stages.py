@@ -137,30 +137,56 @@ def test_a_thing_without_a_class_begins_as_anything_when_it_is_disturbed() -> No
     assert embeds.grad is None or not embeds.grad.any()
 
 
-def test_what_the_language_model_sees_does_not_depend_on_how_much_is_labelled() -> None:
-    batch = chat_of(sample(), *four_samples()[:1])
-    few = replace(batch.classes, phrase_mask=batch.classes.phrase_mask.clone())
-    few.phrase_mask[:, ANYTHING] = False
+def only(*columns: int) -> Tensor:
+    mask = torch.zeros(2, 1 + len(NAMES), dtype=torch.bool)
+    mask[:, list(columns)] = True
+    return mask
+
+
+@pytest.mark.parametrize(
+    "judged",
+    [only(ANYTHING, 1, 2, 3), only(1, 2, 3), only(INDEX["tree"]), only()],
+    ids=["everything", "class names", "one class name", "nothing"],
+)
+def test_queries_are_picked_in_training_as_in_chat_whatever_is_labelled(judged: Tensor) -> None:
+    batch, model = chat_of(sample(), *four_samples()[:1]), training_model().eval()
+    pixels = batch.images["grounder_pixel_values"]
     seen: list[Tensor] = []
-    for classes in (batch.classes, few):
-        model = training_model()
-        model.vision_tower.register_forward_hook(lambda part, given, tokens: seen.append(tokens))
-        chat(replace(batch, classes=classes), model=model)
-    torch.testing.assert_close(seen[1], seen[0])
+    model.vision_tower.register_forward_hook(lambda part, given, tokens: seen.append(tokens))
+    with torch.no_grad():
+        losses = chat(replace(batch, classes=replace(batch.classes, phrase_mask=judged)), model=model)
+        features = model.encode_image(pixels)
+        output = model(
+            input_ids=batch.texts["input_ids"],
+            attention_mask=batch.texts["attention_mask"],
+            grounder_pixel_values=pixels,
+            region_prompts=batch.prompts,
+            image_features=features,
+        )
+        grounding = model.ground(
+            features.memory, *model.phrase_states(output.last_hidden_state, batch.texts["input_ids"])
+        )
+        classes = ground_classes(model, class_phrases(), features.memory, judged)
+        chosen = model.vision_tower.propose(model.grounder, features.memory)
+    assert grounding.topk_indices.shape[1] < features.memory.memory.shape[1]  # there is something to pick
+    torch.testing.assert_close(seen[0], seen[1])
+    torch.testing.assert_close(
+        losses["phrase_loss"], CRITERIA.phrases(grounding, batch.targets, batch.phrase_mask)["loss"]
+    )
+    torch.testing.assert_close(classes.boxes_cxcywh, chosen.boxes_cxcywh)
 
 
-def test_phrases_that_are_not_judged_change_no_loss_and_get_no_gradient() -> None:
-    batch = classes_of(sample(exhaustive=frozenset({"dog"})), sample((DOG,), (), frozenset({"dog"})))
-    assert not batch.phrase_mask[:, INDEX["tree"]].any()
+@pytest.mark.parametrize("flavour", ["shared", "official"])
+def test_phrases_that_are_not_judged_change_no_loss_and_get_no_gradient(flavour: str) -> None:
+    labelled = sample(exhaustive=frozenset({"dog"})), sample((DOG,), (), frozenset({"dog"}))
+    batch = classes_of(*labelled, flavour=flavour)
+    assert not batch.phrase_mask[:, [ANYTHING, INDEX["tree"]]].any()
     losses = []
     for shift in (0.0, 5.0):
-        model, phrases = training_model(), class_phrases()
+        model, phrases = training_model(flavour).eval(), class_phrases()
         with torch.no_grad():
             phrases.embeds[INDEX["tree"] - 1] += shift
-            model.vision_tower.anything *= 1 if shift == 0 else -1
-        memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-        output = ground_classes(model, phrases, memory, batch.phrase_mask)
-        losses.append(CRITERIA.classes(output, batch.targets, batch.phrase_mask)["loss"])
+        losses.append(pretrain_losses(model, phrases, CRITERIA, batch)["loss"])
         losses[-1].backward()
         assert phrases.embeds.grad[INDEX["tree"] - 1].abs().max() == 0
         assert phrases.embeds.grad[INDEX["dog"] - 1].abs().max() > 0

@@ -156,6 +156,7 @@ class Grounder(nn.Module):
         phrase_embeds: Float[Tensor, "B G D"],
         phrase_mask: Bool[Tensor, "B G"],
         with_aux: bool | None = None,
+        selection_embeds: Float[Tensor, "B S D"] | None = None,
     ) -> GrounderOutput:
         """Find the regions each phrase points at.
 
@@ -164,6 +165,7 @@ class Grounder(nn.Module):
             phrase_embeds: `<seg>` hidden states, as they leave the language model; G may be 0.
             phrase_mask: False where a phrase is padding; such phrases influence nothing.
             with_aux: also predict from every earlier layer, as the losses need; None: in training mode.
+            selection_embeds: phrases that pick the queries in place of those that are looked for; None: the same.
 
         Returns:
             Every query's prediction, not thresholded. Queries are fewer than `num_queries` if memory has fewer cells.
@@ -176,7 +178,10 @@ class Grounder(nn.Module):
             )
         with_aux = self.training if with_aux is None else with_aux
         phrases = phrase_embeds, phrase_mask
-        selected = self.query_selection(memory, *phrases, self.similarity_head, self.query_decoder.box_head)
+        picking = phrases
+        if selection_embeds is not None:
+            picking = selection_embeds, phrase_mask.new_ones(selection_embeds.shape[:2])
+        selected = self.query_selection(memory, *picking, self.similarity_head, self.query_decoder.box_head)
         states, boxes = selected.states.detach(), selected.boxes_cxcywh.detach()
         output = self.refine(memory, states, boxes, *phrases, with_aux=with_aux)
         interm = None

@@ -6,7 +6,7 @@ grounder, prompt encoder and language model, where the original makes three.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from llava_grounding.model.grounder import Grounder
@@ -39,12 +39,30 @@ class SharedVisionTower(nn.Module):
         """Width of the image tokens."""
         return self.cell_in.out_features
 
-    def propose(self, grounder: Grounder, memory: ImageMemory) -> GrounderOutput:
-        """Look at the image with the "anything" phrase."""
+    def propose(
+        self,
+        grounder: Grounder,
+        memory: ImageMemory,
+        phrase_embeds: Float[Tensor, "B G D"] | None = None,
+        phrase_mask: Bool[Tensor, "B G"] | None = None,
+        with_aux: bool | None = None,
+    ) -> GrounderOutput:
+        """Look at the image with the "anything" phrase, which alone picks the queries.
+
+        Args:
+            phrase_embeds, phrase_mask: phrases that these queries are scored against in every layer; None for none.
+            with_aux: see `Grounder.ground`.
+
+        Returns:
+            The queries, with the logits of "anything" in column 0 and those of the phrases behind.
+        """
         batch = memory.memory.shape[0]
-        phrase = self.anything.to(memory.memory.dtype).expand(batch, 1, -1)
-        mask = torch.ones(batch, 1, dtype=torch.bool, device=phrase.device)
-        return grounder.ground(memory, phrase, mask)
+        anything = self.anything.to(memory.memory.dtype).expand(batch, 1, -1)
+        embeds, mask = anything, torch.ones(batch, 1, dtype=torch.bool, device=anything.device)
+        if phrase_embeds is not None and phrase_mask is not None:
+            embeds = torch.cat([anything, phrase_embeds.to(anything)], dim=1)
+            mask = torch.cat([mask, phrase_mask], dim=1)
+        return grounder.ground(memory, embeds, mask, with_aux, selection_embeds=anything)
 
     def forward(self, memory: ImageMemory, proposals: GrounderOutput) -> Float[Tensor, "B P C"]:
         """Tokens of the coarsest cells, row by row, then of the best objects, best first."""

@@ -69,11 +69,17 @@ class ClassPhrases(nn.Module):
 def ground_classes(
     model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases, memory: ImageMemory, mask: Tensor
 ) -> GrounderOutput:
-    """One look at the images with "anything" and every class name as phrases."""
+    """One look at the images with "anything" and every class name as phrases.
+
+    With the shared tower it is the look whose queries the language model is shown: "anything" alone picks them, though
+    the mask may say that it is not judged, and class names are scored on them. Otherwise the mask's phrases pick them.
+    """
     embeds: Tensor = phrases.embeds
     tower = model.vision_tower
-    anything = tower.anything if isinstance(tower, SharedVisionTower) else embeds.mean(dim=0)
-    embeds = torch.cat([anything[None], embeds])
+    if isinstance(tower, SharedVisionTower):
+        names, judged = embeds.expand(mask.shape[0], -1, -1), mask[:, ANYTHING + 1 :]
+        return tower.propose(model.grounder, memory, names, judged, with_aux=True)
+    embeds = torch.cat([embeds.mean(dim=0)[None], embeds])
     return model.grounder.ground(memory, embeds.expand(mask.shape[0], -1, -1), mask, with_aux=True)
 
 
@@ -89,12 +95,9 @@ def class_losses(
 
     With `denoising`, so many disturbed copies of each object learn to be put right as well.
 
-    "Anything" is looked for in every image, since the shared tower shows the language model what it finds; it is judged
-    only where `phrase_mask` says so.
+    "Anything" is judged only where `phrase_mask` says so, though the shared tower looks for it in every image.
     """
-    looked_for = batch.phrase_mask.clone()
-    looked_for[:, ANYTHING] = True
-    output = ground_classes(model, phrases, memory, looked_for)
+    output = ground_classes(model, phrases, memory, batch.phrase_mask)
     judged = hide_phrases(output, batch.phrase_mask)
     targets = TargetBatch.join(batch.targets, batch.phrase_mask.shape[1], memory.memory.device)
     result = criterion.unweighted(judged, targets, batch.phrase_mask)
