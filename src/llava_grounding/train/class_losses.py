@@ -107,7 +107,7 @@ def class_losses(
     total = losses["loss"] + NAMING_WEIGHT * naming + CELL_WEIGHT * cells
     losses |= {"naming": naming, "cells": cells}
     if denoising:
-        embeds = torch.cat([phrases.embeds[:1].detach() * 0.0, phrases.embeds])  # "anything" names no query
+        embeds = torch.cat([phrases.embeds[:1].detach() * 0.0, phrases.embeds])
         disturbed = denoising_losses(model.grounder, embeds, criterion, memory, targets, batch.phrase_mask, denoising)
         losses["denoising"] = disturbed["loss"]
         total = total + disturbed["loss"]

@@ -3,6 +3,8 @@
 Their pairs are known, so they learn from the first step on, while matching still changes its mind. A query begins with
 its class phrase as the similarity head sees it and with a box near its object's; several copies of all objects pass the
 query decoder, each copy seeing only itself. Nothing is left of it in the model.
+
+"Anything" is no class here: it names every one of these queries, so that judging it could only teach them to say yes.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from llava_grounding.model.grounder import Grounder
 from llava_grounding.model.outputs import PADDED_PHRASE_LOGIT, GrounderOutput, ImageMemory
+from llava_grounding.train.batches import ANYTHING
 from llava_grounding.train.losses import SetCriterion
 from llava_grounding.train.matcher import Pairs
 from llava_grounding.train.targets import TargetBatch
@@ -38,21 +41,23 @@ def denoising_losses(
     """Weighted losses of the disturbed queries, and their sum as `loss`; 0 for a batch without objects.
 
     Args:
-        class_embeds: [1 + classes, D]; column 0 of `targets.phrase_map` stands for anything, classes follow.
-        phrase_mask: [B, 1 + classes] bool, the phrases that are judged in each image.
+        class_embeds: [1 + classes, D]; row 0 is what things without a class begin as, classes follow.
+        phrase_mask: [B, 1 + classes] bool, the phrases that are judged in each image; "anything" is not.
         copies: of every object.
     """
     if targets.longest == 0 or copies == 0:
         return {"loss": memory.memory.sum() * 0.0}
     batch = len(targets.counts)
     phrases = class_embeds.expand(batch, -1, -1)
-    classes = targets.phrase_map[:, 1:]
-    named = torch.where(classes.any(1), classes.argmax(1) + 1, 0)  # things without a class begin as anything
+    is_class = torch.arange(len(class_embeds), device=phrase_mask.device) != ANYTHING
+    phrase_mask = phrase_mask & is_class
+    targets = replace(targets, phrase_map=targets.phrase_map * is_class)
+    named = torch.where(targets.phrase_map.any(1), targets.phrase_map.argmax(1), ANYTHING)
     labels = targets.padded(named).repeat(1, copies)  # [B, K * M]
     real = targets.padded(torch.ones_like(targets.has_mask)).bool().repeat(1, copies)
     boxes = targets.padded(targets.boxes_cxcywh).repeat(1, copies, 1)
     wrong = torch.rand(labels.shape, device=labels.device) < LABEL_NOISE
-    labels = torch.where(wrong, torch.randint_like(labels, 1, len(class_embeds)), labels)
+    labels = torch.where(wrong, torch.randint_like(labels, ANYTHING + 1, len(class_embeds)), labels)
     states = F.layer_norm(class_embeds @ grounder.similarity_head.projection.T, (memory.memory.shape[2],))
     output = grounder.refine(
         memory,
