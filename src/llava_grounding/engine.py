@@ -19,9 +19,9 @@ from llava_grounding.checkpoints import load_checkpoint
 from llava_grounding.decoding import Decoding, Reader, StopSignal, TokenLoop
 from llava_grounding.dialogue import Conversation, fit_decoding, question_message
 from llava_grounding.errors import LlavaGroundingError, UsageError
+from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.conversation import referring_turn
-from llava_grounding.processing.image_io import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
 from llava_grounding.processing.processor import EncodedText, LlavaGroundingProcessor
 from llava_grounding.runtime import Runtime, SeenImage
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt

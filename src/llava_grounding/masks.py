@@ -17,6 +17,9 @@ from llava_grounding.errors import DataError, ShapeError
 MAX_PIXELS = 2**32 - 1
 """COCO counts in 32 bits."""
 
+MAX_UNPACKED_PIXELS = 2**28
+"""Of a code whose size nobody checked against a picture: a few characters can ask for gigabytes."""
+
 _DIGIT_BITS = 5
 _DIGIT_MASK, _SIGN_BIT, _MORE_BIT = 0x1F, 0x10, 0x20
 _FIRST_CHARACTER = 48
@@ -110,13 +113,20 @@ def encode_rle(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [height, width], "counts": _counts_to_text(_counts_of(mask))}
 
 
-def decode_rle(rle: Mapping[str, Any]) -> np.ndarray:
+def decode_rle(rle: Mapping[str, Any], size_hw: tuple[int, int] | None = None) -> np.ndarray:
     """The (H, W) bool mask of a COCO run-length code; `counts` may be text, bytes or a plain list of run lengths.
 
+    Args:
+        size_hw: what the size must be, compared before anything is unpacked. Without it at most `MAX_UNPACKED_PIXELS`.
+
     Raises:
-        DataError: if the code is damaged, or its runs do not add up to exactly H x W pixels.
+        DataError: if the code is damaged, its runs do not add up to exactly H x W pixels, or it has another size.
     """
-    (height, width), counts = _read(rle)
+    (height, width), counts = _read(rle, size_hw)
+    if size_hw is None and height * width > MAX_UNPACKED_PIXELS:
+        raise DataError(
+            f"run-length code must have at most {MAX_UNPACKED_PIXELS} pixels to be unpacked, got {height} x {width}"
+        )
     runs = np.zeros(len(counts), dtype=bool)
     runs[1::2] = True
     return np.ascontiguousarray(np.repeat(runs, counts).reshape(width, height).T)
@@ -126,6 +136,23 @@ def rle_area(rle: Mapping[str, Any]) -> int:
     """Number of pixels in the mask of a COCO run-length code, without unpacking it."""
     _, counts = _read(rle)
     return int(counts[1::2].sum())
+
+
+def check_rle(rle: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[str, Any]:
+    """The code in its compressed form, read and written anew without unpacking it.
+
+    Raises:
+        DataError: if it is damaged, or of another size than `size_hw`.
+    """
+    (height, width), counts = _read(rle, size_hw)
+    # As `encode_rle` writes it: no run without length but the first, so what lies on both sides of one is joined.
+    kept = np.flatnonzero(counts)
+    is_set = kept % 2
+    first = np.flatnonzero(np.diff(is_set, prepend=-1))
+    joined = np.add.reduceat(counts[kept], first) if len(kept) else np.zeros(1, dtype=np.int64)
+    if len(kept) and is_set[0]:
+        joined = np.concatenate(([0], joined))
+    return {"size": [height, width], "counts": _counts_to_text(joined)}
 
 
 def _as_mask(mask: np.ndarray) -> np.ndarray:
@@ -163,16 +190,22 @@ def _counts_to_text(counts: np.ndarray) -> str:
     return digits[used].tobytes().decode("ascii")
 
 
-def _read(rle: Mapping[str, Any]) -> tuple[tuple[int, int], np.ndarray]:
-    """Size (H, W) and checked run lengths, int64, of a COCO run-length code."""
+def _read(rle: Mapping[str, Any], size_hw: tuple[int, int] | None = None) -> tuple[tuple[int, int], np.ndarray]:
+    """Size (H, W), `size_hw` where that is given, and checked run lengths, int64, of a COCO run-length code."""
     try:
-        size_hw, counts = rle["size"], rle["counts"]
-        height, width = (index(side) for side in size_hw)
+        stated, counts = rle["size"], rle["counts"]
+        height, width = (index(side) for side in stated)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError('run-length code must be {"size": [h, w], "counts": ...} with whole numbers h and w') from error
     num_pixels = height * width
     if min(height, width) < 0 or num_pixels > MAX_PIXELS:
-        raise DataError(f"run-length code must have a size of 0 to {MAX_PIXELS} pixels, got {height} x {width}")
+        got = f"{height} x {width}" if max(abs(height), abs(width)) < 10**12 else "far more"  # digits without end
+        raise DataError(f"run-length code must have a size of 0 to {MAX_PIXELS} pixels, got {got}")
+    if size_hw is not None and (height, width) != tuple(size_hw):
+        wanted = f"{size_hw[0]} x {size_hw[1]}"
+        raise DataError(
+            f"run-length code must have the height and width of its image, {wanted}, got {height} x {width}"
+        )
     runs = _text_to_counts(counts) if isinstance(counts, str | bytes) else _list_to_counts(counts)
     if (runs < 0).any():
         raise DataError(f"run-length code must have no negative run, got {runs.min()}")

@@ -5,7 +5,6 @@ The PNG is decoded when the first mask of a record is asked for, and forgotten w
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from llava_grounding.data.coco import read_categories
 from llava_grounding.data.images import ImageBytes, ImageStore, open_images
@@ -31,7 +29,8 @@ from llava_grounding.data.reading import (
     whole_number,
 )
 from llava_grounding.data.record import Annotation, Record
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, ImageError
+from llava_grounding.image_files import DATA_LIMITS, load_stored
 
 _SUFFIXES = ("-merged", "-other", "-stuff")
 _NATURAL = {
@@ -63,12 +62,12 @@ class SegmentMap:
         """(H, W) int32; raises DataError when the PNG cannot be read."""
         if self._ids is None:
             try:
-                image = Image.open(io.BytesIO(self.read()))
-                if image.mode not in ("RGB", "RGBA"):
-                    raise DataError(f"a panoptic PNG must have colours, got mode {image.mode} from {self.read}")
-                pixels = np.asarray(image.convert("RGB")).astype(np.int32)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                image = load_stored(self.read(), DATA_LIMITS, ("PNG",))
+            except ImageError as error:
                 raise DataError(f"cannot read the panoptic PNG of {self.read}: {error}") from error
+            if image.mode not in ("RGB", "RGBA"):
+                raise DataError(f"a panoptic PNG must have colours, got mode {image.mode} from {self.read}")
+            pixels = np.asarray(image)[:, :, :3].astype(np.int32)
             self._ids = pixels @ np.array([1, 256, 65536], dtype=np.int32)
         return self._ids
 

@@ -7,6 +7,7 @@ pickling and forking, and leaks nothing. It decodes no picture, extracts nothing
 from __future__ import annotations
 
 import json
+import stat
 import tarfile
 import zipfile
 import zlib
@@ -16,9 +17,10 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, Protocol
 
 from llava_grounding.errors import DataError
+from llava_grounding.image_files import DATA_LIMITS
 
-MAX_FILE_BYTES = 2**30
-"""A picture in an archive that says it is larger is refused, whatever it may unpack to."""
+MAX_FILE_BYTES = DATA_LIMITS.max_bytes
+"""A picture that is larger, or in an archive says it is, is refused before it is read or unpacked."""
 
 _LOCAL_HEADER_BYTES = 30
 _ENCRYPTED = 0x1
@@ -48,10 +50,16 @@ class FileBytes:
     length: int | None = None
 
     def __call__(self) -> bytes:
+        most = MAX_FILE_BYTES if self.length is None else self.length
         try:
+            status = self.path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(f"cannot read {self.path}: it is no regular file")
+            if self.length is None and status.st_size - self.offset > most:
+                raise DataError(f"{self.path} must have at most {most} bytes to be read as a picture")
             with self.path.open("rb") as stream:
                 stream.seek(self.offset)
-                data = stream.read(-1 if self.length is None else self.length)
+                data = stream.read(most)
         except (OSError, ValueError) as error:
             raise DataError(f"cannot read {self.path}: {getattr(error, 'strerror', None) or error}") from error
         if self.length is not None and len(data) != self.length:

@@ -6,16 +6,15 @@ image. Knows no file format, no question templates and no tokenizer.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
 
 from llava_grounding.data.sample import Instance, Targets
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, ImageError
+from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
 from llava_grounding.markup import REGION, SEG
 from llava_grounding.masks import decode_rle, polygons_to_mask
 
@@ -136,11 +135,14 @@ class Record:
     marks: tuple[int, ...] = ()
 
     def load_image(self) -> np.ndarray:
-        """Pixels as (H, W, 3) uint8 RGB, upright; raises DataError when unreadable or not of the labelled size."""
+        """Pixels as (H, W, 3) uint8 RGB, upright.
+
+        Raises:
+            DataError: whatever is wrong with the picture, or if it is not of the labelled size.
+        """
         try:
-            image = ImageOps.exif_transpose(Image.open(io.BytesIO(self.read_bytes())))
-            pixels = np.array(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            pixels = np.array(load_image(self.read_bytes(), DATA_LIMITS, DATA_FORMATS))
+        except ImageError as error:
             raise DataError(f"cannot read image `{self.id}`: {error}") from error
         found = (pixels.shape[1], pixels.shape[0])
         if self.image_size_wh is not None and found != self.image_size_wh:
@@ -164,7 +166,7 @@ class Record:
         if callable(segmentation):
             mask = segmentation()
         elif isinstance(segmentation, Mapping):
-            mask = decode_rle(dict(segmentation))
+            return decode_rle(segmentation, (height, width))
         else:
             return polygons_to_mask([list(polygon) for polygon in segmentation], size)
         if mask.shape != (height, width):

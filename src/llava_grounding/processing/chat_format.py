@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from llava_grounding.errors import ImageError, PromptError
+from llava_grounding.image_files import ImageSource, load_mask
 from llava_grounding.markup import REGION
 from llava_grounding.masks import decode_rle
 from llava_grounding.processing.conversation import ChatTemplate, Piece
-from llava_grounding.processing.image_io import ImageSource, load_mask
 from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.structures import Message, VisualPrompt
 

@@ -17,10 +17,10 @@ from transformers import BatchFeature, ProcessorMixin
 from llava_grounding import markup
 from llava_grounding.errors import PromptError, UsageError
 from llava_grounding.geometry import Letterbox
+from llava_grounding.image_files import load_image
 from llava_grounding.markup import SEG
 from llava_grounding.processing.chat_format import Chat, prompt_pieces, read_chat, region_prompt
 from llava_grounding.processing.conversation import check_question, dialogue_pieces
-from llava_grounding.processing.image_io import load_image
 from llava_grounding.processing.regions import EncodedPrompts
 from llava_grounding.processing.selection import PhraseSelection
 from llava_grounding.processing.tokens import IMAGE, RawDecoder
