@@ -7,157 +7,49 @@ and no files; drawing is left to `render`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
 
-from llava_grounding.errors import DataError, LlavaGroundingError, PromptError, ShapeError, UsageError
-from llava_grounding.geometry import box_area, box_xyxy_to_xywh, clip_boxes_xyxy
-from llava_grounding.masks import decode_rle, encode_rle, mask_area, mask_to_box
+from llava_grounding.errors import DataError, LlavaGroundingError, ShapeError, UsageError
+from llava_grounding.geometry import box_area, box_xyxy_to_xywh
+from llava_grounding.masks import decode_rle, encode_rle, mask_area
+from llava_grounding.visual_prompts import (
+    MAX_COORDINATE,
+    PromptKind,
+    SizeWH,
+    VisualPrompt,
+    are_coordinates,
+    array_key,
+    frozen_copy,
+    name_list,
+    same_array,
+    shown,
+)
+
+__all__ = [
+    "ANSWER_VERSION",
+    "MAX_COORDINATE",
+    "GroundedAnswer",
+    "GroundedPhrase",
+    "Message",
+    "PromptKind",
+    "Region",
+    "Role",
+    "SizeWH",
+    "VisualPrompt",
+    "category_name",
+]
 
 ANSWER_VERSION = 1
 """Version of the JSON that `GroundedAnswer.to_dict` writes."""
 
-MAX_COORDINATE = 1e9
-"""Pixels. Whatever is farther out is no place in an image, and its area would overflow."""
-
-PromptKind = Literal["click", "box", "scribble", "mask"]
 Role = Literal["user", "assistant", "system"]
-SizeWH = tuple[int, int]
 
-_SHOWN_LENGTH = 80  # of a wrong value, in a message
 _ARTICLE = re.compile(r"(?:an?|the)\s+(?=\S)", re.IGNORECASE)
-
-
-@dataclass(frozen=True, eq=False)
-class VisualPrompt:
-    """A place in the image that the user points at, in pixels of the original image.
-
-    Make one with `click`, `box`, `scribble` or `mask_of`; of the three arrays exactly the one of its kind is set.
-
-    Args:
-        kind: how it was pointed at.
-        points_xy: (1, 2) float64 for a click, (n, 2) for a scribble.
-        box_xyxy: (4,) float64.
-        mask: (H, W) bool, of the size of the image.
-
-    Raises:
-        PromptError: if a coordinate is missing or not a finite number. See also `validate`.
-    """
-
-    kind: PromptKind
-    points_xy: np.ndarray | None = None
-    box_xyxy: np.ndarray | None = None
-    mask: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(PromptKind):
-            raise PromptError(
-                f"kind of a visual prompt must be one of {_list(get_args(PromptKind))}, got {self.kind!r}"
-            )
-        wanted = {"box": "box_xyxy", "mask": "mask"}.get(self.kind, "points_xy")
-        given = [name for name in ("points_xy", "box_xyxy", "mask") if getattr(self, name) is not None]
-        if given != [wanted]:
-            raise PromptError(f"a {self.kind} must have {wanted} and nothing else, got {_list(given) or 'nothing'}")
-        value = getattr(self, wanted)
-        object.__setattr__(self, wanted, _prompt_mask(value) if wanted == "mask" else self._coordinates(value))
-
-    def _coordinates(self, value: Any) -> np.ndarray:
-        try:
-            numbers = np.array(value, dtype=np.float64)
-        except (TypeError, ValueError):
-            numbers = np.empty(0)
-        expected, fits = {
-            "click": ("one point (x, y)", numbers.shape == (1, 2)),
-            "box": ("four numbers x0, y0, x1, y1", numbers.shape == (4,)),
-            "scribble": ("one or more points (x, y)", numbers.ndim == 2 and numbers.shape[1] == 2 and len(numbers) > 0),
-        }[self.kind]
-        if not fits:
-            raise PromptError(f"a {self.kind} must be {expected}, got {_shown(value)}")
-        if not _are_coordinates(numbers):
-            raise PromptError(f"a {self.kind} must have finite coordinates in pixels, got {_shown(numbers)}")
-        return _frozen(numbers)
-
-    @classmethod
-    def click(cls, x: float, y: float) -> VisualPrompt:
-        """A single point."""
-        return cls("click", points_xy=np.array([[x, y]], dtype=object))
-
-    @classmethod
-    def box(cls, x0: float, y0: float, x1: float, y1: float) -> VisualPrompt:
-        """A rectangle from its left, upper to its right, lower corner."""
-        return cls("box", box_xyxy=np.array([x0, y0, x1, y1], dtype=object))
-
-    @classmethod
-    def scribble(cls, points_xy: Iterable[tuple[float, float]]) -> VisualPrompt:
-        """A stroke through the points, in order."""
-        return cls("scribble", points_xy=np.array(list(points_xy), dtype=object))
-
-    @classmethod
-    def mask_of(cls, mask: np.ndarray) -> VisualPrompt:
-        """The pixels that are not zero in a (H, W) array of the size of the image."""
-        return cls("mask", mask=mask)
-
-    def bounds(self, image_size_wh: SizeWH) -> np.ndarray:
-        """The box around the prompt, xyxy, cut to the image.
-
-        A click or a stroke along one axis has no extent there and gets one pixel, half on either side.
-        """
-        if self.kind == "mask":
-            assert self.mask is not None
-            box = mask_to_box(self.mask)
-            return clip_boxes_xyxy(np.zeros(4) if box is None else box, image_size_wh)
-        if self.kind == "box":
-            assert self.box_xyxy is not None
-            return clip_boxes_xyxy(self.box_xyxy, image_size_wh)
-        assert self.points_xy is not None
-        low, high = self.points_xy.min(axis=0), self.points_xy.max(axis=0)
-        half_missing = np.maximum(1 - (high - low), 0) / 2
-        return clip_boxes_xyxy(np.concatenate((low - half_missing, high + half_missing)), image_size_wh)
-
-    def validate(self, image_size_wh: SizeWH) -> None:
-        """Check that the prompt names a part of an image of this size.
-
-        Raises:
-            PromptError: if it lies outside, has no area, or its mask has another size.
-        """
-        width, height = image_size_wh
-        where = f"the image of {width} x {height} pixels"
-        if self.kind == "mask":
-            assert self.mask is not None
-            if self.mask.shape != (height, width):
-                shape = f"{self.mask.shape[1]} x {self.mask.shape[0]}"
-                raise PromptError(f"a mask must have the size of {where}, got {shape} pixels")
-            if not self.mask.any():
-                raise PromptError("a mask must have at least one pixel set, got an empty one")
-        elif self.kind == "box":
-            assert self.box_xyxy is not None
-            x0, y0, x1, y1 = self.box_xyxy
-            if x1 <= x0 or y1 <= y0:
-                raise PromptError(f"a box must have x0 < x1 and y0 < y1, got {_numbers(self.box_xyxy)}")
-            if box_area(self.bounds(image_size_wh)) <= 0:
-                raise PromptError(f"a box must overlap {where}, got {_numbers(self.box_xyxy)}")
-        else:
-            assert self.points_xy is not None
-            inside = ((self.points_xy >= 0) & (self.points_xy < (width, height))).all(axis=1)
-            if not inside.any():
-                raise PromptError(f"a {self.kind} must lie inside {where}, got {_numbers(self.points_xy[0])}")
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, VisualPrompt):
-            return NotImplemented
-        return (
-            self.kind == other.kind
-            and _same(self.points_xy, other.points_xy)
-            and _same(self.box_xyxy, other.box_xyxy)
-            and _same(self.mask, other.mask)
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.kind, _key(self.points_xy), _key(self.box_xyxy), _key(self.mask)))
 
 
 @dataclass(frozen=True)
@@ -170,7 +62,7 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
-            raise UsageError(f"role of a message must be one of {_list(get_args(Role))}, got {self.role!r}")
+            raise UsageError(f"role of a message must be one of {name_list(get_args(Role))}, got {self.role!r}")
         object.__setattr__(self, "prompts", tuple(self.prompts))
 
 
@@ -190,15 +82,15 @@ class Region:
 
     def __post_init__(self) -> None:
         box = np.array(self.box_xyxy, dtype=np.float64)
-        if box.shape != (4,) or not _are_coordinates(box) or (box[2:] < box[:2]).any():
-            raise ShapeError(f"box_xyxy must be four finite numbers, x0 <= x1 and y0 <= y1, got {_shown(box)}")
-        object.__setattr__(self, "box_xyxy", _frozen(box))
+        if box.shape != (4,) or not are_coordinates(box) or (box[2:] < box[:2]).any():
+            raise ShapeError(f"box_xyxy must be four finite numbers, x0 <= x1 and y0 <= y1, got {shown(box)}")
+        object.__setattr__(self, "box_xyxy", frozen_copy(box))
         object.__setattr__(self, "score", _score(self.score))
         if self.mask is not None:
             mask = np.asarray(self.mask)
             if mask.ndim != 2 or mask.dtype != np.bool_:
                 raise ShapeError(f"mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
-            object.__setattr__(self, "mask", _frozen(mask))
+            object.__setattr__(self, "mask", frozen_copy(mask))
 
     @property
     def area(self) -> int:
@@ -208,10 +100,14 @@ class Region:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Region):
             return NotImplemented
-        return self.score == other.score and _same(self.box_xyxy, other.box_xyxy) and _same(self.mask, other.mask)
+        return (
+            self.score == other.score
+            and same_array(self.box_xyxy, other.box_xyxy)
+            and same_array(self.mask, other.mask)
+        )
 
     def __hash__(self) -> int:
-        return hash((self.score, _key(self.box_xyxy), _key(self.mask)))
+        return hash((self.score, array_key(self.box_xyxy), array_key(self.mask)))
 
 
 @dataclass(frozen=True)
@@ -428,47 +324,3 @@ def _score(value: Any) -> float:
     if not 0 <= score <= 1:
         raise DataError(f"score must be in [0, 1], got {score}")
     return score
-
-
-def _prompt_mask(value: Any) -> np.ndarray:
-    mask = np.asarray(value)
-    if mask.ndim != 2 or mask.dtype.kind not in "biuf":
-        raise PromptError(f"a mask must be a (H, W) array of numbers, got {mask.shape} {mask.dtype}")
-    return _frozen(mask != 0)
-
-
-def _are_coordinates(numbers: np.ndarray) -> bool:
-    return bool((np.abs(numbers) <= MAX_COORDINATE).all())
-
-
-def _frozen(array: np.ndarray) -> np.ndarray:
-    """A copy that cannot be written to."""
-    array = array.copy()
-    array.setflags(write=False)
-    return array
-
-
-def _same(first: np.ndarray | None, second: np.ndarray | None) -> bool:
-    if first is None or second is None:
-        return first is second
-    return np.array_equal(first, second)
-
-
-def _key(array: np.ndarray | None) -> object:
-    """Something to hash: equal for equal arrays. A mask counts by its pixels, numbers by value (0.0 is -0.0)."""
-    if array is None:
-        return None
-    return (array.shape, array.tobytes()) if array.dtype == np.bool_ else tuple(array.reshape(-1).tolist())
-
-
-def _list(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
-
-
-def _numbers(array: np.ndarray) -> str:
-    return "(" + ", ".join(f"{number:g}" for number in array) + ")"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value.tolist() if isinstance(value, np.ndarray) else value)
-    return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 3] + "..."
