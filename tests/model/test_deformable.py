@@ -165,3 +165,14 @@ def test_impossible_settings_are_named() -> None:
         MultiScaleDeformableAttention(10, 4, 1, 1)
     with pytest.raises(ConfigError, match="implementation must be one of auto, gather, grid_sample, got `cuda`"):
         MultiScaleDeformableAttention(8, 4, 1, 1, implementation="cuda")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_points_that_are_no_numbers_index_nothing(value: float) -> None:
+    table = torch.randn(1, 30, 2, 4)
+    points, weights = torch.full((1, 3, 2, 1, 2, 2), 2.0), torch.rand(1, 3, 2, 1, 2)
+    points[0, 1, 0, 0, 0, 0] = value
+    mixed = sample_by_gather(table, ((5, 6),), points, weights)
+    assert mixed.shape == (1, 3, 8)
+    assert mixed[0, [0, 2]].isfinite().all()
+    assert mixed[0, 1, :4].isnan().all() == (value != value)

@@ -205,7 +205,7 @@ def sample_padded_levels(
     tables = torch.arange(table.shape[0] * num_heads, dtype=torch.int32, device=points.device) * total
 
     place = (points.flatten(3, 4) + 0.5).clamp(torch.zeros_like(last), last)  # the border moves cell centres to +1
-    cells = place.to(torch.int32)
+    cells = place.nan_to_num().to(torch.int32)  # a point that is no number has weights that are none, not an index
     (column, row), (right, below) = cells.unbind(-1), (place - cells).unbind(-1)
     corner = (row * stride).add_(column).add_(tables.view(-1, 1, num_heads, 1) + start)
     steps = torch.stack([torch.zeros_like(stride), torch.ones_like(stride), stride, stride + 1])

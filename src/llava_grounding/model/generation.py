@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin
 
-from llava_grounding.errors import UsageError
-from llava_grounding.model.outputs import GrounderOutput, ImageFeatures
+from llava_grounding.errors import UsageError, did_you_mean
+from llava_grounding.model.outputs import GrounderOutput, ImageFeatures, RegionPrompts
 
 if TYPE_CHECKING:
     from llava_grounding.model.config import LlavaGroundingConfig
 
-_REGION_INPUTS = ("region_boxes", "region_types", "region_mask", "region_coverage")
-# Read with the prompt; with a key/value cache no later step needs them.
-_PROMPT_INPUTS = ("image_features", "region_prompts", *_REGION_INPUTS)
+_IMAGE_INPUTS = ("grounder_pixel_values", "pixel_values", "image_features")
+_REGION_INPUTS = ("region_prompts", "region_boxes", "region_types", "region_mask", "region_coverage")
+_OTHER_INPUTS = ("input_ids", "attention_mask", "image_sizes", "prompt_embeds", "past_key_values")
 
 
 @dataclass
@@ -43,6 +43,9 @@ class GroundedGeneration(GenerationMixin):
         config: LlavaGroundingConfig
 
         def encode_image(self, grounder_pixel_values: Tensor, pixel_values: Tensor | None = None) -> ImageFeatures: ...
+        def embed_prompt(
+            self, input_ids: Tensor, features: ImageFeatures | None, prompts: RegionPrompts | None, behind: bool
+        ) -> tuple[Tensor, Any]: ...
         def with_prompt_memory(self, features: ImageFeatures, grounder_pixel_values: Tensor) -> ImageFeatures: ...
         def phrase_states(self, hidden: Tensor, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]: ...
         def ground(self, memory: Any, phrase_embeds: Tensor, phrase_mask: Tensor) -> GrounderOutput: ...
@@ -51,21 +54,38 @@ class GroundedGeneration(GenerationMixin):
     def generate(self, inputs: Any = None, generation_config: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Write answers; the arguments are those of transformers' `generate`, and what `processor(...)` gives.
 
+        Placeholders of image and regions are those of the prompt; one that the model writes is a token like others.
+
         Args:
+            inputs: the prompts' ids, as `input_ids`.
             kwargs: `image_features` from `encode_image` may stand in for the pixels. For regions afterwards ask for
                 `return_dict_in_generate=True, output_hidden_states=True` and give the result to `ground_generated`.
 
         Returns:
             Ids `[B, T]` with the prompt; or transformers' output, which then also has `image_features`.
+
+        Raises:
+            UsageError: if the prompt is given as embeddings.
         """
+        if kwargs.get("inputs_embeds") is not None:
+            raise UsageError("generate reads prompts given as input_ids, not as inputs_embeds")
         kwargs.pop("image_sizes", None)  # the processor's, for the way out
-        prompts = kwargs.get("region_boxes") is not None or kwargs.get("region_prompts") is not None
-        features = self._look(kwargs, with_prompts=prompts)
-        kwargs["image_features"] = features
+        ids = inputs if kwargs.get("input_ids") is None else kwargs["input_ids"]
+        features = None
+        if ids is not None and kwargs.get("prompt_embeds") is None:
+            features, kwargs["prompt_embeds"] = self._read_prompt(ids, kwargs)
+            kwargs["prompt_embeds"] = _behind_what_is_kept(kwargs["prompt_embeds"], kwargs)
         output = super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
         if not isinstance(output, Tensor):
             output.image_features = features
         return output
+
+    def _read_prompt(self, input_ids: Tensor, inputs: dict[str, Any]) -> tuple[ImageFeatures | None, Tensor]:
+        """Take image and regions out of `inputs`: the image's features, and the prompt's embeddings `[B, P, D]`."""
+        prompts = RegionPrompts.given(**{name: inputs.pop(name, None) for name in _REGION_INPUTS})
+        features = self._look(inputs, with_prompts=prompts is not None)
+        behind = positions_read(inputs.get("past_key_values")) > 0
+        return features, self.embed_prompt(input_ids, features, prompts, behind=behind)[0]
 
     def _look(self, inputs: dict[str, Any], with_prompts: bool) -> ImageFeatures | None:
         """Take the image out of `inputs`, encoded if it is not yet."""
@@ -77,27 +97,13 @@ class GroundedGeneration(GenerationMixin):
             features = self.with_prompt_memory(features, canvas)
         return features
 
-    def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Any, is_first_iteration: bool = False, **kwargs: Any
-    ) -> dict[str, Any]:
-        """Inputs of one step: the image and the regions only where the prompt is read."""
-        kwargs["is_first_iteration"] = is_first_iteration
+    def prepare_inputs_for_generation(self, input_ids: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Inputs of one step: the prompt's embeddings only as long as the cache does not hold the whole prompt."""
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc]
-        if not is_first_iteration and kwargs.get("use_cache", True):
-            for name in _PROMPT_INPUTS:
-                inputs.pop(name, None)
+        embeds = inputs.get("prompt_embeds")
+        if embeds is not None and positions_read(inputs.get("past_key_values")) >= embeds.shape[1]:
+            del inputs["prompt_embeds"]
         return inputs
-
-    def _expand_inputs_for_generation(
-        self, expand_size: int = 1, is_encoder_decoder: bool = False, input_ids: Any = None, **kwargs: Any
-    ) -> tuple[Any, dict[str, Any]]:
-        """Rows repeated for beams and for several answers; transformers repeats tensors, these are more than that."""
-        features = kwargs.pop("image_features", None)
-        if features is not None and expand_size > 1:
-            features = features.repeat(expand_size)
-        sizes: dict[str, Any] = {"expand_size": expand_size, "is_encoder_decoder": is_encoder_decoder}
-        ids, kwargs = super()._expand_inputs_for_generation(input_ids=input_ids, **sizes, **kwargs)  # type: ignore[misc]
-        return ids, {**kwargs, "image_features": features}
 
     @torch.no_grad()
     def ground_generated(self, generated: Any, **inputs: Any) -> GeneratedPhrases:
@@ -111,24 +117,32 @@ class GroundedGeneration(GenerationMixin):
             inputs: what `generate` was given.
 
         Raises:
-            UsageError: if there is no image.
+            UsageError: if there is no image, or an input of a name that `generate` does not know.
         """
+        _check_names(inputs)
         sequences = generated if isinstance(generated, Tensor) else generated.sequences
-        prompt = inputs["input_ids"]
+        prompt = inputs.pop("input_ids")
         times = len(sequences) // len(prompt)
-        features = getattr(generated, "image_features", None)
-        if features is None:
-            prompts = inputs.get("region_boxes") is not None
-            features = self._look(inputs, with_prompts=prompts)
+        recorded = getattr(generated, "image_features", None)
+        inputs |= {} if recorded is None else {"image_features": recorded}
+        hidden = self._recorded_states(generated, sequences, prompt.shape[1])
+        real = torch.ones_like(prompt) if inputs.get("attention_mask") is None else inputs["attention_mask"]
+        if hidden is None:
+            if real.shape != prompt.shape:
+                raise UsageError(
+                    f"what a kept cache holds cannot be read again: give ground_generated the ids of all "
+                    f"{real.shape[1]} positions, or ask generate for output_hidden_states"
+                )
+            features, embeds = self._read_prompt(prompt, inputs)
+        else:
+            features = self._look(inputs, with_prompts=False)
         if features is None:
             raise UsageError("phrases are grounded in an image: give ground_generated the inputs that generate had")
+        if hidden is None:
+            hidden = self._read_again(sequences, embeds, times, real)
         features = features.repeat(times) if times > 1 else features
         new = torch.arange(sequences.shape[1], device=sequences.device) >= prompt.shape[1]
-        hidden = self._recorded_states(generated, sequences)
-        if hidden is None:
-            hidden = self._read_again(sequences, prompt, features, times, inputs)
         embeds, mask = self.phrase_states(hidden, sequences, new.expand_as(sequences))
-        real = inputs.get("attention_mask", torch.ones_like(prompt))
         return GeneratedPhrases(
             output=self.ground(features.memory, embeds, mask),
             phrase_mask=mask,
@@ -136,10 +150,12 @@ class GroundedGeneration(GenerationMixin):
             prompt_tokens=real.sum(dim=1).repeat_interleave(times),
         )
 
-    def _recorded_states(self, generated: Any, sequences: Int[Tensor, "B T"]) -> Float[Tensor, "B T C"] | None:
+    def _recorded_states(
+        self, generated: Any, sequences: Int[Tensor, "B T"], prompt_length: int
+    ) -> Float[Tensor, "B T C"] | None:
         """Last hidden states of every position, as `generate` has recorded them; None if they are not all there.
 
-        The last position, which was not read any more, holds zeros.
+        Positions that were not read hold zeros: the last one, and those of a prompt that a kept cache already held.
         """
         steps = None if isinstance(generated, Tensor) else getattr(generated, "hidden_states", None)
         cut = self.config.phrase_state == "at_seg" and bool((sequences[:, -1] == self.config.seg_token_id).any())
@@ -147,27 +163,53 @@ class GroundedGeneration(GenerationMixin):
             return None
         states = [step[-1] for step in steps]
         beams = getattr(generated, "beam_indices", None)
+        if len(states) > 1 and states[1].shape[1] > 1:  # without a cache every step reads everything
+            if beams is not None:
+                return None
+            states = states[-1:]
         if beams is not None:  # per token of a row, which beam it went on from; -1 after its end
             states = [state[beams[:, number].clamp(min=0)] for number, state in enumerate(states[: beams.shape[1]])]
         hidden = torch.cat(states, dim=1)[:, : sequences.shape[1] - 1]
-        missing = sequences.shape[1] - hidden.shape[1]
-        return torch.nn.functional.pad(hidden, (0, 0, 0, missing))
+        kept = sequences.shape[1] - 1 - hidden.shape[1]
+        if kept >= prompt_length:
+            return None
+        return torch.nn.functional.pad(hidden, (0, 0, kept, 1))
 
     def _read_again(
-        self, sequences: Tensor, prompt: Tensor, features: ImageFeatures, times: int, inputs: dict[str, Any]
+        self, sequences: Tensor, prompt_embeds: Tensor, times: int, attention_mask: Tensor
     ) -> Tensor:
         """Hidden states of prompt and answer, in one pass."""
-        mask: Tensor = inputs["attention_mask"] if "attention_mask" in inputs else torch.ones_like(prompt)
-        mask = mask.repeat_interleave(times, dim=0)
-        mask = torch.cat([mask, mask.new_ones(len(sequences), sequences.shape[1] - prompt.shape[1])], dim=1)
-        regions = {name: inputs[name] for name in _REGION_INPUTS if inputs.get(name) is not None}
+        mask = attention_mask.repeat_interleave(times, dim=0)
+        mask = torch.cat([mask, mask.new_ones(len(sequences), sequences.shape[1] - mask.shape[1])], dim=1)
         output = self(  # type: ignore[operator]
             input_ids=sequences,
             attention_mask=mask,
             position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-            image_features=features,
+            prompt_embeds=prompt_embeds.repeat_interleave(times, dim=0),
             use_cache=False,
             logits_to_keep=1,
-            **{name: value.repeat_interleave(times, dim=0) for name, value in regions.items()},
         )
         return output.last_hidden_state
+
+
+def positions_read(past_key_values: Any) -> int:
+    """How many positions a key/value cache holds; None holds none."""
+    return 0 if past_key_values is None else int(past_key_values.get_seq_length())
+
+
+def _behind_what_is_kept(prompt_embeds: Tensor, inputs: dict[str, Any]) -> Tensor:
+    """Embeddings of the whole sequence where a kept cache goes before the ids: the mask is then longer than they are.
+
+    The cache's own positions are never read again and hold zeros.
+    """
+    cache, mask = inputs.get("past_key_values"), inputs.get("attention_mask")
+    if cache is None or mask is None or mask.shape[1] <= prompt_embeds.shape[1]:
+        return prompt_embeds
+    return torch.nn.functional.pad(prompt_embeds, (0, 0, mask.shape[1] - prompt_embeds.shape[1], 0))
+
+
+def _check_names(inputs: dict[str, Any]) -> None:
+    known = (*_IMAGE_INPUTS, *_REGION_INPUTS, *_OTHER_INPUTS, *vars(GenerationConfig()))
+    for name in inputs:
+        if name not in known:
+            raise UsageError(f"ground_generated takes what generate was given, got `{name}`{did_you_mean(name, known)}")

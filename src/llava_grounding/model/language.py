@@ -4,9 +4,9 @@ The sequence never changes length here: the processor has already written one pl
 """
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig
 
 from llava_grounding.errors import ShapeError
 
@@ -61,14 +61,3 @@ def put_into_slots(
         )
     flat = features.to(embeds)[feature_mask.to(embeds.device)]
     return embeds.masked_scatter(slots.unsqueeze(-1).expand_as(embeds), flat)
-
-
-def last_hidden_state(
-    language_model: PreTrainedModel,
-    inputs_embeds: Float[Tensor, "B T C"],
-    attention_mask: Int[Tensor, "B S"] | Bool[Tensor, "B S"] | None = None,
-    **kwargs: object,
-) -> tuple[Float[Tensor, "B T C"], object]:
-    """Run the language model's trunk; the state after its final norm, and the key/value cache."""
-    outputs = language_model(inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
-    return outputs.last_hidden_state, outputs.past_key_values

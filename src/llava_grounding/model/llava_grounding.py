@@ -4,6 +4,7 @@ Tensors in, tensors out. `ground()` is where each `<seg>` hidden state becomes b
 once (`encode_image`) and serves any number of questions, phrases and prompts.
 """
 
+import inspect
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, GenerationMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, TransformersKwargs
 
-from llava_grounding.errors import ShapeError
+from llava_grounding.errors import ShapeError, UsageError, did_you_mean
 from llava_grounding.model.builders import (
     build_grounder,
     build_phrase_projector,
@@ -22,8 +23,8 @@ from llava_grounding.model.builders import (
     build_visual_prompt_encoder,
 )
 from llava_grounding.model.config import GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
-from llava_grounding.model.generation import GroundedGeneration
-from llava_grounding.model.language import last_hidden_state, put_into_slots
+from llava_grounding.model.generation import GroundedGeneration, positions_read
+from llava_grounding.model.language import put_into_slots
 from llava_grounding.model.model_card import WithModelCard
 from llava_grounding.model.outputs import GrounderOutput, ImageFeatures, ImageMemory, RegionPrompts, VisualPromptOutput
 from llava_grounding.model.shared_tower import SharedVisionTower
@@ -42,6 +43,8 @@ class LlavaGroundingOutput(ModelOutput):
     """[B, T, D], after the final norm."""
     hidden_states: tuple[Tensor, ...] | None = None
     """The last one alone, and only if `output_hidden_states` asks for it: `generate` then collects it step by step."""
+    attentions: tuple[Tensor, ...] | None = None
+    """Per layer [B, heads, T, S], only if `output_attentions` asks for them."""
     image_features: ImageFeatures | None = None
     prompt_output: VisualPromptOutput | None = None
 
@@ -54,6 +57,7 @@ class LlavaGroundingForConditionalGeneration(WithModelCard, GroundedGeneration, 
     base_model_prefix = ""
     main_input_name = "input_ids"
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: LlavaGroundingConfig) -> None:
         super().__init__(config)
@@ -193,6 +197,45 @@ class LlavaGroundingForConditionalGeneration(WithModelCard, GroundedGeneration, 
                 input_ids = input_ids.masked_fill(slots, 0)
         return input_ids
 
+    def embed_prompt(
+        self,
+        input_ids: Int[Tensor, "B T"],
+        features: ImageFeatures | None = None,
+        prompts: RegionPrompts | None = None,
+        behind: bool = False,
+    ) -> tuple[Float[Tensor, "B T D"], VisualPromptOutput | None]:
+        """Embeddings of a prompt, every placeholder of it filled, and what the visual prompt encoder says.
+
+        Args:
+            features: with `prompt_memory` if there are visual prompts.
+            behind: the text goes on behind a key/value cache, in which the image already is, if it is not in the text.
+
+        Raises:
+            UsageError: if there are visual prompts and no image.
+            ShapeError: if placeholders and features do not match in number, or either is there without the other.
+        """
+        found = None
+        if prompts is not None:
+            if features is None:
+                raise UsageError("visual prompts point into an image, and none was given")
+            if features.prompt_memory is None:
+                raise ValueError("region_prompts need prompt_memory in image_features, or pixels")
+            found = self.encode_regions(features.prompt_memory, prompts)
+        for name, token, given in [
+            ("image", self.config.image_token_id, features),
+            ("region", self.config.region_token_id, found),
+        ]:
+            if given is None and not behind and bool((input_ids == token).any()):
+                raise ShapeError(f"the text has {name} placeholders, but no {name} features were given")
+        already_read = behind and not bool((input_ids == self.config.image_token_id).any())
+        embeds = self.embed(
+            input_ids,
+            None if features is None or already_read else features.tokens,
+            None if found is None else found.region_embeds,
+            None if prompts is None else prompts.mask,
+        )
+        return embeds, found
+
     def forward(
         self,
         input_ids: Int[Tensor, "B T"] | None = None,
@@ -206,63 +249,105 @@ class LlavaGroundingForConditionalGeneration(WithModelCard, GroundedGeneration, 
         past_key_values: Any = None,
         position_ids: Int[Tensor, "B T"] | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool | None = None,
         region_boxes: Float[Tensor, "B K 4"] | None = None,
         region_types: Int[Tensor, "B K"] | None = None,
         region_mask: Bool[Tensor, "B K"] | None = None,
         region_coverage: Float[Tensor, "B K c d"] | None = None,
+        image_sizes: Int[Tensor, "B 2"] | None = None,
+        prompt_embeds: Float[Tensor, "B P D"] | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> LlavaGroundingOutput:
+    ) -> LlavaGroundingOutput | tuple[Any, ...]:
         """Run the language model over text with image and regions in place.
+
+        The text is a prompt: every placeholder in it is filled. Behind a key/value cache it may go on without any.
 
         Args:
             image_features: from `encode_image`, instead of pixels.
             labels: token ids to learn, -100 elsewhere, unshifted.
-            logits_to_keep: compute logits of only that many last positions; 0 means all.
+            logits_to_keep: compute logits of only that many last positions, or of those positions; 0 means all.
             region_boxes, region_types, region_mask, region_coverage: `region_prompts` as a processor's batch has them.
+            image_sizes: part of a processor's batch, for the way out; not used here.
+            prompt_embeds: from `embed_prompt`, what the first P positions of the sequence are read as; whatever comes
+                after them is words, also the id of a placeholder.
+            return_dict: False gives a tuple of what is not None.
+            kwargs: those that transformers hands to any language model, such as `num_items_in_batch` for the loss.
+
+        Raises:
+            UsageError: if an argument is not known, or does not go together with another.
+            ShapeError: if placeholders and features do not match in number.
         """
+        text_kwargs = _text_arguments(kwargs)
+        num_items = text_kwargs.pop("num_items_in_batch", None)
+        prompts = RegionPrompts.given(region_prompts, region_boxes, region_types, region_mask, region_coverage)
         prompt_output = None
-        if region_boxes is not None and region_types is not None and region_mask is not None:
-            region_prompts = RegionPrompts(region_boxes.float(), region_types, region_mask, region_coverage)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise UsageError("the text must be given as input_ids or as inputs_embeds, and not as both")
         if inputs_embeds is None:
-            if input_ids is None:
-                raise ValueError("input_ids or inputs_embeds are needed")
-            if image_features is None and grounder_pixel_values is not None:
-                image_features = self.encode_image(grounder_pixel_values, pixel_values)
-            if region_prompts is not None and image_features is not None:
-                if image_features.prompt_memory is None and grounder_pixel_values is not None:
+            assert input_ids is not None
+            read = positions_read(past_key_values)
+            if prompt_embeds is not None:
+                inputs_embeds = self._embed_after(prompt_embeds, input_ids, read)
+            else:
+                if image_features is None and grounder_pixel_values is not None:
+                    image_features = self.encode_image(grounder_pixel_values, pixel_values)
+                if prompts is not None and image_features is not None and grounder_pixel_values is not None:
                     image_features = self.with_prompt_memory(image_features, grounder_pixel_values)
-                if image_features.prompt_memory is None:
-                    raise ValueError("region_prompts need prompt_memory in image_features, or pixels")
-                prompt_output = self.encode_regions(image_features.prompt_memory, region_prompts)
-            inputs_embeds = self.embed(
-                input_ids,
-                None if image_features is None else image_features.tokens,
-                None if prompt_output is None else prompt_output.region_embeds,
-                None if region_prompts is None else region_prompts.mask,
-            )
-        hidden, cache = last_hidden_state(
-            self.language_model,
-            inputs_embeds,
-            attention_mask,
+                inputs_embeds, prompt_output = self.embed_prompt(input_ids, image_features, prompts, read > 0)
+        elif prompts is not None or grounder_pixel_values is not None or image_features is not None:
+            raise UsageError("inputs_embeds must have image and regions in them already; give input_ids to fill them in")
+        output_attentions = bool(output_attentions)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
             past_key_values=past_key_values,
             position_ids=position_ids,
             use_cache=use_cache,
+            **text_kwargs,
+            **({"output_attentions": True} if output_attentions else {}),
         )
-        loss = None if labels is None else self._language_loss(hidden, labels)
+        attentions = outputs.attentions if output_attentions else None
+        if output_attentions and (not attentions or attentions[0] is None):
+            raise UsageError('output_attentions needs model.language_model.set_attn_implementation("eager")')
+        hidden = outputs.last_hidden_state
+        loss = None if labels is None else self._language_loss(hidden, labels, num_items)
         logits = None
         if labels is None or not self.training:
-            logits = self.logits(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
-        return LlavaGroundingOutput(
+            logits = self.logits(hidden if _keeps_all(logits_to_keep) else hidden[:, _last(logits_to_keep)])
+        output = LlavaGroundingOutput(
             loss=loss,
             logits=logits,
-            past_key_values=cache,
+            past_key_values=outputs.past_key_values,
             last_hidden_state=hidden,
             hidden_states=(hidden,) if output_hidden_states else None,
+            attentions=attentions,
             image_features=image_features,
             prompt_output=prompt_output,
         )
+        return output.to_tuple() if return_dict is False else output
+
+    def _embed_after(
+        self, prompt_embeds: Float[Tensor, "B P D"], input_ids: Int[Tensor, "B T"], read: int
+    ) -> Float[Tensor, "B T D"]:
+        """Embeddings of the piece of a sequence that begins at position `read`."""
+        known = prompt_embeds[:, read : read + input_ids.shape[1]]
+        words = self.get_input_embeddings()(input_ids[:, known.shape[1] :])
+        if known.shape[2] != words.shape[2]:
+            raise ShapeError(
+                f"prompt_embeds must have the width of this language model, {words.shape[2]}, got {known.shape[2]}; "
+                "an assistant for decoding must read the same embeddings"
+            )
+        return torch.cat([known.to(words), words], dim=1)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
+        """As in the recipes: the language model's layers alone are computed again on the way back.
+
+        The vision modules' outputs are small beside them, and some of those modules keep statistics of every pass.
+        """
+        self.language_model._set_gradient_checkpointing(enable=enable, **kwargs)
 
     def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Scores of every word for what comes next; some families of language models scale or bound them."""
@@ -272,13 +357,19 @@ class LlavaGroundingForConditionalGeneration(WithModelCard, GroundedGeneration, 
         bound = getattr(text, "final_logit_softcapping", None)  # Gemma 2
         return logits if bound is None else bound * torch.tanh(logits / bound)
 
-    def _language_loss(self, hidden: Float[Tensor, "B T D"], labels: Int[Tensor, "B T"]) -> Tensor:
-        """Cross-entropy of the next token, mean over the learnt positions; 0 if there is none."""
+    def _language_loss(
+        self, hidden: Float[Tensor, "B T D"], labels: Int[Tensor, "B T"], num_items: int | Tensor | None = None
+    ) -> Tensor:
+        """Cross-entropy of the next token, mean over the learnt positions; 0 if there is none.
+
+        Args:
+            num_items: what the sum is divided by instead, the learnt positions of all parts of an accumulated step.
+        """
         learnt = labels[:, 1:] != -100  # most positions are image, question or padding and need no vocabulary
         losses = nn.functional.cross_entropy(
             self.logits(hidden[:, :-1][learnt]).float(), labels[:, 1:][learnt], reduction="sum"
         )
-        return losses / learnt.sum().clamp(min=1)
+        return losses / (learnt.sum().clamp(min=1) if num_items is None else num_items)
 
     def phrase_states(
         self, hidden: Float[Tensor, "B T D"], input_ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"] | None = None
@@ -321,6 +412,28 @@ class LlavaGroundingForConditionalGeneration(WithModelCard, GroundedGeneration, 
             proposals = self.vision_tower.propose(self.grounder, memory)
             return self.grounder.rescore(proposals, phrase_embeds, phrase_mask)
         return self.grounder.ground(memory, phrase_embeds, phrase_mask)
+
+
+def _text_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Those arguments of `forward` that go on to the language model.
+
+    Raises:
+        UsageError: if one of the others has a value.
+    """
+    known = TransformersKwargs.__annotations__
+    for name, value in kwargs.items():
+        if value is not None and name not in known:
+            names = [*inspect.signature(LlavaGroundingForConditionalGeneration.forward).parameters, *known]
+            raise UsageError(f"forward has no argument `{name}`{did_you_mean(name, names)}")
+    return {name: value for name, value in kwargs.items() if value is not None}
+
+
+def _keeps_all(logits_to_keep: int | Tensor) -> bool:
+    return isinstance(logits_to_keep, int) and logits_to_keep == 0
+
+
+def _last(logits_to_keep: int | Tensor) -> slice | Tensor:
+    return slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
 
 
 def _like(module: nn.Module, value: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from llava_grounding.errors import PromptError, UsageError
+
 PADDED_PHRASE_LOGIT = -100.0
 
 
@@ -116,6 +118,42 @@ class RegionPrompts:
     """False where a row has fewer prompts than the longest."""
     coverage: Float[Tensor, "B K h w"] | None = None
     """Share of each coarse cell a scribble or free mask covers; zero rows for clicks and boxes."""
+
+    @classmethod
+    def given(
+        cls,
+        region_prompts: "RegionPrompts | None" = None,
+        region_boxes: Tensor | None = None,
+        region_types: Tensor | None = None,
+        region_mask: Tensor | None = None,
+        region_coverage: Tensor | None = None,
+    ) -> "RegionPrompts | None":
+        """The visual prompts of a call, in whichever of the two spellings they came; None if it has none.
+
+        Args:
+            region_prompts: as one value.
+            region_boxes, region_types, region_mask, region_coverage: as a processor's batch has them.
+
+        Raises:
+            UsageError: if they came in both, or a part of the second is missing.
+            PromptError: if a box is not made of finite numbers.
+        """
+        needed = {"region_boxes": region_boxes, "region_types": region_types, "region_mask": region_mask}
+        missing = [name for name, value in needed.items() if value is None]
+        if region_coverage is None and len(missing) == len(needed):
+            prompts = region_prompts
+        elif region_prompts is not None:
+            raise UsageError("visual prompts must come as region_prompts or as region_boxes and so on, got both")
+        elif missing:
+            raise UsageError(f"{', '.join(needed)} belong together, {' and '.join(missing)} is missing")
+        else:
+            assert region_boxes is not None
+            assert region_types is not None
+            assert region_mask is not None
+            prompts = cls(region_boxes.float(), region_types, region_mask.bool(), region_coverage)
+        if prompts is not None and not bool(prompts.boxes_cxcywh[prompts.mask].isfinite().all()):
+            raise PromptError("visual prompts must have finite coordinates, got a box with one that is no number")
+        return prompts
 
     def to(self, device: torch.device | str) -> "RegionPrompts":
         """The same prompts on another device."""

@@ -77,9 +77,9 @@ def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
     if recipe.sharding == "fsdp":
         shop.learner.lengthen_scalars()
     if recipe.gradient_checkpointing:
-        language = shop.model.language_model  # whose method older versions of transformers have under its older name
-        name = "activation" if hasattr(language, "activation_checkpointing_enable") else "gradient"
-        getattr(language, f"{name}_checkpointing_enable")({"use_reentrant": False})
+        # Whose method older versions of transformers have under its older name.
+        name = "activation" if hasattr(shop.model, "activation_checkpointing_enable") else "gradient"
+        getattr(shop.model, f"{name}_checkpointing_enable")({"use_reentrant": False})
     checkpoint = last_checkpoint(folder)
     trainer = _trainer(shop, arguments, 0 if checkpoint is None else _steps_done(checkpoint))
     with _stop_signals() as stopped:
