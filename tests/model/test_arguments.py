@@ -173,7 +173,9 @@ def checkpointing(model: Any, enable: bool) -> None:
 
 
 def checkpointed(model: torch.nn.Module) -> set[str]:
-    return {name.split(".")[0] for name, part in model.named_modules() if getattr(part, "gradient_checkpointing", False)}
+    return {
+        name.split(".")[0] for name, part in model.named_modules() if getattr(part, "gradient_checkpointing", False)
+    }
 
 
 @pytest.mark.parametrize("kind", ["shared", "separate"])

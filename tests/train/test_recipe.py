@@ -63,7 +63,7 @@ def test_all_problems_are_told_at_once() -> None:
     assert message({**wrong, "seed": 1.5, "zzz": 0}) == (
         "unknown key `stepz`; did you mean `steps`?; "
         "`batch_size` must be int, got `many`; "
-        "`bf16` must be bool, got `1`; "
+        "`bf16` must be bool or one of auto, got `1`; "
         "`steps` must be int, got `True`; "
         "`learning_rate` must be float, got `fast`; "
         "`start_from` must be text or null, got `3`; "

@@ -175,9 +175,7 @@ class GroundedGeneration(GenerationMixin):
             return None
         return torch.nn.functional.pad(hidden, (0, 0, kept, 1))
 
-    def _read_again(
-        self, sequences: Tensor, prompt_embeds: Tensor, times: int, attention_mask: Tensor
-    ) -> Tensor:
+    def _read_again(self, sequences: Tensor, prompt_embeds: Tensor, times: int, attention_mask: Tensor) -> Tensor:
         """Hidden states of prompt and answer, in one pass."""
         mask = attention_mask.repeat_interleave(times, dim=0)
         mask = torch.cat([mask, mask.new_ones(len(sequences), sequences.shape[1] - mask.shape[1])], dim=1)

@@ -298,7 +298,9 @@ class LlavaGroundingForConditionalGeneration(WithModelCard, GroundedGeneration, 
                     image_features = self.with_prompt_memory(image_features, grounder_pixel_values)
                 inputs_embeds, prompt_output = self.embed_prompt(input_ids, image_features, prompts, read > 0)
         elif prompts is not None or grounder_pixel_values is not None or image_features is not None:
-            raise UsageError("inputs_embeds must have image and regions in them already; give input_ids to fill them in")
+            raise UsageError(
+                "inputs_embeds must have image and regions in them already; give input_ids to fill them in"
+            )
         output_attentions = bool(output_attentions)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,

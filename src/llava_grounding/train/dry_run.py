@@ -104,7 +104,7 @@ def estimate_memory(parts: Sequence[PartPlan], recipe: Recipe, processes: int, w
     kept = _KEPT_CHECKPOINTED if recipe.gradient_checkpointing else _KEPT
     tokens = samples * (recipe.max_tokens or _TOKENS)
     activations = tokens * width * (layers * kept + (_KEPT if recipe.gradient_checkpointing else 0))
-    return Memory(weights, gradients, optimizer, activations * (1.0 if recipe.bf16 else 2.0))
+    return Memory(weights, gradients, optimizer, activations * (2.0 if recipe.bf16 is False else 1.0))
 
 
 def _layers(text_config: object) -> int:

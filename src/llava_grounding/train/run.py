@@ -23,6 +23,7 @@ from llava_grounding.train.callbacks import BestKept, LogFile, OwnRhythm, StepDi
 from llava_grounding.train.checkpoint import last_checkpoint, recover
 from llava_grounding.train.pictures import Pictures
 from llava_grounding.train.plan import part_plans, plan_lines
+from llava_grounding.train.precision import use_bfloat16
 from llava_grounding.train.recipe import Recipe, recipe_to_dict
 from llava_grounding.train.stream import Portion
 from llava_grounding.train.trainer import GroundingTrainer
@@ -87,9 +88,8 @@ def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
         if checkpoint is not None:
             logger.info("going on from %s", checkpoint.name)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        if (
-            trainer.state.global_step < recipe.steps and not trainer.out_of_time
-        ):  # on every process, whichever of them was asked
+        # On every process, whichever of them was asked.
+        if trainer.state.global_step < recipe.steps and not trainer.out_of_time:
             logger.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)
             return {}
     metrics = {name.removeprefix("eval_"): value for name, value in _last_validation(trainer).items()}
@@ -157,13 +157,14 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
         MissingExtraError: if the packages for training are not installed.
     """
     check_trackers(recipe.report_to)
+    use_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
     values: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": recipe.steps,
         "per_device_train_batch_size": recipe.micro_batch_size or recipe.batch_size,
         "learning_rate": recipe.learning_rate,
         "max_grad_norm": recipe.clip,
-        "bf16": recipe.bf16,
+        "bf16": use_bfloat16(recipe.bf16, torch.device("cpu" if use_cpu else "cuda")),
         "logging_steps": recipe.log_every,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
@@ -177,7 +178,7 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
         "ddp_find_unused_parameters": True,  # a step without phrases leaves the grounder's heads out
         "report_to": list(recipe.report_to) if recipe.report_to else "none",
         "disable_tqdm": not sys.stderr.isatty(),
-        "use_cpu": device == "cpu" or (device is None and not torch.cuda.is_available()),
+        "use_cpu": use_cpu,
     }
     if recipe.sharding == "fsdp":
         values |= {
