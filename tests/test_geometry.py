@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 from PIL import Image, ImageOps
 
 from llava_grounding.errors import ShapeError
@@ -19,6 +20,7 @@ from llava_grounding.geometry import (
     box_xyxy_to_cxcywh,
     box_xyxy_to_xywh,
     clip_boxes_xyxy,
+    clip_stroke,
     generalized_box_iou,
     oriented_size,
     points_from_oriented,
@@ -319,3 +321,35 @@ def test_twenty_masks_of_a_megapixel_take_under_a_second():
     start = time.process_time()
     letterbox.mask_to_image(logits)
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("points", "margin", "parts"),
+    [
+        ([(1, 1), (3, 2), (0, 0)], 0, [[(1, 1), (3, 2), (0, 0)]]),  # all inside: as it was
+        ([(2, 1)], 0, [[(2, 1)]]),
+        ([(9, 1)], 0, []),
+        ([(9, 1)], 5, [[(9, 1)]]),
+        ([(2, 1), (2e9, 1)], 0, [[(2, 1), (4, 1)]]),
+        ([(2, 1), (2e9, 1)], 1, [[(2, 1), (5, 1)]]),
+        ([(-10, 1), (10, 1)], 0, [[(0, 1), (4, 1)]]),  # passes through
+        ([(-10, 9), (10, 9)], 0, []),
+        ([(1, 1), (1, 9), (3, 9), (3, 1)], 0, [[(1, 1), (1, 3)], [(3, 3), (3, 1)]]),  # leaves and comes back
+        ([(9, 9), (8, 8), (2, 2), (3, 2)], 0, [[(3, 3), (2, 2), (3, 2)]]),
+        ([(2, 2), (2, 2)], 0, [[(2, 2), (2, 2)]]),
+        ([(9, 2), (9, 2)], 0, []),
+    ],
+)
+def test_a_stroke_is_cut_to_the_image(points, margin, parts):
+    got = clip_stroke(np.array(points, dtype=np.float64), (4, 3), margin)
+    assert len(got) == len(parts)
+    for part, expected in zip(got, parts, strict=True):
+        np.testing.assert_allclose(part, expected)
+
+
+@many
+@given(npst.arrays(np.float64, st.tuples(st.integers(1, 6), st.just(2)), elements=st.floats(-1e9, 1e9)))
+def test_no_part_of_a_cut_stroke_is_outside(points):
+    for part in clip_stroke(points, (40, 30), 2):
+        assert (part >= -2.01).all()
+        assert (part <= (42.01, 32.01)).all()

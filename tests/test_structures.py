@@ -13,6 +13,8 @@ from hypothesis.extra import numpy as npst
 from PIL import Image
 
 from llava_grounding.errors import DataError, PromptError, ShapeError, UsageError
+from llava_grounding.image_files import load_image
+from llava_grounding.render import answer_to_html, draw_answer, draw_prompts
 from llava_grounding.structures import (
     GroundedAnswer,
     GroundedPhrase,
@@ -281,6 +283,30 @@ def test_an_answer_draws_itself_into_its_picture():
     assert isinstance(drawn, Image.Image)
     assert drawn.tobytes() == an_answer().draw(image).tobytes()
     assert "A dog" in an_answer(image=image).to_html()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_turned_photo_is_drawn_on_as_it_was_asked_about(orientation, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 14, 3), dtype=np.uint8))
+    stored.save(tmp_path / "photo.png", exif=exif)
+    photo = Image.open(tmp_path / "photo.png")
+    upright = load_image(photo)
+    mask = np.zeros(upright.size[::-1], dtype=bool)
+    mask[2:4, 1:5] = True
+    dog = GroundedPhrase(0, "A dog", (0, 5), (Region(np.array([1.0, 2, 5, 4]), 0.75, mask),), 0.75)
+    answer = an_answer(phrases=(dog,), image_size_wh=upright.size, image=upright)
+    expected_drawing, expected_page = answer.draw().tobytes(), answer.to_html()
+    buffer = (tmp_path / "photo.png").open("rb")
+    sources = [photo, tmp_path / "photo.png", (tmp_path / "photo.png").read_bytes(), buffer, np.asarray(upright)]
+    for source in sources:
+        assert answer.draw(source).tobytes() == expected_drawing
+        assert answer.to_html(source) == expected_page
+        assert draw_answer(source, answer).tobytes() == expected_drawing
+        assert answer_to_html(source, answer) == expected_page
+        draw_prompts(source, [VisualPrompt.box(0, 0, *upright.size)])
+    buffer.close()
 
 
 PROMPTS = {

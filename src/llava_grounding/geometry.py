@@ -20,6 +20,7 @@ Array = TypeVar("Array", bound=Any)
 """A NumPy array or a torch tensor; whatever goes in comes out."""
 
 SizeWH = tuple[int, int]
+_STILL = 1e-6  # pixels: shorter ways along an axis are none
 
 
 def box_cxcywh_to_xyxy(boxes_cxcywh: Array) -> Array:
@@ -105,6 +106,36 @@ def _namespace(array: Any) -> ModuleType:
     import torch
 
     return torch
+
+
+def clip_stroke(points_xy: np.ndarray, size_wh: SizeWH, margin: float = 0.0) -> list[np.ndarray]:
+    """The parts of the line through (n, 2) points that lie inside an image, or no farther out than `margin` pixels.
+
+    A pen walks along a line pixel by pixel, so one that leads far out must be cut before it is drawn. What is inside
+    keeps its points as they are.
+
+    Returns:
+        (m, 2) points of each part, in order; a single point is a part of its own.
+    """
+    points = np.asarray(points_xy, dtype=np.float64)
+    low, high = -margin, np.asarray(size_wh, dtype=np.float64) + margin
+    if len(points) == 1:
+        return [points] if bool(((points >= low) & (points <= high)).all()) else []
+    start, way = points[:-1], np.diff(points, axis=0)
+    still = np.abs(way) < _STILL
+    outside = still & ((start < low) | (start > high))
+    length = np.where(still, 1.0, way)
+    edges = np.stack(((low - start) / length, (high - start) / length))  # where it crosses them, in shares of the way
+    enter = np.where(still, 0.0, edges.min(axis=0)).max(axis=1).clip(min=0)
+    leave = np.where(still, 1.0, edges.max(axis=0)).min(axis=1).clip(max=1)
+    parts: list[list[np.ndarray]] = []
+    reached = -1  # the point at which the last part ends
+    for k in np.flatnonzero((enter <= leave) & ~outside.any(axis=1)).tolist():
+        if reached != k or enter[k] > 0:
+            parts.append([start[k] + way[k] * enter[k]])
+        parts[-1].append(points[k + 1] if leave[k] == 1 else start[k] + way[k] * leave[k])
+        reached = k + 1 if leave[k] == 1 else -1
+    return [np.array(part) for part in parts]
 
 
 def oriented_size(size_wh: SizeWH, orientation: int) -> SizeWH:

@@ -338,7 +338,7 @@ def _scale_sixteen_bits(values: np.ndarray, name: str) -> np.ndarray:
     Depths in millimetres, thermal counts and 12-bit sensors use so little of the range that nothing would be left.
     """
     brightest = int(values.max(initial=0))
-    if 0 < brightest < _DARKEST_WHITE:
+    if brightest < _DARKEST_WHITE and brightest > values.min(initial=brightest):
         raise ImageError(
             f"{name} has 16-bit pixels that end at {brightest} of 65535, so it would be black; "
             "scale them to the whole range, or convert it to 8 bits first"

@@ -6,8 +6,9 @@ and no files; drawing is left to `render`.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -16,7 +17,8 @@ from PIL import Image
 
 from llava_grounding.errors import DataError, LlavaGroundingError, ShapeError, UsageError
 from llava_grounding.geometry import box_area, box_xyxy_to_xywh
-from llava_grounding.masks import decode_rle, encode_rle, mask_area
+from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource
+from llava_grounding.masks import check_rle, decode_rle, encode_rle, mask_area, rle_area
 from llava_grounding.visual_prompts import (
     MAX_COORDINATE,
     PromptKind,
@@ -33,9 +35,12 @@ from llava_grounding.visual_prompts import (
 __all__ = [
     "ANSWER_VERSION",
     "MAX_COORDINATE",
+    "MAX_MASK_PIXELS",
+    "MAX_REGIONS",
     "GroundedAnswer",
     "GroundedPhrase",
     "Message",
+    "PackedRegion",
     "PromptKind",
     "Region",
     "Role",
@@ -47,8 +52,15 @@ __all__ = [
 ANSWER_VERSION = 1
 """Version of the JSON that `GroundedAnswer.to_dict` writes."""
 
+MAX_REGIONS = 10_000
+"""Of an answer that is read, and as many phrases."""
+
+MAX_MASK_PIXELS = 10**10
+"""Of all masks of an answer that is read: drawing them takes time in proportion, however few bytes they have."""
+
 Role = Literal["user", "assistant", "system"]
 
+_MAX_WHOLE = 2**53  # beyond it JSON's numbers are not exact
 _ARTICLE = re.compile(r"(?:an?|the)\s+(?=\S)", re.IGNORECASE)
 
 
@@ -81,16 +93,29 @@ class Region:
     mask: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        box = np.array(self.box_xyxy, dtype=np.float64)
-        if box.shape != (4,) or not are_coordinates(box) or (box[2:] < box[:2]).any():
-            raise ShapeError(f"box_xyxy must be four finite numbers, x0 <= x1 and y0 <= y1, got {shown(box)}")
-        object.__setattr__(self, "box_xyxy", frozen_copy(box))
-        object.__setattr__(self, "score", _score(self.score))
+        self._take(self.box_xyxy, self.score)
         if self.mask is not None:
             mask = np.asarray(self.mask)
             if mask.ndim != 2 or mask.dtype != np.bool_:
                 raise ShapeError(f"mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
             object.__setattr__(self, "mask", frozen_copy(mask))
+
+    def _take(self, box_xyxy: Any, score: Any) -> None:
+        box = np.array(box_xyxy, dtype=np.float64)
+        if box.shape != (4,) or not are_coordinates(box) or (box[2:] < box[:2]).any():
+            raise ShapeError(f"box_xyxy must be four finite numbers, x0 <= x1 and y0 <= y1, got {shown(box)}")
+        object.__setattr__(self, "box_xyxy", frozen_copy(box))
+        object.__setattr__(self, "score", _score(score))
+
+    @property
+    def mask_rle(self) -> dict[str, Any] | None:
+        """COCO's compressed run-length code of the mask; None where only the box is known."""
+        return None if self.mask is None else encode_rle(self.mask)
+
+    @property
+    def mask_size_hw(self) -> tuple[int, int] | None:
+        """Height and width of the mask; None where there is none."""
+        return None if self.mask is None else (self.mask.shape[0], self.mask.shape[1])
 
     @property
     def area(self) -> int:
@@ -108,6 +133,43 @@ class Region:
 
     def __hash__(self) -> int:
         return hash((self.score, array_key(self.box_xyxy), array_key(self.mask)))
+
+
+class PackedRegion(Region):
+    """A region whose mask is kept as its run-length code, as in answers that were read: it is small, however large the
+    picture is. `mask` unpacks it each time it is asked for.
+
+    Args:
+        box_xyxy, score: as of a `Region`.
+        mask: a mask, or COCO's run-length code of one; not changed afterwards.
+    """
+
+    def __init__(self, box_xyxy: np.ndarray, score: float, mask: Mapping[str, Any] | np.ndarray) -> None:
+        self._take(box_xyxy, score)
+        object.__setattr__(self, "_rle", dict(mask) if isinstance(mask, Mapping) else encode_rle(mask))
+
+    @property
+    def mask(self) -> np.ndarray:  # nobody may set that of a `Region` either
+        """(H, W) bool, unpacked anew."""
+        return decode_rle(self._rle, self.mask_size_hw)
+
+    @property
+    def mask_rle(self) -> dict[str, Any]:
+        """COCO's compressed run-length code of the mask."""
+        return dict(self._rle)
+
+    @property
+    def mask_size_hw(self) -> tuple[int, int]:
+        """Height and width of the mask."""
+        height, width = self._rle["size"]
+        return height, width
+
+    @property
+    def area(self) -> int:
+        """Pixels of the mask, counted without unpacking it."""
+        return rle_area(self._rle)
+
+    _rle: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -130,7 +192,7 @@ class GroundedPhrase:
 
     def __post_init__(self) -> None:
         start, end = self.span
-        object.__setattr__(self, "span", (int(start), int(end)))
+        object.__setattr__(self, "span", (_whole(start, "span"), _whole(end, "span")))
         object.__setattr__(self, "regions", tuple(self.regions))
         object.__setattr__(self, "score", _score(self.score))
 
@@ -166,10 +228,12 @@ class GroundedAnswer:
         for phrase in self.phrases:
             start, end = phrase.span
             if not 0 <= start < end <= len(self.text) or self.text[start:end] != phrase.text:
-                raise DataError(f"span of phrase {phrase.id} must cover {phrase.text!r} in the text, got {phrase.span}")
+                raise DataError(
+                    f"span of phrase {phrase.id} must cover {shown(phrase.text)} in the text, got {phrase.span}"
+                )
             for region in phrase.regions:
-                if region.mask is not None and region.mask.shape != (height, width):
-                    raise ShapeError(f"masks must be ({height}, {width}) like the image, got {region.mask.shape}")
+                if region.mask_size_hw not in (None, (height, width)):
+                    raise ShapeError(f"masks must be ({height}, {width}) like the image, got {region.mask_size_hw}")
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as plain data for JSON, version 1 of the format; `from_dict` reads it back."""
@@ -185,31 +249,36 @@ class GroundedAnswer:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> GroundedAnswer:
-        """Read what `to_dict` wrote, without the image.
+    def from_dict(cls, data: Mapping[str, Any], limits: ImageLimits = DEFAULT_LIMITS) -> GroundedAnswer:
+        """Read what `to_dict` wrote, without the image; its masks stay packed until they are asked for.
+
+        Args:
+            limits: how many pixels the image may have. All masks together have at most `MAX_MASK_PIXELS`.
 
         Raises:
-            DataError: if the version is not known, something is missing, or a value does not fit.
+            DataError: if the version is not known, something is missing, a value does not fit or is over a limit.
         """
         version = data.get("version") if isinstance(data, Mapping) else None
         if version != ANSWER_VERSION or isinstance(version, bool):
-            raise DataError(f"an answer must have version {ANSWER_VERSION}, got {version!r}")
+            raise DataError(f"an answer must have version {ANSWER_VERSION}, got {shown(version)}")
         try:
-            image_size_wh = _size_wh(data["image_size"])
+            image_size_wh = _size_wh(_list_of(data["image_size"], "image_size"))
+            phrases = _list_of(data["phrases"], "phrases")
+            _check_cost(phrases, image_size_wh, limits)
             return cls(
                 text=_text(data["text"]),
-                phrases=tuple(_phrase_from_dict(phrase, image_size_wh) for phrase in data["phrases"]),
+                phrases=tuple(_phrase_from_dict(phrase, image_size_wh) for phrase in phrases),
                 image_size_wh=image_size_wh,
                 raw=_text(data["raw"]),
                 model=_text(data["model"]),
-                prompt_tokens=int(data["usage"]["prompt_tokens"]),
-                completion_tokens=int(data["usage"]["completion_tokens"]),
+                prompt_tokens=_whole(data["usage"]["prompt_tokens"], "prompt_tokens", 0),
+                completion_tokens=_whole(data["usage"]["completion_tokens"], "completion_tokens", 0),
             )
         except DataError:
             raise
         except KeyError as error:
             raise DataError(f"an answer must have `{error.args[0]}`, it is missing") from error
-        except (LlavaGroundingError, AttributeError, TypeError, ValueError, OverflowError) as error:
+        except (LlavaGroundingError, AttributeError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise DataError(f"an answer has a value that does not fit: {error}") from error
 
     def to_coco(self, file_name: str = "", image_id: int = 1) -> dict[str, list[dict[str, Any]]]:
@@ -227,7 +296,7 @@ class GroundedAnswer:
                         "category_id": category_id,
                         "bbox": box_xyxy_to_xywh(region.box_xyxy).tolist(),
                         "area": region.area,
-                        "segmentation": encode_rle(region.mask) if region.mask is not None else [],
+                        "segmentation": region.mask_rle or [],
                         "iscrowd": 0,
                         "score": region.score,
                     }
@@ -238,23 +307,28 @@ class GroundedAnswer:
             "categories": [{"id": number, "name": name} for name, number in category_ids.items()],
         }
 
-    def draw(self, image: Image.Image | None = None) -> Image.Image:
+    def draw(self, image: ImageSource | None = None) -> Image.Image:
         """The picture with the answer's boxes, masks and phrases drawn into it.
 
         Args:
-            image: drawn on instead of the answer's own; needed for an answer that was read from JSON.
+            image: drawn on instead of the answer's own, and read as `GroundedChat.ask` reads it; needed for an answer
+                that was read from JSON.
+
+        Raises:
+            ImageError: if it cannot be read.
+            ShapeError: if it does not have the size the answer states.
         """
         from llava_grounding import render
 
         return render.draw_answer(self._image_or(image), self)
 
-    def to_html(self, image: Image.Image | None = None) -> str:
-        """A self-contained page with picture, text and regions; `image` as in `draw`."""
+    def to_html(self, image: ImageSource | None = None) -> str:
+        """A self-contained page with picture, text and regions; `image` and errors as in `draw`."""
         from llava_grounding import render
 
         return render.answer_to_html(self._image_or(image), self)
 
-    def _image_or(self, image: Image.Image | None) -> Image.Image:
+    def _image_or(self, image: ImageSource | None) -> ImageSource:
         image = image if image is not None else self.image
         if image is None:
             raise UsageError("this answer carries no image; give it one, as in `answer.draw(image)`")
@@ -277,7 +351,7 @@ def _phrase_to_dict(phrase: GroundedPhrase) -> dict[str, Any]:
                 "box": region.box_xyxy.tolist(),
                 "score": region.score,
                 "area": region.area,
-                "mask": encode_rle(region.mask) if region.mask is not None else None,
+                "mask": region.mask_rle,
             }
             for region in phrase.regions
         ],
@@ -285,29 +359,55 @@ def _phrase_to_dict(phrase: GroundedPhrase) -> dict[str, Any]:
     }
 
 
+def _check_cost(phrases: Sequence[Any], image_size_wh: SizeWH, limits: ImageLimits) -> None:
+    """Refuse what would take far more time or memory than the few bytes it is written in."""
+    width, height = image_size_wh
+    if width * height > limits.max_pixels:
+        allowed = f"{limits.max_pixels / 1e6:.4g} megapixels"
+        raise DataError(f"an answer must be about an image of at most {allowed}, got one of {width} x {height} pixels")
+    found = [_list_of(phrase.get("regions", ()), "regions") for phrase in phrases[: MAX_REGIONS + 1]]
+    regions = sum(map(len, found))
+    if max(len(phrases), regions) > MAX_REGIONS:
+        counts = f"{len(phrases)} phrases and {regions} regions"
+        raise DataError(f"an answer must have at most {MAX_REGIONS} phrases and as many regions, got {counts}")
+    masks = sum(region.get("mask") is not None for group in found for region in group)
+    if masks * width * height > MAX_MASK_PIXELS:
+        most = MAX_MASK_PIXELS // (width * height)
+        raise DataError(f"an answer about {width} x {height} pixels must have at most {most} masks, got {masks}")
+
+
 def _phrase_from_dict(data: Mapping[str, Any], image_size_wh: SizeWH) -> GroundedPhrase:
     start, end = data["span"]
     regions = tuple(_region_from_dict(region, image_size_wh) for region in data["regions"])
+    best = max((region.score for region in regions), default=0.0)
     return GroundedPhrase(
-        id=int(data["id"]),
+        id=_whole(data["id"], "id"),
         text=_text(data["text"]),
-        span=(int(start), int(end)),
+        span=(start, end),
         regions=regions,
-        score=float(data.get("score", max((region.score for region in regions), default=0.0))),
+        score=_number(data.get("score", best), "score"),
     )
 
 
 def _region_from_dict(data: Mapping[str, Any], image_size_wh: SizeWH) -> Region:
-    rle = data.get("mask")
-    # Compared before it is unpacked, so that a damaged file cannot ask for more memory than its image takes.
-    if rle is not None and list(rle["size"]) != [image_size_wh[1], image_size_wh[0]]:
-        raise DataError(f"masks must have the size of the image, {list(image_size_wh[::-1])}, got {list(rle['size'])}")
-    box = np.array(data["box"], dtype=np.float64)
-    return Region(box, float(data["score"]), None if rle is None else decode_rle(rle))
+    box = np.array([_number(value, "box") for value in _list_of(data["box"], "box")])
+    score, rle = _number(data["score"], "score"), data.get("mask")
+    if rle is None:
+        return Region(box, score)
+    size_hw = image_size_wh[::-1]
+    if _list_of(rle["size"], "size") != list(size_hw):
+        raise DataError(f"masks must have the size of the image, {list(size_hw)}, got {shown(rle['size'])}")
+    return PackedRegion(box, score, check_rle(rle, size_hw))
 
 
-def _size_wh(value: Any) -> SizeWH:
-    width, height = (int(side) for side in value)
+def _list_of(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"`{name}` must be a list, got {shown(value)}")
+    return list(value)
+
+
+def _size_wh(value: Sequence[Any]) -> SizeWH:
+    width, height = (_whole(side, "image_size") for side in value)
     if width < 1 or height < 1:
         raise ShapeError(f"image_size_wh must be at least (1, 1) pixels, got ({width}, {height})")
     return width, height
@@ -315,8 +415,22 @@ def _size_wh(value: Any) -> SizeWH:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise DataError(f"an answer must have text where {value!r} stands")
+        raise DataError(f"an answer must have text where {shown(value)} stands")
     return value
+
+
+def _number(value: Any, name: str) -> float:
+    """A number and not the text of one; not yet whether it fits."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+        raise DataError(f"`{name}` of an answer must be numbers, got {shown(value)}")
+    return float(value)
+
+
+def _whole(value: Any, name: str, least: int = -_MAX_WHOLE) -> int:
+    number = _number(value, name)
+    if not math.isfinite(number) or not number.is_integer() or not least <= number <= _MAX_WHOLE:
+        raise DataError(f"`{name}` of an answer must be whole numbers, got {shown(value)}")
+    return int(value)
 
 
 def _score(value: Any) -> float:

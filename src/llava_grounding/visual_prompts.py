@@ -19,6 +19,9 @@ from llava_grounding.masks import mask_to_box
 MAX_COORDINATE = 1e9
 """Pixels. Whatever is farther out is no place in an image, and its area would overflow."""
 
+MAX_POINTS = 10_000
+"""Of a scribble: an hour of drawing, or a program gone wrong."""
+
 PromptKind = Literal["click", "box", "scribble", "mask"]
 SizeWH = tuple[int, int]
 
@@ -59,10 +62,7 @@ class VisualPrompt:
         object.__setattr__(self, wanted, _prompt_mask(value) if wanted == "mask" else self._coordinates(value))
 
     def _coordinates(self, value: Any) -> np.ndarray:
-        try:
-            numbers = np.array(value, dtype=np.float64)
-        except (TypeError, ValueError):
-            numbers = np.empty(0)
+        numbers = as_numbers(value)
         expected, fits = {
             "click": ("one point (x, y)", numbers.shape == (1, 2)),
             "box": ("four numbers x0, y0, x1, y1", numbers.shape == (4,)),
@@ -70,6 +70,8 @@ class VisualPrompt:
         }[self.kind]
         if not fits:
             raise PromptError(f"a {self.kind} must be {expected}, got {shown(value)}")
+        if len(numbers) > MAX_POINTS:
+            raise PromptError(f"a {self.kind} must have at most {MAX_POINTS} points, got {len(numbers)}")
         if not are_coordinates(numbers):
             raise PromptError(f"a {self.kind} must have finite coordinates in pixels, got {shown(numbers)}")
         return frozen_copy(numbers)
@@ -115,7 +117,8 @@ class VisualPrompt:
         """Check that the prompt names a part of an image of this size.
 
         Raises:
-            PromptError: if it lies outside, has no area, or its mask has another size.
+            PromptError: if it lies outside, has no area, its mask has another size, or it is a box within the first
+                pixel, as one in shares of the image is.
         """
         width, height = image_size_wh
         where = f"the image of {width} x {height} pixels"
@@ -131,6 +134,8 @@ class VisualPrompt:
             x0, y0, x1, y1 = self.box_xyxy
             if x1 <= x0 or y1 <= y0:
                 raise PromptError(f"a box must have x0 < x1 and y0 < y1, got {_numbers(self.box_xyxy)}")
+            if self.box_xyxy.min() >= 0 and self.box_xyxy.max() <= 1 < min(image_size_wh):
+                raise PromptError(f"a box must be in pixels, not shares of the image, got {_numbers(self.box_xyxy)}")
             if box_area(self.bounds(image_size_wh)) <= 0:
                 raise PromptError(f"a box must overlap {where}, got {_numbers(self.box_xyxy)}")
         else:
@@ -158,6 +163,17 @@ def _prompt_mask(value: Any) -> np.ndarray:
     if mask.ndim != 2 or mask.dtype.kind not in "biuf":
         raise PromptError(f"a mask must be a (H, W) array of numbers, got {mask.shape} {mask.dtype}")
     return frozen_copy(mask != 0)
+
+
+def as_numbers(value: Any) -> np.ndarray:
+    """A value of a message as float64; an array of no numbers where it holds anything else, such as their text."""
+    try:
+        array = np.asarray(value)
+        if array.dtype.kind == "O" and all(isinstance(one, int | float | np.number) for one in array.flat):
+            array = array.astype(np.float64)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return np.empty(0)
+    return array.astype(np.float64) if array.dtype.kind in "iuf" else np.empty(0)
 
 
 def are_coordinates(numbers: np.ndarray) -> bool:
@@ -197,5 +213,8 @@ def _numbers(array: np.ndarray) -> str:
 
 def shown(value: Any) -> str:
     """A wrong value for a message, cut short."""
-    text = repr(value.tolist() if isinstance(value, np.ndarray) else value)
+    try:
+        text = repr(value[:_SHOWN_LENGTH].tolist() if isinstance(value, np.ndarray) else value)
+    except (IndexError, RecursionError, ValueError):  # no axis, nested without end, a number of thousands of digits
+        text = f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 3] + "..."

@@ -120,7 +120,10 @@ def bad_images() -> dict[str, tuple[bytes | None, str]]:
         "empty": (b"", "is empty"),
         "text": (b"hello", "is not an image; expected JPEG, PNG or WebP"),
         "truncated": (saved(noise, "JPEG")[:900], "is damaged or truncated"),
-        "huge": (png_of(30_000, 30_000), "has 900 megapixels (30000 x 30000), more than the 50 allowed"),
+        "huge": (
+            png_of(30_000, 30_000),
+            "has 900 megapixels (30000 x 30000), more than the 65 allowed",
+        ),
         "heavy": (b"\xff\xd8" + bytes(26_000_000), "has 26.0 MB, more than the 25 MB allowed"),
         "zero-sized": (png_of(0, 7), "has no pixels (0 x 7)"),
         "animated PNG": (saved(noise, "PNG", save_all=True, append_images=[other]), "is animated (2 frames)"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llava_grounding.cli import common
-from llava_grounding.cli.common import DeviceOption, ImageArgument, JsonOption, ModelOption, OutOption
+from llava_grounding.cli.common import DeviceOption, ImageArgument, JsonOption, MegapixelsOption, ModelOption, OutOption
 from llava_grounding.cli.prompts import KINDS, check_prompts, prompts_in_order, read_prompt
 from llava_grounding.cli.report import note, one_line, phrase_lines, say
 from llava_grounding.errors import LlavaGroundingError, UsageError
@@ -18,6 +18,7 @@ from llava_grounding.errors import LlavaGroundingError, UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from llava_grounding.image_files import ImageLimits
     from llava_grounding.structures import GroundedAnswer, VisualPrompt
 
 _HELP = """/click X,Y   /box X0,Y0,X1,Y1   /scribble x,y x,y ...   /mask FILE
@@ -38,6 +39,7 @@ class _Dialogue:
     prompts: list[VisualPrompt] = field(default_factory=list)
     answers: int = 0
     exit_code: int = 0
+    limits: ImageLimits | None = None
 
 
 def chat(
@@ -64,26 +66,29 @@ def chat(
     ] = 256,
     temperature: Annotated[float, typer.Option(metavar="T", min=0, help="0: always the likeliest word.")] = 0.0,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Makes a temperature repeatable.")] = None,
+    max_megapixels: MegapixelsOption = None,
 ) -> None:
     """Ask about an image; the phrases of the answer are tied to boxes and masks.
 
     The k-th <region> of the question is the k-th of --click, --box, --scribble and --mask as given.
     """
-    from llava_grounding.processing.image_io import load_image
+    from llava_grounding.image_files import load_image
 
     if question is None and as_json:
         raise UsageError("--json needs a QUESTION; without one, chat is a dialogue")
     common.check_out(out)
-    picture = load_image(image)
+    limits = common.image_limits(max_megapixels)
+    picture = load_image(image, limits)
     given = {"click": click or [], "box": box or [], "scribble": scribble or [], "mask": mask or []}
-    prompts = prompts_in_order(ctx.meta, given)
+    prompts = prompts_in_order(ctx.meta, given, limits)
+    engine_arguments: tuple[Any, ...] = (model, device, *([limits] if max_megapixels else []))
     settings = {"grounded": grounding, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if question is not None:
         check_prompts(question, prompts, picture.size)
-        _answer_once(picture, question, prompts, settings, (model, device), out, as_json)
+        _answer_once(picture, question, prompts, settings, engine_arguments, out, as_json)
         return
-    engine = common.load_engine(model, device)
-    dialogue = _Dialogue(engine.conversation(picture), picture, settings, out, prompts)
+    engine = common.load_engine(*engine_arguments)
+    dialogue = _Dialogue(engine.conversation(picture), picture, settings, out, prompts, limits=limits)
     _run(dialogue, image)
     if dialogue.exit_code:
         raise typer.Exit(dialogue.exit_code)
@@ -94,12 +99,12 @@ def _answer_once(
     question: str,
     prompts: list[VisualPrompt],
     settings: dict[str, Any],
-    model_and_device: tuple[str | None, str | None],
+    engine_arguments: tuple[Any, ...],
     out: Path | None,
     as_json: bool,
 ) -> None:
     with common.clean_stdout(as_json):
-        engine = common.load_engine(*model_and_device)
+        engine = common.load_engine(*engine_arguments)
         if as_json:
             answer = engine.ask(picture, question, prompts=prompts, **settings)
         else:
@@ -164,7 +169,7 @@ def _take(dialogue: _Dialogue, line: str) -> None:
     elif command == "/clear":
         dialogue.prompts.clear()
     elif command.removeprefix("/") in KINDS and command.startswith("/"):
-        prompt = read_prompt(command[1:], value.strip(), command)
+        prompt = read_prompt(command[1:], value.strip(), command, dialogue.limits)
         prompt.validate(dialogue.image.size)
         dialogue.prompts.append(prompt)
     elif command.startswith("/"):

@@ -21,6 +21,7 @@ from llava_grounding.errors import UsageError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from llava_grounding.image_files import ImageLimits
     from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
 
 ModelOption = Annotated[
@@ -34,6 +35,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JS
 OutOption = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="Also write answer.json, answer.png and answer.html into this folder."),
+]
+MegapixelsOption = Annotated[
+    float | None,
+    typer.Option("--max-megapixels", metavar="N", help="Largest image that is read, in million pixels.  [default: 65]"),
 ]
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="A JPEG, PNG or WebP file.")]
 
@@ -77,12 +82,20 @@ class Engine(Protocol):
         """Find what each phrase names."""
 
 
-def load_engine(model: str | None, device: str | None) -> Engine:
+def load_engine(model: str | None, device: str | None, limits: ImageLimits | None = None) -> Engine:
     """The model, ready to answer. Tests put another in its place."""
     with waiting("Loading the model"):
         from llava_grounding.engine import GroundedChat
+        from llava_grounding.image_files import DEFAULT_LIMITS
 
-        return GroundedChat.from_pretrained(model, device=device)
+        return GroundedChat.from_pretrained(model, device=device, limits=limits or DEFAULT_LIMITS)
+
+
+def image_limits(megapixels: float | None) -> ImageLimits:
+    """What `--max-megapixels` allows; None is the default."""
+    from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits
+
+    return DEFAULT_LIMITS if megapixels is None else ImageLimits.of_megapixels(megapixels)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_grounding.cli import common
-from llava_grounding.cli.common import DeviceOption, ImageArgument, JsonOption, ModelOption, OutOption
+from llava_grounding.cli.common import DeviceOption, ImageArgument, JsonOption, MegapixelsOption, ModelOption, OutOption
 from llava_grounding.cli.report import phrase_lines, say
 
 if TYPE_CHECKING:
@@ -27,17 +27,19 @@ def ground(
     device: DeviceOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
+    max_megapixels: MegapixelsOption = None,
 ) -> None:
     """Find what each phrase names in an image."""
+    from llava_grounding.image_files import load_image
     from llava_grounding.processing.conversation import referring_turn
-    from llava_grounding.processing.image_io import load_image
 
     common.check_out(out)
     for phrase in phrases:
         referring_turn(phrase)  # refuses an empty one, or one with special tokens, before the model is loaded
-    picture = load_image(image)
+    limits = common.image_limits(max_megapixels)
+    picture = load_image(image, limits)
     with common.clean_stdout(as_json):
-        engine = common.load_engine(model, device)
+        engine = common.load_engine(model, device, *([limits] if max_megapixels else []))
         answer = as_answer(picture, engine.ground(picture, phrases), engine.name)
         if out is not None:
             common.write_files(out, common.answer_files(picture, answer))

@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from llava_grounding.errors import PromptError, UsageError
 
 if TYPE_CHECKING:
+    from llava_grounding.image_files import ImageLimits
     from llava_grounding.structures import VisualPrompt
 
 KINDS = ("click", "box", "scribble", "mask")
@@ -37,14 +38,16 @@ class InOrder(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-def prompts_in_order(meta: Mapping[str, Any], values: Mapping[str, Sequence[str]]) -> list[VisualPrompt]:
+def prompts_in_order(
+    meta: Mapping[str, Any], values: Mapping[str, Sequence[str]], limits: ImageLimits | None = None
+) -> list[VisualPrompt]:
     """The prompts as given, from the order an `InOrder` command kept and the values of each kind."""
     left = {kind: list(given) for kind, given in values.items()}
-    return [read_prompt(kind, left[kind].pop(0), f"--{kind}") for kind in meta[_ORDER]]
+    return [read_prompt(kind, left[kind].pop(0), f"--{kind}", limits) for kind in meta[_ORDER]]
 
 
-def read_prompt(kind: str, value: str, said: str) -> VisualPrompt:
-    """One prompt from its text; `said` is what the user called it.
+def read_prompt(kind: str, value: str, said: str, limits: ImageLimits | None = None) -> VisualPrompt:
+    """One prompt from its text; `said` is what the user called it, `limits` are of the file of a mask.
 
     Raises:
         UsageError: if the text does not have the form of its kind.
@@ -53,9 +56,9 @@ def read_prompt(kind: str, value: str, said: str) -> VisualPrompt:
     from llava_grounding.structures import VisualPrompt
 
     if kind == "mask":
-        from llava_grounding.processing.image_io import load_mask
+        from llava_grounding.image_files import DEFAULT_LIMITS, load_mask
 
-        return VisualPrompt.mask_of(load_mask(value))
+        return VisualPrompt.mask_of(load_mask(value, limits or DEFAULT_LIMITS))
     points = [_numbers(part) for part in (value.split() if kind == "scribble" else [value])]
     wanted = 4 if kind == "box" else 2
     if not points or any(point is None or len(point) != wanted for point in points):

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_grounding.cli import common
-from llava_grounding.cli.common import ImageArgument
+from llava_grounding.cli.common import ImageArgument, MegapixelsOption
 from llava_grounding.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from llava_grounding.image_files import ImageLimits
     from llava_grounding.structures import GroundedAnswer
 
 _ENDINGS = (".png", ".html")
+_MAX_BYTES = 100_000_000
 
 
 def render(
@@ -25,9 +27,10 @@ def render(
     ],
     image: ImageArgument,
     out: Annotated[Path, typer.Argument(metavar="OUT.(png|html)", help="The drawing or the page to write.")],
+    max_megapixels: MegapixelsOption = None,
 ) -> None:
     """Draw an answer into its picture, or make a page of it."""
-    from llava_grounding.processing.image_io import load_image
+    from llava_grounding.image_files import load_image
     from llava_grounding.render import answer_to_html, draw_answer
 
     if out.suffix.lower() not in _ENDINGS:
@@ -36,8 +39,9 @@ def render(
         raise UsageError(f"the folder `{out.parent}` does not exist; make it first")
     if out.is_dir():
         raise UsageError(f"the output `{out}` is a folder; expected a file")
-    value = read_answer(answer)
-    picture = load_image(image)
+    limits = common.image_limits(max_megapixels)
+    value = read_answer(answer, limits)
+    picture = load_image(image, limits)
     if out.suffix.lower() == ".png":
         content = common.png_bytes(draw_answer(picture, value))
     else:
@@ -45,22 +49,29 @@ def render(
     common.write_files(out.parent, {out.name: content})
 
 
-def read_answer(source: str) -> GroundedAnswer:
-    """An answer from a JSON file, or from stdin for "-".
+def read_answer(source: str, limits: ImageLimits | None = None) -> GroundedAnswer:
+    """An answer from a JSON file, or from stdin for "-"; `limits` are of the image it is about.
 
     Raises:
         UsageError: if there is no such file.
         DataError: if it does not hold an answer.
     """
+    from llava_grounding.image_files import DEFAULT_LIMITS
     from llava_grounding.structures import GroundedAnswer
 
     try:
-        data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+        if source == "-":
+            data = sys.stdin.buffer.read(_MAX_BYTES + 1)
+        else:
+            with Path(source).open("rb") as file:
+                data = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"the answer `{source}` cannot be read: {reason}") from error
+    if len(data) > _MAX_BYTES:
+        raise DataError(f"`{source}` must have at most {_MAX_BYTES // 10**6} MB to be an answer")
     try:
-        return GroundedAnswer.from_dict(json.loads(data))
+        return GroundedAnswer.from_dict(json.loads(data), limits or DEFAULT_LIMITS)
     except (ValueError, RecursionError) as error:
         raise DataError(f"`{source}` does not hold JSON: {error}") from error
     except DataError as error:

@@ -16,11 +16,16 @@ _GRID = 8.0
 
 
 def can_point_at(mask: np.ndarray, box_xyxy: np.ndarray) -> bool:
-    """Whether there is anything to point at: a pixel of the mask, or a box with an area inside of the image."""
+    """Whether there is anything to point at: a pixel of the mask, or a box with an area inside of the image.
+
+    What lies within the first pixel cannot be pointed at: a prompt there would be taken for shares of the image.
+    """
     height, width = mask.shape
     x0, y0 = np.maximum(box_xyxy[:2], 0)
     x1, y1 = np.minimum(box_xyxy[2:], (width, height))
-    return bool(mask.any()) or bool(x1 > x0 and y1 > y0)
+    if mask.any():
+        return bool(mask[1:].any() or mask[:, 1:].any())
+    return bool(x1 > x0 and y1 > y0 and max(x1, y1) > 1)
 
 
 def sample_prompt(

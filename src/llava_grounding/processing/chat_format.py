@@ -22,6 +22,7 @@ from llava_grounding.masks import decode_rle
 from llava_grounding.processing.conversation import ChatTemplate, Piece
 from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.structures import Message, VisualPrompt
+from llava_grounding.visual_prompts import as_numbers, shown
 
 REGION_KINDS = ("box", "click", "scribble", "mask")
 """Keys of a region part, of which it has exactly one."""
@@ -166,10 +167,9 @@ def region_prompt(part: VisualPrompt | Mapping[str, Any]) -> VisualPrompt:
     kind, value = given[0], part[given[0]]
     if kind == "mask":
         return VisualPrompt.mask_of(_mask_of(value))
-    try:
-        points = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise PromptError(f"a {kind} must be numbers, got {value!r:.80}") from error
+    points = as_numbers(value)
+    if not points.size:
+        raise PromptError(f"a {kind} must be numbers, got {shown(value)}")
     if kind == "box":
         return VisualPrompt("box", box_xyxy=points)
     return VisualPrompt(kind, points_xy=points[None] if kind == "click" else points)  # type: ignore[arg-type]

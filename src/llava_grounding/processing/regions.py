@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from llava_grounding.geometry import Letterbox
+from llava_grounding.geometry import Letterbox, clip_stroke
 from llava_grounding.structures import VisualPrompt
 
 if TYPE_CHECKING:
@@ -72,12 +72,13 @@ def _drawn(prompt: VisualPrompt, image_size_wh: tuple[int, int]) -> np.ndarray:
     picture = Image.new("1", image_size_wh)
     pen = max(1, round(max(image_size_wh) / 100))
     draw = ImageDraw.Draw(picture)
-    points = [(int(x), int(y)) for x, y in np.floor(prompt.points_xy)]  # the pixels they lie in
-    draw.point(points, fill=1)  # an ellipse of one pixel would not be drawn
-    if len(points) > 1:
-        draw.line(points, fill=1, width=pen)
-    for x, y in points:
-        draw.ellipse([x - pen // 2, y - pen // 2, x + pen // 2, y + pen // 2], fill=1)
+    for part in clip_stroke(prompt.points_xy, image_size_wh, margin=pen + 1):
+        points = [(int(x), int(y)) for x, y in np.floor(part)]  # the pixels they lie in
+        draw.point(points, fill=1)  # an ellipse of one pixel would not be drawn
+        if len(points) > 1:
+            draw.line(points, fill=1, width=pen)
+        for x, y in points:
+            draw.ellipse([x - pen // 2, y - pen // 2, x + pen // 2, y + pen // 2], fill=1)
     return np.asarray(picture)
 
 

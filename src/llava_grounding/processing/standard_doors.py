@@ -17,7 +17,7 @@ from transformers import BatchFeature, ProcessorMixin
 from llava_grounding import markup
 from llava_grounding.errors import PromptError, UsageError
 from llava_grounding.geometry import Letterbox
-from llava_grounding.image_files import load_image
+from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, load_image
 from llava_grounding.markup import SEG
 from llava_grounding.processing.chat_format import Chat, prompt_pieces, read_chat, region_prompt
 from llava_grounding.processing.conversation import check_question, dialogue_pieces
@@ -50,6 +50,9 @@ class GroundingBatch(BatchFeature):
 
 class StandardDoors(ProcessorMixin):
     """What `LlavaGroundingProcessor` offers beside its own methods."""
+
+    image_limits: ImageLimits = DEFAULT_LIMITS
+    """What images are refused for their size; may be set, and is not saved."""
 
     if TYPE_CHECKING:  # the processor's own methods, on which these stand
         tokens: MarkupTokenizer
@@ -227,7 +230,7 @@ class StandardDoors(ProcessorMixin):
         return raw.removeprefix(self.settings.template.answer_prefix), segs, length
 
     def _look(self, images: Sequence[Any]) -> list[EncodedImage | None]:
-        return [None if image is None else self.encode_image(load_image(image)) for image in images]
+        return [None if image is None else self.encode_image(load_image(image, self.image_limits)) for image in images]
 
     @property
     def model_input_names(self) -> list[str]:

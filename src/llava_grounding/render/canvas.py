@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from llava_grounding.errors import ShapeError
+from llava_grounding.geometry import clip_stroke
 from llava_grounding.masks import mask_to_box
 from llava_grounding.render.palette import BLACK, RGB, WHITE, ink_on
 
@@ -72,8 +73,9 @@ class Canvas:
             _ring(draw, points[0], radius, self.line, color)
             reach = (radius + 3) / self.scale_xy
             return np.concatenate((points_xy[0] - reach, points_xy[0] + reach))
-        pieces = [tuple(map(tuple, points))] if not dashed else _dashes(points, 5 * self.line)
-        solid = [tuple(map(tuple, points))]
+        parts = clip_stroke(points, self.picture.size, margin=2 * self.line + 4)
+        solid = [tuple(map(tuple, part)) for part in parts]
+        pieces = [dash for part in parts for dash in _dashes(part, 5 * self.line)] if dashed else solid
         for lines, ink, width in ((solid, BLACK, self.line + 3), (pieces, color, self.line)):
             for line in lines:
                 draw.line(line, fill=ink, width=width, joint="curve")

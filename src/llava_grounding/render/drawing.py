@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from llava_grounding.image_files import ImageSource, load_image
 from llava_grounding.render.canvas import Canvas
 from llava_grounding.render.palette import BLACK, GREY, RGB, WHITE, ink_on, mix, phrase_color
-from llava_grounding.render.parts import check_size, text_pieces
+from llava_grounding.render.parts import picture_of, text_pieces
 from llava_grounding.render.typeset import NO_BREAK, Piece, Run, Typesetter
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
 
@@ -29,28 +30,29 @@ _PLAIN = 0
 
 
 def draw_answer(
-    image: Image.Image, answer: GroundedAnswer, prompts: Sequence[VisualPrompt] = (), max_side: int = MAX_SIDE
+    image: ImageSource, answer: GroundedAnswer, prompts: Sequence[VisualPrompt] = (), max_side: int = MAX_SIDE
 ) -> Image.Image:
     """The picture with every region tinted, boxed and numbered, and below it the text, each phrase in its colour.
 
     The k-th phrase has the number k, counted from 1. A phrase with no regions is grey, dotted and has a question mark.
 
     Args:
-        image: the picture the answer is about.
-        answer: its boxes and masks are in the pixels of `image`.
+        image: the picture the answer is about, as `load_image` takes it.
+        answer: its boxes and masks are in the pixels of the upright `image`.
         prompts: what the user pointed at, drawn in white as R1, R2, ...
         max_side: the drawing of a longer picture is reduced to this, in pixels.
 
     Raises:
-        ShapeError: if the picture does not have the size the answer states.
+        ImageError: if the picture cannot be read.
+        ShapeError: if it does not have the size the answer states.
     """
-    check_size(image, answer)
-    canvas = Canvas(image, max_side)
+    canvas = Canvas(picture_of(image, answer), max_side)
     regions = [(region, k) for k, phrase in enumerate(answer.phrases) for region in phrase.regions]
     regions.sort(key=lambda pair: -pair[0].area)  # small things on top of large ones
     for region, k in regions:
-        if region.mask is not None:
-            canvas.tint(region.mask, phrase_color(k))
+        mask = region.mask
+        if mask is not None:
+            canvas.tint(mask, phrase_color(k))
     for region, k in regions:
         canvas.frame(region.box_xyxy, phrase_color(k))
     _mark(canvas, prompts)
@@ -59,13 +61,14 @@ def draw_answer(
     return _with_legend(canvas.picture, answer)
 
 
-def draw_prompts(image: Image.Image, prompts: Sequence[VisualPrompt], max_side: int = MAX_SIDE) -> Image.Image:
+def draw_prompts(image: ImageSource, prompts: Sequence[VisualPrompt], max_side: int = MAX_SIDE) -> Image.Image:
     """The picture with what the user pointed at in white: R1 is the first prompt, R2 the second, and so on.
 
     Raises:
+        ImageError: if the picture cannot be read.
         PromptError: if a prompt does not fit the picture.
     """
-    canvas = Canvas(image, max_side)
+    canvas = Canvas(load_image(image), max_side)
     _mark(canvas, prompts)
     return canvas.picture
 

@@ -17,9 +17,10 @@ from string import Template
 import numpy as np
 from PIL import Image
 
+from llava_grounding.image_files import ImageSource
 from llava_grounding.render.outline import mask_to_path
 from llava_grounding.render.palette import RGB, WHITE, css, ink_on, phrase_color
-from llava_grounding.render.parts import check_size, text_pieces
+from llava_grounding.render.parts import picture_of, text_pieces
 from llava_grounding.render.typeset import clean
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Region, VisualPrompt
 
@@ -29,19 +30,20 @@ _PIXELATED_SIDE = 160  # smaller pictures are shown with their pixels visible
 _TITLE_LENGTH = 70
 
 
-def answer_to_html(image: Image.Image, answer: GroundedAnswer, prompts: Sequence[VisualPrompt] = ()) -> str:
+def answer_to_html(image: ImageSource, answer: GroundedAnswer, prompts: Sequence[VisualPrompt] = ()) -> str:
     """One self-contained page: the picture with its regions, below it the text.
 
     Args:
-        image: the picture the answer is about.
+        image: the picture the answer is about, as `load_image` takes it.
         answer: phrases without regions are grey and dotted, with a question mark.
         prompts: what the user pointed at, outlined in white as R1, R2, ...
 
     Raises:
-        ShapeError: if the picture does not have the size the answer states.
+        ImageError: if the picture cannot be read.
+        ShapeError: if it does not have the size the answer states.
         PromptError: if a prompt does not fit the picture.
     """
-    check_size(image, answer)
+    picture = picture_of(image, answer)
     for prompt in prompts:
         prompt.validate(answer.image_size_wh)
     width, height = answer.image_size_wh
@@ -57,8 +59,8 @@ def answer_to_html(image: Image.Image, answer: GroundedAnswer, prompts: Sequence
         width=width,
         height=height,
         aspect=f"{width / height:.6g}",
-        image=_data_url(image),
-        pixelated=' class="pixels"' if max(image.size) < _PIXELATED_SIDE else "",
+        image=_data_url(picture),
+        pixelated=' class="pixels"' if max(picture.size) < _PIXELATED_SIDE else "",
         shapes="\n".join([*_region_shapes(answer), *map(_prompt_shape, prompts)]),
         tags="\n".join(_tags(answer, prompts)),
         text=_text(answer) or '<span class="doubtful">(no text)</span>',
@@ -114,7 +116,8 @@ def _region_shapes(answer: GroundedAnswer) -> list[str]:
 
 
 def _region_shape(region: Region, k: int, name: str) -> str:
-    path = mask_to_path(region.mask) if region.mask is not None else ""
+    mask = region.mask
+    path = mask_to_path(mask) if mask is not None else ""
     outline = f'<path class="halo" {path}/><path {path} fill-rule="evenodd"/>' if path else ""
     rectangle, alone = _rectangle(region.box_xyxy), "" if path else "alone"
     return (

@@ -5,14 +5,24 @@ from __future__ import annotations
 from PIL import Image
 
 from llava_grounding.errors import ShapeError
+from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
 from llava_grounding.structures import GroundedAnswer
 
 
-def check_size(image: Image.Image, answer: GroundedAnswer) -> None:
-    """Raises ShapeError unless the picture has the size the answer states."""
-    if image.size != answer.image_size_wh:
-        wanted, got = (f"{width} x {height}" for width, height in (answer.image_size_wh, image.size))
+def picture_of(image: ImageSource, answer: GroundedAnswer) -> Image.Image:
+    """The picture an answer is about, upright.
+
+    Raises:
+        ImageError: if it cannot be read. It may be as large as the answer says.
+        ShapeError: if it does not have the size the answer states.
+    """
+    width, height = answer.image_size_wh
+    large = width * height > DEFAULT_LIMITS.max_pixels
+    picture = load_image(image, ImageLimits.of_megapixels(width * height / 1e6) if large else DEFAULT_LIMITS)
+    if picture.size != answer.image_size_wh:
+        wanted, got = (f"{width} x {height}" for width, height in (answer.image_size_wh, picture.size))
         raise ShapeError(f"this answer is about an image of {wanted} pixels, got one of {got}; give it its own image")
+    return picture
 
 
 def text_pieces(answer: GroundedAnswer) -> list[tuple[str, int | None]]:

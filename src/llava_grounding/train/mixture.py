@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from llava_grounding.data.sample import Sample
-from llava_grounding.errors import ConfigError, DataError
+from llava_grounding.errors import ConfigError, DataError, ImageError, PromptError, ShapeError
 
 _GOLDEN = 0.6180339887498949  # multiples of it, without their whole parts, are spread evenly
 _BLOCK = 4096  # steps counted at once
@@ -114,7 +114,7 @@ class Mixture:
             number = self._number(slot, attempt, rng)
             try:
                 return prepare(source.sample(number, rng)), broken
-            except DataError as error:
+            except (DataError, ImageError, PromptError, ShapeError) as error:
                 broken.append(Broken(source.name, number, str(error)))
         reasons = "; ".join(dict.fromkeys(one.reason for one in broken[:3]))
         raise DataError(f"{_TRIES} samples of {source.name} in a row could not be used: {reasons}")

@@ -1,0 +1,86 @@
+"""Clicks, boxes, scribbles and masks at odd places: refused, or cut to the picture, in bounded time."""
+
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava_grounding.errors import PromptError
+from llava_grounding.geometry import Letterbox
+from llava_grounding.processing.chat_format import region_prompt
+from llava_grounding.processing.regions import encode_prompts
+from llava_grounding.render import draw_prompts
+from llava_grounding.structures import VisualPrompt
+from llava_grounding.visual_prompts import MAX_POINTS
+
+SIZE = (128, 96)
+ODD = [float("nan"), float("inf"), -float("inf"), 1e300, 10**400, "far", "3", None, [1]]
+LETTERBOX = Letterbox.fit(SIZE, (160, 160))
+
+
+@pytest.mark.parametrize("far", [1e4, 1e6, 9e8])
+def test_a_scribble_with_a_far_point_is_cut_before_it_is_drawn(far: float) -> None:
+    near = VisualPrompt.scribble([(10, 10), (10 + 1000, 10 + 503)])  # leaves the picture in the same direction
+    prompt = VisualPrompt.scribble([(10, 10), (10 + far, 10 + far * 0.503)])
+    start = time.process_time()
+    encoded = encode_prompts([prompt], LETTERBOX)
+    drawn = draw_prompts(Image.new("RGB", SIZE), [prompt])
+    assert time.process_time() - start < 2
+    np.testing.assert_allclose(encoded.coverage, encode_prompts([near], LETTERBOX).coverage, atol=0.06)
+    assert np.asarray(drawn).any()
+
+
+def test_a_scribble_of_many_far_points_takes_bounded_time() -> None:
+    rng = np.random.default_rng(0)
+    points = np.concatenate((rng.uniform(-1e9, 1e9, (MAX_POINTS - 1, 2)), [[10, 10]]))
+    start = time.process_time()
+    encode_prompts([VisualPrompt.scribble(points)], Letterbox.fit((2000, 1500), (160, 160)))
+    draw_prompts(Image.new("RGB", (2000, 1500)), [VisualPrompt.scribble(points)])
+    assert time.process_time() - start < 10
+
+
+def test_more_points_than_anybody_draws_are_refused() -> None:
+    with pytest.raises(PromptError, match=r"^a scribble must have at most 10000 points, got 10001$"):
+        VisualPrompt.scribble(np.zeros((MAX_POINTS + 1, 2)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [float("nan"), float("inf"), -float("inf"), 1e300, 10**400, "far", "3", None, [1]],
+    ids=lambda v: str(v)[:8],
+)
+@pytest.mark.parametrize("kind", ["box", "click", "scribble"])
+def test_what_is_no_coordinate_is_refused_in_every_kind(kind: str, value: object) -> None:
+    numbers = {"box": [1, 1, 9, value], "click": [1, value], "scribble": [[1, 2], [3, value]]}[kind]
+    with pytest.raises(PromptError):
+        region_prompt({kind: numbers})
+
+
+@pytest.mark.parametrize("box", [(0.1, 0.2, 0.5, 0.8), (0, 0, 1, 1), (0.5, 0.5, 1, 1)])
+def test_a_box_in_shares_of_the_image_is_refused(box: tuple[float, ...]) -> None:
+    prompt = VisualPrompt.box(*box)
+    with pytest.raises(PromptError, match=r"^a box must be in pixels, not shares of the image, got \("):
+        prompt.validate((600, 400))
+    for check in (
+        lambda: encode_prompts([prompt], LETTERBOX),
+        lambda: encode_prompts([region_prompt({"box": list(box)})], LETTERBOX),
+        lambda: draw_prompts(Image.new("RGB", SIZE), [prompt]),
+    ):
+        with pytest.raises(PromptError, match="in pixels, not shares of the image"):
+            check()
+
+
+@pytest.mark.parametrize(
+    ("box", "size_wh"), [((0, 0, 1, 1), (1, 1)), ((0, 0, 1, 1), (1, 9)), ((0, 0, 2, 1), (600, 400))]
+)
+def test_small_boxes_in_pixels_are_taken(box: tuple[float, ...], size_wh: tuple[int, int]) -> None:
+    VisualPrompt.box(*box).validate(size_wh)
+
+
+def test_a_box_far_beyond_the_picture_is_cut_to_it() -> None:
+    prompt = VisualPrompt.box(-1e9, -1e9, 1e9, 1e9)
+    encoded = encode_prompts([prompt], LETTERBOX)
+    assert prompt.bounds(SIZE).tolist() == [0, 0, *SIZE]
+    assert (encoded.boxes_cxcywh >= 0).all()
+    assert (encoded.boxes_cxcywh <= 1).all()
