@@ -119,7 +119,10 @@ DATA_LIMITS = ImageLimits(max_bytes=250_000_000, max_pixels=178_956_970)
 
 
 def load_image(
-    source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS, formats: Sequence[str] = FORMATS
+    source: ImageSource,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    formats: Sequence[str] = FORMATS,
+    name: str | None = None,
 ) -> Image.Image:
     """Read one picture as an upright 8-bit RGB image of its own, whatever it came as.
 
@@ -129,6 +132,7 @@ def load_image(
             in either byte order.
         limits: what is refused for its size.
         formats: of files and bytes, those that are read.
+        name: of the picture in messages, where it is given as bytes.
 
     Returns:
         RGB, with the EXIF orientation applied and transparency laid on white; 16 bits are scaled to 8, not clipped.
@@ -136,8 +140,8 @@ def load_image(
     Raises:
         ImageError: if there is no such file, or it is no readable still image, or it is over a limit.
     """
-    image, orientation, name = _decoded(source, limits, formats)
-    return _turned(_to_rgb(image, name), orientation)
+    image, orientation, called = _decoded(source, limits, formats, name)
+    return _turned(_to_rgb(image, called), orientation)
 
 
 def load_mask(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> np.ndarray:
@@ -158,10 +162,12 @@ def load_stored(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, formats: Sequ
     Raises:
         ImageError: as `load_image`.
     """
-    return _decoded(data, limits, formats)[0]
+    return _decoded(data, limits, formats, "it")[0]
 
 
-def _decoded(source: ImageSource, limits: ImageLimits, formats: Sequence[str]) -> tuple[Image.Image, int, str]:
+def _decoded(
+    source: ImageSource, limits: ImageLimits, formats: Sequence[str], called: str | None = None
+) -> tuple[Image.Image, int, str]:
     """The image with its pixels as stored, its EXIF orientation, and its name for messages."""
     if isinstance(source, Image.Image):
         name = "the PIL image"
@@ -169,7 +175,7 @@ def _decoded(source: ImageSource, limits: ImageLimits, formats: Sequence[str]) -
         return _with_pixels(source, name), _orientation_of(source), name
     if isinstance(source, np.ndarray):
         return _array_to_image(source, limits), 1, "the array"
-    data, name = _read_bytes(source, limits, formats)
+    data, name = _read_bytes(source, limits, formats, called)
     header = read_header(data, name, formats)
     if header.size_wh is not None:
         _check_size(header.size_wh, name, limits)
@@ -227,9 +233,9 @@ def _orientation_of(image: Image.Image) -> int:
         return 1
 
 
-def _read_bytes(source: object, limits: ImageLimits, formats: Sequence[str]) -> tuple[bytes, str]:
+def _read_bytes(source: object, limits: ImageLimits, formats: Sequence[str], called: str | None) -> tuple[bytes, str]:
     if isinstance(source, bytes | bytearray | memoryview):
-        name = "the image given as bytes"
+        name = called or "the image given as bytes"
         size = source.nbytes if isinstance(source, memoryview) else len(source)
         _check_bytes(size, name, limits)
         data = bytes(source)

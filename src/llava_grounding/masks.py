@@ -138,11 +138,11 @@ def rle_area(rle: Mapping[str, Any]) -> int:
     return int(counts[1::2].sum())
 
 
-def check_rle(rle: Mapping[str, Any], size_hw: tuple[int, int]) -> dict[str, Any]:
+def check_rle(rle: Mapping[str, Any], size_hw: tuple[int, int] | None = None) -> dict[str, Any]:
     """The code in its compressed form, read and written anew without unpacking it.
 
     Raises:
-        DataError: if it is damaged, or of another size than `size_hw`.
+        DataError: if it is damaged, or of another size than `size_hw` where that is given.
     """
     (height, width), counts = _read(rle, size_hw)
     # As `encode_rle` writes it: no run without length but the first, so what lies on both sides of one is joined.

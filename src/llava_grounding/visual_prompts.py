@@ -6,7 +6,7 @@ model and no files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from llava_grounding.errors import PromptError
 from llava_grounding.geometry import box_area, clip_boxes_xyxy
-from llava_grounding.masks import mask_to_box
+from llava_grounding.masks import check_rle, decode_rle, encode_rle, mask_to_box, rle_area
 
 MAX_COORDINATE = 1e9
 """Pixels. Whatever is farther out is no place in an image, and its area would overflow."""
@@ -96,14 +96,32 @@ class VisualPrompt:
         """The pixels that are not zero in a (H, W) array of the size of the image."""
         return cls("mask", mask=mask)
 
+    @classmethod
+    def mask_from_rle(cls, rle: Mapping[str, Any]) -> VisualPrompt:
+        """The pixels of a COCO run-length code, unpacked only where an image of its size is at hand.
+
+        Raises:
+            DataError: if the code is damaged.
+        """
+        return _PackedMask("mask", mask=rle)
+
+    @property
+    def mask_size_hw(self) -> tuple[int, int] | None:
+        """Height and width of the mask; None where there is none."""
+        return None if self.mask is None else (self.mask.shape[0], self.mask.shape[1])
+
+    def _has_pixels(self) -> bool:
+        return self.mask is not None and bool(self.mask.any())
+
     def bounds(self, image_size_wh: SizeWH) -> np.ndarray:
         """The box around the prompt, xyxy, cut to the image.
 
         A click or a stroke along one axis has no extent there and gets one pixel, half on either side.
         """
         if self.kind == "mask":
-            assert self.mask is not None
-            box = mask_to_box(self.mask)
+            mask = self.mask
+            assert mask is not None
+            box = mask_to_box(mask)
             return clip_boxes_xyxy(np.zeros(4) if box is None else box, image_size_wh)
         if self.kind == "box":
             assert self.box_xyxy is not None
@@ -123,11 +141,11 @@ class VisualPrompt:
         width, height = image_size_wh
         where = f"the image of {width} x {height} pixels"
         if self.kind == "mask":
-            assert self.mask is not None
-            if self.mask.shape != (height, width):
-                shape = f"{self.mask.shape[1]} x {self.mask.shape[0]}"
+            assert self.mask_size_hw is not None
+            if self.mask_size_hw != (height, width):
+                shape = f"{self.mask_size_hw[1]} x {self.mask_size_hw[0]}"
                 raise PromptError(f"a mask must have the size of {where}, got {shape} pixels")
-            if not self.mask.any():
+            if not self._has_pixels():
                 raise PromptError("a mask must have at least one pixel set, got an empty one")
         elif self.kind == "box":
             assert self.box_xyxy is not None
@@ -156,6 +174,31 @@ class VisualPrompt:
 
     def __hash__(self) -> int:
         return hash((self.kind, array_key(self.points_xy), array_key(self.box_xyxy), array_key(self.mask)))
+
+
+class _PackedMask(VisualPrompt):
+    """A mask that is kept as its run-length code: a message of a few bytes can name one of gigabytes."""
+
+    _rle: dict[str, Any]
+
+    def __init__(self, kind: PromptKind, points_xy: None = None, box_xyxy: None = None, mask: Any = None) -> None:
+        for name, value in (("kind", kind), ("points_xy", points_xy), ("box_xyxy", box_xyxy)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_rle", check_rle(mask if isinstance(mask, Mapping) else encode_rle(mask)))
+
+    @property
+    def mask(self) -> np.ndarray:  # nobody may set that of a `VisualPrompt` either
+        """(H, W) bool, unpacked anew."""
+        return decode_rle(self._rle, self.mask_size_hw)
+
+    @property
+    def mask_size_hw(self) -> tuple[int, int]:
+        """Height and width of the mask."""
+        height, width = self._rle["size"]
+        return height, width
+
+    def _has_pixels(self) -> bool:
+        return rle_area(self._rle) > 0
 
 
 def _prompt_mask(value: Any) -> np.ndarray:

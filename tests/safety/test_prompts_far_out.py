@@ -1,6 +1,8 @@
 """Clicks, boxes, scribbles and masks at odd places: refused, or cut to the picture, in bounded time."""
 
+import copy
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from PIL import Image
 
 from llava_grounding.errors import PromptError
 from llava_grounding.geometry import Letterbox
+from llava_grounding.masks import encode_rle
 from llava_grounding.processing.chat_format import region_prompt
 from llava_grounding.processing.regions import encode_prompts
 from llava_grounding.render import draw_prompts
@@ -84,3 +87,34 @@ def test_a_box_far_beyond_the_picture_is_cut_to_it() -> None:
     assert prompt.bounds(SIZE).tolist() == [0, 0, *SIZE]
     assert (encoded.boxes_cxcywh >= 0).all()
     assert (encoded.boxes_cxcywh <= 1).all()
+
+
+def test_a_mask_of_a_few_bytes_is_unpacked_only_for_an_image_of_its_size() -> None:
+    huge = region_prompt({"mask": {"size": [60_000, 60_000], "counts": [0, 3_600_000_000]}})
+    tracemalloc.start()
+    try:
+        with pytest.raises(PromptError, match="must have the size of the image of 128 x 96 pixels, got 60000 x 60000"):
+            encode_prompts([huge], LETTERBOX)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_packed_mask_points_like_any_other() -> None:
+    mask = np.zeros(SIZE[::-1], dtype=bool)
+    mask[20:40, 30:90] = True
+    plain, packed = VisualPrompt.mask_of(mask), region_prompt({"mask": encode_rle(mask)})
+    assert plain == packed == copy.deepcopy(packed)
+    assert hash(plain) == hash(packed)
+    np.testing.assert_array_equal(packed.bounds(SIZE), plain.bounds(SIZE))
+    for first, second in zip(
+        vars(encode_prompts([plain], LETTERBOX)).values(),
+        vars(encode_prompts([packed], LETTERBOX)).values(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(first, second)
+    empty = region_prompt({"mask": encode_rle(np.zeros(SIZE[::-1], dtype=bool))})
+    with pytest.raises(PromptError, match="at least one pixel set"):
+        empty.validate(SIZE)
+    with pytest.raises(PromptError, match="a mask must be a run-length code: run-length code must describe"):
+        region_prompt({"mask": {"size": [3, 4], "counts": [1]}})

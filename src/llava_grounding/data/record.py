@@ -141,7 +141,7 @@ class Record:
             DataError: whatever is wrong with the picture, or if it is not of the labelled size.
         """
         try:
-            pixels = np.array(load_image(self.read_bytes(), DATA_LIMITS, DATA_FORMATS))
+            pixels = np.array(load_image(self.read_bytes(), DATA_LIMITS, DATA_FORMATS, name="it"))
         except ImageError as error:
             raise DataError(f"cannot read image `{self.id}`: {error}") from error
         found = (pixels.shape[1], pixels.shape[0])

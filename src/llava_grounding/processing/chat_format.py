@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from llava_grounding.errors import ImageError, PromptError
+from llava_grounding.errors import DataError, ImageError, PromptError
 from llava_grounding.image_files import ImageSource, load_mask
 from llava_grounding.markup import REGION
-from llava_grounding.masks import decode_rle
 from llava_grounding.processing.conversation import ChatTemplate, Piece
 from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.structures import Message, VisualPrompt
@@ -166,7 +165,7 @@ def region_prompt(part: VisualPrompt | Mapping[str, Any]) -> VisualPrompt:
         raise PromptError(f"a region must have exactly one of {', '.join(REGION_KINDS)}, got {given or 'none'}")
     kind, value = given[0], part[given[0]]
     if kind == "mask":
-        return VisualPrompt.mask_of(_mask_of(value))
+        return _mask_of(value)
     points = as_numbers(value)
     if not points.size:
         raise PromptError(f"a {kind} must be numbers, got {shown(value)}")
@@ -175,10 +174,13 @@ def region_prompt(part: VisualPrompt | Mapping[str, Any]) -> VisualPrompt:
     return VisualPrompt(kind, points_xy=points[None] if kind == "click" else points)  # type: ignore[arg-type]
 
 
-def _mask_of(value: Any) -> np.ndarray:
+def _mask_of(value: Any) -> VisualPrompt:
     if isinstance(value, Mapping):
-        return decode_rle(value)
-    return load_mask(value) if isinstance(value, (str, bytes, os.PathLike)) else np.asarray(value)
+        try:
+            return VisualPrompt.mask_from_rle(value)
+        except DataError as error:
+            raise PromptError(f"a mask must be a run-length code: {error}") from error
+    return VisualPrompt.mask_of(load_mask(value) if isinstance(value, str | bytes | os.PathLike) else np.asarray(value))
 
 
 def prompt_pieces(template: ChatTemplate, prompt: str, end: str, num_regions: int) -> tuple[list[Piece], bool]:

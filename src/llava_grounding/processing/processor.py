@@ -21,6 +21,7 @@ from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from llava_grounding import markup
 from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean
 from llava_grounding.geometry import Letterbox
+from llava_grounding.image_files import load_image
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.processing.chat_format import jinja_template
 from llava_grounding.processing.conversation import ChatTemplate, Piece, check_question, dialogue_pieces
@@ -128,7 +129,9 @@ class LlavaGroundingProcessor(StandardDoors):
         return self.tokens.tokenizer
 
     def encode_image(self, image: Image.Image) -> EncodedImage:
-        """Prepare an upright RGB image for both encoders."""
+        """Prepare an image for both encoders; one that is not upright RGB yet is read as by `load_image`."""
+        if image.mode != "RGB" or image.info:
+            image = load_image(image, self.image_limits)
         canvas, letterbox = letterbox_image(image, self.settings.canvas)
         tower = None if self.settings.tower is None else tower_image(image, self.settings.tower)
         return EncodedImage(torch.from_numpy(canvas), tower, letterbox)

@@ -66,8 +66,10 @@ def encode_prompts(prompts: Sequence[VisualPrompt], letterbox: Letterbox) -> Enc
 
 def _drawn(prompt: VisualPrompt, image_size_wh: tuple[int, int]) -> np.ndarray:
     """The pixels a scribble or mask marks, (H, W) bool."""
-    if prompt.mask is not None:
-        return prompt.mask
+    if prompt.kind == "mask":
+        mask = prompt.mask
+        assert mask is not None
+        return mask
     assert prompt.points_xy is not None
     picture = Image.new("1", image_size_wh)
     pen = max(1, round(max(image_size_wh) / 100))

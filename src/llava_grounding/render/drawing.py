@@ -77,8 +77,9 @@ def _mark(canvas: Canvas, prompts: Sequence[VisualPrompt]) -> None:
     for k, prompt in enumerate(prompts, start=1):
         prompt.validate(canvas.image_size_wh)
         box = prompt.bounds(canvas.image_size_wh)
-        if prompt.mask is not None:
-            canvas.tint(prompt.mask, WHITE)
+        mask = prompt.mask
+        if mask is not None:
+            canvas.tint(mask, WHITE)
         elif prompt.box_xyxy is not None:
             x0, y0, x1, y1 = box
             canvas.stroke(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)]), WHITE, dashed=True)

@@ -128,8 +128,9 @@ def _region_shape(region: Region, k: int, name: str) -> str:
 
 
 def _prompt_shape(prompt: VisualPrompt) -> str:
-    if prompt.mask is not None:
-        outline = f'{mask_to_path(prompt.mask)} fill-rule="evenodd"'
+    mask = prompt.mask
+    if mask is not None:
+        outline = f'{mask_to_path(mask)} fill-rule="evenodd"'
         return f'<g class="prompt">{_twice("path", outline)}</g>'
     if prompt.box_xyxy is not None:
         return f'<g class="prompt">{_twice("rect", _rectangle(prompt.box_xyxy), "dashed")}</g>'
