@@ -55,7 +55,7 @@ ANSWER_VERSION = 1
 MAX_REGIONS = 10_000
 """Of an answer that is read, and as many phrases."""
 
-MAX_MASK_PIXELS = 10**10
+MAX_MASK_PIXELS = 5 * 10**9
 """Of all masks of an answer that is read: drawing them takes time in proportion, however few bytes they have."""
 
 Role = Literal["user", "assistant", "system"]

@@ -8,10 +8,11 @@ from PIL import Image
 from render_examples import answer_of, disc, grey
 
 from llava_grounding.errors import PromptError, ShapeError
-from llava_grounding.render import draw_answer, draw_prompts
+from llava_grounding.render import draw_answer, draw_prompts, drawing
 from llava_grounding.render.canvas import Canvas, display_scale
 from llava_grounding.render.palette import phrase_color
 from llava_grounding.render.parts import text_pieces
+from llava_grounding.render.typeset import Typesetter
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Region, VisualPrompt
 
 SIZE = (800, 600)
@@ -192,3 +193,22 @@ def test_of_overlapping_phrases_the_first_is_shown() -> None:
     )
     answer = GroundedAnswer("a dog's tail", phrases, SIZE, "", "nano", 0, 0)
     assert text_pieces(answer) == [("a dog", 1), ("'s ", None), ("tail", 2)]
+
+
+def notes_of(answer: GroundedAnswer) -> list[str]:
+    lines = Typesetter(20).lines([(answer.text, 0)], 700)
+    return drawing._notes(answer, lines)
+
+
+def test_a_question_mark_is_explained_where_there_is_one() -> None:
+    found, ghost = answer_of(SIZE, [("a disc", [disc(SIZE, 400, 300, 100)])]), answer_of(SIZE, [("a ghost", [])])
+    assert notes_of(found) == []
+    assert notes_of(ghost) == ["? = not found in the picture"]
+    assert draw_answer(grey(SIZE), ghost).height > draw_answer(grey(SIZE), found).height
+
+
+def test_letters_that_no_font_has_are_named() -> None:
+    (note,) = notes_of(answer_of(SIZE, ["it is \u0378\u0379\u0380\u0381"]))
+    assert note.startswith("Empty boxes: no font on this computer has U+0378, U+0379, U+0380 and others; a browser may")
+    plain, boxes = (draw_answer(grey(SIZE), answer_of(SIZE, [text])) for text in ("it is aaaa", "it is \u0378"))
+    assert boxes.height > plain.height

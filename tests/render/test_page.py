@@ -92,6 +92,7 @@ def test_every_phrase_can_be_reached_with_the_keyboard() -> None:
 def test_a_phrase_without_regions_says_so_with_its_score() -> None:
     (doubtful,) = Page(answer_to_html(*example())).of("span", **{"class": "phrase doubtful"})
     assert doubtful["title"] == "not found in the picture (best score 0.12)"
+    assert "pixels · ? = not found in the picture</p>" in answer_to_html(*example())
     assert "style" not in doubtful
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from llava_grounding.errors import DataError, LlavaGroundingError
 from llava_grounding.image_files import ImageLimits
 from llava_grounding.masks import decode_rle, encode_rle
-from llava_grounding.structures import MAX_REGIONS, GroundedAnswer, PackedRegion, Region
+from llava_grounding.structures import MAX_MASK_PIXELS, MAX_REGIONS, GroundedAnswer, PackedRegion, Region
 
 
 def answer_json(size_wh: tuple[int, int] = (4, 3), masks: int = 1, rle: Any = ...) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def test_masks_stay_packed_until_they_are_asked_for() -> None:
 
 
 def test_masks_times_pixels_are_bounded() -> None:
-    most = 10**10 // (8192 * 6144)
+    most = MAX_MASK_PIXELS // (8192 * 6144)
     GroundedAnswer.from_dict(answer_json((8192, 6144), most))
     words = f"about 8192 x 6144 pixels must have at most {most} masks, got {most + 1}"
     assert words in refusal(answer_json((8192, 6144), most + 1))

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from llava_grounding.image_files import ImageSource, load_image
 from llava_grounding.render.canvas import Canvas
 from llava_grounding.render.palette import BLACK, GREY, RGB, WHITE, ink_on, mix, phrase_color
-from llava_grounding.render.parts import picture_of, text_pieces
+from llava_grounding.render.parts import NOT_FOUND, picture_of, text_pieces
 from llava_grounding.render.typeset import NO_BREAK, Piece, Run, Typesetter
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
 
@@ -23,6 +23,7 @@ MAX_SIDE = 2048
 _MIN_LEGEND_WIDTH = 480
 _MAX_LEGEND_LINES = 120
 _MAX_LEGEND_CHARACTERS = 20_000
+_MAX_NAMED = 3  # letters that no font has
 _PAPER: RGB = (252, 252, 250)
 
 # Styles of the legend: 0 is plain text, then two for each phrase, its number and its words.
@@ -34,7 +35,8 @@ def draw_answer(
 ) -> Image.Image:
     """The picture with every region tinted, boxed and numbered, and below it the text, each phrase in its colour.
 
-    The k-th phrase has the number k, counted from 1. A phrase with no regions is grey, dotted and has a question mark.
+    The k-th phrase has the number k, counted from 1. A phrase with no regions is grey, dotted and has a question mark;
+    a line below says what that means, another which letters no font could write.
 
     Args:
         image: the picture the answer is about, as `load_image` takes it.
@@ -91,9 +93,11 @@ def _mark(canvas: Canvas, prompts: Sequence[VisualPrompt]) -> None:
 def _with_legend(picture: Image.Image, answer: GroundedAnswer) -> Image.Image:
     width = max(picture.width, _MIN_LEGEND_WIDTH)
     font_size = min(34, max(16, round(width / 50)))
-    setter, margin, line_height = Typesetter(font_size), font_size, round(1.65 * font_size)
+    setter, small, margin = Typesetter(font_size), Typesetter(round(0.75 * font_size)), font_size
+    line_height, note_height = round(1.65 * font_size), round(1.3 * font_size)
     lines = setter.lines(_legend_pieces(answer), width - 2 * margin, _MAX_LEGEND_LINES)
-    height = len(lines) * line_height + 2 * (margin - font_size // 4)
+    notes = [line for note in _notes(answer, lines) for line in small.lines([(note, _PLAIN)], width - 2 * margin)]
+    height = len(lines) * line_height + len(notes) * note_height + 2 * (margin - font_size // 4)
     sheet = Image.new("RGB", (width, picture.height + height), _PAPER)
     sheet.paste(picture, ((width - picture.width) // 2, 0))
     draw = ImageDraw.Draw(sheet)
@@ -101,7 +105,26 @@ def _with_legend(picture: Image.Image, answer: GroundedAnswer) -> Image.Image:
     for number, line in enumerate(lines):
         for run in line:
             _draw_run(draw, setter, run, margin + run.x, baseline + number * line_height, answer.phrases)
+    baseline += len(lines) * line_height - (line_height - note_height)
+    for number, line in enumerate(notes):
+        for run in line:
+            if run.font is not None:
+                place = (margin + run.x, baseline + number * note_height)
+                draw.text(place, run.text, fill=GREY, font=run.font, anchor="ls")
     return sheet
+
+
+def _notes(answer: GroundedAnswer, lines: Sequence[Sequence[Run]]) -> list[str]:
+    """What a question mark and an empty box in the legend mean, where there is one."""
+    notes = [f"? = {NOT_FOUND}"] if any(not phrase.regions for phrase in answer.phrases) else []
+    missing = dict.fromkeys(c for line in lines for run in line if run.font is None for c in run.text)
+    if missing:
+        named = ", ".join(f"U+{ord(character):04X}" for character in list(missing)[:_MAX_NAMED])
+        more = " and others" if len(missing) > _MAX_NAMED else ""
+        notes.append(
+            f"Empty boxes: no font on this computer has {named}{more}; a browser may, on the page of the answer."
+        )
+    return notes
 
 
 def _legend_pieces(answer: GroundedAnswer) -> list[Piece]:

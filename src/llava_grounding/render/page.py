@@ -20,7 +20,7 @@ from PIL import Image
 from llava_grounding.image_files import ImageSource
 from llava_grounding.render.outline import mask_to_path
 from llava_grounding.render.palette import RGB, WHITE, css, ink_on, phrase_color
-from llava_grounding.render.parts import picture_of, text_pieces
+from llava_grounding.render.parts import NOT_FOUND, picture_of, text_pieces
 from llava_grounding.render.typeset import clean
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Region, VisualPrompt
 
@@ -50,6 +50,7 @@ def answer_to_html(image: ImageSource, answer: GroundedAnswer, prompts: Sequence
     script = _resource("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = clean(answer.text)
+    legend = f" · ? = {NOT_FOUND}" if any(not phrase.regions for phrase in answer.phrases) else ""
     return Template(_resource("page.html")).substitute(
         script=script,
         script_hash=f"sha256-{digest}",
@@ -64,7 +65,7 @@ def answer_to_html(image: ImageSource, answer: GroundedAnswer, prompts: Sequence
         shapes="\n".join([*_region_shapes(answer), *map(_prompt_shape, prompts)]),
         tags="\n".join(_tags(answer, prompts)),
         text=_text(answer) or '<span class="doubtful">(no text)</span>',
-        about=escape(clean(f"{answer.model} · {width} × {height} pixels")),
+        about=escape(clean(f"{answer.model} · {width} × {height} pixels{legend}")),
     )
 
 
@@ -91,7 +92,7 @@ def _phrase(text: str, k: int, phrase: GroundedPhrase) -> str:
     """The words as something to point at; a span and not a button, so that it wraps like text."""
     shown = escape(clean(text))
     if not phrase.regions:
-        hint = f"not found in the picture (best score {phrase.score:.2f})"
+        hint = f"{NOT_FOUND} (best score {phrase.score:.2f})"
         return (
             f'<span class="phrase doubtful" dir="auto" tabindex="0" data-phrase="{k}" title="{hint}">{shown}'
             '<span class="mark">?</span></span>'

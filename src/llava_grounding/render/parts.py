@@ -8,6 +8,9 @@ from llava_grounding.errors import ShapeError
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
 from llava_grounding.structures import GroundedAnswer
 
+NOT_FOUND = "not found in the picture"
+"""What a phrase with a question mark is."""
+
 
 def picture_of(image: ImageSource, answer: GroundedAnswer) -> Image.Image:
     """The picture an answer is about, upright.

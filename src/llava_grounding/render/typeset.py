@@ -19,17 +19,31 @@ Piece = tuple[str, int]
 """Text and its style."""
 
 # Pillow's own font, which always exists, writes ASCII only. These are asked, in this order, for what it lacks; the
-# names are the usual ones on Linux and macOS, and it is no error if none is installed.
+# names are the usual ones on Linux, macOS and Windows, and it is no error if none is installed.
 _SYSTEM_FONTS = (
     "NotoSans-Regular.ttf",
     "DejaVuSans.ttf",
     "LiberationSans-Regular.ttf",
     "Arial Unicode.ttf",
+    "segoeui.ttf",
     "NotoSansCJK-Regular.ttc",
+    "NotoSansCJKsc-Regular.otf",
+    "NotoSansCJKjp-Regular.otf",
+    "NotoSansSC-Regular.otf",
+    "NotoSansJP-Regular.otf",
+    "NotoSansKR-Regular.otf",
+    "SourceHanSansSC-Regular.otf",
     "wqy-zenhei.ttc",
+    "wqy-microhei.ttc",
     "DroidSansFallbackFull.ttf",
+    "ipaexg.ttf",
+    "NanumGothic.ttf",
     "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
     "AppleSDGothicNeo.ttc",
+    "msyh.ttc",
+    "YuGothM.ttc",
+    "malgun.ttf",
     "NotoSansArabic-Regular.ttf",
     "NotoSansHebrew-Regular.ttf",
     "NotoSansDevanagari-Regular.ttf",
@@ -39,7 +53,11 @@ _SYSTEM_FONTS = (
     "NotoSansSymbols2-Regular.ttf",
     "NotoEmoji-Regular.ttf",
     "Symbola.ttf",
+    "seguiemj.ttf",
+    "seguisym.ttf",
     "Apple Symbols.ttf",
+    "unifont.otf",
+    "unifont.ttf",
 )
 _BUILT_IN = -1
 _NEVER_A_CHARACTER = "\U0010fffe"  # every font draws its sign for "missing" here
