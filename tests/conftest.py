@@ -42,6 +42,12 @@ _PHOTOS: list[tuple[str, str, list[tuple[int, int, int, int, int, str]]]] = [
     ("words/only.jpg", "captions", []),
     ("street/cars.jpg", "camvid11", [(187, 0, 0, 80, 20, "semantic"), (3, 10, 30, 70, 50, "semantic")]),
 ]
+_LABEL_SETS = {
+    "coco80": ["person", "bicycle", "car", "cat", "dog", "hot dog"],
+    "voc20": ["person", "bicycle", "car", "cat", "dog", "dining table"],
+    "captions": [],
+    "camvid11": ["sky", "road", "car", "person"],
+}
 _CAPTIONS = {
     1: ["Two dogs next to a man .", "a photo of the yard"],
     3: ["A puppy sleeps"],
@@ -64,6 +70,7 @@ def mini_pack_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = _write_shard(root)
     _write(root / "index_val.json", index)
     _write(root / "instances_val.json", _instances())
+    _write(root / "label_sets.json", _LABEL_SETS)
     captions = [{"image_id": key, "caption": text} for key, texts in _CAPTIONS.items() for text in texts]
     _write(root / "captions_val.json", {"annotations": captions})
     statements = [

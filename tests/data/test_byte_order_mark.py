@@ -32,7 +32,7 @@ def mark(folder: Path) -> int:
 def test_a_photo_pack(mini_pack_root: Path, tmp_path: Path) -> None:
     shutil.copytree(mini_pack_root, tmp_path / "pack")
     expected = list(PhotoPack(tmp_path / "pack").split("val"))
-    assert mark(tmp_path / "pack") == 5
+    assert mark(tmp_path / "pack") == 6
     assert list(PhotoPack(tmp_path / "pack").split("val")) == expected
 
 

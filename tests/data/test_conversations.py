@@ -11,10 +11,11 @@ import pytest
 from hand_record import BARE, GRASS, LEFT_CUP, MAN, RECORD, RIGHT_CUP
 
 from llava_grounding.data.conversations import build_sample, may_be_mirrored
+from llava_grounding.data.nouns import spoken_name
 from llava_grounding.data.record import Record, RecordedTurn
 from llava_grounding.data.sample import Sample, Turn, mirror_sample
 from llava_grounding.data.talk_settings import KINDS, PromptSettings, TalkSettings
-from llava_grounding.data.talk_turns import MAKERS, possible_kinds, spoken_name
+from llava_grounding.data.talk_turns import MAKERS, possible_kinds
 from llava_grounding.data.templates import FAMILIES
 from llava_grounding.errors import ConfigError
 from llava_grounding.markup import parse_strict

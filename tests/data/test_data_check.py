@@ -141,7 +141,8 @@ def test_broken_masks_are_named_and_empty_ones_do_not_count_as_broken(tmp_path: 
         assert not report.ok
         assert [named.partition(":")[0] for named in report.broken_masks.named] == ["1.png, dog 1", "1.png, dog 2"]
         assert report.empty_masks.named == ["1.png, dog 3"]
-    assert check_dataset(photos(tmp_path, labels[2:])).ok
+    good = [labelled(number, [0, 0, 4, 4], segmentation=SQUARE) for number in (7, 8)]
+    assert check_dataset(photos(tmp_path, [*labels[2:], *good])).ok
 
 
 def test_what_the_reader_left_out_is_told_but_is_ok(tmp_path: Path) -> None:

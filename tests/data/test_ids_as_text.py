@@ -40,7 +40,8 @@ def pack(folder: Path, change: Change) -> PackedRecords:
     statements = [{"image_id": 1, "statement": "It is.", "label": 1}]
     questions = [{"image_id": 1, "question": "Is there a dog?", "answer": "yes"}]
     parts = [change(part) for part in (captions, statements, questions)]
-    return CocoPhotos(change(labels), FolderImages(folder), *parts)
+    sets = {"balloon1": frozenset({"balloon"})}
+    return CocoPhotos(change(labels), FolderImages(folder), *parts, label_sets=sets)
 
 
 def own(folder: Path, change: Change) -> PackedRecords:

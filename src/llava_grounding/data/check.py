@@ -12,12 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from llava_grounding.data.reading import IMAGE_MISSING
+from llava_grounding.data.reading import BOX_BEYOND, IMAGE_MISSING
 from llava_grounding.data.record import Dataset, Record
 from llava_grounding.errors import LlavaGroundingError
+from llava_grounding.geometry import box_iou
+from llava_grounding.masks import mask_to_box
 
 NUM_NAMED = 20
 """Of a kind of trouble, so many are named; all are counted."""
+
+_MOST_EMPTY = 0.5  # of the masks; a few polygons thinner than a pixel are in every data set
+_MOST_UNLIKE = 0.1  # of the boxes; masks that were cut by hand at the edges of their boxes disagree in one of thirty
+_ALIKE = 0.6  # overlap of a box with that around its mask; corners taken for a size often have 0.53
+_SLIP = 3.0  # pixels
+_AS_THINGS = "`crowds_as_things: true` takes each for one thing"
 
 # What decoders are known to raise for damaged input, besides our own errors.
 _TROUBLE = (
@@ -63,10 +71,12 @@ class DatasetReport:
     Args:
         name: of the data set.
         counts: how many there are of records, instances, masks, captions, phrases, expressions, dialogues, turns.
+        crowds: instances that are several things under one mask, of which nothing is ever asked.
         missing_images: no file where one should be.
         broken_images: cannot be decoded, or not of the size their labels say.
         broken_masks: cannot be decoded, or not of the image's size.
         empty_masks: not one pixel, such as a polygon thinner than that; training takes them for boxes.
+        unlike_boxes: the mask of a label lies elsewhere than its box, or is of another size.
         broken_records: cannot be made at all.
         dropped: what the reader left out: reason -> how many, and the first of them with what is wrong.
         strict: whether anything that was left out is wrong; else only entries whose picture is missing.
@@ -74,32 +84,65 @@ class DatasetReport:
 
     name: str
     counts: dict[str, int] = field(default_factory=dict)
+    crowds: int = 0
     missing_images: Trouble = field(default_factory=Trouble)
     broken_images: Trouble = field(default_factory=Trouble)
     broken_masks: Trouble = field(default_factory=Trouble)
     empty_masks: Trouble = field(default_factory=Trouble)
+    unlike_boxes: Trouble = field(default_factory=Trouble)
     broken_records: Trouble = field(default_factory=Trouble)
     dropped: dict[str, Trouble] = field(default_factory=dict)
     strict: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether there are records and all that was looked at can be read, and no picture is missing.
+        """Whether there are records, all that was looked at can be read, no picture is missing, and no `faults`.
 
-        Empty masks do not count, nor labels that were left out, unless `strict`: published data sets have some.
+        A few empty masks do not count, nor labels that were left out, unless `strict`: published data sets have some.
         """
         if self.dropped if self.strict else IMAGE_MISSING in self.dropped:
             return False
+        if self.faults():
+            return False
         return self.counts.get("records", 0) > 0 and not any(
-            trouble.count for trouble in self._troubles().values() if trouble is not self.empty_masks
+            trouble.count
+            for trouble in self._troubles().values()
+            if trouble is not self.empty_masks and trouble is not self.unlike_boxes
         )
+
+    def faults(self) -> list[str]:
+        """What is wrong with the data set as a whole, in a sentence each: too often to be a slip."""
+        instances, masks = self.counts.get("instances", 0), self.counts.get("instances with a mask", 0)
+        beyond = self.dropped.get(BOX_BEYOND, Trouble()).count
+        missing = self.dropped.get(IMAGE_MISSING, Trouble()).count + self.missing_images.count
+        here = self.counts.get("records", 0) - self.missing_images.count
+        empty, unlike = self.empty_masks.count, self.unlike_boxes.count
+        faults = []
+        if missing and not here:
+            faults.append("all pictures are missing; is `images` the right place?")
+        if empty > _MOST_EMPTY * masks:
+            faults.append(f"{empty} of {masks} masks have not one pixel: are they of other pictures, or in pixels?")
+        if unlike > _MOST_UNLIKE * (masks - empty):
+            faults.append(
+                f"{unlike} of {masks - empty} boxes do not fit their masks; bbox must be [x, y, width, height]"
+            )
+        if beyond > _MOST_UNLIKE * (instances + beyond):
+            faults.append(f"{beyond} of {instances + beyond} boxes lie far beyond their pictures; are they in pixels?")
+        if instances and self.crowds == instances:
+            faults.append(f"all labels are crowds, which are never asked for ({_AS_THINGS})")
+        return faults
 
     def lines(self) -> list[str]:
         """The report for a person, line by line."""
         shown = [f"{name}: {count}" for name, count in self.counts.items() if count or name == "records"]
+        if self.crowds:
+            of = self.counts["instances"]
+            shown.append(f"{self.crowds} of {of} instances are crowds (`iscrowd: 1`), never asked for ({_AS_THINGS})")
         found = [line for title, trouble in self._troubles().items() for line in trouble.lines(title)]
         left_out = [line for reason, trouble in self.dropped.items() for line in trouble.lines(f"left out, {reason}")]
-        return [f"{self.name}: {'ok' if self.ok else 'not ok'}", *(f"  {line}" for line in [*shown, *found, *left_out])]
+        faults = "; ".join(self.faults())
+        head = f"{self.name}: {'ok' if self.ok else 'not ok'}{': ' if faults else ''}{faults}"
+        return [head, *(f"  {line}" for line in [*shown, *found, *left_out])]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
@@ -110,7 +153,9 @@ class DatasetReport:
         return {
             "name": self.name,
             "ok": self.ok,
+            "faults": self.faults(),
             "counts": dict(self.counts),
+            "crowds": self.crowds,
             **{title.replace(" ", "_"): plain(trouble) for title, trouble in self._troubles().items()},
             "dropped": {reason: plain(trouble) for reason, trouble in self.dropped.items()},
         }
@@ -121,6 +166,7 @@ class DatasetReport:
             "broken images": self.broken_images,
             "broken masks": self.broken_masks,
             "empty masks": self.empty_masks,
+            "boxes unlike their masks": self.unlike_boxes,
             "broken records": self.broken_records,
         }
 
@@ -146,6 +192,7 @@ def check_dataset(
             continue
         for name, count in counted.items():
             report.counts[name] += count
+        report.crowds += sum(thing.region == "crowd" and thing.category != "" for thing in record.instances)
         size_wh = _check_image(record, read_images, report)
         for index in range(len(record.instances)):
             _check_mask(record, index, size_wh, read_images, report)
@@ -179,18 +226,18 @@ def _counts(record: Record | None) -> dict[str, int]:
 
 
 def _check_image(record: Record, read: bool, report: DatasetReport) -> tuple[int, int] | None:
-    """Width and height, None where they are not known."""
+    """Width and height; None where they are not known, or the picture is not there or has another size."""
     exists = getattr(record.read_bytes, "exists", None)
     if exists is not None and not exists():
         report.missing_images.add(f"{record.id}: {_reason_of_absence(record)}")
-        return record.image_size_wh
+        return None
     if not read:
         return record.image_size_wh
     try:
         height, width = record.load_image().shape[:2]
     except _TROUBLE as error:
         report.broken_images.add(f"{record.id}: {_one_line(error)}")
-        return record.image_size_wh
+        return None
     return width, height
 
 
@@ -206,8 +253,21 @@ def _check_mask(record: Record, index: int, size_wh: tuple[int, int] | None, rea
     except _TROUBLE as error:
         report.broken_masks.add(f"{called}: {_one_line(error)}")
         return
-    if mask is not None and not np.any(mask):
+    if mask is None:
+        return
+    around = mask_to_box(mask)
+    if around is None:
         report.empty_masks.add(called)
+    elif instance.region == "thing" and not _fits(np.array(instance.box_xyxy), around):
+        box = tuple(round(side, 1) for side in instance.box_xyxy)
+        report.unlike_boxes.add(f"{called}: box {box}, but its mask lies within {tuple(around.tolist())}")
+
+
+def _fits(box: np.ndarray, around: np.ndarray) -> bool:
+    """Whether a box could be that around the mask, drawn with a loose hand."""
+    if np.abs(box - around).max() <= _SLIP:
+        return True
+    return float(box_iou(box[None], around[None])[0, 0]) >= _ALIKE
 
 
 def _reason_of_absence(record: Record) -> str:

@@ -10,12 +10,15 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from llava_grounding.data.box_forms import BoxForms
+from llava_grounding.data.exhaustive import Coverage, FileCoverage, is_no_category, is_unlabelled_region
 from llava_grounding.data.images import FolderImages, ImageStore, TarImages, open_images, read_index
 from llava_grounding.data.reading import (
+    MAX_LABELS,
     EntryError,
     ImageRow,
     LeftOut,
@@ -23,11 +26,15 @@ from llava_grounding.data.reading import (
     box_from_xywh,
     checked_segmentation,
     image_rows,
+    is_crowd,
     label_id,
+    naming,
+    number_or_none,
     plain_text,
     printable,
     read_json,
     rows_of,
+    same_pictures,
     shown,
     whole_number,
 )
@@ -37,26 +44,9 @@ from llava_grounding.errors import DataError, did_you_mean
 from llava_grounding.masks import rle_area
 
 PACK_VARIABLE = "LLAVA_GROUNDING_DATA"
+LABEL_SETS = "label_sets.json"
+"""Beside an instances file whose images have a `label_set`: the category names of each set."""
 _T = TypeVar("_T")
-_COCO_THINGS = range(1, 91)
-_COCO_STUFF = range(92, 201)
-_VOC20 = (
-    "airplane bicycle bird boat bottle bus car cat chair cow dining+table dog horse motorcycle person potted+plant "
-    "sheep couch train tv"
-)
-# Classes labelled exhaustively, by the pack's `label_set`. The amenity labels are known to have gaps.
-_LABEL_SETS: dict[str, str] = {
-    "voc20": _VOC20,
-    "animal5": "dog cat horse cow sheep",
-    "koma7": "bear deer elephant otter rhesus+monkey tiger turtle",
-    "facade10": "window facade balcony+fence shop car street fence vegetation traffic+infrastructure "
-    "non-building+infrastructure",
-    "camvid11": "sky building pole road sidewalk tree traffic+sign fence car person bicyclist",
-    "amenity23": "",
-    "balloon1": "balloon",
-    "oid5": "apple bicycle bird boat person",
-    "captions": "",
-}
 
 
 class CocoLabels:
@@ -66,36 +56,71 @@ class CocoLabels:
         data: the parsed file.
         left_out: told of every image, category and annotation that cannot be used.
         thorough: also unpack run lengths to see that they are whole; for files of moderate size.
+        label_sets: category names by the `label_set` of images.
+        exhaustive: whether a file that says nothing of itself is taken to label every visible thing of its categories.
+        crowds_as_things: whether an annotation with `iscrowd` is one thing, as tools write it that set it for every
+            mask made with a brush.
 
     Attributes:
         images: by id, in order.
-        categories: names by id.
+        categories: names by id, empty for one that is none, as `background`.
         annotations: image id -> annotation id (a number of ours where there is none) -> annotation, in order.
         ambiguous: ids that several annotations of the file bear. The first usable one is kept, but whatever names such
             an id may mean the other.
+        coverage: which categories are complete in which image.
     """
 
-    def __init__(self, data: Any, left_out: LeftOut, thorough: bool = False) -> None:
+    def __init__(
+        self,
+        data: Any,
+        left_out: LeftOut,
+        thorough: bool = False,
+        label_sets: Mapping[str, frozenset[str]] | None = None,
+        exhaustive: bool = True,
+        crowds_as_things: bool = False,
+    ) -> None:
         what = "a COCO instances file"
-        self._thorough = thorough
-        self.images = image_rows(rows_of(data, "images", what), left_out, named_once=True)
-        self.categories = read_categories(rows_of(data, "categories", what), left_out)
+        self._thorough, self._crowds_as_things = thorough, crowds_as_things
+        self._forms = BoxForms()
+        image_list, category_list = rows_of(data, "images", what), rows_of(data, "categories", what)
+        self.images = image_rows(image_list, left_out, named_once=True)
+        self._twins = same_pictures(image_list, self.images)
+        names = read_categories(category_list, left_out)
+        self.categories = {number: "" if is_no_category(name) else name for number, name in names.items()}
+        self.coverage = FileCoverage(category_list, names, label_sets, exhaustive)
+        for image in self.images.values():
+            self.coverage.see_image(image)
+        self._unlabelled = {number for number, name in names.items() if is_unlabelled_region(name)}
         self.annotations: dict[int, dict[object, Annotation]] = {}
         rows = rows_of(data, "annotations", what)
         self.ambiguous = _ids_used_twice(rows)
         used: set[object] = set()
         for number, row in enumerate(rows):
+            self.coverage.see(row.get("category_id") if isinstance(row, Mapping) else None)
             try:
                 annotation, image_id = self._annotation(row)
                 if annotation.id in used:
                     raise EntryError("annotation id used twice")
+                labels = self.annotations.setdefault(image_id, {})
+                if len(labels) >= MAX_LABELS:
+                    raise EntryError(f"more than {MAX_LABELS} annotations of one image")
             except EntryError as why:
                 left_out.add(f"annotation {label_id(row)}", why)
+                self.lose(row)
                 continue
             if annotation.id is not None:
                 used.add(annotation.id)
-            key = f"row {number}" if annotation.id is None else annotation.id
-            self.annotations.setdefault(image_id, {})[key] = annotation
+            labels[f"row {number}" if annotation.id is None else annotation.id] = annotation
+            if annotation.region == "crowd":
+                self.lose(row)
+        self._forms.refuse()
+
+    def lose(self, row: Any) -> None:
+        """Note that an annotation of the file is left out, or hides others of its kind."""
+        row = row if isinstance(row, Mapping) else {}
+        image_id, category = number_or_none(row.get("image_id")), number_or_none(row.get("category_id"))
+        image_ids = None if image_id is None else self._twins.get(image_id, (image_id,))
+        self.coverage.lose(image_ids, None if category in self._unlabelled else category)
 
     def _annotation(self, row: Any) -> tuple[Annotation, int]:
         if not isinstance(row, Mapping):
@@ -103,20 +128,23 @@ class CocoLabels:
         image_id = whole_number(row.get("image_id"), "image id")
         if image_id not in self.images:
             raise EntryError("annotation of an unknown image", f"image_id {image_id} is no image of the file")
-        category = self.categories.get(whole_number(row.get("category_id"), "category id"))
+        number = whole_number(row.get("category_id"), "category id")
+        category = self.categories.get(number)
         if category is None:
             raise EntryError(
-                "annotation of an unknown category",
-                f"category_id {row['category_id']} is no category of the file that can be used",
+                "annotation of an unknown category", f"category_id {number} is no category of the file that can be used"
             )
         size_wh = self.images[image_id].size_wh
+        self._forms.see(row.get("bbox"), size_wh, row.get("segmentation"))
         mask = row.get("mask", "")
         region = {"stuff": "stuff", "semantic": "class"}.get(mask if isinstance(mask, str) else "", "thing")
+        if number in self._unlabelled or (is_crowd(row) and not self._crowds_as_things):
+            region = "crowd"
         annotation = Annotation(
             category,
             box_from_xywh(row.get("bbox"), size_wh),
             self._segmentation(row.get("segmentation"), size_wh),
-            "crowd" if row.get("iscrowd") else region,
+            region,
             None if row.get("id") is None else whole_number(row["id"], "annotation id"),
         )
         return annotation, image_id
@@ -170,7 +198,7 @@ class CocoPhotos(PackedRecords):
         statements: rows with `image_id`, `statement` and `label`, 1 where it is true, else 0.
         questions: rows with `image_id`, `question` and `answer`, `yes` or `no`.
         name: what the data is called in reports.
-        thorough: see `CocoLabels`.
+        thorough, label_sets, exhaustive, crowds_as_things: see `CocoLabels`.
 
     Raises:
         DataError: if a file is not in COCO's form at all, or an image's `label_set` is unknown.
@@ -185,57 +213,67 @@ class CocoPhotos(PackedRecords):
         questions: Iterable[Any] = (),
         name: str = "coco",
         thorough: bool = False,
+        label_sets: Mapping[str, frozenset[str]] | None = None,
+        exhaustive: bool = True,
+        crowds_as_things: bool = False,
     ) -> None:
         left_out = LeftOut()
-        labels = CocoLabels(instances, left_out, thorough)
-        self.categories, self.ambiguous = labels.categories, labels.ambiguous
-        self._covered = {key: self._exhaustive(key) for key in {_label_set(image) for image in labels.images.values()}}
+        labels = CocoLabels(instances, left_out, thorough, label_sets, exhaustive, crowds_as_things)
+        self.categories = {number: name for number, name in labels.categories.items() if name}
+        self.ambiguous = labels.ambiguous
+        self._coverage = labels.coverage
+        for label_set in {_label_set(image) for image in labels.images.values()} - {None}:
+            _check_label_set(label_set, label_sets)
         talk = _Talk(
             _by_image("caption", _caption_rows(captions), _caption, labels.images, left_out),
             _by_image("statement", statements, _statement, labels.images, left_out),
             _by_image("question", questions, _question, labels.images, left_out),
         )
-        packed = (_row(image, labels.annotations.pop(image.id, {}), talk, images) for image in labels.images.values())
+        packed = (_row(image, labels, talk, images) for image in labels.images.values())
         super().__init__(name, packed, left_out)
         self.left_out = left_out
 
     @classmethod
     def from_files(
-        cls, instances: str | Path, images: str | Path, captions: str | Path | None = None, name: str | None = None
+        cls,
+        instances: str | Path,
+        images: str | Path,
+        captions: str | Path | None = None,
+        exhaustive: bool = True,
+        crowds_as_things: bool = False,
+        name: str | None = None,
     ) -> CocoPhotos:
         """Reads an instances file, and a captions file if given.
 
         Args:
-            instances: such as `instances_train2017.json`.
+            instances: such as `instances_train2017.json`; with `label_sets.json` beside it where images have a
+                `label_set`.
             images: folder, tar shards or zip; see `open_images`.
             captions: such as `captions_train2017.json`.
+            exhaustive: whether every visible thing of the file's categories is labelled. If not, nothing is asked that
+                only a complete file can answer: how many there are, or whether there is one.
+            crowds_as_things: take annotations with `iscrowd: 1` for one thing each, as CVAT and Datumaro write them for
+                every mask made with a brush; else they are never asked for.
             name: what the data is called in reports; by default the stem of `instances`.
+
+        Raises:
+            DataError: if a file cannot be read or is of another kind.
         """
         labels = read_json(instances)
-        return cls(
-            labels,
-            open_images(images),
-            read_json(captions) if captions else None,
-            name=name or Path(instances).stem,
-        )
+        with naming(instances):
+            return cls(
+                labels,
+                open_images(images),
+                read_json(captions) if captions else None,
+                name=name or Path(instances).stem,
+                label_sets=read_label_sets(Path(instances).parent),
+                exhaustive=exhaustive,
+                crowds_as_things=crowds_as_things,
+            )
 
     def _record(self, row: Any) -> Record:
-        record, label_set = row
-        crowded = {instance.category for instance in record.instances if instance.region == "crowd"}
-        return replace(record, exhaustive=self._covered[label_set] - crowded)
-
-    def _exhaustive(self, label_set: str | None) -> frozenset[str]:
-        """Category names a label set covers; a file that states none covers all its categories, as COCO does."""
-        if label_set is None:
-            return frozenset(self.categories.values())
-        if label_set in ("coco80", "coco80+stuff"):
-            stuff = _COCO_STUFF if label_set.endswith("stuff") else range(0)
-            return frozenset(name for key, name in self.categories.items() if key in _COCO_THINGS or key in stuff)
-        if label_set not in _LABEL_SETS:
-            known = ["coco80", "coco80+stuff", *_LABEL_SETS]
-            hint = did_you_mean(label_set, known) or ";"
-            raise DataError(f"unknown label_set `{printable(label_set)}`{hint} known are {', '.join(known)}")
-        return frozenset(name.replace("+", " ") for name in _LABEL_SETS[label_set].split())
+        record, coverage = row
+        return self._coverage.fill(record, coverage)
 
 
 class PhotoPack:
@@ -265,14 +303,16 @@ class PhotoPack:
             raise DataError(f"the photo pack at {self.root} has no split `{name}`; it has {list(self.splits)}")
         index = self.root / f"index_{name}.json"
         captions = self.root / f"captions_{name}.json"
-        return CocoPhotos(
-            read_json(path),
-            TarImages(self.root, read_index([index])) if index.is_file() else FolderImages(self.root),
-            read_json(captions) if captions.is_file() else None,
-            _read_rows(self.root / f"vsr_{name}.jsonl"),
-            _read_rows(self.root / f"pope_{name}.jsonl"),
-            name=f"photos_{name}",
-        )
+        with naming(path):
+            return CocoPhotos(
+                read_json(path),
+                TarImages(self.root, read_index([index])) if index.is_file() else FolderImages(self.root),
+                read_json(captions) if captions.is_file() else None,
+                _read_rows(self.root / f"vsr_{name}.jsonl"),
+                _read_rows(self.root / f"pope_{name}.jsonl"),
+                name=f"photos_{name}",
+                label_sets=read_label_sets(self.root),
+            )
 
 
 @dataclass(frozen=True)
@@ -282,12 +322,37 @@ class _Talk:
     questions: Mapping[int, Sequence[tuple[str, str]]]
 
 
-def _row(
-    image: ImageRow,
-    annotations: Mapping[object, Annotation],
-    talk: _Talk,
-    images: ImageStore,
-) -> tuple[Record, str | None]:
+def read_label_sets(folder: str | Path) -> dict[str, frozenset[str]] | None:
+    """Category names by label set, from `label_sets.json` of a folder; None where there is none.
+
+    Raises:
+        DataError: if the file is no object of lists of names.
+    """
+    path = Path(folder) / LABEL_SETS
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    if not isinstance(value, Mapping):
+        raise DataError(f"{path} must be an object of lists of names, got {shown(value)}")
+    for name, names in value.items():
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+            raise DataError(f"{path} must have a list of names under each key, got {shown(names)} under {shown(name)}")
+    return {name: frozenset(names) for name, names in value.items()}
+
+
+def _check_label_set(label_set: str | None, label_sets: Mapping[str, frozenset[str]] | None) -> None:
+    if label_sets is None:
+        raise DataError(
+            f"an image has label_set {shown(label_set)}, so `{LABEL_SETS}` must lie beside the file and say which "
+            "categories that is"
+        )
+    if label_set not in label_sets:
+        hint = did_you_mean(str(label_set), label_sets) or ";"
+        raise DataError(f"unknown label_set `{printable(str(label_set))}`{hint} known are {', '.join(label_sets)}")
+
+
+def _row(image: ImageRow, labels: CocoLabels, talk: _Talk, images: ImageStore) -> tuple[Record, Coverage]:
+    annotations = labels.annotations.pop(image.id, {})
     record = Record(
         id=image.file_name,
         image_id=image.id,
@@ -300,7 +365,7 @@ def _row(
         license=printable(str(image.row.get("license", ""))),
         read_bytes=images.locate(image.file_name),
     )
-    return record, _label_set(image)
+    return record, labels.coverage.of(image, _label_set(image), (thing.category for thing in annotations.values()))
 
 
 def _label_set(image: ImageRow) -> str | None:

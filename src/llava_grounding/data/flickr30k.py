@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from llava_grounding.data.images import ImageStore, open_images, stays_inside
+from llava_grounding.data.box_forms import BoxForms
+from llava_grounding.data.images import ImageStore, open_images, read_file, stays_inside
 from llava_grounding.data.reading import (
     Box,
     EntryError,
@@ -23,8 +24,10 @@ from llava_grounding.data.reading import (
     checked_size,
     clipped_box,
     image_rows,
+    is_crowd,
     label_id,
     list_under,
+    naming,
     plain_text,
     read_json,
     rows_of,
@@ -88,29 +91,43 @@ class Flickr30kMdetr(PackedRecords):
     Args:
         data: the parsed file.
         images: where pixels come from.
+        crowds_as_things: take annotations with `iscrowd: 1` for one thing each.
         name: what the data is called in reports.
 
     Raises:
         DataError: if the file is of another kind.
     """
 
-    def __init__(self, data: Any, images: ImageStore, name: str = "flickr30k_mdetr") -> None:
+    def __init__(
+        self, data: Any, images: ImageStore, crowds_as_things: bool = False, name: str = "flickr30k_mdetr"
+    ) -> None:
         what = "MDETR's Flickr30K file"
         left_out = LeftOut()
         rows = rows_of(data, "images", what)
-        annotations = _group(rows_of(data, "annotations", what), left_out)
-        super().__init__(name, _mdetr_records(rows, annotations, images, left_out), left_out)
+        labels = rows_of(data, "annotations", what)
+        if crowds_as_things:
+            labels = [row | {"iscrowd": 0} if isinstance(row, dict) else row for row in labels]
+        annotations = _group(labels, left_out)
+        forms = BoxForms()
+        records = list(_mdetr_records(rows, annotations, images, left_out, forms))
+        forms.refuse()
+        super().__init__(name, records, left_out)
 
     @classmethod
-    def from_files(cls, captions: str | Path, images: str | Path, name: str | None = None) -> Flickr30kMdetr:
+    def from_files(
+        cls, captions: str | Path, images: str | Path, crowds_as_things: bool = False, name: str | None = None
+    ) -> Flickr30kMdetr:
         """Reads MDETR's form.
 
         Args:
             captions: such as `final_flickr_separateGT_train.json`; its annotations may have `segmentation`.
             images: folder, tar shards or zip of `flickr30k-images`; see `open_images`.
+            crowds_as_things: take annotations with `iscrowd: 1` for one thing each.
             name: what the data is called in reports; by default the stem of `captions`.
         """
-        return cls(read_json(captions), open_images(images), name or Path(captions).stem)
+        data = read_json(captions)
+        with naming(captions):
+            return cls(data, open_images(images), crowds_as_things, name or Path(captions).stem)
 
 
 def parse_sentence(line: str) -> tuple[str, list[tuple[Span, int]]]:
@@ -228,7 +245,7 @@ def _read_boxes(
 
 def _parse_xml(path: Path) -> ElementTree.Element:
     try:
-        data = path.read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise EntryError("no annotation file") from error
     if _DECLARATION.search(data.replace(b"\0", b"")):  # also where every second byte of UTF-16 is zero
@@ -241,7 +258,7 @@ def _parse_xml(path: Path) -> ElementTree.Element:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig", errors="replace")
+        return read_file(path).decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise EntryError("no sentence file") from error
 
@@ -259,7 +276,11 @@ def _group(rows: list[Any], left_out: LeftOut) -> dict[int, list[Mapping[str, An
 
 
 def _mdetr_records(
-    rows: list[Any], annotations: dict[int, list[Mapping[str, Any]]], images: ImageStore, left_out: LeftOut
+    rows: list[Any],
+    annotations: dict[int, list[Mapping[str, Any]]],
+    images: ImageStore,
+    left_out: LeftOut,
+    forms: BoxForms,
 ) -> Iterator[Record]:
     known = image_rows(rows, left_out)
     for image in known.values():
@@ -271,6 +292,8 @@ def _mdetr_records(
             left_out.add(image.id, why)
             continue
         assert isinstance(caption, str)
+        for row in labels:
+            forms.see(row.get("bbox"), image.size_wh, row.get("segmentation"))
         instances, grounded = _mdetr_caption(caption, labels, image, left_out)
         yield Record(
             id=f"{image.file_name}#{image.id}",
@@ -297,7 +320,7 @@ def _mdetr_caption(
                 "",
                 box_from_xywh(row.get("bbox"), image.size_wh),
                 checked_segmentation(row.get("segmentation"), image.size_wh),
-                "crowd" if row.get("iscrowd") else "thing",
+                "crowd" if is_crowd(row) else "thing",
                 None if row.get("id") is None else whole_number(row["id"], "annotation id"),
             )
             spans = list_under(row, "tokens_positive", "annotation")

@@ -5,7 +5,7 @@ Knows words and labels; asks no questions and reads no pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from llava_grounding.data.nouns import Mention, is_plural_name, lexicon_with
 from llava_grounding.data.record import Annotation
@@ -15,12 +15,17 @@ from llava_grounding.markup import format_markup, strip_markup
 _DOMINANT_AREA = 3.0  # a singular noun means the one thing this many times larger than the next
 
 
-def ground_caption(caption: str, instances: Sequence[Annotation]) -> tuple[str, Targets]:
+def ground_caption(
+    caption: str, instances: Sequence[Annotation], exhaustive: Container[str] | None = None
+) -> tuple[str, Targets]:
     """Caption in markup, with the instances each phrase names: phrases about categories that are in the photo.
 
     A plural means all instances of its category, a number only as many as it says, a singular the only one or the one
-    that dominates by area; where the words leave it open the target is None. Of a photo without any labels every phrase
-    about a known category is marked, with target None.
+    that dominates by area; where the words or the labels leave it open the target is None. Of a photo without any
+    labels every phrase about a known category is marked, with target None.
+
+    Args:
+        exhaustive: categories of which every visible instance is labelled; None = all.
     """
     caption = tidy_caption(caption)
     by_category = group_by_category(instances)
@@ -32,7 +37,10 @@ def ground_caption(caption: str, instances: Sequence[Annotation]) -> tuple[str, 
             found.append((mention, here[0] if len(here) == 1 else ""))
     times = {name: sum(other == name for _, other in found) for _, name in found}
     targets = tuple(
-        _target(mention, by_category[name], instances) if name and times[name] == 1 else None for mention, name in found
+        _target(mention, by_category[name], instances, exhaustive is None or name in exhaustive)
+        if name and times[name] == 1
+        else None
+        for mention, name in found
     )
     return format_markup(caption, [mention.span for mention, _ in found]), targets
 
@@ -51,12 +59,14 @@ def group_by_category(instances: Sequence[Annotation]) -> dict[str, list[int]]:
     return grouped
 
 
-def _target(mention: Mention, rows: list[int], instances: Sequence[Annotation]) -> tuple[int, ...] | None:
-    """Instances one mention means, or None when its words leave it open."""
+def _target(
+    mention: Mention, rows: list[int], instances: Sequence[Annotation], complete: bool
+) -> tuple[int, ...] | None:
+    """Instances one mention means, or None when its words leave it open, or the labels do, as they are not complete."""
     if mention.vague:
         return None
     if mention.plural or is_plural_name(instances[rows[0]].category):
-        return tuple(rows) if mention.number is None or mention.number == len(rows) else None
+        return tuple(rows) if mention.number == len(rows) or (mention.number is None and complete) else None
     if len(rows) == 1:
         return (rows[0],)
     if mention.number is None or mention.number == 1:

@@ -71,14 +71,22 @@ class GvcDialogues(PackedRecords):
 
     @classmethod
     def from_files(
-        cls, dialogues: str | Path, instances: str | Path, images: str | Path | ImageStore, name: str = "gvc"
+        cls,
+        dialogues: str | Path,
+        instances: str | Path,
+        images: str | Path | ImageStore,
+        crowds_as_things: bool = False,
+        name: str = "gvc",
     ) -> GvcDialogues:
         """Read a file of dialogues and the COCO file its ids are of, with images in a folder or another store.
+
+        Args:
+            crowds_as_things: take annotations with `iscrowd: 1` for one thing each.
 
         Raises:
             DataError: if a file cannot be read or is of another kind.
         """
-        labels = LabelledImages.from_files(instances, images)
+        labels = LabelledImages.from_files(instances, images, crowds_as_things=crowds_as_things)
         return cls(read_dialogues(dialogues), labels, labels.images, name)
 
     def _record(self, row: tuple[str, int, Any]) -> Record:
@@ -118,14 +126,22 @@ class RegionCaptions(PackedRecords):
 
     @classmethod
     def from_files(
-        cls, dialogues: str | Path, instances: str | Path, images: str | Path | ImageStore, name: str = "regions"
+        cls,
+        dialogues: str | Path,
+        instances: str | Path,
+        images: str | Path | ImageStore,
+        crowds_as_things: bool = False,
+        name: str = "regions",
     ) -> RegionCaptions:
         """Read a file of region captions and the COCO file its ids are of, with images in a folder or another store.
+
+        Args:
+            crowds_as_things: take annotations with `iscrowd: 1` for one thing each.
 
         Raises:
             DataError: if a file cannot be read or is of another kind.
         """
-        labels = LabelledImages.from_files(instances, images)
+        labels = LabelledImages.from_files(instances, images, crowds_as_things=crowds_as_things)
         return cls(read_dialogues(dialogues), labels, labels.images, name)
 
     def _record(self, row: tuple[int, tuple[Expression, ...]]) -> Record:

@@ -7,6 +7,8 @@ pickling and forking, and leaks nothing. It decodes no picture, extracts nothing
 from __future__ import annotations
 
 import json
+import os
+import re
 import stat
 import tarfile
 import zipfile
@@ -14,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from llava_grounding.errors import DataError
 from llava_grounding.image_files import DATA_LIMITS
@@ -25,6 +27,24 @@ MAX_FILE_BYTES = DATA_LIMITS.max_bytes
 _LOCAL_HEADER_BYTES = 30
 _ENCRYPTED = 0x1
 _LARGEST_OFFSET = 2**63  # no system takes more
+
+
+_COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})(\.[A-Za-z]+)")
+_COCO_HEADS = ("", "COCO_train2014_", "COCO_val2014_", "COCO_test2015_", "COCO_test2014_")
+
+
+def coco_number(name: str) -> int | None:
+    """The number of a COCO picture by its name, `000000000009.jpg` or `COCO_train2014_000000000009.jpg`, else None."""
+    match = _COCO_NAME.fullmatch(name.rpartition("/")[2])
+    return int(match[1]) if match else None
+
+
+def coco_spellings(name: str) -> tuple[str, ...]:
+    """The other names that COCO's releases have for a picture of theirs, in the same folder; none for other names."""
+    folder, slash, base = name.rpartition("/")
+    match = _COCO_NAME.fullmatch(base)
+    names = [f"{folder}{slash}{head}{match[1]}{match[2]}" for head in _COCO_HEADS] if match else []
+    return tuple(one for one in names if one != name)
 
 
 class ImageBytes(Protocol):
@@ -50,24 +70,31 @@ class FileBytes:
     length: int | None = None
 
     def __call__(self) -> bytes:
-        most = MAX_FILE_BYTES if self.length is None else self.length
+        path = self._place()
         try:
-            status = self.path.stat()
-            if not stat.S_ISREG(status.st_mode):
-                raise DataError(f"cannot read {self.path}: it is no regular file")
-            if self.length is None and status.st_size - self.offset > most:
-                raise DataError(f"{self.path} must have at most {most} bytes to be read as a picture")
-            with self.path.open("rb") as stream:
+            with open_regular(path) as stream:
+                size = stream.seek(0, os.SEEK_END)
+                length = max(0, size - self.offset) if self.length is None else self.length
+                if length > MAX_FILE_BYTES:
+                    raise DataError(f"{path} must have at most {MAX_FILE_BYTES} bytes to be read as a picture")
                 stream.seek(self.offset)
-                data = stream.read(most)
+                data = stream.read(min(length, size))
         except (OSError, ValueError) as error:
-            raise DataError(f"cannot read {self.path}: {getattr(error, 'strerror', None) or error}") from error
-        if self.length is not None and len(data) != self.length:
-            raise DataError(f"{self.path} ends early: expected {self.length} bytes at {self.offset}, got {len(data)}")
+            raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        if len(data) != length:
+            raise DataError(f"{path} ends early: expected {length} bytes at {self.offset}, got {len(data)}")
         return data
 
     def exists(self) -> bool:
-        return _is_file(self.path)
+        return _is_file(self._place())
+
+    def _place(self) -> Path:
+        """The file, or the same picture of COCO under the name that another release has for it."""
+        if not _is_file(self.path):
+            for name in coco_spellings(self.path.name):
+                if _is_file(self.path.with_name(name)):
+                    return self.path.with_name(name)
+        return self.path
 
 
 @dataclass(frozen=True)
@@ -162,7 +189,10 @@ class TarImages:
         return cls(root, index)
 
     def locate(self, name: str) -> FileBytes | NoBytes:
-        entry = self.index.get(name) or self.index.get(self._folder + name)
+        names = (name, *coco_spellings(name))
+        entry = next(
+            (self.index[one] for one in (*names, *(self._folder + one for one in names)) if one in self.index), None
+        )
         if entry is None:
             beside = FolderImages(self.root).locate(name)
             return beside if beside.exists() else NoBytes(f"`{name}` is in no tar shard of {self.root}")
@@ -209,8 +239,9 @@ class ZipImages:
         self._index = shortened | self._index
 
     def locate(self, name: str) -> ImageBytes:
-        if name in self._index:
-            return self._index[name]
+        for one in (name, *coco_spellings(name)):
+            if one in self._index:
+                return self._index[one]
         if self.beside is not None and FolderImages(self.beside).has(name):
             return FolderImages(self.beside).locate(name)
         return NoBytes(f"`{name}` is not in {', '.join(str(path) for path in self.paths)}")
@@ -255,8 +286,8 @@ def read_index(paths: Iterable[Path]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for path in paths:
         try:
-            index = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            index = json.loads(read_file(path))
+        except (OSError, ValueError, RecursionError, MemoryError) as error:
             raise DataError(f"cannot read {path}: {error}") from error
         if not isinstance(index, dict):
             raise DataError(f"{path} must be an object of names, got {type(index).__name__}")
@@ -270,6 +301,29 @@ def stays_inside(name: object) -> bool:
         return False
     path = PureWindowsPath(name)  # takes both `/` and `\` for a separator
     return not path.drive and not path.root and ".." not in path.parts
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """A file opened for reading, if it is one: a pipe would be waited for, a device read without end.
+
+    Raises:
+        OSError: if there is none, or something else is there.
+    """
+    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise OSError("it is no regular file")
+    return os.fdopen(number, "rb")
+
+
+def read_file(path: str | Path) -> bytes:
+    """All of a regular file.
+
+    Raises:
+        OSError: if it cannot be read, or is something else.
+    """
+    with open_regular(path) as stream:
+        return stream.read()
 
 
 def is_unicode(text: str) -> bool:

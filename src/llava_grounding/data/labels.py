@@ -5,21 +5,17 @@ Knows no dialogues; what a label must be is `coco`'s business.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.data.coco import CocoPhotos
-from llava_grounding.data.images import ImageStore
-from llava_grounding.data.reading import EntryError, is_whole, read_json, rows_of, shown, whole_number
+from llava_grounding.data.coco import CocoPhotos, read_label_sets
+from llava_grounding.data.images import ImageStore, coco_number
+from llava_grounding.data.reading import EntryError, is_whole, naming, read_json, rows_of, shown, whole_number
 from llava_grounding.data.record import Record
 from llava_grounding.data.rows import image_store
-from llava_grounding.errors import DataError
-
-_TRAILING_NUMBER = re.compile(r"([0-9]{1,18})$")
 
 
 class LabelledImages:
@@ -28,15 +24,30 @@ class LabelledImages:
     Args:
         instances: parsed file; its broken images and annotations are left out and told of in `left_out`.
         images: where pixels come from.
-        thorough: also unpack run lengths to see that they are whole; for files of moderate size.
+        thorough, label_sets, exhaustive, crowds_as_things: see `CocoLabels`.
 
     Attributes:
         expressions: what stands under that key of annotations, unchecked, by annotation id.
     """
 
-    def __init__(self, instances: Mapping[str, Any], images: ImageStore, thorough: bool = False) -> None:
+    def __init__(
+        self,
+        instances: Mapping[str, Any],
+        images: ImageStore,
+        thorough: bool = False,
+        label_sets: Mapping[str, frozenset[str]] | None = None,
+        exhaustive: bool = True,
+        crowds_as_things: bool = False,
+    ) -> None:
         self.images = images
-        self._photos = CocoPhotos(instances, images, thorough=thorough)
+        self._photos = CocoPhotos(
+            instances,
+            images,
+            thorough=thorough,
+            label_sets=label_sets,
+            exhaustive=exhaustive,
+            crowds_as_things=crowds_as_things,
+        )
         self.left_out = self._photos.left_out
         self._names: list[str] = []
         self._of_id: dict[int, int] = {}
@@ -46,6 +57,10 @@ class LabelledImages:
             self._of_id[record.image_id] = index
             self._image_of |= {thing.id: record.image_id for thing in record.instances if thing.id is not None}
         self._of_name = {name: index for index, name in enumerate(self._names)}
+        self._of_coco: dict[int, list[int]] = {}
+        for index, name in enumerate(self._names):
+            if (number := coco_number(name)) is not None:
+                self._of_coco.setdefault(number, []).append(index)
         self.expressions: dict[int, Any] = {}
         for row in rows_of(instances, "annotations", "a COCO instances file"):
             if isinstance(row, Mapping) and "expressions" in row:
@@ -56,7 +71,12 @@ class LabelledImages:
 
     @classmethod
     def from_files(
-        cls, instances: str | Path, images: str | Path | ImageStore, thorough: bool = False
+        cls,
+        instances: str | Path,
+        images: str | Path | ImageStore,
+        thorough: bool = False,
+        exhaustive: bool = True,
+        crowds_as_things: bool = False,
     ) -> LabelledImages:
         """Read an instances file, with its images in a folder or another store.
 
@@ -64,10 +84,9 @@ class LabelledImages:
             DataError: if it cannot be read or is of another kind.
         """
         data = read_json(instances)
-        try:
-            return cls(data, image_store(images), thorough)
-        except DataError as error:
-            raise DataError(f"{instances}: {error}") from error
+        with naming(instances):
+            sets = read_label_sets(Path(instances).parent)
+            return cls(data, image_store(images), thorough, sets, exhaustive, crowds_as_things)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -77,17 +96,18 @@ class LabelledImages:
         return self._names[index]
 
     def find(self, name: str) -> int:
-        """Place of an image by its file name, or by the id at the end of it (`COCO_train2014_000000000009.jpg`).
+        """Place of an image by its file name, or by that which another release of COCO has for the same picture.
 
         Raises:
             EntryError: if the file has no such image.
         """
         if name in self._of_name:
             return self._of_name[name]
-        number = _TRAILING_NUMBER.search(name.rpartition("/")[2].partition(".")[0])
-        if number and int(number[1]) in self._of_id:
-            return self._of_id[int(number[1])]
-        raise EntryError("unknown image", f"image {shown(name)} is not in the instances file")
+        number = coco_number(name)
+        same = [] if number is None else self._of_coco.get(number, [])
+        if len(same) != 1:
+            raise EntryError("unknown image", f"image {shown(name)} is not in the instances file")
+        return same[0]
 
     def find_id(self, image_id: int) -> int:
         """Place of an image by its id.

@@ -134,9 +134,13 @@ class MarkedDialogues(PackedRecords):
         images: str | Path | ImageStore,
         instances: str | Path | None = None,
         alpha: float = DEFAULT_ALPHA,
+        crowds_as_things: bool = False,
         name: str = "marks",
     ) -> MarkedDialogues:
         """Read a file of dialogues, and the COCO file that its `marks` are ids of, with images in a folder or store.
+
+        Args:
+            crowds_as_things: take annotations with `iscrowd: 1` for one thing each.
 
         Raises:
             DataError: if a file cannot be read or is of another kind, or entries have `marks` without `instances`.
@@ -144,7 +148,11 @@ class MarkedDialogues(PackedRecords):
         entries = read_dialogues(dialogues)
         if instances is None and any(isinstance(entry, Mapping) and entry.get("marks") for _, entry in entries):
             raise DataError(f"{dialogues} has `marks` of annotation ids, so `instances` must name the file they are of")
-        labels = None if instances is None else LabelledImages.from_files(instances, images)
+        labels = (
+            None
+            if instances is None
+            else LabelledImages.from_files(instances, images, crowds_as_things=crowds_as_things)
+        )
         return cls(entries, image_store(images), labels, alpha, name)
 
     def _record(self, row: tuple[str, Any]) -> Record:

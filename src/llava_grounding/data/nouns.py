@@ -32,6 +32,7 @@ _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 _BREAK = re.compile(r"[^\s]")
 _MAX_PREMODIFIERS = 4
 _PAIRED = frozenset({"skis", "scissors"})
+_TAIL = re.compile(r"(-(other|merged|stuff))+$")
 
 
 def plural(noun: str) -> str:
@@ -48,6 +49,24 @@ def plural(noun: str) -> str:
     if noun.endswith("y") and noun[-2:-1] not in "aeiou":
         return noun[:-1] + "ies"
     return noun + "s"
+
+
+def spoken_name(category: str) -> str:
+    """A category's name as a person would say it: `wall-other-merged` is a wall, `mask_(disguise)` a mask."""
+    name = category.replace("_", " ").partition("(")[0].partition("/")[0]
+    return _TAIL.sub("", " ".join(name.split()).lower())
+
+
+@lru_cache(maxsize=2**16)
+def may_name_the_same(name: str, other: str) -> bool:
+    """Whether a thing of one name may be called by the other: singular and plural, `puppy` and `dog`."""
+    alike = other in (name, plural(name)) or name == plural(other)
+    return alike or other in _synonyms(name) or name in _synonyms(other)
+
+
+@lru_cache(maxsize=4096)
+def _synonyms(name: str) -> frozenset[str]:
+    return frozenset(word.replace("+", " ") for word in SYNONYMS.get(name, "").split())
 
 
 def is_mass(noun: str) -> bool:

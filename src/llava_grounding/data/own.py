@@ -50,7 +50,6 @@ class OwnData(PackedRecords):
         labels: images and annotations.
         rows: places of the images in `labels`.
         said: what is known besides, by place.
-        exhaustive: whether every visible thing of the file's categories is labelled.
         left_out: of the files.
         name: what the data is called in reports.
     """
@@ -60,12 +59,11 @@ class OwnData(PackedRecords):
         labels: LabelledImages,
         rows: list[int],
         said: Mapping[int, _Said],
-        exhaustive: bool,
         left_out: LeftOut,
         name: str,
     ) -> None:
         super().__init__(name, rows, left_out)
-        self._labels, self._said, self._exhaustive = labels, said, exhaustive
+        self._labels, self._said = labels, said
 
     @classmethod
     def from_files(
@@ -75,6 +73,7 @@ class OwnData(PackedRecords):
         captions: str | Path | None = None,
         dialogues: str | Path | None = None,
         exhaustive: bool = True,
+        crowds_as_things: bool = False,
         strict: bool = True,
         name: str = "own data",
     ) -> OwnData:
@@ -87,12 +86,14 @@ class OwnData(PackedRecords):
             dialogues: JSON list, or `.jsonl`, of `{"image": ..., "turns": [{"question": ..., "answer": ...}]}`.
             exhaustive: whether every visible thing of the file's categories is labelled. If not, nothing is asked that
                 only a complete file can answer: how many there are, or whether there is one.
+            crowds_as_things: take annotations with `iscrowd: 1` for one thing each, as CVAT and Datumaro write them for
+                every mask made with a brush; else they are never asked for.
             strict: refuse a file with broken entries; otherwise they are left out and counted in `dropped`.
 
         Raises:
             DataError: if a file cannot be read, is of another kind, or, if strict, has broken entries.
         """
-        labels = LabelledImages.from_files(instances, images, thorough=True)
+        labels = LabelledImages.from_files(instances, images, True, exhaustive, crowds_as_things)
         said = {index: _Said() for index in range(len(labels))}
         rows, left_out = [], labels.left_out
         for index in said:
@@ -109,18 +110,17 @@ class OwnData(PackedRecords):
         everything = LeftOut()
         for _, left_out in lost:
             everything.join(left_out)
-        return cls(labels, rows, said, exhaustive, everything, name)
+        return cls(labels, rows, said, everything, name)
 
     def _record(self, row: int) -> Record:
         record, said = self._labels.record(row), self._said[row]
-        tied = [GroundedText(*ground_caption(caption, record.instances)) for caption in said.to_tie]
+        tied = [GroundedText(*ground_caption(caption, record.instances, record.exhaustive)) for caption in said.to_tie]
         return replace(
             record,
             captions=tuple(said.captions),
             grounded_captions=(*said.by_hand, *(one for one in tied if any(one.targets))),
             expressions=tuple(said.expressions),
             dialogues=tuple(said.dialogues),
-            exhaustive=record.exhaustive if self._exhaustive else frozenset(),
         )
 
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from llava_grounding.data.exhaustive import missing_names
 from llava_grounding.data.grounded_captions import (
     box_area_of,
     ground_caption,
@@ -44,6 +45,7 @@ _PLACES = ("in the image", "in the image", "in the picture")
 _SURFACES = frozenset({"sky", "road", "sidewalk", "street", "vegetation", "facade", "grass", "sea", "wall", "floor"})
 _MAX_COUNT = 12  # more are "many"
 _MAX_LISTED = 6
+_MAX_TOLD_APART = 40  # things of one name; each is compared with every other
 _COMMON = (
     "person chair car dining+table bottle cup handbag truck backpack book bench dog cat cell+phone bowl couch bus "
     "traffic+light umbrella bicycle"
@@ -91,6 +93,10 @@ class _Photo:
         object.__setattr__(self, "by_category", group_by_category(self.instances))
         object.__setattr__(self, "facts", _facts(self.instances, (self.masks.shape[2], self.masks.shape[1])))
 
+    def complete(self) -> list[str]:
+        """Names of which every visible thing is labelled: those that may be counted or listed."""
+        return [name for name in self.by_category if name in self.record.exhaustive]
+
     def countable(self, category: str) -> bool:
         return all(self.instances[index].region == "thing" for index in self.by_category[category])
 
@@ -99,7 +105,8 @@ class _Photo:
         found = []
         for name, rows in self.by_category.items():
             alone = len(rows) == 1 and (self.countable(name) or name in _SURFACES)
-            told_apart = len(rows) > 1 and self.countable(name) and not is_plural_name(name) and not is_mass(name)
+            few = 1 < len(rows) <= _MAX_TOLD_APART
+            told_apart = few and self.countable(name) and not is_plural_name(name) and not is_mass(name)
             if name in self.record.exhaustive and (alone or told_apart):
                 for index in rows:
                     words = self.facts.single_references(self.facts.things[index])
@@ -138,7 +145,7 @@ def _describe(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
     if captions:
         best: tuple[int, str, Targets] | None = None
         for index in order:
-            answer, targets = ground_caption(captions[index], photo.instances)
+            answer, targets = ground_caption(captions[index], photo.instances, photo.record.exhaustive)
             located = sum(target is not None for target in targets)
             if best is None or located > best[0]:
                 best = (located, answer, targets)
@@ -146,21 +153,21 @@ def _describe(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
         if best[0] or (best[2] and not photo.instances):
             return [Turn(_pick(DESCRIBE_QUESTIONS, rng), best[1], best[2], (), True, "describe")]
         return []
-    return [_listing(photo).turn(_pick(DESCRIBE_QUESTIONS, rng), "describe")] if photo.instances else []
+    return [_listing(photo).turn(_pick(DESCRIBE_QUESTIONS, rng), "describe")] if photo.complete() else []
 
 
 def _list(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
     """What is labelled, as a list, for photos whose description is a caption."""
-    if not photo.record.captions or not photo.instances:
+    if not photo.record.captions or not photo.complete():
         return []
     question = _pick(_LIST_QUESTIONS, rng)
     return [_listing(photo).turn(question, "list")]
 
 
 def _listing(photo: _Photo) -> _Answer:
-    """There are two dogs and a person. Largest categories first."""
-    area = {name: sum(box_area_of(photo.instances[i]) for i in rows) for name, rows in photo.by_category.items()}
-    names = sorted(photo.by_category, key=lambda name: (-area[name], name))[:_MAX_LISTED]
+    """There are two dogs and a person. Largest categories first, and only those that are labelled exhaustively."""
+    area = {name: sum(box_area_of(photo.instances[i]) for i in photo.by_category[name]) for name in photo.complete()}
+    names = sorted(area, key=lambda name: (-area[name], name))[:_MAX_LISTED]
     groups = [_group_phrase(photo, name) for name in names]
     answer = _Answer().say("There are " if groups[0][1] else "There is ")
     for position, (name, (phrase, _)) in enumerate(zip(names, groups, strict=True)):
@@ -180,8 +187,8 @@ def _describe_plain(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
 def _count(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
     names = [
         name
-        for name, rows in photo.by_category.items()
-        if name in photo.record.exhaustive and photo.countable(name) and len(rows) <= _MAX_COUNT
+        for name in photo.complete()
+        if photo.countable(name) and len(photo.by_category[name]) <= _MAX_COUNT
         if not is_mass(name) and not is_plural_name(name)
     ]
     if not names:
@@ -219,11 +226,7 @@ def _find(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
     if named:
         phrase, index = _pick(named, rng)
         turns.append(_found(phrase, (index,), rng))
-    several = [
-        name
-        for name, rows in photo.by_category.items()
-        if len(rows) > 1 and name in photo.record.exhaustive and not is_mass(name)
-    ]
+    several = [name for name in photo.complete() if len(photo.by_category[name]) > 1 and not is_mass(name)]
     if several:
         name = _pick(several, rng)
         turns.append(_found(f"the {plural(name)}", tuple(photo.by_category[name]), rng))
@@ -237,7 +240,11 @@ def _found(phrase: str, target: tuple[int, ...], rng: np.random.Generator) -> Tu
 
 def _region(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
     """What is at a box, click, scribble or mask; without a mask only the box is sure to lie on the thing."""
-    things = [index for index, instance in enumerate(photo.instances) if instance.region in ("thing", "stuff")]
+    things = [
+        index
+        for index, instance in enumerate(photo.instances)
+        if instance.category and instance.region in ("thing", "stuff")
+    ]
     if not things:
         return []
     index = _pick(things, rng)
@@ -251,14 +258,13 @@ def _region(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
 def _absent(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
     """One yes and one no question about presence, worded as object-hallucination tests word them."""
     turns = []
-    present = [name for name in photo.by_category if photo.countable(name) and not is_mass(name)]
+    present = [name for name in photo.complete() if photo.countable(name) and not is_mass(name)]
     if present:
         name = _pick(present, rng)
         phrase, several = _group_phrase(photo, name)
         answer = _Answer().say("Yes, there are " if several else "Yes, there is ")
         turns.append(answer.name(phrase, photo.by_category[name]).say(".").turn(_is_there(name, rng), "absent"))
-    missing = sorted(photo.record.exhaustive - photo.by_category.keys())
-    missing = [name for name in missing if not is_mass(name)]
+    missing = [name for name in missing_names(photo.record) if not is_mass(name)]
     common = [name for name in missing if name in _COMMON_NAMES]
     if missing:
         name = _pick(common if common and rng.random() < 0.5 else missing, rng)
@@ -277,7 +283,7 @@ def _relation(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
     question = _pick(("Is it true that {}?", "Is this true: {}?"), rng).format(clause)
     if not true:
         return [Turn(question, "No, that is not true.", (), (), True, "relation")]
-    answer, targets = ground_caption(f"Yes, {clause}.", photo.instances)
+    answer, targets = ground_caption(f"Yes, {clause}.", photo.instances, photo.record.exhaustive)
     return [Turn(question, answer, targets, (), True, "relation")]
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import pickle
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from llava_grounding.data.images import is_unicode, stays_inside
+from llava_grounding.data.images import is_unicode, read_file, stays_inside
 from llava_grounding.data.record import Record, Segmentation
 from llava_grounding.errors import DataError
 from llava_grounding.markup import SPECIAL_TOKENS, format_markup
@@ -23,17 +25,25 @@ from llava_grounding.markup import SPECIAL_TOKENS, format_markup
 Box = tuple[float, float, float, float]
 IMAGE_MISSING = "image missing"
 """Reason for which an entry is left out whose picture is not there."""
+BOX_BEYOND = "bbox far beyond the image"
+"""Reason for which a label is left out whose box lies for the most part outside of its picture."""
 IMAGE_TOKEN = "<image>"
 OBJECT_TOKEN = "<obj>"
 MAX_SIDE = 2**16
 """Pixels; a file that says a picture is wider or higher is wrong."""
+MAX_PIXELS = 2**27
+"""No picture that a label is about has more."""
+MAX_LABELS = 10_000
+"""Of one image; no data set has as many, and what is done with labels side by side grows faster than their number."""
 _HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing a polygon may overflow
+_SHARE_INSIDE = 0.25  # of a box's area, at least; boxes of things half out of the picture are clipped
 _SHOWN = 60  # characters of a wrong value, in a message
 _LISTED = 5  # faults told of at once
 _KEPT = 20  # of each reason, entries whose fault is remembered
 _RESERVED = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))), re.IGNORECASE)
 _ID_KEYS = ("id", "ann_id", "region_id", "ref_id", "file_name", "image_id")
 _NO_MASK = "segmentation that is neither run lengths nor polygons"
+_NO_POLYGON = "polygon that is not three or more points"
 
 
 class EntryError(DataError):
@@ -167,9 +177,22 @@ class ImageRow(NamedTuple):
 def read_json(path: str | Path) -> Any:
     """Parsed JSON; raises DataError naming the file."""
     try:
-        return json.loads(Path(path).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(read_file(path))
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Begin the message of a DataError with the file that it is about, where it does not name it."""
+    try:
+        yield
+    except EntryError:
+        raise
+    except DataError as error:
+        if str(path) in str(error):
+            raise
+        raise DataError(f"{path}: {error}") from error
 
 
 def shown(value: Any) -> str:
@@ -230,11 +253,26 @@ def whole_number(value: Any, what: str = "id") -> int:
     return int(value)
 
 
+def number_or_none(value: Any) -> int | None:
+    """What `whole_number` takes, None for all else."""
+    try:
+        return whole_number(value)
+    except EntryError:
+        return None
+
+
+def is_crowd(row: Mapping[str, Any]) -> bool:
+    """Whether a COCO label says that it is several things under one mask."""
+    return row.get("iscrowd") not in (None, 0, "0", "", "false", "False")
+
+
 def checked_size(width: Any, height: Any) -> tuple[int, int]:
     """Width and height of a picture, in pixels."""
     size_wh = whole_number(width, "image size"), whole_number(height, "image size")
     if not 0 < min(size_wh) <= max(size_wh) <= MAX_SIDE:
         raise EntryError("image size out of range", f"width and height must be 1 to {MAX_SIDE} pixels, got {size_wh}")
+    if size_wh[0] * size_wh[1] > MAX_PIXELS:
+        raise EntryError("image size out of range", f"a picture must have at most {MAX_PIXELS} pixels, got {size_wh}")
     return size_wh
 
 
@@ -254,19 +292,42 @@ def image_rows(rows: Iterable[Any], left_out: LeftOut, named_once: bool = False)
     """
     images: dict[int, ImageRow] = {}
     names: set[str] = set()
+    doubtful: set[int] = set()
     for row in rows:
         try:
             image = image_row(row)
             if image.id in images:
+                if _same_name(image) != _same_name(images[image.id]):
+                    doubtful.add(image.id)
                 raise EntryError("image id used twice")
-            if named_once and image.file_name in names:
+            if named_once and _same_name(image) in names:
                 raise EntryError("file name used twice")
         except EntryError as why:
             left_out.add(f"image {label_id(row)}", why)
             continue
         images[image.id] = image
-        names.add(image.file_name)
+        names.add(_same_name(image))
+    for number in doubtful:  # nobody can say which of the two pictures its labels are of
+        left_out.add(f"image {images.pop(number).id}", "image id used twice")
     return images
+
+
+def same_pictures(rows: Iterable[Any], images: Mapping[int, ImageRow]) -> dict[int, tuple[int, ...]]:
+    """Ids of images that were left out -> the ids of those kept that bear the same file name."""
+    kept: dict[str, list[int]] = {}
+    for image in images.values():
+        kept.setdefault(_same_name(image), []).append(image.id)
+    twins = {}
+    for row in rows:
+        number = number_or_none(row.get("id")) if isinstance(row, Mapping) else None
+        if number is not None and number not in images and isinstance(name := row.get("file_name"), str):
+            twins[number] = tuple(kept.get(posixpath.normpath(name.replace("\\", "/")), ()))
+    return twins
+
+
+def _same_name(image: ImageRow) -> str:
+    """The same for all spellings of one path."""
+    return posixpath.normpath(image.file_name.replace("\\", "/"))
 
 
 def label_id(row: Any, keys: Sequence[str] = _ID_KEYS, without: object = "without id") -> str:
@@ -303,12 +364,18 @@ def clipped_box(box_xyxy: Box, size_wh: tuple[int, int]) -> Box:
     box = (max(x0, 0.0), max(y0, 0.0), min(x1, float(size_wh[0])), min(y1, float(size_wh[1])))
     if box[2] <= box[0] or box[3] <= box[1]:
         raise EntryError("bbox outside the image", f"bbox must overlap its image of {size_wh}, got corners {box_xyxy}")
+    if (box[2] - box[0]) * (box[3] - box[1]) < _SHARE_INSIDE * (x1 - x0) * (y1 - y0):
+        raise EntryError(
+            BOX_BEYOND, f"bbox must lie within its image of {size_wh}, but for an edge, got corners {box_xyxy}"
+        )
     return box
 
 
 def checked_segmentation(value: Any, size_wh: tuple[int, int]) -> Segmentation | None:
     """A COCO mask whose form is right, None where there is none. Run lengths are not unpacked: `check_dataset` does."""
-    if value is None or value in ([], {}):
+    if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], Mapping):
+        value = value[0]
+    if value is None or value in ([], {}, [[]]):
         return None
     if isinstance(value, Mapping):
         size, counts = value.get("size"), value.get("counts")
@@ -320,16 +387,19 @@ def checked_segmentation(value: Any, size_wh: tuple[int, int]) -> Segmentation |
                 f"the size of a mask must be [height, width] = {list(size_wh[::-1])}, got {shown(size)}",
             )
         return {"size": size, "counts": counts}
+    if are_numbers(value):
+        value = [value]  # some tools write one polygon without the list around it
     if not isinstance(value, list | tuple) or not all(isinstance(polygon, list | tuple) for polygon in value):
         raise EntryError(_NO_MASK, f"segmentation must be polygons or run lengths, got {shown(value)}")
+    if not all(map(are_numbers, value)):
+        raise EntryError("polygon that is not finite numbers")
     for polygon in value:
-        if len(polygon) % 2 or len(polygon) < 6:
-            raise EntryError(
-                "polygon that is not three or more points", f"a polygon must be [x0, y0, ...], got {shown(polygon)}"
-            )
-        if not are_numbers(polygon):
-            raise EntryError("polygon that is not finite numbers")
-    return value
+        if len(polygon) % 2:
+            raise EntryError(_NO_POLYGON, f"a polygon must be [x0, y0, ...], got {shown(polygon)}")
+    whole = [polygon for polygon in value if len(polygon) >= 6]  # one or two points beside them cover nothing
+    if not whole:
+        raise EntryError(_NO_POLYGON, f"a polygon must be [x0, y0, ...], got {shown(value[0])}")
+    return whole
 
 
 def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:

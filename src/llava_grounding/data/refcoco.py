@@ -10,12 +10,13 @@ import io
 import json
 import pickle
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from llava_grounding.data.box_forms import BoxForms
 from llava_grounding.data.coco import CocoLabels
-from llava_grounding.data.images import ImageStore, open_images
+from llava_grounding.data.exhaustive import Coverage
+from llava_grounding.data.images import ImageStore, open_images, read_file
 from llava_grounding.data.reading import (
     EntryError,
     LeftOut,
@@ -23,8 +24,10 @@ from llava_grounding.data.reading import (
     box_from_xywh,
     checked_segmentation,
     image_rows,
+    is_crowd,
     label_id,
     list_under,
+    naming,
     plain_text,
     read_json,
     rows_of,
@@ -59,6 +62,7 @@ class RefCoco(PackedRecords):
         split: `train`, `val`, `testA`, ...; `test` takes testA and testB as well; None takes all. Refs that name no
             split belong to every one.
         all_instances: also those objects of the images that nobody refers to.
+        crowds_as_things: take annotations of `instances` with `iscrowd: 1` for one thing each.
         name: what the data is called in reports.
 
     Raises:
@@ -72,6 +76,7 @@ class RefCoco(PackedRecords):
         instances: Any = None,
         split: str | None = "train",
         all_instances: bool = False,
+        crowds_as_things: bool = False,
         name: str = "refcoco",
     ) -> None:
         left_out = LeftOut()
@@ -81,12 +86,13 @@ class RefCoco(PackedRecords):
         elif instances is None:
             raise DataError(f"{_WHAT} that is a list needs `instances`, the COCO file its annotation ids point into")
         else:
-            labels = CocoLabels(instances, left_out)
+            labels = CocoLabels(instances, left_out, crowds_as_things=crowds_as_things)
             rows = rows_of(refs, "annotations", _WHAT) if merged else refs
         if not isinstance(rows, list):
             raise DataError(f"{_WHAT} must be a list, or a COCO file with `sentences`, got {type(refs).__name__}")
         self.split = split
-        self._categories = frozenset(labels.categories.values()) if all_instances else frozenset()
+        # A file of referring expressions alone need not hold what nobody refers to.
+        self._coverage = labels.coverage if all_instances and not (merged and instances is None) else None
         by_image = _expressions_by_image(_of_split(rows, split), labels, left_out)
         super().__init__(name, _records(by_image, labels, images, all_instances), left_out)
 
@@ -98,6 +104,7 @@ class RefCoco(PackedRecords):
         instances: str | Path | None = None,
         split: str | None = "train",
         all_instances: bool = False,
+        crowds_as_things: bool = False,
         name: str | None = None,
     ) -> RefCoco:
         """Reads referring expressions.
@@ -109,22 +116,19 @@ class RefCoco(PackedRecords):
             instances: the `instances.json` beside the refs; not needed for a COCO file with `sentences`.
             split: `train`, `val`, `test`, `testA`, `testB`; None takes all.
             all_instances: also those objects of the images that nobody refers to.
+            crowds_as_things: take annotations of `instances` with `iscrowd: 1` for one thing each.
             name: what the data is called in reports; by default the name of the refs' folder or file, and the split.
         """
         refs = Path(refs)
         stem = refs.parent.name if refs.suffix == ".p" and refs.parent.name else refs.stem
-        return cls(
-            read_refs(refs),
-            open_images(images),
-            None if instances is None else read_json(instances),
-            split,
-            all_instances,
-            name or f"{stem}_{split or 'all'}",
-        )
+        rows, labels = read_refs(refs), None if instances is None else read_json(instances)
+        with naming(refs):
+            store = open_images(images)
+            return cls(rows, store, labels, split, all_instances, crowds_as_things, name or f"{stem}_{split or 'all'}")
 
-    def _record(self, row: Record) -> Record:
-        crowded = {instance.category for instance in row.instances if instance.region == "crowd"}
-        return replace(row, exhaustive=self._categories - crowded)
+    def _record(self, row: tuple[Record, Coverage]) -> Record:
+        record, coverage = row
+        return self._coverage.fill(record, coverage) if self._coverage else record
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -144,7 +148,7 @@ def read_refs(path: str | Path) -> Any:
         DataError: if it is neither, or a pickle that holds more than plain values; nothing in it is run.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
     if data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
@@ -239,7 +243,7 @@ def _merged_labels(data: Mapping[str, Any], left_out: LeftOut) -> tuple[CocoLabe
         raise DataError(f"{_WHAT} must have annotations with `sentences`, got none")
     labels = CocoLabels({"images": [], "annotations": [], "categories": data.get("categories") or []}, left_out)
     labels.images = image_rows(rows_of(data, "images", _WHAT), left_out)
-    usable = []
+    usable, forms = [], BoxForms()
     for row in rows:
         try:
             if not isinstance(row, Mapping):
@@ -249,12 +253,13 @@ def _merged_labels(data: Mapping[str, Any], left_out: LeftOut) -> tuple[CocoLabe
             if image_id not in labels.images:
                 raise EntryError("ref to an unknown image")
             size_wh = labels.images[image_id].size_wh
+            forms.see(row.get("bbox"), size_wh, row.get("segmentation"))
             category = row.get("category_id")
             annotation = Annotation(
                 "" if category is None else labels.categories.get(whole_number(category, "category id"), ""),
                 box_from_xywh(row.get("bbox"), size_wh),
                 checked_segmentation(row.get("segmentation"), size_wh),
-                "crowd" if row.get("iscrowd") else "thing",
+                "crowd" if is_crowd(row) else "thing",
                 key,
             )
         except EntryError as why:
@@ -265,18 +270,19 @@ def _merged_labels(data: Mapping[str, Any], left_out: LeftOut) -> tuple[CocoLabe
             left_out.add(label_id(row), "annotation id of two objects")
             continue
         usable.append(row)
+    forms.refuse()
     return labels, usable
 
 
 def _records(
     by_image: Mapping[int, list[tuple[str, list[int]]]], labels: CocoLabels, images: ImageStore, all_instances: bool
-) -> Iterator[Record]:
+) -> Iterator[tuple[Record, Coverage]]:
     for image_id, expressions in by_image.items():
         image, annotations = labels.images[image_id], labels.annotations[image_id]
         spoken_of = {key for _, meant in expressions for key in meant}
         kept = [key for key in annotations if all_instances or key in spoken_of]
         index = {key: number for number, key in enumerate(kept)}
-        yield Record(
+        record = Record(
             id=image.file_name,
             image_id=image_id,
             image_size_wh=image.size_wh,
@@ -284,3 +290,4 @@ def _records(
             read_bytes=images.locate(image.file_name),
             expressions=tuple(Expression(text, tuple(index[key] for key in meant)) for text, meant in expressions),
         )
+        yield record, labels.coverage.of(image, None, (thing.category for thing in annotations.values()))

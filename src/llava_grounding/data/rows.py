@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.data.images import ImageStore, open_images
+from llava_grounding.data.images import ImageStore, open_images, open_regular
 from llava_grounding.data.reading import IMAGE_MISSING, IMAGE_TOKEN, EntryError, read_json, shown, words_of
 from llava_grounding.data.record import RecordedTurn
 from llava_grounding.errors import DataError, MarkupError
@@ -50,11 +51,12 @@ def read_entries(path: str | Path, what: str) -> list[tuple[str, Any]]:
         return [(f"entry {number}", entry) for number, entry in enumerate(value, start=1)]
     entries = []
     try:
-        with path.open(encoding="utf-8-sig") as lines:  # some editors begin a file with a mark of its byte order
+        # Some editors begin a file with a mark of its byte order.
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     entries.append((f"line {number}", json.loads(line)))
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f"cannot read {path}, line {len(entries) + 1} or later: {error}") from error
     return entries
 

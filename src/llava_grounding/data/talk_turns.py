@@ -6,15 +6,15 @@ cannot answer: all of a category, or that there is none, only where the category
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
+from llava_grounding.data.exhaustive import exhaustive_names, missing_names
 from llava_grounding.data.grounded_captions import tidy_caption
-from llava_grounding.data.nouns import is_mass, is_plural_name, plural, with_article
+from llava_grounding.data.nouns import is_mass, is_plural_name, plural, spoken_name, with_article
 from llava_grounding.data.prompt_sampling import can_point_at
 from llava_grounding.data.record import Expression, OpenedRecord, Record, RecordedTurn
 from llava_grounding.data.sample import Targets
@@ -29,7 +29,6 @@ from llava_grounding.data.templates import (
 )
 from llava_grounding.markup import REGION, format_markup, strip_markup
 
-_TAIL = re.compile(r"(-(other|merged|stuff))+$")
 _T = TypeVar("_T")
 
 
@@ -83,25 +82,6 @@ class Material:
     def can_point(self, row: int) -> bool:
         """Whether a question may point at this thing."""
         return can_point_at(self.opened.masks[row], self.opened.instances[row].box_xyxy)
-
-
-def spoken_name(category: str) -> str:
-    """A category's name as a person would say it: `wall-other-merged` is a wall, `mask_(disguise)` a mask."""
-    name = category.replace("_", " ").partition("(")[0].partition("/")[0]
-    return _TAIL.sub("", " ".join(name.split()).lower())
-
-
-def exhaustive_names(record: Record) -> frozenset[str]:
-    """Spoken names of which every visible thing is labelled by itself: a crowd hides some of them."""
-    hidden = {spoken_name(thing.category) for thing in record.instances if thing.region == "crowd"}
-    hidden |= {spoken_name(thing.category) for thing in record.instances if thing.category not in record.exhaustive}
-    return frozenset(spoken_name(name) for name in record.exhaustive) - hidden - {""}
-
-
-def missing_names(record: Record) -> list[str]:
-    """Spoken names of what is certainly not in the image."""
-    there = {spoken_name(thing.category) for thing in record.instances}
-    return sorted(exhaustive_names(record) - there)
 
 
 def captions(material: Material, rng: np.random.Generator) -> list[Draft]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_grounding.data.box_forms import BoxForms
 from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.reading import (
     EntryError,
@@ -20,6 +21,7 @@ from llava_grounding.data.reading import (
     checked_size,
     label_id,
     list_under,
+    naming,
     plain_text,
     read_json,
     whole_number,
@@ -50,7 +52,10 @@ class VisualGenome(PackedRecords):
                 raise DataError(f"{file} of Visual Genome must be a list, got {type(data).__name__}")
         left_out = LeftOut()
         known = _images(image_data, left_out)
-        super().__init__(name, _records(known, regions, images, _is_flat(known, images), left_out), left_out)
+        forms = BoxForms()
+        records = list(_records(known, regions, images, _is_flat(known, images), left_out, forms))
+        forms.refuse()
+        super().__init__(name, records, left_out)
 
     @classmethod
     def from_files(
@@ -64,7 +69,9 @@ class VisualGenome(PackedRecords):
             images: a folder that holds `VG_100K` and `VG_100K_2`, or all images, or `images.zip` and `images2.zip`.
             name: what the data is called in reports.
         """
-        return cls(read_json(image_data), read_json(regions), open_images(images), name)
+        data, described = read_json(image_data), read_json(regions)
+        with naming(regions):
+            return cls(data, described, open_images(images), name)
 
 
 def _images(rows: list[Any], left_out: LeftOut) -> dict[int, ImageRow]:
@@ -96,7 +103,12 @@ def _is_flat(known: Mapping[int, ImageRow], images: ImageStore) -> bool:
 
 
 def _records(
-    known: dict[int, ImageRow], rows: list[Any], images: ImageStore, is_flat: bool, left_out: LeftOut
+    known: dict[int, ImageRow],
+    rows: list[Any],
+    images: ImageStore,
+    is_flat: bool,
+    left_out: LeftOut,
+    forms: BoxForms,
 ) -> Iterator[Record]:
     for row in rows:
         try:
@@ -109,7 +121,7 @@ def _records(
         except EntryError as why:
             left_out.add(label_id(row), why)
             continue
-        found = list(_usable(regions, image.size_wh, left_out))
+        found = list(_usable(regions, image.size_wh, left_out, forms))
         name = _base(image.file_name) if is_flat else image.file_name
         yield Record(
             id=name,
@@ -123,7 +135,9 @@ def _records(
         left_out.add(image.file_name, "image without regions")
 
 
-def _usable(regions: list[Any], size_wh: tuple[int, int], left_out: LeftOut) -> Iterator[tuple[Annotation, str]]:
+def _usable(
+    regions: list[Any], size_wh: tuple[int, int], left_out: LeftOut, forms: BoxForms
+) -> Iterator[tuple[Annotation, str]]:
     for region in regions:
         try:
             if not isinstance(region, Mapping):
@@ -131,6 +145,7 @@ def _usable(regions: list[Any], size_wh: tuple[int, int], left_out: LeftOut) -> 
             box = [region.get(key) for key in ("x", "y", "width", "height")]
             if not are_numbers(box, 4):
                 raise EntryError("region whose x, y, width and height are not finite numbers")
+            forms.see(box, size_wh)
             phrase = plain_text(region.get("phrase"), "region")
             number = None if region.get("region_id") is None else whole_number(region["region_id"], "region id")
             yield Annotation("", box_from_xywh(box, size_wh), None, "thing", number), phrase
