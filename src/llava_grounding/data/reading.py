@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from llava_grounding.data.images import is_unicode, read_file, stays_inside
+from llava_grounding.data.placeholders import find_placeholder
 from llava_grounding.data.record import Record, Segmentation
 from llava_grounding.errors import DataError
 from llava_grounding.markup import SPECIAL_TOKENS, format_markup
@@ -27,6 +28,8 @@ IMAGE_MISSING = "image missing"
 """Reason for which an entry is left out whose picture is not there."""
 BOX_BEYOND = "bbox far beyond the image"
 """Reason for which a label is left out whose box lies for the most part outside of its picture."""
+PLACEHOLDER = "placeholder of another model's file"
+"""Reason for which a text is left out that is not words alone."""
 IMAGE_TOKEN = "<image>"
 OBJECT_TOKEN = "<obj>"
 MAX_SIDE = 2**16
@@ -410,8 +413,8 @@ def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:
         allowed: tokens that it may hold, written exactly so.
 
     Raises:
-        EntryError: if it is no text, empty, not valid Unicode, or holds a token that means something to the model, in
-            capital or small letters: what is put in lower case later must not become one.
+        EntryError: if it is no text, empty, not valid Unicode, or holds a token that means something to this model, in
+            capital or small letters (what is put in lower case later must not become one), or to another one.
     """
     if not isinstance(value, str):
         raise EntryError("not text", f"{what} must be text, got {shown(value)}")
@@ -422,6 +425,12 @@ def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:
     found = next((match[0] for match in _RESERVED.finditer(value) if match[0] not in allowed), None)
     if found is not None:
         raise EntryError("special token in the text", f"{what} must not hold `{found}`, got {shown(value)}")
+    foreign = find_placeholder(value)
+    if foreign is not None:
+        token, owner = foreign
+        raise EntryError(
+            PLACEHOLDER, f"{what} must be words, but holds {shown(token)} as files of {owner} do, which are not read"
+        )
     return value.strip()
 
 

@@ -23,6 +23,7 @@ from llava_grounding.data.coco import PACK_VARIABLE, CocoPhotos, PhotoPack
 from llava_grounding.data.conversations import build_sample
 from llava_grounding.data.marks import draw_marks
 from llava_grounding.data.photo_dialogues import photo_sample
+from llava_grounding.data.reading import IMAGE_MISSING
 from llava_grounding.data.record import Dataset
 from llava_grounding.data.sample import Sample, mirror_sample
 from llava_grounding.data.scenes import HELD_OUT
@@ -115,11 +116,13 @@ class Records:
         talk: what dialogues are made of a record.
 
     Raises:
-        DataError: if no record has anything.
+        DataError: if there are no records, or none has anything.
     """
 
     def __init__(self, dataset: Dataset, talk: TalkSettings, name: str) -> None:
         self.dataset, self.talk, self.name = dataset, talk, name
+        if not len(dataset) and dataset.dropped:
+            raise DataError(f"there is nothing to learn from in {name}: {_why_empty(dataset)}")
         useful = [number for number, record in enumerate(dataset) if possible_kinds(record, talk)]
         if len(dataset) and not useful:
             raise DataError(f"nothing in {name} can be talked about as its `talk` wants")
@@ -133,6 +136,16 @@ class Records:
     def sample(self, number: int, rng: np.random.Generator) -> Sample:
         """A record with a dialogue of the kinds that are wanted."""
         return build_sample(self.dataset[int(self._useful[number])], rng, self.talk, draw_marks)
+
+
+def _why_empty(dataset: Dataset) -> str:
+    """For what most entries were left out, with the first of them."""
+    reason, entries = max(dataset.dropped.items(), key=lambda item: len(item[1]))
+    count = sum(map(len, dataset.dropped.values()))
+    first = getattr(dataset, "examples", dataset.dropped)[reason][0]
+    if reason == IMAGE_MISSING and len(entries) == count:
+        return f"all pictures are missing, {count} of {count} ({first}); is `images` the right place?"
+    return f'all {count} entries are left out, {len(entries)} of them for "{reason}" ({first})'
 
 
 def open_sources(
@@ -343,7 +356,7 @@ def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell:
             fine = fine and report.ok
             for line in report.lines():
                 tell(line)
-            if talk is not None:
+            if talk is not None and len(dataset):
                 Records(dataset, talk, name)
         except DataError as error:
             fine = False
