@@ -140,9 +140,8 @@ class DatasetReport:
             shown.append(f"{self.crowds} of {of} instances are crowds (`iscrowd: 1`), never asked for ({_AS_THINGS})")
         found = [line for title, trouble in self._troubles().items() for line in trouble.lines(title)]
         left_out = [line for reason, trouble in self.dropped.items() for line in trouble.lines(f"left out, {reason}")]
-        faults = "; ".join(self.faults())
-        head = f"{self.name}: {'ok' if self.ok else 'not ok'}{': ' if faults else ''}{faults}"
-        return [head, *(f"  {line}" for line in [*shown, *found, *left_out])]
+        head = f"{self.name}: {'ok' if self.ok else 'not ok'}"
+        return [head, *(f"  {line}" for line in [*self.faults(), *shown, *found, *left_out])]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
