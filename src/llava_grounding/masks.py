@@ -24,6 +24,9 @@ _DIGIT_BITS = 5
 _DIGIT_MASK, _SIGN_BIT, _MORE_BIT = 0x1F, 0x10, 0x20
 _FIRST_CHARACTER = 48
 _MAX_DIGITS = 7  # the difference of two 32-bit counts
+_EDGE_CHUNK = 2**18  # rows that edges of a polygon cross, at a time
+_MAX_CROSSINGS = 2**24
+_MAX_CROSSINGS_PER_PIXEL = 4  # an outline crosses a row within a pixel once or twice
 _IOU_CHUNK = 2**20  # pixels at a time: sums of so many ones are exact in single precision
 
 
@@ -77,6 +80,9 @@ def polygons_to_mask(polygons: Sequence[Sequence[float] | np.ndarray], size_wh: 
     Args:
         polygons: each a flat list x0, y0, x1, y1, ... as COCO writes it, or (n, 2) points; in pixels.
         size_wh: size of the mask; what lies outside is cut off.
+
+    Raises:
+        DataError: if one is no polygon, or its edges cross each other beyond any shape's.
     """
     width, height = size_wh
     mask = np.zeros((height, width), dtype=bool)
@@ -84,23 +90,48 @@ def polygons_to_mask(polygons: Sequence[Sequence[float] | np.ndarray], size_wh: 
         points = np.asarray(polygon, dtype=np.float64).reshape(-1)
         if len(points) % 2 or len(points) < 6 or not np.isfinite(points).all():
             raise DataError(f"a polygon must be at least three finite points x, y, got {len(points)} numbers")
-        mask |= _fill(points.reshape(-1, 2), width, height)
+        _fill(points.reshape(-1, 2), mask)
     return mask
 
 
-def _fill(points_xy: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Even-odd fill: each edge flips every pixel to its right, on the rows whose centre line it crosses."""
+def _fill(points_xy: np.ndarray, mask: np.ndarray) -> None:
+    """Even-odd fill: each edge flips every pixel to its right, on the rows whose centre line it crosses.
+
+    Works on the part of the (H, W) mask around the polygon alone, some edges at a time.
+    """
+    height, width = mask.shape
     start, end = points_xy, np.roll(points_xy, -1, axis=0)
     first = np.ceil(np.minimum(start[:, 1], end[:, 1]) - 0.5).clip(0, height).astype(np.int64)
     stop = np.ceil(np.maximum(start[:, 1], end[:, 1]) - 0.5).clip(0, height).astype(np.int64)
+    left, right = np.ceil(points_xy[:, 0].min() - 0.5), np.ceil(points_xy[:, 0].max() - 0.5)
+    left, right = int(left.clip(0, width)), int(right.clip(0, width))
+    top, bottom = int(first.min()), int(stop.max())
+    if top >= bottom or left >= right:
+        return
     num_rows = stop - first
-    edge = np.repeat(np.arange(len(start)), num_rows)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(num_rows) - num_rows, num_rows) + first[edge]
-    (x0, y0), (x1, y1) = start[edge].T, end[edge].T
-    crossing = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-    column = np.ceil(crossing - 0.5).clip(0, width).astype(np.int64)
-    flips = np.bincount(row * (width + 1) + column, minlength=height * (width + 1)).reshape(height, width + 1)
-    return (np.cumsum(flips, axis=1) % 2 == 1)[:, :width]
+    ends = np.cumsum(num_rows)
+    area = (bottom - top) * (right - left)
+    if ends[-1] > max(_MAX_CROSSINGS, _MAX_CROSSINGS_PER_PIXEL * area):
+        raise DataError(f"a polygon must not cross itself all over: its edges cross {ends[-1]} rows of {area} pixels")
+    flips = np.zeros((bottom - top) * (right - left + 1), dtype=np.uint8)
+    begin = 0
+    while begin < len(start):
+        done = int(ends[begin - 1]) if begin else 0
+        until = max(int(np.searchsorted(ends, done + _EDGE_CHUNK, side="right")), begin + 1)
+        part = slice(begin, until)
+        edge = begin + np.repeat(np.arange(until - begin), num_rows[part])
+        row = np.arange(len(edge)) - (ends[edge] - num_rows[edge] - done) + first[edge]
+        (x0, y0), (x1, y1) = start[edge].T, end[edge].T
+        crossing = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+        column = np.ceil(crossing - 0.5).clip(left, right).astype(np.int64)
+        place = (row - top) * (right - left + 1) + column - left
+        if len(flips) <= _EDGE_CHUNK:
+            flips ^= (np.bincount(place, minlength=len(flips)) & 1).astype(np.uint8)
+        else:
+            np.bitwise_xor.at(flips, place, np.uint8(1))
+        begin = until
+    inside = np.bitwise_xor.accumulate(flips.reshape(bottom - top, right - left + 1), axis=1)[:, :-1]
+    mask[top:bottom, left:right] |= inside.view(np.bool_)
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:

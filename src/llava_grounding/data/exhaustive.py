@@ -77,6 +77,10 @@ class FileCoverage:
     ) -> None:
         self._ids, self._label_sets, self._everything = dict(names), dict(label_sets or {}), everything
         self._same = _same_when_spoken(self._ids.values())
+        self._ids_said_alike: dict[str, set[int]] = {name: set() for name in self._same}
+        for number, name in self._ids.items():
+            for other in self._same[name]:
+                self._ids_said_alike[other].add(number)
         over = {_plain(name) for name in _headings(categories)}
         self._doubtful = {
             name
@@ -143,11 +147,13 @@ class FileCoverage:
         """Categories of which every visible thing is labelled in the image."""
         if coverage.lost is None:
             return frozenset()
-        if coverage.known is not None:
-            named = self._clear({number for number in self._ids if number not in coverage.known} | self._unclear())
-        else:
-            named = self._stated(coverage.label_set)
-        return self._without(named, coverage.lost)
+        named = self._stated(coverage.label_set) if coverage.known is None else self._known(coverage.known)
+        return self._without(named, coverage.lost) if coverage.lost else named
+
+    def _known(self, known: frozenset[int]) -> frozenset[str]:
+        """Names of these ids, where all ids of names that are said alike are among them."""
+        names = {self._ids[number] for number in known if number in self._ids} - self._doubtful
+        return frozenset(name for name in names if self._ids_said_alike[name] <= known)
 
     def _stated(self, label_set: str | None) -> frozenset[str]:
         if label_set not in self._base:
@@ -157,16 +163,9 @@ class FileCoverage:
                 self._base[label_set] = frozenset()
             else:
                 used = {self._ids[number] for number in self._used if number in self._ids}
-                unused = {number for number, name in self._ids.items() if name not in used}
-                self._base[label_set] = self._clear(unused | self._unclear())
+                everything = frozenset(self._ids.values())
+                self._base[label_set] = self._without(everything, (everything - used) | self._doubtful)
         return self._base[label_set]
-
-    def _unclear(self) -> set[int]:
-        return {number for number, name in self._ids.items() if name in self._doubtful}
-
-    def _clear(self, unclear: set[int]) -> frozenset[str]:
-        """All names but those that these ids bear too, or that are said alike."""
-        return self._without(frozenset(self._ids.values()), {self._ids[number] for number in unclear})
 
     def _without(self, names: frozenset[str], lost: Iterable[str]) -> frozenset[str]:
         return names.difference(*(self._same.get(name, {name}) for name in lost))

@@ -6,7 +6,9 @@ XML is read without entities and document types, so nothing outside a file is ev
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -40,7 +42,7 @@ from llava_grounding.errors import DataError
 Span = tuple[int, int]
 
 _PHRASE = re.compile(r"\[/EN#([0-9]{1,18})((?:/[^\s/\[\]]+)+) ([^\[\]]*)\]")
-_BLANK_BEFORE_PUNCTUATION = re.compile(r" +(?=[.,;:!?](?:\s|$))")
+_BLANK_BEFORE_PUNCTUATION = re.compile(r"(?<! ) +(?=[.,;:!?](?:\s|$))")
 _DECLARATION = re.compile(rb"<!\s*(DOCTYPE|ENTITY)", re.IGNORECASE)
 _NO_ENTITY = 0
 """The number of phrases that name nothing visible."""
@@ -159,9 +161,12 @@ def parse_sentence(line: str) -> tuple[str, list[tuple[Span, int]]]:
 def _without_blanks(text: str, phrases: list[tuple[Span, int]]) -> tuple[str, list[tuple[Span, int]]]:
     """The text without blanks before punctuation, and the phrases at their new places."""
     gone = [match.span() for match in _BLANK_BEFORE_PUNCTUATION.finditer(text)]
+    starts = [start for start, _ in gone]
+    removed = [0, *accumulate(end - start for start, end in gone)]
 
     def moved(place: int) -> int:
-        return place - sum(min(end, place) - start for start, end in gone if start < place)
+        before = bisect_left(starts, place)  # stretches that begin before the place; the last may go beyond it
+        return place - removed[before] + (max(gone[before - 1][1] - place, 0) if before else 0)
 
     kept = [((moved(start), moved(end)), entity) for (start, end), entity in phrases]
     return _BLANK_BEFORE_PUNCTUATION.sub("", text), kept

@@ -17,6 +17,8 @@ from llava_grounding.data.reading import EntryError, is_whole, naming, read_json
 from llava_grounding.data.record import Record
 from llava_grounding.data.rows import image_store
 
+_RECENT = 16  # images whose labels are kept at hand
+
 
 class LabelledImages:
     """Images of a COCO instances file with their annotations.
@@ -49,6 +51,8 @@ class LabelledImages:
             crowds_as_things=crowds_as_things,
         )
         self.left_out = self._photos.left_out
+        # Many dialogues may be about one image, and it may have many labels.
+        self._recent: dict[int, tuple[Record, Mapping[int, int]]] = {}
         self._names: list[str] = []
         self._of_id: dict[int, int] = {}
         self._image_of: dict[int, int] = {}
@@ -121,11 +125,17 @@ class LabelledImages:
 
     def record(self, index: int) -> Record:
         """The image with its labels."""
-        return replace(self._photos[index], image_name=self.file_name(index))
+        if index not in self._recent:
+            if len(self._recent) == _RECENT:
+                del self._recent[next(iter(self._recent))]
+            record = replace(self._photos[index], image_name=self.file_name(index))
+            self._recent[index] = record, _rows_of_ids(record)
+        return self._recent[index][0]
 
-    def rows_of_ids(self, record: Record) -> dict[int, int]:
+    def rows_of_ids(self, record: Record) -> Mapping[int, int]:
         """Annotation id -> index in the record."""
-        return {thing.id: row for row, thing in enumerate(record.instances) if thing.id is not None}
+        known = next((rows for recent, rows in self._recent.values() if recent is record), None)
+        return _rows_of_ids(record) if known is None else known
 
     def look_up(self, ids: Any, record: Record, rows: Mapping[int, int], what: str) -> tuple[int, ...]:
         """Indices of annotation ids in the record of their image, one each.
@@ -150,3 +160,7 @@ class LabelledImages:
                 raise EntryError("unknown annotation", f"{what} names annotation {one}, which is not there or unusable")
             raise EntryError("annotation of another image", f"{what} names annotation {one}, which is on image {other}")
         return tuple(rows[one] for one in ids)
+
+
+def _rows_of_ids(record: Record) -> dict[int, int]:
+    return {thing.id: row for row, thing in enumerate(record.instances) if thing.id is not None}

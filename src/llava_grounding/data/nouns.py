@@ -163,10 +163,12 @@ class Lexicon:
                         key = (tuple(text.split(" ")), (many and text != word) or is_plural_name(word))
                         if name not in forms[key]:
                             forms[key].append(name)
-        by_first: dict[str, list[_Term]] = defaultdict(list)
+        self._terms: dict[tuple[str, ...], _Term] = {}
+        lengths: dict[str, set[int]] = defaultdict(set)
         for (words_of, many), categories in forms.items():
-            by_first[words_of[0]].append(_Term(words_of, tuple(categories), many))
-        self._by_first = {first: sorted(terms, key=lambda t: -len(t.words)) for first, terms in by_first.items()}
+            self._terms.setdefault(words_of, _Term(words_of, tuple(categories), many))
+            lengths[words_of[0]].add(len(words_of))
+        self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
 
     def _other_words(self, name: str) -> list[str]:
         words = [word.replace("+", " ") for word in SYNONYMS.get(name, "").split()]
@@ -208,9 +210,10 @@ class Lexicon:
         return frozenset(mention.categories[0] for mention in self.find(text))
 
     def _term_at(self, tokens: list[_Token], index: int) -> _Term | None:
-        for term in self._by_first.get(tokens[index].text, ()):
-            words = tokens[index : index + len(term.words)]
-            if tuple(t.text for t in words) == term.words and all(t.glued for t in words[1:]):
+        for length in self._lengths.get(tokens[index].text, ()):
+            words = tokens[index : index + length]
+            term = self._terms.get(tuple(t.text for t in words))
+            if term is not None and all(t.glued for t in words[1:]):
                 return term
         return None
 

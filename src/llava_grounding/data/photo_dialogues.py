@@ -45,6 +45,7 @@ _PLACES = ("in the image", "in the image", "in the picture")
 _SURFACES = frozenset({"sky", "road", "sidewalk", "street", "vegetation", "facade", "grass", "sea", "wall", "floor"})
 _MAX_COUNT = 12  # more are "many"
 _MAX_LISTED = 6
+_MAX_REFERRED = 1000  # things of a photo of which single ones are spoken of; each is compared with every other
 _MAX_TOLD_APART = 40  # things of one name; each is compared with every other
 _COMMON = (
     "person chair car dining+table bottle cup handbag truck backpack book bench dog cat cell+phone bowl couch bus "
@@ -102,7 +103,9 @@ class _Photo:
 
     def referable(self) -> list[tuple[str, int]]:
         """Phrases that mean exactly one instance, with its index; only of categories labelled everywhere."""
-        found = []
+        found: list[tuple[str, int]] = []
+        if len(self.instances) > _MAX_REFERRED:
+            return found
         for name, rows in self.by_category.items():
             alone = len(rows) == 1 and (self.countable(name) or name in _SURFACES)
             few = 1 < len(rows) <= _MAX_TOLD_APART

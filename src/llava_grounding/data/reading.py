@@ -21,6 +21,7 @@ from llava_grounding.data.images import is_unicode, read_file, stays_inside
 from llava_grounding.data.placeholders import find_placeholder
 from llava_grounding.data.record import Record, Segmentation
 from llava_grounding.errors import DataError
+from llava_grounding.image_files import DATA_LIMITS
 from llava_grounding.markup import SPECIAL_TOKENS, format_markup
 
 Box = tuple[float, float, float, float]
@@ -34,10 +35,12 @@ IMAGE_TOKEN = "<image>"
 OBJECT_TOKEN = "<obj>"
 MAX_SIDE = 2**16
 """Pixels; a file that says a picture is wider or higher is wrong."""
-MAX_PIXELS = 2**27
+MAX_PIXELS = DATA_LIMITS.max_pixels
 """No picture that a label is about has more."""
 MAX_LABELS = 10_000
 """Of one image; no data set has as many, and what is done with labels side by side grows faster than their number."""
+MAX_TEXT = 2**16
+"""Characters of a question, an answer or a caption."""
 _HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing a polygon may overflow
 _SHARE_INSIDE = 0.25  # of a box's area, at least; boxes of things half out of the picture are clipped
 _SHOWN = 60  # characters of a wrong value, in a message
@@ -138,7 +141,10 @@ class PackedRecords(Sequence[Record]):
         self.name = name
         self._block, ends = bytearray(), [0]
         for row in rows:
-            self._block += pickle.dumps(row, protocol=pickle.HIGHEST_PROTOCOL)
+            try:
+                self._block += pickle.dumps(row, protocol=pickle.HIGHEST_PROTOCOL)
+            except RecursionError as error:
+                raise DataError(f"entry {len(ends)} of {name} holds values that lie too deep in each other") from error
             ends.append(len(self._block))
         self._ends = np.array(ends)
         self.dropped: Mapping[str, Sequence[str]] = left_out.by_reason
@@ -422,6 +428,8 @@ def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:
         raise EntryError("not valid Unicode", f"{what} must be valid Unicode, got {shown(value)}")
     if not value.strip():
         raise EntryError("empty text", f"{what} must not be empty")
+    if len(value) > MAX_TEXT:
+        raise EntryError("text too long", f"{what} must have at most {MAX_TEXT} characters, got {len(value)}")
     found = next((match[0] for match in _RESERVED.finditer(value) if match[0] not in allowed), None)
     if found is not None:
         raise EntryError("special token in the text", f"{what} must not hold `{found}`, got {shown(value)}")

@@ -18,6 +18,7 @@ from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
 from llava_grounding.markup import REGION, SEG
 from llava_grounding.masks import decode_rle, polygons_to_mask
 
+_MOST_MASK_BYTES = 2**32  # of one image, opened
 Segmentation = Mapping[str, Any] | Sequence[Sequence[float]] | Callable[[], np.ndarray]
 """COCO run-length code, polygons, or a function that reads the mask: (H, W) bool."""
 
@@ -200,6 +201,11 @@ def open_record(record: Record) -> OpenedRecord:
     image = record.load_image()
     height, width = image.shape[:2]
     kept = [index for index, instance in enumerate(record.instances) if instance.region != "crowd"]
+    if len(kept) * height * width > _MOST_MASK_BYTES:
+        raise DataError(
+            f"image `{record.id}` of {width} x {height} has {len(kept)} labels, whose masks do not fit into "
+            f"{_MOST_MASK_BYTES // 2**30} GiB; make the picture smaller"
+        )
     masks = np.zeros((len(kept), height, width), dtype=bool)
     instances = []
     for row, index in enumerate(kept):

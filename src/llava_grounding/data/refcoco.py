@@ -6,17 +6,16 @@ The original `refs(...).p` is a pickle; it is read without running anything in i
 from __future__ import annotations
 
 import codecs
-import io
 import json
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from llava_grounding.data.box_forms import BoxForms
 from llava_grounding.data.coco import CocoLabels
 from llava_grounding.data.exhaustive import Coverage
 from llava_grounding.data.images import ImageStore, open_images, read_file
+from llava_grounding.data.plain_pickle import load_plain_pickle
 from llava_grounding.data.reading import (
     EntryError,
     LeftOut,
@@ -38,17 +37,6 @@ from llava_grounding.data.record import Annotation, Expression, Record
 from llava_grounding.errors import DataError
 
 _WHAT = "a file of referring expressions"
-_UNPICKLING_ERRORS = (
-    pickle.UnpicklingError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    TypeError,
-    ValueError,
-)
 
 
 class RefCoco(PackedRecords):
@@ -131,16 +119,6 @@ class RefCoco(PackedRecords):
         return self._coverage.fill(record, coverage) if self._coverage else record
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Makes lists, dicts, tuples, texts and numbers, and nothing that has to be imported or called."""
-
-    def find_class(self, module: str, name: str) -> NoReturn:
-        raise pickle.UnpicklingError(f"it asks for `{module}.{name}`, but only plain lists, texts and numbers are read")
-
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise pickle.UnpicklingError("it points to objects outside the file")
-
-
 def read_refs(path: str | Path) -> Any:
     """Parsed refs, from JSON or from a pickle of Python 2 or 3, whichever the file is.
 
@@ -154,24 +132,9 @@ def read_refs(path: str | Path) -> Any:
     if data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
         try:
             return json.loads(data)
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, MemoryError) as error:
             raise DataError(f"cannot read {path}: {error}") from error
-    try:
-        value = _unpickle(data)
-        pickle.dumps(value)  # fails where lists lie too deep in each other to be shown or sent anywhere
-        return value
-    except RecursionError as error:
-        raise DataError(f"cannot read the pickle {path}: its values lie too deep in each other") from error
-    except _UNPICKLING_ERRORS as error:
-        raise DataError(f"cannot read the pickle {path}: {error}") from error
-
-
-def _unpickle(data: bytes) -> Any:
-    """Texts that Python 2 wrote as bytes are UTF-8 if they can be, else Latin-1."""
-    try:
-        return _PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
-    except UnicodeDecodeError:
-        return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
+    return load_plain_pickle(data, path)
 
 
 def _of_split(rows: list[Any], split: str | None) -> list[Any]:
