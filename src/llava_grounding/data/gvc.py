@@ -16,7 +16,16 @@ from typing import Any
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.labels import LabelledImages
 from llava_grounding.data.llava import entry_of, label_of, read_dialogues
-from llava_grounding.data.reading import IMAGE_TOKEN, OBJECT_TOKEN, EntryError, LeftOut, PackedRecords, shown, words_of
+from llava_grounding.data.reading import (
+    IMAGE_TOKEN,
+    OBJECT_TOKEN,
+    EntryError,
+    LeftOut,
+    PackedRecords,
+    naming,
+    shown,
+    words_of,
+)
 from llava_grounding.data.record import Expression, Record, RecordedTurn
 from llava_grounding.data.rows import (
     Names,
@@ -87,7 +96,9 @@ class GvcDialogues(PackedRecords):
             DataError: if a file cannot be read or is of another kind.
         """
         labels = LabelledImages.from_files(instances, images, crowds_as_things=crowds_as_things)
-        return cls(read_dialogues(dialogues), labels, labels.images, name)
+        entries = read_dialogues(dialogues)
+        with naming(dialogues):
+            return cls(entries, labels, labels.images, name)
 
     def _record(self, row: tuple[str, int, Any]) -> Record:
         identity, index, entry = row
@@ -142,7 +153,9 @@ class RegionCaptions(PackedRecords):
             DataError: if a file cannot be read or is of another kind.
         """
         labels = LabelledImages.from_files(instances, images, crowds_as_things=crowds_as_things)
-        return cls(read_dialogues(dialogues), labels, labels.images, name)
+        entries = read_dialogues(dialogues)
+        with naming(dialogues):
+            return cls(entries, labels, labels.images, name)
 
     def _record(self, row: tuple[int, tuple[Expression, ...]]) -> Record:
         index, expressions = row

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.reading import EntryError, LeftOut, PackedRecords, file_name_of, printable, shown
+from llava_grounding.data.reading import EntryError, LeftOut, PackedRecords, file_name_of, naming, printable, shown
 from llava_grounding.data.record import Record
 from llava_grounding.data.rows import Names, check_present, image_store, pairs_of, read_entries, words_only
 from llava_grounding.errors import DataError
@@ -53,7 +53,8 @@ class LlavaDialogues(PackedRecords):
             DataError: if it cannot be read or is not such a file.
         """
         entries = read_dialogues(dialogues)
-        return cls(entries, image_store(images), name)
+        with naming(dialogues):
+            return cls(entries, image_store(images), name)
 
     def _record(self, row: tuple[str, str, Any]) -> Record:
         identity, image, conversations = row

@@ -20,7 +20,7 @@ from llava_grounding.data.images import ImageStore
 from llava_grounding.data.labels import LabelledImages
 from llava_grounding.data.llava import dialogue_record, entry_of, label_of, read_dialogues
 from llava_grounding.data.pen import COLOURS, RGB, luminance
-from llava_grounding.data.reading import EntryError, LeftOut, PackedRecords, shown
+from llava_grounding.data.reading import EntryError, LeftOut, PackedRecords, naming, shown
 from llava_grounding.data.record import Record, RecordedTurn
 from llava_grounding.data.rows import Names, check_present, image_store, pairs_of, words_only
 from llava_grounding.errors import DataError, ShapeError
@@ -153,7 +153,8 @@ class MarkedDialogues(PackedRecords):
             if instances is None
             else LabelledImages.from_files(instances, images, crowds_as_things=crowds_as_things)
         )
-        return cls(entries, image_store(images), labels, alpha, name)
+        with naming(dialogues):
+            return cls(entries, image_store(images), labels, alpha, name)
 
     def _record(self, row: tuple[str, Any]) -> Record:
         return self._make(*row)
