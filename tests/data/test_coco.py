@@ -309,9 +309,9 @@ def test_a_data_set_has_a_name_and_travels_whole(tmp_path: Path) -> None:
 def test_the_real_pack_has_what_its_readme_counts(photo_pack_root: Path) -> None:
     photos = PhotoPack(photo_pack_root).split("val")
     records = list(photos)
-    assert len(records) == 618
-    assert sum(len(r.instances) for r in records) == 3365
-    assert sum(len(r.captions) for r in records) == 1095
+    assert len(records) == 1206
+    assert sum(len(r.instances) for r in records) == 3528
+    assert sum(len(r.captions) for r in records) == 3855
     assert sum(len(r.questions) for r in records) == 738
     assert sum(len(r.statements) for r in records) == 23
     for record in records[::40]:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from label_files import SIZE_WH, coco, labelled, picture, write_files, write_json
+from llava_grounding.data.check import check_dataset
 from llava_grounding.data.coco import CocoPhotos, PhotoPack, read_label_sets
 from llava_grounding.data.coco_panoptic import CocoPanoptic
 from llava_grounding.data.conversations import build_sample
@@ -260,3 +261,15 @@ def test_a_photo_counts_and_lists_only_what_is_complete(tmp_path: Path) -> None:
     assert "a cat" in text
     assert "two dogs" not in text
     assert "how many dogs" not in text
+
+
+def test_images_of_lvis_are_named_by_their_address_and_numbers_may_have_a_point(tmp_path: Path) -> None:
+    labels = coco([DOG | {"image_id": 1.0, "category_id": 1.0}])
+    labels["images"][0] |= {"id": 1.0, "width": 10.0, "coco_url": "http://example.org/train2017/000000000001.jpg"}
+    del labels["images"][0]["file_name"]
+    write_files(tmp_path, {"COCO_train2014_000000000001.jpg": picture()})
+    photos = CocoPhotos.from_files(write_json(tmp_path / "i.json", labels), tmp_path)
+    assert photos.dropped == {}
+    assert photos[0].id == "000000000001.jpg"
+    assert photos[0].load_image().shape == (8, 10, 3)
+    assert check_dataset(photos).ok

@@ -217,7 +217,7 @@ def test_crowds_are_dropped(records: dict[str, Record]) -> None:
 def test_captions_of_the_real_pack_mostly_find_their_instances(photo_pack_root: Path) -> None:
     located = total = 0
     for record in PhotoPack(photo_pack_root).split("val"):
-        for caption in record.captions:
+        for caption in record.captions if record.instances else ():
             _, targets = ground_caption(caption, record.instances)
             located += sum(target is not None for target in targets)
             total += len(targets)

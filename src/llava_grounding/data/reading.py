@@ -42,6 +42,7 @@ MAX_LABELS = 10_000
 MAX_TEXT = 2**16
 """Characters of a question, an answer or a caption."""
 _HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing a polygon may overflow
+_EXACT = 2.0**53  # beyond it a floating-point number may stand for several whole ones
 _SHARE_INSIDE = 0.25  # of a box's area, at least; boxes of things half out of the picture are clipped
 _SHOWN = 60  # characters of a wrong value, in a message
 _LISTED = 5  # faults told of at once
@@ -254,7 +255,9 @@ def list_under(row: Mapping[str, Any], key: str, what: str) -> list[Any]:
 
 
 def whole_number(value: Any, what: str = "id") -> int:
-    """An id or size; digits as text count, as some files write them."""
+    """An id or size; digits as text count, and 40.0 is 40, as some files write them."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         return int(value)
     if not is_whole(value):
@@ -290,7 +293,10 @@ def image_row(row: Any) -> ImageRow:
     if not isinstance(row, Mapping):
         raise EntryError("image that is no object")
     size_wh = checked_size(row.get("width"), row.get("height"))
-    return ImageRow(whole_number(row.get("id"), "image id"), file_name_of(row.get("file_name")), size_wh, row)
+    name, url = row.get("file_name"), row.get("coco_url")
+    if name is None and isinstance(url, str):
+        name = url.rpartition("/")[2]  # LVIS says no more of its images
+    return ImageRow(whole_number(row.get("id"), "image id"), file_name_of(name), size_wh, row)
 
 
 def image_rows(rows: Iterable[Any], left_out: LeftOut, named_once: bool = False) -> dict[int, ImageRow]:
