@@ -5,10 +5,9 @@ A missing, unexpected or misshapen weight is an error, never a warning. Reads sa
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,26 +15,31 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled
-from safetensors import SafetensorError, safe_open
 from transformers.utils import logging as transformers_logging
 
-from llava_grounding.errors import CheckpointError, ConfigError, LlavaGroundingError, did_you_mean
+from llava_grounding.checkpoint_files import (
+    CONFIG,
+    MODEL_FILES,
+    WEIGHTS,
+    check_folder,
+    check_values,
+    read_json,
+    stored_shapes,
+)
+from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.presets import PRESETS, preset
+from llava_grounding.model.sizes import meta_model
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.quantization import quantization_config
 
 EMBEDDED_MODEL = "nano"
 """Name of the model inside the package."""
 _WEIGHTS_FOLDER = Path(__file__).parent / "weights"
-_WEIGHTS, _INDEX, _CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SHOWN_NAMES = 3
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ def load_checkpoint(
         options["quantization_config"] = quantization_config(quantization, chosen_device, chosen_dtype)
         options["device_map"] = {"": chosen_device}
     name, folder = find_checkpoint(source)
+    check_folder(folder)
     config = read_config(folder)
     check_weights(folder, config)
     processor = LlavaGroundingProcessor.from_pretrained(folder)
@@ -72,6 +77,7 @@ def load_checkpoint(
         model = LlavaGroundingForConditionalGeneration.from_pretrained(
             folder, config=config, dtype=chosen_dtype, **options
         )
+    check_finite(folder, model)
     if quantization is None:  # else it is there already
         model.to(chosen_device)  # type: ignore[arg-type]  # transformers' own wrapper hides the signature
     return LoadedCheckpoint(
@@ -126,7 +132,7 @@ def find_checkpoint(source: str | os.PathLike[str] | None) -> tuple[str, Path]:
     """
     if source is None or source == EMBEDDED_MODEL:
         folder = _WEIGHTS_FOLDER / EMBEDDED_MODEL
-        if not (folder / _CONFIG).is_file():
+        if not (folder / CONFIG).is_file():
             raise CheckpointError(
                 f"the embedded model `{EMBEDDED_MODEL}` is not in this installation; "
                 f"give the folder of a model, or install the package anew"
@@ -153,7 +159,7 @@ def find_config(source: str) -> tuple[str, LlavaGroundingConfig]:
     if source in PRESETS:
         return source, preset(source)
     if not Path(source).exists() and _HUB_ID.fullmatch(source):
-        return source, read_config(_download(source, [_CONFIG]))
+        return source, read_config(_download(source, [CONFIG]))
     if not Path(source).exists():
         hint = did_you_mean(source, PRESETS)
         raise ConfigError(
@@ -164,7 +170,7 @@ def find_config(source: str) -> tuple[str, LlavaGroundingConfig]:
     return name, read_config(folder)
 
 
-def _download(hub_id: str, files: Sequence[str] = _HUB_FILES) -> Path:
+def _download(hub_id: str, files: Sequence[str] = MODEL_FILES) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -193,16 +199,18 @@ def read_config(folder: Path) -> LlavaGroundingConfig:
     Raises:
         CheckpointError: if the file is missing, damaged or of another model.
     """
-    values = _read_json(folder, _CONFIG)
+    values = read_json(folder, CONFIG)
     model_type = values.get("model_type")
     if model_type != LlavaGroundingConfig.model_type:
         raise CheckpointError(
-            f"{_CONFIG} in `{folder}` is of a `{model_type}` model, expected `{LlavaGroundingConfig.model_type}`"
+            f"{CONFIG} in `{folder}` is of a `{model_type}` model, expected `{LlavaGroundingConfig.model_type}`"
         )
+    check_values(values, f"{CONFIG} in `{folder}`")
     try:
         return LlavaGroundingConfig.from_dict(values)
-    except (LlavaGroundingError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{_CONFIG} in `{folder}` does not describe a model: {error}") from error
+    except Exception as error:  # of transformers' own checks as well, which raise many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{CONFIG} in `{folder}` does not describe a model: {reason[:500]}") from error
 
 
 def check_weights(folder: Path, config: LlavaGroundingConfig) -> None:
@@ -211,13 +219,13 @@ def check_weights(folder: Path, config: LlavaGroundingConfig) -> None:
     Raises:
         CheckpointError: if a file is missing or damaged, or anything is missing, unexpected or of another shape.
     """
-    with torch.device("meta"):
-        model = LlavaGroundingForConditionalGeneration(config)
+    found = stored_shapes(folder)
+    try:
+        # One output layer may be stored nowhere, and a few weights fewer make a better message.
+        model = meta_model(config, max_tensors=2 * len(found) + 100)
+    except ConfigError as error:
+        raise CheckpointError(f"{CONFIG} in `{folder}` does not fit its {len(found):,} weights: {error}") from error
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found: Shapes = {}
-    for path in weight_files(folder):
-        with _open_weights(path) as file:
-            found |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     # The one allowed gap: an output layer that shares the input embedding's weights is stored once.
     missing = sorted(wanted.keys() - found.keys() - model.all_tied_weights_keys.keys())
     unexpected = sorted(found.keys() - wanted.keys())
@@ -233,47 +241,18 @@ def check_weights(folder: Path, config: LlavaGroundingConfig) -> None:
             f"{_count(misshapen, 'weight')} of another shape ({first} is {found[first]}, expected {wanted[first]})"
         )
     if problems:
-        raise CheckpointError(f"{_WEIGHTS} in `{folder}` does not fit {_CONFIG}: {', '.join(problems)}")
+        raise CheckpointError(f"{WEIGHTS} in `{folder}` does not fit {CONFIG}: {', '.join(problems)}")
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files the weights are in: one, or the shards of an index.
+def check_finite(folder: Path, model: torch.nn.Module) -> None:
+    """Refuse weights that are not numbers; everything computed with them would be none either.
 
     Raises:
-        CheckpointError: if there are none.
+        CheckpointError: naming the first one.
     """
-    if (folder / _WEIGHTS).is_file():
-        return [folder / _WEIGHTS]
-    if not (folder / _INDEX).is_file():
-        pickled = next((path.name for path in sorted(folder.glob("*.bin"))), None)
-        hint = f"; `{pickled}` must be converted first" if pickled else ""
-        raise CheckpointError(f"`{folder}` has no {_WEIGHTS}{hint}")
-    shards = _read_json(folder, _INDEX).get("weight_map")
-    if not isinstance(shards, Mapping) or not all(isinstance(name, str) for name in shards.values()):
-        raise CheckpointError(f"{_INDEX} in `{folder}` is damaged: it has no weight_map")
-    return [folder / Path(name).name for name in sorted(set(shards.values()))]
-
-
-@contextmanager
-def _open_weights(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        trouble = "is missing" if not path.exists() else "is damaged or was cut short"
-        raise CheckpointError(f"{path.name} in `{path.parent}` {trouble}") from error
-
-
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        values = json.loads((folder / name).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"`{folder}` holds no model: it has no {name}") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{name} in `{folder}` is damaged: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{name} in `{folder}` is damaged: expected a JSON object, got {type(values).__name__}")
-    return values
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and value.device.type != "meta" and not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"the weights in `{folder}` are damaged: {name} has values that are no numbers")
 
 
 def _check_fit(folder: Path, config: LlavaGroundingConfig, processor: LlavaGroundingProcessor) -> None:
@@ -286,17 +265,22 @@ def _check_fit(folder: Path, config: LlavaGroundingConfig, processor: LlavaGroun
         ("id of the end token", config.eos_token_id, ids.eos),
         ("length of an image", config.image_sequence_length, processor.settings.image_sequence_length),
         ("size of the canvas", config.grounder_config.image_size, processor.settings.canvas.size),
+        (
+            "size of the vision tower's image",
+            None if config.vision_config is None else config.vision_config.image_size,
+            None if processor.settings.tower is None else processor.settings.tower.size,
+        ),
     ]:
         if of_model != of_processor:
             raise CheckpointError(
-                f"{_CONFIG} and the processor in `{folder}` do not belong together: "
+                f"{CONFIG} and the processor in `{folder}` do not belong together: "
                 f"the {what} is {of_model} in one and {of_processor} in the other"
             )
     words, rows = len(processor.tokenizer), config.text_config.vocab_size
     # The image's and the regions' placeholders are always filled and never written, so they need no rows.
-    if words - sum(token >= rows for token in {ids.image, ids.region}) > rows:
+    if any(token >= rows for token in set(processor.tokenizer.get_vocab().values()) - {ids.image, ids.region}):
         raise CheckpointError(
-            f"the tokenizer in `{folder}` has {words} tokens, but the model of {_CONFIG} has only {rows}"
+            f"the tokenizer in `{folder}` has {words} tokens, but the model of {CONFIG} has only {rows}"
         )
 
 

@@ -17,6 +17,7 @@ from llava_grounding.convert.shards import read_tensors
 from llava_grounding.convert.writer import MAX_FILE_BYTES, Entry, WeightWriter, new_folder
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.model.sizes import meta_model
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 
 VISION = ("grounder.", "visual_prompt_encoder.")
@@ -79,9 +80,7 @@ def write_converted(
 
 def expected_shapes(config: LlavaGroundingConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of everything a model of this configuration stores."""
-    with torch.device("meta"):
-        model = LlavaGroundingForConditionalGeneration(config)
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    return {name: tuple(value.shape) for name, value in meta_model(config).state_dict().items()}
 
 
 def _write_weights(
@@ -107,7 +106,8 @@ def _dtypes(plan: Plan, language: torch.dtype | None) -> dict[str, torch.dtype]:
     dtypes = {}
     for move in plan.moves:
         for name in move.names:
-            dtypes[name] = torch.float32 if name.startswith(VISION) else language or move.stored.dtype
+            kept = torch.float32 if move.stored.dtype == torch.float64 else move.stored.dtype
+            dtypes[name] = torch.float32 if name.startswith(VISION) else language or kept
     common = Counter(dtype for name, dtype in dtypes.items() if not name.startswith(VISION)).most_common(1)
     for name in plan.fresh:
         dtypes[name] = torch.float32 if name.startswith(VISION) or not common else common[0][0]

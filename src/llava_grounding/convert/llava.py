@@ -22,6 +22,7 @@ from llava_grounding.convert.shards import Stored, find_shards, stored_in
 from llava_grounding.convert.sizes import (
     TOWER_PREFIX,
     check_flags,
+    language_fields,
     language_sizes,
     projector_kind,
     read_tower_fields,
@@ -104,8 +105,8 @@ def convert_llava(
         CheckpointError: if a checkpoint is damaged, of another kind, or there is no vision tower.
         ConfigError: if `settings` do not fit the files.
     """
-    check_new(out)
     parts, settings = parts or PublicParts(), settings or LlavaSettings()
+    check_new(out, source, *vars(parts).values())
     stored = stored_in(find_shards(source))
     values = read_source_config(source)
     _check_kind(source, values, stored)
@@ -184,7 +185,7 @@ def _config(
     settings: LlavaSettings,
 ) -> LlavaGroundingConfig:
     # transformers leaves out what is the default of its Llama, which is the 7B.
-    text = LlamaConfig(**values["text_config"]).to_dict() if "text_config" in values else dict(values)
+    text = LlamaConfig(**language_fields(values["text_config"])).to_dict() if "text_config" in values else dict(values)
     text["tie_word_embeddings"] = bool(text.get("tie_word_embeddings")) and "lm_head.weight" not in shapes
     ids: dict[str, Any] = token_ids(vocabulary.tokenizer)
     sizes = language_sizes(text, shapes) | {

@@ -4,13 +4,13 @@ Reads one file at a time and holds one tensor at a time. Everything that can be 
 before the first weight is written, and a failure leaves nothing behind.
 """
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from llava_grounding.checkpoint_files import CONFIG, check_numbers, read_object
 from llava_grounding.checkpoints import read_config
 from llava_grounding.convert.folder import FolderSettings, expected_shapes, write_converted
 from llava_grounding.convert.official_keys import official_name, why_left_out
@@ -56,7 +56,7 @@ def convert_official(
         UsageError: if `out` is in use.
         CheckpointError: if the checkpoint is damaged or of another kind; the message names what is wrong.
     """
-    check_new(out)
+    check_new(out, source)
     stored = stored_in(find_shards(source))
     values = read_source_config(source)
     if values.get("model_type") == LlavaGroundingConfig.model_type:
@@ -97,11 +97,14 @@ def processor_settings(config: LlavaGroundingConfig, demo_quirks: bool = False) 
 def read_source_config(source: Path) -> dict[str, Any]:
     """The config.json of a released folder."""
     try:
-        values = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        values = read_object(source / CONFIG)
+        check_numbers(values, f"{CONFIG} in `{source}`")
     except FileNotFoundError as error:
-        raise CheckpointError(f"`{source}` has no config.json") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"config.json in `{source}` is damaged: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"config.json in `{source}` is damaged: expected a JSON object")
+        raise CheckpointError(f"`{source}` has no {CONFIG}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise CheckpointError(f"{CONFIG} in `{source}` is damaged: {reason}") from error
+    for name in ("text_config", "vision_config"):
+        if not isinstance(values.get(name, {}), dict):
+            raise CheckpointError(f"{CONFIG} in `{source}` is damaged: its {name} must be an object")
     return values

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
+from llava_grounding.checkpoint_files import plain_bytes
 from llava_grounding.errors import CheckpointError
 from llava_grounding.processing.sentencepiece import BLANK
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6
 _BYTE_PAIRS = 2  # of model_type
+_MAX_BYTES, _LONGEST_PIECE = 64 * 2**20, 512  # the ways to take a piece apart grow with its square
 _VARINT, _EIGHT_BYTES, _COUNTED, _FOUR_BYTES = 0, 1, 2, 5  # wire types of protocol buffers
 
 
@@ -34,7 +36,7 @@ def read_pieces(path: Path) -> list[Piece]:
         CheckpointError: if the file is damaged, or its model is not of Llama's kind.
     """
     try:
-        message = list(_fields(path.read_bytes()))
+        message = list(_fields(plain_bytes(path, _MAX_BYTES)))
         pieces = [_piece(value) for number, value in message if number == 1]
         trainer = {field: value for number, part in message if number == 2 for field, value in _fields(_bytes(part))}
         rules = {field: value for number, part in message if number == 3 for field, value in _fields(_bytes(part))}
@@ -95,7 +97,10 @@ def _piece(message: int | bytes) -> Piece:
     kind = values.get(3, _NORMAL)
     if not isinstance(kind, int):
         raise ValueError("the kind of a piece must be a number")
-    return Piece(_bytes(values[1]).decode(), score, kind)
+    text = _bytes(values[1]).decode()
+    if len(text) > _LONGEST_PIECE:
+        raise ValueError(f"a piece of {len(text):,} characters")
+    return Piece(text, score, kind)
 
 
 def _bytes(value: int | bytes) -> bytes:

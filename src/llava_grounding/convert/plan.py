@@ -16,6 +16,8 @@ from llava_grounding.errors import CheckpointError
 
 _SHOWN = 3
 _LETTERS = "qkv"
+FLOATS = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.float32: "float32", torch.float64: "float64"}
+"""Types of the weights that are read."""
 _SUMMED_ROWS = 4096
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -120,6 +122,9 @@ def make_plan(
         elif (wanted := _joined(expected[names[0]], len(names))) != entry.shape:
             misshapen.append(f"`{entry.key}` is {_shown(entry.shape)}, expected {_shown(wanted)}")
             filled.update(names)
+        elif entry.dtype not in FLOATS:
+            misshapen.append(f"`{entry.key}` is of the type {_named(entry.dtype)}, expected {_listed(FLOATS.values())}")
+            filled.update(names)
         elif names in first:
             plan.aliases.append((first[names], entry))
         else:
@@ -178,6 +183,10 @@ def _listed(items: Iterable[str]) -> str:
     items = list(items)
     rest = len(items) - _SHOWN
     return ", ".join(items[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _shown(shape: tuple[int, ...]) -> str:

@@ -4,7 +4,6 @@
 anew every few hundred megabytes, so that what has been read does not count as memory in use. Knows no key names.
 """
 
-import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +15,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from llava_grounding.checkpoint_files import is_plain_name, plain_file, read_json
+from llava_grounding.convert.pickles import check_archive
 from llava_grounding.errors import CheckpointError
 
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
 _OF_MANY = re.compile(r"-(\d+)-of-(\d+)\.\w+$")
+_MAX_INDEX_BYTES, _MAX_SHARDS = 64 * 2**20, 10_000
 _REMAP_BYTES = 256 * 2**20
 _WRAPPINGS = ("model", "state_dict")  # keys under which training programs put the weights
 
@@ -49,7 +51,8 @@ def find_shards(source: Path) -> list[Path]:
     """The weight files of a folder, or the one file that was named.
 
     Raises:
-        CheckpointError: if there are none, or some of those that belong together are missing.
+        CheckpointError: if there are none, some of those that belong together are missing, or are no files of the
+            folder.
     """
     if source.is_file():
         return [source]
@@ -107,6 +110,7 @@ class _Mapped:
     def __enter__(self) -> "_Mapped":
         try:
             if self._path.suffix == ".safetensors":
+                plain_file(self._path)
                 self._file = safe_open(self._path, framework="pt").__enter__()
             else:
                 self._state = _tensors_of(self._unpickle(), self._path)
@@ -128,6 +132,7 @@ class _Mapped:
     def contents(self) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
         if self._file is None:
             for key, tensor in self._state.items():
+                _check_whole(key, tensor, self._path)
                 yield key, tuple(tensor.shape), tensor.dtype
             return
         for key in self._file.keys():  # noqa: SIM118
@@ -138,6 +143,8 @@ class _Mapped:
         return self._state[key] if self._file is None else self._file.get_tensor(key)
 
     def _unpickle(self) -> Any:
+        plain_file(self._path)
+        check_archive(self._path)
         try:
             return torch.load(self._path, map_location="cpu", weights_only=True, mmap=True)
         except (RuntimeError, ValueError) as error:
@@ -153,7 +160,17 @@ def _tensors_of(values: Any, path: Path) -> dict[str, Tensor]:
             values = values[name]
     if not isinstance(values, Mapping) or not all(isinstance(value, Tensor) for value in values.values()):
         raise CheckpointError(f"{path.name} in `{path.parent}` is no checkpoint: expected tensors by name")
+    if not all(isinstance(name, str) for name in values):
+        raise CheckpointError(f"{path.name} in `{path.parent}` is no checkpoint: names must be texts")
     return dict(values)
+
+
+def _check_whole(key: str, tensor: Tensor, path: Path) -> None:
+    """Refuse a tensor that has no values of its own in memory, or more elements than are stored."""
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        raise CheckpointError(f"`{key}` in {path.name} is no plain tensor in memory, but a sparse, packed or empty one")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(f"{path.name} in `{path.parent}` is damaged: `{key}` has more elements than are stored")
 
 
 def _dtype_named(name: str, key: str, path: Path) -> torch.dtype:
@@ -175,11 +192,15 @@ def _dtype_named(name: str, key: str, path: Path) -> torch.dtype:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {key: Path(name).name for key, name in names.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index.name} in `{index.parent}` is damaged: it has no weight_map") from error
+    names = read_json(index.parent, index.name, _MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise CheckpointError(f"{index.name} in `{index.parent}` is damaged: it has no weight_map")
+    foreign = next((name for name in names.values() if not is_plain_name(name)), None)
+    if foreign is not None:
+        raise CheckpointError(
+            f"{index.name} in `{index.parent}` is damaged: the shard {foreign[:80]!r} is no name of a file beside it"
+        )
+    return names
 
 
 def _siblings(name: str) -> list[str]:
@@ -188,7 +209,9 @@ def _siblings(name: str) -> list[str]:
     if match is None:
         return [name]
     stem, ending = name[: match.start()], name.rpartition(".")[2]
-    digits, count = len(match[1]), int(match[2])
+    digits, count = len(match[1]), int(match[2][:9])
+    if count > _MAX_SHARDS:
+        raise CheckpointError(f"{name[:80]} says that it is one of {count:,} files, which cannot be")
     return [f"{stem}-{number:0{digits}d}-of-{match[2]}.{ending}" for number in range(1, count + 1)]
 
 

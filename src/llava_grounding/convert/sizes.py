@@ -4,7 +4,6 @@ What neither of them says (heads of the vision tower, object queries, side of th
 unless the caller knows better.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llava_grounding.checkpoint_files import check_numbers, read_object
 from llava_grounding.convert.keys import GROUNDER_PREFIX, PROMPT_ENCODER_PREFIX
 from llava_grounding.errors import CheckpointError
 from llava_grounding.model.config import LlavaGroundingConfig
@@ -40,6 +40,11 @@ _LANGUAGE_FIELDS = (
     "head_dim",
     "attention_bias",
     "tie_word_embeddings",
+)
+_LANGUAGE_NUMBERS = ("max_position_embeddings", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+_WHOLE_NUMBERS = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("head_dim", "max_position_embeddings"),
 )
 
 
@@ -95,15 +100,40 @@ def read_tower_fields(path: Path) -> dict[str, Any]:
         CheckpointError: if it is no such file.
     """
     try:
-        return tower_fields(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"`{path}` is no configuration of a vision tower: {error}") from error
+        values = read_object(path)
+        check_numbers(values, f"`{path}`")
+        return tower_fields(values)
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise CheckpointError(f"`{path}` is no configuration of a vision tower: {reason}") from error
 
 
 def tower_fields(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a configuration says of a vision tower and its weights do not tell."""
     values = values.get("vision_config", values)
+    _check_fields(values)
     return {name: values[name] for name in _TOWER_FIELDS if name in values}
+
+
+def language_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configuration of a Llama says of it, and is used here.
+
+    Raises:
+        CheckpointError: if a value is of no use.
+    """
+    _check_fields(values)
+    return {name: values[name] for name in (*_LANGUAGE_FIELDS, *_LANGUAGE_NUMBERS) if values.get(name) is not None}
+
+
+def _check_fields(values: Mapping[str, Any]) -> None:
+    for name in _WHOLE_NUMBERS:
+        value = values.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise CheckpointError(f"config.json says {name} is {value!r:.80}, expected a whole number from 1 on")
+    for name in ("rms_norm_eps", "layer_norm_eps"):
+        value = values.get(name)
+        if value is not None and (type(value) not in (int, float) or not 0 <= value < 1):
+            raise CheckpointError(f"config.json says {name} is {value!r:.80}, expected a small number")
 
 
 def language_sizes(values: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
@@ -111,18 +141,19 @@ def language_sizes(values: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
     missing = [name for name in ("num_attention_heads", "rms_norm_eps") if name not in values]
     if missing:
         raise CheckpointError(f"config.json must say {' and '.join(missing)} of the language model")
+    _check_fields(values)
     layers = _count(shapes, r"model\.layers\.(\d+)\.input_layernorm\.weight")
-    rows, width = _shape(shapes, "model.embed_tokens.weight")
+    rows, width = _shape(shapes, "model.embed_tokens.weight", 2)
     from_shapes = {
         "hidden_size": width,
         "num_hidden_layers": layers,
-        "intermediate_size": _shape(shapes, "model.layers.0.mlp.gate_proj.weight")[0],
+        "intermediate_size": _shape(shapes, "model.layers.0.mlp.gate_proj.weight", 2)[0],
     }
     for name, found in from_shapes.items():
         if values.get(name, found) != found:
             raise CheckpointError(f"config.json says {name} is {values[name]}, but the weights have {found}")
     given = {name: values[name] for name in _LANGUAGE_FIELDS if values.get(name) is not None}
-    positions = max(values.get("max_position_embeddings", 0), _READABLE_POSITIONS)
+    positions = max(values.get("max_position_embeddings") or 0, _READABLE_POSITIONS)
     return {
         "model_type": "llama",
         **given,
@@ -137,12 +168,12 @@ def language_sizes(values: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
 
 def tower_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
     """Of a CLIP vision tower."""
-    width, _, patch, _ = _shape(shapes, f"{prefix}embeddings.patch_embedding.weight")
-    positions, _ = _shape(shapes, f"{prefix}embeddings.position_embedding.weight")
+    width, _, patch, _ = _shape(shapes, f"{prefix}embeddings.patch_embedding.weight", 4)
+    positions, _ = _shape(shapes, f"{prefix}embeddings.position_embedding.weight", 2)
     return {
         "model_type": "clip_vision_model",
         "hidden_size": width,
-        "intermediate_size": _shape(shapes, f"{prefix}encoder.layers.0.mlp.fc1.weight")[0],
+        "intermediate_size": _shape(shapes, f"{prefix}encoder.layers.0.mlp.fc1.weight", 2)[0],
         "num_hidden_layers": _count(shapes, rf"{re.escape(prefix)}encoder\.layers\.(\d+)\.layer_norm1\.weight"),
         "num_attention_heads": max(1, width // _TOWER_HEAD),
         "patch_size": patch,
@@ -153,13 +184,13 @@ def tower_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
 
 def grounder_sizes(shapes: Shapes, prefix: str = GROUNDER_PREFIX) -> dict[str, Any]:
     """Of the grounding model."""
-    phrase_size = _shape(shapes, f"{prefix}sem_seg_head.predictor.class_embed")[1]
+    phrase_size = _shape(shapes, f"{prefix}sem_seg_head.predictor.class_embed", 2)[1]
     return vision_sizes(shapes, prefix) | {"phrase_size": phrase_size}
 
 
 def prompt_encoder_sizes(shapes: Shapes, prefix: str = PROMPT_ENCODER_PREFIX) -> dict[str, Any]:
     """Of the visual prompt encoder."""
-    tokens = _shape(shapes, f"{prefix}sem_seg_head.predictor.mask_tokens.weight")[0]
+    tokens = _shape(shapes, f"{prefix}sem_seg_head.predictor.mask_tokens.weight", 2)[0]
     return vision_sizes(shapes, prefix) | {"num_mask_tokens": tokens}
 
 
@@ -167,27 +198,28 @@ def vision_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
     """What both vision modules have: fields of either configuration."""
     pixel, predictor = f"{prefix}sem_seg_head.pixel_decoder.", f"{prefix}sem_seg_head.predictor."
     encoder, decoder = f"{pixel}transformer.encoder.layers.", f"{predictor}decoder.layers."
-    levels, hidden_size = _shape(shapes, f"{pixel}transformer.level_embed")
-    offsets = _shape(shapes, f"{encoder}0.self_attn.sampling_offsets.weight")[0]
+    levels, hidden_size = _shape(shapes, f"{pixel}transformer.level_embed", 2)
+    offsets = _shape(shapes, f"{encoder}0.self_attn.sampling_offsets.weight", 2)[0]
     return {
         "backbone_config": _swin_sizes(shapes, f"{prefix}backbone."),
         "hidden_size": hidden_size,
-        "mask_size": _shape(shapes, f"{pixel}mask_features.weight")[0],
+        "mask_size": _shape(shapes, f"{pixel}mask_features.weight", 4)[0],
         "num_heads": _HEADS,
         "num_levels": levels,
         "num_points": offsets // (2 * _HEADS * levels),
         "encoder_layers": _count(shapes, rf"{re.escape(encoder)}(\d+)\.norm1\.weight"),
-        "encoder_ffn_size": _shape(shapes, f"{encoder}0.linear1.weight")[0],
+        "encoder_ffn_size": _shape(shapes, f"{encoder}0.linear1.weight", 2)[0],
         "decoder_layers": _count(shapes, rf"{re.escape(decoder)}(\d+)\.norm1\.weight"),
-        "decoder_ffn_size": _shape(shapes, f"{decoder}0.linear1.weight")[0],
+        "decoder_ffn_size": _shape(shapes, f"{decoder}0.linear1.weight", 2)[0],
     }
 
 
 def _swin_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
-    width, _, patch, _ = _shape(shapes, f"{prefix}patch_embed.proj.weight")
+    width, _, patch, _ = _shape(shapes, f"{prefix}patch_embed.proj.weight", 4)
     stages = _count(shapes, rf"{re.escape(prefix)}layers\.(\d+)\.blocks\.0\.norm1\.weight")
     tables = [
-        _shape(shapes, f"{prefix}layers.{stage}.blocks.0.attn.relative_position_bias_table") for stage in range(stages)
+        _shape(shapes, f"{prefix}layers.{stage}.blocks.0.attn.relative_position_bias_table", 2)
+        for stage in range(stages)
     ]
     return {
         "model_type": "swin",
@@ -199,7 +231,7 @@ def _swin_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
         ],
         "num_heads": [heads for _, heads in tables],
         "window_size": (math.isqrt(tables[0][0]) + 1) // 2,
-        "mlp_ratio": _shape(shapes, f"{prefix}layers.0.blocks.0.mlp.fc1.weight")[0] / width,
+        "mlp_ratio": _shape(shapes, f"{prefix}layers.0.blocks.0.mlp.fc1.weight", 2)[0] / width,
         "out_features": [f"stage{stage + 1}" for stage in range(stages)],
     }
 
@@ -219,12 +251,19 @@ def check_flags(values: Mapping[str, Any]) -> None:
         )
 
 
-def _shape(shapes: Shapes, key: str) -> tuple[int, ...]:
+def _shape(shapes: Shapes, key: str, axes: int) -> tuple[int, ...]:
     if key not in shapes:
         raise CheckpointError(f"the checkpoint has no `{key}`, from which a size is read; is it of another kind?")
+    if len(shapes[key]) != axes or 0 in shapes[key]:
+        raise CheckpointError(f"`{key}` has the shape {shapes[key]}, expected {axes} sides, none of them 0")
     return shapes[key]
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    numbers = [int(match[1]) for match in (re.fullmatch(pattern, key) for key in shapes) if match]
-    return max(numbers, default=-1) + 1
+    """How many layers there are; their numbers begin at 0 and leave none out."""
+    numbers = {match[1] for match in (re.fullmatch(pattern, key) for key in shapes) if match}
+    missing = next((number for number in range(len(numbers)) if str(number) not in numbers), None)
+    if missing is not None:
+        kind = pattern.replace("\\", "").replace("(d+)", str(missing))
+        raise CheckpointError(f"the checkpoint has {len(numbers)} layers of a kind, but not `{kind}`")
+    return len(numbers)

@@ -38,7 +38,7 @@ def convert_vision(
         ConfigError: if no file is given.
         CheckpointError: if a file is damaged or of something else, or other parts of the model live on the module.
     """
-    check_new(out)
+    check_new(out, source, openseed, semantic_sam)
     config, stored = read_config(source), stored_in(find_shards(source))
     given = {
         prefix: file

@@ -12,10 +12,12 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from llava_grounding.checkpoint_files import read_object
 from llava_grounding.convert.piece_model import build_tokenizer, read_pieces
 from llava_grounding.errors import CheckpointError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG
 from llava_grounding.processing.sentencepiece import BLANK
+from llava_grounding.processing.tokenizer_files import MAX_TOKENIZER_BYTES, check_tokenizer
 from llava_grounding.processing.tokens import IMAGE
 
 _PIECES, _WHOLE, _ADDED, _SETTINGS = "tokenizer.model", "tokenizer.json", "added_tokens.json", "tokenizer_config.json"
@@ -141,16 +143,20 @@ def _base_tokenizer(folder: Path) -> Tokenizer:
 
 def _whole_tokenizer(folder: Path) -> Tokenizer:
     try:
+        check_tokenizer(read_object(folder / _WHOLE, MAX_TOKENIZER_BYTES), f"{_WHOLE} in `{folder}`")
         return Tokenizer.from_file(str(folder / _WHOLE))
+    except CheckpointError:
+        raise
     except Exception as error:  # the library raises nothing more special
-        raise CheckpointError(f"{_WHOLE} in `{folder}` is damaged: {error}") from error
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{_WHOLE} in `{folder}` is damaged: {reason}") from error
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:
     if not (folder / _ADDED).is_file():
         return {}
     values = _read_json(folder / _ADDED)
-    if not all(isinstance(value, int) for value in values.values()):
+    if not all(type(value) is int and token for token, value in values.items()):
         raise CheckpointError(f"{_ADDED} in `{folder}` is damaged: expected an id for every token")
     return dict(values)
 
@@ -182,9 +188,7 @@ def _role(value: Any, default: str) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path.name} in `{path.parent}` is missing or damaged: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path.name} in `{path.parent}` is damaged: expected a JSON object")
-    return values
+        return read_object(path, MAX_TOKENIZER_BYTES)
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise CheckpointError(f"{path.name} in `{path.parent}` is missing or damaged: {reason}") from error

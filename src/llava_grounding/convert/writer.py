@@ -39,17 +39,29 @@ def new_folder(out: Path) -> Iterator[Path]:
         yield aside
         aside.chmod(0o777 & ~_umask())
         aside.replace(out)  # takes the place of an empty folder, and of nothing else
+    except OSError as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise CheckpointError(f"`{out}` cannot be written: {error.strerror or error}") from error
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
-def check_new(out: Path) -> None:
-    """Refuse to write over anything.
+def check_new(out: Path, *sources: Path | None) -> None:
+    """Refuse to write over anything, or into what is read.
+
+    Args:
+        sources: files and folders that are read; None is none.
 
     Raises:
-        UsageError: if `out` is there and not an empty folder.
+        UsageError: if `out` is there and not an empty folder, or lies in one of the sources.
     """
+    place = out.resolve()
+    for source in sources:
+        if source is not None and source.resolve() in (place, *place.parents):
+            raise UsageError(f"`{out}` lies in `{source}`, which is read; give a folder elsewhere")
+    if out.is_symlink():
+        raise UsageError(f"`{out}` is a link; give a folder that is new or empty")
     if out.is_dir() and any(out.iterdir()):
         raise UsageError(f"`{out}` is not empty; give a folder that is new or empty")
     if out.exists() and not out.is_dir():

@@ -59,7 +59,7 @@ def build_backbone(config: PreTrainedConfig) -> Backbone:
     """A backbone with fresh weights from its config; a config of transformers names four stages in `out_features`."""
     if isinstance(config, EfficientNetLiteConfig):
         return Backbone(EfficientNetLite(config.width_multiplier, config.depth_multiplier))
-    body = with_fast_linears(AutoBackbone.from_config(config))
+    body = with_fast_linears(AutoBackbone.from_config(config, trust_remote_code=False))
     if config.model_type == "swin":
         body.swin.layernorm = nn.Identity()  # no map passes through it: it would only be weights without gradient
     return Backbone(body)

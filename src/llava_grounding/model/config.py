@@ -3,12 +3,14 @@
 Numbers only. No layer is built here and no file is read; `builders.py` unfolds these objects into plain arguments.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Literal, TypeVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from llava_grounding.checkpoint_files import check_values
 from llava_grounding.errors import ConfigError, did_you_mean
 from llava_grounding.model import efficientnet_lite  # noqa: F401 - so that its model_type is known
 
@@ -18,31 +20,77 @@ _PIXEL_DECODERS = ("deformable", "feature_pyramid")
 _CONVOLUTIONS = ("full", "separable")
 _PROPOSAL_ORDERS = ("official", "fine_small")
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
+# Of which transformers imports another package, or fetches weights by a name.
+_ELSEWHERE = ("timm_backbone", "timm_wrapper")
 # Keys without a field that transformers itself writes or reads.
 _TRANSFORMERS_KEYS = {"model_type", "name_or_path", "dtype", "torch_dtype", "num_labels", "output_attentions"} | {
     "attn_implementation",
     "experts_implementation",
     "per_layer_config",
     "quantization_config",
-    "auto_map",
+    "_name_or_path",
+    "_commit_hash",
+    "_attn_implementation",
+    "_attn_implementation_internal",
+    "_attn_implementation_autoset",
+    "_experts_implementation",
+    "_experts_implementation_internal",
+    "_output_attentions",
+}
+# Least and most of what both vision modules are made of.
+_SIZES = {
+    "image_size": (32, 2048),
+    "hidden_size": (1, 2**16),
+    "mask_size": (1, 2**16),
+    "phrase_size": (1, 2**20),
+    "num_heads": (1, 256),
+    "num_levels": (1, 8),
+    "num_points": (1, 256),
+    "encoder_layers": (0, 1000),
+    "encoder_ffn_size": (1, 2**20),
+    "decoder_layers": (0, 1000),
+    "decoder_ffn_size": (1, 2**20),
+    "num_queries": (1, 2**16),
+    "num_mask_tokens": (1, 1000),
 }
 _Part = TypeVar("_Part", bound=PreTrainedConfig)
 
 
-def _as_config(value: dict[str, Any] | PreTrainedConfig | None, default_type: str) -> PreTrainedConfig:
-    """Turn what a JSON file or a caller gives for a part of transformers into its config object."""
+def _as_config(
+    value: dict[str, Any] | PreTrainedConfig | None, default_type: str, kinds: Container[str]
+) -> PreTrainedConfig:
+    """Turn what a JSON file or a caller gives for a part of transformers into its config object.
+
+    Args:
+        kinds: types of transformers' own models there may be in its place; a program may register others.
+    """
     if isinstance(value, PreTrainedConfig):
         return value
+    if not isinstance(value, Mapping) and value is not None:
+        raise ConfigError(f"a part of the configuration must be an object, got {value!r:.80}")
     arguments = dict(value or {})
     model_type = arguments.pop("model_type", default_type)
-    if model_type not in CONFIG_MAPPING:
-        raise ConfigError(f"unknown model_type `{model_type}`{did_you_mean(model_type, CONFIG_MAPPING)}")
-    return CONFIG_MAPPING[model_type](**arguments)
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        hint = did_you_mean(str(model_type)[:80], CONFIG_MAPPING)
+        raise ConfigError(f"unknown model_type `{model_type!s:.80}`{hint}")
+    room = CONFIG_MAPPING[model_type].__module__
+    if model_type in _ELSEWHERE or room == __name__ or (room.startswith("transformers.") and model_type not in kinds):
+        raise ConfigError(f"a `{model_type}` model cannot be a part of this one")
+    try:
+        return CONFIG_MAPPING[model_type](**arguments)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the class of a family makes of values that it does not expect
+        raise ConfigError(f"no `{model_type}` model is as described: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _is_known(config_class: type[PreTrainedConfig], key: str) -> bool:
     names = {field.name for field in fields(config_class)}
-    return key in names or key in _TRANSFORMERS_KEYS or key.startswith("_")
+    return key in names or key in _TRANSFORMERS_KEYS
 
 
 def _unknown_keys(config_class: type[PreTrainedConfig], given: Iterable[str], prefix: str = "") -> list[str]:
@@ -54,7 +102,7 @@ def _unknown_keys(config_class: type[PreTrainedConfig], given: Iterable[str], pr
 def _choice_problems(rows: Iterable[tuple[str, str, tuple[str, ...]]]) -> list[str]:
     """A problem for every (name, value, allowed values) whose value is not allowed."""
     return [
-        f"{name} must be one of {', '.join(allowed)}, got `{value}`{did_you_mean(str(value), allowed)}"
+        f"{name} must be one of {', '.join(allowed)}, got `{value!s:.80}`{did_you_mean(str(value)[:80], allowed)}"
         for name, value, allowed in rows
         if value not in allowed
     ]
@@ -64,6 +112,8 @@ def _part(config_class: type[_Part], value: dict[str, Any] | _Part | None, name:
     """A part of ours from what was given, without the keys that mean nothing; those become problems."""
     if isinstance(value, config_class):
         return value
+    if not isinstance(value, Mapping) and value is not None:
+        raise ConfigError(f"{name} must be an object, got {value!r:.80}")
     values = dict(value or {})
     problems += _unknown_keys(config_class, values, f"{name}.")
     return config_class(**{key: entry for key, entry in values.items() if _is_known(config_class, key)})
@@ -83,6 +133,31 @@ class _StrictConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         _raise(_unknown_keys(type(self), kwargs))
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers, for the values of a file: within limits, and without anything that could run or fetch.
+
+        Raises:
+            CheckpointError: naming the key that may not be there, or is out of all bounds.
+            ConfigError: if the values do not describe a model.
+        """
+        check_values(config_dict, "config.json")
+        return super().from_dict(config_dict, **kwargs)
+
+
+def _size_problems(part: str, config: PreTrainedConfig) -> list[str]:
+    """Sizes of a vision module that nothing can be built with."""
+    problems = []
+    for name, (least, most) in _SIZES.items():
+        value = getattr(config, name, least)
+        if type(value) is not int or not least <= value <= most:
+            problems.append(f"{part}.{name} must be {least:,} to {most:,}, got {value!r:.80}")
+    if not problems and config.hidden_size % config.num_heads:
+        problems.append(
+            f"{part}.hidden_size must be a multiple of its num_heads, got {config.hidden_size} and {config.num_heads}"
+        )
+    return problems
 
 
 class GrounderConfig(_StrictConfig):
@@ -133,7 +208,7 @@ class GrounderConfig(_StrictConfig):
     # Grey written right and below the image before normalisation.
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.backbone_config = _as_config(self.backbone_config, "swin")
+        self.backbone_config = _as_config(self.backbone_config, "swin", MODEL_FOR_BACKBONE_MAPPING_NAMES)
         super().__post_init__(**kwargs)
 
 
@@ -174,7 +249,7 @@ class VisualPromptConfig(_StrictConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         if not self.share_image_features:
-            self.backbone_config = _as_config(self.backbone_config, "swin")
+            self.backbone_config = _as_config(self.backbone_config, "swin", MODEL_FOR_BACKBONE_MAPPING_NAMES)
         super().__post_init__(**kwargs)
 
 
@@ -240,9 +315,9 @@ class LlavaGroundingConfig(_StrictConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         problems = _unknown_keys(type(self), kwargs)
         try:
-            self.text_config = _as_config(self.text_config, "llama")
+            self.text_config = _as_config(self.text_config, "llama", MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
             if self.vision_config is not None:
-                self.vision_config = _as_config(self.vision_config, _TOWERS[0])
+                self.vision_config = _as_config(self.vision_config, _TOWERS[0], CONFIG_MAPPING)
         except ConfigError as error:
             problems.append(str(error))
         self.grounder_config = _part(GrounderConfig, self.grounder_config, "grounder_config", problems)
@@ -270,9 +345,11 @@ class LlavaGroundingConfig(_StrictConfig):
         return _choice_problems(rows)
 
     def _misfits(self) -> list[str]:
-        """Parts that do not fit each other."""
-        problems = []
+        """Parts that do not fit each other, or nothing."""
         grounder, prompts = self.grounder_config, self.visual_prompt_config
+        problems = _size_problems("grounder_config", grounder) + _size_problems("visual_prompt_config", prompts)
+        if type(self.shared_tower_objects) is not int or not 0 <= self.shared_tower_objects <= _SIZES["num_queries"][1]:
+            problems.append(f"shared_tower_objects must be 0 to {_SIZES['num_queries'][1]:,}")
         if self.phrase_queries == "image" and self.vision_config is not None:
             problems.append("phrase_queries can be `image` only with the shared tower (vision_config=None)")
         language_size = getattr(self.text_config, "hidden_size", grounder.phrase_size)

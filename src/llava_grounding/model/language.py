@@ -22,7 +22,7 @@ class FeatureVisionTower(nn.Module):
 
     def __init__(self, config: PreTrainedConfig, feature_layer: int, drop_class_token: bool) -> None:
         super().__init__()
-        self.vision_model = AutoModel.from_config(config)
+        self.vision_model = AutoModel.from_config(config, trust_remote_code=False)
         self.feature_layer = feature_layer
         self.drop_class_token = drop_class_token
 

@@ -25,6 +25,7 @@ from llava_grounding.model.builders import (
 from llava_grounding.model.config import GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
 from llava_grounding.model.generation import GroundedGeneration, positions_read
 from llava_grounding.model.language import put_into_slots
+from llava_grounding.model.loading import CheckedLoading, ModelWithoutHead
 from llava_grounding.model.model_card import WithModelCard
 from llava_grounding.model.outputs import GrounderOutput, ImageFeatures, ImageMemory, RegionPrompts, VisualPromptOutput
 from llava_grounding.model.shared_tower import SharedVisionTower
@@ -49,7 +50,7 @@ class LlavaGroundingOutput(ModelOutput):
     prompt_output: VisualPromptOutput | None = None
 
 
-class LlavaGroundingForConditionalGeneration(WithModelCard, GroundedGeneration, GenerationMixin):
+class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, GroundedGeneration, GenerationMixin):
     """Grounded visual chat model of LLaVA-Grounding (arXiv:2312.02949)."""
 
     config_class = LlavaGroundingConfig
@@ -71,7 +72,7 @@ class LlavaGroundingForConditionalGeneration(WithModelCard, GroundedGeneration, 
         # These are also what no quantiser touches. In float16 a tower of its own would be in danger of overflow.
         self._keep_in_fp32_modules = precise | {"vision_tower", "multi_modal_projector", "phrase_projector"}
         self.vision_tower, self.multi_modal_projector = build_vision_tower(config)
-        self.language_model = AutoModel.from_config(config.text_config)
+        self.language_model = AutoModel.from_config(config.text_config, trust_remote_code=False)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.grounder = build_grounder(config.grounder_config)
         self.phrase_projector = build_phrase_projector(config)
@@ -447,6 +448,7 @@ def _like(module: nn.Module, value: Tensor) -> Tensor:
 # So that transformers' own Auto classes, pipelines and tools read a folder of ours, once this module is imported.
 for _config_class in (LlavaGroundingConfig, GrounderConfig, VisualPromptConfig):
     AutoConfig.register(_config_class.model_type, _config_class)
+AutoModel.register(LlavaGroundingConfig, ModelWithoutHead)
 AutoModelForImageTextToText.register(LlavaGroundingConfig, LlavaGroundingForConditionalGeneration)
 # The pipeline asks this list of names, beside the Auto class, whether it says that it cannot serve a model.
 MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.setdefault(

@@ -3,16 +3,30 @@
 Counts only; works on the meta device, where a model of any size is built in a moment.
 """
 
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
+from llava_grounding.errors import ConfigError
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 
 PRECISIONS = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.5}
 """Bytes per weight. In int8 and int4 only the linear layers of the language model are so small."""
+MAX_TENSORS = 100_000
+"""Weights of the largest model that is built without knowing how many are stored."""
+_LAYERS_PER_TENSOR = 10  # dropouts, activations and lists have no weights
+_MAX_TABLES = 2**28  # numbers that are computed when a model is built, not stored
 _INT4_SCALES = 4 / 64  # bytes per weight: one float32 scale for every 64 of them
 
 
@@ -41,10 +55,55 @@ class PartSize:
         return round(max(PRECISIONS[precision], 2.0) * (self.parameters - self.linear) + small * self.linear)
 
 
-def meta_model(config: LlavaGroundingConfig) -> LlavaGroundingForConditionalGeneration:
-    """The model without its weights."""
-    with torch.device("meta"):
-        return LlavaGroundingForConditionalGeneration(config)
+def meta_model(config: LlavaGroundingConfig, max_tensors: int = MAX_TENSORS) -> LlavaGroundingForConditionalGeneration:
+    """The model without its weights.
+
+    Args:
+        max_tensors: how many weights it may have, such as there are stored; building stops where it has more.
+
+    Raises:
+        ConfigError: if nothing can be built from the configuration, or too much would be.
+    """
+    try:
+        with torch.device("meta"), _building_at_most(max_tensors):
+            return LlavaGroundingForConditionalGeneration(config)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the classes of a family make of values that they do not expect
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ConfigError(f"no model can be built as configured: {reason}") from error
+
+
+@contextmanager
+def _building_at_most(max_tensors: int) -> Iterator[None]:
+    """While inside, modules of this thread may get so many weights, and tables that are computed so much memory."""
+    thread, counts = threading.get_ident(), Counter[str]()
+
+    def count(what: str, added: int, most: int) -> None:
+        if threading.get_ident() == thread:
+            counts[what] += added
+            if counts[what] > most:
+                raise ConfigError(f"the configuration asks for more than {most:,} {what}")
+
+    def parameter(module: nn.Module, name: str, value: object) -> None:
+        count("weights", 1, max_tensors)
+
+    def child(module: nn.Module, name: str, value: object) -> None:
+        count("layers", 1, _LAYERS_PER_TENSOR * max_tensors)
+
+    def buffer(module: nn.Module, name: str, value: object) -> None:
+        count("numbers in tables", value.numel() if isinstance(value, torch.Tensor) else 0, _MAX_TABLES)
+
+    hooks = [
+        register_module_parameter_registration_hook(parameter),
+        register_module_module_registration_hook(child),
+        register_module_buffer_registration_hook(buffer),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def part_sizes(model: LlavaGroundingForConditionalGeneration) -> list[PartSize]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llava_grounding.errors import PromptError
+from llava_grounding.errors import ConfigError, PromptError
 from llava_grounding.markup import REGION, SPECIAL_TOKENS, format_markup
 from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.structures import Message
@@ -40,6 +40,15 @@ class ChatTemplate:
     image: str = f"{IMAGE}\n"
     begin: bool = False
     """The token that begins a text stands before everything; the original has it."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.begin, bool):
+            raise ConfigError(f"template.begin must be true or false, got {self.begin!r:.80}")
+        for name, text in [(name, text) for name, text in vars(self).items() if name != "begin"]:
+            if not isinstance(text, str):
+                raise ConfigError(f"template.{name} must be a text, got {text!r:.80}")
+        if self.image.count(IMAGE) != 1 or not self.assistant:
+            raise ConfigError(f"template.image must have {IMAGE} once, and template.assistant must not be empty")
 
     def question(self, text: str, num_regions: int, grounded: bool, first: bool) -> list[Piece]:
         """The pieces of one question, up to where the answer begins."""

@@ -3,6 +3,8 @@
 Takes PIL images that are already upright RGB (see `image_io.py`); gives numpy and torch arrays.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,8 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
+from llava_grounding.errors import ConfigError, did_you_mean
 from llava_grounding.geometry import Letterbox
 
+MAX_SIDE = 2048
+"""Of what an image is drawn into for an encoder, pixels: twice the original's. Memory grows with its square."""
+_FITS = ("crop", "pad", "stretch")
 _LONGEST_SIDE = 16  # in shorter sides; a strip of 1 x 50,000,000 pixels must not be enlarged whole
 
 
@@ -27,6 +33,12 @@ class CanvasSettings:
     """Per channel, of 0..255."""
     pad_value: int = 128
     """Grey right of and below the image."""
+
+    def __post_init__(self) -> None:
+        _check_side("canvas.size", self.size)
+        _check_channels("canvas", self.mean, self.std)
+        if type(self.pad_value) is not int or not 0 <= self.pad_value <= 255:
+            raise ConfigError(f"canvas.pad_value must be an integer of 0 to 255, got {self.pad_value!r:.80}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -47,9 +59,31 @@ class TowerSettings:
     """"crop": shorter side to `size`, then the centre; "pad": longer side to `size`, amid the mean colour, as
     LLaVA-1.5; "stretch": both sides to `size`, as SigLIP."""
 
+    def __post_init__(self) -> None:
+        _check_side("tower.size", self.size)
+        _check_channels("tower", self.mean, self.std)
+        if self.fit not in list(_FITS):
+            raise ConfigError(
+                f"tower.fit must be {', '.join(_FITS)}, got `{self.fit!s:.80}`{did_you_mean(str(self.fit), _FITS)}"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
         return asdict(self)
+
+
+def _check_side(name: str, size: object) -> None:
+    if type(size) is not int or not 1 <= size <= MAX_SIDE:
+        raise ConfigError(f"{name} must be 1 to {MAX_SIDE:,} pixels, got {size!r:.80}")
+
+
+def _check_channels(part: str, mean: Sequence[float], std: Sequence[float]) -> None:
+    for name, values in [("mean", mean), ("std", std)]:
+        given = list(values) if isinstance(values, (list, tuple)) else []
+        numbers = [one for one in given if type(one) in (int, float) and math.isfinite(one)]
+        if len(given) != 3 or len(numbers) != 3 or (name == "std" and min(numbers) <= 0):
+            wanted = "three numbers above 0" if name == "std" else "three numbers"
+            raise ConfigError(f"{part}.{name} must be {wanted}, got {values!r:.80}")
 
 
 def letterbox_image(image: Image.Image, settings: CanvasSettings) -> tuple[np.ndarray, Letterbox]:

@@ -14,11 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
 from PIL import Image
-from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoProcessor, PreTrainedTokenizerBase
 
 from llava_grounding import markup
+from llava_grounding.checkpoint_files import (
+    CONFIG,
+    PROCESSOR,
+    PROCESSOR_FILES,
+    TEMPLATE,
+    check_folder,
+    check_one_home,
+    local_folder,
+    read_json,
+    read_object,
+)
 from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean
 from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import load_image
@@ -37,6 +47,7 @@ from llava_grounding.processing.regions import EncodedPrompts, collate_prompts, 
 from llava_grounding.processing.selection import PhraseSelection, SelectionSettings, select_regions
 from llava_grounding.processing.sentencepiece import SentencePieceTokenizer
 from llava_grounding.processing.standard_doors import StandardDoors
+from llava_grounding.processing.tokenizer_files import read_tokenizer
 from llava_grounding.processing.tokens import MarkupTokenizer
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, Region, VisualPrompt
 
@@ -45,10 +56,9 @@ if TYPE_CHECKING:
     from llava_grounding.model.outputs import GrounderOutput
 
 _TOKENISATIONS = {"markup": MarkupTokenizer, "sentencepiece": SentencePieceTokenizer}
-_FILE, _TEMPLATE_FILE = "processor_config.json", "chat_template.jinja"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
-_LOADING_ARGUMENTS = ("is_local", "local_files_only")  # how it was found; transformers would save them with it
+_LONGEST_IMAGE = 100_000  # positions
+_LONGEST_TEXT = 10_000  # of a template
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f]")
 
 
 @dataclass(frozen=True)
@@ -104,11 +114,17 @@ class ProcessorSettings:
         )
 
     def __post_init__(self) -> None:
-        if self.tokenisation not in _TOKENISATIONS:
+        if self.tokenisation not in list(_TOKENISATIONS):
             raise ConfigError(
-                f"tokenisation must be {' or '.join(_TOKENISATIONS)}, got `{self.tokenisation}`"
-                f"{did_you_mean(self.tokenisation, _TOKENISATIONS)}"
+                f"tokenisation must be {' or '.join(_TOKENISATIONS)}, got `{self.tokenisation!s:.80}`"
+                f"{did_you_mean(str(self.tokenisation), _TOKENISATIONS)}"
             )
+        if type(self.image_sequence_length) is not int or not 0 < self.image_sequence_length <= _LONGEST_IMAGE:
+            raise ConfigError(
+                f"image_sequence_length must be 1 to {_LONGEST_IMAGE:,}, got {self.image_sequence_length!r:.80}"
+            )
+        if not isinstance(self.demo_quirks, bool):
+            raise ConfigError(f"demo_quirks must be true or false, got {self.demo_quirks!r:.80}")
         if self.demo_quirks and self.tokenisation != "sentencepiece":
             raise ConfigError(f"demo_quirks need tokenisation `sentencepiece`, got `{self.tokenisation}`")
 
@@ -322,9 +338,14 @@ class LlavaGroundingProcessor(StandardDoors):
         del kwargs
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save_pretrained(folder)
-        (folder / _TEMPLATE_FILE).write_text(str(self.chat_template), encoding="utf-8")
-        (folder / _FILE).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        try:
+            self.tokenizer.save_pretrained(folder)
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            raise OSError(str(error)) from error  # what `tokenizers` raises for a full disk
+        (folder / TEMPLATE).write_text(str(self.chat_template), encoding="utf-8")
+        (folder / PROCESSOR).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> LlavaGroundingProcessor:  # type: ignore[override]
@@ -337,32 +358,47 @@ class LlavaGroundingProcessor(StandardDoors):
         Raises:
             CheckpointError: if a file is missing or damaged.
         """
-        if not Path(folder).is_dir() and _HUB_ID.fullmatch(str(folder)):
-            hub = {key: value for key, value in kwargs.items() if key in _HUB_ARGUMENTS}
-            folder = snapshot_download(str(folder), allow_patterns=["*.json", "*.jinja", "*.model"], **hub)
-        path = Path(folder) / _FILE
+        folder = local_folder(folder, PROCESSOR_FILES, kwargs)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            canvas = {key: _tuple(value) for key, value in values["canvas"].items()}
-            tower = values["tower"] and {key: _tuple(value) for key, value in values["tower"].items()}
-            settings = ProcessorSettings(
-                image_sequence_length=int(values["image_sequence_length"]),
-                canvas=CanvasSettings(**canvas),
-                tower=TowerSettings(**tower) if tower else None,
-                template=ChatTemplate(**values["template"]),
-                selection=SelectionSettings(**values["selection"]),
-                tokenisation=values.get("tokenisation", "markup"),
-                demo_quirks=values.get("demo_quirks", False),
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path.name} of the checkpoint in `{folder}` is missing or damaged") from error
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder))
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"the tokenizer of the checkpoint in `{folder}` is missing or damaged") from error
-        for name in _LOADING_ARGUMENTS:
-            tokenizer.init_kwargs.pop(name, None)
-        return cls(tokenizer, settings)
+            values = read_object(folder / PROCESSOR)
+            settings = _read_settings(values)
+        except CheckpointError:
+            raise
+        except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise CheckpointError(
+                f"{PROCESSOR} of the checkpoint in `{folder}` is missing or damaged: {_reason(error)}"
+            ) from error
+        check_folder(folder)
+        if (folder / CONFIG).is_file():
+            check_one_home(folder, read_json(folder, CONFIG), values)
+        return cls(read_tokenizer(folder), settings)
+
+
+def _read_settings(values: dict[str, Any]) -> ProcessorSettings:
+    """The settings of a processor_config.json."""
+    canvas = {key: _tuple(value) for key, value in values["canvas"].items()}
+    tower = values["tower"] and {key: _tuple(value) for key, value in values["tower"].items()}
+    template = ChatTemplate(**values["template"])
+    for name, text in template.to_dict().items():
+        if isinstance(text, str) and (len(text) > _LONGEST_TEXT or _CONTROL.search(text)):
+            raise ConfigError(f"template.{name} must be a text of at most {_LONGEST_TEXT:,} printable characters")
+    return ProcessorSettings(
+        image_sequence_length=values["image_sequence_length"],
+        canvas=CanvasSettings(**canvas),
+        tower=TowerSettings(**tower) if tower else None,
+        template=template,
+        selection=SelectionSettings(**values["selection"]),
+        tokenisation=values.get("tokenisation", "markup"),
+        demo_quirks=values.get("demo_quirks", False),
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)
 
 
 def _tuple(value: Any) -> Any:

@@ -4,12 +4,14 @@ Source: the original keeps queries whose softmax over all queries exceeds a thre
 query by itself (sigmoid), so that two equal things do not halve each other's score.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from llava_grounding.errors import ConfigError
 from llava_grounding.geometry import box_cxcywh_to_xyxy, box_iou
 from llava_grounding.model.outputs import GrounderOutput
 
@@ -21,6 +23,14 @@ class SelectionSettings:
     query_selection: str = "softmax"
     score_threshold: float = 0.05
     nms_iou: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.query_selection not in ("softmax", "sigmoid"):
+            raise ConfigError(f"query_selection must be softmax or sigmoid, got `{self.query_selection!s:.80}`")
+        for name, value in [("score_threshold", self.score_threshold), ("nms_iou", self.nms_iou)]:
+            number = type(value) in (int, float) and value is not None and math.isfinite(value)
+            if not number and (value is not None or name == "score_threshold"):
+                raise ConfigError(f"{name} must be a number, got {value!r:.80}")
 
 
 @dataclass(frozen=True)

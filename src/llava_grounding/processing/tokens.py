@@ -84,7 +84,12 @@ class MarkupTokenizer:
         """Ids of text in which nothing is special."""
         if not text:
             return []
-        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        except BaseException as error:
+            if type(error).__name__ != "PanicException":  # of the Rust library, which has no class to import
+                raise
+            raise CheckpointError(f"the model's tokenizer cannot read this text: {error}") from error
 
     def encode_question(self, text: str, num_regions: int) -> list[int]:
         """Ids of a question whose first `num_regions` `<region>` are placeholders."""

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 
-from llava_grounding.checkpoints import weight_files, without_progress_bars
+from llava_grounding.checkpoint_files import plain_bytes, plain_file, weight_files
+from llava_grounding.checkpoints import without_progress_bars
 from llava_grounding.errors import CheckpointError
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.adapters import is_adapted, merged_state
@@ -32,6 +33,7 @@ CLASS_PHRASE_FILES = ("class_phrases.safetensors", "class_phrases.json")
 """What a stage keeps of its class phrases beside the model."""
 # Of a run with adapters: only what learns, and batch statistics; the rest is where the run started.
 _LEARNT = "learnt.safetensors"
+_MAX_NAMES_BYTES = 2**24
 VALIDATION_FILE = "validation.json"
 """Beside the best weights: the numbers they were chosen by."""
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")  # torch.save on a full disk
@@ -254,11 +256,16 @@ def load_class_phrases(folder: Path) -> ClassPhrases:
         CheckpointError: if the files are missing.
     """
     try:
-        names = json.loads((folder / CLASS_PHRASE_FILES[1]).read_text(encoding="utf-8"))
+        names = json.loads(plain_bytes(folder / CLASS_PHRASE_FILES[1], _MAX_NAMES_BYTES))
+        plain_file(folder / CLASS_PHRASE_FILES[0])
         state = load_file(folder / CLASS_PHRASE_FILES[0])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("names must be a list of texts")
+        if state["embeds"].numel() == 0 or len(state["embeds"]) != len(names) or state["cell_head.weight"].numel() == 0:
+            raise ValueError("there must be one phrase per name")
         phrases = ClassPhrases(names, state["embeds"].shape[1], state["cell_head.weight"].shape[1])
         phrases.load_state_dict(state)
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, IndexError, RuntimeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"`{folder}` holds no class phrases of an earlier stage") from error
     return phrases
 

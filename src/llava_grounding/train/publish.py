@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from llava_grounding.errors import UsageError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES
@@ -21,7 +22,12 @@ def publish(folder: Path, out: Path, score_threshold: float | None = None) -> in
 
     Returns:
         Bytes of the weights file.
+
+    Raises:
+        UsageError: if `out` is `folder`.
     """
+    if out.resolve() == folder.resolve():
+        raise UsageError(f"`{out}` is the folder that is read; give another one")
     # Loading in float16 would leave the vision modules in float32; what ships is small in every part.
     model = LlavaGroundingForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     model.half()
