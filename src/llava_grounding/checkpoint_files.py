@@ -64,9 +64,7 @@ _FOREIGN = {
     "backbone": "names a model elsewhere; a backbone is described by `backbone_config`",
     "_name_or_path": "names another place, and a checkpoint is its own folder alone",
 }
-_FOREIGN |= dict.fromkeys(
-    ("tokenizer_file", "vocab_file", "merges_file"), "names a file; the tokenizer is tokenizer.json"
-)
+_FOREIGN |= dict.fromkeys(("tokenizer_file", "vocab_file", "merges_file"), _FOREIGN["gguf_file"])
 _PLACES = ("_name_or_path", "backbone")  # which are refused only as a text
 _COUNTS = re.compile(r"(layers?|depths?|stages|blocks|experts|levels|points|groups|heads?|repeats|mask_tokens)$")
 _FURTHER_COUNTS = ("num_labels", "num_beams", "num_beam_groups", "num_return_sequences")

@@ -79,7 +79,7 @@ def load_checkpoint(
         )
     check_finite(folder, model)
     if quantization is None:  # else it is there already
-        model.to(chosen_device)  # type: ignore[arg-type]  # transformers' own wrapper hides the signature
+        model.to(chosen_device)
     return LoadedCheckpoint(
         model.eval(), processor, name, autocast=torch.bfloat16 if chosen_dtype == torch.bfloat16 else None
     )

@@ -265,7 +265,8 @@ def test_a_failure_in_the_middle_of_writing_leaves_nothing(released: Path, tmp_p
         if len(writes) == 50:
             raise OSError("the disk is full")
 
-    with mock.patch.object(WeightWriter, "write", write), pytest.raises(OSError, match="the disk is full"):
+    full = pytest.raises(CheckpointError, match=r"`.*ours` cannot be written: the disk is full")
+    with mock.patch.object(WeightWriter, "write", write), full:
         convert_official(released, tmp_path / "deep" / "ours", SETTINGS)
     assert list((tmp_path / "deep").iterdir()) == []
 

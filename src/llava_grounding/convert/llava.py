@@ -22,6 +22,7 @@ from llava_grounding.convert.shards import Stored, find_shards, stored_in
 from llava_grounding.convert.sizes import (
     TOWER_PREFIX,
     check_flags,
+    embedding_rows,
     language_fields,
     language_sizes,
     projector_kind,
@@ -115,7 +116,7 @@ def convert_llava(
     tower = _tower(source, values, shapes, parts.vision_tower)
     grounder = None if parts.openseed is None else open_openseed(parts.openseed)
     prompts = None if parts.semantic_sam is None else open_semantic_sam(parts.semantic_sam, settings.prompt_tokens)
-    vocabulary = grow_tokenizer(source, shapes.get("model.embed_tokens.weight", (0,))[0])
+    vocabulary = grow_tokenizer(source, embedding_rows(shapes))
     config = _config(values, shapes, vocabulary, tower.fields, grounder, prompts, settings)
     language = _language(stored, shapes, vocabulary, tower)
     sources = [one.source for one in (tower, grounder, prompts) if one is not None and one.source.stored]

@@ -17,7 +17,7 @@ from llava_grounding.convert.official_keys import official_name, why_left_out
 from llava_grounding.convert.plan import make_plan
 from llava_grounding.convert.report import ConversionReport
 from llava_grounding.convert.shards import Stored, find_shards, stored_in
-from llava_grounding.convert.sizes import OfficialSettings, official_config
+from llava_grounding.convert.sizes import OfficialSettings, embedding_rows, official_config
 from llava_grounding.convert.vocabulary import read_tokenizer, token_ids
 from llava_grounding.convert.writer import MAX_FILE_BYTES, check_new
 from llava_grounding.errors import CheckpointError
@@ -62,7 +62,7 @@ def convert_official(
     if values.get("model_type") == LlavaGroundingConfig.model_type:
         return _write_again(source, out, stored, dtype, max_file_bytes)
     shapes = {entry.key: entry.shape for entry in stored}
-    tokenizer = read_tokenizer(source, shapes.get("model.embed_tokens.weight", (0,))[0])
+    tokenizer = read_tokenizer(source, embedding_rows(shapes))
     config = official_config(values, shapes, token_ids(tokenizer), settings or OfficialSettings())
     plan = make_plan(stored, official_name, expected_shapes(config), lambda name: OURS_ALONE in name)
     processor = LlavaGroundingProcessor(tokenizer, processor_settings(config, demo_quirks))

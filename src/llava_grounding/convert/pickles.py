@@ -49,7 +49,7 @@ def check_archive(path: Path) -> None:
         raise
     except zipfile.BadZipFile as error:
         raise CheckpointError(f"{path.name} in `{path.parent}` is damaged or was cut short") from error
-    except Exception as error:  # noqa: BLE001  a pickle can fail in every way
+    except Exception as error:  # a pickle can fail in every way
         raise pickle.UnpicklingError(str(error)) from error
     for key, size in needed.items():
         found = records.get(f"{prefix}/data/{key}")
@@ -94,7 +94,9 @@ class _Anything:
         del state
 
     def __setitem__(self, key: object, value: object) -> None:
-        del key, value
+        del value
+        if type(key) not in (str, int):
+            raise ValueError("what it holds must have names")
 
     def append(self, value: object) -> None:
         """As of a list."""
@@ -133,7 +135,8 @@ class _Index(pickle._Unpickler):  # the one in Python: the other one can be told
         raise ValueError("it holds more than tensors by name")
 
     def _object(self) -> None:
-        self.append(_Anything())  # type: ignore[attr-defined]  # a mapping whose keys are never compared: some would take for ever
+        # A mapping that never compares its keys: some, tuples within tuples, would take for ever.
+        self.append(_Anything())  # type: ignore[attr-defined]
 
     # Opcodes by which a pickle makes sets and other mappings, and takes from Python's registry of extensions.
     for _code in (pickle.DICT, pickle.EMPTY_SET, pickle.FROZENSET, pickle.EXT1, pickle.EXT2, pickle.EXT4):

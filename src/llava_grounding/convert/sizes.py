@@ -241,6 +241,12 @@ def projector_kind(shapes: Shapes) -> str:
     return "linear" if "model.mm_projector.weight" in shapes else "mlp"
 
 
+def embedding_rows(shapes: Shapes) -> int:
+    """Rows of the word embedding; 0 if there is none."""
+    key = "model.embed_tokens.weight"
+    return _shape(shapes, key, 2)[0] if key in shapes else 0
+
+
 def check_flags(values: Mapping[str, Any]) -> None:
     """Refuse what would need other code to run."""
     if values.get("mm_use_im_start_end"):

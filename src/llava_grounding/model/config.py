@@ -56,9 +56,7 @@ _SIZES = {
 _Part = TypeVar("_Part", bound=PreTrainedConfig)
 
 
-def _as_config(
-    value: dict[str, Any] | PreTrainedConfig | None, default_type: str, kinds: Container[str]
-) -> PreTrainedConfig:
+def _as_config(value: Any, default_type: str, kinds: Container[str]) -> PreTrainedConfig:
     """Turn what a JSON file or a caller gives for a part of transformers into its config object.
 
     Args:
@@ -108,7 +106,7 @@ def _choice_problems(rows: Iterable[tuple[str, str, tuple[str, ...]]]) -> list[s
     ]
 
 
-def _part(config_class: type[_Part], value: dict[str, Any] | _Part | None, name: str, problems: list[str]) -> _Part:
+def _part(config_class: type[_Part], value: Any, name: str, problems: list[str]) -> _Part:
     """A part of ours from what was given, without the keys that mean nothing; those become problems."""
     if isinstance(value, config_class):
         return value

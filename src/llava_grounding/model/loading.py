@@ -16,7 +16,7 @@ class CheckedLoading(PreTrainedModel):
     """Reads a folder only after a look at its files, and refuses one that lacks a weight."""
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
     ) -> Any:
         """As in transformers. A model on the hub is downloaded whole first.
@@ -41,7 +41,8 @@ class CheckedLoading(PreTrainedModel):
         check_folder(folder / kwargs.get("subfolder", ""))
         whole = kwargs.pop("output_loading_info", False)
         kwargs |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
-        model, info = super().from_pretrained(folder, *args, **kwargs)
+        loaded: Any = super().from_pretrained(folder, *args, **kwargs)
+        model, info = loaded
         lacks = sorted(info["missing_keys"])
         if lacks and not kwargs.get("ignore_mismatched_sizes"):
             more = f" and {len(lacks) - 1} more" if len(lacks) > 1 else ""
@@ -55,7 +56,7 @@ class ModelWithoutHead(PreTrainedModel):
     config_class = LlavaGroundingConfig
 
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """Say so.
 
         Raises:
