@@ -449,6 +449,17 @@ def test_a_number_with_two_homes_must_be_the_same_in_both(words: str, change: Ch
             way(folder)
 
 
+def test_what_is_saved_of_a_loaded_model_names_no_place(folder: Path, tmp_path: Path) -> None:
+    with without_progress_bars():
+        model = AutoModelForImageTextToText.from_pretrained(folder)
+        model.config.text_config._name_or_path = "some/where"
+        model.save_pretrained(tmp_path / "again")
+    LlavaGroundingProcessor.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    load_checkpoint(tmp_path / "again", "cpu", None)
+    assert "some/where" not in (tmp_path / "again" / "config.json").read_text(encoding="utf-8")
+    assert model.config.text_config.name_or_path == "some/where"
+
+
 def test_the_hubs_cache_may_link_to_its_blobs(folder: Path, tmp_path: Path) -> None:
     blobs = tmp_path / "models--some--model" / "blobs"
     snapshot = tmp_path / "models--some--model" / "snapshots" / "abc"

@@ -143,6 +143,17 @@ class _StrictConfig(PreTrainedConfig):
         check_values(config_dict, "config.json")
         return super().from_dict(config_dict, **kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, without the places that its parts once came from: files do not name other places."""
+        values: dict[str, Any] = super().to_dict()
+        parts = [values]
+        while parts:
+            part = parts.pop()
+            parts += [value for value in part.values() if isinstance(value, dict)]
+            if "_name_or_path" in part:
+                part["_name_or_path"] = ""
+        return values
+
 
 def _size_problems(part: str, config: PreTrainedConfig) -> list[str]:
     """Sizes of a vision module that nothing can be built with."""
