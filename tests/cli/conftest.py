@@ -10,14 +10,15 @@ from fake_engine import SIZE, FakeEngine, Result
 from PIL import Image
 
 from llava_grounding.cli import common, main
+from llava_grounding.image_files import ImageLimits
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     fake = FakeEngine()
 
-    def load(model: str | None, device: str | None) -> FakeEngine:
-        fake.loaded_with = (model, device)
+    def load(model: str | None, device: str | None, limits: ImageLimits | None = None) -> FakeEngine:
+        fake.loaded_with, fake.limits = (model, device), limits
         return fake
 
     monkeypatch.setattr(common, "load_engine", load)

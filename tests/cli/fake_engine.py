@@ -44,6 +44,7 @@ class FakeEngine:
 
     name: str = "fake"
     loaded_with: tuple[str | None, str | None] | None = None
+    limits: Any = None
     asked: list[tuple[str, tuple[VisualPrompt, ...], dict[str, Any]]] = field(default_factory=list)
     error: BaseException | None = None
     prints: str = ""

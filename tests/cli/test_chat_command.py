@@ -13,6 +13,7 @@ from fake_engine import SIZE, AnswerDone, FakeEngine, FakeTalk, Result, TextDelt
 from PIL import Image
 
 from llava_grounding.errors import CheckpointError
+from llava_grounding.image_files import ImageLimits
 from llava_grounding.structures import GroundedAnswer, VisualPrompt
 
 Call = Callable[..., Result]
@@ -345,3 +346,16 @@ def test_what_a_model_says_cannot_steer_the_terminal(
     events = [TextDelta(hostile.text), AnswerDone(hostile)]
     monkeypatch.setattr(FakeTalk, "stream", lambda *_, **__: iter(events))
     assert call("chat", photo, "Why?").out == "\ufffd[2J\ufffdboo\n"
+
+
+@pytest.mark.parametrize("command", [["chat", "What is this?"], ["ground", "a disc"]])
+def test_how_large_an_image_may_be_can_be_said(call: Call, engine: FakeEngine, photo: Path, command: list[str]) -> None:
+    name, words = command
+    result = call(name, photo, words, "--max-megapixels", "0.001")
+    assert (result.code, result.out) == (2, "")
+    assert "has 0.003072 megapixels (64 x 48), more than the 0.001 allowed; make it smaller" in result.err
+    assert call(name, photo, words, "--max-megapixels", "200").code == 0
+    assert engine.limits == ImageLimits.of_megapixels(200)
+    assert call(name, photo, words).code == 0
+    assert engine.limits is None
+    assert "megapixels must be more than 0" in call(name, photo, words, "--max-megapixels", "0").err

@@ -113,3 +113,22 @@ def test_a_picture_of_another_size_is_refused(call: Call, answer: Path, tmp_path
     assert result.code == 1
     assert "this answer is about an image of 64 x 48 pixels, got one of 5 x 5; give it its own image" in result.err
     assert not (tmp_path / "out.html").exists()
+
+
+def test_how_large_an_image_may_be_can_be_said(call: Call, answer: Path, photo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.png"
+    result = call("render", answer, photo, out, "--max-megapixels", "0.001")
+    assert (result.code, out.exists()) == (1, False)
+    assert "must be about an image of at most 0.001 megapixels, got one of 64 x 48 pixels" in result.err
+    assert call("render", answer, photo, out, "--max-megapixels", "200").code == 0
+    answer.write_bytes(changed(answer, image_size=[16_320, 12_240], phrases=[]))
+    assert "at most 65 megapixels" in call("render", answer, photo, out).err
+    assert "about an image of 16320 x 12240" in call("render", answer, photo, out, "--max-megapixels", "200").err
+
+
+def test_an_answer_without_end_is_not_read_whole(call: Call, photo: Path, tmp_path: Path) -> None:
+    with (tmp_path / "answer.json").open("wb") as file:
+        file.truncate(30_000_000_000)
+    result = call("render", tmp_path / "answer.json", photo, tmp_path / "out.png")
+    assert result.code == 1
+    assert "answer.json` must have at most 100 MB to be an answer" in result.err

@@ -83,3 +83,13 @@ def test_a_strip_is_cut_before_it_is_enlarged() -> None:
 def test_the_tower_takes_any_shape(size: tuple[int, int]) -> None:
     for fit in ("crop", "pad", "stretch"):
         assert tower_image(flat(size), TowerSettings(size=28, fit=fit)).shape == (3, 28, 28)
+
+
+@pytest.mark.parametrize("size", [(40, 30), (300, 4)])
+def test_a_limit_that_the_program_around_set_for_pillow_changes_nothing(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+    expected = tower_image(image, TowerSettings())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert torch.equal(tower_image(image, TowerSettings()), expected)

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from llava_grounding.errors import CheckpointError, PromptError
+from llava_grounding.errors import CheckpointError, ImageError, PromptError
 from llava_grounding.geometry import Letterbox
+from llava_grounding.image_files import ImageLimits, load_image
 from llava_grounding.processing.conversation import ChatTemplate
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.selection import PhraseSelection
@@ -190,3 +192,28 @@ def test_a_damaged_tokenizer_is_named(damage: str, tmp_path: Path) -> None:
         (tmp_path / "tokenizer_config.json").unlink()
     with pytest.raises(CheckpointError, match=r"the tokenizer of the checkpoint in .* is missing or damaged"):
         LlavaGroundingProcessor.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["turned", "transparent", "grey"])
+def test_a_picture_that_is_not_upright_rgb_is_read_as_everywhere(kind: str, tmp_path: Path) -> None:
+    processor = tiny_processor(tiny_config("shared"))
+    image = {"turned": picture(0, (40, 20)), "transparent": picture(0).convert("RGBA"), "grey": picture(0).convert("L")}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image[kind].save(tmp_path / "a.png", **({"exif": exif} if kind == "turned" else {}))
+    with Image.open(tmp_path / "a.png") as opened:
+        encoded = processor.encode_image(opened)
+    expected = processor.encode_image(load_image(tmp_path / "a.png"))
+    assert torch.equal(encoded.canvas, expected.canvas)
+    assert encoded.letterbox == expected.letterbox
+
+
+def test_a_processor_has_limits_of_its_own_that_are_not_saved(tmp_path: Path) -> None:
+    processor = tiny_processor(tiny_config("shared"))
+    processor.image_limits = ImageLimits(max_pixels=100)
+    with pytest.raises(ImageError, match=r"more than the 0\.0001 allowed"):
+        processor(images=picture(0, (40, 20)), text="What is it?")
+    processor.save_pretrained(tmp_path)
+    again = LlavaGroundingProcessor.from_pretrained(tmp_path)
+    assert again.image_limits == ImageLimits()
+    again(images=picture(0, (40, 20)), text="What is it?")

@@ -122,7 +122,7 @@ def tower_image(image: Image.Image, settings: TowerSettings) -> torch.Tensor:
         width, height = (int(size * side / shorter) for side in image.size)
         resized = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - size) // 2, (height - size) // 2
-        resized = resized.crop((left, top, left + size, top + size))
+        resized = _cut(resized, left, top, size, size)
     pixels = torch.from_numpy(np.array(resized)) / 255
     return normalise(pixels, settings.mean, settings.std)
 
@@ -133,4 +133,9 @@ def _centre(image: Image.Image, longest: int) -> Image.Image:
     if max(width, height) <= longest:
         return image
     left, top = max(width - longest, 0) // 2, max(height - longest, 0) // 2
-    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
+    return _cut(image, left, top, min(width, longest), min(height, longest))
+
+
+def _cut(image: Image.Image, left: int, top: int, width: int, height: int) -> Image.Image:
+    """A part of an image. Pillow's `crop` would ask `Image.MAX_IMAGE_PIXELS`, which belongs to the program around."""
+    return Image.fromarray(np.asarray(image)[top : top + height, left : left + width])
