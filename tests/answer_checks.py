@@ -41,7 +41,8 @@ def direct_answer(chat: GroundedChat, raw: str, question: str, seed: int = 0) ->
         features = model.encode_image(**processor.collate_images([image]))
         output = model(input_ids=ids, image_features=features)
         embeds, mask = model.phrase_states(output.last_hidden_state, ids)
-        selections = processor.select(model.ground(features.memory, embeds, mask), 0, embeds.shape[1])
+        output = model.ground(features.memory, embeds, mask)
+        selections = processor.select(output, 0, embeds.shape[1], image.letterbox)
     answer = processor.decode(raw, selections, image.letterbox, model="", prompt_tokens=0, completion_tokens=0)
     return list(answer.phrases)
 

@@ -13,6 +13,7 @@ import torch
 from llava_grounding.decoding import Decoding, Reader, StopSignal, TokenLoop
 from llava_grounding.errors import PromptError, UsageError
 from llava_grounding.processing.processor import EncodedText
+from llava_grounding.processing.text_length import check_tokens
 from llava_grounding.runtime import Runtime, SeenImage
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 from llava_grounding.transcript import Transcript
@@ -139,13 +140,21 @@ class Conversation:
     ) -> Iterator[StreamEvent]:
         message = question_message(question, prompts)
         processor, letterbox = self._runtime.processor, self._image.letterbox
+        limit = self._runtime.max_positions
         if processor.settings.demo_quirks:  # a question then changes how what was said before it is read
-            text = processor.encode_conversation((*self._messages, message), (*self._grounded, grounded), letterbox)
+            messages = (*self._messages, message)
+            text = processor.encode_conversation(messages, (*self._grounded, grounded), letterbox, limit)
             self._read, self._unread, self._history = 0, [], None
         else:
-            text = processor.encode_question(message, grounded, first=not self._messages, letterbox=letterbox)
+            text = processor.encode_question(message, grounded, not self._messages, letterbox, limit)
+        decoding = fit_decoding(decoding, self._length_with(text), limit)
         self._turn = turn = object()
         return self._events(turn, message, text, grounded, decoding, stop, provisional)
+
+    def _length_with(self, text: EncodedText) -> int:
+        """Positions of the dialogue up to where the answer begins."""
+        earlier = 0 if self._history is None else len(self._history.input_ids)
+        return self._read + len(self._unread) + earlier + len(text.input_ids)
 
     def _events(
         self,
@@ -160,8 +169,7 @@ class Conversation:
         self._check_turn(turn)
         self._reader.cut_back(self._read)
         earlier = [] if self._history is None else [self._history]
-        length = self._read + len(self._unread) + sum(len(part.input_ids) for part in (*earlier, text))
-        decoding = fit_decoding(decoding, length, self._runtime.max_positions)
+        length = self._length_with(text)
         parts = [self._runtime.embed(part, self._image) for part in (*earlier, text)]
         if self._unread:
             parts.insert(0, self._runtime.embed_ids(self._unread))
@@ -239,7 +247,7 @@ def _encode_history(
         return None
     for message in messages:
         _check_prompts(message.prompts)
-    return runtime.processor.encode_conversation(messages, grounded, image.letterbox)
+    return runtime.processor.encode_conversation(messages, grounded, image.letterbox, runtime.max_positions)
 
 
 def question_message(question: str, prompts: Sequence[VisualPrompt]) -> Message:
@@ -267,9 +275,5 @@ def fit_decoding(decoding: Decoding, prompt_length: int, max_positions: int | No
     """
     if max_positions is None:
         return decoding
-    if prompt_length >= max_positions:
-        raise UsageError(
-            f"the dialogue has {prompt_length} tokens, but this model reads at most {max_positions}; "
-            f"ask a shorter question or begin a new conversation"
-        )
+    check_tokens(prompt_length, max_positions, room=1)
     return replace(decoding, max_new_tokens=min(decoding.max_new_tokens, max_positions - prompt_length))

@@ -19,15 +19,19 @@ from llava_grounding.checkpoints import load_checkpoint
 from llava_grounding.decoding import Decoding, Reader, StopSignal, TokenLoop
 from llava_grounding.dialogue import Conversation, fit_decoding, question_message
 from llava_grounding.errors import LlavaGroundingError, UsageError
+from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
+from llava_grounding.markup import PhraseSpan
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.conversation import referring_turn
 from llava_grounding.processing.processor import EncodedText, LlavaGroundingProcessor
+from llava_grounding.processing.text_length import check_characters_fit
 from llava_grounding.runtime import Runtime, SeenImage
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 from llava_grounding.transcript import Transcript
 
 _PHRASES_PER_PASS = 32  # texts of `ground` read in one pass; bounds the memory it takes
+_NO_IMAGE = Letterbox.fit((1, 1), (1, 1))  # for texts without visual prompts
 
 
 @dataclass(frozen=True)
@@ -184,28 +188,41 @@ class GroundedChat:
     def ground(self, image: ImageSource, phrases: Sequence[str]) -> list[GroundedPhrase]:
         """Find what each phrase names, without chat; phrases do not influence each other.
 
+        Args:
+            phrases: as anybody would type them:.
+
         Returns:
-            One per phrase, in order; the span covers the phrase itself.
+            One per phrase, in order, with its text as it was given; the span covers the phrase itself.
 
         Raises:
             PromptError: if a phrase is empty or holds special tokens.
+            UsageError: if phrases are no list of texts, or one is longer than the model reads.
         """
         if isinstance(phrases, str):
-            raise UsageError(f'phrases must be a list of texts, as in ["{phrases}"], got one text')
-        turns = [referring_turn(phrase) for phrase in phrases]
+            raise UsageError(f'phrases must be a list of texts, as in ["{phrases:.40}"], got one text')
+        phrases = list(phrases)
+        for phrase in phrases:
+            if not isinstance(phrase, str):
+                raise UsageError(f"phrases must be a list of texts, got one of type {type(phrase).__name__}")
+        texts = [self._referring_text(phrase) for phrase in phrases]
         seen = self._look_at([image])[0]
-        texts = [self.processor.encode_conversation(turn, [True], seen.letterbox) for turn in turns]
         found: list[GroundedPhrase] = []
         for start in range(0, len(texts), _PHRASES_PER_PASS):
             states = self._seg_states(texts[start : start + _PHRASES_PER_PASS], seen)
             for selection in self._runtime.ground_apart(seen, states):
                 text = phrases[len(found)].strip()
-                regions = self.processor.decode_regions(selection, seen.letterbox)
-                found.append(GroundedPhrase(len(found), text, (0, len(text)), regions, selection.best_score))
+                span = PhraseSpan(text, (0, len(text)), 0)
+                found.append(self.processor.decode_phrase(span, len(found), selection, seen.letterbox))
         return found
 
     def _look_at(self, images: Sequence[ImageSource]) -> list[SeenImage]:
         return self._runtime.look_at([load_image(image, self._limits) for image in images])
+
+    def _referring_text(self, phrase: str) -> EncodedText:
+        """The dialogue that names a phrase; refused, if it is too long, before it costs anything."""
+        limit = self._runtime.max_positions
+        check_characters_fit(len(phrase), self.processor.tokens.longest, limit)
+        return self.processor.encode_conversation(referring_turn(phrase), [True], _NO_IMAGE, limit)
 
     @torch.inference_mode()
     def _seg_states(self, texts: Sequence[EncodedText], image: SeenImage) -> torch.Tensor:
@@ -224,7 +241,9 @@ class GroundedChat:
         for number, (question, image) in enumerate(zip(questions, images, strict=True), start=first):
             with _naming(number):
                 message = question_message(question.question, question.prompts)
-                text = self.processor.encode_question(message, question.grounded, True, image.letterbox)
+                text = self.processor.encode_question(
+                    message, question.grounded, True, image.letterbox, runtime.max_positions
+                )
                 decodings.append(fit_decoding(decoding, len(text.input_ids), runtime.max_positions))
             texts.append(text)
         embeds, mask = _pad_left([runtime.embed(text, image) for text, image in zip(texts, images, strict=True)])

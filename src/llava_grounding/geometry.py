@@ -242,7 +242,7 @@ class Letterbox:
         if mask_logits.ndim != 3 or 0 in mask_logits.shape[1:]:
             raise ShapeError(f"mask_logits must be (n, h, w) with h and w at least 1, got {mask_logits.shape}")
         width, height = self.image_size_wh
-        covered_w, covered_h = self._covered_cells((mask_logits.shape[2], mask_logits.shape[1]))
+        covered_w, covered_h = self.covered_cells((mask_logits.shape[2], mask_logits.shape[1]))
         masks = np.empty((len(mask_logits), height, width), dtype=bool)
         for logits, mask in zip(mask_logits, masks, strict=True):
             cells = Image.fromarray(logits[: math.ceil(covered_h), : math.ceil(covered_w)])
@@ -258,11 +258,11 @@ class Letterbox:
         width, height = self.image_size_wh
         if mask.shape != (height, width):
             raise ShapeError(f"mask must be ({height}, {width}) like the image, got {mask.shape}")
-        covered_w, covered_h = self._covered_cells(size_wh)
+        covered_w, covered_h = self.covered_cells(size_wh)
         rows = _sum_cells((mask != 0).astype(np.float32), size_wh[1], covered_h)
         return (_sum_cells(rows.T, size_wh[0], covered_w).T * (covered_w * covered_h / (width * height))).clip(0, 1)
 
-    def _covered_cells(self, size_wh: SizeWH) -> tuple[float, float]:
+    def covered_cells(self, size_wh: SizeWH) -> tuple[float, float]:
         """How many of the cells that divide the canvas the content covers in each direction."""
         (content_w, content_h), (canvas_w, canvas_h) = self.content_size_wh, self.canvas_size_wh
         return content_w * size_wh[0] / canvas_w, content_h * size_wh[1] / canvas_h

@@ -122,7 +122,7 @@ class Runtime:
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         with self._vision_precision():
             output = self.model.ground(image.features.memory, embeds, mask)
-        return [self.processor.select(output, row, embeds.shape[1]) for row in range(len(embeds))]
+        return [self.processor.select(output, row, embeds.shape[1], image.letterbox) for row in range(len(embeds))]
 
     def _vision_precision(self) -> AbstractContextManager[object]:
         return nullcontext() if self._autocast is None else torch.autocast(self.device.type, self._autocast)

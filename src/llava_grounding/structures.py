@@ -182,6 +182,8 @@ class GroundedPhrase:
         span: where it stands in the answer's text, half-open, in Unicode code points.
         regions: what was found, best first; empty if nothing was.
         score: the best score found, in [0, 1], also where it was too low to keep a region.
+        doubtful: the score is below the model's threshold of doubt, under which a phrase is more often wrong than
+            right; False for a model without one.
     """
 
     id: int
@@ -189,6 +191,7 @@ class GroundedPhrase:
     span: tuple[int, int]
     regions: tuple[Region, ...]
     score: float
+    doubtful: bool = False
 
     def __post_init__(self) -> None:
         start, end = self.span
@@ -356,6 +359,7 @@ def _phrase_to_dict(phrase: GroundedPhrase) -> dict[str, Any]:
             for region in phrase.regions
         ],
         "score": phrase.score,
+        **({"doubtful": True} if phrase.doubtful else {}),
     }
 
 
@@ -386,6 +390,7 @@ def _phrase_from_dict(data: Mapping[str, Any], image_size_wh: SizeWH) -> Grounde
         span=(start, end),
         regions=regions,
         score=_number(data.get("score", best), "score"),
+        doubtful=_flag(data.get("doubtful", False), "doubtful"),
     )
 
 
@@ -424,6 +429,12 @@ def _number(value: Any, name: str) -> float:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
         raise DataError(f"`{name}` of an answer must be numbers, got {shown(value)}")
     return float(value)
+
+
+def _flag(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise DataError(f"`{name}` of an answer must be true or false, got {shown(value)}")
+    return value
 
 
 def _whole(value: Any, name: str, least: int = -_MAX_WHOLE) -> int:

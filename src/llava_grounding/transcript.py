@@ -107,7 +107,7 @@ class Transcript:
         by_seg: list[PhraseSelection | None] = [None] * self._raw.count(SEG)
         for seg, selection in zip(self._segs, selections, strict=False):
             by_seg[seg] = selection
-        answer = self._processor.decode(
+        answer = self._processor.decode_answer(
             self._raw,
             by_seg,
             letterbox,

@@ -155,8 +155,6 @@ def test_regions_and_images_are_never_dropped(
 ) -> None:
     model = tiny_chat("shared").model
     inputs = change(second_turn("shared", first_turn("shared")["input_ids"]))
+    ids = [inputs["input_ids"]] if call == "ground_generated" else []
     with pytest.raises(error, match=message):
-        if call == "ground_generated":
-            model.ground_generated(inputs["input_ids"], **inputs)
-        else:
-            getattr(model, call)(**inputs)
+        getattr(model, call)(*ids, **inputs)

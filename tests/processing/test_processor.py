@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import ImageLimits, load_image
 from llava_grounding.processing.conversation import ChatTemplate
 from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.processing.selection import PhraseSelection
-from llava_grounding.structures import Message, VisualPrompt
+from llava_grounding.processing.selection import PhraseSelection, SelectionSettings
+from llava_grounding.processing.text_length import limit_to_model
+from llava_grounding.structures import GroundedAnswer, Message, VisualPrompt
 from tiny_model import picture, tiny_config, tiny_processor
 
 PROCESSORS = {kind: tiny_processor(tiny_config(kind)) for kind in ("shared", "separate")}
@@ -217,3 +219,40 @@ def test_a_processor_has_limits_of_its_own_that_are_not_saved(tmp_path: Path) ->
     again = LlavaGroundingProcessor.from_pretrained(tmp_path)
     assert again.image_limits == ImageLimits()
     again(images=picture(0, (40, 20)), text="What is it?")
+
+
+def test_a_region_without_a_pixel_is_none() -> None:
+    tiny = Letterbox.fit((1, 1), (64, 64))
+    found = selection([[0.5, 0.5, 1.0, 1.0]] * 2, [0.9, 0.8])
+    found.mask_logits[0] = -1
+    found.mask_logits[0, 3, 3] = 0.5  # one cell of 16 x 16, lost in the one pixel
+    assert [region.score for region in PROCESSOR.decode_regions(found, tiny)] == [0.8]
+
+
+def test_a_doubtful_phrase_says_so() -> None:
+    settings = replace(PROCESSOR.settings, selection=SelectionSettings("sigmoid", 0.3, 0.7, 0.45))
+    processor = LlavaGroundingProcessor(PROCESSOR.tokenizer, settings)
+    raw = "<g_s> a dog <g_e> <seg> <g_s> a cat <g_e> <seg> <g_s> it <g_e> <seg>"
+    box = [[0.5, 0.3, 0.2, 0.1]]
+    found = [selection(box, [0.4], 0.4), selection(box, [0.8], 0.8), None]
+    answer = processor.decode(raw, found, LETTERBOX, model="", prompt_tokens=0, completion_tokens=0)
+    assert [phrase.doubtful for phrase in answer.phrases] == [True, False, False]
+    assert [phrase.get("doubtful") for phrase in answer.to_dict()["phrases"]] == [True, None, None]
+    assert GroundedAnswer.from_dict(answer.to_dict()) == answer
+    assert processor.to_dict()["selection"]["doubt_threshold"] == 0.45
+
+
+def test_a_loaded_tokenizer_knows_the_positions_of_its_model(tmp_path: Path) -> None:
+    config = tiny_config("shared")
+    PROCESSOR.save_pretrained(tmp_path)
+    assert LlavaGroundingProcessor.from_pretrained(tmp_path).max_tokens is None
+    config.save_pretrained(tmp_path)
+    loaded = LlavaGroundingProcessor.from_pretrained(tmp_path)
+    assert loaded.tokenizer.model_max_length == loaded.max_tokens == config.text_config.max_position_embeddings
+    loaded.save_pretrained(tmp_path / "again")
+    assert LlavaGroundingProcessor.from_pretrained(tmp_path / "again").max_tokens == loaded.max_tokens
+    for damaged in ("[]", "{", '{"text_config": 3}', '{"text_config": {"max_position_embeddings": "many"}}'):
+        (tmp_path / "config.json").write_text(damaged, encoding="utf-8")
+        before = loaded.max_tokens
+        limit_to_model(loaded.tokenizer, tmp_path)
+        assert loaded.max_tokens == before

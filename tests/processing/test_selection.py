@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llava_grounding.geometry import box_iou
+from llava_grounding.errors import LlavaGroundingError
+from llava_grounding.geometry import Letterbox, box_iou
 from llava_grounding.model.outputs import GrounderOutput
 from llava_grounding.processing.selection import SelectionSettings, keep_queries, query_scores, select_regions
 
@@ -102,3 +105,75 @@ def test_a_phrase_that_finds_nothing_keeps_its_best_score() -> None:
 def test_no_phrases_and_padded_phrases_give_nothing() -> None:
     assert select_regions(output([[1.0], [2.0]]), 0, 0, SelectionSettings()) == []
     assert len(select_regions(output([[1.0, -100.0], [2.0, -100.0]]), 0, 1, SelectionSettings("sigmoid"))) == 1
+
+
+def masked(cells: list[list[tuple[int, int]]], boxes: list[list[float]], scores: list[float]) -> GrounderOutput:
+    """One phrase; each query has its score, its box, and a mask of these (row, column) of 4 x 4 cells."""
+    queries = len(cells)
+    features = torch.full((queries, 4, 4), -1.0)
+    for query, found in enumerate(cells):
+        for row, column in found:
+            features[query, row, column] = 1.0
+    logits = torch.tensor(scores).logit()[:, None]
+    return replace(
+        output(logits.tolist()),
+        boxes_cxcywh=torch.tensor(boxes)[None],
+        mask_features=features[None],
+        mask_embeds=torch.eye(queries)[None],
+    )
+
+
+WIDE = Letterbox.fit((80, 40), (40, 40))  # the upper half of the canvas: two of four rows of cells
+SETTINGS = SelectionSettings("sigmoid", 0.3, 0.7)
+BOX = [0.5, 0.25, 0.4, 0.2]
+
+
+def test_a_query_without_a_mask_in_the_image_is_none_and_leaves_its_place() -> None:
+    found = masked([[], [(3, 1)], [(1, 1)], [(0, 2)]], [BOX] * 4, [0.9, 0.8, 0.7, 0.6])
+    (phrase,) = select_regions(found, 0, 1, SETTINGS, WIDE)
+    assert phrase.query_index.tolist() == [2]  # the first two would have suppressed it, it suppresses the last
+    assert phrase.best_score == pytest.approx(0.7)
+    assert select_regions(found, 0, 1, SETTINGS)[0].query_index.tolist() == [0]  # no image, no rule
+
+
+@pytest.mark.parametrize(
+    "box", [[0.5, 0.25, 0.0, 0.2], [0.5, 0.25, 0.4, 0.0], [0.5, 0.8, 0.4, 0.2], [1.5, 0.25, 0.4, 0.2]]
+)
+def test_a_query_whose_box_has_no_area_in_the_image_is_none(box: list[float]) -> None:
+    (phrase,) = select_regions(masked([[(0, 0)], [(0, 0)]], [box, BOX], [0.9, 0.5]), 0, 1, SETTINGS, WIDE)
+    assert phrase.query_index.tolist() == [1]
+    assert phrase.best_score == pytest.approx(0.5)
+
+
+def test_a_phrase_of_which_nothing_is_in_the_image_has_the_score_of_what_was_too_weak() -> None:
+    (phrase,) = select_regions(masked([[], [(0, 0)]], [BOX] * 2, [0.9, 0.2]), 0, 1, SETTINGS, WIDE)
+    assert len(phrase.query_index) == len(phrase.mask_logits) == 0
+    assert phrase.best_score == pytest.approx(0.2)
+    (phrase,) = select_regions(masked([[]], [BOX], [0.9]), 0, 1, SETTINGS, WIDE)
+    assert phrase.best_score == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    ("field", "what"),
+    [("phrase_logits", "scores"), ("boxes_cxcywh", "boxes"), ("mask_features", "masks"), ("mask_embeds", "masks")],
+)
+def test_what_is_no_number_is_no_region(field: str, what: str, value: float) -> None:
+    found = masked([[(0, 0)], [(1, 1)]], [BOX] * 2, [0.9, 0.8])
+    broken = getattr(found, field).clone()
+    broken.view(-1)[0] = value
+    with pytest.raises(LlavaGroundingError, match=f"the grounder gave {what} that are not finite numbers"):
+        select_regions(replace(found, **{field: broken}), 0, 1, SETTINGS, WIDE)
+
+
+def test_a_padded_phrase_that_is_no_number_hurts_nobody() -> None:
+    found = output([[1.0, float("nan")], [2.0, float("nan")]])
+    assert len(select_regions(found, 0, 1, SelectionSettings("sigmoid"))) == 1
+
+
+def test_a_phrase_below_the_threshold_of_doubt_is_doubtful() -> None:
+    settings = SelectionSettings("sigmoid", 0.3, 0.7, 0.45)
+    assert [settings.doubts(score) for score in (0.1, 0.44, 0.45, 0.9)] == [True, True, False, False]
+    assert not SETTINGS.doubts(0.0)
+    assert "doubt_threshold" not in SETTINGS.to_dict()
+    assert SelectionSettings(**settings.to_dict()) == settings

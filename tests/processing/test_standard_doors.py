@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from transformers import TextIteratorStreamer
 
 from llava_grounding.errors import ImageError, LlavaGroundingError, PromptError, UsageError
 from llava_grounding.processing.processor import LlavaGroundingProcessor
@@ -165,7 +169,12 @@ def test_generated_ids_become_plain_text_and_a_prompt_is_its_beginning() -> None
         (lambda p: p(IMAGE, ["What?"], [[], []]), PromptError, "one list of regions per text, got 2 for 1"),
         (lambda p: p("no.jpg", "What?"), ImageError, "no.jpg"),
         (lambda p: p(IMAGE, "What?", return_tensors="np"), UsageError, "must be \"pt\", got 'np'"),
-        (lambda p: p(IMAGE, "What?", padding=False), UsageError, 'True or "longest", got False'),
+        (
+            lambda p: p([IMAGE] * 2, ["What?", "What is it?"], padding=False),
+            UsageError,
+            "no batch without padding=True",
+        ),
+        (lambda p: p(IMAGE, "What?", padding="most"), UsageError, "padding must be True, \"longest\", .* got 'most'"),
     ],
 )
 def test_what_does_not_fit_is_said(call: Any, error: type[LlavaGroundingError], message: str) -> None:
@@ -176,3 +185,186 @@ def test_what_does_not_fit_is_said(call: Any, error: type[LlavaGroundingError], 
 def test_it_shows_its_settings() -> None:
     assert '"image_sequence_length"' in repr(PROCESSOR)
     assert isinstance(PROCESSOR, LlavaGroundingProcessor)
+
+
+IDS = [*PROCESSOR.tokens.encode_answer(" It is <g_s> a dog <g_e> <seg>."), PROCESSOR.tokens.ids.eos]
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_ids_are_decoded_as_by_any_processor(skip: bool) -> None:
+    (wanted,) = PROCESSOR.batch_decode([IDS], skip_special_tokens=skip)
+    for ids in (IDS, torch.tensor(IDS), np.array(IDS)):
+        assert PROCESSOR.decode(ids, skip_special_tokens=skip) == wanted
+    assert PROCESSOR.decode(token_ids=IDS, skip_special_tokens=skip) == wanted
+    assert ("<seg>" in wanted) == (not skip)
+    assert PROCESSOR.decode(IDS, skip_special_tokens=True).strip() == "It is a dog."
+
+
+def test_a_raw_text_is_decoded_to_an_answer() -> None:
+    options: dict[str, Any] = {"model": "m", "prompt_tokens": 1, "completion_tokens": 2}
+    letterbox = PROCESSOR.encode_image(IMAGE).letterbox
+    raw = "It is <g_s> a dog <g_e> <seg>."
+    answer = PROCESSOR.decode(raw, [None], letterbox, **options)
+    assert answer == PROCESSOR.decode(raw=raw, selections=[None], letterbox=letterbox, **options)
+    assert answer == PROCESSOR.decode_answer(raw, [None], letterbox, **options)
+    assert answer.text == "It is a dog."
+
+
+def test_a_streamer_gives_the_text_as_it_comes() -> None:
+    streamer = TextIteratorStreamer(PROCESSOR, skip_prompt=True, skip_special_tokens=True, timeout=30)
+    streamer.put(PROCESSOR.apply_chat_template(CHAT, **ENCODE)["input_ids"])
+    for token in IDS:
+        streamer.put(torch.tensor([token]))
+    streamer.end()
+    assert "".join(streamer) == PROCESSOR.decode(IDS, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("kind", PROCESSORS)
+def test_the_image_processor_gives_the_images_of_a_batch(kind: str) -> None:
+    processor = PROCESSORS[kind]
+    images = [IMAGE, picture(1, (20, 80))]
+    whole = processor(images=images, text=["What?", "Where is it?"])
+    alone = processor.image_processor(images, return_tensors="pt")
+    assert set(alone) == set(whole) & set(processor.image_processor.model_input_names)
+    for name, value in alone.items():
+        assert torch.equal(value, whole[name])
+    assert_equal(processor.image_processor(images=IMAGE), processor.image_processor.preprocess([[IMAGE]]))
+    assert processor.image_processor.size == {"height": 64, "width": 64}
+    assert processor.image_processor.to_dict()["canvas"] == processor.settings.canvas.to_dict()
+    for wrong, message in [({"do_resize": False}, "how a picture is prepared"), ({"sice": 3}, "no argument `sice`")]:
+        with pytest.raises(UsageError, match=message):
+            processor.image_processor(IMAGE, **wrong)
+    with pytest.raises(PromptError, match="at least one image, got none"):
+        processor.image_processor([])
+
+
+def test_padding_is_honoured() -> None:
+    texts = ["What?", "What is to the left of the two white cats?"]
+    longest = PROCESSOR([IMAGE] * 2, texts)["input_ids"].shape[1]
+    assert_equal(PROCESSOR([IMAGE] * 2, texts, padding="longest"), PROCESSOR([IMAGE] * 2, texts))
+    padded = PROCESSOR([IMAGE] * 2, texts, padding="max_length", max_length=longest + 7)
+    assert padded["input_ids"].shape == padded["attention_mask"].shape == (2, longest + 7)
+    assert padded["attention_mask"].sum() == PROCESSOR([IMAGE] * 2, texts)["attention_mask"].sum()
+    assert PROCESSOR([IMAGE] * 2, texts, pad_to_multiple_of=16)["input_ids"].shape[1] % 16 == 0
+    alone = PROCESSOR(IMAGE, texts[0], padding=False)
+    assert_equal(alone, PROCESSOR(IMAGE, texts[0]))
+    assert_equal(
+        PROCESSOR(IMAGE, texts[0], text_kwargs={"padding": "max_length", "max_length": 99, "padding_side": "right"}),
+        PROCESSOR(IMAGE, texts[0], padding="max_length", max_length=99, padding_side="right"),
+    )
+
+
+def test_texts_are_cut_at_their_end_and_only_there() -> None:
+    whole = PROCESSOR(IMAGE, "What is <region>?", [{"box": BOX}])["input_ids"]
+    length = whole.shape[1]
+    cut = PROCESSOR(IMAGE, "What is <region>?", [{"box": BOX}], truncation=True, max_length=length - 2)["input_ids"]
+    assert torch.equal(cut, whole[:, :-2])
+    same = PROCESSOR(IMAGE, "What is <region>?", [{"box": BOX}], truncation=True, max_length=length)["input_ids"]
+    assert torch.equal(same, whole)
+    with pytest.raises(UsageError, match=rf"{length} tokens, over max_length={length - 2}; give truncation=True"):
+        PROCESSOR(IMAGE, "What is <region>?", [{"box": BOX}], max_length=length - 2)
+    place = whole[0].tolist().index(PROCESSOR.tokens.ids.region) + 1
+    with pytest.raises(UsageError, match=rf"lose a part of its image or a region; it needs at least {place}"):
+        PROCESSOR(IMAGE, "What is <region>?", [{"box": BOX}], truncation=True, max_length=5)
+    options = {**ENCODE, "add_generation_prompt": False, "return_assistant_tokens_mask": True}
+    answer = PROCESSOR.apply_chat_template(CHAT[:2], **options)
+    shorter = PROCESSOR.apply_chat_template(
+        CHAT[:2], **options, truncation=True, max_length=answer["input_ids"].shape[1] - 3
+    )
+    for name in ("input_ids", "attention_mask", "assistant_masks"):
+        assert torch.equal(shorter[name], answer[name][:, :-3])
+    nested = PROCESSOR.apply_chat_template(
+        CHAT[:2], **options, processor_kwargs={"truncation": True, "max_length": shorter["input_ids"].shape[1]}
+    )
+    assert_equal(nested, shorter)
+
+
+def limited(positions: int) -> LlavaGroundingProcessor:
+    processor = tiny_processor(tiny_config())
+    processor.tokenizer.model_max_length = positions
+    return processor
+
+
+def test_what_the_model_cannot_read_is_refused_before_it_costs_anything(caplog: pytest.LogCaptureFixture) -> None:
+    processor = limited(64)
+    long, huge = "dog " * 60, "dog " * 1_000_000
+    for text, message in [(long, r"has \d+ tokens, but this model reads at most 64"), (huge, "has at least")]:
+        began = time.process_time()
+        for call in (
+            lambda text=text: processor(IMAGE, text),
+            lambda text=text: processor(IMAGE, f"USER: <image>\n{text} ASSISTANT:"),
+            lambda text=text: processor.apply_chat_template(ask(text), **ENCODE),
+        ):
+            with pytest.raises(UsageError, match=message):
+                call()
+        assert time.process_time() - began < 2
+    assert processor(IMAGE, long, truncation=True)["input_ids"].shape[1] == 64
+    assert caplog.text == ""
+
+
+def test_the_token_that_begins_a_text_is_there_unless_it_is_not_wanted() -> None:
+    begun = LlavaGroundingProcessor(
+        PROCESSOR.tokenizer, replace(PROCESSOR.settings, template=replace(PROCESSOR.settings.template, begin=True))
+    )
+    bos = PROCESSOR.tokenizer.bos_token_id
+    encoded = begun.apply_chat_template(CHAT, **ENCODE)
+    assert encoded["input_ids"][0, 0] == bos
+    text = begun.apply_chat_template(CHAT, add_generation_prompt=True)
+    for written in (text, f"{PROCESSOR.tokenizer.bos_token}{text}"):
+        assert_equal(begun(IMAGE, written, [{"box": BOX}]), encoded)
+    bare = begun(IMAGE, text, [{"box": BOX}], add_special_tokens=False)
+    assert torch.equal(bare["input_ids"], encoded["input_ids"][:, 1:])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"paddding": True}, "no argument `paddding`; did you mean `padding`"),
+        ({"stride": 3}, "cannot do `stride=3`"),
+        ({"return_offsets_mapping": True}, "cannot do `return_offsets_mapping=True`"),
+        ({"return_attention_mask": True}, None),
+        ({"text_pair": "x" * 5000}, r"cannot do `text_pair='x{39}\.\.\.`"),
+        ({"do_resize": False}, "cannot take `do_resize`: how a picture is prepared"),
+        ({"images_kwargs": {"size": 3}}, "cannot take `size`"),
+        ({"videos": [1]}, "cannot do `videos="),
+        ({"truncation": "only_second"}, "truncation must be True, .* got 'only_second'"),
+        ({"max_length": 0}, "max_length must be a whole number from 1 on, got 0"),
+        ({"padding": "max_length"}, "needs max_length"),
+        ({"padding_side": "top"}, 'padding_side must be "left" or "right", got'),
+        ({"text_pair": None, "return_length": False, "stride": None, "verbose": True}, None),
+    ],
+)
+@pytest.mark.parametrize("door", ["processor", "apply_chat_template"])
+def test_arguments_are_honoured_or_refused_by_name(door: str, options: dict[str, Any], message: str | None) -> None:
+    def call() -> Any:
+        if door == "processor":
+            return PROCESSOR(IMAGE, "What?", **options)
+        return PROCESSOR.apply_chat_template(ask("What?"), **ENCODE, **options)
+
+    if message is None:
+        assert_equal(call(), PROCESSOR(IMAGE, "What?"))
+    else:
+        with pytest.raises(UsageError, match=message):
+            call()
+
+
+def test_a_template_takes_the_names_it_knows() -> None:
+    template = "{{ mood }}{% for m in messages %}<image>{% endfor %}"
+    assert PROCESSOR.apply_chat_template(CHAT[:1], template, mood="calm") == "calm<image>"
+    for options, message in [
+        ({"mood": "calm"}, "no argument `mood`"),
+        ({"tools": [{}]}, "no argument `tools`"),
+        ({"truncation": True}, "for which `truncation` has no use; give tokenize=True"),
+        ({**ENCODE, "return_dict": False, "return_assistant_tokens_mask": True}, "needs return_dict=True"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            PROCESSOR.apply_chat_template(CHAT[:1], **options)
+    assert PROCESSOR.apply_chat_template(CHAT[:1], tools=None, documents=None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [([], "got none"), (None, "got none"), (["What?", 3], "must be text, got int")]
+)
+def test_there_is_text_to_encode(text: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        PROCESSOR(images=[IMAGE] * len(text or []) or None, text=text)

@@ -27,14 +27,18 @@ def one_line(text: str) -> str:
 
 
 def phrase_lines(answer: GroundedAnswer) -> Iterator[str]:
-    """One line for each region, one for each phrase without; phrases are numbered as in the drawing."""
+    """One line for each region, one for each phrase without; phrases are numbered as in the drawing.
+
+    Regions of a phrase that the model doubts say so.
+    """
     for number, phrase in enumerate(answer.phrases, start=1):
         words = one_line(phrase.text)
         if not phrase.regions:
             yield f"  {number:>2}  {words}: not found (best score {phrase.score:.2f})"
         for region in phrase.regions:
             x0, y0, x1, y1 = region.box_xyxy
-            yield f"  {number:>2}  {words}: box {x0:.0f},{y0:.0f},{x1:.0f},{y1:.0f}  score {region.score:.2f}"
+            doubt = "  doubtful" if phrase.doubtful else ""
+            yield f"  {number:>2}  {words}: box {x0:.0f},{y0:.0f},{x1:.0f},{y1:.0f}  score {region.score:.2f}{doubt}"
 
 
 def _write(text: str, stream: TextIO) -> None:

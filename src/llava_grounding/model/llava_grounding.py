@@ -345,12 +345,12 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             )
         return torch.cat([known.to(words), words], dim=1)
 
-    def _set_gradient_checkpointing(self, enable: bool = True, **kwargs: Any) -> None:
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         """As in the recipes: the language model's layers alone are computed again on the way back.
 
         The vision modules' outputs are small beside them, and some of those modules keep statistics of every pass.
         """
-        self.language_model._set_gradient_checkpointing(enable=enable, **kwargs)
+        self.language_model._set_gradient_checkpointing(enable, *args, **kwargs)
 
     def logits(self, hidden: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Scores of every word for what comes next; some families of language models scale or bound them."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ from llava_grounding.processing.regions import EncodedPrompts, collate_prompts, 
 from llava_grounding.processing.selection import PhraseSelection, SelectionSettings, select_regions
 from llava_grounding.processing.sentencepiece import SentencePieceTokenizer
 from llava_grounding.processing.standard_doors import StandardDoors
+from llava_grounding.processing.text_length import check_characters_fit, check_tokens, limit_to_model, max_tokens_of
 from llava_grounding.processing.tokenizer_files import read_tokenizer
 from llava_grounding.processing.tokens import MarkupTokenizer
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, Region, VisualPrompt
@@ -144,6 +145,11 @@ class LlavaGroundingProcessor(StandardDoors):
         """The wrapped tokenizer of transformers."""
         return self.tokens.tokenizer
 
+    @property
+    def max_tokens(self) -> int | None:
+        """Longest text the model reads, in tokens; None where the tokenizer does not know."""
+        return max_tokens_of(self.tokenizer)
+
     def encode_image(self, image: Image.Image) -> EncodedImage:
         """Prepare an image for both encoders; one that is not upright RGB yet is read as by `load_image`."""
         if image.mode != "RGB" or image.info:
@@ -153,44 +159,54 @@ class LlavaGroundingProcessor(StandardDoors):
         return EncodedImage(torch.from_numpy(canvas), tower, letterbox)
 
     def encode_conversation(
-        self, messages: Sequence[Message], grounded: Sequence[bool], letterbox: Letterbox
+        self,
+        messages: Sequence[Message],
+        grounded: Sequence[bool],
+        letterbox: Letterbox,
+        max_tokens: int | None = None,
     ) -> EncodedText:
         """Prepare a whole dialogue, image placeholder first.
 
         Args:
             grounded: per question, whether its answer shall be grounded.
             letterbox: of the image the dialogue is about; visual prompts are mapped with it.
+            max_tokens: refuse a longer one, and one that must be longer before it costs anything; None refuses none.
 
         Raises:
             PromptError: if a question is empty or does not fit its prompts.
+            UsageError: if the dialogue is too long.
         """
         if self.settings.demo_quirks:
-            return self._encode_as_demo(messages, grounded, letterbox)
+            return self._encode_as_demo(messages, grounded, letterbox, max_tokens)
         pieces = dialogue_pieces(self.settings.template, messages, grounded)
         prompts = [prompt for message in messages if message.role == "user" for prompt in message.prompts]
-        return self._encode_pieces(pieces, prompts, letterbox)
+        return self._encode_pieces(pieces, prompts, letterbox, max_tokens)
 
-    def encode_question(self, message: Message, grounded: bool, first: bool, letterbox: Letterbox) -> EncodedText:
-        """Prepare one question, to be appended to what the model has already read.
+    def encode_question(
+        self, message: Message, grounded: bool, first: bool, letterbox: Letterbox, max_tokens: int | None = None
+    ) -> EncodedText:
+        """Prepare one question, to be appended to what the model has already read; `max_tokens` as for a dialogue.
 
         With `demo_quirks` only a first question can be: later ones change how those before them are read.
         """
         if self.settings.demo_quirks:
             assert first
-            return self._encode_as_demo([message], [grounded], letterbox)
+            return self._encode_as_demo([message], [grounded], letterbox, max_tokens)
         check_question(message.text, len(message.prompts))
         pieces = self.settings.template.question(message.text, len(message.prompts), grounded, first)
-        return self._encode_pieces(pieces, message.prompts, letterbox)
+        return self._encode_pieces(pieces, message.prompts, letterbox, max_tokens)
 
     def _encode_as_demo(
-        self, messages: Sequence[Message], grounded: Sequence[bool], letterbox: Letterbox
+        self, messages: Sequence[Message], grounded: Sequence[bool], letterbox: Letterbox, max_tokens: int | None
     ) -> EncodedText:
         """A dialogue with the faults of the original's demo."""
         tokens = self.tokens
         assert isinstance(tokens, SentencePieceTokenizer)
         *before, whole = demo_pieces(self.settings.template, messages, grounded)
+        check_characters_fit(len(whole.text), tokens.longest, max_tokens)
         encoded = self._encode_pieces(before, (), letterbox)
         ids, prompts = tokens.encode_marked(whole.text), demo_prompts(messages)
+        check_tokens(len(encoded.input_ids) + len(ids), max_tokens)
         if prompts:
             prompts *= ids.count(tokens.percent)
             ids = [tokens.ids.region if token == tokens.percent else token for token in ids]
@@ -202,8 +218,13 @@ class LlavaGroundingProcessor(StandardDoors):
         )
 
     def _encode_pieces(
-        self, pieces: Iterable[Piece], prompts: Sequence[VisualPrompt], letterbox: Letterbox
+        self,
+        pieces: Sequence[Piece],
+        prompts: Sequence[VisualPrompt],
+        letterbox: Letterbox,
+        max_tokens: int | None = None,
     ) -> EncodedText:
+        check_characters_fit(sum(len(piece.text) for piece in pieces), self.tokens.longest, max_tokens)
         ids: list[int] = []
         learnt: list[bool] = []
         for piece in pieces:
@@ -218,6 +239,7 @@ class LlavaGroundingProcessor(StandardDoors):
                 new = self.tokens.encode_question(piece.text, piece.num_regions)
             ids += new
             learnt += [piece.learnt] * len(new)
+        check_tokens(len(ids), max_tokens)
         return EncodedText(ids, learnt, encode_prompts(prompts, letterbox))
 
     def collate_images(self, images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:
@@ -231,9 +253,15 @@ class LlavaGroundingProcessor(StandardDoors):
             batch["pixel_values"] = torch.stack(towers)
         return batch
 
-    def collate_texts(self, texts: Sequence[EncodedText], padding_side: str = "right") -> dict[str, torch.Tensor]:
-        """Batch texts: `input_ids`, `attention_mask` and `labels`, all `[B, T]`; label -100 means not learnt."""
-        longest = max(len(text.input_ids) for text in texts)
+    def collate_texts(
+        self, texts: Sequence[EncodedText], padding_side: str = "right", length: int | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Batch texts: `input_ids`, `attention_mask` and `labels`, all `[B, T]`; label -100 means not learnt.
+
+        Args:
+            length: T, at least; None is the longest text's.
+        """
+        longest = max([len(text.input_ids) for text in texts] + ([] if length is None else [length]))
         ids = torch.full((len(texts), longest), self.tokens.ids.pad)
         mask = torch.zeros((len(texts), longest), dtype=torch.long)
         labels = torch.full((len(texts), longest), -100)
@@ -250,12 +278,18 @@ class LlavaGroundingProcessor(StandardDoors):
         """Batch visual prompts; None when no row has one."""
         return collate_prompts(prompts)
 
-    def select(self, output: GrounderOutput, row: int, num_phrases: int) -> list[PhraseSelection]:
-        """What each phrase of one image keeps."""
-        return select_regions(output, row, num_phrases, self.settings.selection)
+    def select(
+        self, output: GrounderOutput, row: int, num_phrases: int, letterbox: Letterbox | None = None
+    ) -> list[PhraseSelection]:
+        """What each phrase of one image keeps; with its letterbox only what lies in the image."""
+        return select_regions(output, row, num_phrases, self.settings.selection, letterbox)
 
     def decode_regions(self, selection: PhraseSelection, letterbox: Letterbox) -> tuple[Region, ...]:
-        """A phrase's kept queries as regions of the original image: xyxy pixels inside it, masks at its size."""
+        """A phrase's kept queries as regions of the original image: xyxy pixels inside it, masks at its size.
+
+        One of which no area or no pixel is in the image is no region. Selection has left those out already, but for a
+        mask that falls between the pixels of an image that is smaller than its cells.
+        """
         boxes = letterbox.norm_cxcywh_to_image(selection.boxes_cxcywh)
         width, height = letterbox.image_size_wh
         boxes = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float64))
@@ -263,22 +297,24 @@ class LlavaGroundingProcessor(StandardDoors):
         return tuple(
             Region(box_xyxy=box, score=float(score), mask=mask)
             for box, score, mask in zip(boxes, selection.scores, masks, strict=True)
-            if box[2] > box[0] and box[3] > box[1]
+            if box[2] > box[0] and box[3] > box[1] and mask.any()
         )
 
     def decode_phrase(
         self, phrase: markup.PhraseSpan, number: int, selection: PhraseSelection | None, letterbox: Letterbox
     ) -> GroundedPhrase:
         """A phrase of the text with its regions; `selection=None` means that it was not grounded."""
+        score = 0.0 if selection is None else selection.best_score
         return GroundedPhrase(
             id=number,
             text=phrase.text,
             span=phrase.span,
             regions=() if selection is None else self.decode_regions(selection, letterbox),
-            score=0.0 if selection is None else selection.best_score,
+            score=score,
+            doubtful=selection is not None and self.settings.selection.doubts(score),
         )
 
-    def decode(
+    def decode_answer(
         self,
         raw: str,
         selections: Sequence[PhraseSelection | None],
@@ -324,7 +360,7 @@ class LlavaGroundingProcessor(StandardDoors):
             "canvas": settings.canvas.to_dict(),
             "tower": None if settings.tower is None else settings.tower.to_dict(),
             "template": settings.template.to_dict(),
-            "selection": vars(settings.selection),
+            "selection": settings.selection.to_dict(),
             "tokenisation": settings.tokenisation,
             "demo_quirks": settings.demo_quirks,
         }
@@ -371,7 +407,9 @@ class LlavaGroundingProcessor(StandardDoors):
         check_folder(folder)
         if (folder / CONFIG).is_file():
             check_one_home(folder, read_json(folder, CONFIG), values)
-        return cls(read_tokenizer(folder), settings)
+        tokenizer = read_tokenizer(folder)
+        limit_to_model(tokenizer, folder)
+        return cls(tokenizer, settings)
 
 
 def _read_settings(values: dict[str, Any]) -> ProcessorSettings:

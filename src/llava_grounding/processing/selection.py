@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llava_grounding.errors import ConfigError
-from llava_grounding.geometry import box_cxcywh_to_xyxy, box_iou
+from llava_grounding.errors import ConfigError, LlavaGroundingError
+from llava_grounding.geometry import Letterbox, box_area, box_cxcywh_to_xyxy, box_iou, clip_boxes_xyxy
 from llava_grounding.model.outputs import GrounderOutput
 
 
@@ -23,14 +23,31 @@ class SelectionSettings:
     query_selection: str = "softmax"
     score_threshold: float = 0.05
     nms_iou: float | None = None
+    doubt_threshold: float | None = None
+    """A phrase whose best score is below it is doubtful: more often wrong than right. None doubts nothing."""
 
     def __post_init__(self) -> None:
         if self.query_selection not in ("softmax", "sigmoid"):
             raise ConfigError(f"query_selection must be softmax or sigmoid, got `{self.query_selection!s:.80}`")
-        for name, value in [("score_threshold", self.score_threshold), ("nms_iou", self.nms_iou)]:
+        for name, value in [
+            ("score_threshold", self.score_threshold),
+            ("nms_iou", self.nms_iou),
+            ("doubt_threshold", self.doubt_threshold),
+        ]:
             number = type(value) in (int, float) and value is not None and math.isfinite(value)
             if not number and (value is not None or name == "score_threshold"):
                 raise ConfigError(f"{name} must be a number, got {value!r:.80}")
+
+    def doubts(self, best_score: float) -> bool:
+        """Whether a phrase with this best score is doubtful."""
+        return self.doubt_threshold is not None and best_score < self.doubt_threshold
+
+    def to_dict(self) -> dict[str, str | float | None]:
+        """Plain values for a JSON file; without a threshold of doubt as before there was one."""
+        values = dict(vars(self))
+        return (
+            values if self.doubt_threshold is not None else {k: v for k, v in values.items() if k != "doubt_threshold"}
+        )
 
 
 @dataclass(frozen=True)
@@ -46,7 +63,7 @@ class PhraseSelection:
     mask_logits: np.ndarray
     """(n, h, w) float32 at stride 4 of the canvas."""
     best_score: float
-    """Highest score of any query, kept or not; 0 without queries."""
+    """Highest score of any query that lies in the image, kept or not; 0 without one."""
 
 
 def query_scores(phrase_logits: Tensor, query_selection: str) -> Tensor:
@@ -56,15 +73,21 @@ def query_scores(phrase_logits: Tensor, query_selection: str) -> Tensor:
 
 
 def keep_queries(
-    scores: np.ndarray, boxes_xyxy: np.ndarray, score_threshold: float, nms_iou: float | None
+    scores: np.ndarray,
+    boxes_xyxy: np.ndarray,
+    score_threshold: float,
+    nms_iou: float | None,
+    absent: np.ndarray | None = None,
 ) -> np.ndarray:
     """Indices of the queries above the threshold, best first, without doubles.
 
     Args:
         scores: (Q,).
         boxes_xyxy: (Q, 4), any unit.
+        absent: (Q,) bool, queries that are not kept whatever their score, nor make another a double.
     """
-    kept = np.flatnonzero(scores > score_threshold)
+    candidates = scores > score_threshold
+    kept = np.flatnonzero(candidates if absent is None else candidates & ~absent)
     kept = kept[np.argsort(-scores[kept], kind="stable")]
     if nms_iou is None or len(kept) < 2:
         return kept
@@ -78,31 +101,66 @@ def keep_queries(
 
 @torch.no_grad()
 def select_regions(
-    output: GrounderOutput, row: int, num_phrases: int, settings: SelectionSettings
+    output: GrounderOutput,
+    row: int,
+    num_phrases: int,
+    settings: SelectionSettings,
+    letterbox: Letterbox | None = None,
 ) -> list[PhraseSelection]:
-    """What each of the first `num_phrases` phrases of one image keeps."""
-    scores = query_scores(output.phrase_logits[row], settings.query_selection).cpu().numpy()
-    boxes = output.boxes_cxcywh[row].float().cpu().numpy()
+    """What each of the first `num_phrases` phrases of one image keeps.
+
+    Args:
+        letterbox: where the image lies on the canvas; a query whose mask or box has nothing in it is none, and another
+            may take its place. None lets every query count.
+
+    Raises:
+        LlavaGroundingError: if a score, a box or a mask is not made of finite numbers.
+    """
+    logits = _finite(output.phrase_logits[row, :, :num_phrases], "scores")
+    scores = query_scores(logits, settings.query_selection).numpy()
+    boxes = _finite(output.boxes_cxcywh[row], "boxes").numpy()
     corners = box_cxcywh_to_xyxy(boxes)
-    kept = [
-        keep_queries(scores[:, phrase], corners, settings.score_threshold, settings.nms_iou)
-        for phrase in range(num_phrases)
-    ]
-    wanted = np.unique(np.concatenate(kept)) if kept else np.zeros(0, dtype=np.int64)
+    wanted = np.flatnonzero((scores > settings.score_threshold).any(axis=1))
     index = torch.as_tensor(wanted, dtype=torch.long, device=output.boxes_cxcywh.device)
     embeds = output.mask_embeds[row, index].float()
     features = output.mask_features[row if output.mask_features.shape[0] > 1 else 0].float()
-    masks = torch.einsum("qc,chw->qhw", embeds, features).cpu().numpy()
+    masks = _finite(torch.einsum("qc,chw->qhw", embeds, features), "masks").numpy()
+    absent = np.zeros(len(boxes), dtype=bool)
+    if letterbox is not None:
+        absent[wanted] = ~_in_image(boxes[wanted], masks, letterbox)
     selections = []
-    for phrase, queries in enumerate(kept):
-        column = scores[:, phrase]
+    for column in scores.T:
+        queries = keep_queries(column, corners, settings.score_threshold, settings.nms_iou, absent)
         selections.append(
             PhraseSelection(
                 query_index=queries,
                 boxes_cxcywh=boxes[queries],
                 scores=column[queries],
                 mask_logits=masks[np.searchsorted(wanted, queries)],
-                best_score=float(column.max()) if len(column) else 0.0,
+                best_score=float(column[~absent].max(initial=0)),
             )
         )
     return selections
+
+
+def _in_image(boxes_cxcywh: np.ndarray, mask_logits: np.ndarray, letterbox: Letterbox) -> np.ndarray:
+    """Which of n queries have a box with an area and a cell of their mask where the image lies, (n,) bool."""
+    boxes = clip_boxes_xyxy(letterbox.norm_cxcywh_to_image(boxes_cxcywh), letterbox.image_size_wh)
+    columns, rows = letterbox.covered_cells((mask_logits.shape[2], mask_logits.shape[1]))
+    seen = mask_logits[:, : math.ceil(rows), : math.ceil(columns)] > 0
+    return (box_area(boxes) > 0) & seen.any(axis=(1, 2))
+
+
+def _finite(values: Tensor, what: str) -> Tensor:
+    """The values as float32 on the CPU.
+
+    Raises:
+        LlavaGroundingError: if one of them is not finite.
+    """
+    values = values.detach().float().cpu()
+    if not bool(values.isfinite().all()):
+        raise LlavaGroundingError(
+            f"the grounder gave {what} that are not finite numbers: its weights or its input hold values that are "
+            "none, or the dtype is too narrow for them (try float32)"
+        )
+    return values

@@ -6,23 +6,32 @@ and people used to transformers expect.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from PIL import Image
-from transformers import BatchFeature, ProcessorMixin
+from transformers import ProcessorMixin
 
 from llava_grounding import markup
-from llava_grounding.errors import PromptError, UsageError
+from llava_grounding.errors import PromptError, UsageError, did_you_mean
 from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, load_image
 from llava_grounding.markup import SEG
 from llava_grounding.processing.chat_format import Chat, prompt_pieces, read_chat, region_prompt
-from llava_grounding.processing.conversation import check_question, dialogue_pieces
+from llava_grounding.processing.conversation import Piece, check_question, dialogue_pieces
 from llava_grounding.processing.regions import EncodedPrompts
 from llava_grounding.processing.selection import PhraseSelection
+from llava_grounding.processing.standard_images import (
+    IMAGE_INPUT_NAMES,
+    GroundingBatch,
+    GroundingImageProcessor,
+    image_tensors,
+    unwrapped,
+)
+from llava_grounding.processing.standard_options import OPTION_NAMES, STANDARD_NAMES, TextOptions, read_options
 from llava_grounding.processing.tokens import IMAGE, RawDecoder
 from llava_grounding.structures import GroundedAnswer, Message, VisualPrompt
 
@@ -31,21 +40,6 @@ if TYPE_CHECKING:
     from llava_grounding.model.llava_grounding import RegionPrompts
     from llava_grounding.processing.processor import EncodedImage, EncodedText, ProcessorSettings
     from llava_grounding.processing.tokens import MarkupTokenizer
-
-
-class GroundingBatch(BatchFeature):
-    """Inputs of the model. `.to(dtype)` changes the vision tower's pixels only.
-
-    The vision modules keep their precision, and places in the image would move by pixels in 16 bits.
-    """
-
-    def to(self, *args: Any, **kwargs: Any) -> GroundingBatch:
-        """Move to a device, a type, or both."""
-        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
-        for name, value in self.items():
-            if isinstance(value, torch.Tensor):
-                self[name] = value.to(device=device, dtype=dtype if name == "pixel_values" else None)
-        return self
 
 
 class StandardDoors(ProcessorMixin):
@@ -60,10 +54,56 @@ class StandardDoors(ProcessorMixin):
 
         def encode_image(self, image: Image.Image) -> EncodedImage: ...
         def collate_images(self, images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]: ...
-        def collate_texts(self, texts: Sequence[EncodedText], padding_side: str) -> dict[str, torch.Tensor]: ...
+        def collate_texts(
+            self, texts: Sequence[EncodedText], padding_side: str, length: int | None = None
+        ) -> dict[str, torch.Tensor]: ...
         def collate_prompts(self, prompts: Sequence[EncodedPrompts]) -> RegionPrompts | None: ...
-        def select(self, output: Any, row: int, num_phrases: int) -> list[PhraseSelection]: ...
-        def _encode_pieces(self, pieces: Any, prompts: Any, letterbox: Letterbox) -> EncodedText: ...
+        def select(
+            self, output: Any, row: int, num_phrases: int, letterbox: Letterbox | None
+        ) -> list[PhraseSelection]: ...
+        def decode_answer(self, raw: str, *args: Any, **kwargs: Any) -> GroundedAnswer: ...
+        def _encode_pieces(
+            self, pieces: Any, prompts: Any, letterbox: Letterbox, max_tokens: int | None = None
+        ) -> EncodedText: ...
+        @property
+        def max_tokens(self) -> int | None: ...
+
+    @property
+    def image_processor(self) -> GroundingImageProcessor:
+        """The half that prepares images, as transformers knows it."""
+
+        def encode(images: Sequence[Any]) -> dict[str, torch.Tensor]:
+            seen = [self.encode_image(load_image(image, self.image_limits)) for image in images]
+            return image_tensors(seen, self.collate_images)
+
+        return GroundingImageProcessor(self.settings, encode)
+
+    @overload
+    def decode(
+        self,
+        raw: str,
+        selections: Sequence[PhraseSelection | None],
+        letterbox: Letterbox,
+        *,
+        model: str,
+        prompt_tokens: int,
+        completion_tokens: int,
+        image: Image.Image | None = None,
+    ) -> GroundedAnswer: ...
+
+    @overload
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> Any: ...
+
+    def decode(self, *args: Any, **kwargs: Any) -> Any:
+        """Text of token ids, as transformers' processors decode; or the answer of a raw text, as `decode_answer`.
+
+        Args:
+            args, kwargs: `token_ids`, `skip_special_tokens` and what else the tokenizer's `decode` takes; or, where the
+                first is a text, what `decode_answer` takes.
+        """
+        if isinstance(args[0] if args else kwargs.get("raw"), str):
+            return self.decode_answer(*args, **kwargs)
+        return super().decode(*args, **kwargs)
 
     def __call__(
         self,
@@ -74,6 +114,7 @@ class StandardDoors(ProcessorMixin):
         padding: bool | str = True,
         padding_side: str = "left",
         grounded: bool = True,
+        **kwargs: Any,
     ) -> GroundingBatch:
         """Encode prompts, written out as `apply_chat_template` gives them, or plain questions.
 
@@ -84,6 +125,7 @@ class StandardDoors(ProcessorMixin):
             regions: per text, a list of region parts or `VisualPrompt`s for its first `<region>`s.
             padding_side: "left" for `generate`, "right" for training.
             grounded: for plain questions, whether to ask for regions.
+            kwargs: `truncation`, `max_length`, `pad_to_multiple_of`, `add_special_tokens`; see `TextOptions`.
 
         Returns:
             `input_ids`, `attention_mask`, `grounder_pixel_values`, `pixel_values` if the model has a tower of its own,
@@ -91,16 +133,18 @@ class StandardDoors(ProcessorMixin):
 
         Raises:
             ImageError, PromptError: if an image or a region cannot be used, or their numbers do not fit.
+            UsageError: if an argument is not known, a text is longer than the model reads, or there is none.
         """
-        _check_tensors(return_tensors, padding)
-        texts = [text] if isinstance(text, str) else list(text or [])
+        given = {"return_tensors": return_tensors, "padding": padding, "padding_side": padding_side}
+        options = read_options({**kwargs, **given}, "processor(...)")
+        texts = _texts(text)
         seen = self._look(_one_each(images, len(texts)))
         prompts = _prompts_each(regions, len(texts), batched=not isinstance(text, str))
         rows = [
-            self._encode_prompt(each, image, placed, grounded)
+            self._encode_prompt(each, image, placed, grounded, options)
             for each, image, placed in zip(texts, seen, prompts, strict=True)
         ]
-        return self._batch(rows, seen, padding_side)
+        return self._batch(rows, seen, options)
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -130,43 +174,61 @@ class StandardDoors(ProcessorMixin):
             return_assistant_tokens_mask: also give `assistant_masks`, 1 where an answer is.
             grounded: ask for regions, in questions that do not say by a key `grounded` of their own.
             images: one per chat, for image parts that hold none.
-            chat_template, processor_kwargs, kwargs: as in transformers; with a template of another's making the text
-                is rendered first and then encoded as by `processor(...)`.
+            chat_template, processor_kwargs, kwargs: as in transformers: options of `processor(...)`, and names that the
+                template knows; with a template of another's making the text is rendered first and then encoded as by
+                `processor(...)`.
 
         Returns:
             The text; or its ids; or with `return_dict` what `processor(...)` gives.
+
+        Raises:
+            ImageError, PromptError: if a message, an image or a region cannot be used.
+            UsageError: if an argument is not known or has no use, or a chat is longer than the model reads.
         """
-        options = {"images": images, "padding": padding, "padding_side": padding_side, "return_tensors": return_tensors}
-        options |= processor_kwargs or {}
-        foreign = chat_template not in (None, self.chat_template)
+        where = "apply_chat_template"
+        template = chat_template or str(self.chat_template)
+        foreign = template != self.chat_template
+        given = {"padding": padding, "padding_side": padding_side, "return_tensors": return_tensors}
+        processor_kwargs = dict(processor_kwargs or {})
+        images = processor_kwargs.pop("images", images)
+        asked = {name: kwargs.pop(name) for name in list(kwargs) if name in STANDARD_NAMES}
+        if asked.get("sanitize_control_tokens"):  # what a message says never is one
+            del asked["sanitize_control_tokens"]
+        options = read_options({**given, **asked, **processor_kwargs}, where)
+        for name, value in kwargs.items():
+            if value is not None and not re.search(rf"\b{re.escape(name)}\b", template):
+                raise UsageError(f"{where} has no argument `{name}`{did_you_mean(name, OPTION_NAMES)}")
         text = None
         if foreign or not tokenize:
-            kwargs |= {"add_generation_prompt": add_generation_prompt, "grounded": grounded}
-            kwargs |= {"continue_final_message": continue_final_message, "tokenize": False}
-            template = chat_template or str(self.chat_template)
-            text = super().apply_chat_template(conversation, template, **kwargs)
+            variables = {**kwargs, "add_generation_prompt": add_generation_prompt, "grounded": grounded}
+            text = super().apply_chat_template(
+                conversation, template, continue_final_message=continue_final_message, tokenize=False, **variables
+            )
         if not tokenize:
+            unused = next((name for name, value in {**asked, **processor_kwargs}.items() if value is not None), None)
+            if unused is not None:
+                raise UsageError(f"{where} renders a text, for which `{unused}` has no use; give tokenize=True as well")
             return text
-        _check_tensors(options["return_tensors"], options["padding"])
+        if return_assistant_tokens_mask and not return_dict:
+            raise UsageError("return_assistant_tokens_mask gives a mask beside the ids, so it needs return_dict=True")
         batched = _is_batch(conversation)
         chats = [read_chat(chat, grounded) for chat in (conversation if batched else [conversation])]
-        given = _one_each(options["images"], len(chats))
-        seen = self._look([chat.image if image is None else image for chat, image in zip(chats, given, strict=True)])
+        placed = _one_each(images, len(chats))
+        seen = self._look([chat.image if image is None else image for chat, image in zip(chats, placed, strict=True)])
         if foreign:
             texts = [text] if isinstance(text, str) else list(text or [])
             rows = [
-                self._encode_prompt(each, image, chat.prompts, grounded)
+                self._encode_prompt(each, image, chat.prompts, grounded, options)
                 for each, image, chat in zip(texts, seen, chats, strict=True)
             ]
         else:
             rows = [
-                self._encode_chat(chat, image, add_generation_prompt, continue_final_message)
+                self._encode_chat(chat, image, add_generation_prompt, continue_final_message, options)
                 for chat, image in zip(chats, seen, strict=True)
             ]
-        batch = self._batch(rows, seen, options["padding_side"])
+        batch = self._batch(rows, seen, options)
         if return_assistant_tokens_mask:
-            labels = self.collate_texts(rows, options["padding_side"])["labels"]
-            batch["assistant_masks"] = (labels != -100).long()
+            batch["assistant_masks"] = (self._collate(rows, options)["labels"] != -100).long()
         return batch if return_dict else batch["input_ids"]
 
     def post_process_image_text_to_text(
@@ -204,16 +266,16 @@ class StandardDoors(ProcessorMixin):
         for row, (ids, (height, width)) in enumerate(zip(sequences.tolist(), sizes, strict=True)):
             raw, seg_of_state, length = self._read_answer(ids[found.prompt_length :])
             selections: list[PhraseSelection | None] = [None] * raw.count(SEG)
-            for seg, selection in zip(seg_of_state, self._select(found, row), strict=False):
-                selections[seg] = selection
             letterbox = Letterbox.fit((width, height), canvas)
+            for seg, selection in zip(seg_of_state, self._select(found, row, letterbox), strict=False):
+                selections[seg] = selection
             counts = {"prompt_tokens": int(found.prompt_tokens[row]), "completion_tokens": length}
-            answers.append(self.decode(raw, selections, letterbox, model=model, **counts))
+            answers.append(self.decode_answer(raw, selections, letterbox, model=model, **counts))
         return answers
 
-    def _select(self, found: GeneratedPhrases, row: int) -> list[PhraseSelection]:
+    def _select(self, found: GeneratedPhrases, row: int, letterbox: Letterbox) -> list[PhraseSelection]:
         count = int(found.phrase_mask[row].sum())
-        return self.select(found.output, row, count) if count else []
+        return self.select(found.output, row, count, letterbox) if count else []
 
     def _read_answer(self, ids: Sequence[int]) -> tuple[str, list[int], int]:
         """Raw text of an answer, which of its `<seg>` each `<seg>` token is, and how many tokens it has."""
@@ -236,9 +298,11 @@ class StandardDoors(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """Names of the tensors that `processor(...)` may give."""
         regions = ["region_boxes", "region_types", "region_mask", "region_coverage"]
-        return ["input_ids", "attention_mask", "grounder_pixel_values", "pixel_values", "image_sizes", *regions]
+        return ["input_ids", "attention_mask", *IMAGE_INPUT_NAMES, *regions]
 
-    def _encode_chat(self, chat: Chat, image: EncodedImage | None, generate: bool, unfinished: bool) -> EncodedText:
+    def _encode_chat(
+        self, chat: Chat, image: EncodedImage | None, generate: bool, unfinished: bool, options: TextOptions
+    ) -> EncodedText:
         """A chat from the same pieces as in training and in the engine."""
         template = self.settings.template
         if chat.system is not None:
@@ -249,25 +313,69 @@ class StandardDoors(ProcessorMixin):
         question_last = chat.messages[-1].role == "user"
         if question_last and not generate:
             pieces[-1] = replace(pieces[-1], text=pieces[-1].text.removesuffix(template.assistant))
-        text = self._encode_pieces(pieces, chat.prompts, _letterbox(image, chat.prompts))
-        return _without_end(text) if unfinished and not question_last else text
+        return self._encode_fitting(pieces, chat.prompts, image, unfinished and not question_last, options)
 
     def _encode_prompt(
-        self, text: str, image: EncodedImage | None, prompts: Sequence[VisualPrompt], grounded: bool
+        self,
+        text: str,
+        image: EncodedImage | None,
+        prompts: Sequence[VisualPrompt],
+        grounded: bool,
+        options: TextOptions,
     ) -> EncodedText:
         """A prompt written out, or a plain question."""
         if image is not None and IMAGE not in text:
             check_question(text, len(prompts))
             question = Chat((Message("user", text, tuple(prompts)),), (grounded,), None, None)
-            return self._encode_chat(question, image, generate=True, unfinished=False)
+            return self._encode_chat(question, image, True, False, options)
         if text.count(IMAGE) != (image is not None):
             images = f"{int(image is not None)} image{'s' * (image is None)}"
             raise PromptError(f"a prompt must have one {IMAGE} per image, got {text.count(IMAGE)} for {images}")
-        pieces, unfinished = prompt_pieces(self.settings.template, text, self._end, len(prompts))
+        template, begin = self.settings.template, self.tokenizer.bos_token
+        if template.begin and isinstance(begin, str):
+            text = text.removeprefix(begin)
+        pieces, unfinished = prompt_pieces(template, text, self._end, len(prompts))
+        if template.begin:
+            pieces = [Piece("", "begin"), *pieces]
         if sum(piece.num_regions for piece in pieces) != len(prompts):
             raise PromptError(f"a prompt must have one {markup.REGION} per region, got too few for {len(prompts)}")
-        encoded = self._encode_pieces(pieces, prompts, _letterbox(image, prompts))
-        return _without_end(encoded) if unfinished else encoded
+        return self._encode_fitting(pieces, prompts, image, unfinished, options)
+
+    def _encode_fitting(
+        self,
+        pieces: Sequence[Piece],
+        prompts: Sequence[VisualPrompt],
+        image: EncodedImage | None,
+        unfinished: bool,
+        options: TextOptions,
+    ) -> EncodedText:
+        """A text that is no longer than the options and the model allow: cut, or refused."""
+        if options.add_special_tokens is False:
+            pieces = [piece for piece in pieces if piece.kind != "begin"]
+        # Without a cut, what is too long for the model is refused before it costs anything.
+        text = self._encode_pieces(
+            pieces, prompts, _letterbox(image, prompts), None if options.cuts else self.max_tokens
+        )
+        if unfinished:
+            text = replace(text, input_ids=text.input_ids[:-1], learnt=text.learnt[:-1])
+        limits = [limit for limit in (options.max_length, self.max_tokens) if limit is not None]
+        if not limits or len(text.input_ids) <= min(limits):
+            return text
+        if not options.cuts:
+            tokens = len(text.input_ids)
+            raise UsageError(
+                f"a text has {tokens} tokens, over max_length={min(limits)}; give truncation=True to cut it"
+            )
+        return self._cut(text, min(limits))
+
+    def _cut(self, text: EncodedText, length: int) -> EncodedText:
+        placeholders = {self.tokens.ids.image, self.tokens.ids.region}
+        needed = max((place for place, token in enumerate(text.input_ids, 1) if token in placeholders), default=0)
+        if length < needed:
+            raise UsageError(
+                f"a text cut to {length} tokens would lose a part of its image or a region; it needs at least {needed}"
+            )
+        return replace(text, input_ids=text.input_ids[:length], learnt=text.learnt[:length])
 
     @property
     def _end(self) -> str:
@@ -276,29 +384,38 @@ class StandardDoors(ProcessorMixin):
         return end
 
     def _batch(
-        self, rows: Sequence[EncodedText], seen: Sequence[EncodedImage | None], padding_side: str
+        self, rows: Sequence[EncodedText], seen: Sequence[EncodedImage | None], options: TextOptions
     ) -> GroundingBatch:
-        texts = self.collate_texts(rows, padding_side)
+        texts = self._collate(rows, options)
         data: dict[str, torch.Tensor] = {name: texts[name] for name in ("input_ids", "attention_mask")}
         images = [image for image in seen if image is not None]
         if images:
             if len(images) != len(rows):
                 counts = f"got {len(images)} for {len(rows)} texts"
                 raise PromptError(f"each text of a batch must have an image, or none of them, {counts}")
-            data |= self.collate_images(images)
-            data["image_sizes"] = torch.tensor([image.letterbox.image_size_wh[::-1] for image in images])
+            data |= image_tensors(images, self.collate_images)
         prompts = self.collate_prompts([row.prompts for row in rows])
         if prompts is not None:
             data |= {"region_boxes": prompts.boxes_cxcywh, "region_types": prompts.types, "region_mask": prompts.mask}
             data |= {} if prompts.coverage is None else {"region_coverage": prompts.coverage}
         return GroundingBatch(data)
 
+    def _collate(self, rows: Sequence[EncodedText], options: TextOptions) -> dict[str, torch.Tensor]:
+        lengths = sorted({len(row.input_ids) for row in rows})
+        if not options.pads and len(lengths) > 1:
+            raise UsageError(f"texts of {lengths[0]} to {lengths[-1]} tokens make no batch without padding=True")
+        length = options.padded_length(lengths[-1]) if options.pads else None
+        return self.collate_texts(rows, options.padding_side or "left", length)
 
-def _check_tensors(return_tensors: str | None, padding: bool | str) -> None:
-    if return_tensors not in (None, "pt"):
-        raise UsageError(f'return_tensors must be "pt", got {return_tensors!r}')
-    if padding not in (True, "longest"):
-        raise UsageError(f'padding must be True or "longest", got {padding!r}')
+
+def _texts(text: Any) -> list[str]:
+    texts = [text] if isinstance(text, str) else list(text or [])
+    if not texts:
+        raise UsageError("a processor encodes texts, got none; images alone go to processor.image_processor")
+    for each in texts:
+        if not isinstance(each, str):
+            raise UsageError(f"a text must be text, got {type(each).__name__}")
+    return texts
 
 
 def _is_batch(conversation: Any) -> bool:
@@ -310,21 +427,11 @@ def _one_each(images: Any, count: int) -> list[Any]:
     if images is None:
         return [None] * count
     rows = list(images) if isinstance(images, (list, tuple)) else [images]
-    rows = list(_unwrapped(rows))
+    rows = list(unwrapped(rows))
     if len(rows) != count:
         texts = f"{count} text{'s' * (count != 1)}"
         raise PromptError(f"there must be one image per text, got {len(rows)} for {texts}")
     return rows
-
-
-def _unwrapped(rows: Sequence[Any]) -> Iterator[Any]:
-    for row in rows:
-        if not isinstance(row, (list, tuple)):
-            yield row
-        elif len(row) == 1:
-            yield row[0]
-        else:
-            raise PromptError(f"a text must be about one image, got {len(row)}")
 
 
 def _prompts_each(regions: Any, count: int, batched: bool) -> list[list[VisualPrompt]]:
@@ -341,7 +448,3 @@ def _letterbox(image: EncodedImage | None, prompts: Sequence[VisualPrompt]) -> L
     if prompts:
         raise PromptError("regions need an image in which they are, got none")
     return Letterbox.fit((1, 1), (1, 1))
-
-
-def _without_end(text: EncodedText) -> EncodedText:
-    return replace(text, input_ids=text.input_ids[:-1], learnt=text.learnt[:-1])

@@ -79,13 +79,15 @@ class MarkupTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.ids = SpecialIds.of(tokenizer)
+        self.longest = max(map(len, tokenizer.get_vocab()))
+        """Characters of the longest token: no token stands for more of them."""
 
     def encode_plain(self, text: str) -> list[int]:
         """Ids of text in which nothing is special."""
         if not text:
             return []
         try:
-            return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
         except BaseException as error:
             if type(error).__name__ != "PanicException":  # of the Rust library, which has no class to import
                 raise

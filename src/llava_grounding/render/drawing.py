@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from llava_grounding.image_files import ImageSource, load_image
 from llava_grounding.render.canvas import Canvas
 from llava_grounding.render.palette import BLACK, GREY, RGB, WHITE, ink_on, mix, phrase_color
-from llava_grounding.render.parts import NOT_FOUND, picture_of, text_pieces
+from llava_grounding.render.parts import DOUBT_MARK, DOUBTFUL, NOT_FOUND, picture_of, text_pieces
 from llava_grounding.render.typeset import NO_BREAK, Piece, Run, Typesetter
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
 
@@ -36,7 +36,8 @@ def draw_answer(
     """The picture with every region tinted, boxed and numbered, and below it the text, each phrase in its colour.
 
     The k-th phrase has the number k, counted from 1. A phrase with no regions is grey, dotted and has a question mark;
-    a line below says what that means, another which letters no font could write.
+    a line below says what that means, another which letters no font could write. One that is doubtful has its colour
+    and a question mark in brackets.
 
     Args:
         image: the picture the answer is about, as `load_image` takes it.
@@ -115,8 +116,10 @@ def _with_legend(picture: Image.Image, answer: GroundedAnswer) -> Image.Image:
 
 
 def _notes(answer: GroundedAnswer, lines: Sequence[Sequence[Run]]) -> list[str]:
-    """What a question mark and an empty box in the legend mean, where there is one."""
+    """What question marks and an empty box in the legend mean, where there are any."""
     notes = [f"? = {NOT_FOUND}"] if any(not phrase.regions for phrase in answer.phrases) else []
+    if any(phrase.regions and phrase.doubtful for phrase in answer.phrases):
+        notes.append(f"{DOUBT_MARK} = {DOUBTFUL}")
     missing = dict.fromkeys(c for line in lines for run in line if run.font is None for c in run.text)
     if missing:
         named = ", ".join(f"U+{ord(character):04X}" for character in list(missing)[:_MAX_NAMED])
@@ -134,7 +137,8 @@ def _legend_pieces(answer: GroundedAnswer) -> list[Piece]:
         if k is None:
             pieces.append((text[:left], _PLAIN))
         elif answer.phrases[k].regions:
-            pieces += [(f"{NO_BREAK}{k + 1}{NO_BREAK}", 2 * k + 1), (text[:left], 2 * k + 2)]
+            words = text[:left] + (f" {DOUBT_MARK}" if answer.phrases[k].doubtful else "")
+            pieces += [(f"{NO_BREAK}{k + 1}{NO_BREAK}", 2 * k + 1), (words, 2 * k + 2)]
         else:
             pieces += [(text[:left], 2 * k + 2), ("?", 2 * k + 1)]
         left -= len(text)

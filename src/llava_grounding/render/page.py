@@ -20,7 +20,7 @@ from PIL import Image
 from llava_grounding.image_files import ImageSource
 from llava_grounding.render.outline import mask_to_path
 from llava_grounding.render.palette import RGB, WHITE, css, ink_on, phrase_color
-from llava_grounding.render.parts import NOT_FOUND, picture_of, text_pieces
+from llava_grounding.render.parts import DOUBT_MARK, DOUBTFUL, NOT_FOUND, picture_of, text_pieces
 from llava_grounding.render.typeset import clean
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Region, VisualPrompt
 
@@ -35,7 +35,7 @@ def answer_to_html(image: ImageSource, answer: GroundedAnswer, prompts: Sequence
 
     Args:
         image: the picture the answer is about, as `load_image` takes it.
-        answer: phrases without regions are grey and dotted, with a question mark.
+        answer: phrases without regions are grey and dotted, with a question mark; doubtful ones have one in brackets.
         prompts: what the user pointed at, outlined in white as R1, R2, ...
 
     Raises:
@@ -51,6 +51,8 @@ def answer_to_html(image: ImageSource, answer: GroundedAnswer, prompts: Sequence
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = clean(answer.text)
     legend = f" · ? = {NOT_FOUND}" if any(not phrase.regions for phrase in answer.phrases) else ""
+    if any(phrase.regions and phrase.doubtful for phrase in answer.phrases):
+        legend += f" · {DOUBT_MARK} = {DOUBTFUL}"
     return Template(_resource("page.html")).substitute(
         script=script,
         script_hash=f"sha256-{digest}",
@@ -98,10 +100,11 @@ def _phrase(text: str, k: int, phrase: GroundedPhrase) -> str:
             '<span class="mark">?</span></span>'
         )
     scores = ", ".join(f"{region.score:.2f}" for region in phrase.regions)
+    hint, mark = (f"{DOUBTFUL}, ", f'<span class="mark">{DOUBT_MARK}</span>') if phrase.doubtful else ("", "")
     return (
         f'<span class="phrase" dir="auto" role="button" aria-pressed="false" tabindex="0" data-phrase="{k}"'
-        f' style="{_colors(phrase_color(k))}" title="score {scores}">'
-        f'<span class="number" aria-hidden="true">{k + 1}</span>{shown}</span>'
+        f' style="{_colors(phrase_color(k))}" title="{hint}score {scores}">'
+        f'<span class="number" aria-hidden="true">{k + 1}</span>{shown}{mark}</span>'
     )
 
 

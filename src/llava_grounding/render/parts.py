@@ -10,6 +10,9 @@ from llava_grounding.structures import GroundedAnswer
 
 NOT_FOUND = "not found in the picture"
 """What a phrase with a question mark is."""
+DOUBT_MARK = "(?)"
+DOUBTFUL = "doubtful"
+"""What a phrase with that mark is."""
 
 
 def picture_of(image: ImageSource, answer: GroundedAnswer) -> Image.Image:
