@@ -24,6 +24,7 @@ from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource
 from llava_grounding.markup import PhraseSpan
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.conversation import referring_turn
+from llava_grounding.processing.phrases import as_spoken
 from llava_grounding.processing.processor import EncodedText, LlavaGroundingProcessor
 from llava_grounding.processing.text_length import check_characters_fit
 from llava_grounding.runtime import Runtime, SeenImage
@@ -189,7 +190,7 @@ class GroundedChat:
         """Find what each phrase names, without chat; phrases do not influence each other.
 
         Args:
-            phrases: as anybody would type them:.
+            phrases: as anybody would type them: a bare noun is found as with its article; see `as_spoken`.
 
         Returns:
             One per phrase, in order, with its text as it was given; the span covers the phrase itself.
@@ -222,7 +223,7 @@ class GroundedChat:
         """The dialogue that names a phrase; refused, if it is too long, before it costs anything."""
         limit = self._runtime.max_positions
         check_characters_fit(len(phrase), self.processor.tokens.longest, limit)
-        return self.processor.encode_conversation(referring_turn(phrase), [True], _NO_IMAGE, limit)
+        return self.processor.encode_conversation(referring_turn(as_spoken(phrase)), [True], _NO_IMAGE, limit)
 
     @torch.inference_mode()
     def _seg_states(self, texts: Sequence[EncodedText], image: SeenImage) -> torch.Tensor:
