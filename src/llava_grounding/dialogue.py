@@ -5,7 +5,7 @@ Knows no files and no checkpoints; the pieces come from `engine.GroundedChat`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -258,6 +258,8 @@ def question_message(question: str, prompts: Sequence[VisualPrompt]) -> Message:
 
 
 def _check_prompts(prompts: Sequence[VisualPrompt]) -> tuple[VisualPrompt, ...]:
+    if not isinstance(prompts, (VisualPrompt, Iterable)):
+        raise PromptError(f"prompts must be a list of VisualPrompt values, got {type(prompts).__name__}")
     prompts = (prompts,) if isinstance(prompts, VisualPrompt) else tuple(prompts)
     if len(prompts) > MAX_REGIONS:
         raise PromptError(f"a question may have at most {MAX_REGIONS} region prompts, got {len(prompts)}")

@@ -142,6 +142,10 @@ def test_generate_gives_what_it_is_asked_for() -> None:
     assert generate(min_new_tokens=6).shape == plain.shape
     stop = StoppingCriteriaList([lambda ids, scores: torch.tensor([ids.shape[1] >= LENGTH + 3])])
     assert torch.equal(generate(stopping_criteria=stop), plain[:, : LENGTH + 3])
+    first_word = PROCESSOR.tokenizer.convert_ids_to_tokens([20])[0]
+    begin = LogitsProcessorList([lambda ids, scores: scores.index_fill(1, torch.tensor([20]), 1e9)])
+    stopped = generate(stop_strings=[first_word], tokenizer=PROCESSOR.tokenizer, logits_processor=begin)
+    assert stopped[0, LENGTH:].tolist() == [20]
     forbid = LogitsProcessorList([lambda ids, scores: scores.index_fill(1, plain[0, LENGTH:], -1e9)])
     assert set(generate(logits_processor=forbid)[0, LENGTH:].tolist()).isdisjoint(plain[0, LENGTH:].tolist())
 

@@ -177,3 +177,21 @@ def test_a_phrase_below_the_threshold_of_doubt_is_doubtful() -> None:
     assert not SETTINGS.doubts(0.0)
     assert "doubt_threshold" not in SETTINGS.to_dict()
     assert SelectionSettings(**settings.to_dict()) == settings
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 10_000),
+    width=st.integers(1, 30),
+    height=st.integers(1, 30),
+    share=st.sampled_from([0.02, 0.1, 0.5]),
+)
+def test_what_is_kept_has_a_pixel_and_what_is_not_has_none(seed: int, width: int, height: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    letterbox = Letterbox.fit((width, height), (32, 32))
+    logits = np.where(rng.random((6, 8, 8)) < share, rng.random((6, 8, 8)), -3 * rng.random((6, 8, 8)))
+    found = masked([[]] * 6, [[0.5, 0.5, 1.0, 1.0]] * 6, [0.9] * 6)
+    found = replace(found, mask_features=torch.from_numpy(logits).float()[None])
+    (phrase,) = select_regions(found, 0, 1, SelectionSettings("sigmoid", 0.3, None), letterbox)
+    pixels = letterbox.mask_to_image(logits).any(axis=(1, 2))
+    assert sorted(phrase.query_index.tolist()) == np.flatnonzero(pixels).tolist()

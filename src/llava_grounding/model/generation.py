@@ -3,6 +3,7 @@
 The image is encoded once, before the first step. A mixin: the steps it stands on are those of the model.
 """
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, GenerationMixin
+from transformers.utils import TransformersKwargs
 
 from llava_grounding.errors import UsageError, did_you_mean
 from llava_grounding.model.outputs import GrounderOutput, ImageFeatures, RegionPrompts
@@ -100,6 +102,9 @@ class GroundedGeneration(GenerationMixin):
     def prepare_inputs_for_generation(self, input_ids: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Inputs of one step: the prompt's embeddings only as long as the cache does not hold the whole prompt."""
         inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[misc]
+        # transformers has checked what it was given; of its own it hands on more, as the tokenizer of `stop_strings`.
+        known = {*inspect.signature(type(self).forward).parameters, *TransformersKwargs.__annotations__}  # type: ignore[attr-defined]
+        inputs = {name: value for name, value in inputs.items() if name in known}
         embeds = inputs.get("prompt_embeds")
         if embeds is not None and positions_read(inputs.get("past_key_values")) >= embeds.shape[1]:
             del inputs["prompt_embeds"]

@@ -89,6 +89,8 @@ def _read_parts(message: Mapping[str, Any]) -> tuple[str, list[VisualPrompt], li
     Region parts stand where they are, unless the text already has `<region>`: then they only say what those mean.
     """
     content = message["content"]
+    if not isinstance(content, (str, list, tuple)):
+        raise PromptError(f"the content of a message must be a text or a list of parts, got {type(content).__name__}")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
     texts = [_text_of(part) for part in parts if _type_of(part) == "text"]
     written = any(REGION in text for text in texts)

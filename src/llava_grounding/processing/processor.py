@@ -287,8 +287,8 @@ class LlavaGroundingProcessor(StandardDoors):
     def decode_regions(self, selection: PhraseSelection, letterbox: Letterbox) -> tuple[Region, ...]:
         """A phrase's kept queries as regions of the original image: xyxy pixels inside it, masks at its size.
 
-        One of which no area or no pixel is in the image is no region. Selection has left those out already, but for a
-        mask that falls between the pixels of an image that is smaller than its cells.
+        One of which no area or no pixel is in the image is no region; selection leaves those out where it knows the
+        letterbox.
         """
         boxes = letterbox.norm_cxcywh_to_image(selection.boxes_cxcywh)
         width, height = letterbox.image_size_wh

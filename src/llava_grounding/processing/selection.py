@@ -144,11 +144,24 @@ def select_regions(
 
 
 def _in_image(boxes_cxcywh: np.ndarray, mask_logits: np.ndarray, letterbox: Letterbox) -> np.ndarray:
-    """Which of n queries have a box with an area and a cell of their mask where the image lies, (n,) bool."""
+    """Which of n queries have a box with an area and a mask with a pixel in the image, (n,) bool."""
     boxes = clip_boxes_xyxy(letterbox.norm_cxcywh_to_image(boxes_cxcywh), letterbox.image_size_wh)
-    columns, rows = letterbox.covered_cells((mask_logits.shape[2], mask_logits.shape[1]))
-    seen = mask_logits[:, : math.ceil(rows), : math.ceil(columns)] > 0
-    return (box_area(boxes) > 0) & seen.any(axis=(1, 2))
+    return (box_area(boxes) > 0) & _has_pixel(mask_logits, letterbox)
+
+
+def _has_pixel(mask_logits: np.ndarray, letterbox: Letterbox) -> np.ndarray:
+    """Which of (n, h, w) masks have a pixel in the image, (n,) bool; those where it may be lost are brought to its size."""
+    (width, height), (columns, rows) = letterbox.image_size_wh, letterbox.covered_cells(mask_logits.shape[:0:-1])
+    inside = mask_logits > 0
+    found = inside[:, : math.ceil(rows), : math.ceil(columns)].any(axis=(1, 2))
+    if width >= columns and height >= rows:  # then a pixel lies amid any four neighbours, and has a share in them only
+        inside = inside[:, : math.floor(rows), : math.floor(columns)]
+        blocks = inside[:, 1:, 1:] & inside[:, 1:, :-1] & inside[:, :-1, 1:] & inside[:, :-1, :-1]
+        unsure = found & ~blocks.any(axis=(1, 2))
+    else:
+        unsure = found
+    found[unsure] = letterbox.mask_to_image(mask_logits[unsure]).any(axis=(1, 2))
+    return found
 
 
 def _finite(values: Tensor, what: str) -> Tensor:
