@@ -182,8 +182,8 @@ class GroundedPhrase:
         span: where it stands in the answer's text, half-open, in Unicode code points.
         regions: what was found, best first; empty if nothing was.
         score: the best score found, in [0, 1], also where it was too low to keep a region.
-        doubtful: the score is below the model's threshold of doubt, under which a phrase is more often wrong than
-            right; False for a model without one.
+        doubtful: the score is below the model's threshold of doubt, under which about every second phrase is wrong;
+            False for a model without one.
     """
 
     id: int

@@ -24,7 +24,7 @@ class SelectionSettings:
     score_threshold: float = 0.05
     nms_iou: float | None = None
     doubt_threshold: float | None = None
-    """A phrase whose best score is below it is doubtful: more often wrong than right. None doubts nothing."""
+    """A phrase whose best score is below it is doubtful: about every second such phrase is wrong. None doubts nothing."""
 
     def __post_init__(self) -> None:
         if self.query_selection not in ("softmax", "sigmoid"):
@@ -150,10 +150,13 @@ def _in_image(boxes_cxcywh: np.ndarray, mask_logits: np.ndarray, letterbox: Lett
 
 
 def _has_pixel(mask_logits: np.ndarray, letterbox: Letterbox) -> np.ndarray:
-    """Which of (n, h, w) masks have a pixel in the image, (n,) bool; those where it may be lost are brought to its size."""
+    """Which of (n, h, w) masks have a pixel in the image, (n,) bool.
+
+    Most are known to by four neighbouring cells; only the others are brought to the size of the image.
+    """
     (width, height), (columns, rows) = letterbox.image_size_wh, letterbox.covered_cells(mask_logits.shape[:0:-1])
     inside = mask_logits > 0
-    found = inside[:, : math.ceil(rows), : math.ceil(columns)].any(axis=(1, 2))
+    found: np.ndarray = np.asarray(inside[:, : math.ceil(rows), : math.ceil(columns)].any(axis=(1, 2)))
     if width >= columns and height >= rows:  # then a pixel lies amid any four neighbours, and has a share in them only
         inside = inside[:, : math.floor(rows), : math.floor(columns)]
         blocks = inside[:, 1:, 1:] & inside[:, 1:, :-1] & inside[:, :-1, 1:] & inside[:, :-1, :-1]
