@@ -24,7 +24,7 @@ class SelectionSettings:
     score_threshold: float = 0.05
     nms_iou: float | None = None
     doubt_threshold: float | None = None
-    """A phrase whose best score is below it is doubtful: about every second such phrase is wrong. None doubts nothing."""
+    """A phrase whose best score is below it is doubtful: about every second such phrase is wrong. None doubts none."""
 
     def __post_init__(self) -> None:
         if self.query_selection not in ("softmax", "sigmoid"):
