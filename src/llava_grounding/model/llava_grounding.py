@@ -284,27 +284,13 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         text_kwargs = _text_arguments(kwargs)
         num_items = text_kwargs.pop("num_items_in_batch", None)
         prompts = RegionPrompts.given(region_prompts, region_boxes, region_types, region_mask, region_coverage)
-        prompt_output = None
-        if (input_ids is None) == (inputs_embeds is None):
-            raise UsageError("the text must be given as input_ids or as inputs_embeds, and not as both")
-        if inputs_embeds is None:
-            assert input_ids is not None
-            read = positions_read(past_key_values)
-            if prompt_embeds is not None:
-                inputs_embeds = self._embed_after(prompt_embeds, input_ids, read)
-            else:
-                if image_features is None and grounder_pixel_values is not None:
-                    image_features = self.encode_image(grounder_pixel_values, pixel_values)
-                if prompts is not None and image_features is not None and grounder_pixel_values is not None:
-                    image_features = self.with_prompt_memory(image_features, grounder_pixel_values)
-                inputs_embeds, prompt_output = self.embed_prompt(input_ids, image_features, prompts, read > 0)
-        elif prompts is not None or grounder_pixel_values is not None or image_features is not None:
-            raise UsageError(
-                "inputs_embeds must have image and regions in them already; give input_ids to fill them in"
-            )
-        output_attentions = bool(output_attentions)
+        pixels = {"grounder_pixel_values": grounder_pixel_values, "pixel_values": pixel_values}
+        image = {**pixels, "image_features": image_features}
+        embeds, image_features, prompt_output = self._embed_inputs(
+            input_ids, inputs_embeds, prompt_embeds, image, prompts, positions_read(past_key_values)
+        )
         outputs = self.language_model(
-            inputs_embeds=inputs_embeds,
+            inputs_embeds=embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
             position_ids=position_ids,
@@ -312,9 +298,6 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             **text_kwargs,
             **({"output_attentions": True} if output_attentions else {}),
         )
-        attentions = outputs.attentions if output_attentions else None
-        if output_attentions and (not attentions or attentions[0] is None):
-            raise UsageError('output_attentions needs model.language_model.set_attn_implementation("eager")')
         hidden = outputs.last_hidden_state
         loss = None if labels is None else self._language_loss(hidden, labels, num_items)
         logits = None
@@ -326,11 +309,34 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             past_key_values=outputs.past_key_values,
             last_hidden_state=hidden,
             hidden_states=(hidden,) if output_hidden_states else None,
-            attentions=attentions,
+            attentions=_attentions(outputs) if output_attentions else None,
             image_features=image_features,
             prompt_output=prompt_output,
         )
         return output.to_tuple() if return_dict is False else output
+
+    def _embed_inputs(
+        self,
+        input_ids: Int[Tensor, "B T"] | None,
+        inputs_embeds: Float[Tensor, "B T D"] | None,
+        prompt_embeds: Float[Tensor, "B P D"] | None,
+        image: dict[str, Any],
+        prompts: RegionPrompts | None,
+        read: int,
+    ) -> tuple[Float[Tensor, "B T D"], ImageFeatures | None, VisualPromptOutput | None]:
+        """What the language model reads, the image's features, and what the visual prompt encoder says."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise UsageError("the text must be given as input_ids or as inputs_embeds, and not as both")
+        if inputs_embeds is not None:
+            if prompts is not None or any(value is not None for value in image.values()):
+                raise UsageError("inputs_embeds must have image and regions in them already; give input_ids instead")
+            return inputs_embeds, None, None
+        assert input_ids is not None
+        if prompt_embeds is not None:
+            return self._embed_after(prompt_embeds, input_ids, read), image["image_features"], None
+        features = self._look(image, with_prompts=prompts is not None)
+        embeds, found = self.embed_prompt(input_ids, features, prompts, behind=read > 0)
+        return embeds, features, found
 
     def _embed_after(
         self, prompt_embeds: Float[Tensor, "B P D"], input_ids: Int[Tensor, "B T"], read: int
@@ -429,6 +435,12 @@ def _text_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
             names = [*inspect.signature(LlavaGroundingForConditionalGeneration.forward).parameters, *known]
             raise UsageError(f"forward has no argument `{name}`{did_you_mean(name, names)}")
     return {name: value for name, value in kwargs.items() if value is not None}
+
+
+def _attentions(outputs: Any) -> tuple[Tensor, ...]:
+    if not outputs.attentions or outputs.attentions[0] is None:
+        raise UsageError('output_attentions needs model.language_model.set_attn_implementation("eager")')
+    return tuple(outputs.attentions)
 
 
 def _keeps_all(logits_to_keep: int | Tensor) -> bool:

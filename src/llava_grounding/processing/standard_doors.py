@@ -185,19 +185,16 @@ class StandardDoors(ProcessorMixin):
             ImageError, PromptError: if a message, an image or a region cannot be used.
             UsageError: if an argument is not known or has no use, or a chat is longer than the model reads.
         """
-        where = "apply_chat_template"
         template = chat_template or str(self.chat_template)
         foreign = template != self.chat_template
-        given = {"padding": padding, "padding_side": padding_side, "return_tensors": return_tensors}
         processor_kwargs = dict(processor_kwargs or {})
         images = processor_kwargs.pop("images", images)
-        asked = {name: kwargs.pop(name) for name in list(kwargs) if name in STANDARD_NAMES}
+        asked = {**{name: kwargs.pop(name) for name in list(kwargs) if name in STANDARD_NAMES}, **processor_kwargs}
         if asked.get("sanitize_control_tokens"):  # what a message says never is one
             del asked["sanitize_control_tokens"]
-        options = read_options({**given, **asked, **processor_kwargs}, where)
-        for name, value in kwargs.items():
-            if value is not None and not re.search(rf"\b{re.escape(name)}\b", template):
-                raise UsageError(f"{where} has no argument `{name}`{did_you_mean(name, OPTION_NAMES)}")
+        given = {"padding": padding, "padding_side": padding_side, "return_tensors": return_tensors}
+        options = read_options({**given, **asked}, "apply_chat_template")
+        _check_variables(kwargs, template)
         text = None
         if foreign or not tokenize:
             variables = {**kwargs, "add_generation_prompt": add_generation_prompt, "grounded": grounded}
@@ -205,9 +202,7 @@ class StandardDoors(ProcessorMixin):
                 conversation, template, continue_final_message=continue_final_message, tokenize=False, **variables
             )
         if not tokenize:
-            unused = next((name for name, value in {**asked, **processor_kwargs}.items() if value is not None), None)
-            if unused is not None:
-                raise UsageError(f"{where} renders a text, for which `{unused}` has no use; give tokenize=True as well")
+            _check_no_use(asked)
             return text
         if return_assistant_tokens_mask and not return_dict:
             raise UsageError("return_assistant_tokens_mask gives a mask beside the ids, so it needs return_dict=True")
@@ -406,6 +401,22 @@ class StandardDoors(ProcessorMixin):
             raise UsageError(f"texts of {lengths[0]} to {lengths[-1]} tokens make no batch without padding=True")
         length = options.padded_length(lengths[-1]) if options.pads else None
         return self.collate_texts(rows, options.padding_side or "left", length)
+
+
+def _check_variables(variables: Mapping[str, Any], template: str) -> None:
+    """Refuse what a template does not know."""
+    for name, value in variables.items():
+        if value is not None and not re.search(rf"\b{re.escape(name)}\b", template):
+            raise UsageError(f"apply_chat_template has no argument `{name}`{did_you_mean(name, OPTION_NAMES)}")
+
+
+def _check_no_use(asked: Mapping[str, Any]) -> None:
+    """Refuse what says how to encode where nothing is encoded."""
+    name = next((name for name, value in asked.items() if value is not None), None)
+    if name is not None:
+        raise UsageError(
+            f"apply_chat_template renders a text, for which `{name}` has no use; give tokenize=True as well"
+        )
 
 
 def _texts(text: Any) -> list[str]:
