@@ -1,18 +1,26 @@
 """The exception tree, its exit codes, and the finder of near names."""
 
 import inspect
+import pickle
 import re
+import time
+from typing import Any
 
 import pytest
 
 from llava_grounding import errors
 from llava_grounding.errors import (
+    MAX_MESSAGE,
+    MAX_VALUE,
     LlavaGroundingError,
     MissingExtraError,
     UsageError,
+    cut_short,
     did_you_mean,
     missing_extra,
     nearest,
+    quoted,
+    shown,
 )
 
 ERRORS = [value for _, value in inspect.getmembers(errors, inspect.isclass) if issubclass(value, LlavaGroundingError)]
@@ -91,3 +99,82 @@ def test_the_first_of_two_equally_near_names_is_offered():
 def test_did_you_mean_ends_a_message():
     assert did_you_mean("num_querys", iter(["num_queries"])) == "; did you mean `num_queries`?"
     assert did_you_mean("zebra", ["num_queries"]) == ""
+
+
+def deep_list(levels: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def wide_list(levels: int) -> list[Any]:
+    """10 ** levels texts, though it takes next to no memory."""
+    value: list[Any] = ["x"]
+    for _ in range(levels):
+        value = [value] * 10
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        deep_list(100_000),
+        {"key": deep_list(100_000)},
+        wide_list(12),
+        "a" * 10**7,
+        b"\x9b" * 10**7,
+        10**4000,
+        10**5000,
+        ["a" * 10**7] * 1000,
+        {"a" * 10**7: 1},
+    ],
+    ids=range(9),
+)
+def test_any_value_is_shown_in_a_few_characters_and_at_once(value: Any) -> None:
+    start = time.process_time()
+    assert len(shown(value)) <= MAX_VALUE
+    assert len(quoted(value)) <= MAX_VALUE + 2
+    assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 1.5, "a'b", b"x", [], [1, "a"], (1,), (), (1, 2), {}, {"a": [1]}, {1: {}}]
+)
+def test_a_short_value_is_shown_as_python_writes_it(value: Any) -> None:
+    assert shown(value) == repr(value)
+    assert quoted(value) == f"`{value}`"
+
+
+def test_what_cannot_be_shown_says_so() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            raise ValueError
+
+    assert shown(Odd()) == "Odd too large to show"
+    assert shown([10**5000]) == "[int too large to show]"
+
+
+def test_a_shown_value_cannot_steer_a_terminal() -> None:
+    assert quoted("\x1b[31m\x9b\u202e\n") == r"`\x1b[31m\x9b\u202e\n`"
+    assert shown("\x1b[31m\x9b\u202e") == r"'\x1b[31m\x9b\u202e'"
+    assert quoted("Käse 日本 😀") == "`Käse 日本 😀`"
+
+
+def test_a_text_cut_short_keeps_its_beginning_and_its_end() -> None:
+    assert cut_short("0123456789" * 3, 12) == "012345...789"
+    assert cut_short("0123456789", 10) == "0123456789"
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_no_message_is_longer_than_a_paragraph(error: type[LlavaGroundingError]) -> None:
+    told = error("x" * 10**7 + "; give another")
+    assert len(str(told)) == MAX_MESSAGE
+    assert str(told).endswith("; give another")
+    assert str(pickle.loads(pickle.dumps(told))) == str(told)
+
+
+def test_a_name_of_megabytes_is_like_no_other() -> None:
+    start = time.process_time()
+    assert did_you_mean("num_queries" * 10**6, ["num_queries"]) == ""
+    assert time.process_time() - start < 0.5

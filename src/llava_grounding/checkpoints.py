@@ -26,7 +26,7 @@ from llava_grounding.checkpoint_files import (
     read_json,
     stored_shapes,
 )
-from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean
+from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, shown
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.presets import PRESETS, preset
@@ -96,7 +96,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ConfigError(f"device must be cpu, cuda, cuda:N or mps, got {str(device)!r}") from error
+        raise ConfigError(f"device must be cpu, cuda, cuda:N or mps, got {shown(str(device))}") from error
     if chosen.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (chosen.index or 0) >= count:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from llava_grounding.errors import LlavaGroundingError, UsageError
+from llava_grounding.errors import LlavaGroundingError, UsageError, shown
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 
 MAX_NEW_TOKENS = 2000
@@ -56,12 +56,14 @@ class Decoding:
     def __post_init__(self) -> None:
         if not _is_int(self.max_new_tokens) or not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
             raise UsageError(
-                f"max_new_tokens must be a whole number from 1 to {MAX_NEW_TOKENS}, got {self.max_new_tokens!r}"
+                f"max_new_tokens must be a whole number from 1 to {MAX_NEW_TOKENS}, got {shown(self.max_new_tokens)}"
             )
         if not _is_number(self.temperature) or not 0 <= self.temperature <= _MAX_TEMPERATURE:
-            raise UsageError(f"temperature must be a number from 0 to {_MAX_TEMPERATURE:g}, got {self.temperature!r}")
+            raise UsageError(
+                f"temperature must be a number from 0 to {_MAX_TEMPERATURE:g}, got {shown(self.temperature)}"
+            )
         if self.seed is not None and (not _is_int(self.seed) or not 0 <= self.seed < 2**63):
-            raise UsageError(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed!r}")
+            raise UsageError(f"seed must be a whole number from 0 to 2^63 - 1, got {shown(self.seed)}")
 
 
 def _is_int(value: object) -> bool:

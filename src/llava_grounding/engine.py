@@ -18,7 +18,7 @@ from PIL import Image
 from llava_grounding.checkpoints import load_checkpoint
 from llava_grounding.decoding import Decoding, Reader, StopSignal, TokenLoop
 from llava_grounding.dialogue import Conversation, fit_decoding, question_message
-from llava_grounding.errors import LlavaGroundingError, UsageError
+from llava_grounding.errors import LlavaGroundingError, UsageError, shown
 from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
 from llava_grounding.markup import PhraseSpan
@@ -179,7 +179,7 @@ class GroundedChat:
         """
         decoding = Decoding(max_new_tokens, temperature, seed)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise UsageError(f"batch_size must be a whole number from 1 on, got {batch_size!r}")
+            raise UsageError(f"batch_size must be a whole number from 1 on, got {shown(batch_size)}")
         asked = [_question(index, value) for index, value in enumerate(questions)]
         answers: list[GroundedAnswer] = []
         for start in range(0, len(asked), batch_size):

@@ -1,4 +1,4 @@
-"""Every exception this package raises on purpose, and the helper that finds the name somebody meant.
+"""Every exception this package raises on purpose, and what its messages are made with: values cut short, near names.
 
     LlavaGroundingError          exit code 1: something failed
     ├── UsageError               exit code 2: a call, a command or an argument is put together wrongly
@@ -11,25 +11,37 @@
     ├── DataError                a record, a data set or a run-length code that cannot be read
     └── CheckpointError          weights that are damaged or belong to another model
 
-Each message is one plain sentence: what was expected, what came, what to do.
+Each message is one plain sentence: what was expected, what came, what to do; no value makes it long.
 Knows of the command line no more than its exit codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import SequenceMatcher
 from typing import ClassVar
 
 NEAREST_CUTOFF = 0.6
 """How alike two names must be, in [0, 1], before one is offered for the other."""
+NEAREST_LENGTH = 200
+"""Characters beyond which a name is like no other."""
+MAX_VALUE = 60
+"""Characters a message shows of a value."""
+MAX_MESSAGE = 2000
+"""Characters of a whole message."""
 
 
 class LlavaGroundingError(Exception):
-    """Anything this package raises on purpose; its text may be shown to the person who made the call."""
+    """Anything this package raises on purpose; its text may be shown to the person who made the call.
+
+    A text of more than `MAX_MESSAGE` characters loses its middle, whatever it quotes.
+    """
 
     exit_code: ClassVar[int] = 1
     """What the command line exits with: 2 when the caller gave something wrong, 1 otherwise."""
+
+    def __init__(self, *given: object) -> None:
+        super().__init__(*(cut_short(one, MAX_MESSAGE) if isinstance(one, str) else one for one in given))
 
 
 class UsageError(LlavaGroundingError):
@@ -76,8 +88,72 @@ def missing_extra(extra: str, needed_for: str) -> MissingExtraError:
     return MissingExtraError(f"{needed_for} needs packages that are not installed; type `{line}`")
 
 
+def cut_short(text: str, length: int) -> str:
+    """The text with its beginning and its end in at most `length` characters."""
+    if len(text) <= length:
+        return text
+    end = (length - 3) // 3
+    return f"{text[: length - 3 - end]}...{text[len(text) - end :]}"
+
+
+def shown(value: object, length: int = MAX_VALUE) -> str:
+    """A value in a message, as Python writes it, cut after `length` characters; takes as long as these, however large
+    or deep the value is. What could steer a terminal is escaped."""
+    text = ""
+    for piece in _written(value, length):
+        text += piece
+        if len(text) > length:
+            return f"{text[: length - 3]}..."
+    return text
+
+
+def quoted(value: object, length: int = MAX_VALUE) -> str:
+    """A value in backticks, for a message: text as it is but for what cannot be printed, lists as by `shown`."""
+    if isinstance(value, Mapping | list | tuple | bytes | bytearray):
+        return f"`{shown(value, length)}`"
+    text = value if isinstance(value, str) else _in_words(value, str)
+    text = text if len(text) <= length else f"{text[: length - 3]}..."
+    return f"`{''.join(one if one.isprintable() else repr(one)[1:-1] for one in text)}`"
+
+
+def _written(value: object, length: int) -> Iterator[str]:
+    """`repr` in pieces; whoever takes them may stop after `length` characters, which bounds how deep it goes."""
+    if isinstance(value, Mapping):
+        yield "{"
+        for number, (key, item) in enumerate(value.items()):
+            yield ", " if number else ""
+            yield from _written(key, length)
+            yield ": "
+            yield from _written(item, length)
+        yield "}"
+    elif isinstance(value, list | tuple):
+        brackets = "[]" if isinstance(value, list) else "()"
+        yield brackets[0]
+        for number, item in enumerate(value):
+            yield ", " if number else ""
+            yield from _written(item, length)
+        yield "," + brackets[1] if brackets[0] == "(" and len(value) == 1 else brackets[1]
+    elif isinstance(value, str | bytes | bytearray):
+        yield repr(value if len(value) <= length else value[: length + 1])
+    elif hasattr(value, "tolist") and hasattr(value, "shape"):  # an array, as the list that was probably given
+        rows = value[:length] if value.shape else value
+        few = len(value.shape) < 3 and all(side <= length for side in value.shape[1:])
+        yield from _written(rows.tolist(), length) if few else (" ".join(repr(value).split()),)
+    else:
+        yield _in_words(value, repr)
+
+
+def _in_words(value: object, how: Callable[[object], str]) -> str:
+    try:
+        return how(value)
+    except Exception:  # noqa: BLE001  a number of thousands of digits, or a type whose own description fails
+        return f"{type(value).__name__} too large to show"
+
+
 def nearest(name: str, options: Iterable[str]) -> str | None:
     """The option most like `name`, upper and lower case aside; None if none is alike. The first wins a tie."""
+    if len(name) > NEAREST_LENGTH:
+        return None
     best, best_ratio = None, NEAREST_CUTOFF
     matcher = SequenceMatcher(b=name.casefold(), autojunk=False)
     for option in options:

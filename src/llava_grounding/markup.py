@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llava_grounding.errors import MarkupError
+from llava_grounding.errors import MarkupError, shown
 
 PHRASE_START = "<g_s>"
 PHRASE_END = "<g_e>"
@@ -116,7 +116,9 @@ def format_markup(text: str, spans: Iterable[Span]) -> str:
             raise MarkupError(f"spans must be in reading order and apart, got [{start}, {end}) after one up to {done}")
         phrase = text[start:end]
         if phrase != phrase.strip():
-            raise MarkupError(f"a phrase must not begin or end with white space, got {phrase!r} at [{start}, {end})")
+            raise MarkupError(
+                f"a phrase must not begin or end with white space, got {shown(phrase)} at [{start}, {end})"
+            )
         parts += [text[done:start], f"{PHRASE_START} {phrase} {PHRASE_END} {SEG}"]
         done = end
     parts.append(text[done:])
@@ -178,7 +180,7 @@ class StreamParser:
         if self._open is not None:
             self._complain(f"the last `{PHRASE_START}` is never closed", self._read)
         if self._closed is not None:
-            self._complain(f"the last phrase {self._closed[0]!r} has no `{SEG}`", self._read)
+            self._complain(f"the last phrase {shown(self._closed[0])} has no `{SEG}`", self._read)
         self._buffer, self._blank, self._open, self._closed = "", "", None, None
         return self._since(*marks)
 
@@ -199,7 +201,7 @@ class StreamParser:
         self._blank = text[len(text.rstrip()) :]
         self._skip_blank = self._after_markup = False
         if self._closed is not None:
-            self._complain(f"the phrase {self._closed[0]!r} has text where its `{SEG}` should be", end)
+            self._complain(f"the phrase {shown(self._closed[0])} has text where its `{SEG}` should be", end)
             self._closed = None
         self._emit(before)
         if self._open is None:

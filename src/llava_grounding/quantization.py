@@ -12,7 +12,7 @@ import logging
 import torch
 from transformers import BitsAndBytesConfig
 
-from llava_grounding.errors import ConfigError, did_you_mean, missing_extra
+from llava_grounding.errors import ConfigError, did_you_mean, missing_extra, shown
 
 QUANTIZATIONS = ("int8", "int4")
 """int8: LLM.int8() (arXiv:2208.07339); int4: NF4, as in QLoRA (arXiv:2305.14314)."""
@@ -33,7 +33,7 @@ def quantization_config(name: str, device: torch.device, compute_dtype: torch.dt
     """
     if name not in QUANTIZATIONS:
         hint = did_you_mean(str(name), QUANTIZATIONS)
-        raise ConfigError(f"quantization must be {' or '.join(QUANTIZATIONS)}, got {name!r}{hint}")
+        raise ConfigError(f"quantization must be {' or '.join(QUANTIZATIONS)}, got {shown(name)}{hint}")
     if device.type not in _DEVICES:
         raise ConfigError(
             f"quantization `{name}` works on {' and '.join(_DEVICES)}, not on `{device}`; leave it out or take `cpu`"

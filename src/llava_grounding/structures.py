@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from PIL import Image
 
-from llava_grounding.errors import DataError, LlavaGroundingError, ShapeError, UsageError
+from llava_grounding.errors import DataError, LlavaGroundingError, ShapeError, UsageError, shown
 from llava_grounding.geometry import box_area, box_xyxy_to_xywh
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource
 from llava_grounding.masks import check_rle, decode_rle, encode_rle, mask_area, rle_area
@@ -29,7 +29,6 @@ from llava_grounding.visual_prompts import (
     frozen_copy,
     name_list,
     same_array,
-    shown,
 )
 
 __all__ = [
@@ -74,7 +73,7 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
-            raise UsageError(f"role of a message must be one of {name_list(get_args(Role))}, got {self.role!r}")
+            raise UsageError(f"role of a message must be one of {name_list(get_args(Role))}, got {shown(self.role)}")
         object.__setattr__(self, "prompts", tuple(self.prompts))
 
 

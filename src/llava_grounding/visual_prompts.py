@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from llava_grounding.errors import PromptError
+from llava_grounding.errors import PromptError, shown
 from llava_grounding.geometry import box_area, clip_boxes_xyxy
 from llava_grounding.masks import check_rle, decode_rle, encode_rle, mask_to_box, rle_area
 
@@ -24,8 +24,6 @@ MAX_POINTS = 10_000
 
 PromptKind = Literal["click", "box", "scribble", "mask"]
 SizeWH = tuple[int, int]
-
-_SHOWN_LENGTH = 80  # of a wrong value, in a message
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +50,7 @@ class VisualPrompt:
     def __post_init__(self) -> None:
         if self.kind not in get_args(PromptKind):
             raise PromptError(
-                f"kind of a visual prompt must be one of {name_list(get_args(PromptKind))}, got {self.kind!r}"
+                f"kind of a visual prompt must be one of {name_list(get_args(PromptKind))}, got {shown(self.kind)}"
             )
         wanted = {"box": "box_xyxy", "mask": "mask"}.get(self.kind, "points_xy")
         given = [name for name in ("points_xy", "box_xyxy", "mask") if getattr(self, name) is not None]
@@ -252,12 +250,3 @@ def name_list(names: Iterable[str]) -> str:
 
 def _numbers(array: np.ndarray) -> str:
     return "(" + ", ".join(f"{number:g}" for number in array) + ")"
-
-
-def shown(value: Any) -> str:
-    """A wrong value for a message, cut short."""
-    try:
-        text = repr(value[:_SHOWN_LENGTH].tolist() if isinstance(value, np.ndarray) else value)
-    except (IndexError, RecursionError, ValueError):  # no axis, nested without end, a number of thousands of digits
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 3] + "..."

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_grounding.benchmark.metrics import Interval
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, shown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -117,7 +117,7 @@ class Report:
     def from_dict(cls, data: Mapping[str, Any]) -> Report:
         """The report written by `to_dict`."""
         if data.get("report_version") != REPORT_VERSION:
-            raise DataError(f"report_version must be {REPORT_VERSION}, got {data.get('report_version')!r}")
+            raise DataError(f"report_version must be {REPORT_VERSION}, got {shown(data.get('report_version'))}")
         try:
             results = tuple(
                 SystemResult(**{**entry, "metrics": tuple(_metric_from(metric) for metric in entry["metrics"])})

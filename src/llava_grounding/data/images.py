@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, BinaryIO, Protocol
 
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, quoted, shown
 from llava_grounding.image_files import DATA_LIMITS
 
 MAX_FILE_BYTES = DATA_LIMITS.max_bytes
@@ -225,11 +225,15 @@ class TarImages:
         try:
             shard, offset, length = str(entry[0]), int(entry[1]), int(entry[2])
         except (LookupError, TypeError, ValueError, OverflowError):
-            return NoBytes(f"the index of {self.root} must have shard, offset and length for `{name}`, got {entry!r}")
+            return NoBytes(
+                f"the index of {self.root} must have shard, offset and length for {quoted(name)}, got {shown(entry)}"
+            )
         if not stays_inside(shard):
             return _refused(shard, self.root)
         if min(offset, length) < 0 or offset >= _LARGEST_OFFSET or length > MAX_FILE_BYTES:
-            return NoBytes(f"the index of {self.root} must have a sensible place for `{name}`, got {entry!r}")
+            return NoBytes(
+                f"the index of {self.root} must have a sensible place for {quoted(name)}, got {shown(entry)}"
+            )
         return FileBytes(self.root / shard, offset, length)
 
     def has(self, name: str) -> bool:
@@ -362,7 +366,7 @@ def is_unicode(text: str) -> bool:
 
 
 def _refused(name: object, root: Path) -> NoBytes:
-    return NoBytes(f"a file name must stay inside {root}, got {name!r}")
+    return NoBytes(f"a file name must stay inside {root}, got {shown(name)}")
 
 
 def _is_file(path: Path) -> bool:

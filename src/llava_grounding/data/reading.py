@@ -20,7 +20,7 @@ import numpy as np
 from llava_grounding.data.images import is_unicode, read_file, stays_inside
 from llava_grounding.data.placeholders import find_placeholder
 from llava_grounding.data.record import Record, Segmentation
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, shown
 from llava_grounding.image_files import DATA_LIMITS
 from llava_grounding.markup import SPECIAL_TOKENS, format_markup
 
@@ -44,7 +44,6 @@ MAX_TEXT = 2**16
 _HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing a polygon may overflow
 _EXACT = 2.0**53  # beyond it a floating-point number may stand for several whole ones
 _SHARE_INSIDE = 0.25  # of a box's area, at least; boxes of things half out of the picture are clipped
-_SHOWN = 60  # characters of a wrong value, in a message
 _LISTED = 5  # faults told of at once
 _KEPT = 20  # of each reason, entries whose fault is remembered
 _RESERVED = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))), re.IGNORECASE)
@@ -203,15 +202,6 @@ def naming(path: str | Path) -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise DataError(f"{path}: {error}") from error
-
-
-def shown(value: Any) -> str:
-    """A value in a message, cut short."""
-    try:
-        text = repr(value)
-    except (RecursionError, ValueError):  # lists too deep in each other, or a number of thousands of digits
-        return f"{type(value).__name__} too large to show"
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def printable(text: str) -> str:

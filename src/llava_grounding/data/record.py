@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from llava_grounding.data.sample import Instance, Targets
-from llava_grounding.errors import DataError, ImageError
+from llava_grounding.errors import DataError, ImageError, shown
 from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
 from llava_grounding.markup import REGION, SEG
 from llava_grounding.masks import decode_rle, polygons_to_mask
@@ -236,5 +236,5 @@ class Dataset(Protocol):
 def _check_count(name: str, count: int, token: str, text: str) -> None:
     if text.count(token) != count:
         raise DataError(
-            f"{name} must have one entry per `{token}`, expected {text.count(token)}, got {count}: {text!r}"
+            f"{name} must have one entry per `{token}`, expected {text.count(token)}, got {count}: {shown(text)}"
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, shown
 from llava_grounding.markup import REGION, SEG
 from llava_grounding.structures import VisualPrompt
 
@@ -84,12 +84,12 @@ class Turn:
         if self.answer.count(SEG) != len(self.targets):
             raise DataError(
                 f"targets must have one entry per `{SEG}` of the answer, expected {self.answer.count(SEG)}, "
-                f"got {len(self.targets)} for {self.answer!r}"
+                f"got {len(self.targets)} for {shown(self.answer)}"
             )
         if self.question.count(REGION) != len(self.prompts):
             raise DataError(
                 f"prompts must have one entry per `{REGION}` of the question, expected {self.question.count(REGION)}, "
-                f"got {len(self.prompts)} for {self.question!r}"
+                f"got {len(self.prompts)} for {shown(self.question)}"
             )
 
 
@@ -128,7 +128,8 @@ class Sample:
             for target in turn.targets:
                 if target is not None and any(not 0 <= index < len(self.instances) for index in target):
                     raise DataError(
-                        f"targets of `{self.id}` must be below {len(self.instances)}, got {target} for {turn.answer!r}"
+                        f"targets of `{self.id}` must be below {len(self.instances)}, got {target} "
+                        f"for {shown(turn.answer)}"
                     )
 
     @property

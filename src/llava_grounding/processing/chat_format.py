@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from llava_grounding.errors import DataError, ImageError, PromptError
+from llava_grounding.errors import DataError, ImageError, PromptError, shown
 from llava_grounding.image_files import ImageSource, load_mask
 from llava_grounding.markup import REGION
 from llava_grounding.processing.conversation import ChatTemplate, Piece
 from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.structures import Message, VisualPrompt
-from llava_grounding.visual_prompts import as_numbers, shown
+from llava_grounding.visual_prompts import as_numbers
 
 REGION_KINDS = ("box", "click", "scribble", "mask")
 """Keys of a region part, of which it has exactly one."""
@@ -107,7 +107,7 @@ def _read_parts(message: Mapping[str, Any]) -> tuple[str, list[VisualPrompt], li
         elif kind in ("image", "image_url"):
             images.append(_image_of(part))
         else:
-            raise PromptError(f"a part of a message must be of type text, image or region, got {kind!r}")
+            raise PromptError(f"a part of a message must be of type text, image or region, got {shown(kind)}")
     return "".join(pieces), prompts, images
 
 

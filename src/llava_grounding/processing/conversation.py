@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from llava_grounding.errors import ConfigError, PromptError
+from llava_grounding.errors import ConfigError, PromptError, shown
 from llava_grounding.markup import REGION, SPECIAL_TOKENS, format_markup
 from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.structures import Message
@@ -122,7 +122,7 @@ def referring_turn(phrase: str) -> tuple[Message, Message]:
     check_characters(phrase)
     found = next((token for token in SPECIAL_TOKENS if token in phrase), None)
     if found is not None:
-        raise PromptError(f"a phrase to ground must hold no special tokens, got `{found}` in {phrase!r}")
+        raise PromptError(f"a phrase to ground must hold no special tokens, got `{found}` in {shown(phrase)}")
     said = phrase[0].upper() + phrase[1:]
     answer = format_markup(f"{said}.", [(0, len(said))])
     return Message("user", _REFERRING_QUESTION.format(phrase)), Message("assistant", answer)
