@@ -24,6 +24,7 @@ from llava_grounding.errors import LlavaGroundingError
 from llava_grounding.model.presets import PRESETS, preset
 from llava_grounding.train.plan import STAGES
 from llava_grounding.train.recipe import load_recipe
+from llava_grounding.train.recipe_file import shipped_recipes
 
 NEEDS_MODEL = "<!-- needs: model -->"
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -168,14 +169,14 @@ def test_every_preset_is_a_configuration(name: str) -> None:
     assert preset(name).image_sequence_length > 0
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", shipped_recipes().values(), ids=lambda path: path.name)
 def test_every_recipe_loads_and_opens_with_the_line_that_runs_it(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.stage in STAGES
     assert recipe.preset in PRESETS
     first = path.read_text(encoding="utf-8").splitlines()[0]
     command = r"(llava-grounding|torchrun --nproc-per-node \d+ -m llava_grounding)"
-    assert re.match(rf"# {command} train configs/{path.name}\b", first)
+    assert re.match(rf"# {command} train {path.stem} ", first)
 
 
 def test_every_example_has_a_line_that_runs_it_here() -> None:

@@ -18,7 +18,6 @@ from llava_grounding.train.plan import PartPlan
 from llava_grounding.train.recipe import Recipe, load_recipe
 from llava_grounding.train.sources import open_source
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 DRAWN = ("nano_pretrain", "nano_chat", "nano_read", "nano_joint", "nano_gpu")
 LARGE = ("7b_stage1", "7b_stage2", "7b_stage3", "7b_lora")
 GIB = 2**30
@@ -30,7 +29,7 @@ PARTS = [
 
 
 def lines_of(name: str, root: Path, processes: int = 1, **overrides: str) -> list[str]:
-    return dry_run(load_recipe(CONFIGS / f"{name}.yaml", {"start_from": "null", **overrides}), root, processes)
+    return dry_run(load_recipe(name, {"start_from": "null", **overrides}), root, processes)
 
 
 def write_sources(loaded: Recipe, root: Path) -> None:
@@ -47,7 +46,7 @@ def total_gib(lines: list[str]) -> float:
 @pytest.mark.parametrize("name", DRAWN)
 def test_recipes_of_drawn_scenes_have_a_plan_wherever_they_are(name: str, tmp_path: Path) -> None:
     lines = lines_of(name, tmp_path)
-    loaded = load_recipe(CONFIGS / f"{name}.yaml")
+    loaded = load_recipe(name)
     assert lines[0].startswith(f"stage {loaded.stage}: ")
     total = sum(one.numel() for one in meta_model(preset("nano")).parameters())
     (counted,) = [
@@ -78,7 +77,7 @@ def test_own_data_have_a_plan(tmp_path: Path) -> None:
 class TestLarge:
     @pytest.mark.parametrize("name", LARGE)
     def test_every_recipe_has_a_plan_from_files_where_it_says(self, name: str, tmp_path: Path) -> None:
-        loaded = load_recipe(CONFIGS / f"{name}.yaml", {"start_from": "null", "preset": "official_7b"})
+        loaded = load_recipe(name, {"start_from": "null", "preset": "official_7b"})
         write_sources(loaded, tmp_path)
         lines = dry_run(loaded, tmp_path, processes=8)
         parts = {line.split()[0]: line for line in lines if "parameters  " in line}
@@ -103,14 +102,14 @@ class TestLarge:
         assert 5 < total_gib(lines) < 200
 
     def test_whole_parts_are_those_of_the_recipe(self, tmp_path: Path) -> None:
-        loaded = load_recipe(CONFIGS / "7b_stage1.yaml", {"start_from": "null", "preset": "official_7b"})
+        loaded = load_recipe("7b_stage1", {"start_from": "null", "preset": "official_7b"})
         write_sources(loaded, tmp_path)
         counts = [int(line.split()[1]) for line in dry_run(loaded, tmp_path) if " of the first step; " in line]
         assert counts == [64, 16, 16, 8, 8, 8, 8]
 
     @pytest.mark.parametrize("name", LARGE)
     def test_each_source_gives_what_the_stage_learns_from(self, name: str, tmp_path: Path) -> None:
-        loaded = load_recipe(CONFIGS / f"{name}.yaml", {"start_from": "null", "preset": "official_7b"})
+        loaded = load_recipe(name, {"start_from": "null", "preset": "official_7b"})
         write_sources(loaded, tmp_path)
         for values in (*loaded.data, *loaded.validation):
             opened, kind = open_source(values, tmp_path), values["kind"]
@@ -127,7 +126,7 @@ class TestLarge:
     def test_files_that_are_not_there_and_models_that_are_not_are_named(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"blip_laion_cc_sbu_558k\.json"):
             lines_of("7b_stage1", tmp_path, preset="official_7b")
-        for values in load_recipe(CONFIGS / "7b_lora.yaml").data:
+        for values in load_recipe("7b_lora").data:
             write_source(values, tmp_path)
         with pytest.raises(DataError, match="flickr30k_entities"):  # it is validated with
             lines_of("7b_lora", tmp_path, preset="official_7b")

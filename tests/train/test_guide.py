@@ -38,7 +38,6 @@ def test_every_command_of_the_guide_works_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.setattr(sys, "argv", [])
     ran = []
     for words in commands():

@@ -12,8 +12,9 @@ from llava_grounding.errors import ConfigError
 from llava_grounding.model.presets import preset
 from llava_grounding.train.plan import STAGES
 from llava_grounding.train.recipe import _RANGES, LoraSettings, Recipe, Stage, load_recipe, recipe_of, recipe_to_dict
+from llava_grounding.train.recipe_file import shipped_recipes
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+CONFIGS = sorted(shipped_recipes().values())
 
 
 def write(folder: Path, text: str) -> Path:
@@ -35,7 +36,7 @@ def test_every_recipe_we_ship_can_be_run(path: Path) -> None:
     preset(recipe.preset)
     opening = path.read_text(encoding="utf-8").splitlines()[0]
     command = r"(llava-grounding|torchrun --nproc-per-node \d+ -m llava_grounding)"
-    assert re.match(rf"# {command} train configs/{path.name} --data \w+$", opening)
+    assert re.match(rf"# {command} train {path.stem} --data \w+$", opening)
     assert CONFIGS
 
 
@@ -214,7 +215,10 @@ def test_a_missing_file_a_folder_and_binary_are_named(tmp_path: Path) -> None:
 def test_an_override_that_is_no_yaml_is_told_with_the_other_problems(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_recipe(write(tmp_path, "stage: chat\nstepz: 1\n"), {"steps": "[1"})
-    assert str(caught.value) == "`steps` must be written in YAML, got `[1`; unknown key `stepz`; did you mean `steps`?"
+    assert str(caught.value) == (
+        "`steps` must be written in YAML, got `[1`: expected ',' or ']', but got '<stream end>'; "
+        "unknown key `stepz`; did you mean `steps`?"
+    )
 
 
 def test_a_recipe_comes_back_from_its_dictionary() -> None:

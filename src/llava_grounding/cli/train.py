@@ -11,7 +11,9 @@ from llava_grounding.cli.report import say
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A recipe file, such as configs/nano_pretrain.yaml.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe that ships, such as own_data, or the path of a file.")
+    ],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value pairs that win over the recipe.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for logs and checkpoints; default runs/RECIPE.")] = None,
     data: Annotated[
@@ -54,4 +56,4 @@ def train(
         return
     from llava_grounding.train.run import train as run
 
-    run(loaded, out or Path("runs") / recipe.stem, data, device)
+    run(loaded, out or Path("runs") / Path(recipe).stem, data, device)

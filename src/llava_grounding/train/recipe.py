@@ -12,7 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from llava_grounding.errors import ConfigError, did_you_mean
+from llava_grounding.errors import ConfigError, did_you_mean, quoted
+from llava_grounding.train.recipe_file import MAX_DEPTH, find_recipe, parse_yaml, read_recipe_file, yaml_problem
 
 Stage = Literal["pretrain_grounder", "chat", "align", "grounded_chat", "visual_prompt", "marks"]
 Weights = Literal["float32", "bfloat16", "int8", "int4"]
@@ -137,6 +138,7 @@ class Recipe:
 
 
 _ONE_OR_MORE, _NONE_OR_MORE, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
+_MOST = 2**32 - 1  # of whole numbers: the largest seed that numpy takes, and more than any step or size
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         ("steps", "batch_size", "micro_batch_size", "max_turns", "max_tokens", "num_queries"), _ONE_OR_MORE
@@ -152,33 +154,26 @@ _RANGES: dict[str, tuple[float, float]] = {
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe:
-    """Read a recipe file.
+    """Read a recipe: one that ships by its name, such as `own_data`, or a file.
 
     Args:
         overrides: `key=value` pairs in YAML notation that win over it; a key may reach inside, such as `lora.rank` or
             `data.0.weight`.
 
     Raises:
-        ConfigError: naming every unknown key and every value of the wrong type.
+        ConfigError: naming every unknown key and every value of the wrong type; or saying that there is no such
+            recipe, or what keeps the file from being read, with its line.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read the recipe `{path}`: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the recipe `{path}` is not UTF-8 text") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the recipe `{path}` is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"the recipe `{path}` must be a mapping of keys to values")
+    values = read_recipe_file(find_recipe(path))
     problems = []
     for key, text in (overrides or {}).items():
         try:
-            _put(values, key, yaml.safe_load(text))
-        except yaml.YAMLError:
-            problems.append(f"`{key}` must be written in YAML, got `{text}`")
+            _put(values, key, parse_yaml(text))
+        except yaml.YAMLError as error:
+            why = yaml_problem(error).removesuffix(", line 1")
+            problems.append(f"{quoted(key)} must be written in YAML, got {quoted(text)}: {why}")
         except (IndexError, ValueError, TypeError):
-            problems.append(f"unknown key `{key}`: the recipe has nothing there")
+            problems.append(f"unknown key {quoted(key)}: the recipe has nothing there")
     return _checked(values, problems)
 
 
@@ -206,7 +201,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def _put(values: Any, key: str, value: Any) -> None:
     """Set a value inside nested mappings and lists."""
-    *way, last = key.split(".")
+    *way, last = key.split(".", MAX_DEPTH)
     for step in way:
         if isinstance(values, dict) and values.get(step) is None:
             values[step] = {}
@@ -250,19 +245,21 @@ def _fields_of(kind: type, values: Mapping[str, Any], problems: list[str], prefi
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in hints:
-            problems.append(f"unknown key `{name}`{did_you_mean(str(key), hints)}")
+            problems.append(f"unknown key {quoted(name)}{did_you_mean(str(key), hints)}")
             continue
         try:
             checked[key] = value = _as_type(value, hints[key], problems, f"{name}.")
         except TypeError:
-            problems.append(f"`{name}` must be {_said(hints[key])}, got `{value}`")
+            problems.append(f"`{name}` must be {_said(hints[key])}, got {quoted(value)}")
             if isinstance(value, str) and get_origin(hints[key]) is Literal:
                 problems[-1] += did_you_mean(value, get_args(hints[key]))
             continue
         low, high = _RANGES.get(name, (-math.inf, math.inf))
-        if isinstance(value, int | float) and not (low <= value <= high and math.isfinite(value)):
+        if isinstance(value, int) and value > _MOST:
+            problems.append(f"`{name}` must be at most {_MOST}, got {quoted(value)}")
+        elif isinstance(value, int | float) and not (low <= value <= high and abs(value) < math.inf):
             limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-            problems.append(f"`{name}` must be {limits}, got `{value}`")
+            problems.append(f"`{name}` must be {limits}, got {quoted(value)}")
     return checked
 
 
@@ -310,6 +307,6 @@ def _as_float(value: Any) -> Any:
     if isinstance(value, int | str) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return value
     return value

@@ -30,7 +30,7 @@ from llava_grounding.data.scenes import HELD_OUT
 from llava_grounding.data.synthetic import SceneConfig, draw_scene
 from llava_grounding.data.talk_settings import TalkSettings, talk_settings
 from llava_grounding.data.talk_turns import possible_kinds
-from llava_grounding.errors import ConfigError, DataError, did_you_mean
+from llava_grounding.errors import ConfigError, DataError, did_you_mean, quoted
 from llava_grounding.train.mixture import SampleSource
 
 logger = logging.getLogger(__name__)
@@ -258,7 +258,9 @@ def _reader(values: Mapping[str, Any], root: Path | None) -> tuple[Callable[...,
     """What reads a source, and what it is to be called with."""
     kind = str(values["kind"])
     if kind not in _READERS:
-        raise ConfigError(f"unknown kind of data `{kind}`{did_you_mean(kind, KINDS)}; known are {', '.join(KINDS)}")
+        raise ConfigError(
+            f"unknown kind of data {quoted(kind)}{did_you_mean(kind, KINDS)}; known are {', '.join(KINDS)}"
+        )
     module, _, class_name = _READERS[kind].partition(":")
     read = getattr(import_module(f"llava_grounding.data.{module}"), class_name).from_files
     parameters = inspect.signature(read).parameters
@@ -279,7 +281,7 @@ def _reader(values: Mapping[str, Any], root: Path | None) -> tuple[Callable[...,
 def _talk(values: Mapping[str, Any], name: str) -> TalkSettings:
     talk = values.get("talk", {})
     if not isinstance(talk, Mapping):
-        raise ConfigError(f"`talk` of `{name}` must be a mapping of keys to values, got `{talk}`")
+        raise ConfigError(f"`talk` of `{name}` must be a mapping of keys to values, got {quoted(talk)}")
     settings = talk_settings(talk)
     # A picture that came with numbers in it must not be mirrored.
     return replace(settings, mirror=0.0) if values["kind"] == "marks" else settings
@@ -296,7 +298,7 @@ def _split(values: Mapping[str, Any]) -> str:
 def _check_keys(kind: str, values: Mapping[str, Any], known: Sequence[str]) -> None:
     for key in values:
         if key not in known and key not in _COMMON:
-            raise ConfigError(f"a source of kind `{kind}` has no key `{key}`{did_you_mean(str(key), known)}")
+            raise ConfigError(f"a source of kind `{kind}` has no key {quoted(key)}{did_you_mean(str(key), known)}")
 
 
 def _resolved(name: str, value: Any, types: Sequence[type], root: Path | None) -> Any:
@@ -304,7 +306,7 @@ def _resolved(name: str, value: Any, types: Sequence[type], root: Path | None) -
     whole = float in types and isinstance(value, int) and not isinstance(value, bool)
     if type(value) not in types and not whole:
         words = [_WORDS[one] for one in types if one in _WORDS]
-        raise ConfigError(f"`{name}` of a source must be {' or '.join(words)}, got `{value}`")
+        raise ConfigError(f"`{name}` of a source must be {' or '.join(words)}, got {quoted(value)}")
     if isinstance(value, str) and Path in types:
         path = Path(os.path.expandvars(value)).expanduser()
         return path if path.is_absolute() or root is None else root / path
