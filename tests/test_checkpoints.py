@@ -122,7 +122,12 @@ def test_a_device_is_chosen_by_name(given: str | torch.device | None, expected: 
 @pytest.mark.parametrize(
     ("device", "words"),
     [
-        ("gpu", "device must be cpu, cuda, cuda:N or mps, got 'gpu'"),
+        ("gpu", "device must be cpu, cuda, cuda:N or mps, got `gpu`"),
+        ("cuda:200", "device must be cpu, cuda, cuda:N or mps, got `cuda:200`"),
+        ("cuda:-1", "device must be cpu, cuda, cuda:N or mps, got `cuda:-1`"),
+        ("cuda:1\n", r"device must be cpu, cuda, cuda:N or mps, got `cuda:1\\n`"),
+        ("cpu:3", "device must be cpu, cuda, cuda:N or mps, got `cpu:3`"),
+        ("", "device must be cpu, cuda, cuda:N or mps, got ``"),
         ("cuda:99", r"device `cuda:99` is not there: this machine has \d+ CUDA devices; try `cpu`"),
         ("xpu", "device must be cpu, cuda, cuda:N or mps, got `xpu`"),
         ("meta", "got `meta`"),

@@ -26,7 +26,7 @@ from llava_grounding.checkpoint_files import (
     read_json,
     stored_shapes,
 )
-from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, shown
+from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, quoted
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.presets import PRESETS, preset
@@ -37,6 +37,7 @@ from llava_grounding.quantization import quantization_config
 EMBEDDED_MODEL = "nano"
 """Name of the model inside the package."""
 _WEIGHTS_FOLDER = Path(__file__).parent / "weights"
+_DEVICE = re.compile(r"cpu(:0)?|mps(:0)?|cuda(:(\d|[1-9]\d|1[01]\d|12[0-7]))?", re.ASCII)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SHOWN_NAMES = 3
@@ -93,19 +94,16 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"device must be cpu, cuda, cuda:N or mps, got {shown(str(device))}") from error
+    # By its form first: torch takes more kinds than we compute on, and numbers beyond 127 wrap around.
+    if not _DEVICE.fullmatch(str(device)):
+        raise ConfigError(f"device must be cpu, cuda, cuda:N or mps, got {quoted(str(device))}")
+    chosen = torch.device(device)
     if chosen.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (chosen.index or 0) >= count:
             raise ConfigError(f"device `{chosen}` is not there: this machine has {count} CUDA devices; try `cpu`")
-    elif chosen.type == "mps":
-        if not torch.backends.mps.is_available():
-            raise ConfigError("device `mps` is not there: it needs a Mac with Apple silicon; try `cpu`")
-    elif chosen.type != "cpu":
-        raise ConfigError(f"device must be cpu, cuda, cuda:N or mps, got `{chosen}`")
+    elif chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device `mps` is not there: it needs a Mac with Apple silicon; try `cpu`")
     return chosen
 
 

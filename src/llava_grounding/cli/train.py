@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llava_grounding.cli.outputs import check_out, given_path
 from llava_grounding.cli.report import say
+from llava_grounding.errors import DataError, UsageError, quoted
+
+if TYPE_CHECKING:
+    from llava_grounding.train.recipe import Recipe
+
+_WRITTEN = ("recipe.json", "log.jsonl", "best", "last", "pictures")
 
 
 def train(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="A recipe that ships, such as own_data, or the path of a file.")
     ],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value pairs that win over the recipe.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for logs and checkpoints; default runs/RECIPE.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="What paths in the recipe are relative to; the photo pack's folder.")
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values that win over the recipe.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; default cuda if there is one.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", parser=given_path, help="Folder for logs and checkpoints; default runs/RECIPE."),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            parser=given_path,
+            help="What paths in the recipe are relative to; the photo pack's folder.",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1 or mps; default cuda if there is one.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Open the data, and print plan, memory and steps instead.")
     ] = False,
@@ -31,29 +52,68 @@ def train(
     """Train a model by a recipe; a stopped run goes on from its last checkpoint. Several devices: torchrun."""
     import logging
 
-    from llava_grounding.errors import UsageError
     from llava_grounding.train.recipe import load_recipe
 
+    loaded = load_recipe(recipe, _pairs(overrides or []))
+    if data is not None and not data.is_dir():
+        raise UsageError(f"--data {quoted(str(data))} is no folder; give the one that the files of the recipe are in")
+    from llava_grounding.checkpoints import choose_device
+
+    choose_device(device)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
+    with _naming_data(loaded, data):
+        if check:
+            from llava_grounding.train.sources import check_sources
+
+            fine = check_sources([*loaded.data, *loaded.validation], data, lambda line: say(f"{line}\n"))
+            raise typer.Exit(0 if fine else 1)
+        if dry_run:
+            from llava_grounding.train.dry_run import dry_run as plan
+
+            for line in plan(loaded, data, processes):
+                say(f"{line}\n")
+            return
+        from llava_grounding.train.recipe_file import find_recipe
+        from llava_grounding.train.run import train as run
+
+        folder = out or Path("runs") / Path(recipe).stem
+        names = [*_WRITTEN, *(path.name for path in folder.glob("checkpoint-*"))]
+        check_out(folder, names, [("recipe", find_recipe(recipe)), *_files_read(loaded, data)])
+        run(loaded, folder, data, device)
+
+
+def _pairs(overrides: Sequence[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for override in overrides or []:
+    for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
-            raise UsageError(f"an override must be key=value, got `{override}`")
+            raise UsageError(f"an override must be key=value, got {quoted(override)}")
         pairs[key] = value
-    loaded = load_recipe(recipe, pairs)
-    if check:
-        from llava_grounding.train.sources import check_sources
+    return pairs
 
-        raise typer.Exit(
-            0 if check_sources([*loaded.data, *loaded.validation], data, lambda line: say(f"{line}\n")) else 1
-        )
-    if dry_run:
-        from llava_grounding.train.dry_run import dry_run as plan
 
-        for line in plan(loaded, data, processes):
-            say(f"{line}\n")
-        return
-    from llava_grounding.train.run import train as run
+def _files_read(recipe: Recipe, root: Path | None) -> Iterator[tuple[str, Path]]:
+    """The files and folders that a recipe names, each with what it is."""
+    if recipe.start_from is not None:
+        yield "model to start from", Path(recipe.start_from)
+    for source in (*recipe.data, *recipe.validation):
+        for value in source.values():
+            if isinstance(value, str):
+                yield "data", (root or Path()) / value
 
-    run(loaded, out or Path("runs") / Path(recipe).stem, data, device)
+
+@contextmanager
+def _naming_data(recipe: Recipe, root: Path | None) -> Iterator[None]:
+    """Say how to give the folder of the data where files are missing for want of it."""
+    try:
+        yield
+    except DataError as error:
+        if root is not None or all(map(_is_there, (*recipe.data, *recipe.validation))):
+            raise
+        raise DataError(f"{error}; give the folder that the files of the recipe are in: --data FOLDER") from error
+
+
+def _is_there(source: Mapping[str, Any]) -> bool:
+    from llava_grounding.train.sources import is_there
+
+    return bool(source.get("optional")) or is_there(source, None)
