@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from json import loads
+from os import environ
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from llava_grounding.cli.outputs import check_out, given_path, write_files
+from llava_grounding.cli.terminal import printable
+from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, quoted
 
 
 class Task(StrEnum):
@@ -20,29 +26,41 @@ def benchmark(
     task: Annotated[Task, typer.Argument(help="scenes: unseen drawn scenes; photos: the photo pack's val split.")],
     model: Annotated[str | None, typer.Option(help="A folder or hub id; default the embedded model.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="How many images; default 300 scenes or all photos.")] = None,
-    data: Annotated[Path | None, typer.Option(help="The photo pack; default $LLAVA_GROUNDING_DATA.")] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the report to this file as well.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", parser=given_path, help="The photo pack; default $LLAVA_GROUNDING_DATA."),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", parser=given_path, help="Write the report to this file as well.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses scenes, questions and bootstrap draws.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; default cuda where there is one.")] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1 or mps; default cuda where there is one.")
+    ] = None,
 ) -> None:
     """Measure grounding, referring, description and short answers, and print one table."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress
 
     from llava_grounding.benchmark.quality import evaluate_photos, evaluate_scenes
     from llava_grounding.benchmark.report import hash_weights
-    from llava_grounding.checkpoints import find_checkpoint
-    from llava_grounding.data.coco import PhotoPack
+    from llava_grounding.checkpoints import choose_device, find_checkpoint
+    from llava_grounding.data.coco import PACK_VARIABLE, PhotoPack
     from llava_grounding.engine import GroundedChat
 
     # What cannot work is found out before the minutes of asking.
+    choose_device(device)
+    if task is Task.photos and data is None and not environ.get(PACK_VARIABLE):
+        raise DataError(f"there is no photo pack: give its folder with --data, or set {PACK_VARIABLE} to it")
     pack = PhotoPack(data) if task is Task.photos else None
-    if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
     name, folder = find_checkpoint(model)
+    name = printable(name)
+    if json is not None:
+        check_report(json, folder, None if pack is None else pack.root)
     chat = GroundedChat.from_pretrained(model, device)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(f"{task.value} with {name}", total=None)
+        bar = progress.add_task(escape(f"{task.value} with {name}"), total=None)
 
         def tell(done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total)
@@ -54,6 +72,30 @@ def benchmark(
             report = evaluate_scenes(chat, limit or 300, seed, name, digest, on_progress=tell)
     Console().print(report.to_table())
     if json is not None:
-        aside = json.with_name(json.name + ".part")
-        aside.write_text(report.to_json(), encoding="utf-8")
-        aside.replace(json)
+        write_files(json.parent, {json.name: report.to_json().encode()})
+
+
+def check_report(path: Path, model: Path, data: Path | None) -> None:
+    """Refuse a place for the report where it cannot be written, or would replace a file of the model or the data.
+
+    Raises:
+        UsageError: saying which.
+    """
+    if path.is_dir():
+        raise UsageError(f"--json {quoted(str(path))} is a folder; expected a file")
+    check_out(path.parent, option="the folder of --json")
+    folders = [("model", model)] + ([("data", data)] if data is not None else [])
+    for what, folder in folders:
+        if path.exists() and folder.resolve() in path.resolve().parents and not _is_report(path):
+            raise UsageError(f"the output {quoted(str(path))} would overwrite a file of the {what}; give another place")
+
+
+def _is_report(path: Path) -> bool:
+    """Whether an earlier report is there."""
+    from llava_grounding.benchmark.report import Report
+
+    try:
+        Report.from_dict(loads(path.read_bytes()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, LlavaGroundingError):
+        return False
+    return True

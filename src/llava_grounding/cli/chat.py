@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llava_grounding.cli import common
-from llava_grounding.cli.common import DeviceOption, ImageArgument, JsonOption, MegapixelsOption, ModelOption, OutOption
+from llava_grounding.cli.common import (
+    ANSWER_FILES,
+    DeviceOption,
+    ImageArgument,
+    JsonOption,
+    MegapixelsOption,
+    ModelOption,
+    OutOption,
+)
+from llava_grounding.cli.lines import Lines
+from llava_grounding.cli.outputs import check_out, refuse_overwriting, write_files
 from llava_grounding.cli.prompts import KINDS, check_prompts, prompts_in_order, read_prompt
-from llava_grounding.cli.report import note, one_line, phrase_lines, say
-from llava_grounding.errors import LlavaGroundingError, UsageError
+from llava_grounding.cli.report import note, phrase_lines, say
+from llava_grounding.cli.terminal import has_stdin, one_line
+from llava_grounding.errors import LlavaGroundingError, UsageError, quoted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,10 +48,17 @@ class _Dialogue:
     image: Image.Image
     settings: dict[str, Any]
     out: Path | None
+    inputs: list[tuple[str, str]]
+    """Files that are read: what each is, and its path; no answer is written over them."""
     prompts: list[VisualPrompt] = field(default_factory=list)
     answers: int = 0
     exit_code: int = 0
     limits: ImageLimits | None = None
+
+    @property
+    def next_folder(self) -> Path | None:
+        """Where the next answer goes."""
+        return None if self.out is None else self.out / f"{self.answers + 1:03}"
 
 
 def chat(
@@ -76,7 +95,11 @@ def chat(
 
     if question is None and as_json:
         raise UsageError("--json needs a QUESTION; without one, chat is a dialogue")
-    common.check_out(out)
+    if question is None and not has_stdin():
+        raise UsageError("a dialogue needs standard input, which is closed; give a QUESTION")
+    inputs = [("image", image), *(("mask", path) for path in mask or [])]
+    names = ANSWER_FILES if question is not None else [f"001/{name}" for name in ANSWER_FILES]
+    check_out(out, names, inputs)
     limits = common.image_limits(max_megapixels)
     picture = load_image(image, limits)
     given = {"click": click or [], "box": box or [], "scribble": scribble or [], "mask": mask or []}
@@ -88,7 +111,7 @@ def chat(
         _answer_once(picture, question, prompts, settings, engine_arguments, out, as_json)
         return
     engine = common.load_engine(*engine_arguments)
-    dialogue = _Dialogue(engine.conversation(picture), picture, settings, out, prompts, limits=limits)
+    dialogue = _Dialogue(engine.conversation(picture), picture, settings, out, inputs, prompts, limits=limits)
     _run(dialogue, image)
     if dialogue.exit_code:
         raise typer.Exit(dialogue.exit_code)
@@ -110,7 +133,7 @@ def _answer_once(
         else:
             answer = _stream(engine.conversation(picture), question, prompts, settings)
         if out is not None:
-            common.write_files(out, common.answer_files(picture, answer, prompts))
+            write_files(out, common.answer_files(picture, answer, prompts))
     if as_json:
         common.print_json(common.answer_json(answer))
     elif out is not None:
@@ -120,15 +143,20 @@ def _answer_once(
 def _stream(talk: common.Talk, question: str, prompts: list[VisualPrompt], settings: dict[str, Any]) -> GroundedAnswer:
     """Print the answer as it comes, then what was found for its phrases."""
     answer: GroundedAnswer | None = None
+    said = False
     try:
         for event in talk.stream(question, prompts=prompts, **settings):
             if hasattr(event, "text"):
+                said = True
                 say(event.text)
             elif hasattr(event, "answer"):
                 answer = event.answer
-    finally:
-        say("\n")
+    except BaseException:
+        if said:  # what is wrong begins a line of its own
+            say("\n")
+        raise
     assert answer is not None
+    say("\n")
     for line in phrase_lines(answer):
         say(f"{line}\n")
     return answer
@@ -136,27 +164,32 @@ def _stream(talk: common.Talk, question: str, prompts: list[VisualPrompt], setti
 
 def _run(dialogue: _Dialogue, image_name: str) -> None:
     """Read lines until the end; what is wrong with one is said, and the dialogue goes on."""
-    interactive = sys.stdin.isatty()
-    if interactive:
-        import readline  # noqa: F401  makes input() editable, with a history
-
+    lines = Lines()
+    if lines.interactive:
         note(f"Ask about {image_name}. /help lists commands, /quit or Ctrl-D ends.")
     while True:
         try:
-            line = input("> " if interactive else "").strip()
+            line = lines.next()
+            if line in ("/quit", "/exit"):
+                return
+            with _interruptible(lines.interactive):
+                _take(dialogue, line)
         except EOFError:
-            break
-        if line in ("/quit", "/exit"):
-            break
-        try:
-            _take(dialogue, line)
+            return
         except LlavaGroundingError as error:
             note(f"Error: {one_line(str(error))}")
-            dialogue.exit_code = 0 if interactive else error.exit_code
-        except KeyboardInterrupt:
-            if not interactive:
-                raise
-            note("Stopped; this question is not part of the dialogue.")
+            dialogue.exit_code = 0 if lines.interactive else error.exit_code
+
+
+@contextmanager
+def _interruptible(interactive: bool) -> Iterator[None]:
+    """Ctrl-C in here ends no more than what is in here, if a person types."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not interactive:
+            raise
+        note("Stopped; this question is not part of the dialogue.")
 
 
 def _take(dialogue: _Dialogue, line: str) -> None:
@@ -172,13 +205,18 @@ def _take(dialogue: _Dialogue, line: str) -> None:
         prompt = read_prompt(command[1:], value.strip(), command, dialogue.limits)
         prompt.validate(dialogue.image.size)
         dialogue.prompts.append(prompt)
+        if command == "/mask":
+            dialogue.inputs.append(("mask", value.strip()))
     elif command.startswith("/"):
-        raise UsageError(f"unknown command `{command}`; /help lists them")
+        raise UsageError(f"unknown command {quoted(command)}; /help lists them")
     else:
         check_prompts(line, dialogue.prompts, dialogue.image.size)
-        answer = _stream(dialogue.talk, line, list(dialogue.prompts), dialogue.settings)
+        folder = dialogue.next_folder
+        if folder is not None:
+            refuse_overwriting(dialogue.inputs, [folder / name for name in ANSWER_FILES])
+        prompts = list(dialogue.prompts)
+        answer = _stream(dialogue.talk, line, prompts, dialogue.settings)
         dialogue.answers += 1
-        if dialogue.out is not None:
-            files = common.answer_files(dialogue.image, answer, dialogue.prompts)
-            common.write_files(dialogue.out / f"{dialogue.answers:03}", files)
         dialogue.prompts.clear()
+        if folder is not None:
+            write_files(folder, common.answer_files(dialogue.image, answer, prompts))

@@ -1,4 +1,4 @@
-"""What several commands share: the engine they talk to, answers as text and files, output that is whole or not there.
+"""What several commands share: their options, the engine they talk to, answers as text and as files.
 
 Imports nothing heavy by itself, so that `--help` stays quick.
 """
@@ -6,17 +6,17 @@ Imports nothing heavy by itself, so that `--help` stays quick.
 from __future__ import annotations
 
 import json
-import os
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
-from llava_grounding.errors import UsageError
+from llava_grounding.cli.outputs import given_path
+from llava_grounding.cli.outputs import write_files as write_files
+from llava_grounding.cli.terminal import escape_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,13 +34,21 @@ DeviceOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON and nothing else.")]
 OutOption = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="Also write answer.json, answer.png and answer.html into this folder."),
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        parser=given_path,
+        help="Also write answer.json, answer.png and answer.html into this folder.",
+    ),
 ]
 MegapixelsOption = Annotated[
     float | None,
     typer.Option("--max-megapixels", metavar="N", help="Largest image that is read, in million pixels.  [default: 65]"),
 ]
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="A JPEG, PNG or WebP file.")]
+
+ANSWER_FILES = ("answer.json", "answer.png", "answer.html")
+"""What `--out` writes; the first is put there last."""
 
 
 class Talk(Protocol):
@@ -127,28 +135,29 @@ def answer_json(answer: GroundedAnswer) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:  # half of a surrogate pair
-        return json.dumps(data, allow_nan=False)
-    return text
+        text = json.dumps(data, allow_nan=False)
+    return escape_json(text)
 
 
 def print_json(text: str) -> None:
-    """Print JSON, escaped where the terminal's encoding lacks a character."""
+    """Print JSON, escaped where the terminal's encoding lacks a character or could be steered by it."""
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(json.loads(text))
-    print(text, flush=True)
+    print(escape_json(text), flush=True)
 
 
 def answer_files(image: Image.Image, answer: GroundedAnswer, prompts: Sequence[VisualPrompt] = ()) -> dict[str, bytes]:
     """What `--out` writes, by file name."""
     from llava_grounding.render import answer_to_html, draw_answer
 
-    return {
-        "answer.json": f"{answer_json(answer)}\n".encode(),
-        "answer.png": png_bytes(draw_answer(image, answer, prompts)),
-        "answer.html": answer_to_html(image, answer, prompts).encode(),
-    }
+    contents = (
+        f"{answer_json(answer)}\n".encode(),
+        png_bytes(draw_answer(image, answer, prompts)),
+        answer_to_html(image, answer, prompts).encode(),
+    )
+    return dict(zip(ANSWER_FILES, contents, strict=True))
 
 
 def png_bytes(picture: Image.Image) -> bytes:
@@ -158,62 +167,3 @@ def png_bytes(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def check_out(out: Path | None) -> None:
-    """Refuse an output folder that cannot be one, before any work is done.
-
-    Raises:
-        UsageError: if the path is a file, or the first folder above it that exists may not be written to.
-    """
-    if out is None:
-        return
-    above = out
-    while not above.exists() and above != above.parent:
-        above = above.parent
-    if not above.is_dir():
-        raise UsageError(f"--out must be a folder, but `{above}` is a file")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UsageError(f"--out `{out}` cannot be written: no permission in `{above}`")
-
-
-def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write all files or none: each aside first, and renamed only when every one is on the disk.
-
-    Folders that are missing are made, and removed again if writing fails.
-    """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    aside: dict[Path, Path] = {}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            aside[folder / name] = _write_aside(folder, name, content)
-        for target, path in aside.items():
-            path.replace(target)
-    except BaseException:
-        for path in aside.values():
-            path.unlink(missing_ok=True)
-        for path in made:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-        raise
-
-
-def _write_aside(folder: Path, name: str, content: bytes) -> Path:
-    handle, path = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-    except BaseException:
-        Path(path).unlink(missing_ok=True)
-        raise
-    return Path(path)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_grounding.cli import common
-from llava_grounding.cli.common import DeviceOption, ImageArgument, JsonOption, MegapixelsOption, ModelOption, OutOption
+from llava_grounding.cli.common import (
+    ANSWER_FILES,
+    DeviceOption,
+    ImageArgument,
+    JsonOption,
+    MegapixelsOption,
+    ModelOption,
+    OutOption,
+)
+from llava_grounding.cli.outputs import check_out, write_files
 from llava_grounding.cli.report import phrase_lines, say
 
 if TYPE_CHECKING:
@@ -33,7 +42,7 @@ def ground(
     from llava_grounding.image_files import load_image
     from llava_grounding.processing.conversation import referring_turn
 
-    common.check_out(out)
+    check_out(out, ANSWER_FILES, [("image", image)])
     for phrase in phrases:
         referring_turn(phrase)  # refuses an empty one, or one with special tokens, before the model is loaded
     limits = common.image_limits(max_megapixels)
@@ -42,7 +51,7 @@ def ground(
         engine = common.load_engine(model, device, *([limits] if max_megapixels else []))
         answer = as_answer(picture, engine.ground(picture, phrases), engine.name)
         if out is not None:
-            common.write_files(out, common.answer_files(picture, answer))
+            write_files(out, common.answer_files(picture, answer))
     if as_json:
         common.print_json(common.answer_json(answer))
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
-from llava_grounding.errors import PromptError, UsageError
+from llava_grounding.errors import PromptError, UsageError, quoted
 
 if TYPE_CHECKING:
     from llava_grounding.image_files import ImageLimits
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 KINDS = ("click", "box", "scribble", "mask")
 _ORDER = "llava_grounding.prompt_order"
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
+_AROUND_COMMA = re.compile(r"\s*,\s*")
 _EXAMPLES = {
     "click": "X,Y as in `120,80`",
     "box": "X0,Y0,X1,Y1 as in `10,20,90,200`",
@@ -59,10 +60,11 @@ def read_prompt(kind: str, value: str, said: str, limits: ImageLimits | None = N
         from llava_grounding.image_files import DEFAULT_LIMITS, load_mask
 
         return VisualPrompt.mask_of(load_mask(value, limits or DEFAULT_LIMITS))
-    points = [_numbers(part) for part in (value.split() if kind == "scribble" else [value])]
+    joined = _AROUND_COMMA.sub(",", value.strip())
+    points = [_numbers(part) for part in (joined.split() if kind == "scribble" else [joined])]
     wanted = 4 if kind == "box" else 2
     if not points or any(point is None or len(point) != wanted for point in points):
-        raise UsageError(f"{said} must be {_EXAMPLES[kind]}, in pixels, got `{value}`")
+        raise UsageError(f"{said} must be {_EXAMPLES[kind]}, in pixels, got {quoted(value)}")
     if kind == "scribble":
         return VisualPrompt.scribble([(x, y) for x, y in filter(None, points)])
     numbers = points[0] or []

@@ -11,6 +11,7 @@ import typer
 
 from llava_grounding.cli import common
 from llava_grounding.cli.common import ImageArgument, MegapixelsOption
+from llava_grounding.cli.outputs import refuse_overwriting, write_files
 from llava_grounding.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def render(
         raise UsageError(f"the folder `{out.parent}` does not exist; make it first")
     if out.is_dir():
         raise UsageError(f"the output `{out}` is a folder; expected a file")
+    refuse_overwriting([("answer", answer), ("image", image)], [out])
     limits = common.image_limits(max_megapixels)
     value = read_answer(answer, limits)
     picture = load_image(image, limits)
@@ -46,7 +48,7 @@ def render(
         content = common.png_bytes(draw_answer(picture, value))
     else:
         content = answer_to_html(picture, value).encode()
-    common.write_files(out.parent, {out.name: content})
+    write_files(out.parent, {out.name: content})
 
 
 def read_answer(source: str, limits: ImageLimits | None = None) -> GroundedAnswer:

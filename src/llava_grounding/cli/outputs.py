@@ -1,0 +1,277 @@
+"""Files that commands write: never over what they read, each whole, and a set of them exchanged as one.
+
+`refuse_overwriting` and `check_out` are asked before any work is done, `write_files` writes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from llava_grounding.errors import UsageError, quoted
+
+Inputs = Iterable[tuple[str, str | os.PathLike[str]]]
+"""What a command reads: what it is called, and its path."""
+_NOTHING = (-1, -1)
+_PATH = 300  # characters a message shows of a path
+_PART = ".part"
+_YOUNG = 10.0  # seconds in which a set that another machine writes may not have been locked yet
+_AT_FDCWD, _EXCHANGE = -100, 2
+
+
+def given_path(text: str) -> Path:
+    """A path from the command line.
+
+    Raises:
+        UsageError: if the text is empty, which would mean the working folder.
+    """
+    if not text.strip():
+        raise UsageError("a path must not be empty; `.` is the working folder")
+    return Path(text)
+
+
+def refuse_overwriting(inputs: Inputs, outputs: Iterable[Path]) -> None:
+    """Refuse outputs that are, or hold, what a command reads, under whatever name.
+
+    Compares what the paths lead to, so links, other spellings and upper and lower case count.
+
+    Args:
+        inputs: what each is called in the message, as "image", and its path; what is not there is passed over.
+        outputs: what would be written or replaced, files or folders.
+
+    Raises:
+        UsageError: naming the output and the input.
+    """
+    read = {key: given for given in inputs for key in _identities(given[1])}
+    for output in outputs:
+        what, path = read.get(_identity(output) or _NOTHING, ("", ""))
+        if what:
+            raise UsageError(
+                f"the output {quoted(str(output), _PATH)} would overwrite the {what} {quoted(str(path), _PATH)}; "
+                f"give another place"
+            )
+
+
+def check_out(out: Path | None, names: Iterable[str] = (), inputs: Inputs = (), option: str = "--out") -> None:
+    """Refuse an output folder that cannot be one, before any work is done.
+
+    Args:
+        option: which named it.
+        names: what would be written or replaced in it.
+        inputs: what is read; see `refuse_overwriting`.
+
+    Raises:
+        UsageError: if the path is no folder, the first folder above it that exists may not be written to, or an input
+            would be overwritten.
+    """
+    if out is None:
+        return
+    said = quoted(str(out), _PATH)
+    above = out
+    try:
+        while not above.exists() and not above.is_symlink() and above != above.parent:
+            above = above.parent
+        is_folder = above.is_dir()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{option} {said} cannot be a folder: {getattr(error, 'strerror', None) or error}") from error
+    if not is_folder:
+        raise UsageError(f"{option} must be a folder, but {quoted(str(above), _PATH)} is none")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {said} cannot be written: no permission in {quoted(str(above), _PATH)}")
+    refuse_overwriting(inputs, [out / name for name in names])
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write all files or none; whatever ends the process, the older files and the newer ones never stand together.
+
+    Everything is written aside and to the disk first. One file is then renamed. Of several, a folder that holds nothing
+    else is exchanged as a whole, in one step where the file system can; in a folder with other things the older files
+    are removed before the newer ones are put there, the first of them last: while it is missing there is no set.
+    Folders that are missing are made, and removed again if writing fails; what a killed process left behind is removed.
+
+    Raises:
+        OSError: if something cannot be written.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if len(contents) == 1:
+            folder.mkdir(exist_ok=True)
+            ((name, content),) = contents.items()
+            _write_one(folder / name, content)
+        else:
+            _write_set(folder, contents)
+    except BaseException:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def _write_one(path: Path, content: bytes) -> None:
+    if path.exists() and not path.is_file():  # a device or a pipe takes what comes
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK), "wb") as file:
+            os.set_blocking(file.fileno(), True)
+            file.write(content)
+        return
+    with _aside(path.parent, path.name) as aside:
+        _write_synced(aside / path.name, content)
+        (aside / path.name).replace(path)
+    _sync_folder(path.parent)
+
+
+def _write_set(folder: Path, contents: Mapping[str, bytes]) -> None:
+    if _may_be_exchanged(folder, contents):
+        with _aside(folder.parent, folder.name) as aside:
+            _write_all(aside, contents)
+            if _exchange(aside, folder, contents):
+                _sync_folder(folder.parent)
+                return
+    folder.mkdir(exist_ok=True)
+    with _aside(folder, next(iter(contents))) as aside:
+        _write_all(aside, contents)
+        for name in contents:
+            (folder / name).unlink(missing_ok=True)
+        for name in reversed(list(contents)):
+            (aside / name).replace(folder / name)
+        _sync_folder(folder)
+
+
+def _may_be_exchanged(folder: Path, contents: Mapping[str, bytes]) -> bool:
+    """Whether the folder is new, or our own with older files of the set and nothing else, and nobody stands in it."""
+    if not os.access(folder.parent, os.W_OK | os.X_OK) or folder.is_symlink() or folder.name in ("", ".", ".."):
+        return False
+    if not folder.exists():
+        return True
+    if folder.samefile(Path.cwd()) or folder.is_mount() or folder.stat().st_uid != os.geteuid():
+        return False
+    return all(entry.name in contents and entry.is_file() for entry in folder.iterdir())
+
+
+def _exchange(new: Path, folder: Path, contents: Mapping[str, bytes]) -> bool:
+    """Put a folder in the place of an older one in one step; whether that could be done."""
+    mode = folder.stat().st_mode if folder.exists() else 0o777 & ~_umask()
+    new.chmod(stat.S_IMODE(mode))
+    try:
+        new.rename(folder)  # nothing, or an empty folder, is replaced in one step everywhere
+        return True
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+    if not _swap(new, folder):
+        return False
+    for name in contents:
+        (new / name).unlink(missing_ok=True)
+    for late in list(new.iterdir()):  # somebody put it there at the last moment
+        if not (folder / late.name).exists():
+            late.rename(folder / late.name)
+    return True
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Exchange two paths in one step, where the system and the file system can."""
+    library = ctypes.CDLL(None, use_errno=True)
+    first, second = os.fsencode(one), os.fsencode(other)
+    if hasattr(library, "renameat2"):  # Linux
+        return library.renameat2(_AT_FDCWD, first, _AT_FDCWD, second, _EXCHANGE) == 0
+    if hasattr(library, "renamex_np"):  # macOS
+        return library.renamex_np(first, second, _EXCHANGE) == 0
+    return False
+
+
+@contextmanager
+def _aside(folder: Path, name: str) -> Iterator[Path]:
+    """A hidden folder to write into, gone afterwards; those of processes that were killed are removed as well."""
+    for path in folder.glob(f".{_plain(name)}.*{_PART}"):
+        _remove_if_left(path)
+    place = Path(tempfile.mkdtemp(prefix=f".{_plain(name)}.{os.getpid()}.", suffix=_PART, dir=folder))
+    lock = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_if_left(path: Path) -> None:
+    """Remove what a process was writing that no longer runs."""
+    with suppress(OSError, LookupError):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(handle).st_mtime > _YOUNG or not _runs(path.suffixes[-3][1:]):
+                shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
+def _runs(process: str) -> bool:
+    """Whether a process of this number runs here, which may not be where it was started."""
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except OSError:  # of somebody else
+        return True
+    return True
+
+
+def _plain(name: str) -> str:
+    """A name without what `glob` would take for a pattern, short enough to be part of another."""
+    return "".join(one if one.isalnum() or one in "-_." else "_" for one in name)[:40]
+
+
+def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
+    for name, content in contents.items():
+        _write_synced(folder / name, content)
+    _sync_folder(folder)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make renames in a folder outlast a failure of the machine, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Device and number of what a path leads to; None if nothing is there."""
+    try:
+        found = Path(path).stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _identities(path: str | os.PathLike[str]) -> Iterator[tuple[int, int]]:
+    """Of what a path leads to and of all folders it lies in; none if nothing is there."""
+    if _identity(path) is None:
+        return
+    real = Path(path).resolve()
+    yield from filter(None, map(_identity, (real, *real.parents)))
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
