@@ -140,14 +140,16 @@ class Report:
         return "\n".join(lines) + "\n"
 
     def to_table(self) -> Table:
-        """The same for a terminal."""
+        """The same for a terminal; brackets in names are no markup."""
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=self.title, caption="\n".join(self.notes) or None)
+        notes = Text("\n".join(self.notes), style="table.caption") if self.notes else None
+        table = Table(title=Text(self.title, style="table.title"), caption=notes)
         for position, name in enumerate(["metric", *(result.system for result in self.results), "n"]):
-            table.add_column(name, justify="left" if position == 0 else "right")
+            table.add_column(Text(name), justify="left" if position == 0 else "right")
         for row in self.rows():
-            table.add_row(*row)
+            table.add_row(*map(Text, row))
         return table
 
     @property

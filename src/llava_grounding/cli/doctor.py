@@ -14,7 +14,9 @@ from typing import Annotated
 
 import typer
 
-from llava_grounding.cli.report import one_line, say
+from llava_grounding.cli.common import print_json
+from llava_grounding.cli.report import say
+from llava_grounding.cli.terminal import one_line
 
 CORE = (
     "torch",
@@ -101,7 +103,7 @@ def doctor(
     if model is not None:
         report.model = measure(model)
     if as_json:
-        say(json.dumps(asdict(report), indent=2) + "\n")
+        print_json(json.dumps(asdict(report), indent=2))
     else:
         for line in describe(report):
             say(f"{line}\n")

@@ -23,17 +23,25 @@ from llava_grounding.cli.doctor import doctor
 from llava_grounding.cli.ground import ground
 from llava_grounding.cli.prompts import InOrder
 from llava_grounding.cli.render import render
-from llava_grounding.cli.report import note, one_line
-from llava_grounding.errors import LlavaGroundingError
+from llava_grounding.cli.report import note, say
+from llava_grounding.cli.terminal import give_up, guarded, one_line, open_streams
+from llava_grounding.errors import LlavaGroundingError, cut_short
 
 PROGRAM = "llava-grounding"
+_LONGEST_TRACEBACK = 50_000  # characters
 _INTERRUPTED = 130  # as shells say it: 128 and the number of the signal
 
 # typer keeps its own copy of click from 0.20 on, so the class is taken from where both have it.
 _CommandLineError = typer.BadParameter.__mro__[2]
 
 # Plain help: drawing it with rich took 0.4 to 0.5 s, against 0.11 to 0.18 s.
-app = typer.Typer(name=PROGRAM, rich_markup_mode=None, add_completion=False, no_args_is_help=False)
+app = typer.Typer(
+    name=PROGRAM,
+    rich_markup_mode=None,
+    add_completion=False,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.command(cls=InOrder)(chat)
 app.command()(ground)
 app.command()(render)
@@ -54,7 +62,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from llava_grounding import __version__
 
-        typer.echo(f"{PROGRAM} {__version__}")
+        say(f"{PROGRAM} {__version__}\n")
         raise typer.Exit
 
 
@@ -75,32 +83,46 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if not debug:
         warnings.simplefilter("ignore")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    sys.exit(run(given, debug))
+    with open_streams(), guarded():
+        sys.exit(run(given, debug))
 
 
 def run(arguments: Sequence[str], debug: bool = False) -> int:
     """Run the command line and give its exit code."""
     try:
         result = app(list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False)
+        sys.stdout.flush()
         code = result if isinstance(result, int) else 0
         if code == _INTERRUPTED:  # typer has caught it already
             note("Interrupted")
         return code if arguments else 2
     except BrokenPipeError:  # whoever read our output has stopped: nobody is left to tell
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123  so that closing it at exit is silent as well
+        give_up(sys.stdout)
         return 1
     except (KeyboardInterrupt, typer.Abort):
         note("Interrupted")
         return _INTERRUPTED
-    except Exception as error:  # noqa: BLE001  the last place to turn any error into a sentence
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001  the last place to turn any error into a sentence, panics of libraries too
         if debug:
-            traceback.print_exception(error)
+            note(cut_short("".join(traceback.format_exception(error)).rstrip("\n"), _LONGEST_TRACEBACK))
         message, code = _explain(error)
         note(f"Error: {one_line(message)}")
+        if isinstance(error, OSError):
+            _flush_or_give_up()
         return code
 
 
-def _explain(error: Exception) -> tuple[str, int]:
+def _flush_or_give_up() -> None:
+    """What stdout still holds must not fail once more when the process ends."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        give_up(sys.stdout)
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
     """A sentence about an error, and the exit code it calls for."""
     if isinstance(error, LlavaGroundingError):
         return str(error), error.exit_code

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TextIO
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from llava_grounding.cli.terminal import one_line, write
 
 if TYPE_CHECKING:
     from llava_grounding.structures import GroundedAnswer
@@ -13,17 +15,13 @@ if TYPE_CHECKING:
 
 def say(text: str) -> None:
     """Print to stdout as it is, with a stand-in for what cannot be shown or encoded."""
-    _write(text, sys.stdout)
+    write(text, sys.stdout)
 
 
 def note(text: str) -> None:
-    """Print a line to stderr."""
-    _write(f"{text}\n", sys.stderr)
-
-
-def one_line(text: str) -> str:
-    """A message as one line."""
-    return " ".join(text.split())
+    """Print a line to stderr, if it can be printed there at all."""
+    with suppress(OSError, ValueError):  # closed or full: nobody is left to tell
+        write(f"{text}\n", sys.stderr)
 
 
 def phrase_lines(answer: GroundedAnswer) -> Iterator[str]:
@@ -39,15 +37,3 @@ def phrase_lines(answer: GroundedAnswer) -> Iterator[str]:
             x0, y0, x1, y1 = region.box_xyxy
             doubt = "  doubtful" if phrase.doubtful else ""
             yield f"  {number:>2}  {words}: box {x0:.0f},{y0:.0f},{x1:.0f},{y1:.0f}  score {region.score:.2f}{doubt}"
-
-
-def _write(text: str, stream: TextIO) -> None:
-    encoding = stream.encoding or "utf-8"
-    stream.write("".join(map(_shown, text)).encode(encoding, "replace").decode(encoding))
-    stream.flush()
-
-
-def _shown(character: str) -> str:
-    if character == "\n" or unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp"):
-        return character
-    return " " if character.isspace() else "\ufffd"

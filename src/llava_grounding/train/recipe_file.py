@@ -18,7 +18,7 @@ MAX_DEPTH = 32
 """Lists and mappings in each other."""
 _SHIPPED = Path(__file__).parent / "recipes"
 _SUFFIX = ".yaml"
-_MAX_NUMBER = 400  # characters a number is written in; PyYAML's time grows with their square
+_MAX_NUMBER = 300  # characters a number is written in: a float holds it, and PyYAML's time grows with their square
 _MERGE = "tag:yaml.org,2002:merge"
 _PATH = 300  # characters a message shows of a path
 
