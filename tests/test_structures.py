@@ -492,3 +492,9 @@ def test_a_message_knows_its_role_and_its_prompts():
         UsageError, match=r"^role of a message must be one of `user`, `assistant`, `system`, got 'robot'$"
     ):
         Message("robot", "hello")
+
+
+def test_a_region_is_described_in_a_line() -> None:
+    region = Region(np.array([1.0, 1, 3, 2.5]), 0.75, a_mask())
+    assert repr(region) == f"Region((1, 1, 3, 2.5), score 0.750, mask of {a_mask().sum()} pixels)"
+    assert repr(Region(np.array([0.0, 0, 2.5, 3]), 0.5)) == "Region((0, 0, 2.5, 3), score 0.500)"

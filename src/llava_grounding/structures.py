@@ -116,6 +116,10 @@ class Region:
         """Height and width of the mask; None where there is none."""
         return None if self.mask is None else (self.mask.shape[0], self.mask.shape[1])
 
+    def __repr__(self) -> str:
+        mask = "" if self.mask is None else f", mask of {mask_area(self.mask)} pixels"
+        return f"Region({_numbers(self.box_xyxy)}, score {self.score:.3f}{mask})"
+
     @property
     def area(self) -> int:
         """Pixels of the mask, or of the box where there is none."""

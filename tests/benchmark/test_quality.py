@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline, Request
 from llava_grounding.benchmark.quality import (
@@ -254,6 +256,10 @@ def test_a_report_goes_to_json_and_back_and_into_a_table(scenes: list[Sample]) -
     table = report.to_table()
     assert table.row_count == len(report.rows())
     assert len(table.columns) == 5
+    printed = StringIO()
+    Console(file=printed, width=80).print(report.to_table(80))
+    assert max(map(len, printed.getvalue().splitlines())) <= 80
+    assert "[" not in "".join(cell.plain for column in report.to_table(80).columns for cell in column.cells)
     with pytest.raises(DataError, match="report_version must be 1, got None"):
         Report.from_dict({})
     with pytest.raises(DataError, match="not a report"):

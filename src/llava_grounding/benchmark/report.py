@@ -18,6 +18,7 @@ from llava_grounding.errors import DataError, shown
 if TYPE_CHECKING:
     from rich.table import Table
 
+_WIDE = 120  # columns of a terminal that intervals fit into
 REPORT_VERSION = 1
 _BLOCK = 2**20
 
@@ -139,8 +140,12 @@ class Report:
         lines += ["", *(f"- {note}" for note in self.notes)] if self.notes else []
         return "\n".join(lines) + "\n"
 
-    def to_table(self) -> Table:
-        """The same for a terminal; brackets in names are no markup."""
+    def to_table(self, columns: int = 200) -> Table:
+        """The same for a terminal; brackets in names are no markup.
+
+        Args:
+            columns: of the terminal; a narrow one gets no intervals.
+        """
         from rich.table import Table
         from rich.text import Text
 
@@ -149,7 +154,8 @@ class Report:
         for position, name in enumerate(["metric", *(result.system for result in self.results), "n"]):
             table.add_column(Text(name), justify="left" if position == 0 else "right")
         for row in self.rows():
-            table.add_row(*map(Text, row))
+            cells = row if columns >= _WIDE else [cell.partition(" [")[0] for cell in row]
+            table.add_row(*map(Text, cells))
         return table
 
     @property

@@ -70,7 +70,8 @@ def benchmark(
             report = evaluate_photos(chat, pack, limit, seed, name, digest, on_progress=tell)
         else:
             report = evaluate_scenes(chat, limit or 300, seed, name, digest, on_progress=tell)
-    Console().print(report.to_table())
+    terminal = Console()
+    terminal.print(report.to_table(terminal.width))
     if json is not None:
         write_files(json.parent, {json.name: report.to_json().encode()})
 
