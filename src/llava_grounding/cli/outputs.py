@@ -32,10 +32,16 @@ def given_path(text: str) -> Path:
     """A path from the command line.
 
     Raises:
-        UsageError: if the text is empty, which would mean the working folder.
+        UsageError: if the text is empty, which would mean the working folder, or no path.
     """
     if not text.strip():
         raise UsageError("a path must not be empty; `.` is the working folder")
+    try:
+        possible = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise UsageError(f"no path can be called {quoted(text, _PATH)}")
     return Path(text)
 
 
@@ -110,10 +116,13 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
             _write_one(folder / name, content)
         else:
             _write_set(folder, contents)
-    except BaseException:
+    except BaseException as error:
         for path in made:
             with suppress(OSError):
                 path.rmdir()
+        if isinstance(error, OSError) and error.strerror:  # of what was meant to be written, not of what is aside
+            place = folder if len(contents) > 1 else folder / next(iter(contents))
+            raise OSError(error.errno, error.strerror, str(place)) from error
         raise
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llava_grounding.cli.outputs import check_out, given_path
-from llava_grounding.cli.report import say
+from llava_grounding.cli.report import note, say
 from llava_grounding.errors import DataError, UsageError, quoted
 
 if TYPE_CHECKING:
     from llava_grounding.train.recipe import Recipe
 
+_GIVE_FOLDER = "give the folder that the files of the recipe are in: --data FOLDER"
 _WRITTEN = ("recipe.json", "log.jsonl", "best", "last", "pictures")
 
 
@@ -66,6 +67,8 @@ def train(
             from llava_grounding.train.sources import check_sources
 
             fine = check_sources([*loaded.data, *loaded.validation], data, lambda line: say(f"{line}\n"))
+            if not fine and _lacks_folder(loaded, data):
+                note(f"Error: files are missing; {_GIVE_FOLDER}")
             raise typer.Exit(0 if fine else 1)
         if dry_run:
             from llava_grounding.train.dry_run import dry_run as plan
@@ -108,12 +111,14 @@ def _naming_data(recipe: Recipe, root: Path | None) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        if root is not None or all(map(_is_there, (*recipe.data, *recipe.validation))):
+        if not _lacks_folder(recipe, root):
             raise
-        raise DataError(f"{error}; give the folder that the files of the recipe are in: --data FOLDER") from error
+        raise DataError(f"{error}; {_GIVE_FOLDER}") from error
 
 
-def _is_there(source: Mapping[str, Any]) -> bool:
+def _lacks_folder(recipe: Recipe, root: Path | None) -> bool:
+    """Whether files are missing and no folder was given to find them in."""
     from llava_grounding.train.sources import is_there
 
-    return bool(source.get("optional")) or is_there(source, None)
+    needed = [source for source in (*recipe.data, *recipe.validation) if not source.get("optional")]
+    return root is None and not all(is_there(source, None) for source in needed)
