@@ -28,7 +28,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def put_in_place_of_the_run(monkeypatch: pytest.MonkeyPatch, train: Callable[..., object]) -> None:
-    monkeypatch.setitem(sys.modules, "llava_grounding.train.run", SimpleNamespace(train=train))
+    stand_in = SimpleNamespace(train=train, check_trackers=lambda _: None)
+    monkeypatch.setitem(sys.modules, "llava_grounding.train.run", stand_in)
 
 
 @pytest.mark.parametrize(
