@@ -66,7 +66,9 @@ _FOREIGN = {
 }
 _FOREIGN |= dict.fromkeys(("tokenizer_file", "vocab_file", "merges_file"), _FOREIGN["gguf_file"])
 _PLACES = ("_name_or_path", "backbone")  # which are refused only as a text
-_COUNTS = re.compile(r"(layers?|depths?|stages|blocks|experts|levels|points|groups|heads?|repeats|mask_tokens)$")
+_COUNTS = re.compile(
+    r"(layers?|depths?|stages|blocks|experts|levels|points|groups|heads?|repeats|mask_tokens|multiplier)$"
+)
 _FURTHER_COUNTS = ("num_labels", "num_beams", "num_beam_groups", "num_return_sequences")
 _SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _BLOBS = re.compile(r"(models|datasets|spaces)--.+")
