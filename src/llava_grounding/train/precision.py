@@ -27,7 +27,7 @@ def use_bfloat16(wish: bool | str, device: torch.device) -> bool:
 
 
 def faster_in_bfloat16() -> bool:
-    """Whether this CPU multiplies matrices in bfloat16 at least a tenth faster than in float32, forward and backward."""
+    """Whether this CPU multiplies matrices in bfloat16 a tenth faster than in float32, forward and backward."""
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return False
     return _seconds(torch.bfloat16) * _GAIN < _seconds(torch.float32)
