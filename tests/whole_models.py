@@ -67,7 +67,8 @@ _TOWER = {
     "patch_size": 14,
 }
 _DECODER = {"hidden_size": 32, "mask_size": 16, "num_heads": 4, "decoder_layers": 2, "decoder_ffn_size": 32}
-_DEFORMABLE = {**_DECODER, "encoder_layers": 1, "encoder_ffn_size": 32, "num_points": 2}
+# Fewer groups than the original: at these few cells a group of one channel would have no spread to speak of.
+_DEFORMABLE = {**_DECODER, "encoder_layers": 1, "encoder_ffn_size": 32, "num_points": 2, "norm_groups": 16}
 _IDS = {
     "image_token_id": IMAGE,
     "seg_token_id": SEG,

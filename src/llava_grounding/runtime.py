@@ -58,7 +58,7 @@ class Runtime:
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.model.parameters()).device
+        return self.model.device
 
     @property
     def max_positions(self) -> int | None:

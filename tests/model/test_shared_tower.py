@@ -35,18 +35,18 @@ def tower(num_objects: int = 3) -> SharedVisionTower:
 
 def test_tokens_are_the_coarsest_cells_then_the_objects() -> None:
     part, image = tower(), memory()
-    tokens = part(image, proposals(torch.randn(2, 5)))
+    tokens = part.tokens(image, proposals(torch.randn(2, 5)))
     assert tokens.shape == (2, 6 + 3, part.output_size)
     finer = ImageMemory(image.memory.clone(), SIZES, image.mask_features)
     finer.memory[:, 6:] = 0
-    other = part(finer, proposals(torch.randn(2, 5)))
+    other = part.tokens(finer, proposals(torch.randn(2, 5)))
     assert torch.equal(other[:, :6], tokens[:, :6])
     assert not torch.equal(other[:, 6:], tokens[:, 6:])
 
 
 def test_objects_come_best_first_whatever_their_order() -> None:
     part, image, found = tower(), memory(1), proposals(torch.tensor([[0.1, 2.0, -1.0, 1.0, 0.5]]))
-    tokens = part(image, found)[:, 6:]
+    tokens = part.tokens(image, found)[:, 6:]
     order = torch.tensor([1, 3, 4])
     ranked = GrounderOutput(
         phrase_logits=found.phrase_logits[:, order],
@@ -56,28 +56,28 @@ def test_objects_come_best_first_whatever_their_order() -> None:
         mask_features=found.mask_features,
         topk_indices=found.topk_indices[:, order],
     )
-    torch.testing.assert_close(part(image, ranked)[:, 6:], tokens)
+    torch.testing.assert_close(part.tokens(image, ranked)[:, 6:], tokens)
 
 
 def test_equal_cells_in_different_places_give_different_tokens() -> None:
     part, image = tower(), memory(1)
     image.memory[:] = image.memory[:, :1]
-    cells = part(image, proposals(torch.randn(1, 5)))[0, :6]
+    cells = part.tokens(image, proposals(torch.randn(1, 5)))[0, :6]
     assert torch.cdist(cells, cells).fill_diagonal_(1.0).min() > 1e-3
 
 
 def test_a_box_and_a_score_change_the_token_of_an_object() -> None:
     part, image, found = tower(1), memory(1), proposals(torch.tensor([[1.0]]))
-    before = part(image, found)[0, 6]
+    before = part.tokens(image, found)[0, 6]
     found.phrase_logits = found.phrase_logits + 1.0
-    after_score = part(image, found)[0, 6]
+    after_score = part.tokens(image, found)[0, 6]
     found.boxes_cxcywh = found.boxes_cxcywh * 0.5
     assert not torch.allclose(after_score, before, atol=1e-4)
-    assert not torch.allclose(part(image, found)[0, 6], after_score, atol=1e-4)
+    assert not torch.allclose(part.tokens(image, found)[0, 6], after_score, atol=1e-4)
 
 
 def test_places_of_missing_objects_are_zero() -> None:
-    tokens = tower(4)(memory(1), proposals(torch.randn(1, 2)))
+    tokens = tower(4).tokens(memory(1), proposals(torch.randn(1, 2)))
     assert tokens.shape[1] == 6 + 4
     assert tokens[0, 8:].abs().max() == 0
     assert tokens[0, :8].abs().amax(-1).min() > 0
@@ -87,7 +87,7 @@ def test_tokens_teach_queries_but_neither_boxes_nor_scores() -> None:
     part, image, found = tower(), memory(1), proposals(torch.randn(1, 5))
     for value in (found.queries, found.boxes_cxcywh, found.phrase_logits):
         value.requires_grad_()
-    part(image, found).sum().backward()
+    part.tokens(image, found).sum().backward()
     assert found.queries.grad.abs().max() > 0
     assert found.boxes_cxcywh.grad is None
     assert found.phrase_logits.grad is None

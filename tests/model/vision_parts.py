@@ -48,7 +48,8 @@ def small_backbone(kind: str) -> Backbone:
 def small_pixel_decoder(kind: str, channels: tuple[int, ...], num_levels: int) -> nn.Module:
     if kind == "feature_pyramid":
         return FeaturePyramidPixelDecoder(channels, HIDDEN, MASK, num_levels)
-    return DeformablePixelDecoder(channels, HIDDEN, MASK, num_levels, num_layers=1, num_heads=4, ffn_size=32)
+    sizes = {"num_layers": 1, "num_heads": 4, "ffn_size": 32, "norm_groups": 16}
+    return DeformablePixelDecoder(channels, HIDDEN, MASK, num_levels, **sizes)
 
 
 def small_grounder(kind: str = "deformable", num_levels: int = 4, seed: int = 0, **options: Any) -> Grounder:

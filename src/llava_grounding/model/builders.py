@@ -22,6 +22,7 @@ def build_image_side(config: GrounderConfig | VisualPromptConfig) -> tuple[nn.Mo
             mask_size=config.mask_size,
             num_levels=config.num_levels,
             mask_convolution=getattr(config, "mask_convolution", "full"),
+            norm_groups=config.norm_groups,
         )
     return backbone, DeformablePixelDecoder(
         in_channels=backbone.channels,
@@ -32,6 +33,7 @@ def build_image_side(config: GrounderConfig | VisualPromptConfig) -> tuple[nn.Mo
         num_heads=config.num_heads,
         num_points=config.num_points,
         ffn_size=config.encoder_ffn_size,
+        norm_groups=config.norm_groups,
     )
 
 

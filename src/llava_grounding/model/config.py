@@ -199,6 +199,9 @@ class GrounderConfig(_StrictConfig):
     # Deformable layers of the pixel decoder.
     encoder_ffn_size: int = 2048
     # Width of their feed-forward part.
+    norm_groups: int = 32
+    # Groups of channels that the deformable decoder's GroupNorm normalises together; 32 as the original, whatever the
+    # width. It must divide hidden_size: a small model may need fewer.
     decoder_layers: int = 9
     # Layers of the query decoder.
     decoder_ffn_size: int = 2048
@@ -247,6 +250,9 @@ class VisualPromptConfig(_StrictConfig):
     # Deformable layers of the pixel decoder.
     encoder_ffn_size: int = 2048
     # Width of their feed-forward part.
+    norm_groups: int = 32
+    # Groups of channels that the deformable decoder's GroupNorm normalises together; 32 as the original, whatever the
+    # width. It must divide hidden_size: a small model may need fewer.
     decoder_layers: int = 9
     # Layers of the query decoder.
     decoder_ffn_size: int = 2048

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from llava_grounding.errors import ConfigError
-from llava_grounding.model.linear import Linear
 
 IMPLEMENTATIONS = ("auto", "gather", "grid_sample")
 
@@ -45,10 +44,10 @@ class MultiScaleDeformableAttention(nn.Module):
         self.num_points = num_points
         self.implementation = implementation
         points = num_heads * num_levels * num_points
-        self.sampling_offsets = Linear(hidden_size, points * 2)
-        self.attention_weights = Linear(hidden_size, points)
-        self.value_proj = Linear(hidden_size, hidden_size)
-        self.output_proj = Linear(hidden_size, hidden_size)
+        self.sampling_offsets = nn.Linear(hidden_size, points * 2)
+        self.attention_weights = nn.Linear(hidden_size, points)
+        self.value_proj = nn.Linear(hidden_size, hidden_size)
+        self.output_proj = nn.Linear(hidden_size, hidden_size)
         self.reset_parameters()
 
     @torch.no_grad()

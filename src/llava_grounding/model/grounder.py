@@ -3,6 +3,7 @@
 Two halves: `encode_image` sees no phrase and can be cached, `ground` sees no pixel. Nothing is thresholded here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from llava_grounding.errors import ConfigError, ShapeError
-from llava_grounding.model.heads import MLP, BoxHead, PhraseSimilarityHead
+from llava_grounding.model.heads import MLP, PhraseSimilarityHead
 from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction, ImageMemory
 from llava_grounding.model.pixel_decoder import cell_centres
 from llava_grounding.model.query_decoder import DecoderStep, QueryDecoder
@@ -52,10 +53,15 @@ class QuerySelection(nn.Module):
         image: ImageMemory,
         phrase_embeds: Float[Tensor, "B G D"],
         phrase_mask: Bool[Tensor, "B G"],
-        similarity: PhraseSimilarityHead,
-        box_head: BoxHead,
+        similarity: Callable[[Tensor, Tensor, Tensor], Tensor],
+        box_head: Callable[[Tensor], Tensor],
     ) -> SelectedQueries:
-        """Pick min(num_queries, N) cells per image; without any phrase, valid cells from coarse to fine."""
+        """Pick min(num_queries, N) cells per image; without any phrase, valid cells from coarse to fine.
+
+        Args:
+            similarity: logits of states, given phrases and which are real.
+            box_head: change of a box in logit space, given states.
+        """
         proposals, valid = self.proposals(image.level_sizes_hw, image.memory.device)
         memory = image.memory.masked_fill(~valid[:, None], 0.0)
         with torch.no_grad():  # only the chosen cells learn, and they are projected again below
@@ -181,7 +187,10 @@ class Grounder(nn.Module):
         picking = phrases
         if selection_embeds is not None:
             picking = selection_embeds, phrase_mask.new_ones(selection_embeds.shape[:2])
-        selected = self.query_selection(memory, *picking, self.similarity_head, self.query_decoder.box_head)
+        # The calls of the heads and not the heads: offloading, which brings weights in for a call, would move a module
+        # given as an argument as if it were a tensor.
+        heads = self.similarity_head.__call__, self.query_decoder.box_head.__call__
+        selected = self.query_selection(memory, *picking, *heads)
         states, boxes = selected.states.detach(), selected.boxes_cxcywh.detach()
         output = self.refine(memory, states, boxes, *phrases, with_aux=with_aux)
         interm = None

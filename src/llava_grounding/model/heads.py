@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from llava_grounding.model.linear import Linear
 from llava_grounding.model.outputs import PADDED_PHRASE_LOGIT
 
 _LENGTH_EPS = 1e-7  # added to the length of a projected state, as the original does
@@ -24,11 +23,11 @@ class MLP(nn.Module):
 
     def __init__(self, *sizes: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Linear(size_in, size_out) for size_in, size_out in pairwise(sizes))
+        self.layers = nn.ModuleList(nn.Linear(size_in, size_out) for size_in, size_out in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x), inplace=True)
+            x = F.relu(layer(x))
         return self.layers[-1](x)
 
 

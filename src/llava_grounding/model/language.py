@@ -23,6 +23,9 @@ class FeatureVisionTower(nn.Module):
     def __init__(self, config: PreTrainedConfig, feature_layer: int, drop_class_token: bool) -> None:
         super().__init__()
         self.vision_model = AutoModel.from_config(config, trust_remote_code=False)
+        for part in self.vision_model.modules():
+            if getattr(part, "use_head", False):
+                part.use_head = False  # SigLIP's: pools what is not read, by attention that knows no offloading
         self.feature_layer = feature_layer
         self.drop_class_token = drop_class_token
 

@@ -6,7 +6,7 @@ once (`encode_image`) and serves any number of questions, phrases and prompts.
 
 import inspect
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,12 +28,16 @@ from llava_grounding.model.language import put_into_slots
 from llava_grounding.model.loading import CheckedLoading, ModelWithoutHead
 from llava_grounding.model.model_card import WithModelCard
 from llava_grounding.model.outputs import GrounderOutput, ImageFeatures, ImageMemory, RegionPrompts, VisualPromptOutput
+from llava_grounding.model.placement import device_of, like, memory_for
 from llava_grounding.model.shared_tower import SharedVisionTower
 
 
 @dataclass
 class LlavaGroundingOutput(ModelOutput):
     """Output of `forward`."""
+
+    # Checkers of argument types read a signature that does not show that it may be made of a dict, as accelerate does.
+    __no_type_check__: ClassVar[bool] = True
 
     loss: Tensor | None = None
     """Language-model loss, mean over the learnt tokens."""
@@ -79,6 +83,10 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         self.visual_prompt_encoder = build_visual_prompt_encoder(
             config.visual_prompt_config, config.text_config.hidden_size
         )
+        # Offloading to a disk asks the empty model for the type that a weight is to have, and knows no such list.
+        half = torch.get_default_dtype() == torch.float16
+        for name in self._keep_in_fp32_modules if half else precise:
+            getattr(self, name).float()
         # By object, since its name differs between families of language models (`embed_tokens`, `wte`, ...).
         embedding = next(name for name, part in self.named_modules() if part is self.get_input_embeddings())
         self._tied_weights_keys = {"lm_head.weight": f"{embedding}.weight"}
@@ -98,6 +106,11 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             if mode and weights and not any(weight.requires_grad for weight in weights):
                 part.eval()
         return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong; also where the first weights are kept elsewhere until they are needed."""
+        return device_of(self) or torch.device("cpu")
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -122,14 +135,14 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             grounder_pixel_values: the letterboxed canvas, normalised; sides multiples of 32.
             pixel_values: what the vision tower sees; None when it shares the grounder's features.
         """
-        memory = self.grounder.encode_image(_like(self.grounder, grounder_pixel_values))
+        memory = self.grounder.encode_image(like(self.grounder, grounder_pixel_values))
         if isinstance(self.vision_tower, SharedVisionTower):
             proposals = self.vision_tower.propose(self.grounder, memory)
-            return self.features_from(self.multi_modal_projector(self.vision_tower(memory, proposals)), memory)
+            return self.features_from(self.multi_modal_projector(self.vision_tower.tokens(memory, proposals)), memory)
         if pixel_values is None:
             raise ValueError("pixel_values are needed: this model has a vision tower of its own")
-        features = self.vision_tower(_like(self.vision_tower, pixel_values))
-        tokens = self.multi_modal_projector(_like(self.multi_modal_projector, features))
+        features = self.vision_tower(like(self.vision_tower, pixel_values))
+        tokens = self.multi_modal_projector(like(self.multi_modal_projector, features))
         return self.features_from(tokens, memory)
 
     def features_from(self, tokens: Float[Tensor, "B P D"], memory: ImageMemory) -> ImageFeatures:
@@ -143,11 +156,12 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         """Add what the visual prompt encoder reads, if it is not there yet."""
         if features.prompt_memory is not None:
             return features
-        canvas = _like(self.visual_prompt_encoder, grounder_pixel_values)
+        canvas = like(self.visual_prompt_encoder, grounder_pixel_values)
         return replace(features, prompt_memory=self.visual_prompt_encoder.encode_image(canvas))
 
     def encode_regions(self, memory: ImageMemory, prompts: RegionPrompts) -> VisualPromptOutput:
         """One embedding per visual prompt, in the language model's width."""
+        memory = memory_for(self.visual_prompt_encoder, memory)
         prompts = prompts.to(memory.memory.device)
         return self.visual_prompt_encoder.encode_prompts(
             memory,
@@ -414,7 +428,8 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             memory: of batch B, or of batch 1 to share one image among all rows.
             phrase_embeds: `<seg>` hidden states, as they leave the language model.
         """
-        phrase_embeds = self.phrase_projector(_like(self.phrase_projector, phrase_embeds)).to(memory.memory)
+        memory = memory_for(self.grounder, memory)
+        phrase_embeds = self.phrase_projector(like(self.phrase_projector, phrase_embeds)).to(memory.memory)
         phrase_mask = phrase_mask.to(memory.memory.device)
         if self.config.phrase_queries == "image":
             assert isinstance(self.vision_tower, SharedVisionTower)
@@ -449,12 +464,6 @@ def _keeps_all(logits_to_keep: int | Tensor) -> bool:
 
 def _last(logits_to_keep: int | Tensor) -> slice | Tensor:
     return slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-
-
-def _like(module: nn.Module, value: Tensor) -> Tensor:
-    """The value on the device and in the type of a module's weights; unchanged if it has none."""
-    weight = next(module.parameters(), None)
-    return value if weight is None else value.to(device=weight.device, dtype=weight.dtype)
 
 
 # So that transformers' own Auto classes, pipelines and tools read a folder of ours, once this module is imported.

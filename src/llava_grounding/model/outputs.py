@@ -73,9 +73,10 @@ class ImageMemory:
             self.mask_features.repeat_interleave(times, dim=0),
         )
 
-    def to(self, device: torch.device | str) -> "ImageMemory":
-        """The same memory on another device."""
-        return ImageMemory(self.memory.to(device), self.level_sizes_hw, self.mask_features.to(device))
+    def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> "ImageMemory":
+        """The same memory on another device or in another type; None leaves either as it is."""
+        memory, features = (part.to(device=device, dtype=dtype) for part in (self.memory, self.mask_features))
+        return ImageMemory(memory, self.level_sizes_hw, features)
 
 
 @dataclass

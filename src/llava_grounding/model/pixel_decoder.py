@@ -4,8 +4,8 @@
 faster when everything is small. Neither knows of phrases or prompts.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from llava_grounding.errors import ConfigError
 from llava_grounding.model.deformable import MultiScaleDeformableAttention
 from llava_grounding.model.heads import sine_code
-from llava_grounding.model.linear import Linear
 from llava_grounding.model.outputs import ImageMemory
 
-_GROUPS = 32
+NORM_GROUPS = 32  # of the original, whatever the width
 _ROWS_AT_ONCE = 2048  # cells per step at inference: what a step touches stays in the CPU's cache
 
 
@@ -29,6 +28,7 @@ class DeformablePixelDecoder(nn.Module):
     Args:
         in_channels: of the backbone maps at strides 4, 8, 16, 32.
         num_levels: three from the backbone, each further one halves the last by a convolution.
+        norm_groups: groups of channels that GroupNorm normalises together.
 
     Source: MaskDINO (arXiv:2206.02777).
     """
@@ -44,22 +44,27 @@ class DeformablePixelDecoder(nn.Module):
         num_points: int = 4,
         ffn_size: int = 2048,
         implementation: str = "auto",
+        norm_groups: int = NORM_GROUPS,
     ) -> None:
         super().__init__()
         if num_levels < 3:
             raise ConfigError(f"the deformable pixel decoder needs at least 3 levels, got {num_levels}")
         finest, *inner = in_channels
-        self.input_projections = nn.ModuleList(_projection(channels, hidden_size, 1) for channels in inner)
+        self.input_projections = nn.ModuleList(_projection(channels, hidden_size, 1, norm_groups) for channels in inner)
         for level in range(num_levels - len(inner)):
-            self.input_projections.append(_projection(inner[-1] if level == 0 else hidden_size, hidden_size, 3))
+            self.input_projections.append(
+                _projection(inner[-1] if level == 0 else hidden_size, hidden_size, 3, norm_groups)
+            )
         self.level_embed = nn.Parameter(torch.randn(num_levels, hidden_size))
         self.layers = nn.ModuleList(
             DeformableEncoderLayer(hidden_size, num_heads, num_levels, num_points, ffn_size, implementation)
             for _ in range(num_layers)
         )
-        self.lateral = nn.Sequential(nn.Conv2d(finest, hidden_size, 1, bias=False), _group_norm(hidden_size))
+        self.lateral = nn.Sequential(nn.Conv2d(finest, hidden_size, 1, bias=False), GroupNorm(norm_groups, hidden_size))
         self.output = nn.Sequential(
-            nn.Conv2d(hidden_size, hidden_size, 3, padding=1, bias=False), _group_norm(hidden_size), nn.ReLU()
+            nn.Conv2d(hidden_size, hidden_size, 3, padding=1, bias=False),
+            GroupNorm(norm_groups, hidden_size),
+            nn.ReLU(),
         )
         self.mask_projection = nn.Conv2d(hidden_size, mask_size, 1)
 
@@ -92,6 +97,26 @@ class DeformablePixelDecoder(nn.Module):
             level_sizes_hw=sizes_hw[::-1],
             mask_features=self.mask_projection(self.output(fused)),
         )
+
+
+class GroupNorm(nn.GroupNorm):
+    """`torch.nn.GroupNorm`, also for a group of one single number: that has no spread and becomes the bias.
+
+    The coarsest level may be one cell, and as many groups as channels leave it one number each; torch refuses that for
+    one image and does it for two.
+    """
+
+    def __init__(self, num_groups: int, num_channels: int) -> None:
+        if num_groups < 1 or num_channels % num_groups:
+            fitting = max(n for n in range(1, min(max(num_groups, 1), num_channels) + 1) if num_channels % n == 0)
+            raise ConfigError(
+                f"norm_groups must divide hidden_size, got {num_groups} and {num_channels}; "
+                f"take a hidden_size that it divides, or norm_groups={fitting}"
+            )
+        super().__init__(num_groups, num_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class DeformableEncoderLayer(nn.Module):
@@ -139,11 +164,11 @@ class FeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, ffn_size: int) -> None:
         super().__init__()
-        self.fc1 = Linear(hidden_size, ffn_size)
-        self.fc2 = Linear(ffn_size, hidden_size)
+        self.fc1 = nn.Linear(hidden_size, ffn_size)
+        self.fc2 = nn.Linear(ffn_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.fc1.relu(x))
+        return self.fc2(F.relu(self.fc1(x)))
 
 
 class FeaturePyramidPixelDecoder(nn.Module):
@@ -155,6 +180,7 @@ class FeaturePyramidPixelDecoder(nn.Module):
         norm: BatchNorm learns several times faster than GroupNorm here when trained from nothing.
         mask_convolution: "separable" makes the 3x3 convolution at stride 4, most of the pyramid's work, a depthwise and
             a 1x1 one.
+        norm_groups: of GroupNorm.
 
     Source: Feature Pyramid Networks (arXiv:1612.03144).
     """
@@ -168,11 +194,12 @@ class FeaturePyramidPixelDecoder(nn.Module):
         norm: Literal["batch", "group"] = "batch",
         upsampling: Literal["nearest", "bilinear"] = "nearest",
         mask_convolution: Literal["full", "separable"] = "full",
+        norm_groups: int = NORM_GROUPS,
     ) -> None:
         super().__init__()
         if num_levels < 1:
             raise ConfigError(f"the feature pyramid needs at least 1 level, got {num_levels}")
-        make_norm = nn.BatchNorm2d if norm == "batch" else _group_norm
+        make_norm = nn.BatchNorm2d if norm == "batch" else partial(GroupNorm, norm_groups)
         self.num_levels = num_levels
         self.upsampling = upsampling
         self.laterals = nn.ModuleList(nn.Conv2d(channels, hidden_size, 1) for channels in in_channels)
@@ -237,26 +264,21 @@ def _by_cell(feature_map: Tensor) -> Tensor:
     return feature_map.contiguous(memory_format=torch.channels_last)
 
 
-def _projection(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+def _projection(in_channels: int, out_channels: int, kernel: int, norm_groups: int) -> nn.Sequential:
     stride = 1 if kernel == 1 else 2
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2)
     nn.init.xavier_uniform_(conv.weight)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
-    return nn.Sequential(conv, _group_norm(out_channels))
+    return nn.Sequential(conv, GroupNorm(norm_groups, out_channels))
 
 
-def _conv_norm(channels: int, make_norm: type[nn.BatchNorm2d] | object, stride: int = 1) -> nn.Sequential:
+def _conv_norm(channels: int, make_norm: Callable[[int], nn.Module], stride: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
-    return nn.Sequential(conv, make_norm(channels), nn.ReLU())  # type: ignore[operator]
+    return nn.Sequential(conv, make_norm(channels), nn.ReLU())
 
 
-def _separable_conv_norm(channels: int, make_norm: type[nn.BatchNorm2d] | object) -> nn.Sequential:
+def _separable_conv_norm(channels: int, make_norm: Callable[[int], nn.Module]) -> nn.Sequential:
     depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
     pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-    return nn.Sequential(depthwise, pointwise, make_norm(channels), nn.ReLU())  # type: ignore[operator]
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    # At least two channels a group: the coarsest level may be a single cell, and one number has no spread.
-    return nn.GroupNorm(math.gcd(_GROUPS, channels // 2), channels)
+    return nn.Sequential(depthwise, pointwise, make_norm(channels), nn.ReLU())

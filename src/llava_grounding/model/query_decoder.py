@@ -5,9 +5,12 @@ Knows boxes (each layer moves its references) but no phrases, prompts or masks.
 
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from llava_grounding.errors import ConfigError
 from llava_grounding.model.deformable import MultiScaleDeformableAttention
 from llava_grounding.model.heads import MLP, BoxHead, sine_box_embedding
 from llava_grounding.model.outputs import ImageMemory
@@ -43,6 +46,8 @@ class QueryDecoder(nn.Module):
         implementation: str = "auto",
     ) -> None:
         super().__init__()
+        if hidden_size % 4:  # a quarter of twice the width codes each side of a box, in pairs of sine and cosine
+            raise ConfigError(f"hidden_size must be a multiple of 4, which codes a box in sines, got {hidden_size}")
         self.hidden_size = hidden_size
         self.layers = nn.ModuleList(
             QueryDecoderLayer(hidden_size, num_heads, num_levels, num_points, ffn_size, implementation)
@@ -99,7 +104,7 @@ class QueryDecoderLayer(nn.Module):
         implementation: str = "auto",
     ) -> None:
         super().__init__()
-        self.self_attn = nn.MultiheadAttention(hidden_size, num_heads, batch_first=True)
+        self.self_attn = QuerySelfAttention(hidden_size, num_heads)
         self.self_attn_norm = nn.LayerNorm(hidden_size)
         self.cross_attn = MultiScaleDeformableAttention(hidden_size, num_heads, num_levels, num_points, implementation)
         self.cross_attn_norm = nn.LayerNorm(hidden_size)
@@ -128,11 +133,48 @@ class QueryDecoderLayer(nn.Module):
         if group_size is not None:
             x, position = (tensor.reshape(-1, group_size, shape[2]) for tensor in (x, position))
             hidden_queries = None if hidden_queries is None else hidden_queries.reshape(-1, group_size)
-        query = x + position
-        # Asking for the weights chooses plain products: with so few queries they beat the fused kernel, whose backward
-        # took 7 ms a layer on a CPU (batch 8, 50 queries).
-        attended, _ = self.self_attn(query, query, x, key_padding_mask=hidden_queries, average_attn_weights=False)
-        return attended.reshape(shape)
+        return self.self_attn(x + position, x, hidden_queries).reshape(shape)
+
+
+class QuerySelfAttention(nn.Module):
+    """Multi-head attention of queries to each other, with the weights and their names of `nn.MultiheadAttention`.
+
+    That one reads the weights of `out_proj` and never calls it, so adapters, offloading and pruning, which hang on a
+    layer's call, would pass it by.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * hidden_size))
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q C"],
+        value: Float[Tensor, "B Q C"],
+        hidden_queries: Bool[Tensor, "B Q"] | None = None,
+    ) -> Float[Tensor, "B Q C"]:
+        """Attend.
+
+        Args:
+            query: with its position already added; also the keys.
+            value: what is mixed.
+            hidden_queries: True for queries that nobody sees; not all of a row.
+        """
+        size = value.shape[2]
+        keys = F.linear(query, self.in_proj_weight[: 2 * size], self.in_proj_bias[: 2 * size])
+        values = F.linear(value, self.in_proj_weight[2 * size :], self.in_proj_bias[2 * size :])
+        q, k, v = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in (*keys.chunk(2, dim=2), values))
+        # Plain products: with so few queries they beat the fused kernel, whose backward took 7 ms a layer on a CPU
+        # (batch 8, 50 queries).
+        scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)  # [B, heads, Q, Q]
+        if hidden_queries is not None:
+            scores = scores.masked_fill(hidden_queries[:, None, None, :], -torch.inf)
+        return self.out_proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
 
 
 def _hidden_queries(query_mask: Tensor | None) -> Tensor | None:

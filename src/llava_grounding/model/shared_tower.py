@@ -39,6 +39,13 @@ class SharedVisionTower(nn.Module):
         """Width of the image tokens."""
         return self.cell_in.out_features
 
+    def forward(self, batch_size: int) -> Float[Tensor, "B 1 D"]:
+        """The "anything" phrase, once for each image.
+
+        It is all that this module holds itself, so that what brings weights in for a call brings it in as well.
+        """
+        return self.anything.expand(batch_size, 1, -1)
+
     def propose(
         self,
         grounder: Grounder,
@@ -56,15 +63,14 @@ class SharedVisionTower(nn.Module):
         Returns:
             The queries, with the logits of "anything" in column 0 and those of the phrases behind.
         """
-        batch = memory.memory.shape[0]
-        anything = self.anything.to(memory.memory.dtype).expand(batch, 1, -1)
-        embeds, mask = anything, torch.ones(batch, 1, dtype=torch.bool, device=anything.device)
+        anything = self(memory.memory.shape[0]).to(memory.memory)
+        embeds, mask = anything, torch.ones(anything.shape[:2], dtype=torch.bool, device=anything.device)
         if phrase_embeds is not None and phrase_mask is not None:
             embeds = torch.cat([anything, phrase_embeds.to(anything)], dim=1)
             mask = torch.cat([mask, phrase_mask], dim=1)
         return grounder.ground(memory, embeds, mask, with_aux, selection_embeds=anything)
 
-    def forward(self, memory: ImageMemory, proposals: GrounderOutput) -> Float[Tensor, "B P C"]:
+    def tokens(self, memory: ImageMemory, proposals: GrounderOutput) -> Float[Tensor, "B P C"]:
         """Tokens of the coarsest cells, row by row, then of the best objects, best first."""
         return torch.cat([self._cells(memory), self._objects(proposals)], dim=1)
 
@@ -76,20 +82,21 @@ class SharedVisionTower(nn.Module):
         grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
         size = torch.ones_like(grid_x)
         boxes = torch.stack([grid_x, grid_y, size / width, size / height], dim=-1).reshape(1, height * width, 4)
-        places = sine_box_embedding(boxes, 4 * _NUM_FREQS).to(cells.dtype).expand(cells.shape[0], -1, -1)
-        return self.cell_in(torch.cat([self.cell_norm(cells), places], dim=-1))
+        cells = self.cell_norm(cells)
+        places = sine_box_embedding(boxes, 4 * _NUM_FREQS).to(cells).expand(cells.shape[0], -1, -1)
+        return self.cell_in(torch.cat([cells, places], dim=-1))
 
     def object_tokens(self, proposals: GrounderOutput) -> Float[Tensor, "B Q C"]:
         """Every query as a token: what it is, where, and how sure."""
         places = sine_box_embedding(proposals.boxes_cxcywh.detach().float(), 4 * _NUM_FREQS)
         queries = self.object_norm(proposals.queries)
         score = proposals.phrase_logits[:, :, :1].detach().float().sigmoid()
-        return self.object_in(torch.cat([queries, places.to(queries.dtype), score.to(queries.dtype)], dim=-1))
+        return self.object_in(torch.cat([queries, places.to(queries), score.to(queries)], dim=-1))
 
     def _objects(self, proposals: GrounderOutput) -> Float[Tensor, "B K C"]:
         scores = proposals.phrase_logits[:, :, 0]  # [B, Q]
         best = scores.topk(min(self.num_objects, scores.shape[1]), dim=1).indices
         tokens = self.object_tokens(proposals)
-        tokens = tokens.gather(1, best[:, :, None].expand(-1, -1, tokens.shape[2]))
+        tokens = tokens.gather(1, best[:, :, None].expand(-1, -1, tokens.shape[2]).to(tokens.device))
         missing = self.num_objects - tokens.shape[1]
         return nn.functional.pad(tokens, (0, 0, 0, missing)) if missing else tokens

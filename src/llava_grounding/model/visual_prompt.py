@@ -126,10 +126,11 @@ class VisualPromptEncoder(nn.Module):
         region_masks: Float[Tensor, "B K h w"] | None = None,
     ) -> Float[Tensor, "B K T C"]:
         """What each prompt's queries start from: what it is, and what the image shows where it was drawn."""
-        content = self.label_embed.weight[0] + self.type_embed(prompt_types)
+        content = self.label_embed(torch.zeros_like(prompt_types)) + self.type_embed(prompt_types)
         if region_masks is not None:
             content = content + self.coverage_projection(pool_by_coverage(memory, region_masks))
-        return content[:, :, None] + self.mask_tokens.weight
+        tokens = torch.arange(self.mask_tokens.num_embeddings, device=content.device)
+        return content[:, :, None] + self.mask_tokens(tokens)
 
     def _predict(self, step: DecoderStep) -> VisualPromptPrediction:
         # All heads, the box head too, read the state normalised a second time (unlike the grounder's box head).

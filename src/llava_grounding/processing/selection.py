@@ -124,7 +124,8 @@ def select_regions(
     index = torch.as_tensor(wanted, dtype=torch.long, device=output.boxes_cxcywh.device)
     embeds = output.mask_embeds[row, index].float()
     features = output.mask_features[row if output.mask_features.shape[0] > 1 else 0].float()
-    masks = _finite(torch.einsum("qc,chw->qhw", embeds, features), "masks").numpy()
+    with torch.autocast(embeds.device.type, enabled=False):  # or the product would be bfloat16, which numpy has not
+        masks = _finite(torch.einsum("qc,chw->qhw", embeds, features), "masks").numpy()
     absent = np.zeros(len(boxes), dtype=bool)
     if letterbox is not None:
         absent[wanted] = ~_in_image(boxes[wanted], masks, letterbox)

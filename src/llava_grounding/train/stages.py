@@ -197,5 +197,5 @@ def _look(
         if proposals is None:
             with torch.set_grad_enabled(learns):
                 proposals = tower.propose(model.grounder, memory)
-        features = model.features_from(model.multi_modal_projector(tower(memory, proposals)), memory)
+        features = model.features_from(model.multi_modal_projector(tower.tokens(memory, proposals)), memory)
     return features, proposals, named
