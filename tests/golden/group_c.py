@@ -4,9 +4,10 @@ Text takes part as its code points. What the original does to show a result (sha
 is repeated here; our own answer, which knows the rounded content size, is held to it within a pixel of the canvas.
 """
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
+from group_a import NOTHING_FOUND_SIZE
 from joined import LANGUAGE_WEIGHTS, read, released_settings, write_released
 from ledger import Ledger, Table
 from PIL import Image
@@ -25,7 +27,7 @@ from llava_grounding.convert.official import convert_official
 from llava_grounding.engine import GroundedChat
 from llava_grounding.geometry import Letterbox, box_cxcywh_to_xyxy
 from llava_grounding.model.outputs import GrounderOutput, VisualPromptOutput
-from llava_grounding.processing.conversation import GROUNDING_SUFFIX
+from llava_grounding.processing import conversation
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.regions import encode_prompts
 from llava_grounding.processing.sentencepiece import SentencePieceTokenizer
@@ -132,7 +134,7 @@ def compare_words(folder: Path, reference: Reference) -> tuple[dict[str, Tensor]
         ours[f"tokenizer.{number}.text"] = code_points(tokens.decode(case["ids"]))
     for case in read(folder, "prompts.json"):
         words = [[said["value"] for said in turn] for turn in case["turns"]]
-        messages = dialogue([[question, answer] for question, answer in words[:-1]] + [[words[-1][0]]])
+        messages = dialogue([*words[:-1], words[-1][:1]])
         recorded[f"prompt.{case['name']}"] = torch.tensor(case["input_ids"])
         ours[f"prompt.{case['name']}"] = prompt_ids(reference, messages, [False] * len(words))
     if (folder / "prompt_coordinates.json").is_file():
@@ -146,7 +148,7 @@ def dialogue(turns: Sequence[Sequence[str]], prompts: Sequence[VisualPrompt] = (
     """Recorded turns as messages; prompts belong to the last question."""
     messages = []
     for number, turn in enumerate(turns, start=1):
-        question = turn[0].removeprefix("<image>\n")
+        question = turn[0].replace("<image>", "").strip()  # the original puts the image before everything
         messages.append(Message("user", question, tuple(prompts) if number == len(turns) else ()))
         messages += [Message("assistant", answer) for answer in turn[1:]]
     return messages
@@ -213,23 +215,26 @@ def run_case(reference: Reference, case: Json, recorded: dict[str, Tensor]) -> d
     model, encoded = chat.model, chat.processor.encode_image(picture)
     prompts = region_of(case, encoded.letterbox)
     *history, [question] = case["turns"]
-    grounded = question.endswith(GROUNDING_SUFFIX)
-    question = question.removesuffix(GROUNDING_SUFFIX)
-    with Watch(
-        tower=(model.vision_tower, "forward"),
-        projector=(model.multi_modal_projector, "forward"),
-        trunk=(model.language_model, "forward"),
-        scores=(model.lm_head, "forward"),
-        token=(Transcript, "take_token"),
-        ground=(model.grounder, "ground"),
-        regions=(model.visual_prompt_encoder, "encode_prompts"),
-    ) as watch:
+    question, suffix = split_suffix(question)
+    grounded = bool(suffix)
+    with (
+        asking_with(suffix),
+        Watch(
+            tower=(model.vision_tower, "forward"),
+            projector=(model.multi_modal_projector, "forward"),
+            trunk=(model.language_model, "forward"),
+            scores=(model.lm_head, "forward"),
+            token=(Transcript, "take_token"),
+            ground=(model.grounder, "ground"),
+            regions=(model.visual_prompt_encoder, "encode_prompts"),
+        ) as watch,
+    ):
         answer = chat.conversation(picture, dialogue(history), [False] * len(history)).ask(question, prompts, grounded)
-    messages = dialogue([*history, [question]], prompts)
+    messages = dialogue([*history, [question + suffix]], prompts)
     return {
         "mapper.image": encoded.canvas.movedim(-1, 0),
         "mapper.image_clip": chat.processor.collate_images([encoded])["pixel_values"][0],
-        "mapper.input_ids": prompt_ids(reference, messages, [*[False] * len(history), grounded]),
+        "mapper.input_ids": prompt_ids(reference, messages, [False] * (len(history) + 1)),
         "vision_tower_features": watch.results("tower")[0],
         "projected_image_features": watch.results("projector")[0],
         "inputs_embeds": watch.calls["trunk"][0][1]["inputs_embeds"],
@@ -242,9 +247,20 @@ def run_case(reference: Reference, case: Json, recorded: dict[str, Tensor]) -> d
         **{
             name: value
             for (_, states, _), _, output in watch.calls["ground"]
-            for name, value in grounding(states, output, chat, answer, encoded.letterbox).items()
+            for name, value in grounding(states, output, chat, answer, encoded.letterbox, recorded).items()
         },
     }
+
+
+def split_suffix(question: str) -> tuple[str, str]:
+    """A question and what asks for regions at its end, with the white space before it; the original takes any."""
+    found = re.search(rf"\s*{re.escape(conversation.GROUNDING_SUFFIX.strip())}\s*$", question)
+    return (question, "") if found is None else (question[: found.start()], found[0].rstrip())
+
+
+def asking_with(suffix: str) -> AbstractContextManager[object]:
+    """Ask for regions in the recorded words while the block runs."""
+    return mock.patch.object(conversation, "GROUNDING_SUFFIX", suffix) if suffix else nullcontext()
 
 
 def with_threshold(reference: Reference, threshold: float) -> GroundedChat:
@@ -277,30 +293,50 @@ def prompt_features(output: VisualPromptOutput) -> dict[str, Tensor]:
 
 
 def grounding(
-    states: Tensor, output: GrounderOutput, chat: GroundedChat, answer: GroundedAnswer, letterbox: Letterbox
+    states: Tensor,
+    output: GrounderOutput,
+    chat: GroundedChat,
+    answer: GroundedAnswer,
+    letterbox: Letterbox,
+    recorded: dict[str, Tensor],
 ) -> dict[str, Tensor]:
-    """What every phrase keeps, in the original's order of queries, and how the original shows it."""
+    """What every phrase keeps, in the original's order of queries and with its stand-ins, and how it shows that.
+
+    It takes phrases for which nothing was found out of what it shows; where the recording has them no more either, the
+    others are numbered anew.
+    """
     ours = {
         "seg_hidden": states,
         "seg_model.topk_indices": output.topk_indices,
         "seg_model.pred_logits": output.phrase_logits,
         "seg_model.pred_boxes": output.boxes_cxcywh,
     }
-    shown = []
-    for phrase, kept in enumerate(chat.processor.select(output, 0, states.shape[1])):
+    shown: list[np.ndarray] = []
+    selections = chat.processor.select(output, 0, states.shape[1])
+    numbered = sum(name.startswith("post.boxes") for name in recorded)
+    left = [phrase for phrase, kept in enumerate(selections) if len(kept.query_index) or numbered == len(selections)]
+    for phrase, kept in enumerate(selections):
         order = kept.query_index.argsort()
         boxes = box_cxcywh_to_xyxy(kept.boxes_cxcywh[order])
         logits = torch.from_numpy(kept.mask_logits[order])
+        masks, regions = logits > 0, answer_boxes(answer.phrases[phrase].regions, order, letterbox)
         shown.append(boxes / longer_sides(letterbox))
+        if not len(order):
+            boxes, regions = np.zeros((1, 4), np.float32), torch.zeros(1, 4)
+            masks = torch.zeros(1, NOTHING_FOUND_SIZE, NOTHING_FOUND_SIZE, dtype=torch.bool)
         ours |= {
             f"out.matched_index.{phrase}": torch.from_numpy(kept.query_index[order]),
             f"out.boxes.{phrase}": torch.from_numpy(boxes),
             f"out.mask_logits.{phrase}": logits,
-            f"out.masks.{phrase}": logits > 0,
-            f"post.boxes_original_xyxy_norm.{phrase}": torch.from_numpy(shown[-1]),
-            f"post.masks_original.{phrase}": nearest_pixels(logits > 0, letterbox),
-            f"answer.boxes.{phrase}": answer_boxes(answer.phrases[phrase].regions, order, letterbox),
+            f"out.masks.{phrase}": masks,
         }
+        if phrase in left:
+            place = left.index(phrase)
+            ours |= {
+                f"post.boxes_original_xyxy_norm.{place}": torch.from_numpy(boxes / longer_sides(letterbox)),
+                f"post.masks_original.{place}": nearest_pixels(masks, letterbox),
+                f"answer.boxes.{place}": regions,
+            }
     return ours | {"text.boxes": code_points(with_boxes(answer, shown).strip())}
 
 
@@ -319,16 +355,16 @@ def nearest_pixels(masks: Tensor, letterbox: Letterbox) -> Tensor:
 
 def answer_boxes(regions: Sequence[Region], order: np.ndarray, letterbox: Letterbox) -> Tensor:
     """The boxes of our answer, best first, put in the order of queries; shares of the picture."""
-    boxes = np.stack([region.box_xyxy for region in regions]) / np.tile(letterbox.image_size_wh, 2)
+    boxes = np.array([region.box_xyxy for region in regions]).reshape(-1, 4) / np.tile(letterbox.image_size_wh, 2)
     return torch.from_numpy(boxes[order] if len(order) == len(boxes) else boxes)
 
 
 def with_boxes(answer: GroundedAnswer, boxes: Sequence[np.ndarray]) -> str:
-    """The plain text with every phrase's boxes behind it, as the original's evaluation writes it."""
+    """The plain text with the boxes of every phrase that has some behind it, as the original's evaluation writes it."""
     text, done = "", 0
     for phrase, found in zip(answer.phrases, boxes, strict=True):
         rows = [",".join(str(round(float(value), 3)) for value in row) for row in found]
-        text += answer.text[done : phrase.span[1]] + f"[{';'.join(rows)}]"
+        text += answer.text[done : phrase.span[1]] + (f"[{';'.join(rows)}]" if rows else "")
         done = phrase.span[1]
     return text + answer.text[done:]
 

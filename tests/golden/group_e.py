@@ -110,7 +110,9 @@ def check_group(folder: Path, ledger: Ledger) -> None:
     words = sibling(folder, "C", LANGUAGE_WEIGHTS)
     recorded = load(folder, SAMPLES) | interactive_of(load(folder, "stage3_visual_prompt.safetensors"))
     side = next(
-        value.shape[1] for name, value in recorded.items() if name.endswith(".image") and value.dtype == torch.uint8
+        value.shape[2]
+        for name, value in recorded.items()
+        if name.endswith((".gt_masks", ".image")) and value.dtype == torch.uint8 and value.ndim == 3
     )
     with tempfile.TemporaryDirectory() as place:
         chat = converted(words, Path(place), side)
@@ -245,7 +247,7 @@ def compare_positions(folder: Path, case: Json, chat: GroundedChat, ledger: Ledg
     recorded = load(folder, file)
     tokens = chat.processor.tokens
     assert isinstance(tokens, SentencePieceTokenizer)
-    text = encode_again(case["tokens"], recorded["input_ids"], chat.processor)
+    text = encode_again(recorded["input_ids"], chat.processor)
     ids, _ = as_written(text, tokens)
     batch = chat.processor.collate_texts([text])
     features = image_features(folder, case["case"])
@@ -273,15 +275,22 @@ def compare_positions(folder: Path, case: Json, chat: GroundedChat, ledger: Ledg
     ledger.compare_file(file, recorded | numbers, ours, POSITIONS_TABLE)
 
 
-def encode_again(pieces: list[str], ids: Tensor, processor: LlavaGroundingProcessor) -> EncodedText:
-    """The recorded question and answer, as far as the pieces say them, encoded by us."""
-    features = pieces.count("<image feature>") - 1
-    start = pieces.index("<image feature>") + 3  # behind the image stand a blank and a new line
-    end = max(index for index, piece in enumerate(pieces) if piece == "▁ASSISTANT")
-    question = "".join(pieces[start + features : end]).replace("▁", " ").strip()
-    answer = processor.tokens.decode(ids[end + 2 - features :].tolist()).strip()
-    letterbox = Letterbox.fit((8, 8), (8, 8))
-    return processor.encode_conversation([Message("user", question), Message("assistant", answer)], [False], letterbox)
+def encode_again(ids: Tensor, processor: LlavaGroundingProcessor) -> EncodedText:
+    """The recorded dialogue, as far as its ids say what was said, encoded by us."""
+    tokens = processor.tokens
+    written = ids.tolist()
+    turns: list[list[int]] = [[]]
+    for token in written[written.index(_IMAGE_IN_IDS) + 1 :]:
+        turns[-1].append(token)
+        if token == tokens.ids.eos:
+            turns.append([])
+    messages = []
+    for turn in turns:
+        question, said, answer = tokens.decode(turn).rpartition(processor.settings.template.assistant)
+        if said:
+            question = question.removeprefix(processor.settings.template.user).strip()
+            messages += [Message("user", question), Message("assistant", answer.strip())]
+    return processor.encode_conversation(messages, [False] * (len(messages) // 2), Letterbox.fit((8, 8), (8, 8)))
 
 
 def image_features(folder: Path, case: str) -> Tensor:

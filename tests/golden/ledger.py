@@ -13,6 +13,8 @@ from tolerances import TOLERANCES, Difference, compare
 from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
+ZERO_GRADIENT_SHARE = 0.01
+"""Of the norm of a weight's gradient: less than any bias has that is not in front of a normalisation."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Ledger:
         for pattern, tolerance in table.compared.items():
             for name in names:
                 if fits[name] == pattern and name in ours:
-                    difference = compare(ours[name], recorded[name], TOLERANCES[tolerance])
+                    scale = gradient_scale(name, recorded) if tolerance == "G" else 0.0
+                    difference = compare(ours[name], recorded[name], TOLERANCES[tolerance], scale)
                     self._enter(pattern, tolerance, f"{file} {name}", difference)
         for name in names:
             if fits[name] is None or name not in ours:
@@ -99,6 +102,20 @@ class Ledger:
 def as_recorded(values: Mapping[str, object]) -> dict[str, Tensor]:
     """Numbers and lists of numbers of a JSON file as if they were recorded tensors."""
     return {name: torch.as_tensor(value, dtype=torch.float64) for name, value in values.items()}
+
+
+def gradient_scale(name: str, recorded: Tensors) -> float:
+    """The least norm that a gradient's difference is measured by: a share of that of the weight beside a bias.
+
+    A bias in front of a normalisation has a gradient of zero in theory, and in a recording the noise of its sum: there
+    is nothing in it that a difference could be relative to. Gradients that are no noise are far larger than the share.
+    """
+    kind, _, parameter = name.partition(".")
+    if kind not in ("grad", "grad_norms") or not parameter.endswith("bias"):
+        return 0.0
+    weight = parameter.removesuffix("bias") + "weight"
+    found = [recorded[place] for place in (f"grad.{weight}", f"grad_norms.{weight}") if place in recorded]
+    return ZERO_GRADIENT_SHARE * max((value.double().norm().item() for value in found), default=0.0)
 
 
 def first_fit(name: str, patterns: Iterable[str]) -> str | None:

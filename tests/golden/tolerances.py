@@ -65,8 +65,12 @@ class Difference:
         return self.allowed_share <= 1.0
 
 
-def compare(ours: Tensor, recorded: Tensor, tolerance: Tolerance) -> Difference:
-    """Compare in double precision. Infinities must agree in place and sign, NaN agrees with nothing."""
+def compare(ours: Tensor, recorded: Tensor, tolerance: Tolerance, scale: float = 0.0) -> Difference:
+    """Compare in double precision. Infinities must agree in place and sign, NaN agrees with nothing.
+
+    Args:
+        scale: for a `frobenius` class: the norm that the difference is relative to, where the recorded one is smaller.
+    """
     ours, recorded = ours.detach().cpu(), recorded.detach().cpu()
     if ours.shape != recorded.shape:
         return _wrong(f"shape {tuple(ours.shape)}, recorded {tuple(recorded.shape)}")
@@ -78,10 +82,10 @@ def compare(ours: Tensor, recorded: Tensor, tolerance: Tolerance) -> Difference:
         return _wrong("infinities or NaN in other places")
     if tolerance.padding_agrees and not torch.equal(ours == PADDED_PHRASE_LOGIT, recorded == PADDED_PHRASE_LOGIT):
         return _wrong("entries of -100 in other places")
-    return _measure(ours[finite], recorded[finite], tolerance)
+    return _measure(ours[finite], recorded[finite], tolerance, scale)
 
 
-def _measure(ours: Tensor, recorded: Tensor, tolerance: Tolerance) -> Difference:
+def _measure(ours: Tensor, recorded: Tensor, tolerance: Tolerance, scale: float) -> Difference:
     if len(recorded) == 0:
         return Difference(0.0, 0.0)
     if tolerance.differing is not None:
@@ -89,7 +93,7 @@ def _measure(ours: Tensor, recorded: Tensor, tolerance: Tolerance) -> Difference
         return Difference(share, share / tolerance.differing)
     gap = (ours - recorded).abs()
     if tolerance.frobenius is not None:
-        norm = recorded.norm().item()
+        norm = max(recorded.norm().item(), scale)
         if norm == 0.0:
             return Difference(gap.norm().item(), torch.inf if gap.any() else 0.0)
         error = gap.norm().item() / norm

@@ -3,7 +3,9 @@
 Group E compares what comes of it. Random points are read from the recording, or drawn as its seed gives them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from group_c import Watch
@@ -27,12 +29,15 @@ BATCHES = {
     "stage1_flickr_ref": ("flickr0", "coco0", "llava0"),
     "stage2_coco_only": ("flickr0", "coco0", "coco1", "llava0"),
 }
-GROUNDED = {"stage1_flickr_ref": {"flickr0": "flickr", "coco0": "refcoco"}, "stage2_coco_only": {"coco0": "coco"}}
-"""Which rows have a grounding loss, and what the original calls it."""
+ROLES = {
+    "stage1_flickr_ref": {"flickr": "flickr", "coco": "refcoco"},
+    "stage2_coco_only": {"coco": "coco"},
+}
+"""Which kinds of rows have a grounding loss, and what the original calls it."""
 MAY_LACK_MATCHES = "coco"
 """The only kind of data of which phrases without a match are left out: grounded visual chat."""
-WITHOUT_WORDS = {"stage2_coco_only": ("flickr0",)}
-"""Rows that only stand in for others: their words are not learnt from."""
+WITHOUT_WORDS = {"stage2_coco_only": "flickr"}
+"""Kinds of rows that only stand in for others: their words are not learnt from."""
 LAST_LAYER_ONLY = ("stage2_coco_only",)
 """Stages that give back the losses of the last layer alone, though all are in the total."""
 PROMPT_LOSS_NAMES = {
@@ -64,6 +69,11 @@ class Mapped:
     """[n, H, W] bool over the canvas."""
     case: Json
 
+    @property
+    def is_grounded(self) -> bool:
+        """Whether its phrases have things that are known, which the recording says where it differs."""
+        return bool(self.case.get("grounding", True))
+
 
 class PointsInOrder:
     """Hands out recorded random points one after the other, and draws those that the seed gives at this place.
@@ -93,8 +103,9 @@ def grounding_step(
     batch = trainee.chat.processor.collate_texts([row.text for row in rows])
     images = trainee.chat.processor.collate_images([row.image for row in rows])
     labels = batch["labels"].clone()
-    for name in WITHOUT_WORDS.get(stage, ()):
-        labels[names.index(name)] = -100
+    for row, name in enumerate(names):
+        if kind_of(name) == WITHOUT_WORDS.get(stage):
+            labels[row] = -100
     with Watch(trunk=(model.language_model, "forward")) as watch:
         output = model(
             input_ids=batch["input_ids"],
@@ -113,12 +124,15 @@ def grounding_step(
         "loss.llava": output.loss,
     }
     total = output.loss
-    for name, key in GROUNDED[stage].items():
-        row = names.index(name)
-        kept = batch["input_ids"][row] == model.config.seg_token_id
+    for kind, key in ROLES[stage].items():
+        grounded = [row for row, name in enumerate(names) if kind_of(name) == kind and mapped[name].is_grounded]
+        if not grounded:
+            continue
+        kept = batch["input_ids"] == model.config.seg_token_id
         if key == MAY_LACK_MATCHES:
-            kept[kept.clone()] = torch.tensor(mapped[name].case["grounding_mask"])
-        found, loss = ground_row(trainee, output, row, kept, mapped[name], case, points)
+            for row in grounded:
+                kept[row, kept[row].clone()] = torch.tensor(rows[row].case["grounding_mask"], dtype=torch.bool)
+        found, loss = ground_rows(trainee, output, grounded, kept[grounded], [rows[r] for r in grounded], case, points)
         matches = sum(name.startswith("match.") for name in ours) // 2
         ours |= numbered(found["match"], matches)
         keep = {k: v for k, v in found["loss"].items() if stage not in LAST_LAYER_ONLY or k.endswith("_0")}
@@ -129,37 +143,44 @@ def grounding_step(
     return ours | {"loss.loss_total": total} | points.drawn | norms
 
 
-def ground_row(
+def kind_of(name: str) -> str:
+    """Which data a sample is of: its name without the number."""
+    return name.rstrip("0123456789")
+
+
+def ground_rows(
     trainee: Trainee,
     output: LlavaGroundingOutput,
-    row: int,
+    rows: Sequence[int],
     kept: Tensor,
-    sample: Mapped,
+    samples: Sequence[Mapped],
     case: Json,
     points: PointsInOrder,
 ) -> tuple[dict[str, dict[str, Tensor]], Tensor]:
-    """Grounding losses and pairs of one row, by the original's names, and the sum of the losses.
+    """Grounding losses and pairs of some rows together, by the original's names, and the sum of the losses.
 
     Args:
-        kept: [T] bool: positions of its phrases.
+        rows: of the batch; `samples` are theirs.
+        kept: [rows, T] bool: positions of their phrases.
     """
     model = trainee.chat.model
     assert output.last_hidden_state is not None
     assert output.image_features is not None
-    hidden, seg = output.last_hidden_state[row : row + 1], torch.full((1, len(kept)), model.config.seg_token_id)
-    states, phrase_mask = model.phrase_states(hidden, seg, kept[None])
-    memory = output.image_features.memory.index(torch.tensor([row]))
+    index = torch.tensor(rows)
+    everywhere = torch.full(kept.shape, model.config.seg_token_id)
+    states, phrase_mask = model.phrase_states(output.last_hidden_state[index], everywhere, kept)
+    memory = output.image_features.memory.index(index)
     prediction = model.grounder.ground(memory, model.phrase_projector(states), phrase_mask, with_aux=True)
-    target = target_of(sample, phrase_mask.shape[1])
+    targets = [target_of(sample, phrase_mask.shape[1]) for sample in samples]
     criterion = build_criterion(case, trainee.config)
-    result = criterion.unweighted(prediction, [target], phrase_mask, points)
+    result = criterion.unweighted(prediction, targets, phrase_mask, points)
     weighted = criterion.weigh(result.losses)
     losses = {
         LOSS_NAMES[key.split("_")[0] + "_" + key.split("_")[1]] + suffix("_".join(key.split("_")[2:]) or "final"): value
         for key, value in weighted.items()
         if key != "loss"
     }
-    return {"loss": losses, "match": matches_of(result)}, weighted["loss"]
+    return {"loss": losses, "match": matches_of(result, targets)}, weighted["loss"]
 
 
 def target_of(sample: Mapped, phrases: int) -> GroundingTarget:
@@ -172,12 +193,15 @@ def target_of(sample: Mapped, phrases: int) -> GroundingTarget:
     return GroundingTarget(boxes, sample.masks.to(torch.uint8), torch.ones(len(boxes), dtype=torch.bool), phrase_map)
 
 
-def matches_of(result: CriterionResult) -> dict[str, Tensor]:
-    """Pairs of each prediction, numbered as they are made."""
-    found = {}
-    for layer in range(len(result.pairs.queries)):
-        found[f"{layer:03d}.query"] = result.pairs.queries[layer]
-        found[f"{layer:03d}.target"] = result.pairs.targets[layer]
+def matches_of(result: CriterionResult, targets: Sequence[GroundingTarget]) -> dict[str, Tensor]:
+    """Pairs of each prediction and in it of each image, numbered as they are made."""
+    found: dict[str, Tensor] = {}
+    first_rows = [0, *accumulate(len(target) for target in targets)]
+    for queries, rows in zip(result.pairs.queries, result.pairs.targets, strict=True):
+        parts = zip(queries.split(result.pairs.counts), rows.split(result.pairs.counts), first_rows, strict=False)
+        for own_queries, own_rows, first in parts:
+            number = len(found) // 2
+            found |= {f"{number:03d}.query": own_queries, f"{number:03d}.target": own_rows - first}
     return found
 
 
