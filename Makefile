@@ -23,7 +23,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-lowest check lint types imports docs constraints train-nano clean
+.PHONY: help setup demo test test-lowest test-avx2 check lint types imports docs constraints train-nano clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 16
@@ -63,6 +63,13 @@ $(LOWEST)/constraints.txt: pyproject.toml constraints.txt
 test-lowest: $(LOWEST)/constraints.txt ## run the model's tests with the lowest transformers allowed
 	@$(MAKE) --no-print-directory VENV=$(LOWEST) CONSTRAINTS=$< $(LOWEST)/.dev
 	$(LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
+
+# What differs between CPUs: products in half precision, whole models in it, adapters and offloading.
+AVX2_TESTS := tests/model/test_grounder.py tests/model/test_query_decoder.py tests/model/test_hooked_layers.py \
+  tests/test_standard_loading.py tests/test_autocast.py
+
+test-avx2: $(VENV)/.dev ## run the tests in which CPUs differ as on one without AVX-512
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest $(AVX2_TESTS)
 
 check: lint types imports test ## everything CI runs
 

@@ -109,13 +109,8 @@ def check_group(folder: Path, ledger: Ledger) -> None:
         return
     words = sibling(folder, "C", LANGUAGE_WEIGHTS)
     recorded = load(folder, SAMPLES) | interactive_of(load(folder, "stage3_visual_prompt.safetensors"))
-    side = next(
-        value.shape[2]
-        for name, value in recorded.items()
-        if name.endswith((".gt_masks", ".image")) and value.dtype == torch.uint8 and value.ndim == 3
-    )
     with tempfile.TemporaryDirectory() as place:
-        chat = converted(words, Path(place), side)
+        chat = converted(words, Path(place), canvas_side(recorded))
     trainee = Trainee(chat, read_config(sibling(folder, "A")))
     mapped = {name: map_sample(name, case, recorded, chat.processor) for name, case in cases["samples"].items()}
     compare_samples(mapped, recorded, trainee, ledger)
@@ -130,6 +125,11 @@ def check_group(folder: Path, ledger: Ledger) -> None:
     compare_prompts(folder, cases, mapped, trainee, ledger)
     for case in positions:
         compare_positions(folder, case, chat, ledger)
+
+
+def canvas_side(recorded: dict[str, Tensor]) -> int:
+    """How large the canvas of the samples is: as wide as their masks."""
+    return next(value.shape[2] for name, value in recorded.items() if name.endswith(".gt_masks"))
 
 
 def converted(words: Path, place: Path, side: int) -> GroundedChat:

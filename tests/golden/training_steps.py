@@ -232,14 +232,15 @@ def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str
         memory = encoder.encode_image(images["grounder_pixel_values"])
         everything = torch.ones(1, len(boxes), dtype=torch.bool)
         output = encoder.encode_prompts(memory, moved[None], types[None], everything, isolate=True, with_aux=True)
-    named = sample.case["grounding_index"]
+    region = trainee.chat.processor.tokens.ids.region
+    places = sample.text.input_ids.count(region)
+    named = [*sample.case["grounding_index"], *[sample.case["grounding_index"][-1]] * places][:places]
     points = PointsInOrder(recorded, generator, tokens=output.ious.shape[2])
     with torch.no_grad():
         losses = prompt_losses(output, target, case, points)
         words = learn_words(trainee, sample, images, output.region_embeds[:, named])
     total = words["loss.coco.llava"] + losses.pop("loss")
     [((content, references, *_), keywords, _)] = watch.calls["decoder"]
-    region = trainee.chat.processor.tokens.ids.region
     return {
         "targets.boxes_cxcywh": target.boxes_cxcywh,
         "targets.masks": sample.masks,

@@ -21,7 +21,10 @@ from vision_parts import (
 from llava_grounding.errors import ConfigError, ShapeError
 from llava_grounding.model import pixel_decoder as pixel_decoder_module
 from llava_grounding.model.backbone import build_backbone
+from llava_grounding.model.builders import build_image_side
+from llava_grounding.model.config import GrounderConfig, VisualPromptConfig
 from llava_grounding.model.pixel_decoder import FeaturePyramidPixelDecoder, cell_centres, sine_map
+from whole_models import SWIN
 
 CHANNELS = (8, 16, 32, 64)
 
@@ -163,3 +166,35 @@ def test_the_sine_map_codes_y_first_and_counts_cells_from_one() -> None:
 def test_the_deformable_decoder_needs_three_levels() -> None:
     with pytest.raises(ConfigError, match="at least 3 levels, got 2"):
         small_pixel_decoder("deformable", CHANNELS, 2)
+
+
+@pytest.mark.parametrize(("given", "groups"), [({}, 32), ({"norm_groups": 8}, 8)])
+@pytest.mark.parametrize("width", [32, 96])
+def test_the_group_count_is_the_originals_unless_the_configuration_says_otherwise(
+    width: int, given: dict[str, int], groups: int
+) -> None:
+    for config_class in (GrounderConfig, VisualPromptConfig):
+        config = config_class(backbone_config=SWIN, hidden_size=width, encoder_layers=1, encoder_ffn_size=8, **given)
+        _, decoder = build_image_side(config)
+        norms = [part for part in decoder.modules() if isinstance(part, torch.nn.GroupNorm)]
+        assert [(norm.num_groups, norm.num_channels) for norm in norms] == [(groups, width)] * 6
+
+
+def test_groups_that_do_not_divide_the_width_are_refused_with_a_number_that_does() -> None:
+    message = r"norm_groups must divide hidden_size, got 32 and 48; take a hidden_size .*, or norm_groups=24"
+    with pytest.raises(ConfigError, match=message):
+        build_image_side(GrounderConfig(backbone_config=SWIN, hidden_size=48))
+    with pytest.raises(ConfigError, match=r"got 0 and 32; .* or norm_groups=1"):
+        build_image_side(GrounderConfig(backbone_config=SWIN, hidden_size=32, norm_groups=0))
+
+
+@torch.no_grad()
+def test_a_group_of_one_number_becomes_the_bias_as_in_a_batch_of_two() -> None:
+    norm, x = pixel_decoder_module.GroupNorm(8, 8), torch.randn(2, 8, 1, 1)
+    torch.nn.init.normal_(norm.bias)
+    assert torch.equal(norm(x[:1]), norm(x)[:1])
+    assert torch.equal(norm(x[:1]), norm.bias.view(1, 8, 1, 1))
+    x = torch.randn(2, 8, 3, 5)
+    plain = torch.nn.GroupNorm(8, 8)
+    plain.load_state_dict(norm.state_dict())
+    assert torch.equal(norm(x), plain(x))

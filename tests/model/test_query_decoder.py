@@ -1,12 +1,14 @@
 """The query decoder and its box head: recorded states, who sees whom, and where gradients stop."""
 
+import pytest
 import torch
 from torch import Tensor
 from vision_parts import FEATURES, HIDDEN, golden, golden_grounder, random_memory, recorded_memory
 
+from llava_grounding.errors import ConfigError
 from llava_grounding.model.heads import BoxHead, inverse_sigmoid, sine_box_embedding
 from llava_grounding.model.outputs import ImageMemory
-from llava_grounding.model.query_decoder import QueryDecoder
+from llava_grounding.model.query_decoder import QueryDecoder, QuerySelfAttention
 
 
 def small_decoder(layers: int = 2) -> QueryDecoder:
@@ -107,3 +109,23 @@ def test_half_precision_weights_give_half_precision_states_and_full_precision_bo
     step = decoder(states.bfloat16(), references, half)[-1]
     assert (step.states.dtype, step.references_out.dtype) == (torch.bfloat16, torch.float32)
     assert step.states.isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("width", "heads"), [(32, 2), (96, 8), (32, 1)])
+def test_queries_attend_to_each_other_as_in_torch(width: int, heads: int) -> None:
+    torch.manual_seed(0)
+    ours, theirs = QuerySelfAttention(width, heads), torch.nn.MultiheadAttention(width, heads, batch_first=True)
+    torch.nn.init.normal_(theirs.in_proj_bias)
+    torch.nn.init.normal_(theirs.out_proj.bias)
+    ours.load_state_dict(theirs.state_dict())
+    query, value = torch.randn(2, 2, 7, width)
+    hidden = torch.tensor([[False] * 7, [True, False, True, False, False, False, False]])
+    for mask in (None, hidden):
+        expected, _ = theirs(query, query, value, key_padding_mask=mask)
+        torch.testing.assert_close(ours(query, value, mask), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_width_that_codes_no_box_is_refused() -> None:
+    with pytest.raises(ConfigError, match="hidden_size must be a multiple of 4, .*, got 30"):
+        QueryDecoder(30, num_heads=2)
