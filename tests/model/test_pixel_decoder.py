@@ -193,7 +193,7 @@ def test_a_group_of_one_number_becomes_the_bias_as_in_a_batch_of_two() -> None:
     norm, x = pixel_decoder_module.GroupNorm(8, 8), torch.randn(2, 8, 1, 1)
     torch.nn.init.normal_(norm.bias)
     assert torch.equal(norm(x[:1]), norm(x)[:1])
-    assert torch.equal(norm(x[:1]), norm.bias.view(1, 8, 1, 1))
+    torch.testing.assert_close(norm(x[:1]), norm.bias.view(1, 8, 1, 1), atol=1e-3, rtol=1e-3)
     x = torch.randn(2, 8, 3, 5)
     plain = torch.nn.GroupNorm(8, 8)
     plain.load_state_dict(norm.state_dict())

@@ -127,5 +127,5 @@ def test_queries_attend_to_each_other_as_in_torch(width: int, heads: int) -> Non
 
 
 def test_a_width_that_codes_no_box_is_refused() -> None:
-    with pytest.raises(ConfigError, match="hidden_size must be a multiple of 4, .*, got 30"):
+    with pytest.raises(ConfigError, match=r"hidden_size must be a multiple of 4, .*, got 30"):
         QueryDecoder(30, num_heads=2)
