@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import SequenceMatcher
-from typing import ClassVar
+from typing import Any, ClassVar
 
 NEAREST_CUTOFF = 0.6
 """How alike two names must be, in [0, 1], before one is offered for the other."""
@@ -135,12 +135,18 @@ def _written(value: object, length: int) -> Iterator[str]:
         yield "," + brackets[1] if brackets[0] == "(" and len(value) == 1 else brackets[1]
     elif isinstance(value, str | bytes | bytearray):
         yield repr(value if len(value) <= length else value[: length + 1])
-    elif hasattr(value, "tolist") and hasattr(value, "shape"):  # an array, as the list that was probably given
-        rows = value[:length] if value.shape else value
-        few = len(value.shape) < 3 and all(side <= length for side in value.shape[1:])
-        yield from _written(rows.tolist(), length) if few else (" ".join(repr(value).split()),)
+    elif hasattr(value, "tolist") and hasattr(value, "shape"):
+        yield from _written_array(value, length)
     else:
         yield _in_words(value, repr)
+
+
+def _written_array(value: Any, length: int) -> Iterator[str]:
+    """An array as the list that was probably given; one of more than two axes or of wide rows as numpy shows it."""
+    if len(value.shape) < 3 and all(side <= length for side in value.shape[1:]):
+        yield from _written((value[:length] if value.shape else value).tolist(), length)
+    else:
+        yield " ".join(repr(value).split())
 
 
 def _in_words(value: object, how: Callable[[object], str]) -> str:

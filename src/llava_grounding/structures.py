@@ -118,7 +118,8 @@ class Region:
 
     def __repr__(self) -> str:
         mask = "" if self.mask is None else f", mask of {mask_area(self.mask)} pixels"
-        return f"Region({_numbers(self.box_xyxy)}, score {self.score:.3f}{mask})"
+        box = ", ".join(f"{number:g}" for number in self.box_xyxy)
+        return f"Region(({box}), score {self.score:.3f}{mask})"
 
     @property
     def area(self) -> int:
