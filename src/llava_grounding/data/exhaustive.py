@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from llava_grounding.data.nouns import may_name_the_same, plural, spoken_name
+from llava_grounding.data.nouns import other_names, plural, spoken_name
 from llava_grounding.data.reading import ImageRow, is_whole, number_or_none
 from llava_grounding.data.record import Record
 
@@ -175,14 +176,18 @@ def exhaustive_names(record: Record) -> frozenset[str]:
     """Spoken names of which every visible thing is labelled by itself: a crowd hides some of them."""
     hidden = {spoken_name(thing.category) for thing in record.instances if thing.region == "crowd"}
     hidden |= {spoken_name(thing.category) for thing in record.instances if thing.category not in record.exhaustive}
-    return frozenset(spoken_name(name) for name in record.exhaustive) - hidden - {""}
+    return _spoken(record.exhaustive) - hidden - {""}
+
+
+@lru_cache(maxsize=64)
+def _spoken(names: frozenset[str]) -> frozenset[str]:
+    return frozenset(map(spoken_name, names))
 
 
 def missing_names(record: Record) -> list[str]:
     """Spoken names of what is certainly not in the image: none that may name something labelled there."""
     there = {spoken_name(thing.category) for thing in record.instances} - {""}
-    missing = exhaustive_names(record) - there
-    return sorted(name for name in missing if not any(may_name_the_same(name, other) for other in there))
+    return sorted(exhaustive_names(record).difference(there, *map(other_names, there)))
 
 
 def _plain(name: str) -> str:

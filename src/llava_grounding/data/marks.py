@@ -26,6 +26,8 @@ from llava_grounding.data.rows import Names, check_present, image_store, pairs_o
 from llava_grounding.errors import DataError, ShapeError
 from llava_grounding.markup import REGION
 
+MAX_MARKS = 500
+"""Numbers drawn into one picture."""
 DEFAULT_ALPHA = 0.1
 """How opaque the overlay is, as in the paper of LLaVA-Grounding."""
 
@@ -170,6 +172,8 @@ class MarkedDialogues(PackedRecords):
             return dialogue_record(self.images, identity, image, (turns,))
         record = self._labels.record(self._labels.find(image))
         marks = self._labels.look_up(entry["marks"], record, self._labels.rows_of_ids(record), "marks")
+        if len(marks) > MAX_MARKS:
+            raise EntryError("too many marks", f"marks must be at most {MAX_MARKS}, got {len(marks)}")
         if len(marks) != len(set(marks)):
             raise EntryError("one thing with two marks", f"marks must be different, got {shown(entry['marks'])}")
         if check:

@@ -51,20 +51,24 @@ def plural(noun: str) -> str:
     return noun + "s"
 
 
+@lru_cache(maxsize=2**16)
 def spoken_name(category: str) -> str:
     """A category's name as a person would say it: `wall-other-merged` is a wall, `mask_(disguise)` a mask."""
     name = category.replace("_", " ").partition("(")[0].partition("/")[0]
     return _TAIL.sub("", " ".join(name.split()).lower())
 
 
-@lru_cache(maxsize=2**16)
-def may_name_the_same(name: str, other: str) -> bool:
-    """Whether a thing of one name may be called by the other: singular and plural, `puppy` and `dog`."""
-    alike = other in (name, plural(name)) or name == plural(other)
-    return alike or other in _synonyms(name) or name in _synonyms(other)
+@lru_cache(maxsize=2**12)
+def other_names(name: str) -> frozenset[str]:
+    """What else a thing of this name may be called: singular and plural, `puppy` of a `dog` and the reverse."""
+    *front, last = name.split(" ")
+    tails = {last[:-1], last[:-2], f"{last[:-3]}y", *(one for one, many in IRREGULAR_PLURALS.items() if many == last)}
+    singular = {" ".join([*front, tail]) for tail in tails if tail}
+    wider = {category for category in SYNONYMS if name in _synonyms(category)}
+    return frozenset({plural(name), *_synonyms(name), *wider, *(one for one in singular if plural(one) == name)})
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2**10)
 def _synonyms(name: str) -> frozenset[str]:
     return frozenset(word.replace("+", " ") for word in SYNONYMS.get(name, "").split())
 
