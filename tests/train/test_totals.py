@@ -1,0 +1,162 @@
+"""Totals of all losses, put together by hand from their parts: no term can go, come twice or change its weight unseen.
+
+The weights stand here as numbers, not as the names the code gives them.
+"""
+
+from dataclasses import replace
+from math import log
+
+import numpy as np
+import pytest
+import torch
+from hand_made import NAMES, four_samples, sample
+from small_training import class_phrases, recipe, training_model, training_processor
+from torch import Tensor
+
+from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction
+from llava_grounding.train.batches import ChatBatch, chat_item, collate_chat, with_pointed
+from llava_grounding.train.class_losses import cell_loss, class_losses, ground_classes, hide_phrases, naming_loss
+from llava_grounding.train.learner import Lesson
+from llava_grounding.train.plan import stage_plan
+from llava_grounding.train.stages import Criteria, LossWeights, Shares, chat_losses, pretrain_losses
+from llava_grounding.train.targets import GroundingTarget, TargetBatch
+
+INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
+CRITERIA = Criteria.of(len(NAMES), None)
+QUERIES, CELLS = 5, 4
+
+
+def chat_batch() -> ChatBatch:
+    """Dialogues with regions, class names, and a prompt for every thing."""
+    processor, rng = training_processor(), np.random.default_rng(0)
+    items = [chat_item(one, processor, 10, rng) for one in (sample(), *four_samples()[:2])]
+    return collate_chat([with_pointed(item, rng) for item in items], processor, INDEX)
+
+
+def undecided(num_phrases: int, box: Tensor) -> GrounderOutput:
+    """Queries of which the first has the box; every logit, of phrases and of mask cells, is 0."""
+
+    def prediction() -> dict[str, Tensor]:
+        boxes = torch.cat([box.reshape(1, 1, 4), torch.full((1, QUERIES - 1, 4), 0.05)], dim=1)
+        return {
+            "phrase_logits": torch.zeros(1, QUERIES, num_phrases),
+            "boxes_cxcywh": boxes,
+            "mask_embeds": torch.zeros(1, QUERIES, 2),
+        }
+
+    return GrounderOutput(
+        **prediction(),
+        queries=torch.zeros(1, QUERIES, 1),
+        mask_features=torch.zeros(1, 2, 2, 2),
+        topk_indices=torch.zeros(1, QUERIES, dtype=torch.long),
+        aux_outputs=(GrounderPrediction(**prediction()),),
+        interm=GrounderPrediction(**prediction()),
+    )
+
+
+@pytest.mark.parametrize("num_classes", [3, 100])
+def test_the_criterion_of_class_names_weighs_each_column_with_four(num_classes: int) -> None:
+    """Of one layer: 4 a column, 5 for cross-entropy and dice, 5 for the box, 2 for its overlap."""
+    box = torch.tensor([0.25, 0.25, 0.5, 0.5])
+    masks = torch.zeros(1, 2, 2, dtype=torch.uint8)
+    masks[0, 0, 0] = 1
+    names = torch.zeros(1, 1 + num_classes, dtype=torch.bool)
+    names[0, :2] = True  # "anything" and the first class
+    target = GroundingTarget(box[None], masks, torch.tensor([True]), names)
+    found = CRITERIA if num_classes == len(NAMES) else Criteria.of(num_classes, None)
+    losses = found.classes(undecided(1 + num_classes, box), [target])
+    yes, no = 0.25 * 0.5**2 * log(2), 0.75 * 0.5**2 * log(2)
+    by_class = 4.0 * (2 * yes + (QUERIES * (1 + num_classes) - 2) * no)
+    dice = 1 - (2 * 0.5 * 1 + 1) / (0.5 * CELLS + 1 + 1)
+    layer = by_class + 5.0 * log(2) + 5.0 * dice
+    assert float(losses["loss_class"]) == pytest.approx(by_class)
+    assert float(losses["loss"]) == pytest.approx(3 * layer, rel=1e-5)  # last layer, inner layer, selected cells
+    moved = found.classes(undecided(1 + num_classes, torch.tensor([0.25, 0.25, 0.5, 0.25])), [target])
+    overlap = 2.0 * (1 - 0.5)  # the moved box lies inside of the true one: nothing beside the union
+    assert float(moved["loss"] - losses["loss"]) == pytest.approx(3 * (5.0 * 0.25 + overlap), rel=1e-4)
+
+
+def test_the_criterion_of_phrases_weighs_the_mean_over_an_images_phrases() -> None:
+    box = torch.tensor([0.25, 0.25, 0.5, 0.5])
+    target = GroundingTarget(box[None], None, torch.tensor([False]), torch.tensor([[True, False]]))
+    mask = torch.tensor([[True, True, False]])  # the third is padding
+    losses = CRITERIA.phrases(undecided(3, box), [target], mask)
+    yes, no = 0.25 * 0.5**2 * log(2), 0.75 * 0.5**2 * log(2)
+    by_phrase = 4.0 * 10 * (yes + (2 * QUERIES - 1) * no) / 2
+    assert float(losses["loss"]) == pytest.approx(3 * by_phrase, rel=1e-5)
+
+
+@pytest.mark.parametrize("copies", [0, 2])
+def test_the_total_of_class_names_is_set_loss_naming_cells_and_denoising(copies: int) -> None:
+    model, phrases, batch = training_model().eval(), class_phrases(), chat_batch().classes
+    assert batch is not None
+    memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
+    torch.manual_seed(0)
+    _, result, losses = class_losses(model, phrases, CRITERIA.classes, memory, batch, copies)
+    targets = TargetBatch.join(batch.targets, 1 + len(NAMES), memory.memory.device)
+    judged = hide_phrases(ground_classes(model, phrases, memory, batch.phrase_mask), batch.phrase_mask)
+    set_loss = CRITERIA.classes(judged, targets, batch.phrase_mask)["loss"]
+    naming = naming_loss(judged, targets, result)
+    cells = cell_loss(phrases.cell_head, memory, targets, batch.phrase_mask)
+    disturbed = losses.get("denoising", torch.zeros(()))
+    assert min(set_loss, naming, cells) > 0
+    assert (disturbed > 0) == (copies > 0)
+    torch.testing.assert_close(losses["loss"], set_loss + 2.0 * naming + 4.0 * cells + disturbed)
+    torch.testing.assert_close(losses["naming"], naming)
+    torch.testing.assert_close(losses["cells"], cells)
+
+
+def test_the_total_of_a_dialogue_is_its_five_losses_each_with_its_weight() -> None:
+    weights = LossWeights(grounding=0.5, words=0.25, prompts=3.0)
+    losses = chat_losses(training_model().eval(), class_phrases(), CRITERIA, chat_batch(), weights)
+    parts = [losses[name] for name in ("language", "class_loss", "class_words", "phrase_loss", "prompt_loss")]
+    assert all(part.item() > 0 for part in parts)
+    language, classes, words, phrases, prompts = parts
+    torch.testing.assert_close(losses["loss"], language + 0.5 * classes + 0.25 * words + 0.5 * phrases + 3.0 * prompts)
+
+
+def test_each_part_takes_its_own_share_of_a_step() -> None:
+    whole, part = (
+        chat_losses(training_model().eval(), class_phrases(), CRITERIA, chat_batch(), LossWeights(), shares)
+        for shares in (Shares(), Shares(tokens=0.5, objects=0.25, prompts=0.125))
+    )
+    shares = {"language": 0.5, "class_loss": 0.25, "class_words": 0.25, "phrase_loss": 0.25, "prompt_loss": 0.125}
+    for name, share in shares.items():
+        torch.testing.assert_close(part[name], share * whole[name])
+    torch.testing.assert_close(part["loss"], torch.stack([share * whole[name] for name, share in shares.items()]).sum())
+
+
+def test_a_class_batch_takes_its_share_of_objects() -> None:
+    batch = chat_batch().classes
+    assert batch is not None
+    whole, part = (
+        pretrain_losses(training_model().eval(), class_phrases(), CRITERIA, batch, LossWeights(), Shares(objects=share))
+        for share in (1.0, 0.25)
+    )
+    assert part.keys() == whole.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(part[name], 0.25 * value)
+
+
+def test_denoising_is_a_part_of_both_class_tasks() -> None:
+    batch = chat_batch()
+    assert batch.classes is not None
+    torch.manual_seed(0)
+    pretraining = pretrain_losses(
+        training_model().eval(), class_phrases(), CRITERIA, batch.classes, LossWeights(denoising=2)
+    )
+    torch.manual_seed(0)
+    chat = chat_losses(training_model().eval(), class_phrases(), CRITERIA, batch, LossWeights(denoising=2))
+    torch.testing.assert_close(chat["class_denoising"], pretraining["denoising"])
+    torch.testing.assert_close(chat["class_loss"], pretraining["loss"])
+
+
+def test_a_lesson_has_the_weights_of_its_recipe() -> None:
+    plain = Lesson.of(recipe(), stage_plan(recipe()))
+    assert plain.weights == LossWeights(grounding=1.0, words=1.0, prompts=0.2, denoising=0)
+    values = {"grounding_weight": 0.5, "word_weight": 0.25, "prompt_weight": 3.0, "denoising": 4}
+    told = Lesson.of(recipe(**values), stage_plan(recipe(**values)))
+    assert told.weights == LossWeights(grounding=0.5, words=0.25, prompts=3.0, denoising=4)
+    assert replace(told, weights=plain.weights) == plain
+    points = [Lesson.of(recipe(num_points=count), stage_plan(recipe())).num_points for count in (0, 7)]
+    assert points == [None, 7]
