@@ -8,11 +8,12 @@ import torch
 from hand_made import NAMES, four_samples, sample, thing
 from small_training import class_phrases, training_model, training_processor
 
+from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.geometry import box_xyxy_to_cxcywh
 from llava_grounding.model.outputs import GrounderOutput
 from llava_grounding.train import validation
-from llava_grounding.train.batches import chat_batch
-from llava_grounding.train.validation import Tally, tally, validate_chat, validate_classes
+from llava_grounding.train.batches import chat_batch, chat_item, longest_dialogue
+from llava_grounding.train.validation import Tally, Validation, phrase_rows, tally, validate_chat, validate_classes
 
 TRUTH = box_xyxy_to_cxcywh(np.array([[0.1, 0.1, 0.3, 0.5], [0.5, 0.1, 0.9, 0.5], [0.5, 0.6, 0.9, 0.9]]))
 WANTED = np.array([[True, False], [False, True], [False, True]])
@@ -130,3 +131,58 @@ def test_validation_draws_the_same_dialogues_each_time() -> None:
     model = training_model().eval()
     results = [validate_chat(model, training_processor(), [sample()]) for _ in range(2)]
     assert results[0] == results[1]
+
+
+def long_dialogue(turns: int = 40) -> Sample:
+    told = tuple(Turn(f"Question {n}, what is it?", f"It is answer number {n}.", grounded=False) for n in range(turns))
+    return replace(sample(turns=told), ordered=True, id="a long one")
+
+
+@pytest.mark.parametrize(("max_tokens", "limit"), [(None, 512), (120, 120), (9999, 512)])
+def test_dialogues_are_as_long_as_in_training(max_tokens: int | None, limit: int) -> None:
+    model, processor, widths = training_model().eval(), training_processor(), []
+    model.language_model.register_forward_pre_hook(
+        lambda part, given, named: widths.append(named["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    phrase_rows(model, processor, [long_dialogue()], max_tokens=max_tokens)
+    assert longest_dialogue(model.config, max_tokens) == limit
+    item = chat_item(long_dialogue(), processor, 4, np.random.default_rng(0), limit)
+    assert widths == [len(item.text.input_ids)]
+    assert limit / 2 < widths[0] <= limit
+
+
+def test_a_dialogue_of_which_nothing_fits_is_left_out_and_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    look = Validation([long_dialogue(), *four_samples()], training_processor(), chat=True, batch_size=1, max_tokens=70)
+    short = Validation(four_samples(), training_processor(), chat=True, batch_size=1, max_tokens=70)
+    first = replace(long_dialogue().turns[0], question="word " * 200)
+    look.samples[0] = replace(long_dialogue(), turns=(first,))
+    model = training_model().eval()
+    assert look(model, None) == look(model, None) == short(model, None)
+    told = [record.message for record in caplog.records]
+    assert len(told) == 1
+    assert told[0].startswith("left out of the validation: the dialogue of `a long one` takes ")
+    assert told[0].endswith("tokens of 70 allowed")
+
+
+def test_turns_are_as_many_as_the_recipe_says() -> None:
+    model, losses = training_model().eval(), []
+    for turns in (1, 3):
+        _, seen = phrase_rows(model, training_processor(), [long_dialogue(), sample()], max_turns=turns)
+        losses += seen
+    assert losses[0][1] < losses[1][1]
+
+
+def test_only_learnt_positions_are_scored_though_nothing_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor, scored = training_model().eval(), training_processor(), []
+    honest = model.logits
+
+    def counted(hidden: torch.Tensor) -> torch.Tensor:
+        scored.append(hidden.shape[:-1].numel())
+        return honest(hidden)
+
+    monkeypatch.setattr(model, "logits", counted)
+    batch = chat_batch(four_samples(), processor, None, 4, np.random.default_rng(0))
+    phrase_rows(model, processor, four_samples())
+    learnt = int(batch.counts[0])
+    assert sum(scored) <= learnt + len(batch.targets)  # and the last position of each row, for the output's sake
+    assert learnt < batch.texts["input_ids"].numel() / 2

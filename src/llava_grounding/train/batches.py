@@ -19,6 +19,7 @@ from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.data.talk_settings import PromptSettings
 from llava_grounding.errors import DataError
 from llava_grounding.geometry import Letterbox
+from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import RegionPrompts
 from llava_grounding.processing.processor import EncodedImage, EncodedText, LlavaGroundingProcessor
 from llava_grounding.processing.regions import EncodedPrompts
@@ -238,6 +239,12 @@ def dialogue_phrase_map(turns: Sequence[Turn], count: int) -> tuple[np.ndarray, 
     return phrase_map, np.array([target is not None for target in targets], dtype=bool)
 
 
+def longest_dialogue(config: LlavaGroundingConfig, max_tokens: int | None) -> int | None:
+    """Tokens of a dialogue at most: what a recipe says, and never more than the model has positions; None: no limit."""
+    limits = max_tokens, getattr(config.text_config, "max_position_embeddings", None)
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def chat_item(
     sample: Sample,
     processor: LlavaGroundingProcessor,
@@ -255,11 +262,19 @@ def chat_item(
     image = encode_sample_image(processor, sample)
     turns = choose_turns(sample, max_turns, rng)
     text = encode_dialogue(turns, processor, image.letterbox)
-    while max_tokens is not None and len(text.input_ids) > max_tokens:
-        if len(turns) == 1:
-            raise DataError(f"the dialogue of `{sample.id}` takes {len(text.input_ids)} tokens of {max_tokens} allowed")
-        turns = turns[:-1]
-        text = encode_dialogue(turns, processor, image.letterbox)
+    if max_tokens is not None and len(text.input_ids) > max_tokens:
+        fitting, too_many = 0, len(turns)
+        while too_many - fitting > 1:  # by halves: a recorded dialogue may have thousands of turns
+            count = (fitting + too_many) // 2
+            shorter = encode_dialogue(turns[:count], processor, image.letterbox)
+            if len(shorter.input_ids) <= max_tokens:
+                fitting, text = count, shorter
+            else:
+                too_many = count
+        if not fitting:
+            length = len(encode_dialogue(turns[:1], processor, image.letterbox).input_ids)
+            raise DataError(f"the dialogue of `{sample.id}` takes {length} tokens of {max_tokens} allowed")
+        turns = turns[:fitting]
     return ChatItem(sample, image, text, *dialogue_phrase_map(turns, len(sample.instances)))
 
 

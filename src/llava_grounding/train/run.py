@@ -125,6 +125,8 @@ def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> G
         batch_size=recipe.micro_batch_size or 16,
         rank=looks[0],
         world_size=looks[1],
+        max_turns=recipe.max_turns,
+        max_tokens=recipe.max_tokens,
     )
     trainer = GroundingTrainer(
         learner=shop.learner,

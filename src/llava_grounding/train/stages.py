@@ -12,7 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingForConditionalGeneration
+from llava_grounding.model.llava_grounding import (
+    ImageFeatures,
+    LlavaGroundingForConditionalGeneration,
+    LlavaGroundingOutput,
+)
 from llava_grounding.model.outputs import GrounderOutput
 from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.train.batches import ChatBatch, ClassBatch
@@ -107,25 +111,14 @@ def chat_losses(
         ground: whether the phrases of the dialogue are grounded at all.
     """
     features, proposals, named = _look(model, phrases, criteria, batch, weights.denoising)
-    pixels = batch.images["grounder_pixel_values"]
-
-    texts = batch.texts
-    output = model(
-        input_ids=texts["input_ids"],
-        grounder_pixel_values=pixels,
-        attention_mask=texts["attention_mask"],
-        labels=texts["labels"],
-        region_prompts=batch.prompts,
-        image_features=features,
-        use_cache=False,
-    )
+    output = read_dialogues(model, batch, features)
     named = {name: value * shares.objects for name, value in named.items()}
     language = output.loss * shares.tokens
     losses = {"language": language} | {f"class_{name}": value for name, value in named.items()}
     total = language
     if named:
         total = total + weights.words * named["words"] + weights.grounding * named["loss"]
-    embeds, found = model.phrase_states(output.last_hidden_state, texts["input_ids"])
+    embeds, found = model.phrase_states(output.last_hidden_state, batch.texts["input_ids"])
     if ground:
         if not embeds.shape[1]:
             # Grounded all the same, as beside images with phrases; and every process takes the same way.
@@ -148,6 +141,25 @@ def chat_losses(
     if not total.requires_grad:  # nothing that learns had a part in this batch: a gradient of zero
         total = sum((one.sum() * 0.0 for one in model.parameters() if one.requires_grad), total)
     return losses | {"loss": total}
+
+
+def read_dialogues(
+    model: LlavaGroundingForConditionalGeneration, batch: ChatBatch, features: ImageFeatures
+) -> LlavaGroundingOutput:
+    """The language model's pass over true dialogues, in training and in validation.
+
+    Only learnt positions are scored: [B, T, vocabulary] logits would be most of the memory, and nobody reads them.
+    """
+    return model(
+        input_ids=batch.texts["input_ids"],
+        grounder_pixel_values=batch.images["grounder_pixel_values"],
+        attention_mask=batch.texts["attention_mask"],
+        labels=batch.texts["labels"],
+        region_prompts=batch.prompts,
+        image_features=features,
+        use_cache=False,
+        logits_to_keep=1,
+    )
 
 
 def _point(

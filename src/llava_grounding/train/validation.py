@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,12 +11,23 @@ import torch
 import torch.distributed as dist
 
 from llava_grounding.data.sample import Sample
+from llava_grounding.errors import DataError
 from llava_grounding.geometry import box_cxcywh_to_xyxy, box_iou
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.selection import keep_queries
-from llava_grounding.train.batches import chat_batch, class_batch, encode_sample_image
+from llava_grounding.train.batches import (
+    ChatItem,
+    chat_item,
+    class_batch,
+    collate_chat,
+    encode_sample_image,
+    longest_dialogue,
+)
 from llava_grounding.train.class_losses import ClassPhrases, ground_classes
+from llava_grounding.train.stages import read_dialogues
+
+logger = logging.getLogger(__name__)
 
 _NMS_IOU = 0.7
 _TURNS = 4
@@ -108,6 +120,7 @@ class Validation:
     Args:
         chat: whether dialogues are looked at.
         batch_size: samples that pass through the model at once.
+        max_turns, max_tokens: of a dialogue, as in training; see `Recipe`.
     """
 
     samples: Sequence[Sample]
@@ -116,6 +129,9 @@ class Validation:
     batch_size: int = 16
     rank: int = 0
     world_size: int = 1
+    max_turns: int = _TURNS
+    max_tokens: int | None = None
+    _left_out: set[str] = field(default_factory=set)
 
     @torch.no_grad()
     def __call__(self, model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases | None) -> dict[str, float]:
@@ -126,7 +142,9 @@ class Validation:
             look.class_rows = class_rows(model, phrases, self.processor, mine, self.batch_size)
         if self.chat:
             told = [sample for sample in mine if sample.turns]
-            look.phrase_rows, look.losses = phrase_rows(model, self.processor, told, self.batch_size)
+            look.phrase_rows, look.losses = phrase_rows(
+                model, self.processor, told, self.batch_size, self.max_turns, self.max_tokens, self._left_out
+            )
         if self.world_size > 1:
             looks: list[Look | None] = [None] * self.world_size
             dist.all_gather_object(looks, look)
@@ -186,23 +204,35 @@ def phrase_rows(
     processor: LlavaGroundingProcessor,
     samples: Sequence[Sample],
     batch_size: int = 16,
+    max_turns: int = _TURNS,
+    max_tokens: int | None = None,
+    left_out: set[str] | None = None,
 ) -> tuple[list[Row], list[tuple[float, int]]]:
-    """The phrases of true answers looked for in every sample, and language losses with their numbers of tokens."""
+    """The phrases of true answers looked for in every sample, and language losses with their numbers of tokens.
+
+    Args:
+        max_turns, max_tokens: of a dialogue, cut as in training; never more tokens than the model has positions.
+        left_out: ids of samples that were said to be left out, none of whose dialogue fits; new ones are added.
+    """
     rows, losses = [], []
     rng = np.random.default_rng(0)
     device = model.lm_head.weight.device
+    left_out = set() if left_out is None else left_out
+    longest = longest_dialogue(model.config, max_tokens)
     for start in range(0, len(samples), batch_size):
-        batch = chat_batch(samples[start : start + batch_size], processor, None, _TURNS, rng).to(device)
+        items: list[ChatItem] = []
+        for sample in samples[start : start + batch_size]:
+            try:
+                items.append(chat_item(sample, processor, max_turns, rng, longest))
+            except DataError as error:
+                if sample.id not in left_out:
+                    logger.warning("left out of the validation: %s", error)
+                    left_out.add(sample.id)
+        if not items:
+            continue
+        batch = collate_chat(items, processor).to(device)
         features = model.encode_image(**batch.images)
-        output = model(
-            input_ids=batch.texts["input_ids"],
-            grounder_pixel_values=batch.images["grounder_pixel_values"],
-            attention_mask=batch.texts["attention_mask"],
-            labels=batch.texts["labels"],
-            region_prompts=batch.prompts,
-            image_features=features,
-            use_cache=False,
-        )
+        output = read_dialogues(model, batch, features)
         losses.append((float(output.loss), int(batch.counts[0])))
         embeds, found = model.phrase_states(output.last_hidden_state, batch.texts["input_ids"])
         if not embeds.shape[1]:

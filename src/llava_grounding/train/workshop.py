@@ -23,6 +23,7 @@ from llava_grounding.processing.conversation import ChatTemplate
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
 from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.train.adapters import add_adapters
+from llava_grounding.train.batches import longest_dialogue
 from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, load_class_phrases
 from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.learner import Learner, Lesson
@@ -73,7 +74,7 @@ class Workshop:
             class_index=self.phrases.index if self.phrases is not None else None,
             chat=chat,
             max_turns=recipe.max_turns,
-            max_tokens=recipe.max_tokens or self.model.config.text_config.max_position_embeddings,
+            max_tokens=longest_dialogue(self.model.config, recipe.max_tokens),
             seed=recipe.seed,
             point="prompts" in self.plan.tasks,
         )
