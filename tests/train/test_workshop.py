@@ -202,21 +202,49 @@ class TestFromACheckpoint:
         assert again.model.config.grounder_config.num_queries == 6
         assert not again.model.config.detach_grounding  # a wish of the recipe, not of the model
 
-    @pytest.mark.parametrize("flavour", ["shared", "official"])
-    def test_what_learns_beside_a_narrow_language_model_is_precise(self, flavour: str, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("flavour", "stage", "wishes", "whole"),
+        [
+            ("shared", "align", {}, False),
+            ("shared", "grounded_chat", {}, True),
+            ("official", "grounded_chat", {"train_lm_head": False}, True),
+            ("official", "grounded_chat", {"freeze": ["language_model"]}, False),
+            ("official", "grounded_chat", {"lora": {"rank": 2}}, False),
+        ],
+    )
+    def test_what_learns_in_or_beside_a_narrow_language_model_is_precise(
+        self, flavour: str, stage: str, wishes: dict[str, Any], whole: bool, tmp_path: Path
+    ) -> None:
         start = first_stage(tmp_path / "first", flavour)
-        values = {"weights": "bfloat16", "start_from": str(start), "bf16": True}
-        shop = open_workshop(small("align", **values), tmp_path)
-        assert shop.model.language_model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
-        coarse = {name.split(".")[0] for name, one in shop.model.named_parameters() if one.dtype == torch.bfloat16}
-        assert not coarse & {"multi_modal_projector", "phrase_projector", "grounder"}
+        values = {"weights": "bfloat16", "start_from": str(start), "bf16": True, **wishes}
+        shop = open_workshop(small(stage, **values), tmp_path)
+        named = dict(shop.learner.named_parameters())
+        assert {one.dtype for one in named.values() if one.requires_grad} == {torch.float32}
+        layer = shop.model.language_model.layers[0].mlp.up_proj
+        layer = getattr(layer, "base_layer", layer)
+        assert layer.weight.dtype == (torch.float32 if whole else torch.bfloat16)
         for autocast in (True, False):
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
                 losses = shop.learner(shop.stream().batch(0).batch)
             losses["loss"].backward()
             assert torch.isfinite(losses["loss"])
+        self.assert_small_steps_are_not_lost(named)
         found = validate_chat(shop.model.eval(), shop.processor, four_samples())  # looks without any autocast
         assert np.isfinite(found["language_loss"])
+        save_whole(shop.learner, shop.processor, tmp_path / "last")
+        kept = load_file(tmp_path / "last" / "model.safetensors")
+        assert {one.dtype for name, one in kept.items() if name.startswith("language_model.")} == {torch.bfloat16}
+        assert torch.equal(kept["language_model.norm.weight"], shop.model.language_model.norm.weight.bfloat16())
+
+    def assert_small_steps_are_not_lost(self, named: dict[str, torch.nn.Parameter]) -> None:
+        """Nor in the optimiser: one step of the paper's rate moves whatever has a gradient."""
+        learning = {name: one for name, one in named.items() if one.grad is not None and one.grad.any()}
+        assert learning
+        before = {name: one.detach().clone() for name, one in learning.items()}
+        torch.optim.AdamW(learning.values(), lr=2e-5, weight_decay=0.0).step()
+        for name, one in learning.items():
+            steep = one.grad.abs() > 1e-6
+            assert bool((one.detach() != before[name])[steep].all()), name
 
     def test_adapters_are_put_on_and_alone_learn(self, tmp_path: Path) -> None:
         start = first_stage(tmp_path / "first")

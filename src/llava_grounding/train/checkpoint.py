@@ -65,6 +65,9 @@ def save_whole(
     model = _part(state, "model")
     if is_adapted(learner.model):
         model = merged_state(learner.model, model)
+    if learner.narrow:
+        model = dict(learner.model.state_dict() if model is None else model)
+        model |= {name: model[name].to(dtype) for name, dtype in learner.narrow.items() if name in model}
     with writing(folder.name, aside):
         _save_model(learner, processor, aside, model, _part(state, PHRASES))
         if learner.class_phrases is None and resting_phrases is not None:

@@ -5,10 +5,11 @@ One module, so that distributed wrappers of any kind see every parameter and eve
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
@@ -42,15 +43,21 @@ class Learner(nn.Module):
 
     Args:
         phrases: of the class names, where class names are a task.
+        narrow: types in which a whole folder keeps weights of the model, where they are wider while they learn.
     """
 
     def __init__(
-        self, model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases | None, lesson: Lesson
+        self,
+        model: LlavaGroundingForConditionalGeneration,
+        phrases: ClassPhrases | None,
+        lesson: Lesson,
+        narrow: Mapping[str, torch.dtype] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.class_phrases = phrases
         self.lesson = lesson
+        self.narrow = dict(narrow or {})
         self._criteria = Criteria.of(len(phrases.names) if phrases else 0, lesson.num_points)
         self.scalars: set[str] = set()
         # What sharding makes a unit of, under the name it asks for: layers that are only ever called. It would not see

@@ -1,47 +1,67 @@
-"""Whether matrix products in bfloat16 pay on this machine: asked of the device, and on a CPU measured once."""
+"""What learns is kept in float32, whatever the rest of the model is in.
+
+A step of AdamW is about as large as its rate. At 2e-5 it is lost on a bfloat16 weight of 0.01 or more, whose neighbours
+lie 3e-5 and further away. Products may be as narrow as autocast makes them; only what is added up must not be.
+"""
 
 from __future__ import annotations
 
-import time
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-_GAIN = 1.1  # how much faster bfloat16 must be: it costs precision
-_REPEATS = 3
-_ROWS, _WIDTH = 4096, 512
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+
+_LANGUAGE = ("language_model", "lm_head")
 
 
-def use_bfloat16(wish: bool | str, device: torch.device) -> bool:
-    """Whether a run computes in bfloat16.
+def keep_precise(model: LlavaGroundingForConditionalGeneration) -> dict[str, torch.dtype]:
+    """Widen every parameter that learns to float32, after `set_learning`.
 
-    Args:
-        wish: true or false as the recipe says it, or "auto".
+    A language model that learns is widened as a whole. Where only rows of its tables do, or its output layer, what
+    enters and leaves them is cast, so that the layers that rest stay as narrow as they are, with and without autocast.
+
+    Returns:
+        The narrower types that weights of the language model had, by name: those in which a whole folder keeps them.
     """
-    if isinstance(wish, bool):
-        return wish
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and faster_in_bfloat16()
+    before = {
+        name: value.dtype
+        for name, value in model.named_parameters(remove_duplicate=False)
+        if name.partition(".")[0] in _LANGUAGE
+    }
+    embedding = model.get_input_embeddings()
+    table = embedding.weight
+    assert isinstance(table, Tensor)
+    tables = {id(table), id(model.lm_head.weight)}
+    layers = [
+        one for name, one in model.language_model.named_parameters() if id(one) not in tables and ".lora_" not in name
+    ]
+    if any(one.requires_grad for one in layers):
+        model.language_model.float()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    resting = next((one.dtype for one in layers if one.is_floating_point()), table.dtype)
+    if table.dtype != resting:
+        embedding.register_forward_hook(_CastOutput(resting))
+    if model.lm_head.weight.dtype != resting:
+        model.lm_head.register_forward_pre_hook(_cast_input)
+    widths = dict(model.named_parameters(remove_duplicate=False))
+    return {name: dtype for name, dtype in before.items() if widths[name].dtype != dtype}
 
 
-def faster_in_bfloat16() -> bool:
-    """Whether this CPU multiplies matrices in bfloat16 a tenth faster than in float32, forward and backward."""
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False
-    return _seconds(torch.bfloat16) * _GAIN < _seconds(torch.float32)
+class _CastOutput:
+    """A hook; an object, so that a model with it can be copied and sent."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __call__(self, module: nn.Module, given: Any, output: Tensor) -> Tensor:
+        return output.to(self.dtype)
 
 
-def _seconds(dtype: torch.dtype) -> float:
-    """The shortest of a few linear layers under autocast, with their gradients."""
-    rows, weight = torch.zeros(_ROWS, _WIDTH), torch.zeros(_WIDTH, _WIDTH, requires_grad=True)
-    return min(_once(rows, weight, dtype) for _ in range(_REPEATS))
-
-
-def _once(rows: Tensor, weight: Tensor, dtype: torch.dtype) -> float:
-    start = time.perf_counter()
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        product = F.linear(rows, weight)
-    product.float().sum().backward()
-    return time.perf_counter() - start
+def _cast_input(module: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return given[0].to(weight.dtype), *given[1:]

@@ -108,7 +108,8 @@ class Recipe:
     bf16: bool | Literal["auto"] = "auto"
     """Matrix products in bfloat16; `auto`: where the device can, a CPU where it measures at least a tenth faster."""
     weights: Weights = "float32"
-    """Type of weights that do not learn, and of the language model's; int8 and int4 need `lora`."""
+    """Type of frozen weights, and of the language model's in `best` and `last`; what learns is in float32. int8 and
+    int4 need `lora`."""
     lora: LoraSettings | None = None
     """Adapters instead of the whole language model."""
     gradient_checkpointing: bool = False

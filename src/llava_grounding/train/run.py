@@ -23,7 +23,7 @@ from llava_grounding.train.callbacks import BestKept, LogFile, OwnRhythm, StepDi
 from llava_grounding.train.checkpoint import last_checkpoint, recover
 from llava_grounding.train.pictures import Pictures
 from llava_grounding.train.plan import part_plans, plan_lines
-from llava_grounding.train.precision import use_bfloat16
+from llava_grounding.train.autocast import use_bfloat16
 from llava_grounding.train.recipe import Recipe, recipe_to_dict
 from llava_grounding.train.stream import Portion
 from llava_grounding.train.trainer import GroundingTrainer

@@ -12,11 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llava_grounding.model.llava_grounding import (
-    ImageFeatures,
-    LlavaGroundingForConditionalGeneration,
-    LlavaGroundingOutput,
-)
+from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingForConditionalGeneration
 from llava_grounding.model.outputs import GrounderOutput
 from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.train.batches import ChatBatch, ClassBatch
@@ -134,7 +130,7 @@ def chat_losses(
         total = total + weights.grounding * phrase_losses["loss"]
         losses |= {f"phrase_{name}": value for name, value in phrase_losses.items()}
     if batch.pointed is not None:
-        prompt_losses = _point(model, criteria.prompts, batch, output.image_features or features)
+        prompt_losses = _point(model, criteria.prompts, batch, output.image_features)
         prompt_losses = {name: value * shares.prompts for name, value in prompt_losses.items()}
         total = total + weights.prompts * prompt_losses["loss"]
         losses |= {f"prompt_{name}": value for name, value in prompt_losses.items()}
@@ -143,14 +139,26 @@ def chat_losses(
     return losses | {"loss": total}
 
 
+@dataclass(frozen=True)
+class ReadDialogues:
+    """What the language model made of true dialogues."""
+
+    loss: Tensor
+    """Mean over the learnt tokens."""
+    last_hidden_state: Tensor
+    """[B, T, D]"""
+    image_features: ImageFeatures
+    """With what the visual prompt encoder reads, where it was needed."""
+
+
 def read_dialogues(
     model: LlavaGroundingForConditionalGeneration, batch: ChatBatch, features: ImageFeatures
-) -> LlavaGroundingOutput:
+) -> ReadDialogues:
     """The language model's pass over true dialogues, in training and in validation.
 
     Only learnt positions are scored: [B, T, vocabulary] logits would be most of the memory, and nobody reads them.
     """
-    return model(
+    output = model(
         input_ids=batch.texts["input_ids"],
         grounder_pixel_values=batch.images["grounder_pixel_values"],
         attention_mask=batch.texts["attention_mask"],
@@ -160,6 +168,7 @@ def read_dialogues(
         use_cache=False,
         logits_to_keep=1,
     )
+    return ReadDialogues(output.loss, output.last_hidden_state, output.image_features or features)
 
 
 def _point(

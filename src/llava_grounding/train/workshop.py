@@ -29,6 +29,7 @@ from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.learner import Learner, Lesson
 from llava_grounding.train.mixture import Mixture, SampleSource
 from llava_grounding.train.plan import StagePlan, freeze_stages, set_learning, stage_plan
+from llava_grounding.train.precision import keep_precise
 from llava_grounding.train.pretrained_backbone import load_pretrained_backbone
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.sources import Photos, Records, Scenes, held_out_samples, open_sources, quiet_scenes
@@ -118,17 +119,10 @@ def open_workshop(recipe: Recipe, folder: Path, root: Path | None = None, device
         load_pretrained_backbone(model.grounder.backbone, recipe.backbone_weights)
     set_learning(model, plan, _new_tokens(processor))
     freeze_stages(model, recipe.frozen_stages)
-    _make_precise(model)
-    learner = Learner(model, phrases, Lesson.of(recipe, plan))
+    narrow = keep_precise(model)
+    learner = Learner(model, phrases, Lesson.of(recipe, plan), narrow)
     mixture = Mixture(sources, recipe.batch_size, recipe.seed)
     return Workshop(recipe, plan, learner, processor, mixture, held_out, folder, earlier if phrases is None else None)
-
-
-def _make_precise(model: LlavaGroundingForConditionalGeneration) -> None:
-    """What learns beside the language model in float32: steps as small as these are lost on narrower weights."""
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and name.partition(".")[0] not in ("language_model", "lm_head"):
-            parameter.data = parameter.data.float()
 
 
 def model_config(recipe: Recipe) -> LlavaGroundingConfig:

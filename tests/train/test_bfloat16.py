@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from llava_grounding.errors import ConfigError
-from llava_grounding.train import precision
-from llava_grounding.train.precision import faster_in_bfloat16, use_bfloat16
+from llava_grounding.train import autocast
+from llava_grounding.train.autocast import faster_in_bfloat16, use_bfloat16
 from llava_grounding.train.recipe import recipe_of, recipe_to_dict
 
 CPU = torch.device("cpu")
@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 def seconds(monkeypatch: pytest.MonkeyPatch, bfloat16: float, float32: float, supported: bool = True) -> None:
     """A CPU that takes so long for each."""
     times = {torch.bfloat16: bfloat16, torch.float32: float32}
-    monkeypatch.setattr(precision, "_seconds", lambda dtype: times[dtype])
+    monkeypatch.setattr(autocast, "_seconds", lambda dtype: times[dtype])
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
 
 
@@ -37,7 +37,7 @@ def test_a_recipe_that_says_so_has_its_way(wish: bool, monkeypatch: pytest.Monke
 
 def test_this_cpu_can_be_measured() -> None:
     assert faster_in_bfloat16() in (True, False)
-    assert precision._seconds(torch.float32) > 0
+    assert autocast._seconds(torch.float32) > 0
 
 
 @pytest.mark.parametrize("value", ["auto", True, False])
