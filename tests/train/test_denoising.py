@@ -92,6 +92,20 @@ def test_copies_change_no_loss_where_nothing_is_disturbed(undisturbed: None) -> 
     torch.testing.assert_close(four, one)
 
 
+def test_copies_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch, undisturbed: None) -> None:
+    model, things = training_model().eval(), len(four_samples()[:1][0].instances)
+    moved = [torch.tensor([0.1, 0.0, 0.0, 0.0]), torch.tensor([-0.1, 0.1, 0.1, 0.0])]
+
+    def with_boxes(*shifts: Tensor) -> Tensor:
+        shift = torch.cat([one.expand(things, 4) for one in shifts])
+        monkeypatch.setattr(denoising, "disturbed", lambda boxes: boxes + shift)
+        return losses_of(model, *four_samples()[:1], copies=len(shifts))["loss"]
+
+    alone = [with_boxes(shift) for shift in moved]
+    assert alone[0] != alone[1]
+    torch.testing.assert_close(with_boxes(*moved), torch.stack(alone).mean())
+
+
 def test_a_batch_loses_the_mean_of_its_images_weighted_by_objects(undisturbed: None) -> None:
     """Images with fewer objects are padded; what pads them loses nothing and is seen by no other query."""
     model = training_model().eval()
