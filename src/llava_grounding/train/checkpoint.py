@@ -1,6 +1,7 @@
 """What a run keeps: folders that `from_pretrained` reads, with the class phrases beside the model.
 
-A folder is written aside and renamed, so that one that is there is whole.
+A folder is written aside and renamed, and renamed before it is removed, so that one that is there is whole. What a
+checkpoint holds is noted in it, so that one which lost a part afterwards is refused.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,12 @@ VALIDATION_FILE = "validation.json"
 """Beside the best weights: the numbers they were chosen by."""
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")  # torch.save on a full disk
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+CONTENTS_FILE = "contents.json"
+"""In a checkpoint: its files with their bytes."""
+WRITING = ".writing"
+"""In the folder of a run: where its checkpoints grow."""
+REMOVED = ".removed"
+"""End of the hidden name under which something goes."""
 
 
 def save_whole(
@@ -89,6 +96,70 @@ def settle(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder so that no half of it can be taken for the whole: it loses its name first."""
+    aside = folder.with_name(f".{folder.name}{REMOVED}")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        folder.replace(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def note_contents(checkpoint: Path) -> None:
+    """Write down what is in a checkpoint, when all of it is."""
+    sizes = {
+        path.relative_to(checkpoint).as_posix(): path.stat().st_size
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != CONTENTS_FILE
+    }
+    (checkpoint / CONTENTS_FILE).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
+
+
+def require_whole(checkpoint: Path, otherwise: Sequence[str] = ()) -> None:
+    """Refuse a checkpoint that has lost some of what was written.
+
+    Args:
+        otherwise: what must be there if it does not say itself what it holds, as those of earlier versions do not.
+
+    Raises:
+        CheckpointError: naming what lacks or is of another size.
+    """
+    sizes = _contents(checkpoint)
+    names = otherwise if sizes is None else tuple(sizes)
+    lacks = [name for name in names if not (checkpoint / name).is_file()]
+    if lacks:
+        raise CheckpointError(
+            f"the checkpoint `{checkpoint}` lacks {', '.join(lacks)}: put back what lacks, or remove the folder to go "
+            f"on from an earlier one"
+        )
+    for name, size in (sizes or {}).items():
+        found = (checkpoint / name).stat().st_size
+        if found != size:
+            raise CheckpointError(
+                f"the checkpoint `{checkpoint}` is damaged: {name} has {found} bytes of {size}; remove the folder to "
+                f"go on from an earlier one"
+            )
+
+
+def lost_phrases(checkpoint: Path) -> bool:
+    """Whether a checkpoint says that it holds class phrases and does not."""
+    held = _contents(checkpoint) or {}
+    return any(name in held and not (checkpoint / name).is_file() for name in CLASS_PHRASE_FILES)
+
+
+def _contents(checkpoint: Path) -> dict[str, int] | None:
+    path = checkpoint / CONTENTS_FILE
+    try:
+        sizes = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"`{path}` cannot be read: {_one_line(error)}") from error
+    if not isinstance(sizes, dict) or not all(isinstance(size, int) for size in sizes.values()):
+        raise CheckpointError(f"`{path}` must say how many bytes each file has")
+    return sizes
 
 
 def recover(folder: Path) -> None:
@@ -275,17 +346,18 @@ def load_class_phrases(folder: Path) -> ClassPhrases:
 
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest one of a run."""
-    found = _checkpoints(folder)
+    found = checkpoints(folder)
     return found[-1] if found else None
 
 
 def remove_old(folder: Path, keep: int) -> None:
     """All but the newest."""
-    for path in _checkpoints(folder)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+    for path in checkpoints(folder)[:-keep]:
+        discard(path)
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def checkpoints(folder: Path) -> list[Path]:
+    """Those of a run, oldest first."""
     numbered = [
         (int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))
     ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
@@ -20,11 +21,12 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, missing_extra
 from llava_grounding.train.callbacks import BestKept, LogFile, OwnRhythm, StepDice, StopWhenAsked, TimeBudget
-from llava_grounding.train.checkpoint import last_checkpoint, recover
+from llava_grounding.train.checkpoint import last_checkpoint, require_whole
 from llava_grounding.train.pictures import Pictures
 from llava_grounding.train.plan import part_plans, plan_lines
 from llava_grounding.train.autocast import use_bfloat16
 from llava_grounding.train.recipe import Recipe, recipe_to_dict
+from llava_grounding.train.run_folder import LOG_FILE, RECIPE_FILE, held, write_recipe
 from llava_grounding.train.stream import Portion
 from llava_grounding.train.trainer import GroundingTrainer
 from llava_grounding.train.validation import Validation
@@ -33,6 +35,7 @@ from llava_grounding.train.workshop import Workshop, open_workshop
 logger = logging.getLogger(__name__)
 
 _STATE = "trainer_state.json"
+_OPTIMIZER = ("optimizer.pt", "scheduler.pt")
 _DEEPSPEED: dict[str, Any] = {
     "train_micro_batch_size_per_gpu": "auto",
     "gradient_accumulation_steps": "auto",
@@ -57,18 +60,22 @@ def train(recipe: Recipe, folder: Path, root: Path | None = None, device: str | 
         UsageError: if the recipe asks for what is not there, or what does not fit together.
         DataError: if too many samples cannot be read.
     """
+    if folder.exists() and os.environ.get("RANK", "0") == "0":
+        with held(folder):  # to be told before anything is loaded
+            pass
     return run_stage(open_workshop(recipe, folder, root, device), device)
 
 
 def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
     """Train a workshop's model to the end of its recipe; see `train`."""
+    arguments = training_arguments(shop.recipe, shop.folder, device)
+    with held(shop.folder) if arguments.process_index == 0 else nullcontext():
+        return _run(shop, arguments)
+
+
+def _run(shop: Workshop, arguments: TrainingArguments) -> dict[str, float]:
     recipe, folder = shop.recipe, shop.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    arguments = training_arguments(recipe, folder, device)
-    alone = arguments.process_index == 0
-    if alone:
-        recover(folder / "best")
-        recover(folder / "last")
+    if arguments.process_index == 0:
         _write_recipe(recipe, folder)
         for line in plan_lines(part_plans(shop.model, shop.phrases, recipe), recipe, shop.plan.tasks):
             logger.info("%s", line)
@@ -82,6 +89,8 @@ def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
         name = "activation" if hasattr(shop.model, "activation_checkpointing_enable") else "gradient"
         getattr(shop.model, f"{name}_checkpointing_enable")({"use_reentrant": False})
     checkpoint = last_checkpoint(folder)
+    if checkpoint is not None:
+        require_whole(checkpoint, (_STATE, *_OPTIMIZER) if recipe.sharding == "none" else (_STATE,))
     trainer = _trainer(shop, arguments, 0 if checkpoint is None else _steps_done(checkpoint))
     with _stop_signals() as stopped:
         trainer.add_callback(StopWhenAsked(stopped))
@@ -99,7 +108,7 @@ def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
 
 def _write_recipe(recipe: Recipe, folder: Path) -> None:
     """Keep every value, and say which are others than those of the steps already done."""
-    path, values = folder / "recipe.json", recipe_to_dict(recipe)
+    path, values = folder / RECIPE_FILE, recipe_to_dict(recipe)
     if last_checkpoint(folder) is not None and path.is_file():
         try:
             before = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -108,7 +117,7 @@ def _write_recipe(recipe: Recipe, folder: Path) -> None:
         for key, value in values.items():
             if key in before and before[key] != value:
                 logger.warning("going on with another `%s`: %s, until now %s", key, value, before[key])
-    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    write_recipe(folder, json.dumps(values, indent=1) + "\n")
 
 
 def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> GroundingTrainer:
@@ -139,7 +148,7 @@ def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> G
         resting_phrases=shop.resting_phrases,
     )
     callbacks: list[TrainerCallback] = [
-        LogFile(shop.folder / "log.jsonl", recipe.batch_size),
+        LogFile(shop.folder / LOG_FILE, recipe.batch_size),
         BestKept(shop.folder, recipe.metric, trainer.save_whole),
     ]
     if recipe.minutes:

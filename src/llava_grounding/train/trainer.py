@@ -25,7 +25,17 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from llava_grounding.errors import CheckpointError, DataError
 from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.train.checkpoint import load_learner, remove_old, save_learner, save_whole, settle, writing
+from llava_grounding.train.checkpoint import (
+    WRITING,
+    discard,
+    load_learner,
+    note_contents,
+    remove_old,
+    save_learner,
+    save_whole,
+    settle,
+    writing,
+)
 from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.learner import Learner
 from llava_grounding.train.plan import parameter_groups
@@ -37,7 +47,6 @@ logger = logging.getLogger(__name__)
 
 _HIDDEN = ("aux", "interm")  # losses of inner layers are summed up, not shown one by one
 _SECONDS = "seconds.json"  # how long a run had taken when a checkpoint was written
-_WRITING = ".writing"  # checkpoints grow here, beside where they belong
 
 
 def rate_factor(step: int, steps: int, warmup: float, budget_used: float = 0.0) -> float:
@@ -256,7 +265,7 @@ class GroundingTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint aside, and let it appear when it is whole."""
         folder = Path(self._folder)
-        aside = folder / _WRITING
+        aside = folder / WRITING
         if self.args.should_save:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
@@ -270,8 +279,10 @@ class GroundingTrainer(Trainer):
         self._wait()
         if self.args.should_save:
             name = f"checkpoint-{self.state.global_step}"
-            settle(aside)
-            shutil.rmtree(folder / name, ignore_errors=True)
+            with writing(name, aside):
+                note_contents(aside / name)
+                settle(aside)
+            discard(folder / name)
             (aside / name).replace(folder / name)
             aside.rmdir()
             remove_old(folder, self.recipe.keep)

@@ -24,7 +24,7 @@ from llava_grounding.processing.processor import LlavaGroundingProcessor, Proces
 from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.train.adapters import add_adapters
 from llava_grounding.train.batches import longest_dialogue
-from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, load_class_phrases
+from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, load_class_phrases, lost_phrases
 from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.learner import Learner, Lesson
 from llava_grounding.train.mixture import Mixture, SampleSource
@@ -181,7 +181,7 @@ def _from_checkpoint(
 
 def _earlier_phrases(start: Path | None) -> ClassPhrases | None:
     """Class phrases of the stage this one starts from, if it had any."""
-    if start is None or not all((start / name).is_file() for name in CLASS_PHRASE_FILES):
+    if start is None or not (lost_phrases(start) or any((start / name).is_file() for name in CLASS_PHRASE_FILES)):
         return None
     return load_class_phrases(start)
 
