@@ -20,11 +20,11 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, missing_extra
+from llava_grounding.train.autocast import use_bfloat16
 from llava_grounding.train.callbacks import BestKept, LogFile, OwnRhythm, StepDice, StopWhenAsked, TimeBudget
 from llava_grounding.train.checkpoint import last_checkpoint, require_whole
 from llava_grounding.train.pictures import Pictures
 from llava_grounding.train.plan import part_plans, plan_lines
-from llava_grounding.train.autocast import use_bfloat16
 from llava_grounding.train.recipe import Recipe, recipe_to_dict
 from llava_grounding.train.run_folder import LOG_FILE, RECIPE_FILE, held, write_recipe
 from llava_grounding.train.stream import Portion
