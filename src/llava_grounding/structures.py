@@ -117,7 +117,7 @@ class Region:
         return None if self.mask is None else (self.mask.shape[0], self.mask.shape[1])
 
     def __repr__(self) -> str:
-        mask = "" if self.mask is None else f", mask of {mask_area(self.mask)} pixels"
+        mask = "" if self.mask_size_hw is None else f", mask of {self.area} pixels"
         box = ", ".join(f"{number:g}" for number in self.box_xyxy)
         return f"Region(({box}), score {self.score:.3f}{mask})"
 

