@@ -87,7 +87,12 @@ def test_a_full_disk_behind_a_stream_is_one_sentence_or_nothing(photo: Path, str
 def test_a_reader_that_stops_early_ends_a_dialogue_quietly(photo: Path) -> None:
     words = [sys.executable, "-c", COMMAND, "chat", str(photo)]
     with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -149,6 +154,7 @@ class Terminal:
     def __init__(self, *arguments: object) -> None:
         self.process, self.master = pty.fork()
         if self.process == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it, and so would we
             os.execve(sys.executable, [sys.executable, "-c", COMMAND, *map(str, arguments)], ENVIRONMENT)
         self.seen = b""
 
@@ -193,7 +199,12 @@ def test_ctrl_c_during_an_answer_loses_that_line_and_at_the_prompt_it_ends(photo
 def test_ctrl_c_in_a_piped_dialogue_ends_it(photo: Path) -> None:
     words = [sys.executable, "-c", COMMAND, "chat", str(photo)]
     with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
+        words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -178,7 +178,7 @@ class TestGoingOn:
         with pytest.raises(CheckpointError, match=r"the checkpoint `.*checkpoint-1` is damaged"):
             finish(tmp_path, **values)
         (checkpoint / "trainer_state.json").unlink()
-        with pytest.raises(CheckpointError, match=r"`.*checkpoint-1` has no readable trainer_state.json"):
+        with pytest.raises(CheckpointError, match=r"`.*checkpoint-1` lacks trainer_state.json"):
             finish(tmp_path, **values)
 
 
