@@ -280,8 +280,7 @@ def encode_again(ids: Tensor, processor: LlavaGroundingProcessor) -> EncodedText
     tokens = processor.tokens
     written = ids.tolist()
     turns: list[list[int]] = [[]]
-    start = written.index(_IMAGE_IN_IDS) + 1 if _IMAGE_IN_IDS in written else 0
-    for token in written[start:]:
+    for token in written[written.index(_IMAGE_IN_IDS) + 1 :]:
         turns[-1].append(token)
         if token == tokens.ids.eos:
             turns.append([])
@@ -291,7 +290,6 @@ def encode_again(ids: Tensor, processor: LlavaGroundingProcessor) -> EncodedText
         if said:
             question = question.removeprefix(processor.settings.template.user).strip()
             messages += [Message("user", question), Message("assistant", answer.strip())]
-    messages = messages or [Message("user", ""), Message("assistant", "")]  # ids of no dialogue: nothing will fit
     return processor.encode_conversation(messages, [False] * (len(messages) // 2), Letterbox.fit((8, 8), (8, 8)))
 
 
