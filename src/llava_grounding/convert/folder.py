@@ -19,6 +19,7 @@ from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.sizes import meta_model
 from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.processing.text_length import limit_to_positions
 
 VISION = ("grounder.", "visual_prompt_encoder.")
 """Where the names of the two vision modules begin; their weights are float32 always."""
@@ -62,6 +63,7 @@ def write_converted(
         config.dtype = dtypes["language_model.norm.weight"]
         config.architectures = [LlavaGroundingForConditionalGeneration.__name__]
         config.save_pretrained(folder)
+        limit_to_positions(processor.tokenizer, getattr(config.text_config, "max_position_embeddings", None))
         processor.save_pretrained(folder)
     ids = processor.tokens.ids
     return ConversionReport(

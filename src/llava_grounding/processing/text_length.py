@@ -55,5 +55,10 @@ def limit_to_model(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         ]
     except (OSError, ValueError, KeyError, TypeError):
         return  # a processor alone; whoever loads the model finds what is wrong with its configuration
+    limit_to_positions(tokenizer, positions)
+
+
+def limit_to_positions(tokenizer: PreTrainedTokenizerBase, positions: object) -> None:
+    """Let a tokenizer know how many positions the model has; anything but a positive whole number says nothing."""
     if isinstance(positions, int) and positions > 0:
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
