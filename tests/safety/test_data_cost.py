@@ -288,6 +288,30 @@ def test_a_line_of_ten_megabytes_is_one_entry_left_out(tmp_path: Path) -> None:
     assert max(map(len, lines)) < 500
 
 
+LONG_NAME = "a" * 10**6
+NAMED_AT_LENGTH = [
+    ("annotations", {"id": LONG_NAME}),
+    ("annotations", {"id": LONG_NAME, "bbox": [0, 0, 0, 1]}),
+    ("images", {"id": LONG_NAME}),
+    ("images", {"file_name": LONG_NAME}),
+    ("images", {"width": LONG_NAME}),
+    ("categories", {"id": LONG_NAME, "name": LONG_NAME}),
+]
+
+
+@pytest.mark.parametrize(("rows", "change"), NAMED_AT_LENGTH)
+@pytest.mark.parametrize("kind", ["own", "coco"])
+def test_a_name_of_a_megabyte_is_cut_short(tmp_path: Path, kind: str, rows: str, change: dict[str, Any]) -> None:
+    write_files(tmp_path, {"1.png": picture()})
+    labels = coco([labelled(1, [0, 0, 4, 4])])
+    labels[rows].append({**labels[rows][0], "id": 9, **change})
+    write_json(tmp_path / "i.json", labels)
+    lines: list[str] = []
+    check_sources([{"kind": kind, "instances": "i.json", "images": "."}], tmp_path, lines.append)
+    assert "aaa..." in "".join(lines)
+    assert max(map(len, lines)) < 1000
+
+
 def test_damaged_data_of_every_kind_ends_in_an_error_of_ours_or_none(tmp_path: Path) -> None:
     damaged = DamagedData(tmp_path, seed=7)
     for _ in range(150):

@@ -14,10 +14,11 @@ import numpy as np
 
 from llava_grounding.data.reading import BOX_BEYOND, IMAGE_MISSING
 from llava_grounding.data.record import Dataset, Record
-from llava_grounding.errors import LlavaGroundingError
+from llava_grounding.errors import LlavaGroundingError, cut_short
 from llava_grounding.geometry import box_iou
 from llava_grounding.masks import mask_to_box
 
+_LONGEST = 700  # characters of a line
 NUM_NAMED = 20
 """Of a kind of trouble, so many are named; all are counted."""
 
@@ -56,7 +57,7 @@ class Trouble:
     def add(self, what: str) -> None:
         self.count += 1
         if len(self.named) < NUM_NAMED:
-            self.named.append(what)
+            self.named.append(cut_short(what, _LONGEST))
 
     def lines(self, title: str) -> list[str]:
         more = self.count - len(self.named)

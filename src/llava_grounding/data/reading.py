@@ -20,7 +20,7 @@ import numpy as np
 from llava_grounding.data.images import is_unicode, read_file, stays_inside
 from llava_grounding.data.placeholders import find_placeholder
 from llava_grounding.data.record import Record, Segmentation
-from llava_grounding.errors import DataError, shown
+from llava_grounding.errors import DataError, cut_short, shown
 from llava_grounding.image_files import DATA_LIMITS
 from llava_grounding.markup import SPECIAL_TOKENS, format_markup
 
@@ -44,6 +44,7 @@ MAX_TEXT = 2**16
 _HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing a polygon may overflow
 _EXACT = 2.0**53  # beyond it a floating-point number may stand for several whole ones
 _SHARE_INSIDE = 0.25  # of a box's area, at least; boxes of things half out of the picture are clipped
+_NAMED = 300  # characters of what an entry is called; no file system has longer names
 _LISTED = 5  # faults told of at once
 _KEPT = 20  # of each reason, entries whose fault is remembered
 _RESERVED = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))), re.IGNORECASE)
@@ -85,7 +86,7 @@ class LeftOut:
     def add(self, entry: object, why: EntryError | str) -> None:
         """Note that `entry` is left out."""
         reason = why.reason if isinstance(why, EntryError) else why
-        name = printable(str(entry))
+        name = cut_short(printable(str(entry)), _NAMED)
         self._entries.setdefault(reason, []).append(name)
         if len(self._told) < _LISTED:
             self._told.append(f"{name}: {why}")
