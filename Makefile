@@ -92,8 +92,11 @@ constraints: ## write constraints.txt anew from the newest versions that pyproje
 
 train-nano: $(VENV)/.dev ## train the embedded model from nothing (DATA=photo pack, optional)
 	@for stage in pretrain chat read joint; do set -x; \
-	  $(BIN)/llava-grounding train configs/nano_$$stage.yaml $(if $(DATA),--data "$(DATA)") || exit 1; \
+	  $(BIN)/llava-grounding train nano_$$stage $(if $(DATA),--data "$(DATA)") || exit 1; \
 	done
+	$(BIN)/llava-grounding train nano_read start_from=runs/nano_joint/last steps=1700 learning_rate=1.2e-3 \
+	  --out runs/nano_read_on $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python examples/publish_checkpoint.py runs/nano_read_on/last runs/nano
 
 clean: ## remove the environment and what demo and tests leave behind
 	rm -rf $(VENV) $(LOWEST) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

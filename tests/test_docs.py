@@ -36,12 +36,13 @@ PAGES = {str(page.relative_to(ROOT)): page for page in pages()}
 EXAMPLES = {
     "ask_many.py": ["What is in the image?", "photo.jpg", "photo.jpg"],
     "draw_scene.py": ["scene.png", "7"],
+    "publish_checkpoint.py": [str(ROOT / "src/llava_grounding/weights/nano"), "published", "0.4"],
     "plot_log.py": ["curves.svg", "run", "run"],
     "talk_about_photo.py": ["photo.jpg", "What is in the image?", "How many things are there?"],
     "write_data_set.py": ["mydata", "2"],
     "time_grounder.py": ["--preset", "nano", "--image-size", "160", "160", "--threads", "1", "--runs", "1"],
 }
-NEED_MODEL = {"ask_many.py", "talk_about_photo.py"}
+NEED_MODEL = {"ask_many.py", "publish_checkpoint.py", "talk_about_photo.py"}
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def test_nano_is_small_enough_for_a_wheel() -> None:
     tied = math.prod(model.lm_head.weight.shape)
     megabytes = 2 * (count(model) - (0 if model.lm_head.weight is model.get_input_embeddings().weight else tied)) / 1e6
     assert megabytes < 30
-    assert config.image_sequence_length == 7 * 7 + config.shared_tower_objects
+    assert config.image_sequence_length == 5 * 5 + config.shared_tower_objects
     assert config.image_sequence_length < config.text_config.max_position_embeddings // 4
 
 

@@ -18,7 +18,7 @@ from llava_grounding.train.plan import PartPlan
 from llava_grounding.train.recipe import Recipe, load_recipe
 from llava_grounding.train.sources import open_source
 
-DRAWN = ("nano_pretrain", "nano_chat", "nano_read", "nano_joint", "nano_gpu")
+DRAWN = tuple(f"nano{kind}_{stage}" for kind in ("", "_lite") for stage in ("pretrain", "chat", "read", "joint", "gpu"))
 LARGE = ("7b_stage1", "7b_stage2", "7b_stage3", "7b_lora")
 GIB = 2**30
 PARTS = [
@@ -48,7 +48,7 @@ def test_recipes_of_drawn_scenes_have_a_plan_wherever_they_are(name: str, tmp_pa
     lines = lines_of(name, tmp_path)
     loaded = load_recipe(name)
     assert lines[0].startswith(f"stage {loaded.stage}: ")
-    total = sum(one.numel() for one in meta_model(preset("nano")).parameters())
+    total = sum(one.numel() for one in meta_model(preset(loaded.preset)).parameters())
     (counted,) = [
         re.fullmatch(r"  ([\d,]+) of ([\d,]+) parameters learn", line) for line in lines if "learn" in line[-6:]
     ]
@@ -62,7 +62,7 @@ def test_recipes_of_drawn_scenes_have_a_plan_wherever_they_are(name: str, tmp_pa
 
 def test_photos_take_their_part_where_they_are(mini_pack_root: Path) -> None:
     values = {"data.0.split": "val", "data.0.only": "null"}  # the other photos are optional, and not there
-    lines = lines_of("nano_pretrain", mini_pack_root, **values)
+    lines = lines_of("nano_lite_pretrain", mini_pack_root, **values)
     (photos,) = [line for line in lines if line.startswith("  coco")]
     assert re.fullmatch(r"  coco: (9|10) of the first step; 4 samples, gone through 19200.00 times", photos)
 
