@@ -6,6 +6,7 @@ and the losses that train. The weights are those of A, B and C, converted as a r
 """
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,8 @@ POSITIONS_TABLE = Table(
 SAMPLES, FEATURES = "samples.safetensors", "positions_image_features.safetensors"
 STAGES = ("stage1_flickr_ref", "stage2_coco_only")
 _IMAGE_IN_IDS = -200
+IMAGE_PIECE = "<image feature>"
+"""How a recording writes a place of the image among the pieces of a text."""
 
 
 def check_group(folder: Path, ledger: Ledger) -> None:
@@ -247,7 +250,7 @@ def compare_positions(folder: Path, case: Json, chat: GroundedChat, ledger: Ledg
     recorded = load(folder, file)
     tokens = chat.processor.tokens
     assert isinstance(tokens, SentencePieceTokenizer)
-    text = encode_again(recorded["input_ids"], chat.processor)
+    text = encode_again(case["tokens"], chat.processor)
     ids, _ = as_written(text, tokens)
     batch = chat.processor.collate_texts([text])
     features = image_features(folder, case["case"])
@@ -275,12 +278,12 @@ def compare_positions(folder: Path, case: Json, chat: GroundedChat, ledger: Ledg
     ledger.compare_file(file, recorded | numbers, ours, POSITIONS_TABLE)
 
 
-def encode_again(ids: Tensor, processor: LlavaGroundingProcessor) -> EncodedText:
-    """The recorded dialogue, as far as its ids say what was said, encoded by us."""
+def encode_again(pieces: Sequence[str], processor: LlavaGroundingProcessor) -> EncodedText:
+    """The recorded dialogue, as far as its pieces say what was said, encoded by us."""
     tokens = processor.tokens
-    written = ids.tolist()
+    behind_image = len(pieces) - pieces[::-1].index(IMAGE_PIECE)
     turns: list[list[int]] = [[]]
-    for token in written[written.index(_IMAGE_IN_IDS) + 1 :]:
+    for token in tokens.tokenizer.convert_tokens_to_ids(list(pieces[behind_image:])):
         turns[-1].append(token)
         if token == tokens.ids.eos:
             turns.append([])

@@ -144,7 +144,7 @@ def test_the_recording_says_which_rows_are_grounded(trainee: Trainee, mapped: di
 
 
 @pytest.mark.parametrize("blank", [" ", "\n"])
-def test_a_dialogue_is_read_back_from_its_ids(trainee: Trainee, blank: str) -> None:
+def test_a_dialogue_is_read_back_from_its_pieces(trainee: Trainee, blank: str) -> None:
     processor = trainee.chat.processor
     said = [
         ("user", f"What is in the image?{blank}(with grounding)"),
@@ -154,9 +154,13 @@ def test_a_dialogue_is_read_back_from_its_ids(trainee: Trainee, blank: str) -> N
     ]
     messages = [Message(role, text) for role, text in said]
     text = processor.encode_conversation(messages, [False, False], Letterbox.fit((8, 8), (8, 8)))
-    tokens = processor.tokens
-    ids, _ = group_e.as_written(text, tokens)
-    assert group_e.encode_again(torch.tensor(ids), processor).input_ids == text.input_ids
+    image = processor.tokens.ids.image
+    pieces = [
+        group_e.IMAGE_PIECE if token == image else processor.tokens.tokenizer.convert_ids_to_tokens(token)
+        for token in text.input_ids
+    ]
+    assert ("<0x0A>" in pieces[pieces.index("with") - 3 :][:3]) == (blank == "\n")
+    assert group_e.encode_again(pieces, processor).input_ids == text.input_ids
 
 
 def test_samples_say_how_large_the_canvas_is() -> None:
