@@ -181,6 +181,12 @@ def test_points_and_boxes_survive_the_canvas_to_half_a_pixel(image_size_wh, canv
     assert np.abs(letterbox.norm_cxcywh_to_image(norm.astype(np.float32)) - box).max() < 0.5
 
 
+@pytest.mark.parametrize(("height", "rows"), [(5, 3), (7, 4), (9, 5), (6, 3), (1, 1)])
+def test_half_a_pixel_of_content_is_a_whole_one(height: int, rows: int) -> None:
+    """Not the nearest even number, as Python rounds: 2.5 is 3 rows and 4.5 are 5."""
+    assert Letterbox.fit((128, height), (64, 64)).content_size_wh == (64, rows)
+
+
 def test_the_corner_of_the_image_is_the_corner_of_the_content():
     letterbox = Letterbox.fit((333, 100), (64, 64))
     assert letterbox.content_size_wh == (64, 19)

@@ -45,6 +45,12 @@ def test_a_query_on_the_same_thing_as_a_better_one_is_dropped() -> None:
     assert keep_queries(scores, BOXES, 0.3, 0.95).tolist() == [2, 1, 3, 0]
 
 
+def test_a_box_that_is_a_double_makes_no_other_one() -> None:
+    row = np.array([[0.0, 0.0, 10.0, 10.0], [4.0, 0.0, 14.0, 10.0], [8.0, 0.0, 18.0, 10.0]])  # each overlaps the next
+    assert keep_queries(np.array([0.9, 0.8, 0.7]), row, 0.3, 0.4).tolist() == [0, 2]
+    assert keep_queries(np.array([0.8, 0.9, 0.7]), row, 0.3, 0.4).tolist() == [1]
+
+
 def test_equal_scores_keep_their_order() -> None:
     assert keep_queries(np.full(4, 0.5), BOXES, 0.3, None).tolist() == [0, 1, 2, 3]
 
