@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hand_made import NAMES, SCENES, four_samples
 
+from llava_grounding.data.synthetic import SceneConfig
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.image import CanvasSettings, TowerSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
 from llava_grounding.processing.selection import SelectionSettings
+from llava_grounding.train import workshop as workshop_module
 from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.learner import Learner, Lesson
 from llava_grounding.train.mixture import Mixture, SampleSource
 from llava_grounding.train.plan import set_learning, stage_plan
 from llava_grounding.train.recipe import Recipe, recipe_of
-from llava_grounding.train.sources import Scenes
+from llava_grounding.train.sources import Scenes, open_sources, quiet_scenes
 from llava_grounding.train.tokenizer import train_tokenizer
 from llava_grounding.train.workshop import Workshop
 from whole_models import FLAVOURS, whole_config
@@ -80,3 +85,21 @@ def workshop(
     set_learning(model, plan, [processor.tokens.ids.seg])
     mixture = Mixture([(source or Scenes(SCENES), 1.0)], plan_of.batch_size, plan_of.seed)
     return Workshop(plan_of, plan, learner, processor, mixture, four_samples(), folder)
+
+
+def shrink_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For `open_workshop`: tiny models by the name of a preset, scenes of three kinds, a corpus of a few dialogues."""
+
+    def opened(
+        values: Sequence[Mapping[str, Any]],
+        root: Path | None,
+        scenes: Callable[[], SceneConfig] = SceneConfig,
+        questions: bool = True,
+    ) -> list[tuple[SampleSource, float]]:
+        drawn = replace(SCENES, questions=()) if scenes is quiet_scenes else SCENES
+        return open_sources(values, root, lambda: drawn, questions)
+
+    monkeypatch.setattr(workshop_module, "preset", lambda name: training_config(name))
+    monkeypatch.setattr(workshop_module, "KINDS", NAMES)
+    monkeypatch.setattr(workshop_module, "_TOKENIZER_SAMPLES", 3)
+    monkeypatch.setattr(workshop_module, "open_sources", opened)

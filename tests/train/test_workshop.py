@@ -1,8 +1,7 @@
 """A stage put together from its recipe: what starts from nothing, what from an earlier stage, and what is refused."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +9,28 @@ import numpy as np
 import pytest
 import torch
 from data_sets import source, write_source
-from hand_made import NAMES, SCENES, four_samples
+from hand_made import NAMES, four_samples
 from safetensors.torch import load_file, save_file
-from small_training import class_phrases, recipe, training_config, training_model, training_processor
+from small_training import class_phrases, recipe, shrink_world, training_config, training_model, training_processor
 
-from llava_grounding.data.synthetic import SceneConfig
 from llava_grounding.errors import CheckpointError, ConfigError, DataError
 from llava_grounding.model.efficientnet_lite import EfficientNetLiteConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train import workshop
 from llava_grounding.train.checkpoint import load_class_phrases, save_phrases, save_whole
-from llava_grounding.train.mixture import SampleSource
 from llava_grounding.train.pretrained_backbone import weights_file
 from llava_grounding.train.publish import publish
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.run import run_stage, train
-from llava_grounding.train.sources import open_sources, quiet_scenes
+from llava_grounding.train.sources import open_sources
 from llava_grounding.train.validation import validate_chat
 from llava_grounding.train.workshop import class_names, open_workshop
 
 
 @pytest.fixture(autouse=True)
 def _small_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny models by the name of a preset, small scenes of three kinds, and a corpus of a few dialogues."""
-
-    def opened(
-        values: Sequence[Mapping[str, Any]],
-        root: Path | None,
-        scenes: Callable[[], SceneConfig] = SceneConfig,
-        questions: bool = True,
-    ) -> list[tuple[SampleSource, float]]:
-        drawn = replace(SCENES, questions=()) if scenes is quiet_scenes else SCENES
-        return open_sources(values, root, lambda: drawn, questions)
-
-    monkeypatch.setattr(workshop, "preset", lambda name: training_config(name))
-    monkeypatch.setattr(workshop, "KINDS", NAMES)
-    monkeypatch.setattr(workshop, "_TOKENIZER_SAMPLES", 3)
-    monkeypatch.setattr(workshop, "open_sources", opened)
+    shrink_world(monkeypatch)
 
 
 def small(stage: str, **values: object) -> Recipe:
