@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import pickle
 import pickletools
-from typing import Any, NoReturn
+import struct
+from typing import Any, ClassVar, NoReturn
 
 from llava_grounding.errors import DataError
 
@@ -18,6 +19,9 @@ _LENGTH_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT8U: 8,
 }
 _TWO_LINES = b"ci"  # opcodes that name a module and something in it
+_SETS = frozenset(pickle.EMPTY_SET + pickle.ADDITEMS + pickle.FROZENSET)
+_TUPLES = frozenset(pickle.TUPLE + pickle.TUPLE1 + pickle.TUPLE2 + pickle.TUPLE3)
+_KEYS = (str, bytes, int, float, bool, type(None))
 _MOST_SPREAD = 64  # times as long as the file its values may be, written out: a text that occurs often is stored once
 _ROOM = 2**20
 _ERRORS = (
@@ -30,6 +34,7 @@ _ERRORS = (
     MemoryError,
     TypeError,
     ValueError,
+    struct.error,
 )
 
 
@@ -40,12 +45,11 @@ def load_plain_pickle(data: bytes, name: object) -> Any:
         name: of its file, for messages.
 
     Raises:
-        DataError: if it is none, holds more than plain values, or asks for far more memory than its size; nothing in it
-            is run.
+        DataError: if it is none, holds more than plain values, has sets or keys that are neither texts nor numbers, or
+            asks for far more memory than its size; nothing in it is run.
     """
     try:
-        _check_memo(data)
-        value = _unpickle(data)
+        value = _unpickle(data, _PlainKeysUnpickler if _check_opcodes(data) else _PlainUnpickler)
         _size_of(value, _MOST_SPREAD * len(data) + _ROOM, {})
         return value
     except RecursionError as error:
@@ -54,7 +58,7 @@ def load_plain_pickle(data: bytes, name: object) -> Any:
         raise DataError(f"cannot read the pickle {name}: {error}") from error
 
 
-class _PlainUnpickler(pickle.Unpickler):
+class _OnlyPlain:
     """Makes lists, dicts, tuples, texts and numbers, and nothing that has to be imported or called."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
@@ -64,40 +68,83 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError("it points to objects outside the file")
 
 
-def _unpickle(data: bytes) -> Any:
+class _PlainUnpickler(_OnlyPlain, pickle.Unpickler):
+    """For files without tuples: whatever else can be a key is hashed at once."""
+
+
+class _PlainKeysUnpickler(_OnlyPlain, pickle._Unpickler):  # the one in Python: the other one cannot look at keys
+    """Refuses tuples as keys: hashing one takes time as if each tuple in it stood there as often as it is named."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def _set_one(self) -> None:
+        _check_keys(self.stack[-2:-1])  # type: ignore[attr-defined]
+        pickle._Unpickler.dispatch[pickle.SETITEM[0]](self)
+
+    def _set_all(self) -> None:
+        _check_keys(self.stack[::2])  # type: ignore[attr-defined]
+        pickle._Unpickler.dispatch[pickle.SETITEMS[0]](self)
+
+    def _dict(self) -> None:
+        _check_keys(self.stack[::2])  # type: ignore[attr-defined]
+        pickle._Unpickler.dispatch[pickle.DICT[0]](self)
+
+    dispatch[pickle.SETITEM[0]] = _set_one
+    dispatch[pickle.SETITEMS[0]] = _set_all
+    dispatch[pickle.DICT[0]] = _dict
+
+
+def _check_keys(keys: list[Any]) -> None:
+    for key in keys:
+        if not isinstance(key, _KEYS):
+            raise pickle.UnpicklingError(f"keys must be texts or numbers, got a {type(key).__name__}")
+
+
+def _unpickle(data: bytes, unpickler: Any) -> Any:
     """Texts that Python 2 wrote as bytes are UTF-8 if they can be, else Latin-1."""
     try:
-        return _PlainUnpickler(io.BytesIO(data), encoding="utf-8").load()
+        return unpickler(io.BytesIO(data), encoding="utf-8").load()
     except UnicodeDecodeError:
-        return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
+        return unpickler(io.BytesIO(data), encoding="latin1").load()
 
 
-def _check_memo(data: bytes) -> None:
-    """Refuse numbers of the memo beyond what a file of this length can have: the unpickler makes room for all below.
+def _check_opcodes(data: bytes) -> bool:
+    """Refuse what costs more than the length of the file tells, before the unpickler meets it.
 
-    Goes over the opcodes as far as they can be read; whatever else is wrong the unpickler says.
+    That is sets, whose members are hashed; values said to be longer than the file; and numbers of the memo beyond what
+    it can have, as room is made for all below. Goes over the opcodes as far as they can be read; whatever else is wrong
+    the unpickler says.
+
+    Returns:
+        Whether it makes tuples.
     """
-    place = 0
+    place, tuples = 0, False
     while place < len(data):
         code = data[place]
         length, place = _ARGUMENT_BYTES.get(code), place + 1
         if length is None or code == ord("."):
-            return
+            return tuples
+        if code in _SETS:
+            raise pickle.UnpicklingError("it holds a set, but only plain lists, texts and numbers are read")
+        tuples |= code in _TUPLES
         if length == pickletools.UP_TO_NEWLINE:
             start = place
             for _ in range(2 if code in _TWO_LINES else 1):
                 place = data.find(b"\n", place) + 1
                 if not place:
-                    return
+                    return tuples
             number = int(data[start : place - 1]) if code == ord("p") else 0
         elif length < 0:
             width = _LENGTH_BYTES[length]
             number, place = 0, place + width + int.from_bytes(data[place : place + width], "little")
+            if place > len(data):
+                raise pickle.UnpicklingError("it ends before a value of it does")
         else:
             number = int.from_bytes(data[place : place + length], "little") if code in b"qr" else 0
             place += length
         if number > len(data):
             raise pickle.UnpicklingError(f"it numbers a value {number}, more than its {len(data)} bytes can hold")
+    return tuples
 
 
 def _size_of(value: Any, most: int, known: dict[int, int]) -> int:
