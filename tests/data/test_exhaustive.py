@@ -19,6 +19,7 @@ from llava_grounding.data.coco_panoptic import CocoPanoptic
 from llava_grounding.data.conversations import build_sample
 from llava_grounding.data.exhaustive import missing_names
 from llava_grounding.data.gvc import GvcDialogues
+from llava_grounding.data.images import FolderImages
 from llava_grounding.data.own import OwnData
 from llava_grounding.data.photo_dialogues import photo_sample
 from llava_grounding.data.record import Record
@@ -117,6 +118,41 @@ def test_a_label_left_out_takes_its_category_from_its_image(
     assert "how many cats" not in text
     assert "a cat and" not in text
     assert "and <g_s> a cat" not in text
+
+
+@pytest.mark.parametrize(
+    ("lost", "others", "kept"),
+    [
+        ("puppy", ["dog", "cat"], {"cat"}),
+        ("puppies", ["dogs", "cat"], {"cat"}),
+        ("dog", ["puppy", "cat"], {"cat"}),
+        ("woman", ["person", "man", "dog"], {"man", "dog"}),
+        ("cat", ["dog", "puppy"], {"dog", "puppy"}),
+    ],
+)
+def test_a_label_left_out_takes_what_else_its_thing_may_be_called(
+    tmp_path: Path, lost: str, others: list[str], kept: set[str]
+) -> None:
+    names = [lost, *others]
+    labels = [labelled(9, [0, 0, 0, 0])]
+    labels += [labelled(number, [1, 1, 4, 4], image_id=2, category=number) for number in range(1, len(names) + 1)]
+    data = coco(labels, num_images=2)
+    data["categories"] = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    first, second = read_coco(tmp_path, data)
+    assert first.exhaustive == kept
+    assert second.exhaustive == set(names)
+    assert set(missing_names(first)) == kept
+
+
+@pytest.mark.parametrize("name", [None, "1.png", "./1.png"])
+def test_labels_of_an_image_named_by_its_address_alone_are_of_the_one_kept(tmp_path: Path, name: str | None) -> None:
+    data = coco([DOG, labelled(2, [5, 1, 3, 3], image_id=2, category=2)], num_images=2)
+    address = {"coco_url": "http://x.org/1.png"}
+    data["images"][0] = {**data["images"][0], "file_name": "1.png"}
+    data["images"][1] = {**data["images"][1], "file_name": name, **address}
+    (record,) = CocoPhotos(data, FolderImages(tmp_path))
+    assert record.exhaustive == {"dog"}
+    assert missing_names(record) == []
 
 
 @pytest.mark.parametrize("read", READERS)

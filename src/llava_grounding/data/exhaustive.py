@@ -60,7 +60,8 @@ class FileCoverage:
     `neg_category_ids` or `not_exhaustive_category_ids`, it covers those known to be absent and those that are labelled
     there and not said to be incomplete. An image's `label_set` says it by name.
 
-    Whatever label is left out takes its category from its image; a label of which not even that is known takes all.
+    Whatever label is left out takes its category from its image, and each that may name the same thing, as `dog` does a
+    `puppy`; a label of which not even its category is known takes all.
 
     Args:
         categories: rows of the file's list.
@@ -78,6 +79,8 @@ class FileCoverage:
     ) -> None:
         self._ids, self._label_sets, self._everything = dict(names), dict(label_sets or {}), everything
         self._same = _same_when_spoken(self._ids.values())
+        self._forms = {name: _singular_too(spoken_name(name)) for name in self._ids.values()}
+        self._may_be: dict[str, frozenset[str]] = {}
         self._ids_said_alike: dict[str, set[int]] = {name: set() for name in self._same}
         for number, name in self._ids.items():
             for other in self._same[name]:
@@ -149,7 +152,7 @@ class FileCoverage:
         if coverage.lost is None:
             return frozenset()
         named = self._stated(coverage.label_set) if coverage.known is None else self._known(coverage.known)
-        return self._without(named, coverage.lost) if coverage.lost else named
+        return named.difference(*map(self._names_of_one_called, coverage.lost)) if coverage.lost else named
 
     def _known(self, known: frozenset[int]) -> frozenset[str]:
         """Names of these ids, where all ids of names that are said alike are among them."""
@@ -167,6 +170,15 @@ class FileCoverage:
                 everything = frozenset(self._ids.values())
                 self._base[label_set] = self._without(everything, (everything - used) | self._doubtful)
         return self._base[label_set]
+
+    def _names_of_one_called(self, lost: str) -> frozenset[str]:
+        """All categories that a thing of this one may be called by: what is no `puppy` may still be a `dog`."""
+        if lost not in self._may_be:
+            forms = self._forms[lost]
+            called = forms.union(*map(other_names, forms))
+            wider = {name for name, other in self._forms.items() if not called.isdisjoint(other)}
+            self._may_be[lost] = self._same[lost] | wider
+        return self._may_be[lost]
 
     def _without(self, names: frozenset[str], lost: Iterable[str]) -> frozenset[str]:
         return names.difference(*(self._same.get(name, {name}) for name in lost))
@@ -202,6 +214,11 @@ def _headings(categories: Iterable[Any]) -> set[str]:
         if isinstance(row, Mapping) and isinstance(row.get("supercategory"), str) and isinstance(row.get("name"), str)
         if _plain(row["supercategory"]) not in (_plain(row["name"]), _plain(spoken_name(row["name"])))
     }
+
+
+def _singular_too(said: str) -> frozenset[str]:
+    """A spoken name, and what it is the plural of."""
+    return frozenset({said, *(one for one in other_names(said) if plural(one) == said)}) - {""}
 
 
 def _same_when_spoken(names: Iterable[str]) -> dict[str, frozenset[str]]:
