@@ -284,10 +284,14 @@ def image_row(row: Any) -> ImageRow:
     if not isinstance(row, Mapping):
         raise EntryError("image that is no object")
     size_wh = checked_size(row.get("width"), row.get("height"))
+    return ImageRow(whole_number(row.get("id"), "image id"), file_name_of(_name_in(row)), size_wh, row)
+
+
+def _name_in(row: Mapping[str, Any]) -> Any:
+    """What an entry of a list of images calls its file, unchecked."""
     name, url = row.get("file_name"), row.get("coco_url")
-    if name is None and isinstance(url, str):
-        name = url.rpartition("/")[2]  # LVIS says no more of its images
-    return ImageRow(whole_number(row.get("id"), "image id"), file_name_of(name), size_wh, row)
+    # LVIS says no more of its images than where they come from.
+    return url.rpartition("/")[2] if name is None and isinstance(url, str) else name
 
 
 def image_rows(rows: Iterable[Any], left_out: LeftOut, named_once: bool = False) -> dict[int, ImageRow]:
@@ -326,7 +330,7 @@ def same_pictures(rows: Iterable[Any], images: Mapping[int, ImageRow]) -> dict[i
     twins = {}
     for row in rows:
         number = number_or_none(row.get("id")) if isinstance(row, Mapping) else None
-        if number is not None and number not in images and isinstance(name := row.get("file_name"), str):
+        if number is not None and number not in images and isinstance(name := _name_in(row), str):
             twins[number] = tuple(kept.get(posixpath.normpath(name.replace("\\", "/")), ()))
     return twins
 
