@@ -5,11 +5,12 @@ Knows no dialogues; what a label must be is `coco`'s business.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from llava_grounding.data.coco import CocoPhotos, read_label_sets
 from llava_grounding.data.images import ImageStore, coco_number
@@ -18,6 +19,7 @@ from llava_grounding.data.record import Record
 from llava_grounding.data.rows import image_store
 
 _RECENT = 16  # images whose labels are kept at hand
+_RELEASE = re.compile(r"(?:train|val|test)20\d\d")  # folder of COCO's pictures
 
 
 class LabelledImages:
@@ -102,6 +104,9 @@ class LabelledImages:
     def find(self, name: str) -> int:
         """Place of an image by its file name, or by that which another release of COCO has for the same picture.
 
+        Such a name may lead through more folders, or fewer, or those of the releases, but not through other ones, nor
+        may it be of a picture that is there besides.
+
         Raises:
             EntryError: if the file has no such image.
         """
@@ -109,9 +114,20 @@ class LabelledImages:
             return self._of_name[name]
         number = coco_number(name)
         same = [] if number is None else self._of_coco.get(number, [])
+        same = [index for index in same if self._is_same(name, self._names[index])]
         if len(same) != 1:
             raise EntryError("unknown image", f"image {shown(name)} is not in the instances file")
         return same[0]
+
+    def _is_same(self, name: str, known: str) -> bool:
+        """Whether two names of one number in COCO are of one picture."""
+        one, two = _parts(name), _parts(known)
+        if one.ending != two.ending or not one.folders_agree(two):
+            return False
+        if one.folders == two.folders:
+            return True
+        here, there = self.images.locate(name), self.images.locate(known)
+        return here == there or not (here.exists() and there.exists())
 
     def find_id(self, image_id: int) -> int:
         """Place of an image by its id.
@@ -164,3 +180,21 @@ class LabelledImages:
 
 def _rows_of_ids(record: Record) -> dict[int, int]:
     return {thing.id: row for row, thing in enumerate(record.instances) if thing.id is not None}
+
+
+class _Parts(NamedTuple):
+    """Of the name of a picture: its folders, and how it ends, in small letters."""
+
+    folders: tuple[str, ...]
+    ending: str
+
+    def folders_agree(self, other: _Parts) -> bool:
+        """Whether one path is the end of the other, but for COCO's releases, which have a folder each."""
+        one, two = ([_RELEASE.sub("release", folder) for folder in parts.folders[::-1]] for parts in (self, other))
+        return all(mine == others for mine, others in zip(one, two, strict=False))
+
+
+def _parts(name: str) -> _Parts:
+    path = PurePosixPath(name.replace("\\", "/"))
+    ending = path.suffix.lower()
+    return _Parts(path.parts[:-1], ".jpg" if ending == ".jpeg" else ending)
