@@ -178,7 +178,7 @@ class TestGoingOn:
         with pytest.raises(CheckpointError, match=r"the checkpoint `.*checkpoint-1` is damaged"):
             finish(tmp_path, **values)
         (checkpoint / "trainer_state.json").unlink()
-        with pytest.raises(CheckpointError, match=r"`.*checkpoint-1` lacks trainer_state.json"):
+        with pytest.raises(CheckpointError, match=r"`.*checkpoint-1` lacks trainer_state\.json"):
             finish(tmp_path, **values)
 
 
@@ -342,6 +342,35 @@ class TestArguments:
         arguments = training_arguments(recipe(sharding=sharding), tmp_path, "cpu")
         assert bool(arguments.fsdp) == (sharding == "fsdp")
         assert sharding == "none" or arguments.fsdp_config["version"] == 2
+
+    @pytest.mark.parametrize("bf16", [True, False])
+    def test_a_run_is_where_it_was_told_to_be_or_nowhere(self, bf16: bool, tmp_path: Path) -> None:
+        quick = recipe(bf16=bf16)
+        for device in ("cpu", *(() if torch.cuda.is_available() else (None,))):
+            assert training_arguments(quick, tmp_path, device).device == torch.device("cpu")
+        with pytest.raises(ConfigError, match=r"device must be cpu, cuda, cuda:N or mps, got .banana."):
+            training_arguments(quick, tmp_path, "banana")
+        for device in ("cuda:7", "cuda", "mps"):
+            if torch.cuda.is_available() or torch.backends.mps.is_available():
+                continue
+            with pytest.raises(ConfigError, match=rf"device `{device}` is not there"):
+                training_arguments(quick, tmp_path, device)
+
+    @pytest.mark.parametrize(
+        ("device", "told"),
+        [
+            ("cuda:1", r"choose `cuda:1` by CUDA_VISIBLE_DEVICES=1 and the device `cuda`"),
+            ("mps", "where `mps` is meant"),
+        ],
+    )
+    def test_a_device_that_the_trainer_would_not_take_is_refused(
+        self, device: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(run, "choose_device", torch.device)  # as if it were there
+        if torch.backends.mps.is_available():
+            pytest.skip("it is there")
+        with pytest.raises(ConfigError, match=told):
+            training_arguments(recipe(bf16=False), tmp_path, device)
 
     @pytest.mark.parametrize("sharding", ["zero2", "zero3"])
     def test_deepspeed_is_asked_for_by_name_where_it_is_missing(

@@ -47,6 +47,10 @@ class ClassBatch:
     """[B, 1 + classes] bool: classes that are judged in that image, being labelled exhaustively or seen in it; column 0
     stands for anything and is judged where (nearly) everything is labelled."""
 
+    def __len__(self) -> int:
+        """Images."""
+        return len(self.targets)
+
     def to(self, device: torch.device) -> ClassBatch:
         """The same batch on another device."""
         return ClassBatch(
@@ -88,6 +92,10 @@ class ChatBatch:
     """[N, W] token ids that describe each instance, image after image; see `word_loss.py`."""
     pointed: PointedBatch | None = None
     """Things of the same images with a prompt each."""
+
+    def __len__(self) -> int:
+        """Images."""
+        return len(self.targets)
 
     def to(self, device: torch.device) -> ChatBatch:
         """The same batch on another device."""

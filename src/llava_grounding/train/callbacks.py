@@ -69,6 +69,18 @@ class StepDice(TrainerCallback):
         torch.manual_seed(mixed)
 
 
+class FiniteSteps(TrainerCallback):
+    """Leaves a step out whose gradient is not finite: it would be the last one of use."""
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Drop the gradients; the same on every process, which share their sum."""
+        learning = [one for one in kwargs["model"].parameters() if one.grad is not None]
+        if learning and not math.isfinite(float(torch.nn.utils.get_total_norm([one.grad for one in learning]))):
+            logger.warning("a step was left out: its gradient was not finite")
+            for one in learning:
+                one.grad = None
+
+
 class OwnRhythm(TrainerCallback):
     """Steps between lines, checkpoints and validations are those of the recipe, not those of the checkpoint."""
 

@@ -14,14 +14,22 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
+from llava_grounding.checkpoints import choose_device
 from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, missing_extra
 from llava_grounding.train.autocast import use_bfloat16
-from llava_grounding.train.callbacks import BestKept, LogFile, OwnRhythm, StepDice, StopWhenAsked, TimeBudget
+from llava_grounding.train.callbacks import (
+    BestKept,
+    FiniteSteps,
+    LogFile,
+    OwnRhythm,
+    StepDice,
+    StopWhenAsked,
+    TimeBudget,
+)
 from llava_grounding.train.checkpoint import last_checkpoint, require_whole
 from llava_grounding.train.pictures import Pictures
 from llava_grounding.train.plan import part_plans, plan_lines
@@ -144,7 +152,7 @@ def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> G
         stream=shop.stream(first_step, portion),
         validation=validation,
         args=arguments,
-        callbacks=[StepDice(recipe.seed), OwnRhythm()],
+        callbacks=[StepDice(recipe.seed), OwnRhythm(), FiniteSteps()],
         resting_phrases=shop.resting_phrases,
     )
     callbacks: list[TrainerCallback] = [
@@ -164,18 +172,23 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
     """The recipe in the Trainer's words.
 
     Raises:
-        ConfigError: if it names a tracker that does not exist.
+        ConfigError: if it names a tracker that does not exist, or the device is not there.
         MissingExtraError: if the packages for training are not installed.
     """
     check_trackers(recipe.report_to)
-    use_cpu = device == "cpu" or (device is None and not torch.cuda.is_available())
+    chosen = choose_device(device)
+    if chosen.index:
+        raise ConfigError(
+            f"a run takes the first CUDA device that it sees: choose `{chosen}` by CUDA_VISIBLE_DEVICES={chosen.index} "
+            f"and the device `cuda`"
+        )
     values: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": recipe.steps,
         "per_device_train_batch_size": recipe.micro_batch_size or recipe.batch_size,
         "learning_rate": recipe.learning_rate,
         "max_grad_norm": recipe.clip,
-        "bf16": use_bfloat16(recipe.bf16, torch.device("cpu" if use_cpu else "cuda")),
+        "bf16": use_bfloat16(recipe.bf16, chosen),
         "logging_steps": recipe.log_every,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
@@ -189,7 +202,7 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
         "ddp_find_unused_parameters": True,  # a step without phrases leaves the grounder's heads out
         "report_to": list(recipe.report_to) if recipe.report_to else "none",
         "disable_tqdm": not sys.stderr.isatty(),
-        "use_cpu": use_cpu,
+        "use_cpu": chosen.type == "cpu",
     }
     if recipe.sharding == "fsdp":
         values |= {
@@ -214,6 +227,8 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
     if recipe.sharding == "fsdp" and arguments.fsdp_plugin_args is not None:
         # Autocast chooses what is computed in bfloat16, as without sharding: boxes and masks need their precision.
         arguments.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy()
+    if arguments.device.type != chosen.type:  # the Trainer's own choice, where a machine has devices of several kinds
+        raise ConfigError(f"the run would be on `{arguments.device.type}` where `{chosen.type}` is meant")
     if arguments.device.type == "cuda":
         arguments._n_gpu = 1  # several devices are for several processes, never for torch's DataParallel
     return arguments

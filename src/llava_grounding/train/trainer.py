@@ -135,9 +135,6 @@ class GroundingTrainer(Trainer):
             dist.all_reduce(totals)
         return batches, totals
 
-    def _prepare_inputs(self, inputs: Any) -> Any:
-        return inputs.to(self.args.device)
-
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: a share of it is in the vision modules."""
         return 0
@@ -148,7 +145,7 @@ class GroundingTrainer(Trainer):
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss to minimise; all losses are summed up for the log."""
-        losses = model(inputs, num_items_in_batch)
+        losses = model(inputs.to(self.args.device), num_items_in_batch)
         for name, value in losses.items():
             if not name.rpartition("_")[2].startswith(_HIDDEN):
                 self._sums[name] = self._sums.get(name, 0.0) + value.detach()
@@ -193,26 +190,6 @@ class GroundingTrainer(Trainer):
         """Whether the recipe's minutes are over."""
         return self._budget_used >= 1
 
-    def _clip_grad_norm(self, model: nn.Module) -> Any:
-        norm = super()._clip_grad_norm(model)
-        self._drop_unless_finite(norm)
-        return norm
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
-        if grad_norm is None:
-            self._drop_unless_finite(norm)
-        return norm
-
-    def _drop_unless_finite(self, norm: Any) -> None:
-        """Leave a step out whose gradient is not finite; it would be the last one of use."""
-        if norm is not None and not math.isfinite(float(norm)):
-            logger.warning("a step was left out: its gradient was not finite")
-            assert self.optimizer is not None
-            for group in self.optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad = None
-
     # Words
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -247,7 +224,8 @@ class GroundingTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    # Checkpoints
+    # Checkpoints. Where they are written, and that they are read as we write them, the Trainer lets nobody say but by
+    # methods of its own; these three are tried with the lowest version as well.
 
     def save_whole(self, folder: Path, metrics: Mapping[str, float] | None = None) -> None:
         """The model as it is now, as a folder anybody can load. To be called on every process.
@@ -255,12 +233,25 @@ class GroundingTrainer(Trainer):
         Args:
             metrics: written beside it.
         """
-        state = None
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            state = self.accelerator.get_state_dict(self.model_wrapped)
+        state = self._gathered_state()
         if self.args.should_save:
             save_whole(self.learner, self._processor, folder, state, metrics, self._resting_phrases)
         self._wait()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """What of the learner a checkpoint keeps; on every process."""
+        state = self._gathered_state()
+        if self.args.should_save:
+            folder = Path(output_dir or self._folder)
+            save_learner(self.learner, self._processor, folder, state)
+            (folder / _SECONDS).write_text(json.dumps({"seconds": round(self._seconds, 3)}), encoding="utf-8")
+
+    def _gathered_state(self) -> Mapping[str, Tensor] | None:
+        """The learner's state from all processes; None where every process has all of it."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            state: Mapping[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
+            return state
+        return None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write a checkpoint aside, and let it appear when it is whole."""
@@ -290,12 +281,6 @@ class GroundingTrainer(Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(getattr(self, "_place", None) or self._folder)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if self.args.should_save:
-            folder = Path(output_dir or self._folder)
-            save_learner(self.learner, self._processor, folder, state_dict)
-            (folder / _SECONDS).write_text(json.dumps({"seconds": round(self._seconds, 3)}), encoding="utf-8")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_learner(self.learner if model is None else model, Path(resume_from_checkpoint))
