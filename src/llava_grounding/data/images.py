@@ -316,7 +316,7 @@ def read_index(paths: Iterable[Path]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for path in paths:
         try:
-            index = json.loads(read_file(path))
+            index = parse_json(read_file(path))
         except (OSError, ValueError, RecursionError, MemoryError) as error:
             raise DataError(f"cannot read {path}: {error}") from error
         if not isinstance(index, dict):
@@ -356,6 +356,15 @@ def read_file(path: str | Path) -> bytes:
         return stream.read()
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text, in which no object says two things under one key: all but the last would be lost.
+
+    Raises:
+        ValueError: if it is no JSON, or an object does.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
 def is_unicode(text: str) -> bool:
     """Whether the text can be written: half of a surrogate pair, as JSON may hold it, is no character."""
     try:
@@ -363,6 +372,15 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        for key, one in pairs:
+            if value[key] is not one and value[key] != one:
+                raise ValueError(f"an object must have each key once, got {quoted(key)} twice with different values")
+    return value
 
 
 def _refused(name: object, root: Path) -> NoBytes:

@@ -6,7 +6,6 @@ counts it under its reason; a file of another kind is a DataError. Knows no file
 
 from __future__ import annotations
 
-import json
 import pickle
 import posixpath
 import re
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from llava_grounding.data.images import is_unicode, read_file, stays_inside
+from llava_grounding.data.images import is_unicode, parse_json, read_file, stays_inside
 from llava_grounding.data.placeholders import find_placeholder
 from llava_grounding.data.record import Record, Segmentation
 from llava_grounding.errors import DataError, cut_short, shown
@@ -187,7 +186,7 @@ class ImageRow(NamedTuple):
 def read_json(path: str | Path) -> Any:
     """Parsed JSON; raises DataError naming the file."""
     try:
-        return json.loads(read_file(path))
+        return parse_json(read_file(path))
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
 

@@ -6,7 +6,6 @@ The original `refs(...).p` is a pickle; it is read without running anything in i
 from __future__ import annotations
 
 import codecs
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from llava_grounding.data.box_forms import BoxForms
 from llava_grounding.data.coco import CocoLabels
 from llava_grounding.data.exhaustive import Coverage
-from llava_grounding.data.images import ImageStore, open_images, read_file
+from llava_grounding.data.images import ImageStore, open_images, parse_json, read_file
 from llava_grounding.data.plain_pickle import load_plain_pickle
 from llava_grounding.data.reading import (
     EntryError,
@@ -131,7 +130,7 @@ def read_refs(path: str | Path) -> Any:
         raise DataError(f"cannot read {path}: {error}") from error
     if data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
         try:
-            return json.loads(data)
+            return parse_json(data)
         except (ValueError, RecursionError, MemoryError) as error:
             raise DataError(f"cannot read {path}: {error}") from error
     return load_plain_pickle(data, path)

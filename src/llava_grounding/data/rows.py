@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.data.images import ImageStore, open_images, open_regular
+from llava_grounding.data.images import ImageStore, open_images, open_regular, parse_json
 from llava_grounding.data.reading import IMAGE_MISSING, IMAGE_TOKEN, EntryError, read_json, shown, words_of
 from llava_grounding.data.record import RecordedTurn
 from llava_grounding.errors import DataError, MarkupError
@@ -55,7 +54,7 @@ def read_entries(path: str | Path, what: str) -> list[tuple[str, Any]]:
         with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    entries.append((f"line {number}", json.loads(line)))
+                    entries.append((f"line {number}", parse_json(line)))
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise DataError(f"cannot read {path}, line {len(entries) + 1} or later: {error}") from error
     return entries
