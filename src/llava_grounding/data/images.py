@@ -311,7 +311,7 @@ def read_index(paths: Iterable[Path]) -> dict[str, Any]:
     """The index that `TarImages` takes, from one file or several.
 
     Raises:
-        DataError: if one cannot be read or is no object of names.
+        DataError: if one cannot be read or is no object of names, or if two put a picture in different places.
     """
     merged: dict[str, Any] = {}
     for path in paths:
@@ -321,6 +321,12 @@ def read_index(paths: Iterable[Path]) -> dict[str, Any]:
             raise DataError(f"cannot read {path}: {error}") from error
         if not isinstance(index, dict):
             raise DataError(f"{path} must be an object of names, got {type(index).__name__}")
+        for name in merged.keys() & index.keys():
+            here, before = shown(index[name]), shown(merged[name])  # they may be too deep to be compared
+            if here != before:
+                raise DataError(
+                    f"{quoted(name)} must be in one place, but {path} says {here}, an index before it {before}"
+                )
         merged |= index
     return merged
 
