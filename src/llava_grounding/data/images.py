@@ -194,7 +194,7 @@ class TarImages:
     Args:
         root: the folder of the shards; a picture outside them may lie beside them.
         index: name -> shard (a path below `root`), offset and length in bytes. A name may lack the one folder in which
-            everything in the shards lies.
+            everything in the shards lies, unless a picture beside them has it.
     """
 
     def __init__(self, root: str | Path, index: Mapping[str, Sequence[Any]]) -> None:
@@ -216,12 +216,14 @@ class TarImages:
 
     def locate(self, name: str) -> FileBytes | NoBytes:
         names = (name, *coco_spellings(name))
-        entry = next(
-            (self.index[one] for one in (*names, *(self._folder + one for one in names)) if one in self.index), None
-        )
+        entry = next((self.index[one] for one in names if one in self.index), None)
         if entry is None:
             beside = FolderImages(self.root).locate(name)
-            return beside if beside.exists() else NoBytes(f"`{name}` is in no tar shard of {self.root}")
+            if beside.exists():
+                return beside
+            entry = next((self.index[self._folder + one] for one in names if self._folder + one in self.index), None)
+        if entry is None:
+            return NoBytes(f"`{name}` is in no tar shard of {self.root}")
         try:
             shard, offset, length = str(entry[0]), int(entry[1]), int(entry[2])
         except (LookupError, TypeError, ValueError, OverflowError):
@@ -244,7 +246,8 @@ class ZipImages:
     """Pictures by name from zip files; their directories are read once, and no file is held open.
 
     Args:
-        paths: the zips. A name may lack the one folder in which everything in a zip lies.
+        paths: the zips. A name may lack the one folder in which everything in a zip lies, unless a picture beside them
+            has it.
         beside: folder of pictures that are in none of them.
 
     Raises:
@@ -255,25 +258,27 @@ class ZipImages:
         self.paths = (Path(paths),) if isinstance(paths, str | Path) else tuple(paths)
         self.beside = beside
         self._index: dict[str, ZipBytes | NoBytes] = {}
-        shortened: dict[str, ZipBytes | NoBytes] = {}
+        self._shortened: dict[str, ZipBytes | NoBytes] = {}
         for path in self.paths:
             entries = _read_zip(path)
-            twice = self._index.keys() & entries.keys()
-            if twice:
-                raise DataError(f"`{min(twice)}` must be in one zip, got a second one in {path}")
+            both = self._index.keys() & entries.keys()
+            if both:
+                raise DataError(f"`{min(both)}` must be in one zip, got a second one in {path}")
             self._index |= entries
             folder = _common_folder(entries)
             for name, entry in entries.items():
                 short = name.removeprefix(folder)
-                shortened[short] = NoBytes(f"`{short}` is in more than one zip") if short in shortened else entry
-        self._index = shortened | self._index
+                twice = short in self._shortened
+                self._shortened[short] = NoBytes(f"`{short}` is in more than one zip") if twice else entry
 
     def locate(self, name: str) -> ImageBytes:
-        for one in (name, *coco_spellings(name)):
-            if one in self._index:
-                return self._index[one]
+        names = (name, *coco_spellings(name))
+        if entry := next((self._index[one] for one in names if one in self._index), None):
+            return entry
         if self.beside is not None and FolderImages(self.beside).has(name):
             return FolderImages(self.beside).locate(name)
+        if entry := next((self._shortened[one] for one in names if one in self._shortened), None):
+            return entry
         return NoBytes(f"`{name}` is not in {', '.join(str(path) for path in self.paths)}")
 
     def has(self, name: str) -> bool:
