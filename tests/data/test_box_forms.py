@@ -126,6 +126,24 @@ def test_percent_and_thousandths_are_told_from_pixels_where_there_are_enough() -
     assert forms([[round(100 * side) for side in box] for box in shares]) == ""  # small things in a corner, perhaps
 
 
+def test_whole_percent_are_warned_of_and_ok(tmp_path: Path) -> None:
+    percent = [[11 + number, 21, 30, 40 + number] for number in range(12)]
+
+    def report(boxes: list[list[float]], size_wh: tuple[int, int] = (640, 480)) -> DatasetReport:
+        data = labels(boxes)
+        data["images"][0] |= {"width": size_wh[0], "height": size_wh[1]}
+        write_files(tmp_path, {"1.png": picture(size_wh=size_wh)})
+        return check_dataset(CocoPhotos.from_files(write_json(tmp_path / "i.json", data), tmp_path))
+
+    doubtful = report([*percent, [1, 1, 98, 98]])
+    assert doubtful.ok
+    assert "warning: all 13 boxes end within 99 pixels" in doubtful.lines()[1]
+    assert "percent of the picture?" in doubtful.to_dict()["doubts"][0]
+    assert report([*percent, [1, 1, 98, 98], [200, 100, 50, 50]]).doubts() == []
+    assert report([*percent, [1, 1, 98, 98]], (180, 150)).doubts() == []
+    assert report([[1, 1, 98, 98]]).doubts() == []
+
+
 def test_corners_are_told_by_polygons_or_by_what_leaves_the_picture() -> None:
     square = [[5, 5, 25, 5, 25, 15, 5, 15]]
     assert "1 of 1 fit their polygons only as corners" in forms([[5, 5, 25, 15]], (40, 30), [square])

@@ -74,6 +74,18 @@ class BoxForms:
             raise DataError(f"{wanted}, but {count} of {of} {why} as corners [x0, y0, x1, y1]")
 
 
+def possible_unit(count: int, largest: float, least_side: int) -> str | None:
+    """What boxes may be in instead of pixels, though pixels are possible; None where nothing speaks for it.
+
+    Args:
+        count: of boxes.
+        largest: coordinate of all their corners.
+        least_side: of all their pictures, in pixels.
+    """
+    fits = (unit for unit in _UNITS if unit > 1 and _MOST * unit < largest <= unit * 1.001 and least_side > 2 * unit)
+    return _UNITS[unit] if count >= _ENOUGH and (unit := next(fits, None)) else None
+
+
 def _box_around(segmentation: Any) -> tuple[float, float, float, float] | None:
     """Corners around polygons; None where there are none."""
     if not isinstance(segmentation, list) or not segmentation:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from llava_grounding.data.box_forms import possible_unit
 from llava_grounding.data.reading import BOX_BEYOND, IMAGE_MISSING
 from llava_grounding.data.record import Dataset, Record
 from llava_grounding.errors import LlavaGroundingError, cut_short
@@ -81,6 +82,8 @@ class DatasetReport:
         broken_records: cannot be made at all.
         dropped: what the reader left out: reason -> how many, and the first of them with what is wrong.
         strict: whether anything that was left out is wrong; else only entries whose picture is missing.
+        largest_corner: largest coordinate of all boxes, in pixels.
+        least_side: of all pictures with boxes, in pixels; None where no size is known.
     """
 
     name: str
@@ -94,6 +97,8 @@ class DatasetReport:
     broken_records: Trouble = field(default_factory=Trouble)
     dropped: dict[str, Trouble] = field(default_factory=dict)
     strict: bool = False
+    largest_corner: float = 0.0
+    least_side: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -133,6 +138,17 @@ class DatasetReport:
             faults.append(f"all labels are crowds, which are never asked for ({_AS_THINGS})")
         return faults
 
+    def doubts(self) -> list[str]:
+        """What may be wrong with the data set as a whole, in a sentence each; it can be as it should, so it is ok."""
+        count = self.counts.get("instances", 0)
+        unit = possible_unit(count, self.largest_corner, self.least_side or 0)
+        if unit is None:
+            return []
+        return [
+            f"warning: all {count} boxes end within {self.largest_corner:g} pixels, though no picture has a side below "
+            f"{self.least_side}: are they {unit}? bbox must be [x, y, width, height] in pixels"
+        ]
+
     def lines(self) -> list[str]:
         """The report for a person, line by line."""
         shown = [f"{name}: {count}" for name, count in self.counts.items() if count or name == "records"]
@@ -142,7 +158,7 @@ class DatasetReport:
         found = [line for title, trouble in self._troubles().items() for line in trouble.lines(title)]
         left_out = [line for reason, trouble in self.dropped.items() for line in trouble.lines(f"left out, {reason}")]
         head = f"{self.name}: {'ok' if self.ok else 'not ok'}"
-        return [head, *(f"  {line}" for line in [*self.faults(), *shown, *found, *left_out])]
+        return [head, *(f"  {line}" for line in [*self.faults(), *self.doubts(), *shown, *found, *left_out])]
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON."""
@@ -154,6 +170,7 @@ class DatasetReport:
             "name": self.name,
             "ok": self.ok,
             "faults": self.faults(),
+            "doubts": self.doubts(),
             "counts": dict(self.counts),
             "crowds": self.crowds,
             **{title.replace(" ", "_"): plain(trouble) for title, trouble in self._troubles().items()},
@@ -194,12 +211,23 @@ def check_dataset(
             report.counts[name] += count
         report.crowds += sum(thing.region == "crowd" and thing.category != "" for thing in record.instances)
         size_wh = _check_image(record, read_images, report)
+        _measure(record, size_wh, report)
         for index in range(len(record.instances)):
             _check_mask(record, index, size_wh, read_images, report)
     examples = getattr(dataset, "examples", dataset.dropped)
     for reason, ids in dataset.dropped.items():
         report.dropped[reason] = Trouble(len(ids), list(examples[reason][:NUM_NAMED]))
     return report
+
+
+def _measure(record: Record, size_wh: tuple[int, int] | None, report: DatasetReport) -> None:
+    """Note how far the boxes reach, and how small their picture is."""
+    size_wh = record.image_size_wh or size_wh
+    if not record.instances:
+        return
+    report.largest_corner = max(report.largest_corner, *(max(thing.box_xyxy) for thing in record.instances))
+    if size_wh is not None:
+        report.least_side = min(size_wh) if report.least_side is None else min(report.least_side, *size_wh)
 
 
 def _counts(record: Record | None) -> dict[str, int]:
