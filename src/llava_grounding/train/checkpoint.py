@@ -38,7 +38,7 @@ _MAX_NAMES_BYTES = 2**24
 VALIDATION_FILE = "validation.json"
 """Beside the best weights: the numbers they were chosen by."""
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")  # torch.save on a full disk
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+_CHECKPOINT = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})")
 CONTENTS_FILE = "contents.json"
 """In a checkpoint: its files with their bytes."""
 WRITING = ".writing"
@@ -358,7 +358,12 @@ def remove_old(folder: Path, keep: int) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Those of a run, oldest first."""
-    numbered = [
+    return [path for path in numbered(folder) if path.is_dir()]
+
+
+def numbered(folder: Path) -> list[Path]:
+    """Everything that has the name of a checkpoint, by number."""
+    found = [
         (int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _CHECKPOINT.fullmatch(path.name))
     ]
-    return [path for _, path in sorted(numbered)]
+    return [path for _, path in sorted(found)]

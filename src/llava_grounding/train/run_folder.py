@@ -9,12 +9,14 @@ import json
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from llava_grounding.errors import UsageError
-from llava_grounding.train.checkpoint import REMOVED, WRITING, checkpoints, recover
+from llava_grounding.train.checkpoint import REMOVED, WRITING, checkpoints, numbered, recover
 
 try:
     import fcntl
@@ -26,6 +28,8 @@ RECIPE_FILE = "recipe.json"
 LOG_FILE = "log.jsonl"
 _LOCK = ".lock"
 _RESULTS = ("best", "last", "pictures", LOG_FILE)
+_MAX_RECIPE_BYTES = 2**24
+_HOLDER = b"process "  # what the lock begins with
 _held: set[int] = set()
 
 
@@ -37,11 +41,18 @@ def held(folder: Path) -> Iterator[None]:
 
     Raises:
         UsageError: if another run holds the folder, it is a file, or it has things in it that are not of a run.
+            Links and pipes under the names of a run's files are such things: what they lead to is somebody else's.
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"a run needs a folder for its results, and `{folder}` is a file; give another with --out")
     _check_own(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"a run needs a folder for its results, and `{folder}` cannot be made: {error.strerror or error}; give "
+            f"another with --out"
+        ) from error
     handle = _lock(folder)
     try:
         _tidy(folder)
@@ -55,20 +66,38 @@ def held(folder: Path) -> Iterator[None]:
 
 def _check_own(folder: Path) -> None:
     """What is there would be written over, so it must be of a run."""
+    strange = [path.name for path in numbered(folder) if not path.is_dir()]
+    strange += [name for name in (RECIPE_FILE, LOG_FILE) if not _is_own_file(folder / name)]
+    if strange:
+        _refuse(folder, strange)
     try:
         values = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         found = [name for name in _RESULTS if (folder / name).exists()] + [one.name for one in checkpoints(folder)]
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return  # damaged, and no loss
     else:
         of_run = isinstance(values, dict) and "stage" in values
         found = [] if of_run or (folder / LOG_FILE).exists() else [RECIPE_FILE]
     if found:
-        raise UsageError(
-            f"`{folder}` has {', '.join(found)} in it that no run wrote there, and a run would write over it; "
-            f"give an empty folder with --out"
-        )
+        _refuse(folder, found)
+
+
+def _refuse(folder: Path, names: list[str]) -> NoReturn:
+    raise UsageError(
+        f"`{folder}` has {', '.join(names)} in it that no run wrote there, and a run would write over it; "
+        f"give an empty folder with --out"
+    )
+
+
+def _is_own_file(path: Path) -> bool:
+    """Whether a run may write to it: it is missing, or a file of this one name, and not too large for a recipe."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return True
+    small = path.name != RECIPE_FILE or found.st_size <= _MAX_RECIPE_BYTES
+    return stat.S_ISREG(found.st_mode) and found.st_nlink <= 1 and small
 
 
 def _lock(folder: Path) -> int | None:
@@ -77,7 +106,7 @@ def _lock(folder: Path) -> int | None:
         return None
     path = folder / _LOCK
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = _open_lock(path)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -96,9 +125,28 @@ def _lock(folder: Path) -> int | None:
         except FileNotFoundError:
             pass
         os.close(handle)  # whoever held it removed it on the way out: this is no longer the folder's
+    if os.pread(handle, len(_HOLDER), 0) not in (b"", _HOLDER):
+        os.close(handle)
+        _refuse(folder, [_LOCK])
     os.ftruncate(handle, 0)
-    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    os.write(handle, _HOLDER + f"{os.getpid()} on {socket.gethostname()}\n".encode())
     _held.add(handle)
+    return handle
+
+
+def _open_lock(path: Path) -> int:
+    """A handle of the file that is locked; never of one that is elsewhere too."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        raise UsageError(
+            f"a run holds its folder by `{path}`, which cannot be opened as a file: {error.strerror or error}; remove "
+            f"it, or give another folder with --out"
+        ) from error
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(handle)
+        _refuse(path.parent, [path.name])
     return handle
 
 
@@ -117,7 +165,7 @@ def _tidy(folder: Path) -> None:
     for name in ("best", "last"):
         recover(folder / name)
     for leftover in (folder / WRITING, *folder.glob(f".*{REMOVED}")):
-        shutil.rmtree(leftover, ignore_errors=True)
+        _remove(leftover)
     _end_last_line(folder / LOG_FILE)
 
 
@@ -134,5 +182,15 @@ def _end_last_line(log: Path) -> None:
 def write_recipe(folder: Path, text: str) -> None:
     """Replace the recipe's values, whole or not at all."""
     aside = folder / f".{RECIPE_FILE}{REMOVED}"
-    aside.write_text(text, encoding="utf-8")
+    _remove(aside)  # a link there would lead the values elsewhere
+    with aside.open("x", encoding="utf-8") as file:
+        file.write(text)
     aside.replace(folder / RECIPE_FILE)
+
+
+def _remove(leftover: Path) -> None:
+    """A folder with what is in it; of a link only the link."""
+    if leftover.is_dir() and not leftover.is_symlink():
+        shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink(missing_ok=True)
