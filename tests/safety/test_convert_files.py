@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import shutil
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -146,6 +147,7 @@ class Evil:
 PICKLES = {
     "code": pickle.dumps({"a": Evil()}, 2),
     "a text of gigabytes": b"\x80\x04" + numbered(b"\x8d", 2**40, 8) + b"a.",
+    "bytes of gigabytes": b"\x80\x05" + numbered(b"\x96", 3 * 2**30, 8) + b".",
     "a key that takes for ever": endless_key(),
     "a set": pickle.dumps({"a": {1, 2}}, 4),
     "nothing": b"",
@@ -161,6 +163,17 @@ def test_a_hostile_index_is_one_sentence(name: str, tmp_path: Path, monkeypatch:
         stored_in([path])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "evil").exists()
+
+
+def test_bytes_that_are_not_there_take_no_memory(tmp_path: Path) -> None:
+    path = pickled(tmp_path / "weights.bin", PICKLES["bytes of gigabytes"])
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match=r"weights\.bin in .*"):
+            stored_in([path])
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_number_in_an_index_takes_no_memory(tmp_path: Path) -> None:

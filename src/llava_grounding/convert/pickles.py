@@ -142,4 +142,7 @@ class _Index(pickle._Unpickler):  # the one in Python: the other one can be told
     for _code in (pickle.DICT, pickle.EMPTY_SET, pickle.FROZENSET, pickle.EXT1, pickle.EXT2, pickle.EXT4):
         dispatch[_code[0]] = _refused
     dispatch[pickle.EMPTY_DICT[0]] = _object
+    # And those that make room for as many bytes as a number says, before it is known whether they are there.
+    for _code in (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
+        dispatch[_code[0]] = _refused
     del _code
