@@ -19,8 +19,10 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from llava_grounding.errors import CheckpointError
+from llava_grounding.generation_settings import check_generation, check_generation_within
 
 CONFIG, PROCESSOR, TEMPLATE = "config.json", "processor_config.json", "chat_template.jinja"
+GENERATION = "generation_config.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors")
@@ -34,12 +36,14 @@ MAX_LAYERS = 1_000
 _HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
 _EXPERTS = ("eager", "batched_mm", "grouped_mm")
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
+_STORED = ("F64", "F32", "F16", "BF16")
+"""Types of weights, as the head of a file of safetensors names them."""
 _SMALL, _LARGE = 4 * 2**20, 64 * 2**20  # bytes of JSON; the largest public tokenizers have about 40 million
 _MAX_VALUES, _MAX_DEPTH = 200_000, 24
 _MAX_INTEGER = 2**53
 # What transformers reads of a folder beside the weights; the tokenizer's own files are larger.
 _SMALL_FILES = (
-    *(CONFIG, PROCESSOR, TOKENIZER_CONFIG, "generation_config.json", "special_tokens_map.json"),
+    *(CONFIG, PROCESSOR, TOKENIZER_CONFIG, GENERATION, "special_tokens_map.json"),
     *("preprocessor_config.json", "video_preprocessor_config.json", "chat_template.json"),
 )
 _OTHER_FILES = (TOKENIZER, "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", TEMPLATE)
@@ -99,7 +103,13 @@ def check_folder(folder: Path) -> None:
     """
     for name in _SMALL_FILES:
         if _is_there(folder / name):
-            check_values(read_json(folder, name), f"{name} in `{folder}`")
+            values, where = read_json(folder, name), f"{name} in `{folder}`"
+            check_values(values, where)
+            if name == GENERATION:
+                check_generation(values, where)
+            elif name == CONFIG:  # where transformers looks for the same settings, also in what is below it
+                for part in (values, *(part for part in values.values() if isinstance(part, dict))):
+                    check_generation_within(part, where)
     for path in [folder / name for name in _OTHER_FILES] + sorted((folder / _TEMPLATES).glob("*")):
         if _is_there(path):
             _check_plain(path, _LARGE)
@@ -328,7 +338,7 @@ def stored_shapes(folder: Path) -> Shapes:
     """Name and shape of all weights, from the heads of their files; with an index, each where it says.
 
     Raises:
-        CheckpointError: if a file is missing or damaged.
+        CheckpointError: if a file is missing or damaged, or a weight is no floating-point number.
     """
     shapes: Shapes = {}
     paths = weight_files(folder)
@@ -338,7 +348,14 @@ def stored_shapes(folder: Path) -> Shapes:
             twice = next((name for name in names if name in shapes), None)
             if twice is not None:
                 raise CheckpointError(f"{path.name} in `{folder}` has `{twice}`, which another file has as well")
-            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            for name in names:
+                stored = file.get_slice(name)
+                if stored.get_dtype() not in _STORED:
+                    raise CheckpointError(
+                        f"{path.name} in `{folder}` has `{name[:200]}` of the type {stored.get_dtype()}, "
+                        f"expected one of {', '.join(_STORED)}"
+                    )
+                shapes[name] = tuple(stored.get_shape())
     if paths != [folder / WEIGHTS]:
         if not isinstance(read_json(folder, INDEX, _LARGE).get("metadata"), dict):
             raise CheckpointError(f"{INDEX} in `{folder}` is damaged: it has no metadata")

@@ -145,6 +145,7 @@ def regex(pattern: str) -> dict[str, Any]:
 
 
 _MAP = {"AutoConfig": "evil.Thing", "AutoModelForImageTextToText": "evil.Thing", "AutoTokenizer": ["evil.Thing", None]}
+NORM = "language_model.norm.weight"
 _BACKBONE = ("grounder_config", "backbone_config")
 HOSTILE: dict[str, tuple[Change, str]] = {
     # Code, other places, packages
@@ -291,6 +292,22 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         "`padding` must be null or to the longest of a batch",
     ),
     "many beams": (edit("generation_config.json", num_beams=10**9), "`num_beams` must be at most 1,000"),
+    "whole numbers for weights": (
+        weights(lambda values: values.update({name: value.to(torch.int8) for name, value in values.items()})),
+        r"model\.safetensors in `.*` has `.*` of the type I8, expected one of F64, F32, F16, BF16",
+    ),
+    "complex numbers for a weight": (
+        weights(lambda values: values.update({NORM: values[NORM].to(torch.complex64)})),
+        r"has `language_model\.norm\.weight` of the type C64, expected",
+    ),
+    "a cache of a size that a file names": (
+        edit("generation_config.json", cache_implementation="static", max_new_tokens=2**50),
+        r"generation_config\.json in `.*`: `cache_implementation` chooses a cache",
+    ),
+    "a cache in the configuration of the language model": (
+        config("text_config", cache_implementation="static"),
+        r"config\.json in `.*`: `cache_implementation` chooses a cache",
+    ),
     "a configuration of many megabytes": (text("config.json", " " * 5_000_000), "config.json in .* is too large"),
     "deep": (
         text("config.json", nested("text_config", 100_000)),

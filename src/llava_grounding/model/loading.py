@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from llava_grounding.checkpoint_files import MODEL_FILES, check_folder, local_folder
 from llava_grounding.errors import CheckpointError, UsageError
+from llava_grounding.generation_settings import LENGTHS
 from llava_grounding.model.config import LlavaGroundingConfig
 
 _INSTEAD = "AutoModelForImageTextToText, or LlavaGroundingForConditionalGeneration of llava_grounding"
@@ -47,7 +48,18 @@ class CheckedLoading(PreTrainedModel):
         if lacks and not kwargs.get("ignore_mismatched_sizes"):
             more = f" and {len(lacks) - 1} more" if len(lacks) > 1 else ""
             raise CheckpointError(f"the weights in `{folder}` lack {lacks[0]}{more}")
+        _cut_lengths(model)
         return (model, info) if whole else model
+
+
+def _cut_lengths(model: Any) -> None:
+    """Keep what a file asks `generate` to write within the positions of the model; a number of a file costs nothing."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    settings = getattr(model, "generation_config", None)
+    for name in LENGTHS if positions is not None and settings is not None else ():
+        value = getattr(settings, name)
+        if value is not None and value > positions:
+            setattr(settings, name, positions)
 
 
 class ModelWithoutHead(PreTrainedModel):
