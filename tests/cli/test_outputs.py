@@ -152,6 +152,19 @@ def test_a_set_takes_the_place_of_an_older_one(
     assert {path.name for path in folder.iterdir()} == {*NEW, *extra}
 
 
+@pytest.mark.parametrize("name", ANSWER_FILES)
+def test_a_folder_called_as_an_output_keeps_the_older_set(tmp_path: Path, name: str) -> None:
+    write_files(tmp_path, OLD)
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.txt").touch()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_files(tmp_path, NEW)
+    assert caught.value.filename == str(tmp_path / name)
+    assert all((tmp_path / one).read_bytes() == OLD[one] for one in OLD if one != name)
+    assert (tmp_path / name / "notes.txt").exists()
+
+
 def test_the_working_folder_stays_the_one_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = tmp_path.stat().st_ino

@@ -107,6 +107,9 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
     Raises:
         OSError: if something cannot be written.
     """
+    for name in contents:  # before anything is removed
+        if (folder / name).is_dir() and not (folder / name).is_symlink():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / name))
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
