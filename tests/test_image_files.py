@@ -156,6 +156,19 @@ def test_a_palette_with_transparency_is_laid_on_white() -> None:
     assert np.asarray(load_image(encoded(image, transparency=1))).tolist() == [[[255, 0, 0], [255, 255, 255]]]
 
 
+def test_a_transparent_grey_of_sixteen_bits_is_laid_on_white() -> None:
+    rows = b"\0" + struct.pack(">HHH", 1000, 1001, 65535)
+    image = load_image(png(3, 1, rows, depth=16, extra=png_chunk(b"tRNS", struct.pack(">H", 1000))))
+    assert np.asarray(image)[0, :, 0].tolist() == [255, 4, 255]
+
+
+@pytest.mark.parametrize("transparency", ["x", (1, 2, 3, 4, 5), 2**70])
+def test_a_transparency_that_is_no_colour_is_refused(transparency: object) -> None:
+    image = Image.new("RGB", (2, 2))
+    image.info["transparency"] = transparency
+    assert "has a transparency that is no colour of it" in refusal(image)
+
+
 def test_a_transparent_colour_of_an_rgb_png_is_laid_on_white() -> None:
     image = load_image(encoded(Image.new("RGB", (1, 1), (1, 2, 3)), transparency=(1, 2, 3)))
     assert np.asarray(image).tolist() == [[[255, 255, 255]]]
@@ -485,6 +498,13 @@ def test_a_file_object_is_read_from_its_beginning_as_often_as_it_is_given(tmp_pa
         assert load_image(file).size == (24, 16)
 
 
+class Lost:
+    """A file object whose source has gone."""
+
+    def read(self, size: int) -> bytes:
+        raise KeyError("lost")
+
+
 def test_file_objects_that_give_no_picture_are_refused(tmp_path: Path) -> None:
     assert "is empty" in refusal(io.BytesIO())
     assert 'gives str, expected bytes; open it in binary mode, "rb"' in refusal(io.StringIO("text"))
@@ -492,6 +512,7 @@ def test_file_objects_that_give_no_picture_are_refused(tmp_path: Path) -> None:
     closed = io.BytesIO(b"")
     closed.close()
     assert "the image of the file object cannot be read" in refusal(closed)
+    assert "the image of the file object cannot be read: 'lost'" in refusal(Lost())
     endless = Path(os.devnull).with_name("zero")
     if endless.exists():
         with endless.open("rb") as file:

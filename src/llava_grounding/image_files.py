@@ -264,8 +264,9 @@ def _read_stream(stream: Any, name: str, limits: ImageLimits) -> bytes:
             if with_beginning is None or with_beginning():
                 stream.seek(0)
         data = stream.read(limits.max_bytes + 1)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except Exception as error:  # a file object may be anybody's class
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name} cannot be read: {reason:.200}") from error
     if not isinstance(data, bytes):
         raise ImageError(f'{name} gives {type(data).__name__}, expected bytes; open it in binary mode, "rb"')
     return data
@@ -316,7 +317,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _to_rgba(image: Image.Image, name: str) -> Image.Image:
     """Any mode as RGBA, metadata left behind."""
+    alpha = None
     if image.mode.startswith("I"):
+        alpha = _sixteen_bit_alpha(image)
         image = _sixteen_to_eight_bits(image, name)
     if image.mode == "F":
         raise ImageError(
@@ -324,11 +327,25 @@ def _to_rgba(image: Image.Image, name: str) -> Image.Image:
         )
     try:
         rgba = image.convert("RGBA" if image.mode != "CMYK" else "RGB").convert("RGBA")
-    except ValueError as error:
+    except _DECODE_ERRORS as error:
+        if "transparency" in image.info:
+            raise ImageError(
+                f"{name} has a transparency that is no colour of it; remove it from the picture"
+            ) from error
         raise ImageError(f"{name} has the colour mode {image.mode}, which cannot be converted to RGB") from error
+    if alpha is not None:
+        rgba.putalpha(alpha)
     clean = Image.new("RGBA", rgba.size)
     clean.paste(rgba)
     return clean
+
+
+def _sixteen_bit_alpha(image: Image.Image) -> Image.Image | None:
+    """Where a grey picture of 16 bits is not transparent: one of its values may stand for nothing."""
+    nothing = image.info.get("transparency")
+    if not isinstance(nothing, int):
+        return None
+    return Image.fromarray(np.where(np.asarray(image) == nothing, 0, 255).astype(np.uint8))
 
 
 def _sixteen_to_eight_bits(image: Image.Image, name: str) -> Image.Image:
