@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from llava_grounding.checkpoint_files import plain_bytes, plain_file, weight_files
 from llava_grounding.checkpoints import without_progress_bars
-from llava_grounding.errors import CheckpointError
+from llava_grounding.errors import CheckpointError, quoted
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.adapters import is_adapted, merged_state
 from llava_grounding.train.class_losses import ClassPhrases
@@ -121,13 +121,13 @@ def require_whole(checkpoint: Path, otherwise: Sequence[str] = ()) -> None:
     """Refuse a checkpoint that has lost some of what was written.
 
     Args:
-        otherwise: what must be there if it does not say itself what it holds, as those of earlier versions do not.
+        otherwise: what must be there whatever it says itself; those of earlier versions do not say what they hold.
 
     Raises:
         CheckpointError: naming what lacks or is of another size.
     """
     sizes = _contents(checkpoint)
-    names = otherwise if sizes is None else tuple(sizes)
+    names = dict.fromkeys((*(sizes or ()), *otherwise))
     lacks = [name for name in names if not (checkpoint / name).is_file()]
     if lacks:
         raise CheckpointError(
@@ -152,14 +152,25 @@ def lost_phrases(checkpoint: Path) -> bool:
 def _contents(checkpoint: Path) -> dict[str, int] | None:
     path = checkpoint / CONTENTS_FILE
     try:
-        sizes = json.loads(path.read_text(encoding="utf-8"))
+        sizes = json.loads(plain_bytes(path, _MAX_NAMES_BYTES))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"`{path}` cannot be read: {_one_line(error)}") from error
-    if not isinstance(sizes, dict) or not all(isinstance(size, int) for size in sizes.values()):
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"`{path}` cannot be read: {one_line(error)}") from error
+    if not isinstance(sizes, dict) or not all(type(size) is int and size >= 0 for size in sizes.values()):
         raise CheckpointError(f"`{path}` must say how many bytes each file has")
+    for name in sizes:
+        if not _is_inside(name):
+            raise CheckpointError(f"`{path}` must name files of its own folder, got {quoted(name)}; remove the folder")
     return sizes
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name is of a file in a folder or below, and can be one."""
+    parts = name.split("/")
+    return all(part not in ("", ".", "..") and len(part.encode("utf-8", "replace")) <= 255 for part in parts) and not (
+        len(name) > 4000 or {"\0", "\\"} & set(name)
+    )
 
 
 def recover(folder: Path) -> None:
@@ -172,12 +183,24 @@ def recover(folder: Path) -> None:
 
 
 def kept_metrics(folder: Path) -> dict[str, float]:
-    """The validation beside a model; empty if there is none."""
+    """The validation beside a model; empty if there is none.
+
+    Raises:
+        CheckpointError: if it is damaged: taken for none, the next validation would replace the best weights.
+    """
     for place in (folder, _beside(folder)[1]):
+        path = place / VALIDATION_FILE
         try:
-            return dict(json.loads((place / VALIDATION_FILE).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
+            values = json.loads(plain_bytes(path, _MAX_NAMES_BYTES))
+            if not isinstance(values, dict) or not all(type(value) in (int, float) for value in values.values()):
+                raise ValueError("it must be an object of names and numbers")
+            return {name: float(value) for name, value in values.items()}
+        except (FileNotFoundError, NotADirectoryError):
             continue
+        except (OSError, ValueError, OverflowError, RecursionError) as error:
+            raise CheckpointError(
+                f"`{path}` cannot be read: {one_line(error)}; remove it to let the next validation count as the best"
+            ) from error
     return {}
 
 
@@ -239,7 +262,7 @@ def load_learner(learner: nn.Module, folder: Path) -> None:
             missing = set(without) - ({"model.lm_head.weight"} if _is_tied(learner) else set())
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(
-            f"the checkpoint `{folder}` is damaged, or of another model: {_one_line(error)}"
+            f"the checkpoint `{folder}` is damaged, or of another model: {one_line(error)}"
         ) from error
     wrong = [*sorted(missing)[:3], *unknown[:3]]
     if wrong:
@@ -270,8 +293,9 @@ def _learnt(learner: nn.Module) -> set[str]:
     return learning | ({name for name, _ in learner.named_buffers()} & learner.state_dict().keys())
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def one_line(error: object) -> str:
+    """The reason an error gives, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _is_tied(learner: nn.Module) -> bool:

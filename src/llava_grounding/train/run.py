@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from llava_grounding.checkpoints import choose_device
-from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, missing_extra
+from llava_grounding.errors import ConfigError, did_you_mean, missing_extra
 from llava_grounding.train.autocast import use_bfloat16
 from llava_grounding.train.callbacks import (
     BestKept,
@@ -32,8 +32,9 @@ from llava_grounding.train.callbacks import (
 )
 from llava_grounding.train.checkpoint import last_checkpoint, require_whole
 from llava_grounding.train.pictures import Pictures
-from llava_grounding.train.plan import part_plans, plan_lines
+from llava_grounding.train.plan import parameter_groups, part_plans, plan_lines
 from llava_grounding.train.recipe import Recipe, recipe_to_dict
+from llava_grounding.train.resume import check_resumable, needed_files, steps_done
 from llava_grounding.train.run_folder import LOG_FILE, RECIPE_FILE, held, write_recipe
 from llava_grounding.train.stream import Portion
 from llava_grounding.train.trainer import GroundingTrainer
@@ -42,8 +43,6 @@ from llava_grounding.train.workshop import Workshop, open_workshop
 
 logger = logging.getLogger(__name__)
 
-_STATE = "trainer_state.json"
-_OPTIMIZER = ("optimizer.pt", "scheduler.pt")
 _DEEPSPEED: dict[str, Any] = {
     "train_micro_batch_size_per_gpu": "auto",
     "gradient_accumulation_steps": "auto",
@@ -98,8 +97,10 @@ def _run(shop: Workshop, arguments: TrainingArguments) -> dict[str, float]:
         getattr(shop.model, f"{name}_checkpointing_enable")({"use_reentrant": False})
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
-        require_whole(checkpoint, (_STATE, *_OPTIMIZER) if recipe.sharding == "none" else (_STATE,))
-    trainer = _trainer(shop, arguments, 0 if checkpoint is None else _steps_done(checkpoint))
+        require_whole(checkpoint, needed_files(checkpoint, sharded=recipe.sharding != "none"))
+        if recipe.sharding == "none":
+            check_resumable(checkpoint, parameter_groups(shop.learner.named_parameters(), recipe))
+    trainer = _trainer(shop, arguments, 0 if checkpoint is None else steps_done(checkpoint))
     with _stop_signals() as stopped:
         trainer.add_callback(StopWhenAsked(stopped))
         if checkpoint is not None:
@@ -120,7 +121,7 @@ def _write_recipe(recipe: Recipe, folder: Path) -> None:
     if last_checkpoint(folder) is not None and path.is_file():
         try:
             before = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             before = {}
         for key, value in values.items():
             if key in before and before[key] != value:
@@ -241,13 +242,6 @@ def check_trackers(names: Sequence[str]) -> None:
             raise ConfigError(f"`report_to` names no tracker: `{name}`{did_you_mean(name, INTEGRATION_TO_CALLBACK)}")
     if "tensorboard" in names and find_spec("tensorboard") is None:
         raise missing_extra("train", "`report_to` tensorboard")
-
-
-def _steps_done(checkpoint: Path) -> int:
-    try:
-        return int(json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))["global_step"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the checkpoint `{checkpoint}` has no readable {_STATE}") from error
 
 
 def _last_validation(trainer: GroundingTrainer) -> dict[str, float]:

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from llava_grounding.errors import CheckpointError, DataError
+from llava_grounding.errors import DataError
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.checkpoint import (
     WRITING,
@@ -40,6 +40,7 @@ from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.learner import Learner
 from llava_grounding.train.plan import parameter_groups
 from llava_grounding.train.recipe import Recipe
+from llava_grounding.train.resume import seconds_done
 from llava_grounding.train.stream import BatchStream, Casualties, Delivery, batch_loader
 from llava_grounding.train.validation import Validation
 
@@ -60,15 +61,6 @@ def rate_factor(step: int, steps: int, warmup: float, budget_used: float = 0.0) 
         return (step + 1) / rising
     progress = max((step - rising) / max(1, steps - rising), min(budget_used, 1.0))
     return 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def _seconds_of(checkpoint: Path) -> float:
-    try:
-        return float(json.loads((checkpoint / _SECONDS).read_text(encoding="utf-8"))["seconds"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"the checkpoint `{checkpoint}` does not say how long the run had taken, which `minutes` needs"
-        ) from error
 
 
 class GroundingTrainer(Trainer):
@@ -284,8 +276,8 @@ class GroundingTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_learner(self.learner if model is None else model, Path(resume_from_checkpoint))
-        if self.recipe.minutes:
-            self._seconds_before = _seconds_of(Path(resume_from_checkpoint))
+        if self.recipe.minutes or (Path(resume_from_checkpoint) / _SECONDS).exists():
+            self._seconds_before = seconds_done(Path(resume_from_checkpoint), _SECONDS)
 
     def _wait(self) -> None:
         if self.args.world_size > 1:
