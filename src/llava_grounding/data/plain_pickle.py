@@ -21,6 +21,7 @@ _LENGTH_BYTES = {
 _TWO_LINES = b"ci"  # opcodes that name a module and something in it
 _SETS = frozenset(pickle.EMPTY_SET + pickle.ADDITEMS + pickle.FROZENSET)
 _TUPLES = frozenset(pickle.TUPLE + pickle.TUPLE1 + pickle.TUPLE2 + pickle.TUPLE3)
+_BY_OPCODE: dict[int, Any] = dict(pickle._Unpickler.dispatch)
 _KEYS = (str, bytes, int, float, bool, type(None))
 _MOST_SPREAD = 64  # times as long as the file its values may be, written out: a text that occurs often is stored once
 _ROOM = 2**20
@@ -75,19 +76,19 @@ class _PlainUnpickler(_OnlyPlain, pickle.Unpickler):
 class _PlainKeysUnpickler(_OnlyPlain, pickle._Unpickler):  # the one in Python: the other one cannot look at keys
     """Refuses tuples as keys: hashing one takes time as if each tuple in it stood there as often as it is named."""
 
-    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(_BY_OPCODE)
 
     def _set_one(self) -> None:
         _check_keys(self.stack[-2:-1])  # type: ignore[attr-defined]
-        pickle._Unpickler.dispatch[pickle.SETITEM[0]](self)
+        _BY_OPCODE[pickle.SETITEM[0]](self)
 
     def _set_all(self) -> None:
         _check_keys(self.stack[::2])  # type: ignore[attr-defined]
-        pickle._Unpickler.dispatch[pickle.SETITEMS[0]](self)
+        _BY_OPCODE[pickle.SETITEMS[0]](self)
 
     def _dict(self) -> None:
         _check_keys(self.stack[::2])  # type: ignore[attr-defined]
-        pickle._Unpickler.dispatch[pickle.DICT[0]](self)
+        _BY_OPCODE[pickle.DICT[0]](self)
 
     dispatch[pickle.SETITEM[0]] = _set_one
     dispatch[pickle.SETITEMS[0]] = _set_all
