@@ -31,13 +31,13 @@ PROCESSOR_FILES = ("*.json", "*.jinja", "*.model")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 """What a file may ask for: nothing that is fetched from somewhere."""
+FLOATING = ("F64", "F32", "F16", "BF16")
+"""Types of numbers a weight may be stored in, as safetensors names them."""
 MAX_LAYERS = 1_000
 """Of anything that is built layer by layer, block by block or head by head."""
 _HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
 _EXPERTS = ("eager", "batched_mm", "grouped_mm")
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
-_STORED = ("F64", "F32", "F16", "BF16")
-"""Types of weights, as the head of a file of safetensors names them."""
 _SMALL, _LARGE = 4 * 2**20, 64 * 2**20  # bytes of JSON; the largest public tokenizers have about 40 million
 _MAX_VALUES, _MAX_DEPTH = 200_000, 24
 _MAX_INTEGER = 2**53
@@ -338,7 +338,7 @@ def stored_shapes(folder: Path) -> Shapes:
     """Name and shape of all weights, from the heads of their files; with an index, each where it says.
 
     Raises:
-        CheckpointError: if a file is missing or damaged, or a weight is no floating-point number.
+        CheckpointError: if a file is missing or damaged.
     """
     shapes: Shapes = {}
     paths = weight_files(folder)
@@ -348,14 +348,7 @@ def stored_shapes(folder: Path) -> Shapes:
             twice = next((name for name in names if name in shapes), None)
             if twice is not None:
                 raise CheckpointError(f"{path.name} in `{folder}` has `{twice}`, which another file has as well")
-            for name in names:
-                stored = file.get_slice(name)
-                if stored.get_dtype() not in _STORED:
-                    raise CheckpointError(
-                        f"{path.name} in `{folder}` has `{name[:200]}` of the type {stored.get_dtype()}, "
-                        f"expected one of {', '.join(_STORED)}"
-                    )
-                shapes[name] = tuple(stored.get_shape())
+            shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in names}
     if paths != [folder / WEIGHTS]:
         if not isinstance(read_json(folder, INDEX, _LARGE).get("metadata"), dict):
             raise CheckpointError(f"{INDEX} in `{folder}` is damaged: it has no metadata")
@@ -363,6 +356,20 @@ def stored_shapes(folder: Path) -> Shapes:
         if lost:
             raise CheckpointError(f"{INDEX} in `{folder}` does not fit its files: only one of them has `{lost[0]}`")
     return shapes
+
+
+def stored_types(folder: Path) -> dict[str, str]:
+    """Name and type of all weights, as safetensors names types: "F32".
+
+    Raises:
+        CheckpointError: if a file is missing or damaged.
+    """
+    types: dict[str, str] = {}
+    for path in weight_files(folder):
+        with open_weights(path) as file:
+            names = list(file.keys())
+            types |= {name: file.get_slice(name).get_dtype() for name in names}
+    return types
 
 
 @contextmanager

@@ -19,12 +19,14 @@ from transformers.utils import logging as transformers_logging
 
 from llava_grounding.checkpoint_files import (
     CONFIG,
+    FLOATING,
     MODEL_FILES,
     WEIGHTS,
     check_folder,
     check_values,
     read_json,
     stored_shapes,
+    stored_types,
 )
 from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, quoted
 from llava_grounding.model.config import LlavaGroundingConfig
@@ -215,7 +217,7 @@ def check_weights(folder: Path, config: LlavaGroundingConfig) -> None:
     """Compare names and shapes of all weights with what the configuration asks for, without reading the weights.
 
     Raises:
-        CheckpointError: if a file is missing or damaged, or anything is missing, unexpected or of another shape.
+        CheckpointError: if a file is missing or damaged, or anything is missing, unexpected or of another shape or type.
     """
     found = stored_shapes(folder)
     try:
@@ -223,11 +225,18 @@ def check_weights(folder: Path, config: LlavaGroundingConfig) -> None:
         model = meta_model(config, max_tensors=2 * len(found) + 100)
     except ConfigError as error:
         raise CheckpointError(f"{CONFIG} in `{folder}` does not fit its {len(found):,} weights: {error}") from error
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    values, types = model.state_dict(), stored_types(folder)
+    wanted = {name: tuple(value.shape) for name, value in values.items()}
     # The one allowed gap: an output layer that shares the input embedding's weights is stored once.
     missing = sorted(wanted.keys() - found.keys() - model.all_tied_weights_keys.keys())
     unexpected = sorted(found.keys() - wanted.keys())
     misshapen = sorted(name for name in wanted.keys() & found.keys() if wanted[name] != found[name])
+    # Counters stay whole numbers; anything else would be converted to floats, whatever it is.
+    mistyped = sorted(
+        name
+        for name in wanted.keys() & found.keys()
+        if values[name].is_floating_point() != (types[name] in FLOATING) or types[name].startswith("C")
+    )
     problems = []
     if missing:
         problems.append(f"{_count(missing, 'weight')} missing ({_names(missing)})")
@@ -238,6 +247,10 @@ def check_weights(folder: Path, config: LlavaGroundingConfig) -> None:
         problems.append(
             f"{_count(misshapen, 'weight')} of another shape ({first} is {found[first]}, expected {wanted[first]})"
         )
+    if mistyped:
+        first = mistyped[0]
+        kind = ", ".join(FLOATING) if values[first].is_floating_point() else "a whole number"
+        problems.append(f"{_count(mistyped, 'weight')} of another type ({first} is {types[first]}, expected {kind})")
     if problems:
         raise CheckpointError(f"{WEIGHTS} in `{folder}` does not fit {CONFIG}: {', '.join(problems)}")
 

@@ -294,11 +294,11 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "many beams": (edit("generation_config.json", num_beams=10**9), "`num_beams` must be at most 1,000"),
     "whole numbers for weights": (
         weights(lambda values: values.update({name: value.to(torch.int8) for name, value in values.items()})),
-        r"model\.safetensors in `.*` has `.*` of the type I8, expected one of F64, F32, F16, BF16",
+        r"model\.safetensors in `.*` does not fit config\.json: \d+ weights are of another type \(.* is I8, expected F64",
     ),
     "complex numbers for a weight": (
         weights(lambda values: values.update({NORM: values[NORM].to(torch.complex64)})),
-        r"has `language_model\.norm\.weight` of the type C64, expected",
+        r"1 weight is of another type \(language_model\.norm\.weight is C64, expected F64, F32, F16, BF16\)",
     ),
     "a cache of a size that a file names": (
         edit("generation_config.json", cache_implementation="static", max_new_tokens=2**50),
