@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from llava_grounding.errors import PromptError, shown
 from llava_grounding.geometry import box_area, clip_boxes_xyxy
-from llava_grounding.masks import check_rle, decode_rle, encode_rle, mask_to_box, rle_area
+from llava_grounding.masks import MAX_UNPACKED_PIXELS, check_rle, decode_rle, encode_rle, mask_to_box, rle_area
 
 MAX_COORDINATE = 1e9
 """Pixels. Whatever is farther out is no place in an image, and its area would overflow."""
@@ -69,7 +70,7 @@ class VisualPrompt:
         if not fits:
             raise PromptError(f"a {self.kind} must be {expected}, got {shown(value)}")
         if len(numbers) > MAX_POINTS:
-            raise PromptError(f"a {self.kind} must have at most {MAX_POINTS} points, got {len(numbers)}")
+            raise PromptError(f"a {self.kind} must have at most {MAX_POINTS} points, got more")
         if not are_coordinates(numbers):
             raise PromptError(f"a {self.kind} must have finite coordinates in pixels, got {shown(numbers)}")
         return frozen_copy(numbers)
@@ -87,7 +88,14 @@ class VisualPrompt:
     @classmethod
     def scribble(cls, points_xy: Iterable[tuple[float, float]]) -> VisualPrompt:
         """A stroke through the points, in order."""
-        return cls("scribble", points_xy=np.array(list(points_xy), dtype=object))
+        if not isinstance(points_xy, Iterable):
+            raise PromptError(f"a scribble must be one or more points (x, y), got {shown(points_xy)}")
+        points = list(islice(points_xy, MAX_POINTS + 1))  # it may have no end
+        try:
+            array = np.array(points, dtype=object)
+        except ValueError as error:  # arrays of several shapes
+            raise PromptError(f"a scribble must be one or more points (x, y), got {shown(points)}") from error
+        return cls("scribble", points_xy=array)
 
     @classmethod
     def mask_of(cls, mask: np.ndarray) -> VisualPrompt:
@@ -200,10 +208,29 @@ class _PackedMask(VisualPrompt):
 
 
 def _prompt_mask(value: Any) -> np.ndarray:
-    mask = np.asarray(value)
-    if mask.ndim != 2 or mask.dtype.kind not in "biuf":
+    """What a masked array hides is not set."""
+    try:
+        mask = value.filled(0) if _hides(value) else np.asarray(value)
+    except Exception as error:  # of whatever turns itself into an array, such as tensors with a gradient
+        raise PromptError(
+            f"a mask must be a (H, W) array of numbers, and a value of the type {type(value).__name__} is none; "
+            "give a NumPy array of bool"
+        ) from error
+    if not _is_mask(mask):
         raise PromptError(f"a mask must be a (H, W) array of numbers, got {mask.shape} {mask.dtype}")
+    if mask.size > MAX_UNPACKED_PIXELS:  # repeated rows take no memory before they are copied
+        raise PromptError(f"a mask must have at most {MAX_UNPACKED_PIXELS:,} pixels, got {mask.shape}")
+    if mask.dtype.kind == "f" and np.isnan(mask).any():
+        raise PromptError("a mask must be a (H, W) array of numbers, and some of it are NaN")
     return frozen_copy(mask != 0)
+
+
+def _hides(value: Any) -> bool:
+    return isinstance(value, np.ma.MaskedArray) and _is_mask(value) and value.size <= MAX_UNPACKED_PIXELS
+
+
+def _is_mask(array: np.ndarray) -> bool:
+    return array.ndim == 2 and array.dtype.kind in "biuf"
 
 
 def as_numbers(value: Any) -> np.ndarray:

@@ -1,11 +1,13 @@
 """Clicks, boxes, scribbles and masks at odd places: refused, or cut to the picture, in bounded time."""
 
 import copy
+import itertools
 import time
 import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from llava_grounding.errors import PromptError
@@ -118,3 +120,33 @@ def test_a_packed_mask_points_like_any_other() -> None:
         empty.validate(SIZE)
     with pytest.raises(PromptError, match="a mask must be a run-length code: run-length code must describe"):
         region_prompt({"mask": {"size": [3, 4], "counts": [1]}})
+
+
+def test_a_scribble_without_end_or_of_no_points_is_refused() -> None:
+    with pytest.raises(PromptError, match="at most 10000 points, got more"):
+        VisualPrompt.scribble((number, number) for number in itertools.count())
+    for points in (5, None, [np.zeros((2, 2)), np.zeros((2, 3))]):
+        with pytest.raises(PromptError, match=r"a scribble must be one or more points \(x, y\)"):
+            VisualPrompt.scribble(points)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (np.broadcast_to(np.uint8(1), (10**6, 10**6)), "must have at most 268,435,456 pixels"),
+        (np.ma.array(np.broadcast_to(np.uint8(1), (10**6, 10**6)), copy=False), "must have at most 268,435,456"),
+        ([[1, 0], [1]], "a value of the type list is none"),
+        (torch.ones(2, 2, dtype=torch.bfloat16), "a value of the type Tensor is none; give a NumPy array of bool"),
+        (torch.ones(2, 2, requires_grad=True), "a value of the type Tensor is none"),
+        (np.full((2, 2), np.nan), "some of it are NaN"),
+    ],
+    ids=["repeated", "repeated and masked", "ragged", "bfloat16", "with a gradient", "nan"],
+)
+def test_what_is_no_mask_is_refused(mask: object, words: str) -> None:
+    with pytest.raises(PromptError, match=words):
+        VisualPrompt.mask_of(mask)  # type: ignore[arg-type]
+
+
+def test_what_a_masked_array_hides_is_not_set() -> None:
+    mask = np.ma.array([[1, 1], [0, 1]], mask=[[False, True], [False, False]])
+    np.testing.assert_array_equal(VisualPrompt.mask_of(mask).mask, [[True, False], [False, True]])
