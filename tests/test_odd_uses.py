@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -135,3 +137,29 @@ def test_a_picture_that_is_one_colour_has_regions_with_pixels_or_none() -> None:
     for colour in (0, 128, 255):
         for phrase in tiny_chat("separate").ground(Image.new("RGB", (90, 30), (colour,) * 3), ["a dog", "sky"]):
             assert all(region.mask.any() for region in phrase.regions)
+
+
+@pytest.mark.parametrize(
+    ("use", "words"),
+    [
+        (lambda chat: chat.ask(IMAGE, "What?", stop=5), "stop must be a function or a threading.Event, got 5"),
+        (lambda chat: chat.ask_batch([], stop=5), "stop must be a function or a threading.Event, got 5"),
+        (lambda chat: chat.ask_batch(5), "questions must be a list of Question values, got 5"),
+        (lambda chat: chat.ground(IMAGE, None), "phrases must be a list of texts, got None"),
+        (lambda chat: chat.conversation(IMAGE, 5), "messages must be a list of Message values, got 5"),
+        (lambda chat: chat.conversation(IMAGE, ["What?"]), "messages must be a list of Message values"),
+        (lambda chat: chat.conversation(IMAGE, [], 5), "grounded must be true or false, or a list of them, got 5"),
+        (lambda chat: chat.ask(IMAGE, "What?", temperature=10**400), "temperature must be a number from 0 to 100"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(use: Callable[[GroundedChat], object], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        use(tiny_chat("shared"))
+
+
+def test_a_temperature_may_be_any_kind_of_number() -> None:
+    chat = tiny_chat("shared")
+    settings = {"seed": 1, "max_new_tokens": 3}
+    assert chat.ask(IMAGE, "What?", temperature=Fraction(1, 3), **settings) == chat.ask(
+        IMAGE, "What?", temperature=1 / 3, **settings
+    )

@@ -64,6 +64,7 @@ class Decoding:
             )
         if self.seed is not None and (not _is_int(self.seed) or not 0 <= self.seed < 2**63):
             raise UsageError(f"seed must be a whole number from 0 to 2^63 - 1, got {shown(self.seed)}")
+        object.__setattr__(self, "temperature", float(self.temperature))  # of any kind of number
 
 
 def _is_int(value: object) -> bool:
@@ -71,7 +72,12 @@ def _is_int(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:  # a whole number or a fraction beyond all floats
+        return False
 
 
 class TokenChooser:
@@ -232,6 +238,16 @@ class TokenLoop:
         filler = self._model.config.pad_token_id or 0
         ids = torch.tensor([[filler if token is None else token] for token in tokens], device=self._hidden.device)
         self._hidden = self._reader.feed(self._model.get_input_embeddings()(ids))[:, -1]
+
+
+def check_stop(stop: object) -> None:
+    """Refuse what cannot be asked between tokens.
+
+    Raises:
+        UsageError: if it is neither a function nor something like `threading.Event`.
+    """
+    if stop is not None and not isinstance(stop, Flag) and not callable(stop):
+        raise UsageError(f"stop must be a function or a threading.Event, got {shown(stop)}")
 
 
 def stop_requested(stop: StopSignal | None) -> bool:

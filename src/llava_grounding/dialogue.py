@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from llava_grounding.decoding import Decoding, Reader, StopSignal, TokenLoop
+from llava_grounding.decoding import Decoding, Reader, StopSignal, TokenLoop, check_stop
 from llava_grounding.errors import PromptError, UsageError
 from llava_grounding.processing.processor import EncodedText
 from llava_grounding.processing.text_length import check_tokens
@@ -138,6 +138,7 @@ class Conversation:
         stop: StopSignal | None,
         provisional: bool,
     ) -> Iterator[StreamEvent]:
+        check_stop(stop)
         message = question_message(question, prompts)
         processor, letterbox = self._runtime.processor, self._image.letterbox
         limit = self._runtime.max_positions

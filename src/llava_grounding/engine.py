@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from llava_grounding.checkpoints import load_checkpoint
-from llava_grounding.decoding import Decoding, Reader, StopSignal, TokenLoop
+from llava_grounding.decoding import Decoding, Reader, StopSignal, TokenLoop, check_stop
 from llava_grounding.dialogue import Conversation, fit_decoding, question_message
 from llava_grounding.errors import LlavaGroundingError, UsageError, shown
 from llava_grounding.geometry import Letterbox
@@ -155,6 +155,10 @@ class GroundedChat:
             messages: the earlier dialogue: user and assistant in turn, ending with the assistant.
             grounded: whether the answers of it were to be grounded; one value for all, or one per question.
         """
+        if not isinstance(messages, Sequence) or not all(isinstance(message, Message) for message in messages):
+            raise UsageError(f"messages must be a list of Message values, got {shown(messages)}")
+        if not isinstance(grounded, (bool, Iterable)):
+            raise UsageError(f"grounded must be true or false, or a list of them, got {shown(grounded)}")
         flags = [grounded] * (len(messages) // 2) if isinstance(grounded, bool) else list(grounded)
         return Conversation(self._runtime, self._look_at([image])[0], self.name, messages, flags)
 
@@ -180,6 +184,9 @@ class GroundedChat:
         decoding = Decoding(max_new_tokens, temperature, seed)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UsageError(f"batch_size must be a whole number from 1 on, got {shown(batch_size)}")
+        check_stop(stop)
+        if not isinstance(questions, Iterable):
+            raise UsageError(f"questions must be a list of Question values, got {shown(questions)}")
         asked = [_question(index, value) for index, value in enumerate(questions)]
         answers: list[GroundedAnswer] = []
         for start in range(0, len(asked), batch_size):
@@ -201,6 +208,8 @@ class GroundedChat:
         """
         if isinstance(phrases, str):
             raise UsageError(f'phrases must be a list of texts, as in ["{phrases:.40}"], got one text')
+        if not isinstance(phrases, Iterable):
+            raise UsageError(f"phrases must be a list of texts, got {shown(phrases)}")
         phrases = list(phrases)
         for phrase in phrases:
             if not isinstance(phrase, str):
