@@ -217,7 +217,7 @@ def check_weights(folder: Path, config: LlavaGroundingConfig) -> None:
     """Compare names and shapes of all weights with what the configuration asks for, without reading the weights.
 
     Raises:
-        CheckpointError: if a file is missing or damaged, or anything is missing, unexpected or of another shape or type.
+        CheckpointError: if a file is missing or damaged, or anything is missing, unexpected, of another shape or type.
     """
     found = stored_shapes(folder)
     try:

@@ -294,7 +294,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "many beams": (edit("generation_config.json", num_beams=10**9), "`num_beams` must be at most 1,000"),
     "whole numbers for weights": (
         weights(lambda values: values.update({name: value.to(torch.int8) for name, value in values.items()})),
-        r"model\.safetensors in `.*` does not fit config\.json: \d+ weights are of another type \(.* is I8, expected F64",
+        r"model\.safetensors in `.*` does not fit config\.json: \d+ weights are of another type \(.* is I8, expected F",
     ),
     "complex numbers for a weight": (
         weights(lambda values: values.update({NORM: values[NORM].to(torch.complex64)})),
