@@ -22,8 +22,6 @@ from llava_grounding.train.matcher import HungarianMatcher
 from llava_grounding.train.prompt_losses import PromptCriterion
 from llava_grounding.train.word_loss import word_loss
 
-_MATCHING_STRIDE = 4  # masks are matched by squares of so many cells, where no points are drawn: a quarter of a step
-
 
 @dataclass(frozen=True)
 class Criteria:
@@ -47,7 +45,7 @@ class Criteria:
 
 
 def _matcher(num_points: int | None) -> HungarianMatcher:
-    return HungarianMatcher(num_points=num_points, cell_stride=_MATCHING_STRIDE)
+    return HungarianMatcher(num_points=num_points)
 
 
 @dataclass(frozen=True)
