@@ -172,7 +172,7 @@ class TestGoingOn:
         values = {"stage": "pretrain_grounder", "steps": 1, "batch_size": 1}
         finish(tmp_path, **values)
         checkpoint = tmp_path / "checkpoint-1"
-        with pytest.raises(CheckpointError, match=r"the checkpoint `.*checkpoint-1` is damaged.*(other parameters|another model)"):
+        with pytest.raises(CheckpointError, match=r"`.*checkpoint-1` is damaged.*(other parameters|another model)"):
             finish(tmp_path, flavour="siglip", **{**values, "stage": "chat"})
         (checkpoint / "model.safetensors").write_bytes(b"x" * 100)
         with pytest.raises(CheckpointError, match=r"the checkpoint `.*checkpoint-1` is damaged"):
