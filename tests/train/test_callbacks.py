@@ -129,7 +129,7 @@ class TestMinutes:
         finish(tmp_path, **QUICK, steps=2, minutes=4 / 60, save_every=2)
         for name in ("contents.json", "seconds.json"):  # as an earlier version left it
             (tmp_path / "checkpoint-2" / name).unlink()
-        with pytest.raises(CheckpointError, match="does not say how long the run had taken"):
+        with pytest.raises(CheckpointError, match=r"does not say in seconds\.json how long the run had taken"):
             finish(tmp_path, **QUICK, steps=100, minutes=4 / 60, save_every=2)
 
 
