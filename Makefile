@@ -21,6 +21,9 @@ install = UV_FIND_LINKS="$${UV_FIND_LINKS:-$$($(PYTHON) -m pip config get global
   $(UV) pip install --quiet --python $(BIN)/python -c $(CONSTRAINTS) -e
 endif
 
+# A test process per core, each with one thread; more than eight want too much memory.
+PYTEST_WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-lowest test-avx2 check lint types imports docs constraints train-nano clean
@@ -48,7 +51,7 @@ demo: $(VENV)/.run ## answer a question about a picture: demo/answer.json, demo/
 	$(BIN)/llava-grounding chat "$${IMAGE:-demo/scene.png}" "$$QUESTION" --out demo
 
 test: $(VENV)/.dev ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_WORKERS)
 
 # The lowest transformers that pyproject.toml allows, beside the pinned rest; its hub client has bounds of its own.
 LOWEST ?= .venv-lowest
@@ -62,14 +65,14 @@ $(LOWEST)/constraints.txt: pyproject.toml constraints.txt
 
 test-lowest: $(LOWEST)/constraints.txt ## run the model's tests with the lowest transformers allowed
 	@$(MAKE) --no-print-directory VENV=$(LOWEST) CONSTRAINTS=$< $(LOWEST)/.dev
-	$(LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
+	$(LOWEST)/bin/python -m pytest $(PYTEST_WORKERS) $(LOWEST_TESTS)
 
 # What differs between CPUs: products in half precision, whole models in it, adapters and offloading.
 AVX2_TESTS := tests/model/test_grounder.py tests/model/test_query_decoder.py tests/model/test_hooked_layers.py \
   tests/test_standard_loading.py tests/test_autocast.py
 
 test-avx2: $(VENV)/.dev ## run the tests in which CPUs differ as on one without AVX-512
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest $(AVX2_TESTS)
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest $(PYTEST_WORKERS) $(AVX2_TESTS)
 
 check: lint types imports test ## everything CI runs
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One thread a worker and its children: more would only wait for each other. Read when torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import faulthandler
 import io
 import json
-import os
 import tarfile
 from pathlib import Path
 from typing import Any
