@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from llava_grounding.decoding import Decoding, Reader, Step, StopSignal, TokenChooser, TokenLoop, stop_requested
+from llava_grounding.decoding import Decoding, Reader, Step, StopSignal, TokenLoop, TokenSampler, stop_requested
 from llava_grounding.errors import LlavaGroundingError, UsageError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from tiny_model import saying, tiny_chat, tiny_parts
@@ -55,15 +55,15 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], words: s
 
 def test_without_temperature_the_likeliest_token_is_taken() -> None:
     logits = torch.tensor([0.1, 3.0, 2.9, -1.0])
-    assert TokenChooser(Decoding()).choose(logits) == 1
-    assert TokenChooser(Decoding(temperature=1e-5, seed=1)).choose(logits) == 1
+    assert TokenSampler(Decoding()).choose(logits) == 1
+    assert TokenSampler(Decoding(temperature=1e-5, seed=1)).choose(logits) == 1
 
 
 def test_a_seed_makes_sampling_repeatable_and_temperature_spreads_it() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0, -50.0])
 
     def draw(temperature: float, seed: int | None) -> list[int]:
-        chooser = TokenChooser(Decoding(temperature=temperature, seed=seed))
+        chooser = TokenSampler(Decoding(temperature=temperature, seed=seed))
         return [chooser.choose(logits) for _ in range(300)]
 
     assert draw(1.0, 7) == draw(1.0, 7)
@@ -78,7 +78,7 @@ def test_a_seed_makes_sampling_repeatable_and_temperature_spreads_it() -> None:
 def test_logits_that_are_no_numbers_are_an_error_not_an_answer() -> None:
     for value in (float("nan"), float("inf")):
         with pytest.raises(LlavaGroundingError, match=r"not finite; .*\(try float32\)"):
-            TokenChooser(Decoding()).choose(torch.tensor([0.0, value]))
+            TokenSampler(Decoding()).choose(torch.tensor([0.0, value]))
 
 
 def test_rows_end_by_their_end_token_or_the_limit() -> None:

@@ -161,7 +161,7 @@ def saying(chat: GroundedChat, *raws: str | Sequence[int]) -> Iterator[None]:
     ]
     waiting = iter(scripts)
 
-    class ScriptedChooser(decoding.TokenChooser):
+    class ScriptedChooser(decoding.TokenSampler):
         def __init__(self, settings: Decoding) -> None:
             super().__init__(settings)
             self._script = iter(next(waiting))
@@ -170,5 +170,5 @@ def saying(chat: GroundedChat, *raws: str | Sequence[int]) -> Iterator[None]:
             super().choose(logits)
             return next(self._script)
 
-    with mock.patch.object(decoding, "TokenChooser", ScriptedChooser):
+    with mock.patch.object(decoding, "TokenSampler", ScriptedChooser):
         yield

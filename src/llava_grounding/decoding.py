@@ -80,7 +80,7 @@ def _is_number(value: object) -> bool:
         return False
 
 
-class TokenChooser:
+class TokenSampler:
     """Chooses the next token of one answer."""
 
     def __init__(self, decoding: Decoding) -> None:
@@ -194,7 +194,7 @@ class TokenLoop:
         self._reader = reader
         self._hidden = hidden
         self._limits = [decoding.max_new_tokens for decoding in decodings]
-        self._choosers = [TokenChooser(decoding) for decoding in decodings]
+        self._choosers = [TokenSampler(decoding) for decoding in decodings]
         self._stop = stop
         self._at_seg = model.config.phrase_state == "at_seg"
 

@@ -204,8 +204,8 @@ def _read_png(data: bytes, name: str) -> Header:
             elif kind == b"eXIf":
                 exif = exif or exif_orientation(data[body:stop])
             elif kind in (b"tEXt", b"zTXt", b"iTXt"):
-                told = _text_orientation(kind, data[body:stop])
-                exif, xmp = exif or told[0], xmp or told[1]
+                found = _text_orientation(kind, data[body:stop])
+                exif, xmp = exif or found[0], xmp or found[1]
         at = stop + 4
     else:
         raise _too_many_parts(name)

@@ -38,18 +38,18 @@ def put_in_place_of_the_run(monkeypatch: pytest.MonkeyPatch, train: Callable[...
         (["r.yaml", "--device", "banana"], 2, "device must be cpu, cuda, cuda:N or mps, got `banana`"),
         (["r.yaml", "--device", "cuda:77"], 2, "device `cuda:77` is not there: this machine has"),
         (["r.yaml", "--device", "", "--check"], 2, "device must be cpu, cuda, cuda:N or mps, got ``"),
-        (["own_dat"], 2, "there is no recipe `own_dat`; did you mean `own_data`?"),
-        (["configs/own_data.yaml"], 2, "`own_data` ships with the package and is found by that name"),
+        (["own_dat"], 2, "there is no recipe `own_dat`; did you mean `custom_data`?"),
+        (["configs/custom_data.yaml"], 2, "`custom_data` ships with the package and is found by that name"),
         (["."], 2, "cannot read the recipe `.`: Is a directory"),
         (["r.yaml", "steps"], 2, "an override must be key=value, got `steps`"),
         (["r.yaml", "--data", "nowhere"], 2, "--data `nowhere` is no folder"),
         (["r.yaml", "--data", ""], 2, "a path must not be empty"),
         (["r.yaml", "--out", ""], 2, "a path must not be empty"),
         (["r.yaml", "--out", "r.yaml"], 2, "--out must be a folder, but `r.yaml` is none"),
-        (["own_data", "--check"], 1, "give the folder that the files of the recipe are in: --data FOLDER"),
-        (["own_data", "--dry-run"], 1, "give the folder that the files of the recipe are in: --data FOLDER"),
+        (["custom_data", "--check"], 1, "give the folder that the files of the recipe are in: --data FOLDER"),
+        (["custom_data", "--dry-run"], 1, "give the folder that the files of the recipe are in: --data FOLDER"),
         (["r.yaml", "--check", "data=[{kind: photos}]"], 1, "--data FOLDER"),
-        (["r.yaml", f"data=[{{kind: own, images: {'x' * 5000}}}]", "--dry-run"], 2, "must say `instances`"),
+        (["r.yaml", f"data=[{{kind: custom, images: {'x' * 5000}}}]", "--dry-run"], 2, "must say `instances`"),
     ],
 )
 def test_what_cannot_be_meant_is_one_sentence(
@@ -70,7 +70,7 @@ def test_what_cannot_be_meant_is_one_sentence(
         ("run/recipe.json", [], "the recipe"),
         ("r.yaml", ["start_from=run/best"], "the model to start from"),
         ("r.yaml", ["start_from=run/checkpoint-5/model"], "the model to start from"),
-        ("r.yaml", ["data=[{kind: own, instances: run/log.jsonl, images: run}]"], "the data"),
+        ("r.yaml", ["data=[{kind: custom, instances: run/log.jsonl, images: run}]"], "the data"),
     ],
 )
 def test_a_run_is_not_written_over_what_it_reads(

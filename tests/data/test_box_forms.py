@@ -16,9 +16,9 @@ from llava_grounding.data.box_forms import BoxForms
 from llava_grounding.data.check import DatasetReport, check_dataset
 from llava_grounding.data.coco import CocoPhotos
 from llava_grounding.data.coco_panoptic import CocoPanoptic
+from llava_grounding.data.custom import CustomData
 from llava_grounding.data.flickr30k import Flickr30kMdetr
 from llava_grounding.data.images import FolderImages
-from llava_grounding.data.own import OwnData
 from llava_grounding.data.refcoco import RefCoco
 from llava_grounding.data.visual_genome import VisualGenome
 from llava_grounding.errors import DataError
@@ -48,7 +48,7 @@ def as_coco(folder: Path, box: list[float]) -> Any:
 
 
 def as_own(folder: Path, box: list[float]) -> Any:
-    return OwnData.from_files(write_json(folder / "i.json", labels([box])), folder, strict=False)
+    return CustomData.from_files(write_json(folder / "i.json", labels([box])), folder, strict=False)
 
 
 def as_refs(folder: Path, box: list[float]) -> Any:
@@ -116,7 +116,7 @@ def test_boxes_in_pixels_are_well() -> None:
     assert forms([["a"], None, [1, 2, 3], [1, 2, float("nan"), 3]]) == ""
 
 
-def test_percent_and_thousandths_are_told_from_pixels_where_there_are_enough() -> None:
+def test_percent_and_thousandths_are_reported_from_pixels_where_there_are_enough() -> None:
     draw = np.random.default_rng(1)
     shares = (0.5 * draw.random((40, 4))).tolist()
     shares[0] = [0.02, 0.01, 0.9799, 0.9]
@@ -144,7 +144,7 @@ def test_whole_percent_are_warned_of_and_ok(tmp_path: Path) -> None:
     assert report([[1, 1, 98, 98]]).doubts() == []
 
 
-def test_corners_are_told_by_polygons_or_by_what_leaves_the_picture() -> None:
+def test_corners_are_reported_by_polygons_or_by_what_leaves_the_picture() -> None:
     square = [[5, 5, 25, 5, 25, 15, 5, 15]]
     assert "1 of 1 fit their polygons only as corners" in forms([[5, 5, 25, 15]], (40, 30), [square])
     assert forms([[5, 5, 20, 10]], (40, 30), [square]) == ""
@@ -166,7 +166,7 @@ def masked(box: list[float], rows: slice, columns: slice) -> dict[str, Any]:
     return {"bbox": box, "segmentation": encode_rle(mask)}
 
 
-def test_boxes_unlike_their_masks_are_told_and_many_are_not_ok(tmp_path: Path) -> None:
+def test_boxes_unlike_their_masks_are_reported_and_many_are_not_ok(tmp_path: Path) -> None:
     well = masked([20, 30, 50, 60], slice(30, 90), slice(20, 70))
     wrong = masked([20, 30, 70, 90], slice(30, 90), slice(20, 70))  # corners
     data = labels([[0, 0, 1, 1]] * 4)
@@ -203,7 +203,7 @@ def test_masks_that_are_all_empty_are_not_ok(tmp_path: Path) -> None:
     assert "1 of 1 masks have not one pixel" in "\n".join(check_dataset(other).lines())
 
 
-def test_crowds_are_told_and_nothing_but_crowds_is_not_ok(tmp_path: Path) -> None:
+def test_crowds_are_reported_and_nothing_but_crowds_is_not_ok(tmp_path: Path) -> None:
     data = labels([[20, 30, 50, 60]] * 3, iscrowd=1)
     report = check(tmp_path, data)
     assert not report.ok

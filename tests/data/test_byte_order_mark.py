@@ -12,10 +12,10 @@ from dialogue_files import write_json as write_dialogues
 
 from label_files import coco, labelled, picture, write_files, write_json, write_tar
 from llava_grounding.data.coco import PhotoPack
+from llava_grounding.data.custom import CustomData
 from llava_grounding.data.flickr30k import Flickr30kEntities
 from llava_grounding.data.images import open_images
 from llava_grounding.data.llava import LlavaDialogues
-from llava_grounding.data.own import OwnData
 from llava_grounding.data.refcoco import RefCoco
 
 TEXT = {".json", ".jsonl", ".txt", ".xml"}
@@ -46,7 +46,7 @@ def test_own_data_and_dialogues(tmp_path: Path, name: str) -> None:
         (tmp_path / folder).mkdir()
         write_dialogues(tmp_path / folder / name, [entry] if name.endswith("json") else entry)
     assert mark(tmp_path) == 4
-    (_, dog) = OwnData.from_files(**paths, captions=captions, dialogues=tmp_path / "own" / name)
+    (_, dog) = CustomData.from_files(**paths, captions=captions, dialogues=tmp_path / "own" / name)
     assert dog.captions == ("a dog",)
     assert len(dog.dialogues) == 1
     assert len(LlavaDialogues.from_files(tmp_path / "llava" / name, paths["images"])) == 1

@@ -15,8 +15,8 @@ from PIL import Image
 
 from llava_grounding.data.check import check_dataset
 from llava_grounding.data.coco import CocoPhotos, PhotoPack
+from llava_grounding.data.custom import CustomData
 from llava_grounding.data.images import FileBytes, FolderImages
-from llava_grounding.data.own import OwnData
 from llava_grounding.errors import DataError
 
 
@@ -144,11 +144,11 @@ def test_damage_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", ["coco8", "cars", 80, ["voc20"], {}])
 def test_an_unknown_label_set_is_refused_when_the_file_is_opened(tmp_path: Path, wrong: Any) -> None:
     path = write_coco(tmp_path, [], label_set=wrong)
-    for read in (CocoPhotos.from_files, OwnData.from_files):
+    for read in (CocoPhotos.from_files, CustomData.from_files):
         with pytest.raises(DataError, match=r"so `label_sets\.json` must lie beside the file"):
             read(path, tmp_path)
     (tmp_path / "label_sets.json").write_text('{"coco80": ["dog"], "coco80+stuff": ["dog", "sky"], "voc20": []}')
-    for read in (CocoPhotos.from_files, OwnData.from_files):
+    for read in (CocoPhotos.from_files, CustomData.from_files):
         with pytest.raises(DataError, match=r"unknown label_set `.*known are coco80, coco80\+stuff, voc20$") as caught:
             read(path, tmp_path)
     assert ("; did you mean `coco80`? known are" in str(caught.value)) == (wrong == "coco8")
@@ -193,7 +193,7 @@ def test_numbers_that_no_picture_has_are_left_out_wherever_they_stand(tmp_path: 
         rows.append(annotation(box, segmentation=good["segmentation"]) | {"id": 10 * number})
         rows.append(annotation(good["bbox"], segmentation=[polygon]) | {"id": 10 * number + 1})
     path = write_coco(tmp_path, rows)
-    for photos in (CocoPhotos.from_files(path, tmp_path), OwnData.from_files(path, tmp_path, strict=False)):
+    for photos in (CocoPhotos.from_files(path, tmp_path), CustomData.from_files(path, tmp_path, strict=False)):
         assert photos.dropped == {
             "bbox that is not four finite numbers": ("annotation 20", "annotation 30"),
             "polygon that is not finite numbers": ("annotation 21", "annotation 31"),
@@ -224,7 +224,7 @@ def test_a_category_id_used_twice_is_named_and_with_two_names_it_means_nothing(t
         "annotation of an unknown category": ("annotation 1",),
     }
     with pytest.raises(DataError, match=r"category 1: 1 is `dog` already, got `wolf`"):
-        OwnData.from_files(path, tmp_path)
+        CustomData.from_files(path, tmp_path)
 
 
 @pytest.mark.parametrize("data", [[], {}, {"images": []}, {"images": {}, "annotations": [], "categories": []}, "x"])

@@ -10,10 +10,10 @@ import pytest
 
 from label_files import coco, labelled, picture, write_files, write_json, write_tar, write_zip
 from llava_grounding.data.check import check_dataset
+from llava_grounding.data.custom import CustomData
 from llava_grounding.data.images import coco_number, coco_spellings, open_images
 from llava_grounding.data.labels import LabelledImages
 from llava_grounding.data.llava import LlavaDialogues
-from llava_grounding.data.own import OwnData
 from llava_grounding.data.reading import EntryError
 from llava_grounding.errors import DataError
 from llava_grounding.train.mixture import Mixture
@@ -45,8 +45,8 @@ def test_a_dialogue_never_lands_on_a_picture_of_another_name(tmp_path: Path, ask
     talk = [{"image": asked, "turns": [{"question": "What?", "answer": "A tug."}]}]
     dialogues = write_json(tmp_path / "t.json", talk)
     with pytest.raises(DataError, match=r"t\.json: entry 1: image '.*' is not in the instances file"):
-        OwnData.from_files(instances, tmp_path, dialogues=dialogues)
-    own = OwnData.from_files(instances, tmp_path, dialogues=dialogues, strict=False)
+        CustomData.from_files(instances, tmp_path, dialogues=dialogues)
+    own = CustomData.from_files(instances, tmp_path, dialogues=dialogues, strict=False)
     assert [record.dialogues for record in own] == [()]
 
 

@@ -11,33 +11,33 @@ import pytest
 from hand_record import BARE, GRASS, LEFT_CUP, MAN, RECORD, RIGHT_CUP
 
 from llava_grounding.data.conversations import build_sample, may_be_mirrored
+from llava_grounding.data.dialogue_settings import KINDS, DialogueSettings, PromptSettings
+from llava_grounding.data.dialogue_turns import MAKERS, possible_kinds
 from llava_grounding.data.nouns import spoken_name
 from llava_grounding.data.record import Record, RecordedTurn
 from llava_grounding.data.sample import Sample, Turn, mirror_sample
-from llava_grounding.data.talk_settings import KINDS, PromptSettings, TalkSettings
-from llava_grounding.data.talk_turns import MAKERS, possible_kinds
 from llava_grounding.data.templates import FAMILIES
 from llava_grounding.errors import ConfigError
 from llava_grounding.markup import parse_strict
 from llava_grounding.processing.conversation import referring_turn
 
 ROW = {MAN: 0, LEFT_CUP: 1, RIGHT_CUP: 2, GRASS: 3}
-ALL = TalkSettings(**dict.fromkeys(KINDS, 1.0), max_kinds=3)  # type: ignore[arg-type]
+ALL = DialogueSettings(**dict.fromkeys(KINDS, 1.0), max_kinds=3)  # type: ignore[arg-type]
 
 
-def only(kind: str, **settings: object) -> TalkSettings:
-    return TalkSettings(**dict.fromkeys(KINDS, 0.0) | {kind: 1.0} | settings)  # type: ignore[arg-type]
+def only(kind: str, **settings: object) -> DialogueSettings:
+    return DialogueSettings(**dict.fromkeys(KINDS, 0.0) | {kind: 1.0} | settings)  # type: ignore[arg-type]
 
 
-def samples(talk: TalkSettings, record: Record = RECORD, seeds: int = 60) -> list[Sample]:
+def samples(talk: DialogueSettings, record: Record = RECORD, seeds: int = 60) -> list[Sample]:
     return [build_sample(record, np.random.default_rng(seed), talk) for seed in range(seeds)]
 
 
-def turns(talk: TalkSettings, record: Record = RECORD) -> list[Turn]:
+def turns(talk: DialogueSettings, record: Record = RECORD) -> list[Turn]:
     return [turn for sample in samples(talk, record) for turn in sample.turns]
 
 
-def answers(talk: TalkSettings, record: Record = RECORD) -> dict[str, Turn]:
+def answers(talk: DialogueSettings, record: Record = RECORD) -> dict[str, Turn]:
     return {turn.answer: turn for turn in turns(talk, record)}
 
 

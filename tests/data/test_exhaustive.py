@@ -17,14 +17,14 @@ from llava_grounding.data.check import check_dataset
 from llava_grounding.data.coco import CocoPhotos, PhotoPack, read_label_sets
 from llava_grounding.data.coco_panoptic import CocoPanoptic
 from llava_grounding.data.conversations import build_sample
+from llava_grounding.data.custom import CustomData
+from llava_grounding.data.dialogue_settings import KINDS, DialogueSettings
 from llava_grounding.data.exhaustive import missing_names
 from llava_grounding.data.gvc import GvcDialogues
 from llava_grounding.data.images import FolderImages
-from llava_grounding.data.own import OwnData
 from llava_grounding.data.photo_dialogues import photo_sample
 from llava_grounding.data.record import Record
 from llava_grounding.data.refcoco import RefCoco
-from llava_grounding.data.talk_settings import KINDS, TalkSettings
 from llava_grounding.errors import DataError
 
 DOG, CAT, OTHER_CAT = labelled(1, [0, 0, 4, 4]), labelled(2, [5, 1, 3, 3], category=2), labelled(3, [6, 5, 3, 3])
@@ -41,7 +41,7 @@ def read_coco(folder: Path, data: dict[str, Any]) -> Any:
 
 
 def read_own(folder: Path, data: dict[str, Any]) -> Any:
-    return OwnData.from_files(*files(folder, data), strict=False)
+    return CustomData.from_files(*files(folder, data), strict=False)
 
 
 def read_gvc(folder: Path, data: dict[str, Any]) -> Any:
@@ -78,7 +78,7 @@ BOXED = [read_coco, read_own, read_gvc, read_refs]
 
 def said(record: Record, seeds: int = 40) -> str:
     """All that is asked and answered of a record."""
-    talk = TalkSettings(**dict.fromkeys(KINDS, 1.0), max_kinds=3)  # type: ignore[arg-type]
+    talk = DialogueSettings(**dict.fromkeys(KINDS, 1.0), max_kinds=3)  # type: ignore[arg-type]
     samples = [build_sample(record, np.random.default_rng(seed), talk) for seed in range(seeds)]
     samples += [photo_sample(record, np.random.default_rng(seed)) for seed in range(seeds)]
     return " ".join(text for one in samples for turn in one.turns for text in (turn.question, turn.answer)).lower()
@@ -267,7 +267,7 @@ def test_a_name_for_something_that_is_there_is_not_absent(tmp_path: Path) -> Non
 
 def test_the_recipe_says_that_a_file_is_not_complete_or_that_crowds_are_things(tmp_path: Path) -> None:
     place = files(tmp_path, coco([DOG, CAT | {"iscrowd": 1}]))
-    for read in (CocoPhotos.from_files, OwnData.from_files):
+    for read in (CocoPhotos.from_files, CustomData.from_files):
         assert read(*place, exhaustive=False)[0].exhaustive == frozenset()
         assert read(*place)[0].exhaustive == {"dog"}
         record = read(*place, crowds_as_things=True)[0]

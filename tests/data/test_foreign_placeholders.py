@@ -9,11 +9,11 @@ import pytest
 from label_files import coco, labelled, picture, write_files, write_json
 from llava_grounding.data.check import check_dataset
 from llava_grounding.data.coco import CocoPhotos
+from llava_grounding.data.custom import CustomData
 from llava_grounding.data.llava import LlavaDialogues
-from llava_grounding.data.marks import MarkedDialogues
-from llava_grounding.data.own import OwnData
 from llava_grounding.data.placeholders import find_placeholder
 from llava_grounding.data.reading import PLACEHOLDER
+from llava_grounding.data.set_of_mark import SetOfMarkDialogues
 from llava_grounding.errors import DataError
 
 FOREIGN = [
@@ -60,7 +60,7 @@ def test_a_dialogue_with_placeholders_is_left_out_and_its_owner_named(tmp_path: 
     asked = [{"from": "human", "value": f"<image>\nWhat? {text}"}, {"from": "gpt", "value": "This."}]
     for conversations in (turns, asked):
         talk = write_json(tmp_path / "t.json", [{"image": "1.png", "conversations": conversations}])
-        for read in (LlavaDialogues.from_files, MarkedDialogues.from_files):
+        for read in (LlavaDialogues.from_files, SetOfMarkDialogues.from_files):
             data = read(talk, tmp_path)
             if "[grounding]" in text and conversations is asked:
                 continue  # only a beginning is one
@@ -76,7 +76,7 @@ def test_so_it_is_with_own_data_captions_and_names(tmp_path: Path) -> None:
     instances = write_json(tmp_path / "i.json", labels)
     talk = [{"image": "1.png", "turns": [{"question": "What is <region1>?", "answer": "A dog."}]}]
     with pytest.raises(DataError, match=r"t\.json: entry 1: turn 1: a question must be words, but holds '<region1>'"):
-        OwnData.from_files(instances, tmp_path, dialogues=write_json(tmp_path / "t.json", talk))
+        CustomData.from_files(instances, tmp_path, dialogues=write_json(tmp_path / "t.json", talk))
     captions = write_json(tmp_path / "c.json", {"annotations": [{"image_id": 1, "caption": "a <p>dog</p>"}]})
     assert list(CocoPhotos.from_files(instances, tmp_path, captions).dropped) == [PLACEHOLDER]
     labels["categories"][0]["name"] = "[SEG]"

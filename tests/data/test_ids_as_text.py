@@ -11,9 +11,9 @@ import pytest
 from label_files import coco, labelled, picture, write_files, write_json
 from llava_grounding.data.coco import CocoPhotos
 from llava_grounding.data.coco_panoptic import CocoPanoptic
+from llava_grounding.data.custom import CustomData
 from llava_grounding.data.flickr30k import Flickr30kMdetr
 from llava_grounding.data.images import FolderImages
-from llava_grounding.data.own import OwnData
 from llava_grounding.data.reading import PackedRecords
 from llava_grounding.data.refcoco import RefCoco
 from llava_grounding.data.visual_genome import VisualGenome
@@ -49,7 +49,7 @@ def own(folder: Path, change: Change) -> PackedRecords:
     captions = {"annotations": [{"image_id": 1, "caption": "[a dog](7) and a cat"}]}
     talk = [{"image": "1.png", "turns": [{"question": "What is [](8)?", "answer": "[A cat](8)."}]}]
     paths = write_json(folder / "c.json", change(captions)), write_json(folder / "t.json", talk)
-    return OwnData.from_files(labels, folder, *paths)
+    return CustomData.from_files(labels, folder, *paths)
 
 
 def refs(folder: Path, change: Change) -> PackedRecords:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from llava_grounding.data.dialogue_settings import PromptSettings
 from llava_grounding.data.prompt_sampling import can_point_at, sample_prompt
-from llava_grounding.data.talk_settings import PromptSettings
 
 MASK = np.zeros((20, 30), dtype=bool)
 MASK[5:12, 8:20] = True

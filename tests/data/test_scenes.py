@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llava_grounding.data.own import OwnData
+from llava_grounding.data.custom import CustomData
 from llava_grounding.data.record import open_record
 from llava_grounding.data.scenes import HELD_OUT, DrawnScenes, write_scenes
 from llava_grounding.data.synthetic import SceneConfig, draw_scene
@@ -92,7 +92,7 @@ def test_scenes_that_cannot_be_are_refused(count: int, offset: int) -> None:
 
 
 def test_written_scenes_are_read_as_somebodys_own_data(tmp_path: Path) -> None:
-    data = OwnData.from_files(**write_scenes(tmp_path, 5, seed=3))
+    data = CustomData.from_files(**write_scenes(tmp_path, 5, seed=3))
     assert data.dropped == {}
     for read, drawn in zip(data, DrawnScenes(5, 3), strict=True):
         assert read.dialogues == drawn.dialogues

@@ -13,9 +13,9 @@ from dialogue_files import chat, write_labelled
 from label_files import coco, picture, write_files, write_json
 from llava_grounding.data.check import check_dataset
 from llava_grounding.data.coco import CocoPhotos
+from llava_grounding.data.custom import CustomData
 from llava_grounding.data.gvc import GvcDialogues
 from llava_grounding.data.llava import LlavaDialogues
-from llava_grounding.data.own import OwnData
 from llava_grounding.data.reading import EntryError, LeftOut, plain_text, words_of
 from llava_grounding.data.refcoco import RefCoco
 
@@ -67,7 +67,7 @@ def test_half_characters_of_a_file_are_named_and_left_out_and_all_that_is_told_c
     captions = {"annotations": [{"id": HALF, "image_id": 1, "caption": HALF}]}
     write_files(tmp_path, {"1.png": picture()})
     paths = write_json(tmp_path / "i.json", labels), tmp_path, write_json(tmp_path / "c.json", captions)
-    for data in (CocoPhotos.from_files(*paths), OwnData.from_files(*paths, strict=False)):
+    for data in (CocoPhotos.from_files(*paths), CustomData.from_files(*paths, strict=False)):
         assert len(data.dropped["not valid Unicode"]) == 3
         "\n".join(check_dataset(data).lines()).encode()
 
@@ -81,7 +81,7 @@ def test_half_characters_in_names_of_dialogues_do_not_reach_what_is_printed(tmp_
     assert all(name == r"half \ud83d of it" for names in data.dropped.values() for name in names)
     paths = write_labelled(tmp_path)
     talk = [{"image": "dog.jpg", "turns": [{"question": "What?", "answer": HALF}]}]
-    own = OwnData.from_files(**paths, dialogues=write_json(tmp_path / "t.json", talk), strict=False)
+    own = CustomData.from_files(**paths, dialogues=write_json(tmp_path / "t.json", talk), strict=False)
     assert own.dropped == {"not valid Unicode": ("entry 1",)}
     assert list(pickle.loads(pickle.dumps(own))) == list(own)
 

@@ -111,7 +111,7 @@ def test_choices_of_the_parts_are_checked_too(name: str) -> None:
     )
 
 
-def test_all_problems_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     message = problems(
         projector="mpl",
         phrase_state="seg",

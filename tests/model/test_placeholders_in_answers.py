@@ -60,7 +60,7 @@ def test_an_assistant_may_draft_the_answer(caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_second_turn_goes_on_from_a_kept_cache(kind: str) -> None:
+def test_a_second_turn_resumes_from_a_kept_cache(kind: str) -> None:
     model = tiny_chat(kind).model
     first = model.generate(**first_turn(kind), **GREEDY, **RECORD, past_key_values=DynamicCache())
     inputs = second_turn(kind, first.sequences)

@@ -39,7 +39,7 @@ def test_blanks_around_markup_do_not_matter() -> None:
     assert TOKENS.encode_answer(tight) == TOKENS.encode_answer(loose) == TOKENS.encode_marked(tight)
 
 
-def test_an_answer_goes_on_from_the_question() -> None:
+def test_an_answer_resumes_from_the_question() -> None:
     whole = TOKENS.encode_plain("USER: hi ASSISTANT: A dog is here.")
     assert TOKENS.encode_question("USER: hi ASSISTANT:", 0) + TOKENS.encode_answer(" A dog is here.") == whole
 

@@ -58,11 +58,11 @@ class DamagedData:
             write_source(self.recipes[kind], root)
         talk = [{"image": "1.png", "turns": [{"question": "What is [](1)?", "answer": "[A dog](1) and [a cat](2)."}]}]
         (root / "o/talk.json").write_text(json.dumps(talk))
-        self.recipes["own"]["dialogues"] = "o/talk.json"
+        self.recipes["custom"]["dialogues"] = "o/talk.json"
         marked = [dialogue("1.png", "<image>\nWhat is <1>?", "A cat beside <2>.", marks=[2, 1])]
         (root / "k/talk.json").write_text(json.dumps(marked))
         (root / "k/instances.json").write_text(json.dumps(INSTANCES))
-        self.recipes["marks"]["instances"] = "k/instances.json"
+        self.recipes["set_of_mark"]["instances"] = "k/instances.json"
         federated = json.loads(json.dumps(INSTANCES))
         federated["images"][0] |= {"neg_category_ids": [2], "not_exhaustive_category_ids": [1]}
         write_files(root / "e", {"instances.json": json.dumps(federated).encode()})
@@ -72,11 +72,11 @@ class DamagedData:
         write_zip(root / "z/images/0.zip", pictures)
         for name in "tz":
             (root / name / "instances.json").write_text(json.dumps(INSTANCES))
-        self.recipes["tar"] = {"kind": "own", "instances": "t/instances.json", "images": "t/images"}
+        self.recipes["tar"] = {"kind": "custom", "instances": "t/instances.json", "images": "t/images"}
         self.recipes["zip"] = {"kind": "coco", "instances": "z/instances.json", "images": "z/images"}
         for name, recipe in self.recipes.items():
-            if recipe["kind"] in ("own", "coco", "refcoco"):
-                recipe["talk"] = TALK
+            if recipe["kind"] in ("custom", "coco", "refcoco"):
+                recipe["dialogue"] = TALK
             folders = {Path(value).parts[0] for value in recipe.values() if isinstance(value, str) and "/" in value}
             places = (path for folder in folders for path in sorted((root / folder).rglob("*")) if path.is_file())
             self.files[name] = {path: path.read_bytes() for path in places}

@@ -136,20 +136,20 @@ def _regions(paths: Mapping[str, Path]) -> None:
 
 _WRITERS: dict[str, Callable[[Mapping[str, Path]], None]] = {
     "coco": _coco,
-    "own": _coco,
+    "custom": _coco,
     "coco_panoptic": _panoptic,
     "refcoco": _refcoco,
     "visual_genome": _genome,
     "flickr30k": _flickr,
     "flickr30k_mdetr": _mdetr,
     "llava": _llava,
-    "marks": _llava,
+    "set_of_mark": _llava,
     "gvc": _gvc,
     "region_captions": _regions,
 }
 SOURCES: dict[str, dict[str, Any]] = {
     "coco": {"instances": "c/instances.json", "images": "c/images", "captions": "c/captions.json"},
-    "own": {"instances": "o/instances.json", "images": "o/images", "captions": "o/captions.json"},
+    "custom": {"instances": "o/instances.json", "images": "o/images", "captions": "o/captions.json"},
     "coco_panoptic": {"panoptic": "p/panoptic.json", "segments": "p/png", "images": "p/images"},
     "refcoco": {"refs": "r/refs(unc).p", "instances": "r/instances.json", "images": "r/images"},
     "visual_genome": {"image_data": "v/images.json", "regions": "v/regions.json", "images": "v"},
@@ -158,7 +158,7 @@ SOURCES: dict[str, dict[str, Any]] = {
     "llava": {"dialogues": "l/talk.json", "images": "l/images"},
     "gvc": {"dialogues": "g/talk.json", "instances": "g/instances.json", "images": "g/images"},
     "region_captions": {"dialogues": "n/talk.json", "instances": "n/instances.json", "images": "n/images"},
-    "marks": {"dialogues": "k/talk.json", "images": "k/images"},
+    "set_of_mark": {"dialogues": "k/talk.json", "images": "k/images"},
 }
 """One source of each kind, without its `kind`."""
 

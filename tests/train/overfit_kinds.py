@@ -27,7 +27,7 @@ from llava_grounding.runtime import Runtime
 from llava_grounding.train.mixture import Mixture
 from llava_grounding.train.recipe import Recipe, recipe_of
 from llava_grounding.train.run import run_stage
-from llava_grounding.train.workshop import Workshop, open_workshop
+from llava_grounding.train.training_setup import TrainingSetup, build_training_setup
 
 COUNT = 8
 LOSSES = ("language", "phrase_loss_class", "phrase_loss_mask", "phrase_loss_dice", "phrase_loss_box")
@@ -42,7 +42,7 @@ def main() -> None:
         for kind in sys.argv[2:] or sources:
             recipe = recipe_of(
                 {
-                    "stage": "marks" if kind == "marks" else "chat",
+                    "stage": "marks" if kind == "set_of_mark" else "chat",
                     "start_from": "nano",
                     "class_task": False,
                     "data": [sources[kind]],
@@ -53,34 +53,32 @@ def main() -> None:
                     "weight_decay": 0.0,
                     "num_points": 0,
                     "max_turns": 1,
-                    "log_every": max(1, steps // 8),
-                    "validate_every": 10_000,
-                    "save_every": 10_000,
+                    "logging_steps": max(1, steps // 8),
+                    "eval_steps": 10_000,
+                    "save_steps": 10_000,
                     "pictures": 0,
                     "report_to": [],
                 }
             )
-            print(
-                kind, by_heart(recipe, root / kind, None if kind == "photos" else root / "data"), sep=": ", flush=True
-            )
+            print(kind, overfit(recipe, root / kind, None if kind == "photos" else root / "data"), sep=": ", flush=True)
 
 
-def by_heart(recipe: Recipe, folder: Path, data: Path) -> str:
+def overfit(recipe: Recipe, folder: Path, data: Path) -> str:
     """What is left of the losses, and how much of the samples the model says and shows when asked."""
-    shop = open_workshop(recipe, folder, data, "cpu")
-    samples = fixed_samples(shop)
-    shop.mixture, shop.held_out = Mixture([(Listed(samples), 1.0)], COUNT, 0), samples
-    metrics = run_stage(shop, "cpu")
+    setup = build_training_setup(recipe, folder, data, "cpu")
+    samples = fixed_samples(setup)
+    setup.mixture, setup.held_out = Mixture([(Listed(samples), 1.0)], COUNT, 0), samples
+    metrics = run_stage(setup, "cpu")
     rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     first, *_, last = [row for row in rows if "loss" in row]
     left = ", ".join(f"{name} {first[name]:.3f} -> {last[name]:.4f}" for name in LOSSES if name in first)
     numbers = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
-    return f"{left}; {numbers}; {examination(shop, samples)}"
+    return f"{left}; {numbers}; {examination(setup, samples)}"
 
 
-def fixed_samples(shop: Workshop) -> list[Sample]:
+def fixed_samples(setup: TrainingSetup) -> list[Sample]:
     """One sample of every picture with one of its questions."""
-    (source,) = shop.mixture.sources
+    (source,) = setup.mixture.sources
     samples = []
     for number in range(4 * COUNT if source.size is None else min(source.size, 4 * COUNT)):
         sample = source.sample(number, np.random.default_rng(number))
@@ -94,9 +92,9 @@ def picture(sample: Sample) -> str:
     return sample.id.partition("#")[0]
 
 
-def examination(shop: Workshop, samples: Sequence[Sample]) -> str:
+def examination(setup: TrainingSetup, samples: Sequence[Sample]) -> str:
     """Every question asked once more, as a user would."""
-    runtime = Runtime(shop.model.eval(), shop.processor)
+    runtime = Runtime(setup.model.eval(), setup.processor)
     exact, overlaps, right, wanted = 0, [], 0, 0
     for sample in samples:
         (turn,) = sample.turns

@@ -17,14 +17,14 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from hand_made import DOG, TURNS, four_samples, sample
-from small_training import workshop
+from small_training import training_setup
 from torch import Tensor
 from transformers import TrainerCallback
 
 from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.train import run
 from llava_grounding.train.trainer import GroundingTrainer
-from llava_grounding.train.workshop import Workshop
+from llava_grounding.train.training_setup import TrainingSetup
 
 PATIENCE = 60.0  # seconds, after which a child counts as hanging
 UNEQUAL = [
@@ -55,25 +55,25 @@ class Listed:
         return self.samples[number]
 
 
-def finish(folder: Path, held: Sequence[Sample] = (), **values: Any) -> tuple[Workshop, dict[str, float]]:
+def finish(folder: Path, held: Sequence[Sample] = (), **values: Any) -> tuple[TrainingSetup, dict[str, float]]:
     """A run to its end, or from its last checkpoint to its end; looks at the samples held."""
-    shop = workshop(folder, **values)
-    shop.held_out = list(held) or shop.held_out
-    return shop, run.run_stage(shop, "cpu")
+    setup = training_setup(folder, **values)
+    setup.held_out = list(held) or setup.held_out
+    return setup, run.run_stage(setup, "cpu")
 
 
 class AtStep(TrainerCallback):
     """Does something once a step, counted from 1, has been done, before anything is saved."""
 
-    def __init__(self, step: int, deed: Callable[[], None]) -> None:
-        self.step, self.deed = step, deed
+    def __init__(self, step: int, action: Callable[[], None]) -> None:
+        self.step, self.action = step, action
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
-            self.deed()
+            self.action()
 
 
-def finish_with(callback: TrainerCallback, folder: Path, **values: Any) -> tuple[Workshop, dict[str, float]]:
+def finish_with(callback: TrainerCallback, folder: Path, **values: Any) -> tuple[TrainingSetup, dict[str, float]]:
     """A run with one more callback."""
     honest = run._trainer
 
@@ -86,18 +86,18 @@ def finish_with(callback: TrainerCallback, folder: Path, **values: Any) -> tuple
         return finish(folder, **values)
 
 
-def pull_the_plug() -> None:
+def interrupt() -> None:
     raise StoppedError
 
 
 def run_until(step: int, folder: Path, **values: Any) -> None:
     """A run that dies at the end of a step."""
     with pytest.raises(StoppedError):
-        finish_with(AtStep(step, pull_the_plug), folder, **values)
+        finish_with(AtStep(step, interrupt), folder, **values)
 
 
-def weights(shop: Workshop) -> dict[str, Tensor]:
-    return shop.learner.state_dict()
+def weights(setup: TrainingSetup) -> dict[str, Tensor]:
+    return setup.training_module.state_dict()
 
 
 def differences(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:

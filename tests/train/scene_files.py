@@ -35,7 +35,7 @@ def write_every_kind(root: Path, count: int = 8, seed: int = 0) -> dict[str, dic
     ids = {record.id: rows[record.image_name]["id"] for record in records}
     write_gvc(root / "gvc.json", records)
     sources: dict[str, dict[str, Any]] = {
-        "own": {"instances": "instances.json", "captions": "captions.json", "dialogues": "dialogues.jsonl"},
+        "custom": {"instances": "instances.json", "captions": "captions.json", "dialogues": "dialogues.jsonl"},
         "coco": {"instances": "coco.json"},
         "coco_panoptic": _panoptic(root, records, ids),
         "refcoco": _refcoco(root, records, ids),
@@ -45,10 +45,10 @@ def write_every_kind(root: Path, count: int = 8, seed: int = 0) -> dict[str, dic
         "llava": _llava(root, records),
         "gvc": {"dialogues": "gvc.json", "instances": "coco.json"},
         "region_captions": _region_captions(root, records),
-        "marks": _marks(root, records),
+        "set_of_mark": _marks(root, records),
     }
     return {
-        kind: {"kind": kind, **IMAGES, **values, **({"talk": TALKS[kind]} if kind in TALKS else {})}
+        kind: {"kind": kind, **IMAGES, **values, **({"dialogue": TALKS[kind]} if kind in TALKS else {})}
         for kind, values in sources.items()
     }
 
@@ -216,6 +216,6 @@ def _marks(root: Path, records: Sequence[Record]) -> dict[str, Any]:
         marks = [thing.id for thing in record.instances]
         said = [{"from": "human", "value": "<image>\nWhat is <1>?"}]
         said.append({"from": "gpt", "value": f"A {record.instances[0].category}."})
-        entries.append({"id": record.id, "image": record.image_name, "marks": marks, "conversations": said})
+        entries.append({"id": record.id, "image": record.image_name, "set_of_mark": marks, "conversations": said})
     _json(root / "marks.json", entries)
     return {"dialogues": "marks.json", "instances": "coco.json"}

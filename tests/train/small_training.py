@@ -1,4 +1,4 @@
-"""A tiny model in training: configuration, processor, class phrases, and a workshop around them."""
+"""A tiny model in training: configuration, processor, class phrases, and a training setup around them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGe
 from llava_grounding.processing.image import CanvasSettings, TowerSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
 from llava_grounding.processing.selection import SelectionSettings
-from llava_grounding.train import workshop as workshop_module
+from llava_grounding.train import training_setup as setup_module
 from llava_grounding.train.class_losses import ClassPhrases
-from llava_grounding.train.learner import Learner, Lesson
 from llava_grounding.train.mixture import Mixture, SampleSource
-from llava_grounding.train.plan import set_learning, stage_plan
+from llava_grounding.train.plan import set_trainable, stage_plan
 from llava_grounding.train.recipe import Recipe, recipe_of
-from llava_grounding.train.sources import Scenes, open_sources, quiet_scenes
+from llava_grounding.train.renamed import with_present_names
+from llava_grounding.train.sources import Scenes, open_sources, scenes_without_dialogues
 from llava_grounding.train.tokenizer import train_tokenizer
-from llava_grounding.train.workshop import Workshop
+from llava_grounding.train.training_module import LossConfig, TrainingModule
+from llava_grounding.train.training_setup import TrainingSetup
 from whole_models import FLAVOURS, whole_config
 
 VOCABULARY = 320
@@ -69,26 +70,31 @@ def class_phrases(seed: int = 0) -> ClassPhrases:
 def recipe(stage: str = "chat", **values: Any) -> Recipe:
     """A recipe of a few quick steps in one process and full precision, that draws no pictures."""
     quick = {"steps": 4, "batch_size": 2, "num_points": 0, "bf16": False, "workers": 0, "validation_samples": 2}
-    often = {"log_every": 1, "save_every": 2, "validate_every": 100, "pictures": 0, "report_to": []}
-    return recipe_of({"stage": stage, **quick, **often, **values})
+    often = {"logging_steps": 1, "save_steps": 2, "eval_steps": 100, "pictures": 0, "report_to": []}
+    return recipe_of({"stage": stage, **quick, **often, **with_present_names(values)})
 
 
-def workshop(
+def training_setup(
     folder: Path, seed: int = 0, source: SampleSource | None = None, flavour: str = "shared", **values: Any
-) -> Workshop:
+) -> TrainingSetup:
     """Everything a stage works with, freshly initialised; its scenes hold dogs, cats and trees."""
     plan_of = recipe(seed=values.pop("data_seed", 0), **values)
     plan = stage_plan(plan_of)
     model = training_model(flavour, seed=seed)
-    learner = Learner(model, class_phrases(seed) if "classes" in plan.tasks else None, Lesson.of(plan_of, plan))
+    training_module = TrainingModule(
+        model, class_phrases(seed) if "classes" in plan.tasks else None, LossConfig.of(plan_of, plan)
+    )
     processor = training_processor(flavour)
-    set_learning(model, plan, [processor.tokens.ids.seg])
+    set_trainable(model, plan, [processor.tokens.ids.seg])
     mixture = Mixture([(source or Scenes(SCENES), 1.0)], plan_of.batch_size, plan_of.seed)
-    return Workshop(plan_of, plan, learner, processor, mixture, four_samples(), folder)
+    return TrainingSetup(plan_of, plan, training_module, processor, mixture, four_samples(), folder)
+
+
+workshop = training_setup  # its former name
 
 
 def shrink_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For `open_workshop`: tiny models by the name of a preset, scenes of three kinds, a corpus of a few dialogues."""
+    """For `build_training_setup`: tiny models by the names of presets, scenes of three kinds, a few dialogues."""
 
     def opened(
         values: Sequence[Mapping[str, Any]],
@@ -96,10 +102,10 @@ def shrink_world(monkeypatch: pytest.MonkeyPatch) -> None:
         scenes: Callable[[], SceneConfig] = SceneConfig,
         questions: bool = True,
     ) -> list[tuple[SampleSource, float]]:
-        drawn = replace(SCENES, questions=()) if scenes is quiet_scenes else SCENES
+        drawn = replace(SCENES, questions=()) if scenes is scenes_without_dialogues else SCENES
         return open_sources(values, root, lambda: drawn, questions)
 
-    monkeypatch.setattr(workshop_module, "preset", lambda name: training_config(name))
-    monkeypatch.setattr(workshop_module, "KINDS", NAMES)
-    monkeypatch.setattr(workshop_module, "_TOKENIZER_SAMPLES", 3)
-    monkeypatch.setattr(workshop_module, "open_sources", opened)
+    monkeypatch.setattr(setup_module, "preset", lambda name: training_config(name))
+    monkeypatch.setattr(setup_module, "KINDS", NAMES)
+    monkeypatch.setattr(setup_module, "_TOKENIZER_SAMPLES", 3)
+    monkeypatch.setattr(setup_module, "open_sources", opened)

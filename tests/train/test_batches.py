@@ -263,7 +263,7 @@ class TestDialogues:
             chat_of(sample(), replace(sample(turns=()), id="mute"))
         assert str(caught.value) == "sample `mute` has no turns, so there is no dialogue to learn from"
 
-    def test_the_same_dice_give_the_same_batch(self) -> None:
+    def test_the_same_seed_give_the_same_batch(self) -> None:
         first, second, other = (chat_of(sample(), max_turns=2, seed=seed) for seed in (1, 1, 2))
         assert torch.equal(first.texts["input_ids"], second.texts["input_ids"])
         assert first.texts["input_ids"].tolist() != other.texts["input_ids"].tolist()

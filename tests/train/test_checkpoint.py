@@ -24,25 +24,25 @@ from llava_grounding.train.checkpoint import (
     CLASS_PHRASE_FILES,
     last_checkpoint,
     load_class_phrases,
-    load_learner,
+    load_training_module,
     remove_old,
-    save_learner,
     save_phrases,
+    save_training_module,
     save_whole,
 )
-from llava_grounding.train.learner import Learner, Lesson
-from llava_grounding.train.plan import set_learning, stage_plan
+from llava_grounding.train.plan import set_trainable, stage_plan
 from llava_grounding.train.recipe import LoraSettings
+from llava_grounding.train.training_module import LossConfig, TrainingModule
 
 
-def learner(
+def training_module(
     seed: int = 0,
     flavour: str = "shared",
     lora: LoraSettings | None = None,
     classes: bool = True,
     base: int | None = None,
-) -> Learner:
-    """A fresh learner, adapters on it if so said; `base` seeds the model where it differs from what learns."""
+) -> TrainingModule:
+    """A fresh training_module, adapters on it if so said; `base` seeds the model where it differs from what learns."""
     values = {"lora": {"rank": lora.rank, "targets": list(lora.targets)}} if lora else {}
     one = recipe("chat", class_task=classes, **values)
     model = training_model(flavour, seed=seed if base is None else base)
@@ -53,11 +53,11 @@ def learner(
             if ".lora_B." in name:
                 torch.nn.init.normal_(weight, std=0.2)
     plan = stage_plan(one)
-    set_learning(model, plan, [6, 7, 8])
-    return Learner(model, class_phrases(seed) if classes else None, Lesson.of(one, plan))
+    set_trainable(model, plan, [6, 7, 8])
+    return TrainingModule(model, class_phrases(seed) if classes else None, LossConfig.of(one, plan))
 
 
-def differences(first: Learner, second: Learner) -> list[str]:
+def differences(first: TrainingModule, second: TrainingModule) -> list[str]:
     ours, theirs = first.state_dict(), second.state_dict()
     assert ours.keys() == theirs.keys()
     return [name for name, value in ours.items() if not torch.equal(value, theirs[name])]
@@ -69,54 +69,54 @@ LORA = LoraSettings(rank=2, targets=("q_proj", "down_proj"))
 class TestLearners:
     @pytest.mark.parametrize("flavour", ["shared", "official", "siglip"])
     def test_all_of_one_comes_back(self, flavour: str, tmp_path: Path) -> None:
-        kept, fresh = learner(1, flavour), learner(2, flavour)
+        kept, fresh = training_module(1, flavour), training_module(2, flavour)
         assert differences(kept, fresh)
-        save_learner(kept, training_processor(flavour), tmp_path / "new")
-        load_learner(fresh, tmp_path / "new")
+        save_training_module(kept, training_processor(flavour), tmp_path / "new")
+        load_training_module(fresh, tmp_path / "new")
         assert differences(kept, fresh) == []
         tied = fresh.model.lm_head.weight is fresh.model.get_input_embeddings().weight
         assert tied == (flavour != "official")
 
     def test_a_learner_without_class_phrases_comes_back_too(self, tmp_path: Path) -> None:
-        kept, fresh = learner(1, classes=False), learner(2, classes=False)
-        save_learner(kept, training_processor(), tmp_path)
+        kept, fresh = training_module(1, classes=False), training_module(2, classes=False)
+        save_training_module(kept, training_processor(), tmp_path)
         assert not any((tmp_path / name).exists() for name in CLASS_PHRASE_FILES)
-        load_learner(fresh, tmp_path)
+        load_training_module(fresh, tmp_path)
         assert differences(kept, fresh) == []
 
     @pytest.mark.parametrize("flavour", ["shared", "official", "siglip"])
     def test_the_checkpoint_is_a_model_to_start_from(self, flavour: str, tmp_path: Path) -> None:
-        kept = learner(1, flavour)
-        save_learner(kept, training_processor(flavour), tmp_path)
+        kept = training_module(1, flavour)
+        save_training_module(kept, training_processor(flavour), tmp_path)
         loaded = load_checkpoint(tmp_path, "cpu", "float32").model
         assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in kept.model.state_dict().items())
         assert load_class_phrases(tmp_path).names == NAMES
 
     def test_with_adapters_only_what_learns_is_kept(self, tmp_path: Path) -> None:
-        kept, fresh = learner(1, lora=LORA, base=0), learner(2, lora=LORA, base=0)
-        save_learner(kept, training_processor(), tmp_path)
+        kept, fresh = training_module(1, lora=LORA, base=0), training_module(2, lora=LORA, base=0)
+        save_training_module(kept, training_processor(), tmp_path)
         (file,) = tmp_path.glob("*.safetensors")
         names = set(load_file(file))
         counted = {name for name in names if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
         assert counted
         assert names - counted == {name for name, one in kept.named_parameters() if one.requires_grad}
         assert not any("base_layer" in name for name in names)
-        load_learner(fresh, tmp_path)
+        load_training_module(fresh, tmp_path)
         assert [name for name in differences(kept, fresh) if name in names] == []
 
     def test_with_adapters_batch_statistics_come_back_too(self, tmp_path: Path) -> None:
-        kept, fresh = learner(1, lora=LORA, base=0), learner(2, lora=LORA, base=0)
+        kept, fresh = training_module(1, lora=LORA, base=0), training_module(2, lora=LORA, base=0)
         processor = training_processor()
         item = chat_item(four_samples()[0], processor, 1, np.random.default_rng(0))
         kept.train()(collate_chat([item, item], processor, kept.class_phrases.index))
-        save_learner(kept, processor, tmp_path)
-        load_learner(fresh, tmp_path)
+        save_training_module(kept, processor, tmp_path)
+        load_training_module(fresh, tmp_path)
         assert differences(kept, fresh) == []
 
     def test_a_state_gathered_elsewhere_is_kept_instead(self, tmp_path: Path) -> None:
-        kept, elsewhere, fresh = learner(1), learner(3), learner(2)
-        save_learner(kept, training_processor(), tmp_path, elsewhere.state_dict())
-        load_learner(fresh, tmp_path)
+        kept, elsewhere, fresh = training_module(1), training_module(3), training_module(2)
+        save_training_module(kept, training_processor(), tmp_path, elsewhere.state_dict())
+        load_training_module(fresh, tmp_path)
         assert differences(elsewhere, fresh) == []
 
 
@@ -124,11 +124,11 @@ class TestDamage:
     @pytest.mark.parametrize("lora", [None, LORA], ids=["whole", "adapters"])
     @pytest.mark.parametrize("cut", [0, 9, 2000])
     def test_a_file_cut_short_is_named(self, lora: LoraSettings | None, cut: int, tmp_path: Path) -> None:
-        save_learner(learner(1, lora=lora), training_processor(), tmp_path)
+        save_training_module(training_module(1, lora=lora), training_processor(), tmp_path)
         for path in tmp_path.glob("*.safetensors"):
             path.write_bytes(path.read_bytes()[:cut])
         with pytest.raises(CheckpointError) as caught:
-            load_learner(learner(2, lora=lora), tmp_path)
+            load_training_module(training_module(2, lora=lora), tmp_path)
         assert str(caught.value).startswith(f"the checkpoint `{tmp_path}` is damaged, or of another model: ")
 
     @pytest.mark.parametrize(
@@ -145,32 +145,32 @@ class TestDamage:
     def test_what_is_missing_too_many_or_of_another_shape_is_named(
         self, change: Callable[[dict[str, Tensor]], Any], message: str, tmp_path: Path
     ) -> None:
-        save_learner(learner(1), training_processor(), tmp_path)
+        save_training_module(training_module(1), training_processor(), tmp_path)
         state = load_file(tmp_path / "model.safetensors")
         change(state)
         save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
         with pytest.raises(CheckpointError, match=message):
-            load_learner(learner(2), tmp_path)
+            load_training_module(training_module(2), tmp_path)
 
     def test_of_another_kind_of_run_is_named(self, tmp_path: Path) -> None:
-        save_learner(learner(1), training_processor(), tmp_path / "whole")
-        save_learner(learner(1, lora=LORA), training_processor(), tmp_path / "adapted")
-        save_learner(learner(1, classes=False), training_processor(), tmp_path / "silent")
-        other = learner(2, lora=LoraSettings(rank=4, targets=LORA.targets))
+        save_training_module(training_module(1), training_processor(), tmp_path / "whole")
+        save_training_module(training_module(1, lora=LORA), training_processor(), tmp_path / "adapted")
+        save_training_module(training_module(1, classes=False), training_processor(), tmp_path / "silent")
+        other = training_module(2, lora=LoraSettings(rank=4, targets=LORA.targets))
         for name, into in [
-            ("whole", learner(2, lora=LORA)),
-            ("adapted", learner(2)),
+            ("whole", training_module(2, lora=LORA)),
+            ("adapted", training_module(2)),
             ("adapted", other),
-            ("silent", learner(2)),
-            ("whole", learner(2, classes=False)),
-            ("whole", learner(2, "official")),
+            ("silent", training_module(2)),
+            ("whole", training_module(2, classes=False)),
+            ("whole", training_module(2, "official")),
         ]:
             with pytest.raises(CheckpointError, match=f"the checkpoint `{tmp_path / name}` is .*of another model: "):
-                load_learner(into, tmp_path / name)
+                load_training_module(into, tmp_path / name)
 
     def test_an_empty_folder_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"has no model.safetensors"):
-            load_learner(learner(), tmp_path)
+            load_training_module(training_module(), tmp_path)
 
     def test_class_phrases_that_are_not_there_or_damaged_are_named(self, tmp_path: Path) -> None:
         save_phrases(class_phrases(3), tmp_path)
@@ -192,14 +192,14 @@ class TestDamage:
 class TestWhole:
     def test_a_folder_is_written_over_an_older_one(self, tmp_path: Path) -> None:
         for seed in (1, 2):
-            save_whole(learner(seed), training_processor(), tmp_path / "last")
+            save_whole(training_module(seed), training_processor(), tmp_path / "last")
         assert [path.name for path in tmp_path.iterdir()] == ["last"]
-        fresh = learner(3)
-        load_learner(fresh, tmp_path / "last")
-        assert differences(learner(2), fresh) == []
+        fresh = training_module(3)
+        load_training_module(fresh, tmp_path / "last")
+        assert differences(training_module(2), fresh) == []
 
     def test_a_failure_in_the_middle_leaves_the_old_one(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        save_whole(learner(1), training_processor(), tmp_path / "last")
+        save_whole(training_module(1), training_processor(), tmp_path / "last")
 
         def full(*arguments: object) -> None:
             raise OSError("no space left on device")
@@ -207,11 +207,11 @@ class TestWhole:
         with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "save_phrases", full)
             with pytest.raises(CheckpointError, match="no space left"):
-                save_whole(learner(2), training_processor(), tmp_path / "last")
-        fresh = learner(3)
-        load_learner(fresh, tmp_path / "last")
-        assert differences(learner(1), fresh) == []
-        save_whole(learner(2), training_processor(), tmp_path / "last")  # what is left over is in nobody's way
+                save_whole(training_module(2), training_processor(), tmp_path / "last")
+        fresh = training_module(3)
+        load_training_module(fresh, tmp_path / "last")
+        assert differences(training_module(1), fresh) == []
+        save_whole(training_module(2), training_processor(), tmp_path / "last")  # what is left over is in nobody's way
         assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
     def test_it_is_on_the_disk_before_it_takes_the_place_of_an_older_one(
@@ -236,11 +236,11 @@ class TestWhole:
 
         monkeypatch.setattr(os, "fsync", fsync)
         monkeypatch.setattr(Path, "replace", replace_settled)
-        save_whole(learner(1), training_processor(), tmp_path / "last")
+        save_whole(training_module(1), training_processor(), tmp_path / "last")
         assert len(settled) > 3
 
     def test_adapters_are_merged_and_stay_on_the_learner(self, tmp_path: Path) -> None:
-        kept = learner(1, lora=LORA).eval()
+        kept = training_module(1, lora=LORA).eval()
         before = {name: value.clone() for name, value in kept.state_dict().items()}
         save_whole(kept, training_processor(), tmp_path / "last")
         assert all(torch.equal(value, before[name]) for name, value in kept.state_dict().items())
@@ -251,7 +251,7 @@ class TestWhole:
         torch.testing.assert_close(theirs.last_hidden_state, ours.last_hidden_state, rtol=1e-4, atol=1e-5)
 
     def test_adapters_of_a_gathered_state_are_merged_from_it(self, tmp_path: Path) -> None:
-        kept, elsewhere = learner(1, lora=LORA), learner(2, lora=LORA)
+        kept, elsewhere = training_module(1, lora=LORA), training_module(2, lora=LORA)
         save_whole(kept, training_processor(), tmp_path / "gathered", elsewhere.state_dict())
         save_whole(elsewhere, training_processor(), tmp_path / "wanted")
         files = [load_file(tmp_path / name / "model.safetensors") for name in ("gathered", "wanted")]
@@ -267,7 +267,7 @@ class TestFolders:
             (tmp_path / name).mkdir()
         assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
 
-    @pytest.mark.parametrize(("keep", "left"), [(1, {"100"}), (2, {"100", "20"}), (9, {"100", "20", "3"})])
+    @pytest.mark.parametrize(("save_total_limit", "left"), [(1, {"100"}), (2, {"100", "20"}), (9, {"100", "20", "3"})])
     def test_only_the_newest_are_kept(self, keep: int, left: set[str], tmp_path: Path) -> None:
         for number in (3, 100, 20):
             (tmp_path / f"checkpoint-{number}").mkdir()

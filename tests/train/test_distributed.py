@@ -13,7 +13,7 @@ import torch.distributed as dist
 from hand_made import four_samples
 from running import UNEQUAL, AtStep, Listed, differences, finish, finish_with, in_children, log_of, weights
 from safetensors.torch import load_file, save_file
-from small_training import workshop
+from small_training import training_setup
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
@@ -21,24 +21,24 @@ from torch.distributed.fsdp import fully_shard
 import whole_models
 from llava_grounding.errors import ConfigError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
-from llava_grounding.train.checkpoint import load_learner, save_learner, save_whole
+from llava_grounding.train.checkpoint import load_training_module, save_training_module, save_whole
 from llava_grounding.train.run import run_stage
 from llava_grounding.train.stages import Shares
+from llava_grounding.train.training_setup import TrainingSetup
 from llava_grounding.train.validation import Validation
-from llava_grounding.train.workshop import Workshop
 
 SETTINGS: dict[str, Any] = {
     "stage": "grounded_chat",
     "flavour": "official",  # no batch norm, whose statistics are those of one process
     "batch_size": 4,
     "steps": 2,
-    "clip": 0.0,
+    "max_grad_norm": 0.0,
     "learning_rate": 1e-4,
 }
 
 
 @pytest.fixture(autouse=True)
-def no_dice(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes throw their own."""
     monkeypatch.setitem(whole_models.SWIN, "drop_path_rate", 0.0)
 
@@ -49,15 +49,15 @@ def plain_descent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.optim.AdamW", lambda groups, lr, betas: torch.optim.SGD(groups, lr=lr))
 
 
-def unequal(folder: Path, **values: Any) -> Workshop:
-    return workshop(folder, source=Listed(UNEQUAL), **{**SETTINGS, **values})
+def unequal(folder: Path, **values: Any) -> TrainingSetup:
+    return training_setup(folder, source=Listed(UNEQUAL), **{**SETTINGS, **values})
 
 
 def way(folder: Path, **values: Any) -> dict[str, Tensor]:
     """How far a run in one process takes each weight."""
     start = {name: value.clone() for name, value in weights(unequal(folder)).items()}
-    shop, _ = finish(folder, source=Listed(UNEQUAL), **{**SETTINGS, **values})
-    return {name: value - start[name] for name, value in weights(shop).items()}
+    setup, _ = finish(folder, source=Listed(UNEQUAL), **{**SETTINGS, **values})
+    return {name: value - start[name] for name, value in weights(setup).items()}
 
 
 def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
@@ -94,13 +94,13 @@ class TestStepsAreEqual:
 
 
 def test_processes_without_a_phrase_or_an_own_sample_to_validate_do_not_make_others_wait(tmp_path: Path) -> None:
-    values = {**SETTINGS, "batch_size": 2, "validate_every": 1, "num_points": 16}
+    values = {**SETTINGS, "batch_size": 2, "eval_steps": 1, "num_points": 16}
     mute, telling = UNEQUAL[1], UNEQUAL[0]
 
     def job() -> None:
-        shop = workshop(tmp_path, source=Listed([mute, telling]), **values)
-        shop.held_out = shop.held_out[:1]
-        run_stage(shop, "cpu")
+        setup = training_setup(tmp_path, source=Listed([mute, telling]), **values)
+        setup.held_out = setup.held_out[:1]
+        run_stage(setup, "cpu")
 
     assert in_children(2, job) == [0, 0]
     rows = [row for row in log_of(tmp_path) if "loss" in row]
@@ -120,7 +120,7 @@ def test_one_process_that_is_asked_to_stop_stops_all_of_them(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
 
 
-def test_more_processes_than_samples_are_told_so(tmp_path: Path) -> None:
+def test_more_processes_than_samples_are_reported(tmp_path: Path) -> None:
     def job() -> None:
         with pytest.raises(ConfigError, match="batch_size must be at least the number of processes, 2, got 1"):
             finish(tmp_path, **{**SETTINGS, "batch_size": 1})
@@ -133,41 +133,41 @@ class TestSharedWeights:
 
     @pytest.mark.parametrize("stage", ["grounded_chat", "chat"])
     def test_losses_gradients_and_what_is_kept_are_those_of_whole_weights(self, stage: str, tmp_path: Path) -> None:
-        shop = unequal(tmp_path, stage=stage)
-        shop.learner.train()
-        batch = shop.stream().batch(0).batch
-        losses = shop.learner(batch)
+        setup = unequal(tmp_path, stage=stage)
+        setup.training_module.train()
+        batch = setup.stream().batch(0).batch
+        losses = setup.training_module(batch)
         losses["loss"].backward()
-        found = {name: one.grad for name, one in shop.learner.named_parameters() if one.grad is not None}
+        found = {name: one.grad for name, one in setup.training_module.named_parameters() if one.grad is not None}
         save_file({name: value.contiguous() for name, value in found.items()}, tmp_path / "gradients")
-        save_learner(shop.learner, shop.processor, tmp_path / "kept")
+        save_training_module(setup.training_module, setup.processor, tmp_path / "kept")
 
         def job() -> None:
             dist.init_process_group("gloo")
             ours = unequal(tmp_path, stage=stage, seed=3)  # loaded weights must replace these
-            learner = ours.learner
-            assert learner._no_split_modules
-            for part in list(learner.modules()):
-                if type(part).__name__ in learner._no_split_modules:
+            training_module = ours.training_module
+            assert training_module._no_split_modules
+            for part in list(training_module.modules()):
+                if type(part).__name__ in training_module._no_split_modules:
                     fully_shard(part)
-            learner.lengthen_scalars()
-            fully_shard(learner)
-            load_learner(learner, tmp_path / "kept")
-            learner.train()
-            shared = learner(batch)
+            training_module.lengthen_scalars()
+            fully_shard(training_module)
+            load_training_module(training_module, tmp_path / "kept")
+            training_module.train()
+            shared = training_module(batch)
             torch.testing.assert_close(shared["loss"], losses["loss"].detach(), rtol=1e-4, atol=1e-4)
             shared["loss"].backward()
             wanted = load_file(tmp_path / "gradients")
-            gradients = {n: p.grad.full_tensor() for n, p in learner.named_parameters() if p.grad is not None}
+            gradients = {n: p.grad.full_tensor() for n, p in training_module.named_parameters() if p.grad is not None}
             assert wanted.keys() <= gradients.keys()
             assert distance({name: gradients[name] for name in wanted}, wanted) < 1e-4
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-            state = get_model_state_dict(learner, options=options)
+            state = get_model_state_dict(training_module, options=options)
             if dist.get_rank() == 0:
-                save_whole(learner, ours.processor, tmp_path / "whole", state)
+                save_whole(training_module, ours.processor, tmp_path / "whole", state)
 
         assert in_children(2, job) == [0, 0]
-        save_whole(shop.learner, shop.processor, tmp_path / "wanted")
+        save_whole(setup.training_module, setup.processor, tmp_path / "wanted")
         for name in ("model.safetensors", *(["class_phrases.safetensors"] if stage == "chat" else [])):
             assert differences(load_file(tmp_path / "whole" / name), load_file(tmp_path / "wanted" / name)) == []
 
@@ -176,17 +176,17 @@ class TestSharedWeights:
 
         def job() -> None:
             dist.init_process_group("gloo")
-            learner = unequal(tmp_path, stage="chat", bf16=True).learner
-            learner.lengthen_scalars()
-            for part in list(learner.modules()):
-                if type(part).__name__ in learner._no_split_modules:
+            training_module = unequal(tmp_path, stage="chat", bf16=True).training_module
+            training_module.lengthen_scalars()
+            for part in list(training_module.modules()):
+                if type(part).__name__ in training_module._no_split_modules:
                     fully_shard(part)
-            fully_shard(learner)
+            fully_shard(training_module)
             batch = unequal(tmp_path, stage="chat").stream().batch(0).batch
             for _ in range(2):
                 with torch.autocast("cpu", torch.bfloat16):
-                    assert "phrase_f1" in learner.eval()(validation)  # before anything was learnt, too
-                    losses = learner.train()(batch)
+                    assert "phrase_f1" in training_module.eval()(validation)  # before anything was learnt, too
+                    losses = training_module.train()(batch)
                 losses["loss"].backward()
                 assert all(bool(one.isfinite()) for one in losses.values())
 

@@ -22,9 +22,9 @@ DRAWN = tuple(f"nano{kind}_{stage}" for kind in ("", "_lite") for stage in ("pre
 LARGE = ("7b_stage1", "7b_stage2", "7b_stage3", "7b_lora")
 GIB = 2**30
 PARTS = [
-    PartPlan("language_model", learning=7 * GIB, resting=0, rates=(1e-3,), whole=7 * GIB),
-    PartPlan("vision_tower", learning=0, resting=GIB, rates=()),
-    PartPlan("grounder", learning=0, resting=GIB, rates=()),
+    PartPlan("language_model", trainable=7 * GIB, frozen=0, rates=(1e-3,), whole=7 * GIB),
+    PartPlan("vision_tower", trainable=0, frozen=GIB, rates=()),
+    PartPlan("grounder", trainable=0, frozen=GIB, rates=()),
 ]
 
 
@@ -50,7 +50,7 @@ def test_recipes_of_drawn_scenes_have_a_plan_wherever_they_are(name: str, tmp_pa
     assert lines[0].startswith(f"stage {loaded.stage}: ")
     total = sum(one.numel() for one in meta_model(preset(loaded.preset)).parameters())
     (counted,) = [
-        re.fullmatch(r"  ([\d,]+) of ([\d,]+) parameters learn", line) for line in lines if "learn" in line[-6:]
+        re.fullmatch(r"  ([\d,]+) of ([\d,]+) parameters are trainable", line) for line in lines if "learn" in line[-6:]
     ]
     learnt, phrases = int(counted[1].replace(",", "")), int(counted[2].replace(",", "")) - total
     assert 0 < learnt <= total + phrases
@@ -68,8 +68,8 @@ def test_photos_take_their_part_where_they_are(mini_pack_root: Path) -> None:
 
 
 def test_own_data_have_a_plan(tmp_path: Path) -> None:
-    write_source(source("own") | {"instances": "instances.json", "images": "images"}, tmp_path)
-    lines = lines_of("own_data", tmp_path)
+    write_source(source("custom") | {"instances": "instances.json", "images": "images"}, tmp_path)
+    lines = lines_of("custom_data", tmp_path)
     assert lines[0] == "stage chat: language, phrases"
     assert "  own: 8 of the first step; 2 samples, gone through 1200.00 times" in lines
 
@@ -81,8 +81,8 @@ class TestLarge:
         write_sources(loaded, tmp_path)
         lines = dry_run(loaded, tmp_path, processes=8)
         parts = {line.split()[0]: line for line in lines if "parameters  " in line}
-        assert parts["vision_tower"].endswith("rests")
-        learning = {part for part, line in parts.items() if " learns " in line}
+        assert parts["vision_tower"].endswith("frozen")
+        learning = {part for part, line in parts.items() if " trainable " in line}
         assert (
             learning
             == {
@@ -94,7 +94,7 @@ class TestLarge:
             & parts.keys()
         )
         if name != "7b_stage2":
-            assert "language_model" not in learning or "rest" in parts["language_model"].partition("learns")[2]
+            assert "language_model" not in learning or "frozen" in parts["language_model"].partition("trainable")[2]
         for values in loaded.data:
             assert any(line.startswith(f"  {values['kind']}: ") for line in lines)
         shares = [int(line.split()[1]) for line in lines if " of the first step; " in line]
@@ -135,7 +135,7 @@ class TestLarge:
 
 
 class TestSteps:
-    def test_processes_and_micro_batches_are_told(self) -> None:
+    def test_processes_and_micro_batches_are_reported(self) -> None:
         lines = dry_run(recipe("chat", preset="nano", batch_size=12, micro_batch_size=2, steps=7), processes=3)
         assert "7 steps of 12 samples on 3 devices, in 2 micro-batches each" in lines
 
@@ -196,6 +196,6 @@ class TestMemory:
         assert exact.activations == 2 * 1000 * 9 * 2 * 34
 
     def test_single_rows_that_learn_take_the_room_of_their_table(self) -> None:
-        rows = [PartPlan("language_model", learning=3, resting=7, rates=(1e-3,), whole=10)]
+        rows = [PartPlan("language_model", trainable=3, frozen=7, rates=(1e-3,), whole=10)]
         memory = estimate_memory(rows, recipe("align"), 1, 9, 2)
         assert (memory.gradients, memory.optimizer) == (10 * 4, 10 * 8)

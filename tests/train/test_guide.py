@@ -15,7 +15,7 @@ from llava_grounding.cli.main import run
 from llava_grounding.errors import LlavaGroundingError
 
 ROOT = Path(__file__).parents[2]
-QUICK = ["steps=2", "batch_size=2", "save_every=2", "validate_every=2", "log_every=1", "workers=0", "pictures=1"]
+QUICK = ["steps=2", "batch_size=2", "save_steps=2", "eval_steps=2", "logging_steps=1", "workers=0", "pictures=1"]
 
 
 def commands() -> list[list[str]]:
@@ -52,6 +52,6 @@ def test_every_command_of_the_guide_works_in_order(
     assert ran == ["examples/write_data_set.py", "train", "train", "train", "chat"]
     said = capsys.readouterr().out
     assert "own data: ok" in said
-    assert "parameters learn" in said
+    assert "parameters are trainable" in said
     assert {path.name for path in (tmp_path / "runs/mine").iterdir()} >= {"best", "last", "pictures", "log.jsonl"}
     assert list((tmp_path / "runs/mine/pictures").glob("step_*/0.png"))

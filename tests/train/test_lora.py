@@ -10,7 +10,7 @@ from llava_grounding.errors import ConfigError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.train.adapters import add_adapters, is_adapted, merged_state
 from llava_grounding.train.batches import ChatBatch, chat_batch
-from llava_grounding.train.plan import set_learning, stage_plan
+from llava_grounding.train.plan import set_trainable, stage_plan
 from llava_grounding.train.recipe import LoraSettings
 from whole_models import LANGUAGE
 
@@ -116,7 +116,7 @@ def test_the_base_does_not_move_while_adapters_learn() -> None:
     one = recipe("chat", lora={"rank": 2, "targets": ["q_proj"]})
     model = training_model()
     add_adapters(model, one.lora)
-    set_learning(model, stage_plan(one), [8])
+    set_trainable(model, stage_plan(one), [8])
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=0.01)
     given = batch("shared")

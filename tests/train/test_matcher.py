@@ -77,7 +77,7 @@ def test_coarse_cells_compare_the_mean_mask() -> None:
     coarse = torch.nn.functional.avg_pool2d(features, 2)
     targets = [random_target(3)]
     [expected] = HungarianMatcher(num_points=None).cost_matrices(prediction, coarse, targets)
-    [cost] = HungarianMatcher(num_points=None, cell_stride=2).cost_matrices(prediction, features, targets)
+    [cost] = HungarianMatcher(num_points=None, max_cells=3).cost_matrices(prediction, features, targets)
     torch.testing.assert_close(cost, expected)
 
 

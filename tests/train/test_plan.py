@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_training import class_phrases, recipe, training_model, workshop
+from small_training import class_phrases, recipe, training_model, training_setup
 from torch import Tensor, nn
 
 from llava_grounding.errors import ConfigError
@@ -17,11 +17,11 @@ from llava_grounding.train.plan import (
     PHRASES,
     STAGES,
     PartPlan,
+    learning_rate_of,
     parameter_groups,
     part_plans,
     plan_lines,
-    rate_of,
-    set_learning,
+    set_trainable,
     stage_plan,
 )
 from llava_grounding.train.recipe import LoraSettings, recipe_of
@@ -37,7 +37,7 @@ LEARNS: dict[str, tuple[set[str], set[str]]] = {
     "align": ({"multi_modal_projector", "phrase_projector", "grounder"}, set()),
     "grounded_chat": (LANGUAGE | {"grounder"}, set()),
     "visual_prompt": ({"visual_prompt_encoder"}, set()),
-    "marks": ({"multi_modal_projector", "language_model", "lm_head"}, set()),
+    "set_of_mark": ({"multi_modal_projector", "language_model", "lm_head"}, set()),
 }
 
 
@@ -47,7 +47,7 @@ def plan(stage: str, flavour: str = "shared", **values: Any) -> list[PartPlan]:
     model, staged = training_model(flavour), stage_plan(one)
     if one.lora is not None:
         add_adapters(model, one.lora)
-    set_learning(model, staged, NEW_TOKENS)
+    set_trainable(model, staged, NEW_TOKENS)
     return part_plans(model, class_phrases() if "classes" in staged.tasks else None, one)
 
 
@@ -68,8 +68,8 @@ class TestParts:
         expected = always | (shared if flavour == "shared" else set())
         for part in plan(stage, flavour):
             new_rows = stage == "align" and part.name in ("language_model", "lm_head")
-            assert (part.learning > 0) == (part.name in expected or new_rows), part
-            assert (part.resting == 0) == (part.name in expected), part
+            assert (part.trainable > 0) == (part.name in expected or new_rows), part
+            assert (part.frozen == 0) == (part.name in expected), part
         names = {part.name for part in plan(stage, flavour)}
         assert ("lm_head" in names) != tied
 
@@ -86,17 +86,17 @@ class TestParts:
     @pytest.mark.parametrize("part", ["grounder", "language_model", "visual_prompt_encoder", "multi_modal_projector"])
     @pytest.mark.parametrize("flavour", ["shared", "official"])
     def test_a_frozen_part_rests_and_no_other(self, part: str, flavour: str) -> None:
-        before = {one.name: one.learning for one in plan("chat", flavour)}
-        after = {one.name: one.learning for one in plan("chat", flavour, freeze=[part])}
+        before = {one.name: one.trainable for one in plan("chat", flavour)}
+        after = {one.name: one.trainable for one in plan("chat", flavour, freeze=[part])}
         assert after[part] == 0
         changed = {name for name, learning in after.items() if learning != before[name]}
         assert changed == {part}
 
     def test_the_output_layer_may_rest_where_it_is_its_own(self) -> None:
         (head,) = [one for one in plan("grounded_chat", "official", train_lm_head=False) if one.name == "lm_head"]
-        assert (head.learning, head.resting) == (0, 320 * 32)
+        assert (head.trainable, head.frozen) == (0, 320 * 32)
         (language,) = [one for one in plan("grounded_chat", "official", train_lm_head=False) if "language" in one.name]
-        assert language.resting == 0
+        assert language.frozen == 0
 
     def test_what_cannot_be_frozen_is_named(self) -> None:
         with pytest.raises(ConfigError) as caught:
@@ -110,7 +110,7 @@ class TestParts:
             stage_plan(recipe("pretrain_grounder", class_task=False))
 
     def test_a_metric_that_no_validation_will_have_is_refused_before_anything_is_loaded(self) -> None:
-        for stage, metric in (("chat", "class_f1"), ("grounded_chat", "phrase_f1"), ("marks", "language_loss")):
+        for stage, metric in (("chat", "class_f1"), ("grounded_chat", "phrase_f1"), ("set_of_mark", "language_loss")):
             assert stage_plan(recipe(stage, metric=metric)).tasks
         with pytest.raises(ConfigError) as caught:
             stage_plan(recipe("grounded_chat", metric="class_f"))
@@ -122,13 +122,13 @@ class TestParts:
 
     def test_a_second_stage_in_the_same_process_leaves_nothing_of_the_first(self) -> None:
         model = untied()
-        set_learning(model, stage_plan(recipe("align")), NEW_TOKENS)
-        set_learning(model, stage_plan(recipe("grounded_chat")), NEW_TOKENS)
+        set_trainable(model, stage_plan(recipe("align")), NEW_TOKENS)
+        set_trainable(model, stage_plan(recipe("grounded_chat")), NEW_TOKENS)
         table = model.get_input_embeddings().weight
         table.sum().backward()
         assert table.grad.abs().min() == 1
         (language,) = [one for one in part_plans(model, None, recipe("grounded_chat")) if one.name == "language_model"]
-        assert language.resting == 0
+        assert language.frozen == 0
 
 
 class TestCounts:
@@ -141,36 +141,39 @@ class TestCounts:
             own = [one for label, one in model.named_parameters() if label.startswith(f"{name}.")]
             if own:
                 part = parts.pop(name)
-                assert part.learning + part.resting == sum(one.numel() for one in own), child
+                assert part.trainable + part.frozen == sum(one.numel() for one in own), child
         if PHRASES in parts:
-            assert sum(one.numel() for one in class_phrases().parameters()) == parts.pop(PHRASES).learning
+            assert sum(one.numel() for one in class_phrases().parameters()) == parts.pop(PHRASES).trainable
         assert not parts
 
     def test_new_rows_are_counted_alone(self) -> None:
         (language,) = [part for part in plan("align") if part.name == "language_model"]
-        assert language.learning == len(NEW_TOKENS) * 32
-        heads = [part.learning for part in plan("align", "official") if part.name in ("language_model", "lm_head")]
+        assert language.trainable == len(NEW_TOKENS) * 32
+        heads = [part.trainable for part in plan("align", "official") if part.name in ("language_model", "lm_head")]
         assert heads == [len(NEW_TOKENS) * 32] * 2
 
     def test_the_lines_say_them(self) -> None:
-        parts, one = plan("align"), recipe("align", vision_rate=0.5, backbone_rate=0.1, learning_rate=1e-3)
+        parts, one = (
+            plan("align"),
+            recipe("align", vision_lr_multiplier=0.5, backbone_lr_multiplier=0.1, learning_rate=1e-3),
+        )
         parts = [replace(part, rates=(5e-4, 5e-5)) if part.name == "grounder" else part for part in parts]
         lines = plan_lines(parts, one, ("language", "phrases"))
         total = sum(parameter.numel() for parameter in training_model().parameters())
-        learning = sum(part.learning for part in parts)
+        learning = sum(part.trainable for part in parts)
         assert lines[0] == "stage align: language, phrases"
-        assert lines[-1] == f"  {learning:,d} of {total:,d} parameters learn"
+        assert lines[-1] == f"  {learning:,d} of {total:,d} parameters are trainable"
         (grounder,) = [line for line in lines if line.startswith("  grounder")]
         assert grounder.endswith(" at 0.0005 and 5e-05")
         (language,) = [line for line in lines if line.startswith("  language_model")]
-        assert "learns            96 at" in language
-        assert language.endswith(" rest")
+        assert "trainable            96 at" in language
+        assert language.endswith(" frozen")
         (tower,) = [line for line in lines if line.startswith("  vision_tower")]
-        assert tower.endswith("parameters  rests")
+        assert tower.endswith("parameters  frozen")
 
 
 class TestRates:
-    RECIPE = recipe("chat", learning_rate=1e-3, vision_rate=0.5, backbone_rate=0.1, weight_decay=0.2)
+    RECIPE = recipe("chat", learning_rate=1e-3, vision_lr_multiplier=0.5, backbone_lr_multiplier=0.1, weight_decay=0.2)
 
     @pytest.mark.parametrize(
         ("name", "factor"),
@@ -191,15 +194,15 @@ class TestRates:
         ],
     )
     def test_each_name_has_its_factors(self, name: str, factor: float) -> None:
-        assert rate_of(name, self.RECIPE) == pytest.approx(1e-3 * factor)
+        assert learning_rate_of(name, self.RECIPE) == pytest.approx(1e-3 * factor)
 
     def test_a_tower_of_its_own_is_on_the_language_side(self) -> None:
-        assert rate_of("model.vision_tower.layers.0.weight", self.RECIPE, shared_tower=False) == 1e-3
+        assert learning_rate_of("model.vision_tower.layers.0.weight", self.RECIPE, shared_tower=False) == 1e-3
 
     @pytest.mark.parametrize("flavour", FLAVOURS)
     def test_every_learning_parameter_is_in_one_group_with_its_rate_and_decay(self, flavour: str) -> None:
         model = training_model(flavour)
-        set_learning(model, stage_plan(self.RECIPE), NEW_TOKENS)
+        set_trainable(model, stage_plan(self.RECIPE), NEW_TOKENS)
         named = [(f"model.{name}", one) for name, one in model.named_parameters()]
         groups = parameter_groups(named, self.RECIPE)
         found = {id(one): group for group in groups for one in group["params"]}
@@ -207,7 +210,7 @@ class TestRates:
         assert found.keys() == {id(one) for _, one in named if one.requires_grad}
         for name, one in named:
             if one.requires_grad:
-                assert found[id(one)]["lr"] == rate_of(name, self.RECIPE)
+                assert found[id(one)]["lr"] == learning_rate_of(name, self.RECIPE)
                 assert found[id(one)]["weight_decay"] == (0.2 if one.ndim > 1 else 0.0), name
         slow = {name for name, one in named if one.requires_grad and found[id(one)]["lr"] == pytest.approx(5e-5)}
         assert any(".backbone." in name for name in slow)
@@ -216,7 +219,7 @@ class TestRates:
     def test_the_decay_leaves_norms_biases_and_single_rows_alone(self) -> None:
         model = untied()
         one = recipe("align", weight_decay=0.2)
-        set_learning(model, stage_plan(one), NEW_TOKENS)
+        set_trainable(model, stage_plan(one), NEW_TOKENS)
         groups = parameter_groups(model.named_parameters(), one)
         tables = {id(model.get_input_embeddings().weight), id(model.lm_head.weight)}
         decays = {group["weight_decay"] for group in groups for one in group["params"] if id(one) in tables}
@@ -231,14 +234,16 @@ def tables(model: LlavaGroundingForConditionalGeneration) -> list[nn.Parameter]:
 class TestNewRows:
     @pytest.mark.parametrize("kind", ["tied", "untied"])
     def test_after_steps_only_the_rows_of_our_tokens_have_moved(self, kind: str, tmp_path: Path) -> None:
-        shop = workshop(tmp_path, flavour="shared" if kind == "tied" else "official", stage="align", weight_decay=0.3)
-        model, seg = shop.model, shop.processor.tokens.ids.seg
+        setup = training_setup(
+            tmp_path, flavour="shared" if kind == "tied" else "official", stage="align", weight_decay=0.3
+        )
+        model, seg = setup.model, setup.processor.tokens.ids.seg
         assert len(tables(model)) == (1 if kind == "tied" else 2)
         before = {name: one.detach().clone() for name, one in model.named_parameters()}
-        optimizer = torch.optim.AdamW(parameter_groups(shop.learner.named_parameters(), shop.recipe))
-        for delivery in islice(shop.stream(), 2):
+        optimizer = torch.optim.AdamW(parameter_groups(setup.training_module.named_parameters(), setup.recipe))
+        for delivery in islice(setup.stream(), 2):
             optimizer.zero_grad()
-            shop.learner(delivery.batch)["loss"].backward()
+            setup.training_module(delivery.batch)["loss"].backward()
             optimizer.step()
         names = {id(one): name for name, one in model.named_parameters()}
         for table in tables(model):
@@ -254,14 +259,14 @@ class TestNewRows:
 
     def test_where_nothing_is_to_learn_beside_there_are_none(self) -> None:
         model = untied()
-        set_learning(model, stage_plan(recipe("visual_prompt")), NEW_TOKENS)
+        set_trainable(model, stage_plan(recipe("visual_prompt")), NEW_TOKENS)
         assert not any(table.requires_grad for table in tables(model))
-        set_learning(model, stage_plan(recipe("align")), [])
+        set_trainable(model, stage_plan(recipe("align")), [])
         assert not any(table.requires_grad for table in tables(model))
 
     def test_gradients_through_both_ends_of_a_tied_table_are_kept_to_the_rows(self) -> None:
         model = training_model()
-        set_learning(model, stage_plan(recipe("align")), [8])
+        set_trainable(model, stage_plan(recipe("align")), [8])
         table = model.get_input_embeddings().weight
         (model.lm_head(torch.ones(1, 32)).sum() + model.get_input_embeddings()(torch.arange(20)).sum()).backward()
         assert table.grad[8].abs().min() > 0
@@ -273,16 +278,16 @@ class TestAdapters:
     def test_of_the_language_model_adapters_and_new_rows_learn(self, flavour: str) -> None:
         parts = {part.name: part for part in plan("grounded_chat", flavour, lora={"rank": 2, "targets": ["q_proj"]})}
         adapters = 2 * 2 * (2 * 32)  # layers, matrices, rank * width
-        assert parts["language_model"].learning == adapters + len(NEW_TOKENS) * 32
+        assert parts["language_model"].trainable == adapters + len(NEW_TOKENS) * 32
         if flavour == "official":
-            assert parts["lm_head"].learning == len(NEW_TOKENS) * 32
-        assert parts["grounder"].resting == 0
+            assert parts["lm_head"].trainable == len(NEW_TOKENS) * 32
+        assert parts["grounder"].frozen == 0
 
     def test_a_frozen_language_model_keeps_its_adapters_at_rest(self) -> None:
         model = untied()
         one = recipe("chat", lora={"rank": 2}, freeze=["language_model", "lm_head"])
         add_adapters(model, LoraSettings(rank=2))
-        set_learning(model, stage_plan(one), [])
+        set_trainable(model, stage_plan(one), [])
         assert not any(parameter.requires_grad for parameter in model.language_model.parameters())
 
 
@@ -293,6 +298,6 @@ def moved_rows(before: Tensor, after: Tensor) -> list[int]:
 @pytest.mark.parametrize("sharding", ["fsdp", "zero3"])
 @pytest.mark.parametrize("values", [{"stage": "align"}, {"stage": "grounded_chat", "lora": {}}])
 def test_single_rows_are_not_shared_between_processes(sharding: str, values: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=f"sharding `{sharding}` cannot let single rows"):
+    with pytest.raises(ConfigError, match=f"sharding `{sharding}` cannot train single rows"):
         stage_plan(recipe_of({**values, "sharding": sharding}))
     assert stage_plan(recipe_of({**values, "sharding": "zero2"})).new_rows

@@ -85,7 +85,7 @@ def test_the_score_may_learn_the_iou_of_the_whole_mask() -> None:
     truth = torch.nn.functional.adaptive_avg_pool2d(target.masks.float(), SIZE_HW)[0] >= 0.5
     ours = mask_logits_from(output.mask_embeds[:, :, 0], output.mask_features)[0, 0] > 0
     iou = (ours & truth).sum() / (ours | truth).sum()
-    losses = replace(IN_CELLS, score_truth="iou").unweighted(output, [target])
+    losses = replace(IN_CELLS, score_target="iou").unweighted(output, [target])
     assert losses["loss_score"].item() == pytest.approx(float((output.ious[0, 0, 0] - iou) ** 2), rel=1e-5)
 
 

@@ -9,22 +9,22 @@ import pytest
 import torch
 from hand_made import four_samples
 from safetensors import safe_open
-from small_training import class_phrases, training_processor, workshop
+from small_training import class_phrases, training_processor, training_setup
 
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.batches import chat_batch
 from llava_grounding.train.checkpoint import save_whole
 from llava_grounding.train.publish import publish
-from llava_grounding.train.workshop import Workshop
+from llava_grounding.train.training_setup import TrainingSetup
 
 
-def _learn(shop: Workshop, steps: int) -> None:
+def _learn(setup: TrainingSetup, steps: int) -> None:
     """A few steps, so that batch statistics and weights are no round numbers."""
-    optimizer = torch.optim.AdamW(shop.learner.parameters(), lr=1e-3)
-    for delivery in islice(shop.stream(), steps):
+    optimizer = torch.optim.AdamW(setup.training_module.parameters(), lr=1e-3)
+    for delivery in islice(setup.stream(), steps):
         optimizer.zero_grad()
-        shop.learner.train()(delivery.batch)["loss"].backward()
+        setup.training_module.train()(delivery.batch)["loss"].backward()
         optimizer.step()
 
 
@@ -32,9 +32,9 @@ def _learn(shop: Workshop, steps: int) -> None:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A stage's last weights, and what is published of them."""
     root = tmp_path_factory.mktemp("stage")
-    shop = workshop(root, batch_size=1)
-    _learn(shop, 2)
-    save_whole(shop.learner, shop.processor, root / "last")
+    setup = training_setup(root, batch_size=1)
+    _learn(setup, 2)
+    save_whole(setup.training_module, setup.processor, root / "last")
     size = publish(root / "last", root / "out", score_threshold=0.42)
     assert size == (root / "out/model.safetensors").stat().st_size
     return root / "last", root / "out"
@@ -107,8 +107,8 @@ def test_without_a_threshold_the_old_one_stays_and_publishing_twice_changes_noth
 
 
 def test_a_stage_without_class_phrases_is_published_too(tmp_path: Path) -> None:
-    shop = workshop(tmp_path, stage="grounded_chat", batch_size=1)
-    save_whole(shop.learner, shop.processor, tmp_path / "last")
+    setup = training_setup(tmp_path, stage="grounded_chat", batch_size=1)
+    save_whole(setup.training_module, setup.processor, tmp_path / "last")
     publish(tmp_path / "last", tmp_path / "out")
     assert (tmp_path / "out/model.safetensors").is_file()
     assert not list((tmp_path / "out").glob("class_phrases*"))

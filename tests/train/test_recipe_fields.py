@@ -22,12 +22,12 @@ from small_training import (
 )
 
 from llava_grounding.model.efficientnet_lite import EfficientNetLiteConfig
-from llava_grounding.train import run, workshop
+from llava_grounding.train import run, training_setup
 from llava_grounding.train.adapters import add_adapters
 from llava_grounding.train.checkpoint import save_phrases
 from llava_grounding.train.recipe import LoraSettings, Recipe
 from llava_grounding.train.trainer import GroundingTrainer
-from llava_grounding.train.workshop import Workshop, open_workshop
+from llava_grounding.train.training_setup import TrainingSetup, build_training_setup
 
 BASE: dict[str, Any] = {"preset": "shared", "steps": 8, "batch_size": 2, "micro_batch_size": 2, "validation_samples": 2}
 LATER = {"start_from": "{start}"}
@@ -50,7 +50,7 @@ def case(name: str, value: Any, *changes: str, **beside: Any) -> Any:
 
 
 CASES = [
-    case("stage", "grounded_chat", "plan", "learns", "batches"),
+    case("stage", "grounded_chat", "plan", "trainable", "batches"),
     case("preset", "smaller", "weights"),
     case("start_from", "{start}", "weights"),
     case("init_from", "{start}", "weights"),
@@ -62,43 +62,43 @@ CASES = [
     case("batch_size", 3, "batches", "pieces of a step"),
     case("micro_batch_size", 1, "batches", "pieces of a step", "validation"),
     case("learning_rate", 0.5, "rates"),
-    case("vision_rate", 0.5, "rates"),
-    case("backbone_rate", 0.5, "rates"),
+    case("vision_lr_multiplier", 0.5, "rates"),
+    case("backbone_lr_multiplier", 0.5, "rates"),
     case("beta2", 0.9, "betas"),
     case("weight_decay", 0.5, "decays"),
-    case("warmup", 0.5, "schedule"),
-    case("clip", 0.5, "clip"),
-    case("freeze", ["grounder"], "plan", "learns"),
-    case("frozen_stages", 2, "learns", preset="pretrained", **BUILT),
+    case("warmup_ratio", 0.5, "schedule"),
+    case("max_grad_norm", 0.5, "max_grad_norm"),
+    case("freeze", ["grounder"], "plan", "trainable"),
+    case("frozen_stages", 2, "trainable", preset="pretrained", **BUILT),
     case("freeze_batch_norm", True, "modes", preset="pretrained", **BUILT),
-    case("train_lm_head", False, "plan", "learns", preset="official", stage="grounded_chat", **LATER),
+    case("train_lm_head", False, "plan", "trainable", preset="official", stage="grounded_chat", **LATER),
     case("detach_grounding", True, "model"),
     case("num_queries", 5, "model"),
-    case("class_task", False, "plan", "learns", "batches"),
-    case("denoising", 3, "lesson"),
+    case("class_task", False, "plan", "trainable", "batches"),
+    case("denoising", 3, "loss_config"),
     case("max_turns", 1, "batches", "validation"),
     case("max_tokens", 150, "batches", "validation"),
-    case("grounding_weight", 0.5, "lesson"),
-    case("prompt_weight", 0.5, "lesson"),
-    case("word_weight", 0.5, "lesson"),
-    case("num_points", 7, "lesson"),
+    case("grounding_loss_weight", 0.5, "loss_config"),
+    case("prompt_loss_weight", 0.5, "loss_config"),
+    case("word_loss_weight", 0.5, "loss_config"),
+    case("num_points", 7, "loss_config"),
     case("seed", 5, "weights", "batches", "dice"),
     case("bf16", True, "autocast"),
     case("weights", "bfloat16", "widths", stage="align", **LATER),
-    case("lora", {"rank": 2}, "learns", "weights"),
+    case("lora", {"rank": 2}, "trainable", "weights"),
     case("gradient_checkpointing", True, "recomputed"),
     case("workers", 2, "workers"),
-    case("max_broken", 7, "broken"),
-    case("log_every", 3, "rhythm"),
-    case("save_every", 3, "rhythm"),
-    case("validate_every", 3, "rhythm"),
+    case("max_skipped_samples", 7, "broken"),
+    case("logging_steps", 3, "rhythm"),
+    case("save_steps", 3, "rhythm"),
+    case("eval_steps", 3, "rhythm"),
     case("validation_samples", 1, "held out"),
     case("metric", "class_f1", "best"),
     case("pictures", 1, "pictures"),
     case("report_to", ["tensorboard"], "trackers"),
 ]
 ELSEWHERE = {
-    "keep": ("test_run.py", "test_only_the_newest_checkpoints_are_kept"),
+    "save_total_limit": ("test_run.py", "test_only_the_newest_checkpoints_are_kept"),
     "sharding": ("test_run.py", "test_they_build_without_warnings"),
 }
 LORA = [
@@ -112,7 +112,7 @@ LORA = [
 @pytest.fixture(autouse=True)
 def _small_world(monkeypatch: pytest.MonkeyPatch) -> None:
     shrink_world(monkeypatch)
-    monkeypatch.setattr(workshop, "preset", preset)
+    monkeypatch.setattr(training_setup, "preset", preset)
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +145,9 @@ class BuiltError(Exception):
     """The run is ready to begin."""
 
 
-def build(values: dict[str, Any], folder: Path) -> tuple[Workshop, GroundingTrainer]:
+def build(values: dict[str, Any], folder: Path) -> tuple[TrainingSetup, GroundingTrainer]:
     """All that a run is made of, a moment before its first step."""
-    shop = open_workshop(recipe(values.get("stage", "chat"), **without_stage(values)), folder)
+    setup = build_training_setup(recipe(values.get("stage", "chat"), **without_stage(values)), folder)
     made: list[GroundingTrainer] = []
 
     def stop(trainer: GroundingTrainer, **options: Any) -> None:
@@ -155,8 +155,8 @@ def build(values: dict[str, Any], folder: Path) -> tuple[Workshop, GroundingTrai
         raise BuiltError
 
     with mock.patch.object(GroundingTrainer, "train", stop), pytest.raises(BuiltError):
-        run.run_stage(shop, "cpu")
-    return shop, made[0]
+        run.run_stage(setup, "cpu")
+    return setup, made[0]
 
 
 def without_stage(values: dict[str, Any]) -> dict[str, Any]:
@@ -170,27 +170,27 @@ def hashed(tensors: Any) -> str:
     return digest.hexdigest()
 
 
-def observed(shop: Workshop, trainer: GroundingTrainer) -> dict[str, Any]:
+def observed(setup: TrainingSetup, trainer: GroundingTrainer) -> dict[str, Any]:
     """What a run is made of, by the words of the cases."""
-    args, stream, model = trainer.args, trainer._stream, shop.model
-    named = dict(shop.learner.named_parameters())
+    args, stream, model = trainer.args, trainer._stream, setup.model
+    named = dict(setup.training_module.named_parameters())
     optimizer = trainer.create_optimizer()
     groups = optimizer.param_groups
     names = {id(one): name for name, one in named.items()}
     trainer._started -= 0.03  # seconds that the run has taken so far
     factor = trainer.create_scheduler(args.max_steps).lr_lambdas[0]
     batches = [stream.batch(step, micro).batch for step in range(2) for micro in range(stream.portion.micro_batches)]
-    dice = next(one for one in trainer.callback_handler.callbacks if type(one).__name__ == "StepDice")
-    kept = next(one for one in trainer.callback_handler.callbacks if type(one).__name__ == "BestKept")
+    dice = next(one for one in trainer.callback_handler.callbacks if type(one).__name__ == "StepSeed")
+    kept = next(one for one in trainer.callback_handler.callbacks if type(one).__name__ == "BestCheckpoint")
     look = trainer._validation
     return {
-        "plan": shop.plan,
-        "learns": sorted(name for name, one in named.items() if one.requires_grad),
+        "plan": setup.plan,
+        "trainable": sorted(name for name, one in named.items() if one.requires_grad),
         "weights": hashed(named.values()),
         "widths": {name: one.dtype for name, one in named.items()},
         "model": (model.grounder.query_selection.num_queries, model.config.detach_grounding),
-        "modes": sorted(name for name, one in shop.learner.train().named_modules() if one.training),
-        "lesson": shop.learner.lesson,
+        "modes": sorted(name for name, one in setup.training_module.train().named_modules() if one.training),
+        "loss_config": setup.training_module.loss_config,
         "recomputed": model.language_model.is_gradient_checkpointing,
         "batches": [
             {
@@ -208,14 +208,14 @@ def observed(shop: Workshop, trainer: GroundingTrainer) -> dict[str, Any]:
         "decays": {names[id(one)]: group["weight_decay"] for group in groups for one in group["params"]},
         "betas": [group["betas"] for group in groups],
         "schedule": [round(factor(step), 2) for step in range(8)],
-        "clip": args.max_grad_norm,
+        "max_grad_norm": args.max_grad_norm,
         "autocast": args.bf16,
         "rhythm": (args.logging_steps, args.save_steps, args.eval_steps),
         "workers": trainer.get_train_dataloader().num_workers,
-        "broken": trainer.casualties.limit,
+        "broken": trainer.skipped_samples.limit,
         "dice": dice.seed,
         "best": kept.metric,
-        "pictures": any(type(one).__name__ == "Pictures" for one in trainer.callback_handler.callbacks),
+        "pictures": any(type(one).__name__ == "AnswerImages" for one in trainer.callback_handler.callbacks),
         "trackers": args.report_to,
     }
 

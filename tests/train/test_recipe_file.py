@@ -35,16 +35,16 @@ def message(folder: Path, content: str | bytes, overrides: dict[str, str] | None
 
 def test_a_recipe_that_ships_is_found_by_name_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert {"own_data", "nano_pretrain", "nano_chat", "nano_read", "nano_joint"} <= shipped_recipes().keys()
-    assert load_recipe("own_data").start_from == "nano"
-    (tmp_path / "own_data").mkdir()
-    assert load_recipe("own_data").start_from == "nano"
-    assert load_recipe("own_data", {"steps": "7"}).steps == 7
+    assert {"custom_data", "nano_pretrain", "nano_chat", "nano_read", "nano_joint"} <= shipped_recipes().keys()
+    assert load_recipe("custom_data").start_from == "nano"
+    (tmp_path / "custom_data").mkdir()
+    assert load_recipe("custom_data").start_from == "nano"
+    assert load_recipe("custom_data", {"steps": "7"}).steps == 7
 
 
 def test_a_file_is_found_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("own_data.yaml", "mine", "a.yml"):
+    for name in ("custom_data.yaml", "mine", "a.yml"):
         (tmp_path / name).write_text("stage: align\n")
         assert load_recipe(name).stage == "align"
     (tmp_path / "mark.yaml").write_bytes(b"\xef\xbb\xbfstage: align\n")
@@ -54,11 +54,17 @@ def test_a_file_is_found_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("own_dat", "there is no recipe `own_dat`; did you mean `own_data`?; those that ship are 7b_lora, "),
+        ("custom_dat", "there is no recipe `custom_dat`; did you mean `custom_data`?; those that ship are 7b_lora, "),
         ("zebra", "there is no recipe `zebra`; those that ship are 7b_lora, "),
         ("", "there is no recipe ``; those that ship"),
-        ("configs/own_data.yaml", "No such file or directory; `own_data` ships with the package and is found by that"),
-        ("own_data.yaml", "cannot read the recipe `own_data.yaml`: No such file or directory; `own_data` ships"),
+        (
+            "configs/custom_data.yaml",
+            "No such file or directory; `custom_data` ships with the package and is found",
+        ),
+        (
+            "custom_data.yaml",
+            "cannot read the recipe `custom_data.yaml`: No such file or directory; `custom_data`",
+        ),
         ("no/zebra.yaml", "cannot read the recipe `no/zebra.yaml`: No such file or directory"),
         ("a\0b", "there is no recipe `a\\x00b`"),
         ("x" * 100_000, "there is no recipe `xxx"),
@@ -85,7 +91,7 @@ def test_an_unknown_recipe_is_answered_with_those_there_are(
         (f"stage: chat\nsteps: {'{a: ' * 2000}", f"more than {MAX_DEPTH} lists and mappings in each other, line 2"),
         ("".join(f"{' ' * n}a:\n" for n in range(400)), f"more than {MAX_DEPTH} lists and mappings in each other"),
         ("stage: chat\nsteps: 1\nsteps: 2\n", "the key `steps` stands there twice, line 3"),
-        ("stage: chat\ndata: [{kind: own, kind: photos}]\n", "the key `kind` stands there twice, line 2"),
+        ("stage: chat\ndata: [{kind: custom, kind: photos}]\n", "the key `kind` stands there twice, line 2"),
         (f"stage: chat\nseed: {'1' * 100_000}\n", "a number is written in at most 300 characters, line 2"),
         (f"stage: chat\nseed: {'1:' * 100_000}1\n", "a number is written in at most 300 characters, line 2"),
         (f"stage: chat\nclip: {'1:' * 100_000}1.0\n", "a number is written in at most 300 characters, line 2"),

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 from running import finish
-from small_training import workshop
+from small_training import training_setup
 
 from llava_grounding.errors import CheckpointError
 from llava_grounding.train.checkpoint import CONTENTS_FILE, kept_metrics, require_whole
 from llava_grounding.train.plan import parameter_groups
 from llava_grounding.train.resume import check_resumable, needed_files, seconds_done, steps_done
 
-QUICK: dict[str, Any] = {"stage": "pretrain_grounder", "batch_size": 1, "save_every": 1, "validation_samples": 1}
+QUICK: dict[str, Any] = {"stage": "pretrain_grounder", "batch_size": 1, "save_steps": 1, "validation_samples": 1}
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The parameters of the same run."""
-    shop = workshop(tmp_path_factory.mktemp("other"), **QUICK)
-    return parameter_groups(shop.learner.named_parameters(), shop.recipe)
+    setup = training_setup(tmp_path_factory.mktemp("other"), **QUICK)
+    return parameter_groups(setup.training_module.named_parameters(), setup.recipe)
 
 
 @pytest.fixture

@@ -19,14 +19,20 @@ import torch
 from hand_made import NAMES
 from running import AtStep, StoppedError, differences, finish, finish_with, in_children, log_of, run_until, weights
 from safetensors.torch import load_file
-from small_training import recipe, workshop
+from small_training import recipe, training_setup
 from torch import Tensor
 
 from llava_grounding.errors import CheckpointError, ConfigError, MissingExtraError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train import run
-from llava_grounding.train.checkpoint import last_checkpoint, load_class_phrases, load_learner, save_phrases, save_whole
+from llava_grounding.train.checkpoint import (
+    last_checkpoint,
+    load_class_phrases,
+    load_training_module,
+    save_phrases,
+    save_whole,
+)
 from llava_grounding.train.run import run_stage, training_arguments
 from llava_grounding.train.trainer import GroundingTrainer
 
@@ -61,7 +67,7 @@ class TestGoingOn:
         assert (tmp_path / "checkpoint-2").exists() == (step > 2)
         resumed, _ = finish(tmp_path, seed=5 if step > 2 else 0, **RUNS[name])  # fresh weights must not matter then
         assert differences(weights(resumed), straight[name]) == []
-        fresh = weights(workshop(tmp_path / "unused", **RUNS[name]))
+        fresh = weights(training_setup(tmp_path / "unused", **RUNS[name]))
         assert differences(fresh, straight[name])
 
     @pytest.mark.parametrize("flavour", ["official", "siglip"])  # whose Swin has other names in files than in memory
@@ -75,7 +81,7 @@ class TestGoingOn:
     def test_a_run_that_was_killed_goes_on_as_if_it_had_not(
         self, moment: str, straight: dict[str, dict[str, Tensor]], tmp_path: Path
     ) -> None:
-        values = {**RUNS["dialogues"], "save_every": 1}
+        values = {**RUNS["dialogues"], "save_steps": 1}
 
         def kill() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -104,7 +110,7 @@ class TestGoingOn:
     def test_a_run_killed_at_random_moments_ends_as_if_it_had_not(
         self, straight: dict[str, dict[str, Tensor]], tmp_path: Path
     ) -> None:
-        values = {**RUNS["dialogues"], "save_every": 1}
+        values = {**RUNS["dialogues"], "save_steps": 1}
         begin = time.monotonic()
         assert in_children(1, lambda: bool(finish(tmp_path / "whole", **values))) == [0]
         whole = time.monotonic() - begin
@@ -122,7 +128,7 @@ class TestGoingOn:
     def test_a_run_asked_to_stop_saves_and_goes_on_when_told_to(
         self, straight: dict[str, dict[str, Tensor]], tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        values = {**RUNS["micro-batches"], "save_every": 100}
+        values = {**RUNS["micro-batches"], "save_steps": 100}
         before = signal.getsignal(signal.SIGTERM)
         with caplog.at_level(logging.INFO, logger="llava_grounding"):
             asked = AtStep(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -144,8 +150,8 @@ class TestGoingOn:
         assert differences(weights(again), weights(first)) == []
         assert [row["step"] for row in log_of(tmp_path) if "loss" in row] == [1, 2]
 
-    def test_values_that_changed_on_the_way_are_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        values = {"stage": "pretrain_grounder", "batch_size": 1, "save_every": 1}
+    def test_values_that_changed_meanwhile_are_reported(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        values = {"stage": "pretrain_grounder", "batch_size": 1, "save_steps": 1}
         with caplog.at_level(logging.WARNING, logger="llava_grounding"):
             run_until(2, tmp_path, **values)
             finish(tmp_path, **values)
@@ -165,8 +171,8 @@ class TestGoingOn:
         assert "class_phrases.embeds" in differences(weights(other), straight["class names"])
 
     def test_worker_processes_change_nothing(self, straight: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
-        shop, _ = finish(tmp_path, **RUNS["micro-batches"], workers=2)
-        assert differences(weights(shop), straight["micro-batches"]) == []
+        setup, _ = finish(tmp_path, **RUNS["micro-batches"], workers=2)
+        assert differences(weights(setup), straight["micro-batches"]) == []
 
     def test_a_checkpoint_of_another_model_or_a_damaged_one_is_named(self, tmp_path: Path) -> None:
         values = {"stage": "pretrain_grounder", "steps": 1, "batch_size": 1}
@@ -186,12 +192,12 @@ class TestWhatIsKept:
     QUICK: ClassVar[dict[str, Any]] = {
         "stage": "pretrain_grounder",
         "batch_size": 1,
-        "save_every": 1,
-        "validate_every": 1,
+        "save_steps": 1,
+        "eval_steps": 1,
     }
 
     def test_only_the_newest_checkpoints_are_kept(self, tmp_path: Path) -> None:
-        finish(tmp_path, **self.QUICK, keep=2)
+        finish(tmp_path, **self.QUICK, save_total_limit=2)
         assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
 
     @pytest.mark.parametrize("victim", ["optimizer", "model", "best"])
@@ -253,25 +259,25 @@ class TestWhatIsKept:
         assert not list(tmp_path.glob(".*"))
 
     def test_a_run_leaves_its_recipe_its_log_and_folders_that_load(self, tmp_path: Path) -> None:
-        shop, result = finish(tmp_path, steps=2, validate_every=2)
+        setup, result = finish(tmp_path, steps=2, eval_steps=2)
         assert {"class_f1", "phrase_f1", "language_loss"} <= result.keys()
         assert json.loads((tmp_path / "recipe.json").read_text())["steps"] == 2
         for folder in (tmp_path / "best", tmp_path / "last"):
             model = LlavaGroundingForConditionalGeneration.from_pretrained(folder)
-            assert differences(model.state_dict(), shop.model.state_dict()) == []
-            assert LlavaGroundingProcessor.from_pretrained(folder).settings == shop.processor.settings
+            assert differences(model.state_dict(), setup.model.state_dict()) == []
+            assert LlavaGroundingProcessor.from_pretrained(folder).settings == setup.processor.settings
             phrases = load_class_phrases(folder)
             assert phrases.names == NAMES
-            assert shop.phrases is not None
-            assert differences(phrases.state_dict(), shop.phrases.state_dict()) == []
+            assert setup.phrases is not None
+            assert differences(phrases.state_dict(), setup.phrases.state_dict()) == []
 
     def test_class_phrases_come_back_and_a_folder_without_them_is_named(self, tmp_path: Path) -> None:
-        shop = workshop(tmp_path)
-        assert shop.phrases is not None
-        save_whole(shop.learner, shop.processor, tmp_path / "last")
+        setup = training_setup(tmp_path)
+        assert setup.phrases is not None
+        save_whole(setup.training_module, setup.processor, tmp_path / "last")
         again = load_class_phrases(tmp_path / "last")
         assert again.index == {"cat": 1, "dog": 2, "tree": 3}
-        assert torch.equal(again.embeds, shop.phrases.embeds)
+        assert torch.equal(again.embeds, setup.phrases.embeds)
         with pytest.raises(CheckpointError) as caught:
             load_class_phrases(tmp_path)
         assert str(caught.value) == f"`{tmp_path}` holds no class phrases of an earlier stage"
@@ -279,15 +285,15 @@ class TestWhatIsKept:
         with pytest.raises(CheckpointError, match="holds no class phrases"):
             load_class_phrases(tmp_path / "last")
         save_phrases(again, tmp_path)
-        assert torch.equal(load_class_phrases(tmp_path).embeds, shop.phrases.embeds)
+        assert torch.equal(load_class_phrases(tmp_path).embeds, setup.phrases.embeds)
 
 
 class TestWhatMoves:
     def moved(self, folder: Path, **values: Any) -> set[str]:
-        shop = workshop(folder, **values)
-        before = {name: value.clone() for name, value in weights(shop).items()}
-        run_stage(shop, "cpu")
-        return set(differences(weights(shop), before))
+        setup = training_setup(folder, **values)
+        before = {name: value.clone() for name, value in weights(setup).items()}
+        run_stage(setup, "cpu")
+        return set(differences(weights(setup), before))
 
     def test_vision_pretraining_leaves_the_language_model_alone(self, tmp_path: Path) -> None:
         moved = self.moved(tmp_path, stage="pretrain_grounder", steps=2, weight_decay=0.5)
@@ -306,31 +312,31 @@ class TestWhatMoves:
         assert not {name for name in names if name.startswith("class_")}
 
     def test_the_first_step_moves_already_and_bfloat16_products_leave_float32_weights(self, tmp_path: Path) -> None:
-        shop = workshop(tmp_path, steps=1, bf16=True)
-        before = {name: value.clone() for name, value in weights(shop).items()}
-        result = run_stage(shop, "cpu")
+        setup = training_setup(tmp_path, steps=1, bf16=True)
+        before = {name: value.clone() for name, value in weights(setup).items()}
+        result = run_stage(setup, "cpu")
         assert all(math.isfinite(value) for value in [*result.values(), *log_of(tmp_path)[0].values()])
-        assert {parameter.dtype for parameter in shop.learner.parameters()} == {torch.float32}
-        assert "model.lm_head.weight" in differences(weights(shop), before)
+        assert {parameter.dtype for parameter in setup.training_module.parameters()} == {torch.float32}
+        assert "model.lm_head.weight" in differences(weights(setup), before)
 
     def test_each_learning_weight_is_in_one_group_of_the_optimiser_with_its_rate(self, tmp_path: Path) -> None:
-        shop = workshop(
-            tmp_path, learning_rate=0.1, vision_rate=0.5, weight_decay=0.02, freeze=["visual_prompt_encoder"]
+        setup = training_setup(
+            tmp_path, learning_rate=0.1, vision_lr_multiplier=0.5, weight_decay=0.02, freeze=["visual_prompt_encoder"]
         )
-        trainer = run._trainer(shop, training_arguments(shop.recipe, tmp_path, "cpu"), 0)
+        trainer = run._trainer(setup, training_arguments(setup.recipe, tmp_path, "cpu"), 0)
         found: dict[int, tuple[float, float]] = {}
         for group in trainer.create_optimizer().param_groups:
             for parameter in group["params"]:
                 assert id(parameter) not in found
                 found[id(parameter)] = (group["lr"], group["weight_decay"])
-        assert found.keys() == {id(one) for one in shop.learner.parameters() if one.requires_grad}
-        assert shop.phrases is not None
+        assert found.keys() == {id(one) for one in setup.training_module.parameters() if one.requires_grad}
+        assert setup.phrases is not None
         for part, rate in (
-            (shop.model.grounder, 0.05),
-            (shop.model.vision_tower, 0.05),
-            (shop.phrases, 0.05),
-            (shop.model.language_model, 0.1),
-            (shop.model.multi_modal_projector, 0.1),
+            (setup.model.grounder, 0.05),
+            (setup.model.vision_tower, 0.05),
+            (setup.phrases, 0.05),
+            (setup.model.language_model, 0.1),
+            (setup.model.multi_modal_projector, 0.1),
         ):
             for parameter in part.parameters():
                 assert found[id(parameter)] == (rate, 0.02 if parameter.ndim > 1 else 0.0)
@@ -401,33 +407,33 @@ class TestArguments:
 class TestAdapters:
     LORA: ClassVar[dict[str, Any]] = {"flavour": "shared", "num_points": 16, "lora": {"rank": 4, "alpha": 8}}
 
-    def shop(self, folder: Path, seed: int = 0) -> Any:
+    def setup(self, folder: Path, seed: int = 0) -> Any:
         from llava_grounding.train.adapters import add_adapters
-        from llava_grounding.train.plan import set_learning
+        from llava_grounding.train.plan import set_trainable
 
-        shop = workshop(folder, **self.LORA)
+        setup = training_setup(folder, **self.LORA)
         torch.manual_seed(seed)
-        assert shop.recipe.lora is not None
-        add_adapters(shop.model, shop.recipe.lora)
-        set_learning(shop.model, shop.plan, [shop.processor.tokens.ids.seg])
-        return shop
+        assert setup.recipe.lora is not None
+        add_adapters(setup.model, setup.recipe.lora)
+        set_trainable(setup.model, setup.plan, [setup.processor.tokens.ids.seg])
+        return setup
 
     def test_they_alone_move_are_merged_in_what_is_left_and_go_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         pytest.importorskip("peft")
-        shop = self.shop(tmp_path / "straight")
-        before = {name: value.clone() for name, value in weights(shop).items()}
-        run_stage(shop, "cpu")
-        moved = set(differences(weights(shop), before))
+        setup = self.setup(tmp_path / "straight")
+        before = {name: value.clone() for name, value in weights(setup).items()}
+        run_stage(setup, "cpu")
+        moved = set(differences(weights(setup), before))
         language = {name for name in moved if name.split(".")[1] in ("language_model", "lm_head")}
         tables = {"model.language_model.embed_tokens.weight", "model.lm_head.weight"}
         assert all(".lora_" in name for name in language - tables)
         assert sum("lora_B" in name for name in language) == 14  # seven layers of each of two blocks
-        rows = (weights(shop)["model.lm_head.weight"] != before["model.lm_head.weight"]).any(1).nonzero().flatten()
-        assert rows.tolist() == [shop.processor.tokens.ids.seg]
+        rows = (weights(setup)["model.lm_head.weight"] != before["model.lm_head.weight"]).any(1).nonzero().flatten()
+        assert rows.tolist() == [setup.processor.tokens.ids.seg]
 
-        self.assert_merged(tmp_path / "straight/last", shop)
+        self.assert_merged(tmp_path / "straight/last", setup)
         with monkeypatch.context() as patched:
             honest = GroundingTrainer.training_step
 
@@ -438,16 +444,16 @@ class TestAdapters:
 
             patched.setattr(GroundingTrainer, "training_step", mortal)
             with pytest.raises(StoppedError):
-                run_stage(self.shop(tmp_path / "stopped"), "cpu")
+                run_stage(self.setup(tmp_path / "stopped"), "cpu")
         assert (tmp_path / "stopped/checkpoint-2/learnt.safetensors").exists()
-        resumed = self.shop(tmp_path / "stopped", seed=9)  # other fresh adapters
+        resumed = self.setup(tmp_path / "stopped", seed=9)  # other fresh adapters
         run_stage(resumed, "cpu")
-        assert differences(weights(resumed), weights(shop)) == []
+        assert differences(weights(resumed), weights(setup)) == []
 
-    def assert_merged(self, folder: Path, shop: Any) -> None:
+    def assert_merged(self, folder: Path, setup: Any) -> None:
         merged = LlavaGroundingForConditionalGeneration.from_pretrained(folder).eval()
         assert not any("lora" in name or "base_layer" in name for name in load_file(folder / "model.safetensors"))
-        model, batch = shop.model.eval(), shop.stream().batch(0).batch
+        model, batch = setup.model.eval(), setup.stream().batch(0).batch
         outputs = [
             one(
                 input_ids=batch.texts["input_ids"],
@@ -464,19 +470,19 @@ class TestAdapters:
 
     def test_quantised_weights_train_through_them(self, tmp_path: Path) -> None:
         pytest.importorskip("bitsandbytes")
-        from llava_grounding.train.workshop import open_workshop
+        from llava_grounding.train.training_setup import build_training_setup
 
         start = tmp_path / "start"
-        shop = workshop(start, flavour="official", stage="grounded_chat")
-        save_whole(shop.learner, shop.processor, start)
+        setup = training_setup(start, flavour="official", stage="grounded_chat")
+        save_whole(setup.training_module, setup.processor, start)
         for weights_kind in ("int8", "int4"):
             values = {"stage": "grounded_chat", "weights": weights_kind, "lora": {}, "start_from": str(start)}
-            shop = open_workshop(recipe(steps=1, **values), tmp_path / weights_kind, device="cpu")
+            setup = build_training_setup(recipe(steps=1, **values), tmp_path / weights_kind, device="cpu")
             place = tmp_path / weights_kind / "last"
             if weights_kind == "int8":
-                run_stage(shop, "cpu")
+                run_stage(setup, "cpu")
             else:  # on a CPU four bits need layers that are wider than those of a tiny model
-                save_whole(shop.learner, shop.processor, place)
+                save_whole(setup.training_module, setup.processor, place)
             merged = load_file(place / "model.safetensors")
             assert all(value.is_floating_point() or "num_batches" in name for name, value in merged.items())
             assert not [name for name in merged if "base_layer" in name]
@@ -485,7 +491,7 @@ class TestAdapters:
 
 @pytest.mark.parametrize("stage", ["chat", "pretrain_grounder"])
 def test_a_batch_moves_to_another_device_whole(stage: str, tmp_path: Path) -> None:
-    batch = workshop(tmp_path, stage=stage).stream().batch(0).batch
+    batch = training_setup(tmp_path, stage=stage).stream().batch(0).batch
     moved = batch.to(torch.device("meta"))
     assert type(moved) is type(batch)
     for field in fields(moved):
@@ -503,8 +509,8 @@ def devices(value: object) -> set[str]:
 
 
 def test_a_damaged_checkpoint_leaves_nothing_half_loaded_unsaid(tmp_path: Path) -> None:
-    shop = workshop(tmp_path, stage="pretrain_grounder", steps=1, batch_size=1)
-    run_stage(shop, "cpu")
+    setup = training_setup(tmp_path, stage="pretrain_grounder", steps=1, batch_size=1)
+    run_stage(setup, "cpu")
     shutil.copyfile(tmp_path / "last/class_phrases.safetensors", tmp_path / "checkpoint-1/model.safetensors")
     with pytest.raises(CheckpointError, match="is of another model: model"):
-        load_learner(shop.learner, tmp_path / "checkpoint-1")
+        load_training_module(setup.training_module, tmp_path / "checkpoint-1")

@@ -13,15 +13,15 @@ from unittest import mock
 
 import pytest
 from running import finish, in_children
-from small_training import recipe, workshop
+from small_training import recipe, training_setup
 
 from llava_grounding.errors import CheckpointError, UsageError
 from llava_grounding.train import run, run_folder
 from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, CONTENTS_FILE, discard, last_checkpoint, remove_old
 from llava_grounding.train.run_folder import held
-from llava_grounding.train.workshop import _earlier_phrases
+from llava_grounding.train.training_setup import _earlier_phrases
 
-QUICK: dict[str, Any] = {"stage": "pretrain_grounder", "batch_size": 1, "save_every": 1, "validation_samples": 1}
+QUICK: dict[str, Any] = {"stage": "pretrain_grounder", "batch_size": 1, "save_steps": 1, "validation_samples": 1}
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +70,15 @@ class TestOneRunAtATime:
             wait_for(tmp_path / "held")
             before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
             with pytest.raises(UsageError) as caught:
-                run.run_stage(workshop(folder, **QUICK), "cpu")
+                run.run_stage(training_setup(folder, **QUICK), "cpu")
             assert str(caught.value).startswith(f"another run (process {other.number} on ")
             assert str(caught.value).endswith(
                 f" writes to `{folder}`; wait for its end, or give another folder with --out"
             )
-            with mock.patch.object(run, "open_workshop") as loading, pytest.raises(UsageError, match="another run"):
+            with (
+                mock.patch.object(run, "build_training_setup") as loading,
+                pytest.raises(UsageError, match="another run"),
+            ):
                 run.train(recipe(**QUICK), folder)
             assert not loading.called
             assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
@@ -177,7 +180,7 @@ class TestWhatIsThere:
     def test_a_file_is_no_folder(self, tmp_path: Path) -> None:
         (tmp_path / "run").write_text("mine")
         with pytest.raises(UsageError, match=r"a run needs a folder for its results, and `.*run` is a file"):
-            run.run_stage(workshop(tmp_path / "run", **QUICK), "cpu")
+            run.run_stage(training_setup(tmp_path / "run", **QUICK), "cpu")
         assert (tmp_path / "run").read_text() == "mine"
 
     def test_other_things_beside_are_no_hindrance(self, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_nothing_is_wrong_with_any_kind(written: tuple[Path, dict[str, dict[str,
 def test_masks_and_boxes_are_those_that_were_drawn(written: tuple[Path, dict[str, dict[str, object]]]) -> None:
     root, sources = written
     drawn = {record.id: record for record in DrawnScenes(3)}
-    for kind in ("own", "coco", "coco_panoptic", "refcoco", "gvc"):
+    for kind in ("custom", "coco", "coco_panoptic", "refcoco", "gvc"):
         for record in open_dataset(sources[kind], root):
             truth = drawn[record.id.removesuffix(".png").partition("#")[0]]
             wanted = {tuple(np.round(thing.box_xyxy, 3)): index for index, thing in enumerate(truth.instances)}
@@ -60,7 +60,7 @@ def test_boxes_of_phrases_are_those_that_were_drawn(written: tuple[Path, dict[st
             assert np.allclose(boxes, true_boxes, atol=0.5)
 
 
-def test_regions_are_told_by_expressions(
+def test_regions_are_reported_by_expressions(
     written: tuple[Path, dict[str, dict[str, object]]],
 ) -> None:
     root, sources = written

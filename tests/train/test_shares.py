@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from llava_grounding.train.batches import ChatItem, chat_item, class_batch, collate_chat, encode_sample_image
 from llava_grounding.train.class_losses import ClassPhrases
-from llava_grounding.train.learner import Learner, Lesson
 from llava_grounding.train.plan import StagePlan
 from llava_grounding.train.stages import LossWeights, Shares
 from llava_grounding.train.targets import UNLEARNT
+from llava_grounding.train.training_module import LossConfig, TrainingModule
 
 CHAT = StagePlan(("language", "phrases"), ())
 # Means over a micro-batch, weighted by its objects: the same only nearly.
@@ -28,13 +28,13 @@ def items(flavour: str) -> list[ChatItem]:
     return [chat_item(one, processor, 2, rng) for one in told]
 
 
-def learner(flavour: str, phrases: ClassPhrases | None, plan: StagePlan = CHAT) -> Learner:
+def training_module(flavour: str, phrases: ClassPhrases | None, plan: StagePlan = CHAT) -> TrainingModule:
     """Masks on every cell, and no dice; evaluation mode, where images of a batch share no statistics."""
-    return Learner(training_model(flavour), phrases, Lesson(plan, LossWeights(grounding=0.3), None)).eval()
+    return TrainingModule(training_model(flavour), phrases, LossConfig(plan, LossWeights(grounding=0.3), None)).eval()
 
 
 def run(
-    module: Learner, flavour: str, parts: list[list[ChatItem]], unlearnt: int | None = None
+    module: TrainingModule, flavour: str, parts: list[list[ChatItem]], unlearnt: int | None = None
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Losses and gradients of a step in parts; one of them may have nothing to learn from."""
     index = None if module.class_phrases is None else module.class_phrases.index
@@ -69,7 +69,7 @@ def assert_same(parted: dict[str, Tensor], whole: dict[str, Tensor]) -> None:
 @pytest.mark.parametrize("cuts", [(3,), (1, 2, 3, 4, 5), (2, 5)], ids=["halves", "one by one", "uneven"])
 @pytest.mark.parametrize("flavour", ["official", "siglip"])
 def test_pieces_sum_up_to_the_whole(flavour: str, cuts: tuple[int, ...]) -> None:
-    module, whole = learner(flavour, None), items(flavour)
+    module, whole = training_module(flavour, None), items(flavour)
     expected, wanted = run(module, flavour, [whole])
     parted, found = run(module, flavour, [whole[a:b] for a, b in pairwise((0, *cuts, len(whole)))])
     assert parted == pytest.approx(expected, rel=1e-4, abs=1e-6)
@@ -78,7 +78,7 @@ def test_pieces_sum_up_to_the_whole(flavour: str, cuts: tuple[int, ...]) -> None
 
 
 def test_a_piece_without_a_learnt_token_changes_nothing() -> None:
-    module, flavour = learner("official", None), "official"
+    module, flavour = training_module("official", None), "official"
     whole = items(flavour)
     alone, _ = run(module, flavour, [whole[:3]])
     parted, found = run(module, flavour, [whole[:3], whole[4:5]], unlearnt=1)  # no instances, no phrases, no words
@@ -88,7 +88,7 @@ def test_a_piece_without_a_learnt_token_changes_nothing() -> None:
 
 
 def test_class_names_sum_up_too_but_for_what_cells_show() -> None:
-    module, whole = learner("official", class_phrases()), items("official")
+    module, whole = training_module("official", class_phrases()), items("official")
     expected, _ = run(module, "official", [whole])
     parted, _ = run(module, "official", [whole[:2], whole[2:]])
     assert {name for name in expected if name.startswith("class_")} >= {"class_naming", "class_cells", "class_words"}
@@ -99,7 +99,7 @@ def test_class_names_sum_up_too_but_for_what_cells_show() -> None:
 
 def test_class_batches_sum_up_too() -> None:
     plan = StagePlan(("classes",), ())
-    module, processor = learner("official", class_phrases(), plan), training_processor("official")
+    module, processor = training_module("official", class_phrases(), plan), training_processor("official")
     told = [sample(), *four_samples(), sample((), ())]
 
     def batch(part: list[object]) -> object:

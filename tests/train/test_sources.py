@@ -34,7 +34,7 @@ from llava_grounding.train.sources import (
     open_dataset,
     open_source,
     open_sources,
-    quiet_scenes,
+    scenes_without_dialogues,
 )
 
 
@@ -83,7 +83,7 @@ class TestKinds:
             ((only, _),) = open_sources([values | {"optional": True}, {"kind": "scenes"}], tmp_path / "all")
             assert only.name == "scenes"
 
-    def test_what_is_optional_and_not_there_is_told(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def test_what_is_optional_and_not_there_is_reported(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         values = source("coco", optional=True, name="my photos")
         with caplog.at_level(logging.INFO, logger="llava_grounding"):
             assert open_sources([values], tmp_path) == []
@@ -110,8 +110,8 @@ class TestKinds:
             (source("coco", images=["a"]), "`images` of a source must be text, got `['a']`"),
             (source("flickr30k", split=1), "`split` of a source must be text or null, got `1`"),
             (source("llava", name=None), "`name` of a source must be text, got `None`"),
-            (source("marks", alpha="x"), "`alpha` of a source must be a number, got `x`"),
-            (source("marks", alpha=True), "`alpha` of a source must be a number, got `True`"),
+            (source("set_of_mark", alpha="x"), "`alpha` of a source must be a number, got `x`"),
+            (source("set_of_mark", alpha=True), "`alpha` of a source must be a number, got `True`"),
         ],
     )
     def test_values_of_another_type_are_named(self, values: dict[str, Any], told: str, tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ class TestKinds:
         assert refused({"kind": kind, "spilt": "val"}, mini_pack_root).startswith(
             f"a source of kind `{kind}` has no key"
         )
-        told = refused({"kind": kind, "talk": {"mirror": 1.0}}, mini_pack_root)
-        assert told == f"a source of kind `{kind}` has no key `talk`"
+        told = refused({"kind": kind, "dialogue": {"mirror": 1.0}}, mini_pack_root)
+        assert told == f"a source of kind `{kind}` has no key `dialogue`"
 
     @pytest.mark.parametrize(
         ("values", "expected"),
@@ -139,8 +139,11 @@ class TestKinds:
             ({"kind": "scenes", "weight": -1}, "`weight` of a source must be a number of at least 0, got `-1`"),
             ({"kind": "scenes", "weight": True}, "`weight` of a source must be a number of at least 0, got `True`"),
             ({"kind": "scenes", "weight": float("inf")}, "`weight` of a source must be .*, got `inf`"),
-            ({"kind": "llava", "talk": "much"}, "`talk` of `llava` must be a mapping of keys to values, got `much`"),
-            ({"kind": "llava", "talk": {"miror": 1}}, "unknown key `miror`; did you mean `mirror`\\?"),
+            (
+                {"kind": "llava", "dialogue": "much"},
+                "`dialogue` of `llava` must be a mapping .*, got `much`",
+            ),
+            ({"kind": "llava", "dialogue": {"miror": 1}}, "unknown key `miror`; did you mean `mirror`\\?"),
         ],
     )
     def test_values_of_another_kind_are_refused(
@@ -219,8 +222,8 @@ class TestScenes:
             assert Scenes(SCENES).sample(number, rng()) == draw_scene(number, SCENES)
 
     def test_quiet_ones_show_the_same_kinds_and_ask_nothing(self) -> None:
-        assert quiet_scenes() == SceneConfig(questions=())
-        assert Scenes(quiet_scenes()).sample(1, rng()).turns == ()
+        assert scenes_without_dialogues() == SceneConfig(questions=())
+        assert Scenes(scenes_without_dialogues()).sample(1, rng()).turns == ()
         source_of = open_source({"kind": "scenes"}, None, lambda: SCENES)
         assert source_of == Scenes(SCENES)
 
@@ -334,12 +337,12 @@ def some_of_all(pack: str | Path, root: str | Path) -> list[Sample]:
     """Scenes, photos and a data set mixed, a few steps of them."""
     mapped: list[dict[str, Any]] = [{"kind": "scenes"}, {"kind": "photos", "split": "val"}]
     sources = open_sources(mapped, Path(pack), lambda: SCENES)
-    own = open_sources([source("own", talk={"mirror": 0.5, "categories": 1.0})], Path(root))
+    own = open_sources([source("custom", dialogue={"mirror": 0.5, "categories": 1.0})], Path(root))
     return samples_of(Mixture([*sources, *own], 3, 1), 4)
 
 
 def test_a_fresh_interpreter_with_other_hashes_makes_the_same_samples(mini_pack_root: Path, tmp_path: Path) -> None:
-    write_source(source("own"), tmp_path)
+    write_source(source("custom"), tmp_path)
     script = (
         "import sys; sys.path[:0] = sys.argv[3:]\n"
         "from test_sources import digest, some_of_all\n"
@@ -355,9 +358,9 @@ def test_a_fresh_interpreter_with_other_hashes_makes_the_same_samples(mini_pack_
 
 class TestHeldOut:
     def test_they_are_the_first_of_each_source_by_weight_and_the_same_each_time(self, tmp_path: Path) -> None:
-        for kind in ("refcoco", "own"):
+        for kind in ("refcoco", "custom"):
             write_source(source(kind), tmp_path)
-        values = [source("refcoco", weight=1), source("own", weight=1), {"kind": "scenes", "held_out": True}]
+        values = [source("refcoco", weight=1), source("custom", weight=1), {"kind": "scenes", "held_out": True}]
         sources = open_sources(values, tmp_path, lambda: SCENES)
         first, again = held_out_samples(sources, 9), held_out_samples(sources, 9)
         assert first == again
@@ -370,9 +373,9 @@ class TestHeldOut:
         assert [one.id.startswith(f"scene-{10**9}") for one in held_out_samples(sources, 3)] == [False] * 3 + [True]
 
     def test_what_cannot_be_read_is_passed_over(self, tmp_path: Path) -> None:
-        write_source(source("own"), tmp_path)
+        write_source(source("custom"), tmp_path)
         (tmp_path / "o/images/1.png").write_bytes(b"broken")
-        ((own, _),) = sources = open_sources([source("own")], tmp_path)
+        ((own, _),) = sources = open_sources([source("custom")], tmp_path)
         assert own.size == 2
         (only,) = held_out_samples(sources, 5)
         assert only.id == "2.png"
@@ -381,24 +384,24 @@ class TestHeldOut:
 
 class TestCheck:
     def test_it_tells_what_there_is_of_everything_that_has_files(self, tmp_path: Path) -> None:
-        for kind in ("refcoco", "own"):
+        for kind in ("refcoco", "custom"):
             write_source(source(kind), tmp_path)
         lines: list[str] = []
-        assert check_sources([{"kind": "scenes"}, source("refcoco"), source("own")], tmp_path, lines.append)
+        assert check_sources([{"kind": "scenes"}, source("refcoco"), source("custom")], tmp_path, lines.append)
         assert {"r_train: ok", "own data: ok", "  records: 1", "  records: 2", "  expressions: 2"} <= set(lines)
 
     def test_a_broken_picture_is_told_and_the_rest_still_looked_at(self, tmp_path: Path) -> None:
-        for kind in ("refcoco", "own"):
+        for kind in ("refcoco", "custom"):
             write_source(source(kind), tmp_path)
         (tmp_path / "r/images/1.png").write_bytes(b"broken")
         lines: list[str] = []
-        assert not check_sources([source("refcoco"), source("own")], tmp_path, lines.append)
+        assert not check_sources([source("refcoco"), source("custom")], tmp_path, lines.append)
         assert {"r_train: not ok", "own data: ok", "  broken images: 1"} <= set(lines)
 
-    def test_files_that_are_not_there_are_told_and_the_rest_still_looked_at(self, tmp_path: Path) -> None:
-        write_source(source("own"), tmp_path)
+    def test_files_that_are_not_there_are_reported_and_the_rest_still_looked_at(self, tmp_path: Path) -> None:
+        write_source(source("custom"), tmp_path)
         lines: list[str] = []
-        assert not check_sources([source("llava"), source("own")], tmp_path, lines.append)
+        assert not check_sources([source("llava"), source("custom")], tmp_path, lines.append)
         assert lines[0].startswith("llava: not ok: ")
         assert "talk.json" in lines[0]
         assert "own data: ok" in lines
@@ -417,7 +420,7 @@ class TestCheck:
         assert any(picture.name in line for line in lines)
 
     def test_all_that_is_wrong_with_own_data_is_counted_and_told_with_examples(self, tmp_path: Path) -> None:
-        write_source(source("own"), tmp_path)
+        write_source(source("custom"), tmp_path)
         path = tmp_path / "o/instances.json"
         labels = json.loads(path.read_text())
         labels["annotations"] += [{**labels["annotations"][0], "id": 100 + n, "bbox": [0, 0, 0, 4]} for n in range(30)]
@@ -425,7 +428,7 @@ class TestCheck:
         path.write_text(json.dumps(labels))
         turn = {"question": "What?", "answer": "[A dog](999)."}
         (tmp_path / "o/talk.json").write_text(json.dumps([{"image": "1.png", "turns": [turn]}]))
-        values = source("own", dialogues="o/talk.json")
+        values = source("custom", dialogues="o/talk.json")
         lines: list[str] = []
         assert not check_sources([values], tmp_path, lines.append)
         assert lines[0] == "own data: not ok"
@@ -441,14 +444,14 @@ class TestCheck:
         assert "  left out, bbox without area: 30" in lines
 
     def test_own_data_of_which_nothing_is_left_is_counted_too(self, tmp_path: Path) -> None:
-        write_source(source("own"), tmp_path)
+        write_source(source("custom"), tmp_path)
         path = tmp_path / "o/instances.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"categories": []}))
-        values = {key: value for key, value in source("own").items() if key != "captions"}
+        values = {key: value for key, value in source("custom").items() if key != "captions"}
         lines: list[str] = []
         assert not check_sources([values], tmp_path, lines.append)
         assert any(line.startswith("  left out, annotation of an unknown category: ") for line in lines)
-        assert lines[-1].startswith("own: not ok: nothing in own can be talked about")
+        assert lines[-1].startswith("custom: not ok: nothing in custom can be talked about")
 
     def test_the_command_ends_with_1_where_a_picture_is_missing(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -464,12 +467,12 @@ class TestCheck:
         assert "left out, image missing: 1" in capsys.readouterr().out
 
     def test_optional_files_need_not_be_there_and_a_wrong_key_is_an_error(self, tmp_path: Path) -> None:
-        write_source(source("own"), tmp_path)
+        write_source(source("custom"), tmp_path)
         lines: list[str] = []
-        assert check_sources([source("llava", optional=True), source("own")], tmp_path, lines.append)
+        assert check_sources([source("llava", optional=True), source("custom")], tmp_path, lines.append)
         assert lines[0].startswith("llava: left out: ")
         with pytest.raises(ConfigError, match="has no key"):
-            check_sources([source("own", imges="x")], tmp_path, lines.append)
+            check_sources([source("custom", imges="x")], tmp_path, lines.append)
 
     def test_photos_of_the_pack_are_looked_at(self, mini_pack_root: Path) -> None:
         lines: list[str] = []

@@ -17,7 +17,7 @@ from llava_grounding.model.outputs import PADDED_PHRASE_LOGIT
 from llava_grounding.train.batches import ANYTHING, ChatBatch, ClassBatch, chat_batch, class_batch, encode_sample_image
 from llava_grounding.train.class_losses import ClassPhrases, ground_classes, hide_phrases
 from llava_grounding.train.denoising import denoising_losses
-from llava_grounding.train.plan import set_learning, stage_plan
+from llava_grounding.train.plan import set_trainable, stage_plan
 from llava_grounding.train.stages import Criteria, LossWeights, chat_losses, pretrain_losses
 from llava_grounding.train.targets import TargetBatch
 
@@ -109,7 +109,7 @@ def test_batches_that_lack_something_give_finite_losses_and_gradients(samples: l
 
 def test_a_batch_from_which_nothing_can_be_learnt_gives_a_gradient_of_zero() -> None:
     model = training_model()
-    set_learning(model, stage_plan(recipe("visual_prompt")), [6, 7, 8])
+    set_trainable(model, stage_plan(recipe("visual_prompt")), [6, 7, 8])
     batch = chat_of(*(sample(turns=TURNS[1:2]) for _ in range(2)))  # nobody points at anything
     losses = chat_losses(model, None, CRITERIA, batch)
     assert losses["loss"] > 0
@@ -247,7 +247,7 @@ def overfit(
     return first, {name: float(value.detach()) for name, value in losses.items()}
 
 
-def test_four_pictures_can_be_learnt_by_heart() -> None:
+def test_four_pictures_can_be_overfit() -> None:
     batch = classes_of(*four_samples())
     first, last = overfit(lambda model, phrases: pretrain_losses(model, phrases, CRITERIA, batch), 40)
     assert last["loss"] < 0.3 * first["loss"]
@@ -255,7 +255,7 @@ def test_four_pictures_can_be_learnt_by_heart() -> None:
         assert last[name] < 0.5 * first[name], name
 
 
-def test_four_dialogues_can_be_learnt_by_heart() -> None:
+def test_four_dialogues_can_be_overfit() -> None:
     batch = chat_of(*four_samples())
     first, last = overfit(lambda model, phrases: chat_losses(model, phrases, CRITERIA, batch), 40)
     assert last["language"] < 0.7 * first["language"]

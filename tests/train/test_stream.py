@@ -22,7 +22,7 @@ from llava_grounding.errors import DataError
 from llava_grounding.train.batches import ChatBatch, ClassBatch, chat_item
 from llava_grounding.train.mixture import Broken, Mixture
 from llava_grounding.train.sources import Photos, Scenes
-from llava_grounding.train.stream import BatchMaker, BatchStream, Casualties, Delivery, Portion, batch_loader
+from llava_grounding.train.stream import BatchMaker, BatchStream, Delivery, Portion, SkippedSamples, batch_loader
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
 
@@ -176,7 +176,7 @@ class TestMaking:
 
 class TestBroken:
     @pytest.mark.parametrize("workers", [0, 2])
-    def test_others_take_their_place_and_they_are_told(self, workers: int) -> None:
+    def test_others_take_their_place_and_they_are_reported(self, workers: int) -> None:
         found = list(batch_loader(stream(Few((2, 5)), steps=4), workers))
         assert [len(one.batch.targets) for one in found] == [3] * 4
         told = [broken for one in found for broken in one.broken]
@@ -229,26 +229,26 @@ class Deadly(Few):
 
 class TestCasualties:
     def test_each_is_told_once(self) -> None:
-        casualties = Casualties(10)
+        skipped_samples = SkippedSamples(10)
         one, two = Broken("a", 1, "gone"), Broken("b", 1, "gone")
-        assert casualties.add([one, two]) == [one, two]
-        assert casualties.add([one]) == []
-        assert casualties.add([Broken("a", 1, "still gone"), Broken("a", 2, "torn")]) == [Broken("a", 2, "torn")]
-        assert casualties.add([]) == []
-        assert casualties.found == {("a", 1): "gone", ("b", 1): "gone", ("a", 2): "torn"}
+        assert skipped_samples.add([one, two]) == [one, two]
+        assert skipped_samples.add([one]) == []
+        assert skipped_samples.add([Broken("a", 1, "still gone"), Broken("a", 2, "torn")]) == [Broken("a", 2, "torn")]
+        assert skipped_samples.add([]) == []
+        assert skipped_samples.found == {("a", 1): "gone", ("b", 1): "gone", ("a", 2): "torn"}
 
     def test_one_that_broke_twice_on_the_way_to_a_batch_is_told_once(self) -> None:
         one = Broken("a", 1, "gone")
-        assert Casualties(1).add([one, one]) == [one]
+        assert SkippedSamples(1).add([one, one]) == [one]
 
     def test_as_many_as_allowed_are_fine_and_one_more_ends_the_run(self) -> None:
-        casualties = Casualties(2)
-        casualties.add([Broken("a", 1, "gone"), Broken("a", 2, "gone")])
-        casualties.add([Broken("a", 1, "gone")])
+        skipped_samples = SkippedSamples(2)
+        skipped_samples.add([Broken("a", 1, "gone"), Broken("a", 2, "gone")])
+        skipped_samples.add([Broken("a", 1, "gone")])
         with pytest.raises(DataError) as caught:
-            casualties.add([Broken("a", 7, "torn")])
+            skipped_samples.add([Broken("a", 7, "torn")])
         assert str(caught.value) == (
-            "3 samples could not be read, more than the 2 of `max_broken`; the last, number 7 of a: torn"
+            "3 samples could not be read, more than the 2 of `max_skipped_samples`; the last, number 7 of a: torn"
         )
         with pytest.raises(DataError, match="1 samples could not be read"):
-            Casualties(0).add([Broken("a", 1, "gone")])
+            SkippedSamples(0).add([Broken("a", 1, "gone")])

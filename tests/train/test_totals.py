@@ -16,10 +16,10 @@ from torch import Tensor
 from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction
 from llava_grounding.train.batches import ChatBatch, chat_item, collate_chat, with_pointed
 from llava_grounding.train.class_losses import cell_loss, class_losses, ground_classes, hide_phrases, naming_loss
-from llava_grounding.train.learner import Lesson
 from llava_grounding.train.plan import stage_plan
 from llava_grounding.train.stages import Criteria, LossWeights, Shares, chat_losses, pretrain_losses
 from llava_grounding.train.targets import GroundingTarget, TargetBatch
+from llava_grounding.train.training_module import LossConfig
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
 CRITERIA = Criteria.of(len(NAMES), None)
@@ -152,11 +152,11 @@ def test_denoising_is_a_part_of_both_class_tasks() -> None:
 
 
 def test_a_lesson_has_the_weights_of_its_recipe() -> None:
-    plain = Lesson.of(recipe(), stage_plan(recipe()))
+    plain = LossConfig.of(recipe(), stage_plan(recipe()))
     assert plain.weights == LossWeights(grounding=1.0, words=1.0, prompts=0.2, denoising=0)
-    values = {"grounding_weight": 0.5, "word_weight": 0.25, "prompt_weight": 3.0, "denoising": 4}
-    told = Lesson.of(recipe(**values), stage_plan(recipe(**values)))
+    values = {"grounding_loss_weight": 0.5, "word_loss_weight": 0.25, "prompt_loss_weight": 3.0, "denoising": 4}
+    told = LossConfig.of(recipe(**values), stage_plan(recipe(**values)))
     assert told.weights == LossWeights(grounding=0.5, words=0.25, prompts=3.0, denoising=4)
     assert replace(told, weights=plain.weights) == plain
-    points = [Lesson.of(recipe(num_points=count), stage_plan(recipe())).num_points for count in (0, 7)]
+    points = [LossConfig.of(recipe(num_points=count), stage_plan(recipe())).num_points for count in (0, 7)]
     assert points == [None, 7]

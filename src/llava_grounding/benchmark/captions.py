@@ -55,7 +55,7 @@ def count_objects(mentioned: frozenset[str], present: frozenset[str]) -> ObjectC
 
 
 def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """CIDEr-D of each candidate, 0 to 10; weights come from all references given, one group per image.
+    """CIDEr-D of each evaluator, 0 to 10; weights come from all references given, one group per image.
 
     With a single image every n-gram is in every image, so all weights and the score are 0.
 

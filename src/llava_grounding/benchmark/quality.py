@@ -1,4 +1,4 @@
-"""The quality report of the small model: one exam per sample, the same for the model and for baselines that are blind.
+"""The quality report of the small model: one item per sample, the same for the model and for baselines that are blind.
 
 Asks a chat (anything with the `Chat` protocol) about unseen drawn scenes or held-out photos and hands the answers to
 the tally. Knows no tensors; the judge is `judge.py`, the arithmetic `metrics.py`.
@@ -52,7 +52,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvalItem:
     """What is asked about one image, and the truth.
 
     Args:
@@ -96,13 +96,13 @@ def evaluate_scenes(
         count: number of scenes.
         seed: chooses which scenes, and the bootstrap's draws.
         baseline_scenes: training scenes that the baselines copy from; 0 = no baselines.
-        on_progress: called with exams done and their number.
+        on_progress: called with items done and their number.
     """
     first = FIRST_UNSEEN_SEED + seed * 10**6
-    exams = (_scene_exam(draw_scene(first + index)) for index in range(count))
+    items = (_scene_item(draw_scene(first + index)) for index in range(count))
     baselines = _baselines([draw_scene(index) for index in range(baseline_scenes)])
     systems = {model: chat, **baselines}
-    return _evaluate(_Run("scenes", "unseen drawn scenes", count, seed, model, model_hash), systems, exams, on_progress)
+    return _evaluate(_Run("scenes", "unseen drawn scenes", count, seed, model, model_hash), systems, items, on_progress)
 
 
 def evaluate_photos(
@@ -121,18 +121,18 @@ def evaluate_photos(
         limit: number of photos, spread evenly over the split; None = all.
         seed: chooses which questions are made from the labels, and the bootstrap's draws.
         baseline_photos: training photos that the baselines copy from; 0 = no baselines.
-        on_progress: called with exams done and their number.
+        on_progress: called with items done and their number.
     """
     photos = pack.split("val")
     chosen = _spread(len(photos), limit)
-    exams = (_photo_exam(photos[index], seed) for index in chosen)
+    items = (_photo_item(photos[index], seed) for index in chosen)
     training: list[Sample] = []
     if baseline_photos and "train" in pack.splits:
         train = pack.split("train")
         training = [photo_sample(train[i], np.random.default_rng(i)) for i in _spread(len(train), baseline_photos)]
     systems = {model: chat, **_baselines(training)}
     run = _Run("photos", "the photo pack's val split", len(chosen), seed, model, model_hash)
-    return _evaluate(run, systems, exams, on_progress)
+    return _evaluate(run, systems, items, on_progress)
 
 
 @dataclass(frozen=True)
@@ -153,11 +153,13 @@ _NOTES = (
 _PHOTO_NOTE = "Regions whose phrase names only categories that were not labelled in the photo are not judged."
 
 
-def _evaluate(run: _Run, systems: Mapping[str, Chat], exams: Iterable[Exam], on_progress: Progress | None) -> Report:
+def _evaluate(
+    run: _Run, systems: Mapping[str, Chat], items: Iterable[EvalItem], on_progress: Progress | None
+) -> Report:
     tallies: dict[str, list[ImageTally]] = {name: [] for name in systems}
-    for done, exam in enumerate(exams, start=1):
+    for done, item in enumerate(items, start=1):
         for name, chat in systems.items():
-            tallies[name].append(examine(chat, exam))
+            tallies[name].append(evaluate_item(chat, item))
         if on_progress is not None:
             on_progress(done, run.num_images)
     return Report(
@@ -173,18 +175,18 @@ def _evaluate(run: _Run, systems: Mapping[str, Chat], exams: Iterable[Exam], on_
     )
 
 
-def examine(chat: Chat, exam: Exam) -> ImageTally:
+def evaluate_item(chat: Chat, item: EvalItem) -> ImageTally:
     """Puts one image's questions to a chat; a question it fails on with one of our errors counts as not answered."""
-    candidate = _Candidate(chat, exam.sample.image)
-    _describe(candidate, exam)
-    _refer(candidate, exam)
-    _short_answers(candidate, exam)
-    _polls(candidate, exam)
-    return candidate.tally
+    evaluator = _Evaluator(chat, item.sample.image)
+    _describe(evaluator, item)
+    _refer(evaluator, item)
+    _short_answers(evaluator, item)
+    _polls(evaluator, item)
+    return evaluator.tally
 
 
 @dataclass
-class _Candidate:
+class _Evaluator:
     """A chat in front of one image, with the count of what it was asked."""
 
     chat: Chat
@@ -215,67 +217,67 @@ class _Candidate:
         return answers
 
 
-def _describe(candidate: _Candidate, exam: Exam) -> None:
+def _describe(evaluator: _Evaluator, item: EvalItem) -> None:
     """The grounded description: its regions, the things it speaks of, its words; and one without regions, its words."""
-    sample, tally = exam.sample, candidate.tally
+    sample, tally = item.sample, evaluator.tally
     start = time.perf_counter()
-    answer = candidate.ask(DESCRIBE)
+    answer = evaluator.ask(DESCRIBE)
     tally.seconds.append(time.perf_counter() - start)
     if answer is None:
         answer = GroundedAnswer("", (), sample.image_size_wh, "", "", 0, 0)
-    tally.description, tally.references = answer.text, exam.references
-    plain = candidate.ask(DESCRIBE, grounded=False) if exam.references else None
+    tally.description, tally.references = answer.text, item.references
+    plain = evaluator.ask(DESCRIBE, grounded=False) if item.references else None
     tally.plain_description = "" if plain is None else plain.text
-    tally.objects = _named_objects(answer.text, exam)
+    tally.objects = _named_objects(answer.text, item)
     if not sample.instances:
         return
-    judged = judge_answer(answer, sample.instances, sample.masks, exam.words, sample.exhaustive)
+    judged = judge_answer(answer, sample.instances, sample.masks, item.words, sample.exhaustive)
     tally.grounding, tally.mask_ious, tally.unjudged = judged.counts, judged.mask_ious, judged.unjudged
     if all(instance.has_mask for instance in sample.instances):
-        by_mask = judge_answer(answer, sample.instances, sample.masks, exam.words, sample.exhaustive, "mask")
+        by_mask = judge_answer(answer, sample.instances, sample.masks, item.words, sample.exhaustive, "mask")
         tally.grounding_by_mask = by_mask.counts
 
 
-def _named_objects(text: str, exam: Exam) -> ObjectCounts:
+def _named_objects(text: str, item: EvalItem) -> ObjectCounts:
     """Categories the text names against those present; what nobody labelled is left out."""
-    present = frozenset(instance.category for instance in exam.sample.instances)
-    exhaustive = exam.sample.exhaustive
+    present = frozenset(instance.category for instance in item.sample.instances)
+    exhaustive = item.sample.exhaustive
     named: set[str] = set()
-    for mention in exam.words.find(text):
+    for mention in item.words.find(text):
         here = [name for name in mention.categories if name in present]
         judgeable = [name for name in mention.categories if exhaustive is None or name in exhaustive]
         named.update(here or judgeable[:1])
     return count_objects(frozenset(named), present)
 
 
-def _refer(candidate: _Candidate, exam: Exam) -> None:
+def _refer(evaluator: _Evaluator, item: EvalItem) -> None:
     """Referring phrases, each with one instance: the best region against its box and mask."""
-    referring = exam.referring
-    found = candidate.ground([phrase for phrase, _ in referring])
+    referring = item.referring
+    found = evaluator.ground([phrase for phrase, _ in referring])
     for phrase, (_, index) in zip(found, referring, strict=True):
         best = phrase.regions[0] if phrase is not None and phrase.regions else None
-        instance = exam.sample.instances[index]
-        candidate.tally.hits += box_hits_at_50([None if best is None else best.box_xyxy], [instance.box_xyxy])
+        instance = item.sample.instances[index]
+        evaluator.tally.hits += box_hits_at_50([None if best is None else best.box_xyxy], [instance.box_xyxy])
         if instance.has_mask:
-            candidate.tally.overlaps.append(mask_overlap(None if best is None else best.mask, exam.sample.masks[index]))
+            evaluator.tally.overlaps.append(mask_overlap(None if best is None else best.mask, item.sample.masks[index]))
 
 
-def _short_answers(candidate: _Candidate, exam: Exam) -> None:
+def _short_answers(evaluator: _Evaluator, item: EvalItem) -> None:
     """Short questions; those in words alone are asked once more without regions."""
-    pointed = [turn for turn in exam.turns if turn.prompts]
-    in_words = [turn for turn in exam.turns if not turn.prompts]
+    pointed = [turn for turn in item.turns if turn.prompts]
+    in_words = [turn for turn in item.turns if not turn.prompts]
     for turn in pointed:
-        _score(candidate, turn, candidate.ask(turn.question, turn.prompts), exam.words)
+        _score(evaluator, turn, evaluator.ask(turn.question, turn.prompts), item.words)
     texts = [turn.question for turn in in_words]
-    grounded, plain = candidate.ask_all(texts), candidate.ask_all(texts, grounded=False)
+    grounded, plain = evaluator.ask_all(texts), evaluator.ask_all(texts, grounded=False)
     for turn, answer, again in zip(in_words, grounded, plain, strict=True):
-        candidate.tally.right.append(_score(candidate, turn, answer, exam.words))
-        candidate.tally.right_plain.append(_right(turn, _said(again), exam.words)[1] is True)
+        evaluator.tally.right.append(_score(evaluator, turn, answer, item.words))
+        evaluator.tally.right_plain.append(_right(turn, _said(again), item.words)[1] is True)
 
 
-def _score(candidate: _Candidate, turn: Turn, answer: GroundedAnswer | None, words: Lexicon) -> bool:
+def _score(evaluator: _Evaluator, turn: Turn, answer: GroundedAnswer | None, words: Lexicon) -> bool:
     """Enter an answer under its kind; whether it is right."""
-    tally, said = candidate.tally, _said(answer)
+    tally, said = evaluator.tally, _said(answer)
     name, right = _right(turn, said, words)
     tally.unparsable += answer is not None and right is None
     truth = _opening(strip_markup(turn.answer))
@@ -319,17 +321,19 @@ def _opening(truth: str) -> bool | None:
     return {"yes": True, "no": False}.get(truth.split(",")[0].strip(". ").lower())
 
 
-def _polls(candidate: _Candidate, exam: Exam) -> None:
-    answers = candidate.ask_all([question for question, _ in exam.polls])
-    for answer, (_, truth) in zip(answers, exam.polls, strict=True):
-        candidate.tally.yes_no.setdefault("POPE", []).append((_said(answer), truth))
-        candidate.tally.unparsable += answer is not None and parse_yes_no(_said(answer)) is None
+def _polls(evaluator: _Evaluator, item: EvalItem) -> None:
+    answers = evaluator.ask_all([question for question, _ in item.polls])
+    for answer, (_, truth) in zip(answers, item.polls, strict=True):
+        evaluator.tally.yes_no.setdefault("POPE", []).append((_said(answer), truth))
+        evaluator.tally.unparsable += answer is not None and parse_yes_no(_said(answer)) is None
 
 
-def _scene_exam(sample: Sample) -> Exam:
+def _scene_item(sample: Sample) -> EvalItem:
     described = [strip_markup(turn.answer) for turn in sample.turns if turn.kind == "describe"]
     categories = {instance.category for instance in sample.instances}
-    return Exam(sample, _scene_words(frozenset(categories - KINDS.keys())), _questions(sample), tuple(described[:1]))
+    return EvalItem(
+        sample, _scene_words(frozenset(categories - KINDS.keys())), _questions(sample), tuple(described[:1])
+    )
 
 
 @lru_cache(maxsize=64)
@@ -338,11 +342,11 @@ def _scene_words(more: frozenset[str]) -> Lexicon:
     return Lexicon((*KINDS, *sorted(more)), {kind.name: kind.group for kind in KINDS.values() if kind.group})
 
 
-def _photo_exam(record: Record, seed: int) -> Exam:
+def _photo_item(record: Record, seed: int) -> EvalItem:
     sample = photo_sample(record, np.random.default_rng([seed, record.image_id]))
     words = lexicon_with(instance.category for instance in sample.instances)
     polls = tuple((question, truth == "yes") for question, truth in record.questions)
-    return Exam(sample, words, _questions(sample), record.captions, polls)
+    return EvalItem(sample, words, _questions(sample), record.captions, polls)
 
 
 def _questions(sample: Sample) -> tuple[Turn, ...]:

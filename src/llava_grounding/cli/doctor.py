@@ -47,7 +47,7 @@ _SEVEN_BILLION_BYTES = 17 * _GIB
 
 @dataclass
 class Device:
-    """Something a model can run on; memory in bytes, None where it is not told."""
+    """Something a model can run on; memory in bytes, None where it is unknown."""
 
     name: str
     description: str
@@ -99,7 +99,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Say what is installed, what this machine has and what runs on it; exit code 1 if chat does not."""
-    report = examine()
+    report = evaluate_item()
     if model is not None:
         report.model = measure(model)
     if as_json:
@@ -111,7 +111,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def examine() -> Report:
+def evaluate_item() -> Report:
     """Look at everything once."""
     from llava_grounding import __version__
 

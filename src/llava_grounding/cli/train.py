@@ -22,7 +22,7 @@ _WRITTEN = ("recipe.json", "log.jsonl", "best", "last", "pictures")
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe that ships, such as own_data, or the path of a file.")
+        str, typer.Argument(metavar="RECIPE", help="A recipe that ships, such as custom_data, or the path of a file.")
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values that win over the recipe.")

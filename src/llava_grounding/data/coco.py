@@ -54,7 +54,7 @@ class CocoLabels:
 
     Args:
         data: the parsed file.
-        left_out: told of every image, category and annotation that cannot be used.
+        left_out: counts every image, category and annotation that cannot be used.
         thorough: also unpack run lengths to see that they are whole; for files of moderate size.
         label_sets: category names by the `label_set` of images.
         exhaustive: whether a file that says nothing of itself is taken to label every visible thing of its categories.
@@ -224,12 +224,12 @@ class CocoPhotos(PackedRecords):
         self._coverage = labels.coverage
         for label_set in {_label_set(image) for image in labels.images.values()} - {None}:
             _check_label_set(label_set, label_sets)
-        talk = _Talk(
+        texts = _ImageTexts(
             _by_image("caption", _caption_rows(captions), _caption, labels.images, left_out),
             _by_image("statement", statements, _statement, labels.images, left_out),
             _by_image("question", questions, _question, labels.images, left_out),
         )
-        packed = (_row(image, labels, talk, images) for image in labels.images.values())
+        packed = (_row(image, labels, texts, images) for image in labels.images.values())
         super().__init__(name, packed, left_out)
         self.left_out = left_out
 
@@ -316,7 +316,7 @@ class PhotoPack:
 
 
 @dataclass(frozen=True)
-class _Talk:
+class _ImageTexts:
     captions: Mapping[int, Sequence[str]]
     statements: Mapping[int, Sequence[tuple[str, bool]]]
     questions: Mapping[int, Sequence[tuple[str, str]]]
@@ -351,16 +351,16 @@ def _check_label_set(label_set: str | None, label_sets: Mapping[str, frozenset[s
         raise DataError(f"unknown label_set `{printable(str(label_set))}`{hint} known are {', '.join(label_sets)}")
 
 
-def _row(image: ImageRow, labels: CocoLabels, talk: _Talk, images: ImageStore) -> tuple[Record, Coverage]:
+def _row(image: ImageRow, labels: CocoLabels, texts: _ImageTexts, images: ImageStore) -> tuple[Record, Coverage]:
     annotations = labels.annotations.pop(image.id, {})
     record = Record(
         id=image.file_name,
         image_id=image.id,
         image_size_wh=image.size_wh,
         instances=tuple(annotations.values()),
-        captions=tuple(talk.captions.get(image.id, ())),
-        statements=tuple(talk.statements.get(image.id, ())),
-        questions=tuple(talk.questions.get(image.id, ())),
+        captions=tuple(texts.captions.get(image.id, ())),
+        statements=tuple(texts.statements.get(image.id, ())),
+        questions=tuple(texts.questions.get(image.id, ())),
         source=printable(str(image.row.get("source", ""))),
         license=printable(str(image.row.get("license", ""))),
         read_bytes=images.locate(image.file_name),

@@ -14,11 +14,11 @@ from typing import Protocol
 
 import numpy as np
 
+from llava_grounding.data.dialogue_settings import DialogueSettings
+from llava_grounding.data.dialogue_turns import MAKERS, Draft, Material, possible_kinds
 from llava_grounding.data.prompt_sampling import can_point_at, sample_prompt
 from llava_grounding.data.record import OpenedRecord, Record, open_record
 from llava_grounding.data.sample import Sample, Turn, mirror_sample
-from llava_grounding.data.talk_settings import TalkSettings
-from llava_grounding.data.talk_turns import MAKERS, Draft, Material, possible_kinds
 from llava_grounding.errors import ConfigError
 from llava_grounding.markup import REGION
 
@@ -48,27 +48,27 @@ class DrawMarks(Protocol):
 
 
 def build_sample(
-    record: Record, rng: np.random.Generator, talk: TalkSettings | None = None, draw: DrawMarks | None = None
+    record: Record, rng: np.random.Generator, settings: DialogueSettings | None = None, draw: DrawMarks | None = None
 ) -> Sample:
-    """A record with a dialogue of the kinds that `talk` asks for.
+    """A record with a dialogue of the kinds that `settings` asks for.
 
     The turns are in the order in which they belong. There are none where the record has nothing for any kind;
     `possible_kinds` tells beforehand, but for records whose things cannot be pointed at or are all crowds.
 
     Args:
-        draw: draws numbers, which `talk.marks` above 0 needs.
+        draw: draws numbers, which `settings.marks` above 0 needs.
 
     Raises:
         DataError: if the picture cannot be read or does not fit its labels, or a text does not fit its targets.
         ConfigError: if marks are wanted and nothing draws them.
     """
-    talk = talk or TalkSettings()
-    if talk.marks and draw is None:
+    settings = settings or DialogueSettings()
+    if settings.marks and draw is None:
         raise ConfigError("`marks` above 0 needs a function that draws them")
     opened = open_record(record)
-    drafts = _drafts(Material(record, opened, talk), rng)
-    marked = _marked_rows(drafts, opened, talk, rng)
-    turns = _with_numbers(drafts, marked) if marked else _with_prompts(drafts, opened, talk, rng)
+    drafts = _drafts(Material(record, opened, settings), rng)
+    marked = _marked_rows(drafts, opened, settings, rng)
+    turns = _with_numbers(drafts, marked) if marked else _with_prompts(drafts, opened, settings, rng)
     hidden = {thing.category for thing in record.instances if thing.region == "crowd"}
     sample = Sample(
         id=record.id,
@@ -80,7 +80,7 @@ def build_sample(
         source=record.source or "photos",
         ordered=True,
     )
-    if rng.random() < talk.mirror and not record.marks and may_be_mirrored(turns):
+    if rng.random() < settings.mirror and not record.marks and may_be_mirrored(turns):
         sample = mirror_sample(sample)
     if marked:
         assert draw is not None
@@ -98,45 +98,46 @@ def _drafts(material: Material, rng: np.random.Generator) -> list[Draft]:
 
     There are at most `max_turns`, but a recorded dialogue is never cut: its last turns are as good as its first.
     """
-    talk = material.talk
-    kinds = possible_kinds(material.record, talk)
+    settings = material.settings
+    kinds = possible_kinds(material.record, settings)
     if not kinds:
         return []
-    weights = np.array([getattr(talk, kind) for kind in kinds])
+    weights = np.array([getattr(settings, kind) for kind in kinds])
     drafts: list[Draft] = []
     used = 0
     for number in rng.choice(len(kinds), size=len(kinds), replace=False, p=weights / weights.sum()):
-        if used == talk.max_kinds or len(drafts) >= talk.max_turns:
+        if used == settings.max_kinds or len(drafts) >= settings.max_turns:
             break
         kind = kinds[number]
         made = MAKERS[kind](material, rng)
-        drafts += made if kind == "dialogues" else made[: talk.max_turns - len(drafts)]
+        drafts += made if kind == "dialogues" else made[: settings.max_turns - len(drafts)]
         used += bool(made)
     return drafts
 
 
 def _with_prompts(
-    drafts: Sequence[Draft], opened: OpenedRecord, talk: TalkSettings, rng: np.random.Generator
+    drafts: Sequence[Draft], opened: OpenedRecord, settings: DialogueSettings, rng: np.random.Generator
 ) -> tuple[Turn, ...]:
     turns = []
     for draft in drafts:
         prompts = tuple(
-            sample_prompt(opened.masks[row], opened.instances[row].box_xyxy, rng, talk.prompts) for row in draft.regions
+            sample_prompt(opened.masks[row], opened.instances[row].box_xyxy, rng, settings.prompts)
+            for row in draft.regions
         )
         turns.append(Turn(draft.question, draft.answer, draft.targets, prompts, draft.grounded, draft.kind))
     return tuple(turns)
 
 
 def _marked_rows(
-    drafts: Sequence[Draft], opened: OpenedRecord, talk: TalkSettings, rng: np.random.Generator
+    drafts: Sequence[Draft], opened: OpenedRecord, settings: DialogueSettings, rng: np.random.Generator
 ) -> tuple[int, ...]:
     """Rows in the order of their numbers; none where regions are pointed at by prompts."""
     needed = list(dict.fromkeys(row for draft in drafts for row in draft.regions))
-    if not needed or rng.random() >= talk.marks:
+    if not needed or rng.random() >= settings.marks:
         return ()
     places = enumerate(zip(opened.masks, opened.instances, strict=True))
     others = [row for row, (mask, thing) in places if row not in needed and can_point_at(mask, thing.box_xyxy)]
-    room = max(talk.max_marks - len(needed), 0)
+    room = max(settings.max_marks - len(needed), 0)
     rows = needed + [others[index] for index in rng.permutation(len(others))[:room]]
     return tuple(rows[index] for index in rng.permutation(len(rows)))
 

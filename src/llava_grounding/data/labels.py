@@ -26,7 +26,7 @@ class LabelledImages:
     """Images of a COCO instances file with their annotations.
 
     Args:
-        instances: parsed file; its broken images and annotations are left out and told of in `left_out`.
+        instances: parsed file; its broken images and annotations are left out and listed in `left_out`.
         images: where pixels come from.
         thorough, label_sets, exhaustive, crowds_as_things: see `CocoLabels`.
 
@@ -70,7 +70,7 @@ class LabelledImages:
         self.expressions: dict[int, Any] = {}
         for row in rows_of(instances, "annotations", "a COCO instances file"):
             if isinstance(row, Mapping) and "expressions" in row:
-                with suppress(EntryError):  # an annotation whose id is none is told of already
+                with suppress(EntryError):  # an annotation whose id is none is reported already
                     self.expressions[whole_number(row.get("id"))] = row["expressions"]
         for number in self._photos.ambiguous:
             self.expressions.pop(number, None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llava_grounding.data.talk_settings import PromptSettings
+from llava_grounding.data.dialogue_settings import PromptSettings
 from llava_grounding.masks import mask_to_box
 from llava_grounding.structures import VisualPrompt
 

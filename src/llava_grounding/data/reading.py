@@ -44,7 +44,7 @@ _HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing 
 _EXACT = 2.0**53  # beyond it a floating-point number may stand for several whole ones
 _SHARE_INSIDE = 0.25  # of a box's area, at least; boxes of things half out of the picture are clipped
 _NAMED = 300  # characters of what an entry is called; no file system has longer names
-_LISTED = 5  # faults told of at once
+_LISTED = 5  # faults reported at once
 _KEPT = 20  # of each reason, entries whose fault is remembered
 _RESERVED = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))), re.IGNORECASE)
 _ID_KEYS = ("id", "ann_id", "region_id", "ref_id", "file_name", "image_id")
@@ -74,7 +74,7 @@ class LeftOut:
 
     def __init__(self) -> None:
         self._entries: dict[str, list[str]] = {}
-        self._told: list[str] = []
+        self._reported: list[str] = []
         self.examples: dict[str, list[str]] = {}
 
     @property
@@ -87,8 +87,8 @@ class LeftOut:
         reason = why.reason if isinstance(why, EntryError) else why
         name = cut_short(printable(str(entry)), _NAMED)
         self._entries.setdefault(reason, []).append(name)
-        if len(self._told) < _LISTED:
-            self._told.append(f"{name}: {why}")
+        if len(self._reported) < _LISTED:
+            self._reported.append(f"{name}: {why}")
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _KEPT:
             examples.append(name if str(why) == reason else f"{name}: {why}")
@@ -98,7 +98,7 @@ class LeftOut:
         for reason, entries in other._entries.items():
             self._entries.setdefault(reason, []).extend(entries)
             self.examples[reason] = (self.examples.get(reason, []) + other.examples[reason])[:_KEPT]
-        self._told = (self._told + other._told)[:_LISTED]
+        self._reported = (self._reported + other._reported)[:_LISTED]
 
     def keep(self, entry: object, read: Callable[[], None]) -> bool:
         """Read an entry, or note that it is left out; whether it could be read."""
@@ -115,10 +115,10 @@ class LeftOut:
         Raises:
             DataError: naming the file, and the first entries with what is wrong with them.
         """
-        if self._told:
+        if self._reported:
             count = sum(map(len, self._entries.values()))
-            more = f"; and {count - len(self._told)} more" if count > len(self._told) else ""
-            raise DataError(f"{path}: {'; '.join(self._told)}{more} (`strict: false` leaves such entries out)")
+            more = f"; and {count - len(self._reported)} more" if count > len(self._reported) else ""
+            raise DataError(f"{path}: {'; '.join(self._reported)}{more} (`strict: false` leaves such entries out)")
 
 
 class PackedRecords(Sequence[Record]):
@@ -148,7 +148,7 @@ class PackedRecords(Sequence[Record]):
             ends.append(len(self._block))
         self._ends = np.array(ends)
         self.dropped: Mapping[str, Sequence[str]] = left_out.by_reason
-        self.examples: Mapping[str, Sequence[str]] = {why: tuple(told) for why, told in left_out.examples.items()}
+        self.examples: Mapping[str, Sequence[str]] = {why: tuple(names) for why, names in left_out.examples.items()}
 
     def __len__(self) -> int:
         return len(self._ends) - 1

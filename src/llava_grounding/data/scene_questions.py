@@ -96,7 +96,7 @@ def scene_phrases(sample: Sample) -> list[tuple[str, tuple[int, ...]]]:
 
 
 class _Scene:
-    """Facts, masks and dice of one scene, and how its turns are put into words."""
+    """Facts, masks and random generator of one scene, and how its turns are put into words."""
 
     def __init__(self, facts: SceneFacts, masks: np.ndarray, rng: random.Random, absent_kinds: tuple[str, ...]) -> None:
         self.facts, self.masks, self.rng, self.absent_kinds = facts, masks, rng, absent_kinds

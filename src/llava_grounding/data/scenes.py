@@ -90,7 +90,7 @@ def scene_record(seed: int, config: SceneConfig | None = None) -> Record:
     """The scene of this seed as a record: exact masks, grounded captions, expressions and dialogues."""
     config = config or SceneConfig()
     sample = draw_scene(seed, config)
-    told = [turn for turn in sample.turns if turn.kind == "describe"]
+    descriptions = [turn for turn in sample.turns if turn.kind == "describe"]
     present = {thing.category for thing in sample.instances}
     return Record(
         id=sample.id,
@@ -102,11 +102,11 @@ def scene_record(seed: int, config: SceneConfig | None = None) -> Record:
             )
             for index, (thing, mask) in enumerate(zip(sample.instances, sample.masks, strict=True))
         ),
-        captions=tuple(dict.fromkeys(strip_markup(turn.answer) for turn in told)),
+        captions=tuple(dict.fromkeys(strip_markup(turn.answer) for turn in descriptions)),
         exhaustive=frozenset(present | {name for name in KINDS if not any(confusable(name, one) for one in present)}),
         source=sample.source,
         read_bytes=ScenePicture(seed, config),
-        grounded_captions=tuple(dict.fromkeys(GroundedText(turn.answer, turn.targets) for turn in told)),
+        grounded_captions=tuple(dict.fromkeys(GroundedText(turn.answer, turn.targets) for turn in descriptions)),
         expressions=tuple(Expression(text, targets) for text, targets in scene_phrases(sample)),
         dialogues=_dialogues(sample, random.Random(f"dialogues {seed}")),
         image_name=f"{sample.id}.png",
@@ -114,7 +114,7 @@ def scene_record(seed: int, config: SceneConfig | None = None) -> Record:
 
 
 def write_scenes(folder: str | Path, count: int, seed: int = 0, config: SceneConfig | None = None) -> dict[str, Path]:
-    """Write drawn scenes as if they were somebody's own data, and give the places as `OwnData.from_files` takes them.
+    """Write drawn scenes as if they were somebody's data, and give the places as `CustomData.from_files` takes them.
 
     Pictures in `images/`, labels with masks and expressions in `instances.json`, `captions.json` and
     `dialogues.jsonl`. The same arguments write the same files.

@@ -96,7 +96,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         """Leave every part as its own constructor initialised it."""
 
     def train(self, mode: bool = True) -> "LlavaGroundingForConditionalGeneration":
-        """As in torch, but a part of which nothing learns stays in evaluation mode.
+        """As in torch, but a wholly frozen part stays in evaluation mode.
 
         Its batch statistics would move otherwise, and with an adapter on the language model nobody would save them.
         """

@@ -46,10 +46,10 @@ from llava_grounding.processing.image import (
 from llava_grounding.processing.regions import EncodedPrompts, collate_prompts, encode_prompts
 from llava_grounding.processing.selection import PhraseSelection, SelectionSettings, select_regions
 from llava_grounding.processing.sentencepiece import SentencePieceTokenizer
-from llava_grounding.processing.standard_doors import StandardDoors
 from llava_grounding.processing.text_length import check_characters_fit, check_tokens, limit_to_model, max_tokens_of
 from llava_grounding.processing.tokenizer_files import read_tokenizer
 from llava_grounding.processing.tokens import MarkupTokenizer
+from llava_grounding.processing.transformers_mixin import TransformersProcessorMixin
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, Region, VisualPrompt
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class ProcessorSettings:
             raise ConfigError(f"demo_quirks need tokenisation `sentencepiece`, got `{self.tokenisation}`")
 
 
-class LlavaGroundingProcessor(StandardDoors):
+class LlavaGroundingProcessor(TransformersProcessorMixin):
     """Encodes images and conversations, decodes grounded answers."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, settings: ProcessorSettings) -> None:

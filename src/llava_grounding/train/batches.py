@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from llava_grounding.data.dialogue_settings import PromptSettings
 from llava_grounding.data.sample import Sample, Turn
-from llava_grounding.data.talk_settings import PromptSettings
 from llava_grounding.errors import DataError
 from llava_grounding.geometry import Letterbox
 from llava_grounding.model.config import LlavaGroundingConfig

@@ -1,4 +1,4 @@
-"""What happens between the steps of a run: dice, the log, the best weights, stopping."""
+"""What happens between the steps of a run: seeds, the log, the best checkpoint, stopping."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ class LogFile(TrainerCallback):
         logger.info("step %d of %d: %s", state.global_step, args.max_steps, shown)
 
 
-class StepDice(TrainerCallback):
-    """The dice of each step: the same whether the run came there in one go or was resumed."""
+class StepSeed(TrainerCallback):
+    """The random seed of each step: the same whether the run came there in one go or was resumed."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Seed everything that may throw dice in a step."""
+        """Seed every random generator that a step may draw from."""
         mixed = (1_000_003 * self.seed + state.global_step * args.world_size + args.process_index) % 2**32
         random.seed(mixed)
         np.random.seed(mixed)  # noqa: NPY002 - libraries that draw from the global state
@@ -81,7 +81,7 @@ class FiniteSteps(TrainerCallback):
                 one.grad = None
 
 
-class OwnRhythm(TrainerCallback):
+class RecipeIntervals(TrainerCallback):
     """Steps between lines, checkpoints and validations are those of the recipe, not those of the checkpoint."""
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
@@ -89,7 +89,7 @@ class OwnRhythm(TrainerCallback):
         state.compute_steps(args, state.max_steps)
 
 
-class BestKept(TrainerCallback):
+class BestCheckpoint(TrainerCallback):
     """Keeps the weights of the best validation in `best`.
 
     Args:

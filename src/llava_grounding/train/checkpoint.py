@@ -27,12 +27,12 @@ from llava_grounding.errors import CheckpointError, quoted
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.adapters import is_adapted, merged_state
 from llava_grounding.train.class_losses import ClassPhrases
-from llava_grounding.train.learner import Learner
 from llava_grounding.train.plan import PHRASES
+from llava_grounding.train.training_module import TrainingModule
 
 CLASS_PHRASE_FILES = ("class_phrases.safetensors", "class_phrases.json")
 """What a stage keeps of its class phrases beside the model."""
-# Of a run with adapters: only what learns, and batch statistics; the rest is where the run started.
+# Of a run with adapters: only trainable weights, and batch statistics; the rest is where the run started.
 _LEARNT = "learnt.safetensors"
 _MAX_NAMES_BYTES = 2**24
 VALIDATION_FILE = "validation.json"
@@ -48,37 +48,37 @@ REMOVED = ".removed"
 
 
 def save_whole(
-    learner: Learner,
+    training_module: TrainingModule,
     processor: LlavaGroundingProcessor,
     folder: Path,
     state: Mapping[str, Tensor] | None = None,
     metrics: Mapping[str, float] | None = None,
-    resting_phrases: ClassPhrases | None = None,
+    earlier_phrases: ClassPhrases | None = None,
 ) -> None:
     """The model as it is, adapters merged, as a folder anybody can load; an older one stays until this one is whole.
 
     Args:
-        state: the learner's, where it is gathered from several processes; None asks the learner.
+        state: the training_module's, where it is gathered from several processes; None asks the training_module.
         metrics: the validation that it was chosen by, for `kept_metrics`.
-        resting_phrases: of an earlier stage, handed on where the learner has none.
+        earlier_phrases: of an earlier stage, handed on where the training_module has none.
 
     Raises:
         CheckpointError: if it cannot be written.
     """
-    state = None if state is None else _with_scalars(learner, state)
+    state = None if state is None else _with_scalars(training_module, state)
     recover(folder)
     aside, old = _beside(folder)
     shutil.rmtree(aside, ignore_errors=True)
     model = _part(state, "model")
-    if is_adapted(learner.model):
-        model = merged_state(learner.model, model)
-    if learner.narrow:
-        model = dict(learner.model.state_dict() if model is None else model)
-        model |= {name: model[name].to(dtype) for name, dtype in learner.narrow.items() if name in model}
+    if is_adapted(training_module.model):
+        model = merged_state(training_module.model, model)
+    if training_module.stored_dtypes:
+        model = dict(training_module.model.state_dict() if model is None else model)
+        model |= {name: model[name].to(dtype) for name, dtype in training_module.stored_dtypes.items() if name in model}
     with writing(folder.name, aside):
-        _save_model(learner, processor, aside, model, _part(state, PHRASES))
-        if learner.class_phrases is None and resting_phrases is not None:
-            save_phrases(resting_phrases, aside)
+        _save_model(training_module, processor, aside, model, _part(state, PHRASES))
+        if training_module.class_phrases is None and earlier_phrases is not None:
+            save_phrases(earlier_phrases, aside)
         if metrics is not None:
             (aside / VALIDATION_FILE).write_text(json.dumps(dict(metrics)) + "\n", encoding="utf-8")
         settle(aside)
@@ -225,25 +225,28 @@ def writing(what: str, aside: Path) -> Iterator[None]:
         raise CheckpointError(f"cannot write `{what}` in `{aside.parent}`: {reason}") from error
 
 
-def save_learner(
-    learner: Learner, processor: LlavaGroundingProcessor, folder: Path, state: Mapping[str, Tensor] | None = None
+def save_training_module(
+    training_module: TrainingModule,
+    processor: LlavaGroundingProcessor,
+    folder: Path,
+    state: Mapping[str, Tensor] | None = None,
 ) -> None:
     """What a run needs to go on.
 
     Args:
-        state: the learner's, where it is gathered from several processes; None asks the learner.
+        state: the training_module's, where it is gathered from several processes; None asks the training_module.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = _with_scalars(learner, learner.state_dict() if state is None else state)
-    if is_adapted(learner.model):
-        save_file({name: state[name].contiguous() for name in sorted(_learnt(learner))}, folder / _LEARNT)
+    state = _with_scalars(training_module, training_module.state_dict() if state is None else state)
+    if is_adapted(training_module.model):
+        save_file({name: state[name].contiguous() for name in sorted(_learnt(training_module))}, folder / _LEARNT)
         processor.save_pretrained(folder)
         return
-    _save_model(learner, processor, folder, _part(state, "model"), _part(state, PHRASES))
+    _save_model(training_module, processor, folder, _part(state, "model"), _part(state, PHRASES))
 
 
-def load_learner(learner: nn.Module, folder: Path) -> None:
-    """Put back what `save_learner` kept.
+def load_training_module(training_module: nn.Module, folder: Path) -> None:
+    """Put back what `save_training_module` kept.
 
     Raises:
         CheckpointError: if it is damaged, or of another model.
@@ -251,15 +254,15 @@ def load_learner(learner: nn.Module, folder: Path) -> None:
     try:
         if (folder / _LEARNT).is_file():
             state = load_file(folder / _LEARNT)
-            unknown = _put_in(learner, state)[1]
-            missing = _learnt(learner) - state.keys()
+            unknown = _put_in(training_module, state)[1]
+            missing = _learnt(training_module) - state.keys()
         else:
             state = {f"model.{name}": value for path in weight_files(folder) for name, value in load_file(path).items()}
             if (folder / CLASS_PHRASE_FILES[0]).is_file():
                 phrases = load_file(folder / CLASS_PHRASE_FILES[0])
                 state |= {f"{PHRASES}.{name}": value for name, value in phrases.items()}
-            without, unknown = _put_in(learner, state)
-            missing = set(without) - ({"model.lm_head.weight"} if _is_tied(learner) else set())
+            without, unknown = _put_in(training_module, state)
+            missing = set(without) - ({"model.lm_head.weight"} if _is_tied(training_module) else set())
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint `{folder}` is damaged, or of another model: {one_line(error)}"
@@ -269,28 +272,28 @@ def load_learner(learner: nn.Module, folder: Path) -> None:
         raise CheckpointError(f"the checkpoint `{folder}` is of another model: {', '.join(wrong)}")
 
 
-def _with_scalars(learner: Learner, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A learner's state with scalars where only its run has vectors."""
-    return {name: value.reshape(()) if name in learner.scalars else value for name, value in state.items()}
+def _with_scalars(training_module: TrainingModule, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A training_module's state with scalars where only its run has vectors."""
+    return {name: value.reshape(()) if name in training_module.scalars else value for name, value in state.items()}
 
 
-def _put_in(learner: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
+def _put_in(training_module: nn.Module, state: dict[str, Tensor]) -> tuple[list[str], list[str]]:
     """Load a state, also into weights that several processes share; keys that are missing, and that are too many."""
-    if isinstance(learner, Learner):
-        state = {name: value.reshape(1) if name in learner.scalars else value for name, value in state.items()}
-    if any(isinstance(parameter, DTensor) for parameter in learner.parameters()):
+    if isinstance(training_module, TrainingModule):
+        state = {name: value.reshape(1) if name in training_module.scalars else value for name, value in state.items()}
+    if any(isinstance(parameter, DTensor) for parameter in training_module.parameters()):
         options = StateDictOptions(full_state_dict=True, strict=False)
         values: dict[str, Any] = dict(state)
-        keys = set_model_state_dict(learner, values, options=options)
+        keys = set_model_state_dict(training_module, values, options=options)
     else:
-        keys = learner.load_state_dict(state, strict=False)
+        keys = training_module.load_state_dict(state, strict=False)
     return keys.missing_keys, keys.unexpected_keys
 
 
-def _learnt(learner: nn.Module) -> set[str]:
-    """Names in the state of what learns, and of what is counted along."""
-    learning = {name for name, parameter in learner.named_parameters() if parameter.requires_grad}
-    return learning | ({name for name, _ in learner.named_buffers()} & learner.state_dict().keys())
+def _learnt(training_module: nn.Module) -> set[str]:
+    """Names in the state of trainable weights and of running statistics."""
+    learning = {name for name, parameter in training_module.named_parameters() if parameter.requires_grad}
+    return learning | ({name for name, _ in training_module.named_buffers()} & training_module.state_dict().keys())
 
 
 def one_line(error: object) -> str:
@@ -298,29 +301,29 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _is_tied(learner: nn.Module) -> bool:
-    return isinstance(learner, Learner) and bool(learner.model.config.tie_word_embeddings)
+def _is_tied(training_module: nn.Module) -> bool:
+    return isinstance(training_module, TrainingModule) and bool(training_module.model.config.tie_word_embeddings)
 
 
 def _part(state: Mapping[str, Tensor] | None, name: str) -> dict[str, Tensor] | None:
-    """The state of one part of a learner."""
+    """The state of one part of a training_module."""
     if state is None:
         return None
     return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
 
 def _save_model(
-    learner: Learner,
+    training_module: TrainingModule,
     processor: LlavaGroundingProcessor,
     folder: Path,
     model: Mapping[str, Tensor] | None,
     phrases: Mapping[str, Tensor] | None,
 ) -> None:
-    with without_progress_bars(), _plain(learner.model):
-        learner.model.save_pretrained(folder, state_dict=None if model is None else dict(model))
+    with without_progress_bars(), _plain(training_module.model):
+        training_module.model.save_pretrained(folder, state_dict=None if model is None else dict(model))
     processor.save_pretrained(folder)
-    if learner.class_phrases is not None:
-        save_phrases(learner.class_phrases, folder, phrases)
+    if training_module.class_phrases is not None:
+        save_phrases(training_module.class_phrases, folder, phrases)
 
 
 @contextmanager

@@ -140,9 +140,9 @@ def naming_loss(output: GrounderOutput, targets: TargetBatch, result: CriterionR
     losses = []
     for layer, prediction in enumerate(named_predictions(output).values()):
         logits = prediction.phrase_logits.float()[pairs.image_index, pairs.queries[layer], ANYTHING + 1 :]
-        truth = classes[pairs.targets[layer]]
-        total = F.cross_entropy(logits, truth, ignore_index=UNLEARNT, reduction="sum")
-        losses.append(total / (truth != UNLEARNT).sum().clamp(min=1))
+        target = classes[pairs.targets[layer]]
+        total = F.cross_entropy(logits, target, ignore_index=UNLEARNT, reduction="sum")
+        losses.append(total / (target != UNLEARNT).sum().clamp(min=1))
     return torch.stack(losses).mean()
 
 

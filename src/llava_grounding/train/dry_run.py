@@ -11,12 +11,12 @@ from llava_grounding.model.sizes import bytes_per_weight, meta_model
 from llava_grounding.train.adapters import add_adapters
 from llava_grounding.train.class_losses import ClassPhrases
 from llava_grounding.train.mixture import Mixture
-from llava_grounding.train.plan import PartPlan, part_plans, plan_lines, set_learning, stage_plan
+from llava_grounding.train.plan import PartPlan, part_plans, plan_lines, set_trainable, stage_plan
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.run import check_trackers
-from llava_grounding.train.sources import open_sources, quiet_scenes
+from llava_grounding.train.sources import open_sources, scenes_without_dialogues
 from llava_grounding.train.stream import Portion
-from llava_grounding.train.workshop import class_names, model_config
+from llava_grounding.train.training_setup import class_names, model_config
 
 _GIB = 2**30
 _TOKENS = 1024  # of a dialogue with its image, where the recipe does not bound it
@@ -50,7 +50,7 @@ def dry_run(recipe: Recipe, root: Path | None = None, processes: int = 1) -> lis
         UsageError: whatever would stop the run before its first step.
     """
     plan = stage_plan(recipe)
-    sources = open_sources(recipe.data, root, SceneConfig if "language" in plan.tasks else quiet_scenes)
+    sources = open_sources(recipe.data, root, SceneConfig if "language" in plan.tasks else scenes_without_dialogues)
     open_sources(recipe.validation, root)
     check_trackers(recipe.report_to)
     mixture = Mixture(sources, recipe.batch_size, recipe.seed)
@@ -63,7 +63,7 @@ def dry_run(recipe: Recipe, root: Path | None = None, processes: int = 1) -> lis
         phrases = ClassPhrases(names, config.grounder_config.phrase_size, config.grounder_config.hidden_size)
     if recipe.lora is not None:
         add_adapters(model, recipe.lora)
-    set_learning(model, plan, range(3))
+    set_trainable(model, plan, range(3))
     parts = part_plans(model, phrases, recipe)
     memory = estimate_memory(parts, recipe, processes, config.text_config.hidden_size, _layers(config.text_config))
     counts = mixture.parts(0)
@@ -90,8 +90,8 @@ def estimate_memory(parts: Sequence[PartPlan], recipe: Recipe, processes: int, w
     vision = {"grounder", "visual_prompt_encoder"}
     weights = gradients = optimizer = 0.0
     for part in parts:
-        resting = 4.0 if part.name in vision else bytes_per_weight(recipe.weights)
-        weights += part.learning * 4.0 + part.resting * resting
+        frozen_bytes = 4.0 if part.name in vision else bytes_per_weight(recipe.weights)
+        weights += part.trainable * 4.0 + part.frozen * frozen_bytes
         gradients += part.whole * 4.0
         optimizer += part.whole * 8.0
     share = 1.0 / processes

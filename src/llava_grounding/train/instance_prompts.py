@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from llava_grounding.data.dialogue_settings import PromptSettings
 from llava_grounding.data.prompt_sampling import can_point_at, sample_prompt
 from llava_grounding.data.sample import Sample
-from llava_grounding.data.talk_settings import PromptSettings
 from llava_grounding.geometry import Letterbox
 from llava_grounding.processing.regions import EncodedPrompts, encode_prompts
 

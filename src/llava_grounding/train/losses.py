@@ -195,10 +195,10 @@ class SetCriterion:
         """Focal loss of all queries against the phrases of their matched objects, mean over phrases, summed: [D]."""
         logits = predictions.phrase_logits
         num_queries, num_phrases = logits.shape[2:]
-        truth = torch.zeros_like(logits).flatten(1, 2)
+        target = torch.zeros_like(logits).flatten(1, 2)
         rows = (pairs.image_index * num_queries + pairs.queries).unsqueeze(2).expand(-1, -1, num_phrases)
-        truth = truth.scatter(1, rows, targets.phrase_map[pairs.targets]).view_as(logits)
-        losses = sigmoid_focal_loss(logits, truth)
+        target = target.scatter(1, rows, targets.phrase_map[pairs.targets]).view_as(logits)
+        losses = sigmoid_focal_loss(logits, target)
         if self.phrase_normalisation == "official" or phrase_mask is None:
             per_phrase = 1.0 / max(num_phrases, 1)
             return CLASS_LOSS_SCALE * per_phrase * losses.sum((1, 2, 3))
@@ -216,16 +216,16 @@ class SetCriterion:
         rows = pairs.targets.flatten()
         if draws.oversampled is None or draws.random_tail is None:
             logits = masks.flatten(1)
-            truth = targets.coverage((masks.shape[2], masks.shape[3]))[rows]
+            target = targets.coverage((masks.shape[2], masks.shape[3]))[rows]
         else:
             oversampled, random_tail = draws.oversampled.flatten(0, 1), draws.random_tail.flatten(0, 1)
             points = choose_points(masks.detach(), oversampled, random_tail, self.num_points or 0)
             logits = sample_maps(masks, points).squeeze(1)
-            truth = sample_masks(targets.masks, rows, points)
-        entropy, dice = entropy_and_dice(logits, truth)
+            target = sample_masks(targets.masks, rows, points)
+        bce, dice = bce_and_dice(logits, target)
         has_mask = targets.has_mask[rows]
         return {
-            "loss_mask": (entropy * has_mask).view(layers, total).sum(1),
+            "loss_mask": (bce * has_mask).view(layers, total).sum(1),
             "loss_dice": (dice * has_mask).view(layers, total).sum(1),
         }
 
@@ -243,12 +243,12 @@ def weighted(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict
     return scaled | {"loss": torch.stack(list(scaled.values())).sum()}
 
 
-def entropy_and_dice(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+def bce_and_dice(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy and dice loss (smoothed by one) of n masks [n, K], each [n]."""
-    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
-    chance = logits.sigmoid()
-    overlap = 2.0 * (chance * truth).sum(1) + 1.0
-    return entropy, 1.0 - overlap / (chance.sum(1) + truth.sum(1) + 1.0)
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(1)
+    prob = logits.sigmoid()
+    overlap = 2.0 * (prob * target).sum(1) + 1.0
+    return bce, 1.0 - overlap / (prob.sum(1) + target.sum(1) + 1.0)
 
 
 def matched_mask_logits(predictions: StackedPredictions, pairs: Pairs) -> Tensor:
@@ -273,13 +273,13 @@ def matched_mask_logits(predictions: StackedPredictions, pairs: Pairs) -> Tensor
     return logits.unflatten(2, features.shape[2:])
 
 
-def sigmoid_focal_loss(logits: Tensor, truth: Tensor) -> Tensor:
+def sigmoid_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Focal loss of each entry, with alpha 0.25 and gamma 2."""
-    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    chance = logits.sigmoid()
-    miss = chance + truth - 2.0 * chance * truth
-    alpha = FOCAL_ALPHA * truth + (1.0 - FOCAL_ALPHA) * (1.0 - truth)
-    return alpha * entropy * miss.square()
+    bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    prob = logits.sigmoid()
+    miss = prob + target - 2.0 * prob * target
+    alpha = FOCAL_ALPHA * target + (1.0 - FOCAL_ALPHA) * (1.0 - target)
+    return alpha * bce * miss.square()
 
 
 def _box_sums(predictions: StackedPredictions, targets: TargetBatch, pairs: Pairs) -> dict[str, Tensor]:
@@ -287,8 +287,8 @@ def _box_sums(predictions: StackedPredictions, targets: TargetBatch, pairs: Pair
     boxes = predictions.boxes_cxcywh
     rows = (pairs.image_index * boxes.shape[2] + pairs.queries).unsqueeze(2).expand(-1, -1, 4)
     matched = boxes.flatten(1, 2).gather(1, rows)
-    truth = targets.boxes_cxcywh[pairs.targets]
+    target = targets.boxes_cxcywh[pairs.targets]
     return {
-        "loss_box": (matched - truth).abs().sum((1, 2)),
-        "loss_giou": (1.0 - generalized_iou_cxcywh(matched, truth)).sum(1),
+        "loss_box": (matched - target).abs().sum((1, 2)),
+        "loss_giou": (1.0 - generalized_iou_cxcywh(matched, target)).sum(1),
     }

@@ -85,7 +85,7 @@ class HungarianMatcher:
         cost_giou: weight of the negated generalised IoU.
         num_points: random points at which masks are compared; None compares cells of the mask features with the
             part of each that the object covers, which is cheaper for small images and draws nothing at random.
-        cell_stride: with `num_points=None`, width of the squares of cells that are compared by their mean.
+        max_cells: with `num_points=None`, cells a side beyond which squares of them are compared by their mean.
 
     Source: DETR (arXiv:2005.12872) section 3.1; point costs as in Mask2Former (arXiv:2112.01527) section 3.3.
     """
@@ -96,7 +96,7 @@ class HungarianMatcher:
     cost_box: float = 5.0
     cost_giou: float = 2.0
     num_points: int | None = 12544
-    cell_stride: int = 1
+    max_cells: int | None = None
 
     def __call__(
         self,
@@ -190,12 +190,14 @@ class HungarianMatcher:
         embeds, features = predictions.mask_embeds, predictions.mask_features
         has_mask = targets.padded(targets.has_mask).unsqueeze(1)  # [B, 1, M]
         if points is None:
-            height, width = (-(-side // self.cell_stride) for side in features.shape[2:])
-            truth = targets.padded(targets.coverage((height, width)))
+            sides = features.shape[2:]
+            stride = -(-max(sides) // (self.max_cells or max(sides)))
+            height, width = (-(-side // stride) for side in sides)
+            target = targets.padded(targets.coverage((height, width)))
             features = F.adaptive_avg_pool2d(features, (height, width))
             num_queries = embeds.shape[2]
             logits = torch.bmm(embeds.transpose(0, 1).flatten(1, 2), features.flatten(2))  # [B, D * Q, h * w]
-            cost = self._pointwise_costs(logits, truth) * has_mask
+            cost = self._pointwise_costs(logits, target) * has_mask
             return cost.unflatten(1, (-1, num_queries)).transpose(0, 1)
         assert targets.masks is not None
         rows = torch.arange(len(targets.image_index), device=features.device)
@@ -203,25 +205,25 @@ class HungarianMatcher:
         for layer, layer_points in enumerate(points):
             # Sampling features and not masks: as many channels as the query's embedding, but far fewer places.
             logits = torch.bmm(embeds[layer], sample_maps(features, layer_points))
-            truth = targets.padded(sample_masks(targets.masks, rows, layer_points[targets.image_index]))
-            costs.append(self._pointwise_costs(logits, truth) * has_mask)
+            target = targets.padded(sample_masks(targets.masks, rows, layer_points[targets.image_index]))
+            costs.append(self._pointwise_costs(logits, target) * has_mask)
         return torch.stack(costs)
 
-    def _pointwise_costs(self, logits: Tensor, truth: Tensor) -> Tensor:
+    def _pointwise_costs(self, logits: Tensor, target: Tensor) -> Tensor:
         """Weighted cross-entropy and dice of mask logits [B, Q, K] against coverages [B, M, K], as [B, Q, M]."""
-        truth_t = truth.transpose(1, 2)
-        entropy = (F.softplus(logits).sum(2, keepdim=True) - torch.bmm(logits, truth_t)) / logits.shape[2]
-        chance = logits.sigmoid()
-        total = chance.sum(2, keepdim=True) + truth.sum(2).unsqueeze(1)
-        dice = 1.0 - (2.0 * torch.bmm(chance, truth_t) + 1.0) / (total + 1.0)
-        return self.cost_mask * entropy + self.cost_dice * dice
+        target_t = target.transpose(1, 2)
+        bce = (F.softplus(logits).sum(2, keepdim=True) - torch.bmm(logits, target_t)) / logits.shape[2]
+        prob = logits.sigmoid()
+        total = prob.sum(2, keepdim=True) + target.sum(2).unsqueeze(1)
+        dice = 1.0 - (2.0 * torch.bmm(prob, target_t) + 1.0) / (total + 1.0)
+        return self.cost_mask * bce + self.cost_dice * dice
 
 
 def _class_costs(phrase_logits: Tensor, targets: TargetBatch) -> Tensor:
     """Focal cost of each object's phrases, their mean, [D, B, Q, M]."""
-    chance = phrase_logits.sigmoid()
-    present = FOCAL_ALPHA * (1.0 - chance).square() * -(chance + LOG_EPSILON).log()
-    absent = (1.0 - FOCAL_ALPHA) * chance.square() * -(1.0 - chance + LOG_EPSILON).log()
+    prob = phrase_logits.sigmoid()
+    present = FOCAL_ALPHA * (1.0 - prob).square() * -(prob + LOG_EPSILON).log()
+    absent = (1.0 - FOCAL_ALPHA) * prob.square() * -(1.0 - prob + LOG_EPSILON).log()
     share = targets.phrase_map / targets.phrase_map.sum(1, keepdim=True).clamp(min=1.0)
     return (present - absent) @ targets.padded(share).transpose(1, 2)
 

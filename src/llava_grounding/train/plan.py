@@ -1,4 +1,4 @@
-"""What a stage teaches and which parts of the model learn it, at which rate: settled, and said, before the first step.
+"""What a stage trains: its tasks, the trainable and the frozen parts, and their learning rates, before the first step.
 
 Knows parameters by name only; builds no model and reads no data.
 """
@@ -22,7 +22,7 @@ from llava_grounding.train.recipe import Recipe
 
 Task = Literal["language", "phrases", "classes", "prompts"]
 PHRASES = "class_phrases"
-"""Part of the learner that holds class phrases; the others are the model's."""
+"""Part of the training_module that holds class phrases; the others are the model's."""
 _VISION = ("grounder", "visual_prompt_encoder", PHRASES)
 _SLOWER = re.compile(r"\.backbone\.|\.sampling_offsets\.|\.reference_points\.")
 _ADAPTER = ".lora_"
@@ -35,7 +35,7 @@ class StagePlan:
     tasks: tuple[Task, ...]
     parts: tuple[str, ...]
     new_rows: bool = False
-    """Of a language model at rest, the embeddings of our own tokens learn nevertheless."""
+    """Of a frozen language model, the embeddings of our own tokens are trainable nevertheless."""
 
 
 _LANGUAGE = ("multi_modal_projector", "phrase_projector", "language_model", "lm_head")
@@ -50,7 +50,7 @@ STAGES: dict[str, StagePlan] = {
     ),
     "grounded_chat": StagePlan(("language", "phrases"), (*_LANGUAGE, "grounder")),
     "visual_prompt": StagePlan(("language", "prompts"), ("visual_prompt_encoder",)),
-    "marks": StagePlan(("language",), ("multi_modal_projector", "language_model", "lm_head")),
+    "set_of_mark": StagePlan(("language",), ("multi_modal_projector", "language_model", "lm_head")),
 }
 
 
@@ -65,14 +65,14 @@ def stage_plan(recipe: Recipe) -> StagePlan:
     for name in recipe.freeze:
         if name not in known:
             raise ConfigError(f"`freeze` names no part of the model: `{name}`{did_you_mean(name, known)}")
-    resting = {*recipe.freeze, *(() if recipe.train_lm_head else ("lm_head",))}
-    parts = tuple(part for part in plan.parts if part not in resting)
+    frozen = {*recipe.freeze, *(() if recipe.train_lm_head else ("lm_head",))}
+    parts = tuple(part for part in plan.parts if part not in frozen)
     if not parts:
         raise ConfigError(f"everything that stage `{recipe.stage}` would train is frozen")
     new_rows = plan.new_rows or recipe.lora is not None
     if new_rows and recipe.sharding in ("fsdp", "zero3"):
         raise ConfigError(
-            f"sharding `{recipe.sharding}` cannot let single rows of an embedding learn, as "
+            f"sharding `{recipe.sharding}` cannot train single rows of an embedding, as "
             f"{'`lora`' if recipe.lora else f'stage `{recipe.stage}`'} does; take `zero2` or `none`"
         )
     tasks = [task for task in plan.tasks if task != "classes" or recipe.class_task is not False]
@@ -100,27 +100,27 @@ def _check_metric(metric: str, tasks: Sequence[Task]) -> None:
         )
 
 
-def set_learning(model: LlavaGroundingForConditionalGeneration, plan: StagePlan, new_tokens: Sequence[int]) -> None:
-    """Let the plan's parts learn and all others rest.
+def set_trainable(model: LlavaGroundingForConditionalGeneration, plan: StagePlan, new_tokens: Sequence[int]) -> None:
+    """Make the plan's parts trainable and freeze all others.
 
     Args:
-        new_tokens: ids whose embeddings learn although the language model rests.
+        new_tokens: ids whose embeddings are trainable although the language model is frozen.
     """
     adapted = any(_ADAPTER in name for name, _ in model.language_model.named_parameters())
     own_tower = not isinstance(model.vision_tower, SharedVisionTower)
     for name, parameter in model.named_parameters():
         part = name.partition(".")[0]
-        learns = part in plan.parts
+        trainable = part in plan.parts
         if adapted and part in ("language_model", "lm_head"):
-            learns = learns and _ADAPTER in name
+            trainable = trainable and _ADAPTER in name
         if own_tower and part == "vision_tower":
-            learns = False
-        parameter.requires_grad_(learns and parameter.is_floating_point())
+            trainable = False
+        parameter.requires_grad_(trainable and parameter.is_floating_point())
     for table in {id(one): one for one in _token_tables(model)}.values():
-        _let_all_rows_learn(table)
+        _train_all_rows(table)
         if plan.new_rows and new_tokens and not table.requires_grad:
             table.requires_grad_(True)
-            _let_only_rows_learn(table, new_tokens)
+            _train_only_rows(table, new_tokens)
 
 
 def freeze_stages(model: LlavaGroundingForConditionalGeneration, count: int) -> None:
@@ -145,10 +145,10 @@ def _token_tables(model: LlavaGroundingForConditionalGeneration) -> list[nn.Para
     return [embedding, model.lm_head.weight]
 
 
-def _let_only_rows_learn(table: nn.Parameter, rows: Sequence[int]) -> None:
+def _train_only_rows(table: nn.Parameter, rows: Sequence[int]) -> None:
     keep = torch.zeros(len(table), 1, dtype=torch.bool)
     keep[list(rows)] = True
-    table.learning_rows = len(rows)  # type: ignore[attr-defined]
+    table.trainable_rows = len(rows)  # type: ignore[attr-defined]
 
     def mask(gradient: Tensor) -> Tensor:
         return gradient * keep.to(gradient.device)
@@ -156,28 +156,28 @@ def _let_only_rows_learn(table: nn.Parameter, rows: Sequence[int]) -> None:
     table.row_hook = table.register_hook(mask)  # type: ignore[attr-defined]
 
 
-def _let_all_rows_learn(table: nn.Parameter) -> None:
-    """Undo `_let_only_rows_learn` of an earlier stage."""
+def _train_all_rows(table: nn.Parameter) -> None:
+    """Undo `_train_only_rows` of an earlier stage."""
     if hasattr(table, "row_hook"):
         table.row_hook.remove()
-        del table.row_hook, table.learning_rows  # type: ignore[attr-defined]
+        del table.row_hook, table.trainable_rows  # type: ignore[attr-defined]
 
 
-def rate_of(name: str, recipe: Recipe, shared_tower: bool = True) -> float:
-    """Peak learning rate of a parameter by its name in the learner (`model.…` or `class_phrases.…`)."""
+def learning_rate_of(name: str, recipe: Recipe, shared_tower: bool = True) -> float:
+    """Peak learning rate of a parameter by its name in the training_module (`model.…` or `class_phrases.…`)."""
     part = name.removeprefix("model.").partition(".")[0]
     vision = part in _VISION or (part == "vision_tower" and shared_tower)
-    rate = recipe.learning_rate * (recipe.vision_rate if vision else 1.0)
-    return rate * (recipe.backbone_rate if _SLOWER.search(f"{name}.") else 1.0)
+    rate = recipe.learning_rate * (recipe.vision_lr_multiplier if vision else 1.0)
+    return rate * (recipe.backbone_lr_multiplier if _SLOWER.search(f"{name}.") else 1.0)
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], recipe: Recipe) -> list[dict[str, Any]]:
-    """Learning parameters by rate and weight decay; norms, biases and single rows of embeddings have no decay."""
+    """Trainable parameters by learning rate and weight decay; norms, biases and rows of embeddings have no decay."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 and not hasattr(parameter, "learning_rows")
-            key = (rate_of(name, recipe), recipe.weight_decay if decays else 0.0)
+            decays = parameter.ndim > 1 and not hasattr(parameter, "trainable_rows")
+            key = (learning_rate_of(name, recipe), recipe.weight_decay if decays else 0.0)
             groups.setdefault(key, []).append(parameter)
     return [{"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()]
 
@@ -187,8 +187,8 @@ class PartPlan:
     """One part of the model in a stage."""
 
     name: str
-    learning: int
-    resting: int
+    trainable: int
+    frozen: int
     rates: tuple[float, ...]
     whole: int = 0
     """Parameters with a gradient: more than learn where only some rows of a table do."""
@@ -197,7 +197,7 @@ class PartPlan:
 def part_plans(
     model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases | None, recipe: Recipe
 ) -> list[PartPlan]:
-    """What learns and what rests, with parameter counts, after `set_learning`."""
+    """What is trainable and what is frozen, with parameter counts, after `set_trainable`."""
     named: list[tuple[str, nn.Parameter]] = [(f"model.{name}", one) for name, one in model.named_parameters()]
     if phrases is not None:
         named += [(f"{PHRASES}.{name}", one) for name, one in phrases.named_parameters()]
@@ -206,18 +206,18 @@ def part_plans(
     for name, parameter in named:
         part = name.removeprefix("model.").partition(".")[0]
         size = parameter.numel()
-        learning = 0
+        trainable = 0
         if parameter.requires_grad:
-            learning = getattr(parameter, "learning_rows", len(parameter) if parameter.ndim else 1)
-            learning = learning * size // max(len(parameter) if parameter.ndim else 1, 1)
-            rates.setdefault(part, set()).add(rate_of(name, recipe))
+            trainable = getattr(parameter, "trainable_rows", len(parameter) if parameter.ndim else 1)
+            trainable = trainable * size // max(len(parameter) if parameter.ndim else 1, 1)
+            rates.setdefault(part, set()).add(learning_rate_of(name, recipe))
         entry = counts.setdefault(part, [0, 0, 0])
-        entry[0] += learning
-        entry[1] += size - learning
+        entry[0] += trainable
+        entry[1] += size - trainable
         entry[2] += size if parameter.requires_grad else 0
     return [
-        PartPlan(part, learning, resting, tuple(sorted(rates.get(part, ()), reverse=True)), whole)
-        for part, (learning, resting, whole) in counts.items()
+        PartPlan(part, trainable, frozen, tuple(sorted(rates.get(part, ()), reverse=True)), whole)
+        for part, (trainable, frozen, whole) in counts.items()
     ]
 
 
@@ -227,8 +227,8 @@ def plan_lines(parts: Sequence[PartPlan], recipe: Recipe, tasks: Sequence[str]) 
     lines = [f"stage {recipe.stage}: {', '.join(tasks)}"]
     for part in parts:
         rates = " and ".join(f"{rate:.3g}" for rate in part.rates)
-        what = f"learns {part.learning:13,d} at {rates}" if part.learning else "rests"
-        rest = f"; {part.resting:,d} rest" if part.learning and part.resting else ""
-        lines.append(f"  {part.name:{width}}  {part.learning + part.resting:13,d} parameters  {what}{rest}")
-    learning, total = sum(p.learning for p in parts), sum(p.learning + p.resting for p in parts)
-    return [*lines, f"  {learning:,d} of {total:,d} parameters learn"]
+        what = f"trainable {part.trainable:13,d} at {rates}" if part.trainable else "frozen"
+        rest = f"; {part.frozen:,d} frozen" if part.trainable and part.frozen else ""
+        lines.append(f"  {part.name:{width}}  {part.trainable + part.frozen:13,d} parameters  {what}{rest}")
+    trainable, total = sum(p.trainable for p in parts), sum(p.trainable + p.frozen for p in parts)
+    return [*lines, f"  {trainable:,d} of {total:,d} parameters are trainable"]

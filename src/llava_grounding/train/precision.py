@@ -1,4 +1,4 @@
-"""What learns is kept in float32, whatever the rest of the model is in.
+"""Trainable weights are kept in float32, whatever the rest of the model is in.
 
 A step of AdamW is about as large as its rate. At 2e-5 it is lost on a bfloat16 weight of 0.01 or more, whose neighbours
 lie 3e-5 and further away. Products may be as narrow as autocast makes them; only what is added up must not be.
@@ -17,10 +17,10 @@ _LANGUAGE = ("language_model", "lm_head")
 
 
 def keep_precise(model: LlavaGroundingForConditionalGeneration) -> dict[str, torch.dtype]:
-    """Widen every parameter that learns to float32, after `set_learning`.
+    """Widen every trainable parameter to float32, after `set_trainable`.
 
-    A language model that learns is widened as a whole. Where only rows of its tables do, or its output layer, what
-    enters and leaves them is cast, so that the layers that rest stay as narrow as they are, with and without autocast.
+    A trainable language model is widened as a whole. Where only rows of its tables do, or its output layer, what
+    enters and leaves them is cast, so that frozen layers stay as narrow as they are, with and without autocast.
 
     Returns:
         The narrower types that weights of the language model had, by name: those in which a whole folder keeps them.
@@ -42,10 +42,10 @@ def keep_precise(model: LlavaGroundingForConditionalGeneration) -> dict[str, tor
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    resting = next((one.dtype for one in layers if one.is_floating_point()), table.dtype)
-    if table.dtype != resting:
-        embedding.register_forward_hook(_CastOutput(resting))
-    if model.lm_head.weight.dtype != resting:
+    frozen_dtype = next((one.dtype for one in layers if one.is_floating_point()), table.dtype)
+    if table.dtype != frozen_dtype:
+        embedding.register_forward_hook(_CastOutput(frozen_dtype))
+    if model.lm_head.weight.dtype != frozen_dtype:
         model.lm_head.register_forward_pre_hook(_cast_input)
     widths = dict(model.named_parameters(remove_duplicate=False))
     return {name: dtype for name, dtype in before.items() if widths[name].dtype != dtype}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llava_grounding.errors import ShapeError
 from llava_grounding.model.outputs import VisualPromptOutput, VisualPromptPrediction, mask_logits_from
-from llava_grounding.train.losses import choose_points, entropy_and_dice, loss_key, weighted
+from llava_grounding.train.losses import bce_and_dice, choose_points, loss_key, weighted
 from llava_grounding.train.matcher import generalized_iou_cxcywh
 from llava_grounding.train.points import PointDraws, PointPlan, PointSource, sample_maps, sample_masks
 from llava_grounding.train.targets import GroundingTarget, TargetBatch
@@ -38,7 +38,7 @@ class PromptCriterion:
             each that the object covers, without any random draw.
         oversample_ratio: candidates per point, of which the most uncertain are taken.
         importance_ratio: share of points taken by uncertainty; the rest is random.
-        score_truth: what the predicted score of a mask learns. `official` is what the original calls its IoU: one minus
+        score_target: the target of a mask's predicted score. `official` is what the original calls its IoU: one minus
             the dice loss at the points; `iou` is the IoU of the whole mask.
 
     Source: LLaVA-Grounding (arXiv:2312.02949); Semantic-SAM (arXiv:2307.04767).
@@ -53,7 +53,7 @@ class PromptCriterion:
     num_points: int | None = 12544
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75
-    score_truth: Literal["official", "iou"] = "official"
+    score_target: Literal["official", "iou"] = "official"
 
     def __call__(
         self,
@@ -129,16 +129,16 @@ class PromptCriterion:
         rows = torch.arange(total, device=masks.device).repeat(depth)
         covered = batch.coverage((masks.shape[2], masks.shape[3]))
         if draws.oversampled is None or draws.random_tail is None:
-            logits, truth = masks.flatten(1), covered[rows]
+            logits, target = masks.flatten(1), covered[rows]
         else:
             oversampled, random_tail = draws.oversampled.flatten(0, 1), draws.random_tail.flatten(0, 1)
             points = choose_points(masks.detach(), oversampled, random_tail, self.num_points or 0)
-            logits, truth = sample_maps(masks, points).squeeze(1), sample_masks(batch.masks, rows, points)
-        entropy, dice = entropy_and_dice(logits, truth)
-        score = 1.0 - dice if self.score_truth == "official" else _iou(masks.flatten(1), covered[rows])
+            logits, target = sample_maps(masks, points).squeeze(1), sample_masks(batch.masks, rows, points)
+        bce, dice = bce_and_dice(logits, target)
+        score = 1.0 - dice if self.score_target == "official" else _iou(masks.flatten(1), covered[rows])
         error = F.mse_loss(layers.scores.flatten(), score.detach(), reduction="none")
         has_mask = batch.has_mask[rows]
-        sums = {"loss_mask": entropy, "loss_dice": dice, "loss_score": error}
+        sums = {"loss_mask": bce, "loss_dice": dice, "loss_score": error}
         return {name: (value * has_mask).view(depth, total).sum(1) for name, value in sums.items()}
 
 
@@ -187,6 +187,6 @@ def _join(targets: Sequence[GroundingTarget], output: VisualPromptOutput) -> Tar
 
 def _iou(logits: Tensor, covered: Tensor) -> Tensor:
     """IoU of masks with logits [n, K] and of cells covered by half or more, [n]; 0 where both are empty."""
-    ours, truth = logits > 0, covered >= 0.5
-    union = (ours | truth).sum(1)
-    return (ours & truth).sum(1) / union.clamp(min=1)
+    ours, target = logits > 0, covered >= 0.5
+    union = (ours | target).sum(1)
+    return (ours & target).sum(1) / union.clamp(min=1)

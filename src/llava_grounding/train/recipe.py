@@ -14,8 +14,9 @@ import yaml
 
 from llava_grounding.errors import ConfigError, did_you_mean, quoted
 from llava_grounding.train.recipe_file import MAX_DEPTH, find_recipe, parse_yaml, read_recipe_file, yaml_problem
+from llava_grounding.train.renamed import present_key, with_present_names
 
-Stage = Literal["pretrain_grounder", "chat", "align", "grounded_chat", "visual_prompt", "marks"]
+Stage = Literal["pretrain_grounder", "chat", "align", "grounded_chat", "visual_prompt", "set_of_mark"]
 Weights = Literal["float32", "bfloat16", "int8", "int4"]
 Sharding = Literal["none", "fsdp", "zero2", "zero3"]
 Source = Mapping[str, Any]
@@ -63,17 +64,17 @@ class Recipe:
     """Samples that pass through the model at once on one device; None takes all of the device's share."""
     learning_rate: float = 1.5e-3
     """Peak rate of AdamW on the language side."""
-    vision_rate: float = 1.0
+    vision_lr_multiplier: float = 1.0
     """Factor on the rate of grounder, prompt encoder and shared vision tower."""
-    backbone_rate: float = 1.0
+    backbone_lr_multiplier: float = 1.0
     """Further factor on backbones, sampling offsets and reference points; 0.1 in the original."""
     beta2: float = 0.999
     """Of AdamW; the mean of squared gradients."""
     weight_decay: float = 0.02
     """Of matrices; norms and biases have none."""
-    warmup: float = 0.03
+    warmup_ratio: float = 0.03
     """Share of the steps with a rising rate; a half cosine to zero follows."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest gradient norm; 0 leaves gradients as they are, as in the original."""
     freeze: tuple[str, ...] = ()
     """Parts of the model that rest although their stage would train them."""
@@ -82,7 +83,7 @@ class Recipe:
     freeze_batch_norm: bool = False
     """Batch statistics of the backbone stay as they are, as is usual where it was trained before."""
     train_lm_head: bool = True
-    """The output layer learns where the language model does. The original's second stage left it out."""
+    """The output layer is trainable where the language model is. The original's second stage left it out."""
     detach_grounding: bool = False
     """No gradient from the grounder into the language model (table 14 of the paper: it costs much)."""
     num_queries: int | None = None
@@ -92,14 +93,14 @@ class Recipe:
     denoising: int = 0
     """Noised copies of each object that the grounder must put right, in the class task (arXiv:2203.01305)."""
     max_turns: int = 4
-    """Questions of one scene or photo put into one dialogue; a data set's `talk` has a `max_turns` of its own."""
+    """Questions of one scene or photo put into one dialogue; a data set's `dialogue` has a `max_turns` of its own."""
     max_tokens: int | None = None
     """Longest dialogue; later turns are left out, a longer first one leaves the sample out. None: the model's limit."""
-    grounding_weight: float = 1.0
+    grounding_loss_weight: float = 1.0
     """Factor on the grounder's losses beside the language loss; 0.1 in the original's second stage."""
-    prompt_weight: float = 0.2
+    prompt_loss_weight: float = 0.2
     """Factor on the prompt encoder's losses."""
-    word_weight: float = 1.0
+    word_loss_weight: float = 1.0
     """Factor on the loss that makes object tokens say the words of their thing; small once the model reads them."""
     num_points: int = 512
     """Points a mask loss is computed on; 0 takes every cell. 12544 in the original."""
@@ -108,8 +109,8 @@ class Recipe:
     bf16: bool | Literal["auto"] = "auto"
     """Matrix products in bfloat16; `auto`: where the device can, a CPU where it measures at least a tenth faster."""
     weights: Weights = "float32"
-    """Type of frozen weights, and of the language model's in `best` and `last`; what learns is in float32. int8 and
-    int4 need `lora`."""
+    """Type of frozen weights, and of the language model's in `best` and `last`; trainable weights are in float32. int8
+    and int4 need `lora`."""
     lora: LoraSettings | None = None
     """Adapters instead of the whole language model."""
     gradient_checkpointing: bool = False
@@ -118,15 +119,15 @@ class Recipe:
     """How processes share weights and optimiser states: not at all, FSDP2, DeepSpeed's ZeRO-2 or ZeRO-3."""
     workers: int = 1
     """Processes that draw and read samples, for each device."""
-    max_broken: int = 1000
+    max_skipped_samples: int = 1000
     """Samples that could not be used, over all processes, after which the run stops."""
-    log_every: int = 50
+    logging_steps: int = 50
     """Steps between lines of the log."""
-    save_every: int = 500
+    save_steps: int = 500
     """Steps between checkpoints."""
-    keep: int = 2
+    save_total_limit: int = 2
     """Checkpoints that are kept, the last ones."""
-    validate_every: int = 1000
+    eval_steps: int = 1000
     """Steps between validations."""
     validation_samples: int = 200
     """Held-out samples a validation looks at."""
@@ -144,18 +145,25 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         ("steps", "batch_size", "micro_batch_size", "max_turns", "max_tokens", "num_queries"), _ONE_OR_MORE
     ),
-    **dict.fromkeys(("log_every", "save_every", "validate_every", "validation_samples", "keep"), _ONE_OR_MORE),
-    **dict.fromkeys(("learning_rate", "vision_rate", "backbone_rate", "weight_decay", "clip"), _NONE_OR_MORE),
-    **dict.fromkeys(("grounding_weight", "word_weight", "prompt_weight", "pictures", "denoising"), _NONE_OR_MORE),
-    **dict.fromkeys(("num_points", "workers", "seed", "max_broken"), _NONE_OR_MORE),
+    **dict.fromkeys(
+        ("logging_steps", "save_steps", "eval_steps", "validation_samples", "save_total_limit"), _ONE_OR_MORE
+    ),
+    **dict.fromkeys(
+        ("learning_rate", "vision_lr_multiplier", "backbone_lr_multiplier", "weight_decay", "max_grad_norm"),
+        _NONE_OR_MORE,
+    ),
+    **dict.fromkeys(
+        ("grounding_loss_weight", "word_loss_weight", "prompt_loss_weight", "pictures", "denoising"), _NONE_OR_MORE
+    ),
+    **dict.fromkeys(("num_points", "workers", "seed", "max_skipped_samples"), _NONE_OR_MORE),
     "minutes": (1e-3, math.inf),
-    **dict.fromkeys(("warmup", "beta2", "lora.dropout"), _SHARE),
+    **dict.fromkeys(("warmup_ratio", "beta2", "lora.dropout"), _SHARE),
     **dict.fromkeys(("lora.rank", "lora.alpha"), _ONE_OR_MORE),
 }
 
 
 def load_recipe(path: str | Path, overrides: Mapping[str, str] | None = None) -> Recipe:
-    """Read a recipe: one that ships by its name, such as `own_data`, or a file.
+    """Read a recipe: one that ships by its name, such as `custom_data`, or a file.
 
     Args:
         overrides: `key=value` pairs in YAML notation that win over it; a key may reach inside, such as `lora.rank` or
@@ -165,9 +173,10 @@ def load_recipe(path: str | Path, overrides: Mapping[str, str] | None = None) ->
         ConfigError: naming every unknown key and every value of the wrong type; or saying that there is no such
             recipe, or what keeps the file from being read, with its line.
     """
-    values = read_recipe_file(find_recipe(path))
+    values = with_present_names(read_recipe_file(find_recipe(path)))
     problems = []
     for key, text in (overrides or {}).items():
+        key = present_key(key)
         try:
             _put(values, key, parse_yaml(text))
         except yaml.YAMLError as error:
@@ -222,6 +231,7 @@ def _place(values: Any, step: str) -> str | int:
 
 
 def _checked(values: Mapping[str, Any], problems: list[str]) -> Recipe:
+    values = with_present_names(values)
     checked = _fields_of(Recipe, values, problems)
     if "stage" not in values:
         problems.append("`stage` is missing")

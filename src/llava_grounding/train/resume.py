@@ -48,8 +48,8 @@ def needed_files(checkpoint: Path, sharded: bool) -> tuple[str, ...]:
     """What must be in a checkpoint for a run to go on as it was, whatever its list of contents says."""
     if sharded:
         return (STATE_FILE,)
-    dice = () if any(checkpoint.glob(_RANDOM_STATES)) else ("rng_state.pth",)
-    return (STATE_FILE, *OPTIMIZER_FILES, *dice)
+    random_states = () if any(checkpoint.glob(_RANDOM_STATES)) else ("rng_state.pth",)
+    return (STATE_FILE, *OPTIMIZER_FILES, *random_states)
 
 
 def steps_done(checkpoint: Path) -> int:
@@ -116,7 +116,7 @@ def seconds_done(checkpoint: Path, file: str) -> float:
 
 
 def check_resumable(checkpoint: Path, groups: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse a checkpoint whose optimizer, schedule or dice cannot be taken up.
+    """Refuse a checkpoint whose optimizer, scheduler or random states cannot be taken up.
 
     Args:
         groups: the parameters of the optimizer that is to go on, as torch's optimizers take them.
@@ -132,11 +132,11 @@ def check_resumable(checkpoint: Path, groups: Sequence[Mapping[str, Any]]) -> No
     ):
         raise _damaged(checkpoint, OPTIMIZER_FILES[1], "it is of no schedule")
     for path in checkpoint.glob(_RANDOM_STATES):
-        dice = _loaded(checkpoint, path.name)
+        random_states = _loaded(checkpoint, path.name)
         try:
-            random.Random().setstate(dice["python"])
-            np.random.RandomState().set_state(dice["numpy"])
-            torch.Generator().set_state(dice["cpu"])
+            random.Random().setstate(random_states["python"])
+            np.random.RandomState().set_state(random_states["numpy"])
+            torch.Generator().set_state(random_states["cpu"])
         except _UNREADABLE as error:
             raise _damaged(checkpoint, path.name, "it holds no random state") from error
 

@@ -20,26 +20,26 @@ from transformers.integrations import INTEGRATION_TO_CALLBACK
 
 from llava_grounding.checkpoints import choose_device
 from llava_grounding.errors import ConfigError, did_you_mean, missing_extra
+from llava_grounding.train.answer_images import AnswerImages
 from llava_grounding.train.autocast import use_bfloat16
 from llava_grounding.train.callbacks import (
-    BestKept,
+    BestCheckpoint,
     FiniteSteps,
     LogFile,
-    OwnRhythm,
-    StepDice,
+    RecipeIntervals,
+    StepSeed,
     StopWhenAsked,
     TimeBudget,
 )
 from llava_grounding.train.checkpoint import last_checkpoint, require_whole
-from llava_grounding.train.pictures import Pictures
 from llava_grounding.train.plan import parameter_groups, part_plans, plan_lines
 from llava_grounding.train.recipe import Recipe, recipe_to_dict
 from llava_grounding.train.resume import check_resumable, needed_files, steps_done
 from llava_grounding.train.run_folder import LOG_FILE, RECIPE_FILE, held, write_recipe
 from llava_grounding.train.stream import Portion
 from llava_grounding.train.trainer import GroundingTrainer
+from llava_grounding.train.training_setup import TrainingSetup, build_training_setup
 from llava_grounding.train.validation import Validation
-from llava_grounding.train.workshop import Workshop, open_workshop
 
 logger = logging.getLogger(__name__)
 
@@ -68,39 +68,39 @@ def train(recipe: Recipe, folder: Path, root: Path | None = None, device: str | 
         DataError: if too many samples cannot be read.
     """
     if folder.exists() and os.environ.get("RANK", "0") == "0":
-        with held(folder):  # to be told before anything is loaded
+        with held(folder):  # so that a second run is refused before anything is loaded
             pass
-    return run_stage(open_workshop(recipe, folder, root, device), device)
+    return run_stage(build_training_setup(recipe, folder, root, device), device)
 
 
-def run_stage(shop: Workshop, device: str | None = None) -> dict[str, float]:
-    """Train a workshop's model to the end of its recipe; see `train`."""
-    arguments = training_arguments(shop.recipe, shop.folder, device)
-    with held(shop.folder) if arguments.process_index == 0 else nullcontext():
-        return _run(shop, arguments)
+def run_stage(setup: TrainingSetup, device: str | None = None) -> dict[str, float]:
+    """Train a setup's model to the end of its recipe; see `train`."""
+    arguments = training_arguments(setup.recipe, setup.folder, device)
+    with held(setup.folder) if arguments.process_index == 0 else nullcontext():
+        return _run(setup, arguments)
 
 
-def _run(shop: Workshop, arguments: TrainingArguments) -> dict[str, float]:
-    recipe, folder = shop.recipe, shop.folder
+def _run(setup: TrainingSetup, arguments: TrainingArguments) -> dict[str, float]:
+    recipe, folder = setup.recipe, setup.folder
     if arguments.process_index == 0:
         _write_recipe(recipe, folder)
-        for line in plan_lines(part_plans(shop.model, shop.phrases, recipe), recipe, shop.plan.tasks):
+        for line in plan_lines(part_plans(setup.model, setup.phrases, recipe), recipe, setup.plan.tasks):
             logger.info("%s", line)
     if arguments.device.type == "cpu":
         # The fused kernel is slow on its way back: 32 dialogues took 1.5 s a step with it, 1.1 s with plain products.
-        shop.model.language_model.set_attn_implementation("eager")
+        setup.model.language_model.set_attn_implementation("eager")
     if recipe.sharding == "fsdp":
-        shop.learner.lengthen_scalars()
+        setup.training_module.lengthen_scalars()
     if recipe.gradient_checkpointing:
         # Whose method older versions of transformers have under its older name.
-        name = "activation" if hasattr(shop.model, "activation_checkpointing_enable") else "gradient"
-        getattr(shop.model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+        name = "activation" if hasattr(setup.model, "activation_checkpointing_enable") else "gradient"
+        getattr(setup.model, f"{name}_checkpointing_enable")({"use_reentrant": False})
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
         require_whole(checkpoint, needed_files(checkpoint, sharded=recipe.sharding != "none"))
         if recipe.sharding == "none":
-            check_resumable(checkpoint, parameter_groups(shop.learner.named_parameters(), recipe))
-    trainer = _trainer(shop, arguments, 0 if checkpoint is None else steps_done(checkpoint))
+            check_resumable(checkpoint, parameter_groups(setup.training_module.named_parameters(), recipe))
+    trainer = _trainer(setup, arguments, 0 if checkpoint is None else steps_done(checkpoint))
     with _stop_signals() as stopped:
         trainer.add_callback(StopWhenAsked(stopped))
         if checkpoint is not None:
@@ -129,17 +129,17 @@ def _write_recipe(recipe: Recipe, folder: Path) -> None:
     write_recipe(folder, json.dumps(values, indent=1) + "\n")
 
 
-def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> GroundingTrainer:
-    recipe = shop.recipe
+def _trainer(setup: TrainingSetup, arguments: TrainingArguments, first_step: int) -> GroundingTrainer:
+    recipe = setup.recipe
     rank, world = arguments.process_index, arguments.world_size
     # Where weights are shared, all processes must pass through the model together, so each looks at everything.
     looks = (0, 1) if recipe.sharding in ("fsdp", "zero3") else (rank, world)
     portion = Portion.of(recipe.batch_size, recipe.micro_batch_size, rank, world)
     arguments.gradient_accumulation_steps = portion.micro_batches
     validation = Validation(
-        shop.held_out,
-        shop.processor,
-        chat="language" in shop.plan.tasks,
+        setup.held_out,
+        setup.processor,
+        chat="language" in setup.plan.tasks,
         batch_size=recipe.micro_batch_size or 16,
         rank=looks[0],
         world_size=looks[1],
@@ -147,23 +147,25 @@ def _trainer(shop: Workshop, arguments: TrainingArguments, first_step: int) -> G
         max_tokens=recipe.max_tokens,
     )
     trainer = GroundingTrainer(
-        learner=shop.learner,
-        processor=shop.processor,
+        training_module=setup.training_module,
+        processor=setup.processor,
         recipe=recipe,
-        stream=shop.stream(first_step, portion),
+        stream=setup.stream(first_step, portion),
         validation=validation,
         args=arguments,
-        callbacks=[StepDice(recipe.seed), OwnRhythm(), FiniteSteps()],
-        resting_phrases=shop.resting_phrases,
+        callbacks=[StepSeed(recipe.seed), RecipeIntervals(), FiniteSteps()],
+        earlier_phrases=setup.earlier_phrases,
     )
     callbacks: list[TrainerCallback] = [
-        LogFile(shop.folder / LOG_FILE, recipe.batch_size),
-        BestKept(shop.folder, recipe.metric, trainer.save_whole),
+        LogFile(setup.folder / LOG_FILE, recipe.batch_size),
+        BestCheckpoint(setup.folder, recipe.metric, trainer.save_whole),
     ]
     if recipe.minutes:
         callbacks.append(TimeBudget(lambda: trainer.out_of_time))
-    if recipe.pictures and "language" in shop.plan.tasks and rank == 0:
-        callbacks.append(Pictures(shop.folder / "pictures", shop.held_out[: recipe.pictures], shop.processor, trainer))
+    if recipe.pictures and "language" in setup.plan.tasks and rank == 0:
+        callbacks.append(
+            AnswerImages(setup.folder / "pictures", setup.held_out[: recipe.pictures], setup.processor, trainer)
+        )
     for callback in callbacks:
         trainer.add_callback(callback)
     return trainer
@@ -188,14 +190,14 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
         "max_steps": recipe.steps,
         "per_device_train_batch_size": recipe.micro_batch_size or recipe.batch_size,
         "learning_rate": recipe.learning_rate,
-        "max_grad_norm": recipe.clip,
+        "max_grad_norm": recipe.max_grad_norm,
         "bf16": use_bfloat16(recipe.bf16, chosen),
-        "logging_steps": recipe.log_every,
+        "logging_steps": recipe.logging_steps,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
-        "save_steps": recipe.save_every,
+        "save_steps": recipe.save_steps,
         "eval_strategy": "steps",
-        "eval_steps": recipe.validate_every,
+        "eval_steps": recipe.eval_steps,
         "seed": recipe.seed,
         "ignore_data_skip": True,  # batches are made by their number
         "remove_unused_columns": False,

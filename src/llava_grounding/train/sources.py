@@ -1,7 +1,7 @@
 """The sources of a recipe: drawn scenes, the photo pack, and every data set there is a reader for, by `kind`.
 
 A reader is found by its kind and called with the keys its files are known by; what a source says beside that is how
-much of a step it fills (`weight`) and what dialogues are made of it (`talk`).
+much of a step it fills (`weight`) and what dialogues are made of it (`dialogue`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import numpy as np
 from llava_grounding.data.augmentation import augment
 from llava_grounding.data.coco import PACK_VARIABLE, CocoPhotos, PhotoPack
 from llava_grounding.data.conversations import build_sample
-from llava_grounding.data.marks import draw_marks
+from llava_grounding.data.dialogue_settings import DialogueSettings, dialogue_settings
+from llava_grounding.data.dialogue_turns import possible_kinds
 from llava_grounding.data.photo_dialogues import photo_sample
 from llava_grounding.data.reading import IMAGE_MISSING
 from llava_grounding.data.record import Dataset
 from llava_grounding.data.sample import Sample, mirror_sample
 from llava_grounding.data.scenes import HELD_OUT
+from llava_grounding.data.set_of_mark import draw_marks
 from llava_grounding.data.synthetic import SceneConfig, draw_scene
-from llava_grounding.data.talk_settings import TalkSettings, talk_settings
-from llava_grounding.data.talk_turns import possible_kinds
 from llava_grounding.errors import ConfigError, DataError, did_you_mean, quoted
 from llava_grounding.train.mixture import SampleSource
 
@@ -45,8 +45,8 @@ _READERS: dict[str, str] = {
     "llava": "llava:LlavaDialogues",
     "gvc": "gvc:GvcDialogues",
     "region_captions": "gvc:RegionCaptions",
-    "marks": "marks:MarkedDialogues",
-    "own": "own:OwnData",
+    "set_of_mark": "set_of_mark:SetOfMarkDialogues",
+    "custom": "custom:CustomData",
 }
 """Kind -> module and class, whose `from_files` takes the kind's keys."""
 KINDS = ("scenes", "photos", *_READERS)
@@ -113,19 +113,19 @@ class Records:
     """A data set whose records become dialogues; records that have nothing for any wanted kind are passed over.
 
     Args:
-        talk: what dialogues are made of a record.
+        dialogue: what dialogues are made of a record.
 
     Raises:
         DataError: if there are no records, or none has anything.
     """
 
-    def __init__(self, dataset: Dataset, talk: TalkSettings, name: str) -> None:
-        self.dataset, self.talk, self.name = dataset, talk, name
+    def __init__(self, dataset: Dataset, dialogue: DialogueSettings, name: str) -> None:
+        self.dataset, self.dialogue, self.name = dataset, dialogue, name
         if not len(dataset) and dataset.dropped:
             raise DataError(f"there is nothing to learn from in {name}: {_why_empty(dataset)}")
-        useful = [number for number, record in enumerate(dataset) if possible_kinds(record, talk)]
+        useful = [number for number, record in enumerate(dataset) if possible_kinds(record, dialogue)]
         if len(dataset) and not useful:
-            raise DataError(f"nothing in {name} can be talked about as its `talk` wants")
+            raise DataError(f"nothing in {name} can be talked about as its `dialogue` wants")
         self._useful = np.array(useful, dtype=np.int64)
 
     @property
@@ -135,7 +135,7 @@ class Records:
 
     def sample(self, number: int, rng: np.random.Generator) -> Sample:
         """A record with a dialogue of the kinds that are wanted."""
-        return build_sample(self.dataset[int(self._useful[number])], rng, self.talk, draw_marks)
+        return build_sample(self.dataset[int(self._useful[number])], rng, self.dialogue, draw_marks)
 
 
 def _why_empty(dataset: Dataset) -> str:
@@ -201,7 +201,7 @@ def open_source(
         return Scenes(scenes(), held_out, name)
     if kind == "photos":
         return _open_photos(values, root, name, questions)
-    return Records(open_dataset(values, root), _talk(values, name), name)
+    return Records(open_dataset(values, root), _dialogue_settings(values, name), name)
 
 
 def _open_photos(values: Mapping[str, Any], root: Path | None, name: str, questions: bool) -> Photos:
@@ -264,7 +264,7 @@ def _reader(values: Mapping[str, Any], root: Path | None) -> tuple[Callable[...,
     module, _, class_name = _READERS[kind].partition(":")
     read = getattr(import_module(f"llava_grounding.data.{module}"), class_name).from_files
     parameters = inspect.signature(read).parameters
-    _check_keys(kind, values, ("talk", *parameters))
+    _check_keys(kind, values, ("dialogue", *parameters))
     missing = [
         name for name, one in parameters.items() if one.default is inspect.Parameter.empty and name not in values
     ]
@@ -278,13 +278,13 @@ def _reader(values: Mapping[str, Any], root: Path | None) -> tuple[Callable[...,
     }
 
 
-def _talk(values: Mapping[str, Any], name: str) -> TalkSettings:
-    talk = values.get("talk", {})
-    if not isinstance(talk, Mapping):
-        raise ConfigError(f"`talk` of `{name}` must be a mapping of keys to values, got {quoted(talk)}")
-    settings = talk_settings(talk)
+def _dialogue_settings(values: Mapping[str, Any], name: str) -> DialogueSettings:
+    dialogue = values.get("dialogue", {})
+    if not isinstance(dialogue, Mapping):
+        raise ConfigError(f"`dialogue` of `{name}` must be a mapping of keys to values, got {quoted(dialogue)}")
+    settings = dialogue_settings(dialogue)
     # A picture that came with numbers in it must not be mirrored.
-    return replace(settings, mirror=0.0) if values["kind"] == "marks" else settings
+    return replace(settings, mirror=0.0) if values["kind"] == "set_of_mark" else settings
 
 
 def _pack(root: Path | None) -> str | Path:
@@ -327,7 +327,7 @@ def held_out_samples(sources: Sequence[tuple[SampleSource, float]], count: int, 
     return samples
 
 
-def quiet_scenes() -> SceneConfig:
+def scenes_without_dialogues() -> SceneConfig:
     """Scenes without questions, which are drawn faster."""
     return replace(SceneConfig(), questions=())
 
@@ -336,7 +336,7 @@ def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell:
     """Read everything of the sources once, and tell counts and all that is wrong; whether nothing is.
 
     Drawn scenes have nothing to check. A kind that refuses broken entries is read without them, so that all of them can
-    be told of and counted; they are wrong all the same.
+    be reported and counted; they are wrong all the same.
 
     Raises:
         ConfigError: if a source is unknown, or a key of it is.
@@ -351,25 +351,25 @@ def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell:
         if values.get("optional") and not is_there(values, root):
             tell(f"{name}: left out: its files are not there")
             continue
-        strict = values["kind"] == "own" and bool(values.get("strict", True))
+        strict = values["kind"] == "custom" and bool(values.get("strict", True))
         try:
-            dataset, talk = _open_for_check({**values, "strict": False} if strict else values, root, name)
+            dataset, dialogue = _open_for_check({**values, "strict": False} if strict else values, root, name)
             report = check_dataset(dataset, strict=strict)
             fine = fine and report.ok
             for line in report.lines():
                 tell(line)
-            if talk is not None and len(dataset):
-                Records(dataset, talk, name)
+            if dialogue is not None and len(dataset):
+                Records(dataset, dialogue, name)
         except DataError as error:
             fine = False
             tell(f"{name}: not ok: {error}")
     return fine
 
 
-def _open_for_check(values: Mapping[str, Any], root: Path | None, name: str) -> tuple[Dataset, TalkSettings | None]:
+def _open_for_check(values: Mapping[str, Any], root: Path | None, name: str) -> tuple[Dataset, DialogueSettings | None]:
     """The data set of a source, and what dialogues are made of it."""
     if values["kind"] == "photos":
         source = open_source(values, root)
         assert isinstance(source, Photos)
         return source.records, None
-    return open_dataset(values, root), _talk(values, name)
+    return open_dataset(values, root), _dialogue_settings(values, name)

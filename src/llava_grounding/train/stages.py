@@ -22,6 +22,8 @@ from llava_grounding.train.matcher import HungarianMatcher
 from llava_grounding.train.prompt_losses import PromptCriterion
 from llava_grounding.train.word_loss import word_loss
 
+_MATCHING_CELLS = 16  # a side: matching whole masks of 56 x 56 cells was a quarter of a step
+
 
 @dataclass(frozen=True)
 class Criteria:
@@ -40,12 +42,12 @@ class Criteria:
                 loss_class_weight=0.4 * (1 + num_classes), num_points=num_points, matcher=_matcher(num_points)
             ),
             SetCriterion(num_points=num_points, phrase_normalisation="valid", matcher=_matcher(num_points)),
-            PromptCriterion(num_points=num_points, score_truth="iou"),
+            PromptCriterion(num_points=num_points, score_target="iou"),
         )
 
 
 def _matcher(num_points: int | None) -> HungarianMatcher:
-    return HungarianMatcher(num_points=num_points)
+    return HungarianMatcher(num_points=num_points, max_cells=_MATCHING_CELLS)
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def chat_losses(
         prompt_losses = {name: value * shares.prompts for name, value in prompt_losses.items()}
         total = total + weights.prompts * prompt_losses["loss"]
         losses |= {f"prompt_{name}": value for name, value in prompt_losses.items()}
-    if not total.requires_grad:  # nothing that learns had a part in this batch: a gradient of zero
+    if not total.requires_grad:  # nothing trainable had a part in this batch: a gradient of zero
         total = sum((one.sum() * 0.0 for one in model.parameters() if one.requires_grad), total)
     return losses | {"loss": total}
 
@@ -196,25 +198,25 @@ def _look(
     batch: ChatBatch,
     denoising: int,
 ) -> tuple[ImageFeatures, GrounderOutput | None, dict[str, Tensor]]:
-    """Image features, the queries found, and the losses of class names; no such losses while the grounder rests."""
+    """Image features, the queries found, and the losses of class names; no such losses while the grounder is frozen."""
     pixels, tower = batch.images["grounder_pixel_values"], model.vision_tower
-    learns = any(parameter.requires_grad for parameter in model.grounder.parameters())
+    trainable = any(parameter.requires_grad for parameter in model.grounder.parameters())
     features: ImageFeatures | None = None
     if isinstance(tower, SharedVisionTower):
-        with torch.set_grad_enabled(learns):
+        with torch.set_grad_enabled(trainable):
             memory = model.grounder.encode_image(pixels)
     else:
         features = model.encode_image(pixels, batch.images["pixel_values"])
         memory = features.memory
     proposals: GrounderOutput | None = None
     named: dict[str, Tensor] = {}
-    if learns and phrases is not None and batch.classes is not None and batch.words is not None:
+    if trainable and phrases is not None and batch.classes is not None and batch.words is not None:
         proposals, result, named = class_losses(model, phrases, criteria.classes, memory, batch.classes, denoising)
         named["words"] = word_loss(model, proposals, result, batch.words)
     if features is None:
         assert isinstance(tower, SharedVisionTower)
         if proposals is None:
-            with torch.set_grad_enabled(learns):
+            with torch.set_grad_enabled(trainable):
                 proposals = tower.propose(model.grounder, memory)
         features = model.features_from(model.multi_modal_projector(tower.tokens(memory, proposals)), memory)
     return features, proposals, named

@@ -152,17 +152,17 @@ class _Loader(DataLoader[Delivery]):
     def __iter__(self) -> Iterator[Delivery]:  # type: ignore[override]
         before = multiprocessing.active_children()
         batches = super().__iter__()
-        _deaf.update(child for child in multiprocessing.active_children() if child not in before)
+        _signal_ignoring.update(child for child in multiprocessing.active_children() if child not in before)
         return cast(Iterator[Delivery], batches)
 
 
-_deaf: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
+_signal_ignoring: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
 
 
 @atexit.register
 def _end_workers() -> None:
     """Runs before multiprocessing's own end, which sends its children SIGTERM and waits for them without a limit."""
-    workers = set(_deaf).intersection(multiprocessing.active_children())
+    workers = set(_signal_ignoring).intersection(multiprocessing.active_children())
     if workers:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where torch raises an error for every worker that is killed
     for worker in workers:
@@ -176,8 +176,8 @@ def _settle_worker(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class Casualties:
-    """Samples that could not be read: each is told once, too many end the run."""
+class SkippedSamples:
+    """Samples that could not be read: each is reported once, too many end the run."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -197,7 +197,7 @@ class Casualties:
         if len(self.found) > self.limit:
             last = new[-1]
             raise DataError(
-                f"{len(self.found)} samples could not be read, more than the {self.limit} of `max_broken`; "
+                f"{len(self.found)} samples could not be read, more than the {self.limit} of `max_skipped_samples`; "
                 f"the last, number {last.number} of {last.source}: {last.reason}"
             )
         return new

@@ -28,20 +28,20 @@ from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.checkpoint import (
     WRITING,
     discard,
-    load_learner,
+    load_training_module,
     note_contents,
     remove_old,
-    save_learner,
+    save_training_module,
     save_whole,
     settle,
     writing,
 )
 from llava_grounding.train.class_losses import ClassPhrases
-from llava_grounding.train.learner import Learner
 from llava_grounding.train.plan import parameter_groups
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.resume import seconds_done
-from llava_grounding.train.stream import BatchStream, Casualties, Delivery, batch_loader
+from llava_grounding.train.stream import BatchStream, Delivery, SkippedSamples, batch_loader
+from llava_grounding.train.training_module import TrainingModule
 from llava_grounding.train.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ _HIDDEN = ("aux", "interm")  # losses of inner layers are summed up, not shown o
 _SECONDS = "seconds.json"  # how long a run had taken when a checkpoint was written
 
 
-def rate_factor(step: int, steps: int, warmup: float, budget_used: float = 0.0) -> float:
+def lr_factor(step: int, steps: int, warmup: float, budget_used: float = 0.0) -> float:
     """What the peak rate is multiplied with: linear warm-up over a share of the steps, then half a cosine to zero.
 
     Args:
@@ -64,45 +64,45 @@ def rate_factor(step: int, steps: int, warmup: float, budget_used: float = 0.0) 
 
 
 class GroundingTrainer(Trainer):
-    """Trains a learner.
+    """Trains a training_module.
 
     Args:
-        learner: model and class phrases, with what learns set.
+        training_module: model and class phrases, with `requires_grad` set.
         processor: saved with every checkpoint.
         stream: batches of this process, from the first step on that is still to be done.
         validation: looks at held-out samples.
-        resting_phrases: of an earlier stage, kept beside the results of this one.
+        earlier_phrases: of an earlier stage, kept beside the results of this one.
     """
 
     def __init__(
         self,
-        learner: Learner,
+        training_module: TrainingModule,
         processor: LlavaGroundingProcessor,
         recipe: Recipe,
         stream: BatchStream,
         validation: Validation,
         args: TrainingArguments,
         callbacks: list[TrainerCallback],
-        resting_phrases: ClassPhrases | None = None,
+        earlier_phrases: ClassPhrases | None = None,
     ) -> None:
-        self._resting_phrases = resting_phrases
+        self._earlier_phrases_kept = earlier_phrases
         self.recipe, self._stream, self._validation, self._processor = recipe, stream, validation, processor
-        self.casualties = Casualties(-(-recipe.max_broken // args.world_size))
+        self.skipped_samples = SkippedSamples(-(-recipe.max_skipped_samples // args.world_size))
         self._sums: dict[str, Tensor] = {}
         self._logged_at = stream.first_step
         self._folder = str(args.output_dir)
         self._seconds_before = 0.0  # that the run took before it was resumed
         self._started = time.monotonic()
-        super().__init__(model=learner, args=args, callbacks=callbacks, eval_dataset=list(validation.samples))
+        super().__init__(model=training_module, args=args, callbacks=callbacks, eval_dataset=list(validation.samples))
         self.remove_callback(PrinterCallback)  # the log says it already
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True  # each loss is divided by the counts of the whole step
 
     @property
-    def learner(self) -> Learner:
-        """What learns, out of its wrappers."""
+    def training_module(self) -> TrainingModule:
+        """The module in training, out of its wrappers."""
         unwrapped = self.accelerator.unwrap_model(self.model)
-        assert isinstance(unwrapped, Learner)
+        assert isinstance(unwrapped, TrainingModule)
         return unwrapped
 
     # Batches
@@ -117,7 +117,7 @@ class GroundingTrainer(Trainer):
             deliveries: list[Delivery] = [one for _, one in zip(range(num_batches), epoch_iterator, strict=False)]
         except DataError as error:  # a worker sends its whole traceback as the message
             raise DataError(str(error).strip().rpartition("DataError: ")[2]) from error
-        for one in (one for delivery in deliveries for one in self.casualties.add(delivery.broken)):
+        for one in (one for delivery in deliveries for one in self.skipped_samples.add(delivery.broken)):
             logger.warning("left out number %d of %s: %s", one.number, one.source, one.reason)
         batches = [delivery.batch for delivery in deliveries]
         if not batches:
@@ -159,7 +159,7 @@ class GroundingTrainer(Trainer):
         if self.lr_scheduler is None:
 
             def factor(step: int) -> float:
-                return rate_factor(step, self.recipe.steps, self.recipe.warmup, self._budget_used)
+                return lr_factor(step, self.recipe.steps, self.recipe.warmup_ratio, self._budget_used)
 
             optimizer = self.optimizer if optimizer is None else optimizer
             assert optimizer is not None
@@ -204,13 +204,13 @@ class GroundingTrainer(Trainer):
         return {name: sum(one.get(name, 0.0) for one in found) for name in names}
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Look at held-out samples, without any dice of its own."""
-        learner = self.learner
-        learner.eval()
+        """Look at held-out samples, without drawing a random number."""
+        training_module = self.training_module
+        training_module.eval()
         if self.is_fsdp_enabled:
-            found = learner(self._validation)
+            found = training_module(self._validation)
         else:
-            found = self._validation(learner.model, learner.class_phrases)
+            found = self._validation(training_module.model, training_module.class_phrases)
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -227,19 +227,19 @@ class GroundingTrainer(Trainer):
         """
         state = self._gathered_state()
         if self.args.should_save:
-            save_whole(self.learner, self._processor, folder, state, metrics, self._resting_phrases)
+            save_whole(self.training_module, self._processor, folder, state, metrics, self._earlier_phrases_kept)
         self._wait()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """What of the learner a checkpoint keeps; on every process."""
+        """What of the training_module a checkpoint keeps; on every process."""
         state = self._gathered_state()
         if self.args.should_save:
             folder = Path(output_dir or self._folder)
-            save_learner(self.learner, self._processor, folder, state)
+            save_training_module(self.training_module, self._processor, folder, state)
             (folder / _SECONDS).write_text(json.dumps({"seconds": round(self._seconds, 3)}), encoding="utf-8")
 
     def _gathered_state(self) -> Mapping[str, Tensor] | None:
-        """The learner's state from all processes; None where every process has all of it."""
+        """The training_module's state from all processes; None where every process has all of it."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             state: Mapping[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
             return state
@@ -268,14 +268,14 @@ class GroundingTrainer(Trainer):
             discard(folder / name)
             (aside / name).replace(folder / name)
             aside.rmdir()
-            remove_old(folder, self.recipe.keep)
+            remove_old(folder, self.recipe.save_total_limit)
         self._wait()
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(getattr(self, "_place", None) or self._folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_learner(self.learner if model is None else model, Path(resume_from_checkpoint))
+        load_training_module(self.training_module if model is None else model, Path(resume_from_checkpoint))
         if self.recipe.minutes or (Path(resume_from_checkpoint) / _SECONDS).exists():
             self._seconds_before = seconds_done(Path(resume_from_checkpoint), _SECONDS)
 

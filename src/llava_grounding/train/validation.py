@@ -141,9 +141,9 @@ class Validation:
         if phrases is not None:
             look.class_rows = class_rows(model, phrases, self.processor, mine, self.batch_size)
         if self.chat:
-            told = [sample for sample in mine if sample.turns]
+            with_dialogues = [sample for sample in mine if sample.turns]
             look.phrase_rows, look.losses = phrase_rows(
-                model, self.processor, told, self.batch_size, self.max_turns, self.max_tokens, self._left_out
+                model, self.processor, with_dialogues, self.batch_size, self.max_turns, self.max_tokens, self._left_out
             )
         if self.world_size > 1:
             looks: list[Look | None] = [None] * self.world_size

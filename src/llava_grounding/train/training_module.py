@@ -23,8 +23,8 @@ Look = Callable[[LlavaGroundingForConditionalGeneration, ClassPhrases | None], d
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a learner computes in each step."""
+class LossConfig:
+    """What a training_module computes in each step."""
 
     plan: StagePlan
     weights: LossWeights
@@ -32,42 +32,44 @@ class Lesson:
     freeze_batch_norm: bool = False
 
     @classmethod
-    def of(cls, recipe: Recipe, plan: StagePlan) -> Lesson:
+    def of(cls, recipe: Recipe, plan: StagePlan) -> LossConfig:
         """As the recipe says."""
-        weights = LossWeights(recipe.grounding_weight, recipe.word_weight, recipe.prompt_weight, recipe.denoising)
+        weights = LossWeights(
+            recipe.grounding_loss_weight, recipe.word_loss_weight, recipe.prompt_loss_weight, recipe.denoising
+        )
         return cls(plan, weights, recipe.num_points or None, recipe.freeze_batch_norm)
 
 
-class Learner(nn.Module):
+class TrainingModule(nn.Module):
     """Model and class phrases; called with a batch it gives the losses.
 
     Args:
         phrases: of the class names, where class names are a task.
-        narrow: types in which a whole folder keeps weights of the model, where they are wider while they learn.
+        stored_dtypes: types in which a whole folder keeps weights of the model, where they are wider while they learn.
     """
 
     def __init__(
         self,
         model: LlavaGroundingForConditionalGeneration,
         phrases: ClassPhrases | None,
-        lesson: Lesson,
-        narrow: Mapping[str, torch.dtype] | None = None,
+        loss_config: LossConfig,
+        stored_dtypes: Mapping[str, torch.dtype] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.class_phrases = phrases
-        self.lesson = lesson
-        self.narrow = dict(narrow or {})
-        self._criteria = Criteria.of(len(phrases.names) if phrases else 0, lesson.num_points)
+        self.loss_config = loss_config
+        self.stored_dtypes = dict(stored_dtypes or {})
+        self._criteria = Criteria.of(len(phrases.names) if phrases else 0, loss_config.num_points)
         self.scalars: set[str] = set()
         # What sharding makes a unit of, under the name it asks for: layers that are only ever called. It would not see
         # that somebody enters a vision module by another door than `forward`; these belong to the unit of the whole.
         self._no_split_modules = list(model.language_model._no_split_modules or [])
 
-    def train(self, mode: bool = True) -> Learner:
+    def train(self, mode: bool = True) -> TrainingModule:
         """Training mode; batch statistics of the backbone stay as they are where the recipe says so."""
         super().train(mode)
-        if self.lesson.freeze_batch_norm:
+        if self.loss_config.freeze_batch_norm:
             for module in self.model.grounder.backbone.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
@@ -89,16 +91,18 @@ class Learner(nn.Module):
         """
         if not isinstance(batch, ChatBatch | ClassBatch):
             return batch(self.model, self.class_phrases)
-        shares = Shares.of(batch, totals)
+        shares, weights = Shares.of(batch, totals), self.loss_config.weights
         if isinstance(batch, ClassBatch):
             assert self.class_phrases is not None
-            return pretrain_losses(self.model, self.class_phrases, self._criteria, batch, self.lesson.weights, shares)
+            return pretrain_losses(
+                self.model, self.class_phrases, self._criteria, batch, self.loss_config.weights, shares
+            )
         return chat_losses(
             self.model,
             self.class_phrases,
             self._criteria,
             batch,
-            self.lesson.weights,
+            weights,
             shares,
-            ground="phrases" in self.lesson.plan.tasks,
+            ground="phrases" in self.loss_config.plan.tasks,
         )

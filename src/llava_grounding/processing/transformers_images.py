@@ -9,7 +9,7 @@ import torch
 from transformers import BatchFeature
 
 from llava_grounding.errors import PromptError
-from llava_grounding.processing.standard_options import read_options
+from llava_grounding.processing.transformers_options import read_options
 
 if TYPE_CHECKING:
     from llava_grounding.processing.processor import EncodedImage, ProcessorSettings

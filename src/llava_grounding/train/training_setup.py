@@ -26,15 +26,22 @@ from llava_grounding.train.adapters import add_adapters
 from llava_grounding.train.batches import longest_dialogue
 from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, load_class_phrases, lost_phrases
 from llava_grounding.train.class_losses import ClassPhrases
-from llava_grounding.train.learner import Learner, Lesson
 from llava_grounding.train.mixture import Mixture, SampleSource
-from llava_grounding.train.plan import StagePlan, freeze_stages, set_learning, stage_plan
+from llava_grounding.train.plan import StagePlan, freeze_stages, set_trainable, stage_plan
 from llava_grounding.train.precision import keep_precise
 from llava_grounding.train.pretrained_backbone import load_pretrained_backbone
 from llava_grounding.train.recipe import Recipe
-from llava_grounding.train.sources import Photos, Records, Scenes, held_out_samples, open_sources, quiet_scenes
+from llava_grounding.train.sources import (
+    Photos,
+    Records,
+    Scenes,
+    held_out_samples,
+    open_sources,
+    scenes_without_dialogues,
+)
 from llava_grounding.train.stream import BatchMaker, BatchStream, Portion
 from llava_grounding.train.tokenizer import SPECIAL_TOKENS, train_tokenizer
+from llava_grounding.train.training_module import LossConfig, TrainingModule
 
 logger = logging.getLogger(__name__)
 
@@ -43,28 +50,28 @@ Sources = Sequence[tuple[SampleSource, float]]
 
 
 @dataclass
-class Workshop:
+class TrainingSetup:
     """Everything one stage works with."""
 
     recipe: Recipe
     plan: StagePlan
-    learner: Learner
+    training_module: TrainingModule
     processor: LlavaGroundingProcessor
     mixture: Mixture
     held_out: list[Sample]
     folder: Path
-    resting_phrases: ClassPhrases | None = None
+    earlier_phrases: ClassPhrases | None = None
     """Class names of an earlier stage that this one has no use for, but a later one may."""
 
     @property
     def model(self) -> LlavaGroundingForConditionalGeneration:
         """What is trained."""
-        return self.learner.model
+        return self.training_module.model
 
     @property
     def phrases(self) -> ClassPhrases | None:
         """Class names as phrases, where they are a task."""
-        return self.learner.class_phrases
+        return self.training_module.class_phrases
 
     def stream(self, first_step: int = 0, portion: Portion | None = None) -> BatchStream:
         """The batches of a process from a step on; of the only process by default."""
@@ -83,7 +90,9 @@ class Workshop:
         return BatchStream(self.mixture, maker, portion, recipe.steps, first_step)
 
 
-def open_workshop(recipe: Recipe, folder: Path, root: Path | None = None, device: str | None = None) -> Workshop:
+def build_training_setup(
+    recipe: Recipe, folder: Path, root: Path | None = None, device: str | None = None
+) -> TrainingSetup:
     """Load or build everything a stage needs; the same seed gives the same weights.
 
     Args:
@@ -97,7 +106,7 @@ def open_workshop(recipe: Recipe, folder: Path, root: Path | None = None, device
     plan = stage_plan(recipe)
     torch.manual_seed(recipe.seed)
     # Class names need no dialogues, and drawing is faster without.
-    drawn = SceneConfig if "language" in plan.tasks else quiet_scenes
+    drawn = SceneConfig if "language" in plan.tasks else scenes_without_dialogues
     sources = open_sources(recipe.data, root, drawn, "language" in plan.tasks)
     if not sources:
         raise DataError(f"none of the sources is there: {', '.join(str(one['kind']) for one in recipe.data)}")
@@ -105,9 +114,9 @@ def open_workshop(recipe: Recipe, folder: Path, root: Path | None = None, device
     if not held_out:
         logger.warning("there is nothing to validate with, so no best weights will be kept, only the last")
     if recipe.start_from is None:
-        told = sources if drawn is SceneConfig else open_sources(recipe.data, root)  # a tokenizer needs dialogues
+        corpus = sources if drawn is SceneConfig else open_sources(recipe.data, root)  # a tokenizer needs dialogues
         start = None if recipe.init_from is None else find_checkpoint(recipe.init_from)[1]
-        model, processor = _from_nothing(recipe, told) if start is None else _from_fitting(recipe, start)
+        model, processor = _from_nothing(recipe, corpus) if start is None else _from_fitting(recipe, start)
     else:
         start = find_checkpoint(recipe.start_from)[1]
         model, processor = _from_checkpoint(recipe, start, device)
@@ -117,12 +126,14 @@ def open_workshop(recipe: Recipe, folder: Path, root: Path | None = None, device
         add_adapters(model, recipe.lora)
     if recipe.backbone_weights is not None:
         load_pretrained_backbone(model.grounder.backbone, recipe.backbone_weights)
-    set_learning(model, plan, _new_tokens(processor))
+    set_trainable(model, plan, _new_tokens(processor))
     freeze_stages(model, recipe.frozen_stages)
-    narrow = keep_precise(model)
-    learner = Learner(model, phrases, Lesson.of(recipe, plan), narrow)
+    stored_dtypes = keep_precise(model)
+    training_module = TrainingModule(model, phrases, LossConfig.of(recipe, plan), stored_dtypes)
     mixture = Mixture(sources, recipe.batch_size, recipe.seed)
-    return Workshop(recipe, plan, learner, processor, mixture, held_out, folder, earlier if phrases is None else None)
+    return TrainingSetup(
+        recipe, plan, training_module, processor, mixture, held_out, folder, earlier if phrases is None else None
+    )
 
 
 def model_config(recipe: Recipe) -> LlavaGroundingConfig:

@@ -1,6 +1,6 @@
 """Somebody's own data: images with a COCO file, and if they have them captions and dialogues, without writing code.
 
-The formats are specified in docs/data_formats.md. Every fault is told by file and entry.
+The formats are specified in docs/data_formats.md. Every fault is reported by file and entry.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Said:
     dialogues: list[tuple[RecordedTurn, ...]] = field(default_factory=list)
 
 
-class OwnData(PackedRecords):
+class CustomData(PackedRecords):
     """One record per image of a COCO file, with its captions, expressions and dialogues; see `from_files`.
 
     Args:
@@ -76,7 +76,7 @@ class OwnData(PackedRecords):
         crowds_as_things: bool = False,
         strict: bool = True,
         name: str = "own data",
-    ) -> OwnData:
+    ) -> CustomData:
         """Read the files; the formats are those of docs/data_formats.md.
 
         Args:

@@ -19,7 +19,7 @@ KINDS = (
     "region_names",
     "dialogues",
 )
-"""What a dialogue may be made of; `TalkSettings` has a weight of the same name for each."""
+"""What a dialogue may be made of; `DialogueSettings` has a weight of the same name for each."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PromptSettings:
 
 
 @dataclass(frozen=True)
-class TalkSettings:
+class DialogueSettings:
     """Weights of what is asked, and how; a kind with weight 0 never is.
 
     Raises:
@@ -104,10 +104,10 @@ class TalkSettings:
         return asdict(self)
 
 
-_Settings = TypeVar("_Settings", TalkSettings, PromptSettings)
+_Settings = TypeVar("_Settings", DialogueSettings, PromptSettings)
 
 
-def talk_settings(values: Mapping[str, Any]) -> TalkSettings:
+def dialogue_settings(values: Mapping[str, Any]) -> DialogueSettings:
     """Settings from the plain values of a YAML file, defaults where it has none.
 
     Raises:
@@ -117,7 +117,7 @@ def talk_settings(values: Mapping[str, Any]) -> TalkSettings:
     prompts = values.pop("prompts", {})
     if not isinstance(prompts, Mapping):
         raise ConfigError(f"`prompts` must be a mapping of keys to values, got `{prompts}`")
-    return _checked(TalkSettings, values | {"prompts": _checked(PromptSettings, prompts)})
+    return _checked(DialogueSettings, values | {"prompts": _checked(PromptSettings, prompts)})
 
 
 def _checked(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:

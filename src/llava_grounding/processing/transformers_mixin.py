@@ -24,15 +24,15 @@ from llava_grounding.processing.chat_format import Chat, prompt_pieces, read_cha
 from llava_grounding.processing.conversation import Piece, check_question, dialogue_pieces
 from llava_grounding.processing.regions import EncodedPrompts
 from llava_grounding.processing.selection import PhraseSelection
-from llava_grounding.processing.standard_images import (
+from llava_grounding.processing.tokens import IMAGE, RawDecoder
+from llava_grounding.processing.transformers_images import (
     IMAGE_INPUT_NAMES,
     GroundingBatch,
     GroundingImageProcessor,
     image_tensors,
     unwrapped,
 )
-from llava_grounding.processing.standard_options import OPTION_NAMES, STANDARD_NAMES, TextOptions, read_options
-from llava_grounding.processing.tokens import IMAGE, RawDecoder
+from llava_grounding.processing.transformers_options import OPTION_NAMES, STANDARD_NAMES, TextOptions, read_options
 from llava_grounding.structures import GroundedAnswer, Message, VisualPrompt
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from llava_grounding.processing.tokens import MarkupTokenizer
 
 
-class StandardDoors(ProcessorMixin):
+class TransformersProcessorMixin(ProcessorMixin):
     """What `LlavaGroundingProcessor` offers beside its own methods."""
 
     image_limits: ImageLimits = DEFAULT_LIMITS

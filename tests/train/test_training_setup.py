@@ -17,15 +17,15 @@ from llava_grounding.errors import CheckpointError, ConfigError, DataError
 from llava_grounding.model.efficientnet_lite import EfficientNetLiteConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.train import workshop
+from llava_grounding.train import training_setup
 from llava_grounding.train.checkpoint import load_class_phrases, save_phrases, save_whole
 from llava_grounding.train.pretrained_backbone import weights_file
 from llava_grounding.train.publish import publish
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.run import run_stage, train
 from llava_grounding.train.sources import open_sources
+from llava_grounding.train.training_setup import build_training_setup, class_names
 from llava_grounding.train.validation import validate_chat
-from llava_grounding.train.workshop import class_names, open_workshop
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def test_both_stages_follow_each_other_and_the_result_can_be_published(
     with caplog.at_level(logging.INFO, logger="llava_grounding"):
         first = train(small("pretrain_grounder"), tmp_path / "first", device="cpu")
         assert "class_f1" in first
-        learning = [line.split()[0] for line in caplog.messages if "  learns " in line]
+        learning = [line.split()[0] for line in caplog.messages if "  trainable " in line]
         assert learning == ["vision_tower", "grounder", "class_phrases"]
         assert "starting fresh: phrases of 3 classes" in caplog.text
         caplog.clear()
@@ -70,22 +70,22 @@ def test_both_stages_follow_each_other_and_the_result_can_be_published(
 
 class TestFromNothing:
     def test_the_same_seed_starts_from_the_same_weights(self, tmp_path: Path) -> None:
-        shops = [open_workshop(small("chat", seed=seed), tmp_path) for seed in (1, 1, 2)]
-        weights = [shop.model.grounder.mask_head.layers[0].weight for shop in shops]
+        setups = [build_training_setup(small("chat", seed=seed), tmp_path) for seed in (1, 1, 2)]
+        weights = [setup.model.grounder.mask_head.layers[0].weight for setup in setups]
         assert torch.equal(weights[0], weights[1])
         assert not torch.equal(weights[0], weights[2])
-        assert torch.equal(shops[0].phrases.embeds, shops[1].phrases.embeds)
+        assert torch.equal(setups[0].phrases.embeds, setups[1].phrases.embeds)
 
     def test_vision_pretraining_draws_no_dialogues_but_its_tokenizer_has_read_some(self, tmp_path: Path) -> None:
-        def turns(shop: workshop.Workshop) -> tuple[Any, ...]:
-            return shop.mixture.fill(shop.mixture.slots(0)[0], lambda sample: sample)[0].turns
+        def turns(setup: training_setup.TrainingSetup) -> tuple[Any, ...]:
+            return setup.mixture.fill(setup.mixture.slots(0)[0], lambda sample: sample)[0].turns
 
-        shop = open_workshop(small("pretrain_grounder"), tmp_path)
-        assert turns(shop) == ()
-        assert len(shop.processor.tokens.encode_plain(" ASSISTANT:")) < len(" ASSISTANT:")
-        assert turns(open_workshop(small("chat"), tmp_path))
-        assert shop.processor.settings.image_sequence_length == shop.model.config.image_sequence_length
-        assert shop.processor.settings.canvas.size == shop.model.config.grounder_config.image_size
+        setup = build_training_setup(small("pretrain_grounder"), tmp_path)
+        assert turns(setup) == ()
+        assert len(setup.processor.tokens.encode_plain(" ASSISTANT:")) < len(" ASSISTANT:")
+        assert turns(build_training_setup(small("chat"), tmp_path))
+        assert setup.processor.settings.image_sequence_length == setup.model.config.image_sequence_length
+        assert setup.processor.settings.canvas.size == setup.model.config.grounder_config.image_size
 
     def test_of_another_model_all_weights_are_taken_that_fit_and_its_tokenizer(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -93,18 +93,18 @@ class TestFromNothing:
         start = first_stage(tmp_path / "first")
         config = training_config("shared")
         config.grounder_config.backbone_config = EfficientNetLiteConfig()
-        monkeypatch.setattr(workshop, "preset", lambda name: config)
+        monkeypatch.setattr(training_setup, "preset", lambda name: config)
         with caplog.at_level("INFO"):
-            shop = open_workshop(small("chat", init_from=str(start)), tmp_path)
-        earlier, now = load_file(start / "model.safetensors"), shop.model.state_dict()
+            setup = build_training_setup(small("chat", init_from=str(start)), tmp_path)
+        earlier, now = load_file(start / "model.safetensors"), setup.model.state_dict()
         taken = [name for name, value in earlier.items() if name in now and now[name].shape == value.shape]
         assert "language_model.layers.0.mlp.down_proj.weight" in taken
         assert not any(name.startswith("grounder.backbone.") for name in taken)
         assert all(torch.equal(now[name], earlier[name]) for name in taken)
-        assert shop.processor.tokenizer.get_vocab() == training_processor("shared").tokenizer.get_vocab()
-        assert shop.processor.settings.canvas.size == config.grounder_config.image_size
-        assert shop.phrases is not None
-        assert torch.equal(shop.phrases.embeds, load_class_phrases(start).embeds)
+        assert setup.processor.tokenizer.get_vocab() == training_processor("shared").tokenizer.get_vocab()
+        assert setup.processor.settings.canvas.size == config.grounder_config.image_size
+        assert setup.phrases is not None
+        assert torch.equal(setup.phrases.embeds, load_class_phrases(start).embeds)
         assert "fresh: {'grounder.backbone.body'" in caplog.text
 
     def test_a_backbone_starts_with_published_weights_and_its_first_stages_are_frozen(
@@ -112,76 +112,82 @@ class TestFromNothing:
     ) -> None:
         config = training_config("shared")
         config.grounder_config.backbone_config = EfficientNetLiteConfig()
-        monkeypatch.setattr(workshop, "preset", lambda name: config)
+        monkeypatch.setattr(training_setup, "preset", lambda name: config)
         wishes = {"backbone_weights": "efficientnet_lite0", "frozen_stages": 3, "freeze_batch_norm": True}
-        learner = open_workshop(small("chat", **wishes), tmp_path).learner.train()
-        body = learner.model.grounder.backbone.body
+        training_module = build_training_setup(small("chat", **wishes), tmp_path).training_module.train()
+        body = training_module.model.grounder.backbone.body
         published = torch.load(weights_file("efficientnet_lite0"), weights_only=True)
         assert torch.equal(body.stem.conv.weight, published["_conv_stem.weight"])
         assert torch.equal(body.stages[6][0].project.conv.weight, published["_blocks.15._project_conv.weight"])
         learning = [any(one.requires_grad for one in stage.parameters()) for stage in (body.stem, *body.stages)]
         assert learning == [False] * 3 + [True] * 5
         assert not any(one.training for one in body.modules() if isinstance(one, torch.nn.BatchNorm2d))
-        assert learner.model.grounder.pixel_decoder.training
-        assert open_workshop(small("chat"), tmp_path).learner.train().model.grounder.backbone.body.stem.norm.training
+        assert training_module.model.grounder.pixel_decoder.training
+        assert (
+            build_training_setup(small("chat"), tmp_path)
+            .training_module.train()
+            .model.grounder.backbone.body.stem.norm.training
+        )
 
     def test_stages_of_another_backbone_cannot_be_frozen(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"`frozen_stages` needs an EfficientNet-Lite backbone"):
-            open_workshop(small("chat", frozen_stages=1), tmp_path)
+            build_training_setup(small("chat", frozen_stages=1), tmp_path)
 
     def test_a_model_with_other_tokens_is_no_start_for_a_preset(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         start = first_stage(tmp_path / "first")
-        monkeypatch.setattr(workshop, "preset", lambda name: training_config("shared", eos_token_id=7))
+        monkeypatch.setattr(training_setup, "preset", lambda name: training_config("shared", eos_token_id=7))
         with pytest.raises(ConfigError, match=r"preset `shared` and `.*first` differ in eos_token_id"):
-            open_workshop(small("chat", init_from=str(start)), tmp_path)
+            build_training_setup(small("chat", init_from=str(start)), tmp_path)
 
     @pytest.mark.parametrize("flavour", ["official", "siglip"])
     def test_a_preset_with_a_tower_of_its_own_cannot_start_from_nothing(self, flavour: str, tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as caught:
-            open_workshop(small("chat", preset=flavour), tmp_path)
+            build_training_setup(small("chat", preset=flavour), tmp_path)
         assert str(caught.value) == f"preset `{flavour}` has a tower or tokenizer of its own, so it needs start_from"
 
     def test_wishes_for_the_model_are_heard(self, tmp_path: Path) -> None:
-        shop = open_workshop(small("chat", num_queries=5, detach_grounding=True), tmp_path)
-        assert shop.model.grounder.query_selection.num_queries == 5
-        assert shop.model.config.detach_grounding
+        setup = build_training_setup(small("chat", num_queries=5, detach_grounding=True), tmp_path)
+        assert setup.model.grounder.query_selection.num_queries == 5
+        assert setup.model.config.detach_grounding
 
 
 class TestFromACheckpoint:
     def test_a_later_stage_starts_with_the_weights_of_the_earlier(self, tmp_path: Path) -> None:
         start = first_stage(tmp_path / "first")
-        shop = open_workshop(small("chat", start_from=str(start), seed=9), tmp_path)
+        setup = build_training_setup(small("chat", start_from=str(start), seed=9), tmp_path)
         saved = load_file(start / "model.safetensors")
-        state = shop.model.state_dict()
+        state = setup.model.state_dict()
         assert all(torch.equal(state[name], value) for name, value in saved.items())
-        assert shop.model.lm_head.weight is shop.model.get_input_embeddings().weight
-        assert shop.phrases.names == NAMES
-        assert torch.equal(shop.phrases.embeds, load_file(start / "class_phrases.safetensors")["embeds"])
+        assert setup.model.lm_head.weight is setup.model.get_input_embeddings().weight
+        assert setup.phrases.names == NAMES
+        assert torch.equal(setup.phrases.embeds, load_file(start / "class_phrases.safetensors")["embeds"])
 
     def test_class_names_pass_a_stage_that_has_no_use_for_them(self, tmp_path: Path) -> None:
         start, values = first_stage(tmp_path / "first"), {"freeze": ["grounder"]}
-        between = open_workshop(small("chat", start_from=str(start), **values), tmp_path / "between")
+        between = build_training_setup(small("chat", start_from=str(start), **values), tmp_path / "between")
         assert between.phrases is None
         run_stage(between, "cpu")
         for folder in ("last", "best"):
-            shop = open_workshop(small("chat", start_from=str(tmp_path / "between" / folder)), tmp_path)
-            assert shop.phrases.names == NAMES
-            assert torch.equal(shop.phrases.embeds, class_phrases(3).embeds)
-        assert shop.resting_phrases is None
+            setup = build_training_setup(small("chat", start_from=str(tmp_path / "between" / folder)), tmp_path)
+            assert setup.phrases.names == NAMES
+            assert torch.equal(setup.phrases.embeds, class_phrases(3).embeds)
+        assert setup.earlier_phrases is None
 
     @pytest.mark.parametrize("flavour", ["shared", "official"])
     def test_wishes_for_the_model_are_heard_and_kept(self, flavour: str, tmp_path: Path) -> None:
         start = first_stage(tmp_path / "first", flavour)
         values = {"num_queries": 6, "detach_grounding": True, "class_task": False}
-        shop = open_workshop(small("grounded_chat", start_from=str(start), **values), tmp_path)
-        assert shop.model.grounder.query_selection.num_queries == 6
-        assert shop.phrases is None
-        losses = shop.learner(shop.stream().batch(0).batch)
+        setup = build_training_setup(small("grounded_chat", start_from=str(start), **values), tmp_path)
+        assert setup.model.grounder.query_selection.num_queries == 6
+        assert setup.phrases is None
+        losses = setup.training_module(setup.stream().batch(0).batch)
         assert torch.isfinite(losses["loss"])
-        save_whole(shop.learner, shop.processor, tmp_path / "last")
-        again = open_workshop(small("grounded_chat", start_from=str(tmp_path / "last"), class_task=False), tmp_path)
+        save_whole(setup.training_module, setup.processor, tmp_path / "last")
+        again = build_training_setup(
+            small("grounded_chat", start_from=str(tmp_path / "last"), class_task=False), tmp_path
+        )
         assert again.model.config.grounder_config.num_queries == 6
         assert not again.model.config.detach_grounding  # a wish of the recipe, not of the model
 
@@ -200,24 +206,24 @@ class TestFromACheckpoint:
     ) -> None:
         start = first_stage(tmp_path / "first", flavour)
         values = {"weights": "bfloat16", "start_from": str(start), "bf16": True, **wishes}
-        shop = open_workshop(small(stage, **values), tmp_path)
-        named = dict(shop.learner.named_parameters())
+        setup = build_training_setup(small(stage, **values), tmp_path)
+        named = dict(setup.training_module.named_parameters())
         assert {one.dtype for one in named.values() if one.requires_grad} == {torch.float32}
-        layer = shop.model.language_model.layers[0].mlp.up_proj
+        layer = setup.model.language_model.layers[0].mlp.up_proj
         layer = getattr(layer, "base_layer", layer)
         assert layer.weight.dtype == (torch.float32 if whole else torch.bfloat16)
         for autocast in (True, False):
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                losses = shop.learner(shop.stream().batch(0).batch)
+                losses = setup.training_module(setup.stream().batch(0).batch)
             losses["loss"].backward()
             assert torch.isfinite(losses["loss"])
         self.assert_small_steps_are_not_lost(named)
-        found = validate_chat(shop.model.eval(), shop.processor, four_samples())  # looks without any autocast
+        found = validate_chat(setup.model.eval(), setup.processor, four_samples())  # looks without any autocast
         assert np.isfinite(found["language_loss"])
-        save_whole(shop.learner, shop.processor, tmp_path / "last")
+        save_whole(setup.training_module, setup.processor, tmp_path / "last")
         kept = load_file(tmp_path / "last" / "model.safetensors")
         assert {one.dtype for name, one in kept.items() if name.startswith("language_model.")} == {torch.bfloat16}
-        assert torch.equal(kept["language_model.norm.weight"], shop.model.language_model.norm.weight.bfloat16())
+        assert torch.equal(kept["language_model.norm.weight"], setup.model.language_model.norm.weight.bfloat16())
 
     def assert_small_steps_are_not_lost(self, named: dict[str, torch.nn.Parameter]) -> None:
         """Nor in the optimiser: one step of the paper's rate moves whatever has a gradient."""
@@ -231,8 +237,8 @@ class TestFromACheckpoint:
 
     def test_adapters_are_put_on_and_alone_learn(self, tmp_path: Path) -> None:
         start = first_stage(tmp_path / "first")
-        shop = open_workshop(small("chat", start_from=str(start), lora={"rank": 2}), tmp_path)
-        learning = {name for name, one in shop.model.language_model.named_parameters() if one.requires_grad}
+        setup = build_training_setup(small("chat", start_from=str(start), lora={"rank": 2}), tmp_path)
+        learning = {name for name, one in setup.model.language_model.named_parameters() if one.requires_grad}
         assert {name for name in learning if ".lora_" not in name} == {"embed_tokens.weight"}
         assert any(".lora_" in name for name in learning)
 
@@ -241,9 +247,9 @@ class TestFromACheckpoint:
     ) -> None:
         start = first_stage(tmp_path / "first")
         earlier = load_class_phrases(start)
-        monkeypatch.setattr(workshop, "KINDS", [*NAMES, "zebra", "apple"])
+        monkeypatch.setattr(training_setup, "KINDS", [*NAMES, "zebra", "apple"])
         with caplog.at_level("INFO"):
-            phrases = open_workshop(small("chat", start_from=str(start)), tmp_path).phrases
+            phrases = build_training_setup(small("chat", start_from=str(start)), tmp_path).phrases
         assert phrases is not None
         assert phrases.names == [*earlier.names, "apple", "zebra"]
         torch.testing.assert_close(phrases.embeds[:-2], earlier.embeds)
@@ -267,7 +273,7 @@ class TestFromACheckpoint:
         change(state)
         save_file(state, start / "model.safetensors", {"format": "pt"})
         with pytest.raises(CheckpointError, match=message):
-            open_workshop(small("chat", start_from=str(start)), tmp_path)
+            build_training_setup(small("chat", start_from=str(start)), tmp_path)
 
     def test_a_missing_or_damaged_file_is_named(self, tmp_path: Path) -> None:
         start = first_stage(tmp_path / "first")
@@ -277,22 +283,22 @@ class TestFromACheckpoint:
             else:
                 (start / "model.safetensors").write_bytes(content)
             with pytest.raises(CheckpointError, match=rf"{trouble}.*|model.safetensors"):
-                open_workshop(small("chat", start_from=str(start)), tmp_path)
+                build_training_setup(small("chat", start_from=str(start)), tmp_path)
         with pytest.raises(ConfigError, match="unknown model"):
-            open_workshop(small("chat", start_from=str(tmp_path / "none")), tmp_path)
+            build_training_setup(small("chat", start_from=str(tmp_path / "none")), tmp_path)
 
 
 class TestClassNames:
     def test_they_are_those_of_all_sources(self, tmp_path: Path, mini_pack_root: Path) -> None:
-        for kind in ("own", "coco_panoptic", "flickr30k"):
+        for kind in ("custom", "coco_panoptic", "flickr30k"):
             write_source(source(kind), tmp_path)
 
         def names(*values: dict[str, Any], root: Path = tmp_path) -> set[str]:
             return class_names(open_sources(list(values), root))
 
         assert names({"kind": "scenes"}) == set(NAMES)
-        assert names(source("own")) == {"dog", "cat"}
-        assert names(source("coco_panoptic"), source("own")) == {"dog", "cat", "sky"}
+        assert names(source("custom")) == {"dog", "cat"}
+        assert names(source("coco_panoptic"), source("custom")) == {"dog", "cat", "sky"}
         assert names(source("flickr30k")) == set()
         assert "hot dog" in names({"kind": "photos", "split": "val"}, root=mini_pack_root)
 
@@ -303,31 +309,31 @@ class TestClassNames:
             (start / name).unlink()
         values = {"start_from": str(start), "data": [source("flickr30k")], "class_task": True}
         with pytest.raises(DataError, match="class names are a task of this stage, but none of its sources has any"):
-            open_workshop(small("chat", **values), tmp_path, tmp_path)
+            build_training_setup(small("chat", **values), tmp_path, tmp_path)
 
     def test_a_stage_without_them_needs_none(self, tmp_path: Path) -> None:
         start = first_stage(tmp_path / "first")
-        for stage in ("align", "grounded_chat", "visual_prompt", "marks"):
-            assert open_workshop(small(stage, start_from=str(start)), tmp_path).phrases is None
+        for stage in ("align", "grounded_chat", "visual_prompt", "set_of_mark"):
+            assert build_training_setup(small(stage, start_from=str(start)), tmp_path).phrases is None
 
 
 def test_dialogues_are_as_long_as_the_model_reads_at_most(tmp_path: Path) -> None:
-    shop = open_workshop(small("chat"), tmp_path)
-    assert shop.stream().maker.max_tokens == shop.model.config.text_config.max_position_embeddings
-    assert open_workshop(small("chat", max_tokens=99), tmp_path).stream().maker.max_tokens == 99
+    setup = build_training_setup(small("chat"), tmp_path)
+    assert setup.stream().maker.max_tokens == setup.model.config.text_config.max_position_embeddings
+    assert build_training_setup(small("chat", max_tokens=99), tmp_path).stream().maker.max_tokens == 99
 
 
 def test_held_out_samples_are_those_of_the_validation(tmp_path: Path) -> None:
-    write_source(source("own"), tmp_path)
-    values = {"validation": [source("own"), {"kind": "scenes", "held_out": True}], "validation_samples": 4}
-    held_out = open_workshop(small("chat", **values), tmp_path, tmp_path).held_out
+    write_source(source("custom"), tmp_path)
+    values = {"validation": [source("custom"), {"kind": "scenes", "held_out": True}], "validation_samples": 4}
+    held_out = build_training_setup(small("chat", **values), tmp_path, tmp_path).held_out
     assert [one.id for one in held_out] == ["1.png", "2.png", f"scene-{10**9}", f"scene-{10**9 + 1}"]
 
 
 def test_a_stage_without_any_of_its_sources_names_them(tmp_path: Path) -> None:
     missing = [
         {"kind": "llava", "dialogues": "talk.json", "images": ".", "optional": True},
-        {"kind": "own", "instances": "labels.json", "images": ".", "optional": True},
+        {"kind": "custom", "instances": "labels.json", "images": ".", "optional": True},
     ]
-    with pytest.raises(DataError, match="none of the sources is there: llava, own"):
-        open_workshop(small("chat", data=missing), tmp_path / "run", tmp_path)
+    with pytest.raises(DataError, match="none of the sources is there: llava, custom"):
+        build_training_setup(small("chat", data=missing), tmp_path / "run", tmp_path)

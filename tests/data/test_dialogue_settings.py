@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from llava_grounding.data.talk_settings import PromptSettings, TalkSettings, talk_settings
+from llava_grounding.data.dialogue_settings import DialogueSettings, PromptSettings, dialogue_settings
 from llava_grounding.errors import ConfigError
 
 
 def test_settings_come_back_from_their_plain_values() -> None:
-    settings = TalkSettings(captions=0.5, marks=0.1, prompts=PromptSettings(clicks=1.0, masks=0.0))
-    assert talk_settings(settings.to_dict()) == settings
-    assert talk_settings({"mirror": 1}) == TalkSettings(mirror=1.0)
+    settings = DialogueSettings(captions=0.5, marks=0.1, prompts=PromptSettings(clicks=1.0, masks=0.0))
+    assert dialogue_settings(settings.to_dict()) == settings
+    assert dialogue_settings({"mirror": 1}) == DialogueSettings(mirror=1.0)
 
 
 @pytest.mark.parametrize(
@@ -35,4 +35,4 @@ def test_settings_come_back_from_their_plain_values() -> None:
 )
 def test_what_is_wrong_is_named(values: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        talk_settings(values)
+        dialogue_settings(values)

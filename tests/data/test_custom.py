@@ -12,8 +12,8 @@ import pytest
 from dialogue_files import instances, write_json, write_labelled
 from hypothesis import given
 
+from llava_grounding.data.custom import CustomData
 from llava_grounding.data.notation import read_answer, read_question, read_turn, write_answer, write_question
-from llava_grounding.data.own import OwnData
 from llava_grounding.data.record import Expression, GroundedText, RecordedTurn
 from llava_grounding.errors import DataError, LlavaGroundingError
 from llava_grounding.markup import SPECIAL_TOKENS, format_markup
@@ -21,8 +21,8 @@ from llava_grounding.markup import SPECIAL_TOKENS, format_markup
 TRAM = "COCO_train2014_000000000012.jpg"
 
 
-def read(folder: Path, *entries: Any, **more: Any) -> OwnData:
-    return OwnData.from_files(
+def read(folder: Path, *entries: Any, **more: Any) -> CustomData:
+    return CustomData.from_files(
         **write_labelled(folder), dialogues=write_json(folder / "talk.json", list(entries)), **more
     )
 
@@ -32,7 +32,7 @@ def talk(question: Any, answer: Any, image: str = TRAM, **more: Any) -> dict[str
 
 
 def test_labels_alone_are_enough(tmp_path: Path) -> None:
-    tram, dog = OwnData.from_files(**write_labelled(tmp_path))
+    tram, dog = CustomData.from_files(**write_labelled(tmp_path))
     assert [thing.category for thing in tram.instances] == ["person", "person", "train"]
     assert tram.captions == tram.dialogues == tram.expressions == ()
     assert tram.exhaustive == {"person", "train", "dog"}
@@ -43,7 +43,7 @@ def test_labels_alone_are_enough(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_not_complete_answer_no_question_of_how_many(tmp_path: Path) -> None:
-    assert all(not record.exhaustive for record in OwnData.from_files(**write_labelled(tmp_path), exhaustive=False))
+    assert all(not record.exhaustive for record in CustomData.from_files(**write_labelled(tmp_path), exhaustive=False))
 
 
 def test_dialogues_are_written_with_ids_in_parentheses(tmp_path: Path) -> None:
@@ -79,15 +79,15 @@ def test_dialogues_may_be_written_in_markup_with_lists_of_ids(tmp_path: Path) ->
     assert (second.question, second.answer) == ("[Who](?", "<g_s> A man <g_e> <seg> [sic](?).")
 
 
-def test_lines_of_json_are_told_of_by_their_number(tmp_path: Path) -> None:
+def test_lines_of_json_are_reported_of_by_their_number(tmp_path: Path) -> None:
     path = tmp_path / "talk.jsonl"
     lines = [talk("What?", "A tram."), talk("What?", "[A dog](2001).")]
     path.write_text(json.dumps(lines[0]) + "\n\n" + json.dumps(lines[1]))
     with pytest.raises(DataError, match=r"talk\.jsonl: line 3: turn 1: a phrase names annotation 2001, which is on"):
-        OwnData.from_files(**write_labelled(tmp_path), dialogues=path)
+        CustomData.from_files(**write_labelled(tmp_path), dialogues=path)
     path.write_text(json.dumps(lines[0]) + "\n{")
     with pytest.raises(DataError, match=r"cannot read .*talk\.jsonl, line 2"):
-        OwnData.from_files(**write_labelled(tmp_path), dialogues=path)
+        CustomData.from_files(**write_labelled(tmp_path), dialogues=path)
 
 
 def test_captions_are_tied_to_labels_by_hand_or_by_their_words(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_captions_are_tied_to_labels_by_hand_or_by_their_words(tmp_path: Path) -
         {"image_id": 12, "caption": "[A yellow thing](1300) and [somebody](1207)"},
     ]
     captions = write_json(tmp_path / "captions.json", {"annotations": rows})
-    tram, dog = OwnData.from_files(**write_labelled(tmp_path), captions=captions)
+    tram, dog = CustomData.from_files(**write_labelled(tmp_path), captions=captions)
     assert dog.captions == ("a dog", "A calm day")
     assert dog.grounded_captions == (GroundedText("<g_s> A dog <g_e> <seg>.", ((0,),)),)
     assert tram.captions == ("A yellow thing and somebody",)
@@ -108,7 +108,7 @@ def test_annotations_may_have_expressions(tmp_path: Path) -> None:
     paths, data = write_labelled(tmp_path), instances()
     data["annotations"][2]["expressions"] = ["the tram", "what they wait for"]
     write_json(paths["instances"], data)
-    assert OwnData.from_files(**paths)[0].expressions == (
+    assert CustomData.from_files(**paths)[0].expressions == (
         Expression("the tram", (2,)),
         Expression("what they wait for", (2,)),
     )
@@ -116,7 +116,7 @@ def test_annotations_may_have_expressions(tmp_path: Path) -> None:
         data["annotations"][2]["expressions"] = wrong
         write_json(paths["instances"], data)
         with pytest.raises(DataError, match=r"instances\.json: image .*annotation 1300 must"):
-            OwnData.from_files(**paths)
+            CustomData.from_files(**paths)
 
 
 WRONG_TURNS = [
@@ -163,7 +163,7 @@ def test_a_fault_is_told_by_file_and_entry_or_left_out_and_counted(tmp_path: Pat
     assert [len(record.dialogues) for record in data] == [1, 0]
 
 
-def test_several_faults_are_told_of_together(tmp_path: Path) -> None:
+def test_several_faults_are_reported_of_together(tmp_path: Path) -> None:
     wrong = talk("What?", "")
     with pytest.raises(
         DataError, match=r"entry 1: .*; entry 5: .*; and 3 more \(`strict: false` leaves such entries out\)$"
@@ -202,8 +202,8 @@ def test_labels_are_checked_one_by_one(tmp_path: Path, place: tuple[str, int, st
     data[kind][number][key] = value
     write_json(paths["instances"], data)
     with pytest.raises(DataError, match=rf"instances\.json: .*{message}"):
-        OwnData.from_files(**paths)
-    lenient = OwnData.from_files(**paths, strict=False)
+        CustomData.from_files(**paths)
+    lenient = CustomData.from_files(**paths, strict=False)
     assert lenient.dropped
     for record in lenient:
         for index in range(len(record.instances)):
@@ -215,7 +215,7 @@ def test_what_names_an_id_that_two_annotations_bear_is_left_out_with_it(tmp_path
     data["annotations"].append(data["annotations"][3] | {"expressions": ["the wrong one"]})
     write_json(paths["instances"], data)
     talk_of_it = write_json(tmp_path / "talk.json", [talk("What?", "[A dog](2001).", image="dog.jpg")])
-    own = OwnData.from_files(**paths, dialogues=talk_of_it, strict=False)
+    own = CustomData.from_files(**paths, dialogues=talk_of_it, strict=False)
     assert own.dropped == {"annotation id used twice": ("annotation 2001", "entry 1")}
     assert own[1].expressions == own[1].dialogues == ()
 
@@ -223,20 +223,20 @@ def test_what_names_an_id_that_two_annotations_bear_is_left_out_with_it(tmp_path
 def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     paths = write_labelled(tmp_path)
     with pytest.raises(DataError, match="must be a COCO captions file"):
-        OwnData.from_files(**paths, captions=write_json(tmp_path / "captions.json", []))
+        CustomData.from_files(**paths, captions=write_json(tmp_path / "captions.json", []))
     with pytest.raises(DataError, match="must hold dialogues with `image` and `turns`"):
-        OwnData.from_files(**paths, dialogues=write_json(tmp_path / "talk.json", [{"conversations": []}]))
+        CustomData.from_files(**paths, dialogues=write_json(tmp_path / "talk.json", [{"conversations": []}]))
     with pytest.raises(DataError, match=r"talk\.json: a COCO instances file must have a list `images`"):
-        OwnData.from_files(write_json(tmp_path / "talk.json", {}), paths["images"])
+        CustomData.from_files(write_json(tmp_path / "talk.json", {}), paths["images"])
     with pytest.raises(DataError, match="cannot read"):
-        OwnData.from_files(tmp_path / "nothing.json", paths["images"])
+        CustomData.from_files(tmp_path / "nothing.json", paths["images"])
 
 
 @pytest.mark.parametrize("row", [{"image_id": 99, "caption": "a"}, {"caption": "a"}, {"image_id": 12}, 3])
 def test_captions_are_checked_one_by_one(tmp_path: Path, row: Any) -> None:
     captions = write_json(tmp_path / "captions.json", {"annotations": [row]})
     with pytest.raises(DataError, match=r"captions\.json: caption 1: "):
-        OwnData.from_files(**write_labelled(tmp_path), captions=captions)
+        CustomData.from_files(**write_labelled(tmp_path), captions=captions)
 
 
 def test_it_travels_to_workers(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from dialogue_files import box_mask, chat, write_json, write_labelled, write_pic
 from PIL import Image
 from scipy.ndimage import label
 
-from llava_grounding.data.marks import MarkedDialogues, draw_marks, find_marks, with_prompts
 from llava_grounding.data.record import RecordedTurn
+from llava_grounding.data.set_of_mark import SetOfMarkDialogues, draw_marks, find_marks, with_prompts
 from llava_grounding.errors import DataError, ShapeError
 
 GREY = np.full((120, 160, 3), 128, dtype=np.uint8)
@@ -144,7 +144,7 @@ def test_marks_are_drawn_when_the_picture_is_read(tmp_path: Path) -> None:
         tmp_path / "marks.json",
         [entry("<image>\nWhat is <1>?", "The tram <1> behind the man <2>.", marks=[1300, 1207])],
     )
-    (record,) = MarkedDialogues.from_files(file, **write_labelled(tmp_path), alpha=0.5)
+    (record,) = SetOfMarkDialogues.from_files(file, **write_labelled(tmp_path), alpha=0.5)
     ((turn,),) = record.dialogues
     assert (turn.question, turn.answer) == ("What is <1>?", "The tram <1> behind the man <2>.")
     assert record.marks == (2, 1)
@@ -159,7 +159,7 @@ def test_marks_are_drawn_when_the_picture_is_read(tmp_path: Path) -> None:
 def test_a_picture_may_come_with_its_marks(tmp_path: Path) -> None:
     write_picture(tmp_path / "images", "COCO_train2014_000000000012.jpg")
     file = write_json(tmp_path / "marks.json", [entry("What is <7>?", "A tram.")])
-    data = MarkedDialogues.from_files(file, tmp_path / "images")
+    data = SetOfMarkDialogues.from_files(file, tmp_path / "images")
     assert data[0].marks == ()
     assert data[0].instances == ()
     assert data[0].dialogues[0][0].question == "What is <7>?"
@@ -174,7 +174,7 @@ def test_entries_whose_marks_do_not_add_up_are_left_out(tmp_path: Path) -> None:
         entry("What is <1>?", "A dog.", name="none", marks={"1": 1300}),
         entry("What is <1>?", "A <seg>.", name="markup", marks=[1300]),
     ]
-    data = MarkedDialogues.from_files(write_json(tmp_path / "m.json", entries), **write_labelled(tmp_path))
+    data = SetOfMarkDialogues.from_files(write_json(tmp_path / "m.json", entries), **write_labelled(tmp_path))
     assert len(data) == 0
     assert data.dropped == {
         "mark that is not there": ("too high", "zero"),
@@ -188,12 +188,12 @@ def test_entries_whose_marks_do_not_add_up_are_left_out(tmp_path: Path) -> None:
 def test_ids_without_the_file_they_are_of_are_an_error(tmp_path: Path) -> None:
     file = write_json(tmp_path / "m.json", [entry("What is <1>?", "A tram.", marks=[1300])])
     with pytest.raises(DataError, match="so `instances` must name the file"):
-        MarkedDialogues.from_files(file, tmp_path)
+        SetOfMarkDialogues.from_files(file, tmp_path)
 
 
 def test_it_travels_to_workers(tmp_path: Path) -> None:
     file = write_json(tmp_path / "m.json", [entry("What is <1>?", "A tram.", marks=[1300])])
-    data = MarkedDialogues.from_files(file, **write_labelled(tmp_path))
+    data = SetOfMarkDialogues.from_files(file, **write_labelled(tmp_path))
     (copy,) = pickle.loads(pickle.dumps(list(data)))
     assert copy == data[0]
     assert (copy.load_image() == data[0].load_image()).all()

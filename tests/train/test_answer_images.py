@@ -11,7 +11,7 @@ from llava_grounding.dialogue import Conversation
 from llava_grounding.errors import MarkupError
 from llava_grounding.structures import GroundedAnswer
 
-VALUES: dict[str, Any] = {"stage": "chat", "steps": 2, "batch_size": 1, "validate_every": 1, "num_points": 16}
+VALUES: dict[str, Any] = {"stage": "chat", "steps": 2, "batch_size": 1, "eval_steps": 1, "num_points": 16}
 
 
 def test_they_are_drawn_at_every_validation_with_what_was_asked_said_and_right(tmp_path: Path) -> None:

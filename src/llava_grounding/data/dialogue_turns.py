@@ -12,13 +12,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from llava_grounding.data.dialogue_settings import DialogueSettings
 from llava_grounding.data.exhaustive import exhaustive_names, missing_names
 from llava_grounding.data.grounded_captions import tidy_caption
 from llava_grounding.data.nouns import is_mass, is_plural_name, plural, spoken_name, with_article
 from llava_grounding.data.prompt_sampling import can_point_at
 from llava_grounding.data.record import Expression, OpenedRecord, Record, RecordedTurn
 from llava_grounding.data.sample import Targets
-from llava_grounding.data.talk_settings import TalkSettings
 from llava_grounding.data.templates import (
     BRIEF_DESCRIPTIONS,
     GROUNDING_SUFFIXES,
@@ -57,7 +57,7 @@ class Material:
 
     record: Record
     opened: OpenedRecord
-    talk: TalkSettings
+    settings: DialogueSettings
     complete: dict[str, list[int]] = field(init=False)
     """Spoken name -> rows, of categories that are labelled exhaustively."""
     indices: dict[int, int] = field(init=False)
@@ -108,13 +108,13 @@ def referring(material: Material, rng: np.random.Generator) -> list[Draft]:
     known = [(phrase, rows) for phrase, rows in sure if rows is not None]
     if not known:
         known = [(f"the {_all_of(material, name)}", tuple(rows)) for name, rows in material.complete.items()]
-    return [_referring(phrase, rows, rng) for phrase, rows in some(known, material.talk.max_expressions, rng)]
+    return [_referring(phrase, rows, rng) for phrase, rows in some(known, material.settings.max_expressions, rng)]
 
 
 def absent(material: Material, rng: np.random.Generator) -> list[Draft]:
     """Categories that are not there, asked for as if they were."""
     drafts = []
-    for name in some(missing_names(material.record), material.talk.max_expressions, rng):
+    for name in some(missing_names(material.record), material.settings.max_expressions, rng):
         several = is_plural_name(name)
         question = pick(REFERRING_REQUESTS, rng).format(f"the {name}")
         answer = f"There {'are' if several else 'is'} no {name} in the image."
@@ -125,7 +125,7 @@ def absent(material: Material, rng: np.random.Generator) -> list[Draft]:
 def categories(material: Material, rng: np.random.Generator) -> list[Draft]:
     """The names of all categories, the largest first."""
     areas = {name: sum(_area(material, row) for row in rows) for name, rows in material.complete.items()}
-    names = sorted(areas, key=lambda name: (-areas[name], name))[: material.talk.max_listed]
+    names = sorted(areas, key=lambda name: (-areas[name], name))[: material.settings.max_listed]
     if not names:
         return []
     text, spans = "", []
@@ -150,7 +150,7 @@ def region_captions(material: Material, rng: np.random.Generator) -> list[Draft]
             found.append((rows[0], expression))
     return [
         Draft(pick(REGION_CAPTIONS, rng), tidy_caption(_plain(said.text)), regions=(row,), kind="region_caption")
-        for row, said in some(found, material.talk.max_expressions, rng)
+        for row, said in some(found, material.settings.max_expressions, rng)
     ]
 
 
@@ -162,13 +162,13 @@ def region_names(material: Material, rng: np.random.Generator) -> list[Draft]:
         if spoken_name(instance.category) and _region_of(material, row) != "class" and material.can_point(row)
     ]
     drafts = []
-    for row in some(rows, material.talk.max_expressions, rng):
+    for row in some(rows, material.settings.max_expressions, rng):
         name = spoken_name(material.opened.instances[row].category)
         words = name if _region_of(material, row) == "stuff" else with_article(name)
         several = is_plural_name(name) and not words.startswith("a pair")
         start = "They are " if several else "It is "
         span, text = (len(start), len(start) + len(words)), f"{start}{words}."
-        grounded = rng.random() < material.talk.grounded_names
+        grounded = rng.random() < material.settings.grounded_names
         answer, targets = (format_markup(text, [span]), ((row,),)) if grounded else (text, ())
         drafts.append(Draft(pick(REGION_NAMES, rng), answer, targets, (row,), grounded, "region"))
     return drafts
@@ -198,20 +198,20 @@ MAKERS: dict[str, Callable[[Material, np.random.Generator], list[Draft]]] = {
 }
 
 
-def possible_kinds(record: Record, talk: TalkSettings) -> tuple[str, ...]:
+def possible_kinds(record: Record, settings: DialogueSettings) -> tuple[str, ...]:
     """Kinds with a weight that the record's labels may have something for; reads no pixels."""
     complete = bool(exhaustive_names(record) & {spoken_name(thing.category) for thing in record.instances})
     material: dict[str, Collection[object] | bool] = {
         "captions": record.captions,
         "grounded_captions": record.grounded_captions,
         "referring": record.expressions or complete,
-        "absent": missing_names(record) if talk.absent else (),
+        "absent": missing_names(record) if settings.absent else (),
         "categories": complete,
         "region_captions": record.expressions,
         "region_names": [thing for thing in record.instances if thing.region != "crowd"],
         "dialogues": record.dialogues,
     }
-    return tuple(kind for kind, found in material.items() if found and getattr(talk, kind) > 0)
+    return tuple(kind for kind, found in material.items() if found and getattr(settings, kind) > 0)
 
 
 def pick(options: Sequence[_T], rng: np.random.Generator) -> _T:
@@ -245,7 +245,7 @@ def _recorded(
 
 
 def _with_suffix(question: str, material: Material, rng: np.random.Generator) -> str:
-    if rng.random() >= material.talk.suffix_share:
+    if rng.random() >= material.settings.suffix_share:
         return question
     return f"{question} {pick(GROUNDING_SUFFIXES, rng)}"
 

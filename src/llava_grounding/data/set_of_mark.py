@@ -92,7 +92,7 @@ def with_prompts(turn: RecordedTurn, marks: Sequence[int]) -> RecordedTurn:
     return replace(turn, question=_MARK.sub(REGION, turn.question), regions=regions)
 
 
-class MarkedDialogues(PackedRecords):
+class SetOfMarkDialogues(PackedRecords):
     """One record per entry of a LLaVA-style file whose texts name things by number, as `the dog <3>`.
 
     An entry may say where its marks stand: `marks` is a list of annotation ids, the k-th for mark k, and they are
@@ -138,7 +138,7 @@ class MarkedDialogues(PackedRecords):
         alpha: float = DEFAULT_ALPHA,
         crowds_as_things: bool = False,
         name: str = "marks",
-    ) -> MarkedDialogues:
+    ) -> SetOfMarkDialogues:
         """Read a file of dialogues, and the COCO file that its `marks` are ids of, with images in a folder or store.
 
         Args:

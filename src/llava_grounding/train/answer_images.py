@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 _MAX_NEW_TOKENS = 128
 
 
-class Pictures(TrainerCallback):
+class AnswerImages(TrainerCallback):
     """Draws answers after each validation.
 
     Args:
@@ -57,7 +57,7 @@ class Pictures(TrainerCallback):
         logger.info("%d answers drawn in %s", len(self.samples), place)
 
     def _answer(self, sample: Sample, turn: Turn) -> GroundedAnswer:
-        runtime = Runtime(self.trainer.learner.model.eval(), self.processor)
+        runtime = Runtime(self.trainer.training_module.model.eval(), self.processor)
         seen = runtime.look_at([Image.fromarray(sample.image)])[0]
         talk = Conversation(runtime, seen, "in training")
         return talk.ask(turn.question, turn.prompts, grounded=turn.grounded, max_new_tokens=_MAX_NEW_TOKENS)
