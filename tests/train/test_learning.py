@@ -1,4 +1,4 @@
-"""That a run learns: eight pictures by heart, with their words, boxes and masks."""
+"""That a run learns: eight pictures are overfit, with their words, boxes and masks."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -28,7 +28,7 @@ from llava_grounding.model.language import put_into_slots
 from llava_grounding.model.loading import CheckedLoading, ModelWithoutHead
 from llava_grounding.model.model_card import WithModelCard
 from llava_grounding.model.outputs import GrounderOutput, ImageFeatures, ImageMemory, RegionPrompts, VisualPromptOutput
-from llava_grounding.model.placement import device_of, like, memory_for
+from llava_grounding.model.placement import any_trainable, device_of, like, memory_for
 from llava_grounding.model.shared_tower import SharedVisionTower
 
 
@@ -128,27 +128,33 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         self,
         grounder_pixel_values: Float[Tensor, "B 3 H W"],
         pixel_values: Float[Tensor, "B 3 h w"] | None = None,
+        class_embeds: Float[Tensor, "B C D"] | None = None,
+        class_mask: Bool[Tensor, "B C"] | None = None,
     ) -> ImageFeatures:
         """Encode images once for all questions.
 
         Args:
             grounder_pixel_values: the letterboxed canvas, normalised; sides multiples of 32.
             pixel_values: what the vision tower sees; None when it shares the grounder's features.
+            class_embeds, class_mask: phrases that a shared tower's proposals are scored against in every layer, as the
+                losses of class names need; None for none.
         """
-        memory = self.grounder.encode_image(like(self.grounder, grounder_pixel_values))
-        if isinstance(self.vision_tower, SharedVisionTower):
-            proposals = self.vision_tower.propose(self.grounder, memory)
-            return self.features_from(self.multi_modal_projector(self.vision_tower.tokens(memory, proposals)), memory)
-        if pixel_values is None:
+        tower, proposals = self.vision_tower, None
+        # The phrase that picks the queries is the tower's, but it is frozen with the grounder.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and any_trainable(self.grounder)):
+            memory = self.grounder.encode_image(like(self.grounder, grounder_pixel_values))
+            if isinstance(tower, SharedVisionTower):
+                with_aux = class_embeds is not None
+                proposals = tower.propose(self.grounder, memory, class_embeds, class_mask, with_aux)
+        if isinstance(tower, SharedVisionTower):
+            assert proposals is not None
+            features = tower.tokens(memory, proposals)
+        elif pixel_values is None:
             raise ValueError("pixel_values are needed: this model has a vision tower of its own")
-        features = self.vision_tower(like(self.vision_tower, pixel_values))
-        tokens = self.multi_modal_projector(like(self.multi_modal_projector, features))
-        return self.features_from(tokens, memory)
-
-    def features_from(self, tokens: Float[Tensor, "B P D"], memory: ImageMemory) -> ImageFeatures:
-        """Image features of projected tokens and the grounder's memory."""
+        else:
+            features = like(self.multi_modal_projector, tower(like(tower, pixel_values)))
         shared = self.config.visual_prompt_config.share_image_features
-        return ImageFeatures(tokens, memory, memory if shared else None)
+        return ImageFeatures(self.multi_modal_projector(features), memory, memory if shared else None, proposals)
 
     def with_prompt_memory(
         self, features: ImageFeatures, grounder_pixel_values: Float[Tensor, "B 3 H W"]
@@ -159,8 +165,16 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         canvas = like(self.visual_prompt_encoder, grounder_pixel_values)
         return replace(features, prompt_memory=self.visual_prompt_encoder.encode_image(canvas))
 
-    def encode_regions(self, memory: ImageMemory, prompts: RegionPrompts) -> VisualPromptOutput:
-        """One embedding per visual prompt, in the language model's width."""
+    def encode_regions(
+        self, memory: ImageMemory, prompts: RegionPrompts, isolate: bool | None = None, with_aux: bool | None = None
+    ) -> VisualPromptOutput:
+        """One embedding per visual prompt, in the language model's width.
+
+        Args:
+            isolate: prompts of one image do not see each other; None as the config says.
+            with_aux: also predict from every earlier layer, as the losses need; None: in training mode.
+        """
+        isolate = self.config.visual_prompt_config.isolate_prompts if isolate is None else isolate
         memory = memory_for(self.visual_prompt_encoder, memory)
         prompts = prompts.to(memory.memory.device)
         return self.visual_prompt_encoder.encode_prompts(
@@ -168,8 +182,9 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             prompts.boxes_cxcywh,
             prompts.types,
             prompts.mask,
-            isolate=self.config.visual_prompt_config.isolate_prompts,
+            isolate=isolate,
             region_masks=prompts.coverage,
+            with_aux=with_aux,
         )
 
     def embed(
@@ -420,22 +435,31 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         return embeds, phrase_mask
 
     def ground(
-        self, memory: ImageMemory, phrase_embeds: Float[Tensor, "B G D"], phrase_mask: Bool[Tensor, "B G"]
+        self,
+        memory: ImageMemory,
+        phrase_embeds: Float[Tensor, "B G D"],
+        phrase_mask: Bool[Tensor, "B G"],
+        proposals: GrounderOutput | None = None,
+        with_aux: bool | None = None,
     ) -> GrounderOutput:
         """Boxes and masks of every phrase: each object query scored against each phrase, not thresholded.
 
         Args:
             memory: of batch B, or of batch 1 to share one image among all rows.
             phrase_embeds: `<seg>` hidden states, as they leave the language model.
+            proposals: the shared tower's queries of `ImageFeatures`; None looks for them again.
+            with_aux: also predict from every earlier layer, as the losses need, where phrases pick the queries; None:
+                in training mode.
         """
         memory = memory_for(self.grounder, memory)
         phrase_embeds = self.phrase_projector(like(self.phrase_projector, phrase_embeds)).to(memory.memory)
         phrase_mask = phrase_mask.to(memory.memory.device)
         if self.config.phrase_queries == "image":
-            assert isinstance(self.vision_tower, SharedVisionTower)
-            proposals = self.vision_tower.propose(self.grounder, memory)
+            if proposals is None:
+                assert isinstance(self.vision_tower, SharedVisionTower)
+                proposals = self.vision_tower.propose(self.grounder, memory)
             return self.grounder.rescore(proposals, phrase_embeds, phrase_mask)
-        return self.grounder.ground(memory, phrase_embeds, phrase_mask)
+        return self.grounder.ground(memory, phrase_embeds, phrase_mask, with_aux)
 
 
 def _text_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:

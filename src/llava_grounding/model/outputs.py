@@ -89,6 +89,8 @@ class ImageFeatures:
     """What the grounder reads."""
     prompt_memory: ImageMemory | None = None
     """What the visual prompt encoder reads; None until a prompt needs it. The grounder's when shared."""
+    proposals: "GrounderOutput | None" = None
+    """The shared tower's object queries, which its tokens show; None with a tower of its own."""
 
     def rows(self, index: Int[Tensor, " R"]) -> "ImageFeatures":
         """The features of some images, repeated or reordered."""
@@ -96,15 +98,13 @@ class ImageFeatures:
             tokens=self.tokens[index],
             memory=self.memory.index(index),
             prompt_memory=None if self.prompt_memory is None else self.prompt_memory.index(index),
+            proposals=None if self.proposals is None else self.proposals.index(index),
         )
 
     def repeat(self, times: int) -> "ImageFeatures":
         """The features of each image `times` times in a row, for several answers about one image."""
-        return ImageFeatures(
-            tokens=self.tokens.repeat_interleave(times, dim=0),
-            memory=self.memory.repeat(times),
-            prompt_memory=None if self.prompt_memory is None else self.prompt_memory.repeat(times),
-        )
+        rows = torch.arange(len(self.tokens), device=self.tokens.device)
+        return self.rows(rows.repeat_interleave(times))
 
 
 @dataclass
@@ -188,6 +188,17 @@ class GrounderOutput(GrounderPrediction):
     """The initial prediction, then layers 1 to L-1; empty when not asked for."""
     interm: GrounderPrediction | None = None
     """First-stage prediction of the selected cells, with gradients into the selection; for the loss only."""
+
+    def index(self, rows: Int[Tensor, " n"]) -> "GrounderOutput":
+        """The last layer's prediction of the chosen images, in the chosen order."""
+        return GrounderOutput(
+            phrase_logits=self.phrase_logits[rows],
+            boxes_cxcywh=self.boxes_cxcywh[rows],
+            mask_embeds=self.mask_embeds[rows],
+            queries=self.queries[rows],
+            mask_features=self.mask_features[rows],
+            topk_indices=self.topk_indices[rows],
+        )
 
     @property
     def mask_logits(self) -> Float[Tensor, "B Q h w"]:

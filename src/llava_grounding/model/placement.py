@@ -28,6 +28,11 @@ def like(module: nn.Module, value: Tensor) -> Tensor:
     return value if weight is None else value.to(device=device_of(module), dtype=weight.dtype)
 
 
+def any_trainable(module: nn.Module) -> bool:
+    """Whether any parameter of a module takes a gradient."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
 def memory_for(module: nn.Module, memory: ImageMemory) -> ImageMemory:
     """The memory in the type that a module computes in: an image may be looked at under autocast and read without."""
     weight = next(module.parameters(), None)

@@ -60,6 +60,10 @@ class ClassPhrases(nn.Module):
             longer.cell_head.bias[: 1 + classes] = self.cell_head.bias
         return longer
 
+    def scored(self, mask: Tensor) -> dict[str, Tensor]:
+        """What `encode_image` scores its queries against: the names' embeddings, and which a class batch judges."""
+        return {"class_embeds": self.embeds.expand(mask.shape[0], -1, -1), "class_mask": mask[:, ANYTHING + 1 :]}
+
     @property
     def index(self) -> dict[str, int]:
         """Column of each class."""
@@ -77,8 +81,7 @@ def ground_classes(
     embeds: Tensor = phrases.embeds
     tower = model.vision_tower
     if isinstance(tower, SharedVisionTower):
-        names, judged = embeds.expand(mask.shape[0], -1, -1), mask[:, ANYTHING + 1 :]
-        return tower.propose(model.grounder, memory, names, judged, with_aux=True)
+        return tower.propose(model.grounder, memory, *phrases.scored(mask).values(), with_aux=True)
     embeds = torch.cat([embeds.mean(dim=0)[None], embeds])
     return model.grounder.ground(memory, embeds.expand(mask.shape[0], -1, -1), mask, with_aux=True)
 
@@ -90,14 +93,19 @@ def class_losses(
     memory: ImageMemory,
     batch: ClassBatch,
     denoising: int = 0,
+    output: GrounderOutput | None = None,
 ) -> tuple[GrounderOutput, CriterionResult, dict[str, Tensor]]:
-    """The look at the images, what was matched in it, and its losses; `loss` is their weighted sum.
+    """What was found in the images, what was matched in it, and its losses; `loss` is their weighted sum.
 
     With `denoising`, so many disturbed copies of each object learn to be put right as well.
 
     "Anything" is judged only where `phrase_mask` says so, though the shared tower looks for it in every image.
+
+    Args:
+        output: of `ground_classes`, where the image's features have it already.
     """
-    output = ground_classes(model, phrases, memory, batch.phrase_mask)
+    if output is None:
+        output = ground_classes(model, phrases, memory, batch.phrase_mask)
     judged = hide_phrases(output, batch.phrase_mask)
     targets = TargetBatch.join(batch.targets, batch.phrase_mask.shape[1], memory.memory.device)
     result = criterion.unweighted(judged, targets, batch.phrase_mask)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingForConditionalGeneration
-from llava_grounding.model.outputs import GrounderOutput
-from llava_grounding.model.shared_tower import SharedVisionTower
+from llava_grounding.model.placement import any_trainable
 from llava_grounding.train.batches import ChatBatch, ClassBatch
 from llava_grounding.train.class_losses import ClassPhrases, class_losses
 from llava_grounding.train.losses import SetCriterion
@@ -106,7 +104,11 @@ def chat_losses(
         phrases: of the class names; None leaves that task out, as does a batch without them.
         ground: whether the phrases of the dialogue are grounded at all.
     """
-    features, proposals, named = _look(model, phrases, criteria, batch, weights.denoising)
+    if phrases is not None and batch.classes is not None and any_trainable(model.grounder):
+        features = model.encode_image(**batch.images, **phrases.scored(batch.classes.phrase_mask))
+        named = _class_task(model, phrases, criteria, batch, features, weights.denoising)
+    else:
+        features, named = model.encode_image(**batch.images), {}
     output = read_dialogues(model, batch, features)
     named = {name: value * shares.objects for name, value in named.items()}
     language = output.loss * shares.tokens
@@ -120,11 +122,7 @@ def chat_losses(
             # Grounded all the same, as beside images with phrases; and every process takes the same way.
             embeds, found = embeds.new_zeros(len(embeds), 1, embeds.shape[2]), found.new_zeros(len(found), 1)
         mask = F.pad(batch.phrase_mask, (0, 1))[:, : embeds.shape[1]] & found
-        projected = model.phrase_projector(embeds.to(next(model.phrase_projector.parameters(), embeds).dtype))
-        if proposals is not None and model.config.phrase_queries == "image":
-            grounding = model.grounder.rescore(proposals, projected, mask)
-        else:
-            grounding = model.grounder.ground(features.memory, projected, mask, with_aux=True)
+        grounding = model.ground(features.memory, embeds, mask, features.proposals, with_aux=True)
         phrase_losses = criteria.phrases(grounding, batch.targets, mask)
         phrase_losses = {name: value * shares.objects for name, value in phrase_losses.items()}
         total = total + weights.grounding * phrase_losses["loss"]
@@ -176,47 +174,24 @@ def _point(
 ) -> dict[str, Tensor]:
     """Losses of the prompt encoder on things that are pointed at, each prompt by itself."""
     assert batch.pointed is not None
-    prompts = batch.pointed.prompts
     memory = model.with_prompt_memory(features, batch.images["grounder_pixel_values"]).prompt_memory
     assert memory is not None
-    output = model.visual_prompt_encoder.encode_prompts(
-        memory,
-        prompts.boxes_cxcywh,
-        prompts.types,
-        prompts.mask,
-        with_aux=True,
-        isolate=True,
-        region_masks=prompts.coverage,
-    )
+    output = model.encode_regions(memory, batch.pointed.prompts, isolate=True, with_aux=True)
     return criterion(output, batch.pointed.targets)
 
 
-def _look(
+def _class_task(
     model: LlavaGroundingForConditionalGeneration,
-    phrases: ClassPhrases | None,
+    phrases: ClassPhrases,
     criteria: Criteria,
     batch: ChatBatch,
+    features: ImageFeatures,
     denoising: int,
-) -> tuple[ImageFeatures, GrounderOutput | None, dict[str, Tensor]]:
-    """Image features, the queries found, and the losses of class names; no such losses while the grounder is frozen."""
-    pixels, tower = batch.images["grounder_pixel_values"], model.vision_tower
-    trainable = any(parameter.requires_grad for parameter in model.grounder.parameters())
-    features: ImageFeatures | None = None
-    if isinstance(tower, SharedVisionTower):
-        with torch.set_grad_enabled(trainable):
-            memory = model.grounder.encode_image(pixels)
-    else:
-        features = model.encode_image(pixels, batch.images["pixel_values"])
-        memory = features.memory
-    proposals: GrounderOutput | None = None
-    named: dict[str, Tensor] = {}
-    if trainable and phrases is not None and batch.classes is not None and batch.words is not None:
-        proposals, result, named = class_losses(model, phrases, criteria.classes, memory, batch.classes, denoising)
-        named["words"] = word_loss(model, proposals, result, batch.words)
-    if features is None:
-        assert isinstance(tower, SharedVisionTower)
-        if proposals is None:
-            with torch.set_grad_enabled(trainable):
-                proposals = tower.propose(model.grounder, memory)
-        features = model.features_from(model.multi_modal_projector(tower.tokens(memory, proposals)), memory)
-    return features, proposals, named
+) -> dict[str, Tensor]:
+    """Losses of class names on the queries that the language model reads, and of what these tokens say."""
+    assert batch.classes is not None
+    assert batch.words is not None
+    output, result, losses = class_losses(
+        model, phrases, criteria.classes, features.memory, batch.classes, denoising, features.proposals
+    )
+    return losses | {"words": word_loss(model, output, result, batch.words)}

@@ -237,7 +237,7 @@ def phrase_rows(
         embeds, found = model.phrase_states(output.last_hidden_state, batch.texts["input_ids"])
         if not embeds.shape[1]:
             continue
-        grounding = model.ground(features.memory, embeds, found)
+        grounding = model.ground(features.memory, embeds, found, features.proposals)
         scores = grounding.phrase_logits.float().sigmoid().cpu().numpy()
         boxes = grounding.boxes_cxcywh.float().cpu().numpy()
         for index, target in enumerate(batch.targets):
