@@ -55,8 +55,8 @@ test: $(VENV)/.dev ## run the tests
 
 # The lowest transformers that pyproject.toml allows, beside the pinned rest; its hub client has bounds of its own.
 LOWEST ?= .venv-lowest
-LOWEST_TESTS := tests/model tests/processing tests/test_engine.py tests/test_dialogue.py tests/test_standard_loading.py tests/test_hub.py \
-  tests/test_adapters.py tests/test_quantization.py
+LOWEST_TESTS := tests/model tests/processing tests/inference/test_engine.py tests/inference/test_conversation.py tests/test_standard_loading.py tests/test_hub.py \
+  tests/test_adapters.py tests/inference/test_quantization.py
 
 $(LOWEST)/constraints.txt: pyproject.toml constraints.txt
 	@mkdir -p $(LOWEST)
@@ -69,7 +69,7 @@ test-lowest: $(LOWEST)/constraints.txt ## run the model's tests with the lowest 
 
 # What differs between CPUs: products in half precision, whole models in it, adapters and offloading.
 AVX2_TESTS := tests/model/test_grounder.py tests/model/test_query_decoder.py tests/model/test_hooked_layers.py \
-  tests/test_standard_loading.py tests/test_autocast.py
+  tests/test_standard_loading.py tests/inference/test_autocast.py
 
 test-avx2: $(VENV)/.dev ## run the tests in which CPUs differ as on one without AVX-512
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest $(PYTEST_WORKERS) $(AVX2_TESTS)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from llava_grounding.data.synthetic import draw_scene
+from llava_grounding.scenes.synthetic import draw_scene
 
 DEMO_SEED = 10**9 + 252  # held out (training draws seeds below 10**9), and one that nano describes rightly
 

@@ -6,7 +6,7 @@ Pictures, a COCO file with masks, captions and dialogues for training; and `vali
 import sys
 from pathlib import Path
 
-from llava_grounding.data.scenes import write_scenes
+from llava_grounding.scenes.records import write_scenes
 
 
 def main() -> None:

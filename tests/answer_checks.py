@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from llava_grounding.engine import GroundedChat
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 from tiny_model import picture, tiny_chat
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from llava_grounding.engine import GroundedChat
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from tiny_model import picture, saying, tiny_config, tiny_processor, tiny_weights
 

@@ -17,11 +17,11 @@ from PIL import Image
 
 from house import CLI_PAGE, PACKAGE, ROOT, Block, blocks, help_text, pages, with_current_help
 from llava_grounding import GroundedAnswer
-from llava_grounding.checkpoints import find_checkpoint
 from llava_grounding.cli.main import app
-from llava_grounding.data.synthetic import draw_scene
 from llava_grounding.errors import LlavaGroundingError
+from llava_grounding.inference.checkpoints import find_checkpoint
 from llava_grounding.model.presets import PRESETS, preset
+from llava_grounding.scenes.synthetic import draw_scene
 from llava_grounding.train.plan import STAGES
 from llava_grounding.train.recipe import load_recipe
 from llava_grounding.train.recipe_file import shipped_recipes
@@ -30,7 +30,6 @@ NEEDS_MODEL = "<!-- needs: model -->"
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
 _COMMAND = re.compile(r"^(?:    |\$ )?llava-grounding ([a-z]+)(.*)$", re.MULTILINE)
 _MAKE = re.compile(r"(?:^    |`)make ([a-z-]+)", re.MULTILINE)
-_TREE_LINE = re.compile(r"^((?:  )+)(\S+) +(\S.*)$")
 
 PAGES = {str(page.relative_to(ROOT)): page for page in pages()}
 EXAMPLES = {
@@ -128,26 +127,10 @@ def test_the_make_targets_on_a_page_exist(name: str) -> None:
     assert set(_MAKE.findall(PAGES[name].read_text(encoding="utf-8"))) <= set(targets)
 
 
-def test_the_tree_in_the_readme_shows_exactly_the_files_there_are() -> None:
-    (block,) = [block for block in blocks(ROOT / "README.md") if block.note == "<!-- tree: src/llava_grounding -->"]
-    folders: list[str] = []
-    shown = set()
-    for line in block.text.splitlines()[1:]:
-        match = _TREE_LINE.match(line)
-        assert match, f"a line of the tree must be indented by twos and say what the file is for: {line!r}"
-        depth, entry = len(match[1]) // 2 - 1, match[2]
-        folders = folders[:depth]
-        if entry.endswith("/"):
-            folders.append(entry)
-        shown.add("".join(folders) + ("" if entry.endswith("/") else entry))
-    found = set()
-    for path in PACKAGE.rglob("*"):
-        place = path.relative_to(PACKAGE)
-        inner_init = path.name == "__init__.py" and place.parent != Path()
-        if path.is_dir() or inner_init or "__pycache__" in place.parts or place.parts[0] == "weights":
-            continue
-        found |= {str(place), *(f"{parent}/" for parent in place.parents if parent != Path())}
-    assert sorted(shown - {"weights/"}) == sorted(found)
+def test_the_tree_in_the_readme_shows_exactly_the_rooms_there_are() -> None:
+    (block,) = [block for block in blocks(ROOT / "README.md") if block.note == "<!-- rooms: src/llava_grounding -->"]
+    shown = [line.split("/")[0].strip() for line in block.text.splitlines()[1:]]
+    assert sorted(shown) == sorted(path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name[0] != "_")
 
 
 @pytest.mark.parametrize("folder", ["docs", "docs/decisions"])

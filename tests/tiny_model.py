@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from llava_grounding import decoding
-from llava_grounding.decoding import Decoding
-from llava_grounding.engine import GroundedChat
+from llava_grounding.inference import decoding
+from llava_grounding.inference.decoding import Decoding
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.image import CanvasSettings, TowerSettings

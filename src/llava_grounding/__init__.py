@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from llava_grounding.registration import register_when_needed
 
 if TYPE_CHECKING:
-    from llava_grounding.dialogue import AnswerDone, Conversation, RegionsFound, TextDelta
-    from llava_grounding.engine import GroundedChat, Question
     from llava_grounding.errors import LlavaGroundingError
+    from llava_grounding.inference.conversation import AnswerDone, Conversation, RegionsFound, TextDelta
+    from llava_grounding.inference.engine import GroundedChat, Question
     from llava_grounding.model.config import LlavaGroundingConfig
     from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
     from llava_grounding.processing.processor import LlavaGroundingProcessor
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AnswerDone": "dialogue",
-    "Conversation": "dialogue",
+    "AnswerDone": "inference.conversation",
+    "Conversation": "inference.conversation",
     "GroundedAnswer": "structures",
-    "GroundedChat": "engine",
+    "GroundedChat": "inference.engine",
     "GroundedPhrase": "structures",
     "LlavaGroundingConfig": "model.config",
     "LlavaGroundingError": "errors",
     "LlavaGroundingForConditionalGeneration": "model.llava_grounding",
     "LlavaGroundingProcessor": "processing.processor",
     "Message": "structures",
-    "Question": "engine",
+    "Question": "inference.engine",
     "Region": "structures",
-    "RegionsFound": "dialogue",
-    "TextDelta": "dialogue",
+    "RegionsFound": "inference.conversation",
+    "TextDelta": "inference.conversation",
     "VisualPrompt": "structures",
 }
 

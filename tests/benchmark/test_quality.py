@@ -20,12 +20,12 @@ from llava_grounding.benchmark.quality import (
     evaluate_scenes,
 )
 from llava_grounding.benchmark.report import Report, SystemResult, hash_weights
-from llava_grounding.data.coco import PhotoPack
-from llava_grounding.data.photo_dialogues import photo_sample
+from llava_grounding.data.readers.coco import PhotoPack
 from llava_grounding.data.sample import Sample, Turn
-from llava_grounding.data.synthetic import draw_scene
+from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.errors import DataError, ImageError
 from llava_grounding.markup import parse_strict
+from llava_grounding.scenes.synthetic import draw_scene
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Region, VisualPrompt
 
 NUM_SCENES = 6

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from llava_grounding.benchmark.baselines import MostFrequentAnswerBaseline
 from llava_grounding.benchmark.report import Report
 from llava_grounding.cli.benchmark import benchmark
-from llava_grounding.data.synthetic import draw_scene
 from llava_grounding.errors import ConfigError, DataError
+from llava_grounding.scenes.synthetic import draw_scene
 
 app = typer.Typer()
 app.command()(benchmark)
@@ -27,7 +27,7 @@ def blind_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"weights")
     baseline = MostFrequentAnswerBaseline([draw_scene(seed) for seed in range(3)])
-    place = "llava_grounding.engine.GroundedChat.from_pretrained"
+    place = "llava_grounding.inference.engine.GroundedChat.from_pretrained"
     monkeypatch.setattr(place, lambda *_args, **_kwargs: baseline)
     return folder
 

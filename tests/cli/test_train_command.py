@@ -11,7 +11,7 @@ import pytest
 from fake_engine import Result
 
 from llava_grounding.cli import main
-from llava_grounding.data.coco import PACK_VARIABLE
+from llava_grounding.data.readers.coco import PACK_VARIABLE
 
 Call = Callable[..., Result]
 SCENES = "stage: pretrain_grounder\ndata: [{kind: scenes}]\nreport_to: []\n"

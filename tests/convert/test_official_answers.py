@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from golden.joined import released_settings, write_released
 from llava_grounding.convert.official import convert_official
-from llava_grounding.decoding import Reader
-from llava_grounding.engine import GroundedChat
+from llava_grounding.inference.decoding import Reader
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.structures import Message, VisualPrompt
 

@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 from label_files import coco, labelled, picture, write_files, write_json
-from llava_grounding.data.box_forms import BoxForms
 from llava_grounding.data.check import DatasetReport, check_dataset
-from llava_grounding.data.coco import CocoPhotos
-from llava_grounding.data.coco_panoptic import CocoPanoptic
-from llava_grounding.data.custom import CustomData
-from llava_grounding.data.flickr30k import Flickr30kMdetr
 from llava_grounding.data.images import FolderImages
-from llava_grounding.data.refcoco import RefCoco
-from llava_grounding.data.visual_genome import VisualGenome
+from llava_grounding.data.readers.box_forms import BoxForms
+from llava_grounding.data.readers.coco import CocoPhotos
+from llava_grounding.data.readers.coco_panoptic import CocoPanoptic
+from llava_grounding.data.readers.custom import CustomData
+from llava_grounding.data.readers.flickr30k import Flickr30kMdetr
+from llava_grounding.data.readers.refcoco import RefCoco
+from llava_grounding.data.readers.visual_genome import VisualGenome
 from llava_grounding.errors import DataError
 from llava_grounding.masks import encode_rle
 

@@ -11,12 +11,12 @@ from dialogue_files import chat, write_labelled
 from dialogue_files import write_json as write_dialogues
 
 from label_files import coco, labelled, picture, write_files, write_json, write_tar
-from llava_grounding.data.coco import PhotoPack
-from llava_grounding.data.custom import CustomData
-from llava_grounding.data.flickr30k import Flickr30kEntities
 from llava_grounding.data.images import open_images
-from llava_grounding.data.llava import LlavaDialogues
-from llava_grounding.data.refcoco import RefCoco
+from llava_grounding.data.readers.coco import PhotoPack
+from llava_grounding.data.readers.custom import CustomData
+from llava_grounding.data.readers.flickr30k import Flickr30kEntities
+from llava_grounding.data.readers.llava import LlavaDialogues
+from llava_grounding.data.readers.refcoco import RefCoco
 
 TEXT = {".json", ".jsonl", ".txt", ".xml"}
 

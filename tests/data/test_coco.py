@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from llava_grounding.data.check import check_dataset
-from llava_grounding.data.coco import CocoPhotos, PhotoPack
-from llava_grounding.data.custom import CustomData
 from llava_grounding.data.images import FileBytes, FolderImages
+from llava_grounding.data.readers.coco import CocoPhotos, PhotoPack
+from llava_grounding.data.readers.custom import CustomData
 from llava_grounding.errors import DataError
 
 

@@ -10,14 +10,14 @@ import pytest
 
 from label_files import coco, labelled, picture, write_files, write_json, write_tar, write_zip
 from llava_grounding.data.check import check_dataset
-from llava_grounding.data.custom import CustomData
 from llava_grounding.data.images import coco_number, coco_spellings, open_images
-from llava_grounding.data.labels import LabelledImages
-from llava_grounding.data.llava import LlavaDialogues
-from llava_grounding.data.reading import EntryError
+from llava_grounding.data.readers.custom import CustomData
+from llava_grounding.data.readers.labels import LabelledImages
+from llava_grounding.data.readers.llava import LlavaDialogues
+from llava_grounding.data.readers.reading import EntryError
 from llava_grounding.errors import DataError
-from llava_grounding.train.mixture import Mixture
-from llava_grounding.train.sources import open_sources
+from llava_grounding.train.batching.mixture import Mixture
+from llava_grounding.train.batching.sources import open_sources
 
 OLD, NEW = "COCO_train2014_000000000009.jpg", "000000000009.jpg"
 

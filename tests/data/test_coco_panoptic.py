@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from label_files import SIZE_WH, picture, write_files, write_json, write_zip
-from llava_grounding.data.coco_panoptic import CocoPanoptic, SegmentMap, natural_name
 from llava_grounding.data.images import FileBytes
+from llava_grounding.data.readers.coco_panoptic import CocoPanoptic, SegmentMap, natural_name
 from llava_grounding.errors import DataError
 
 DOG, CROWD, SKY = 7, 300, 70000

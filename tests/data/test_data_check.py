@@ -13,8 +13,8 @@ from PIL import Image
 
 from label_files import SIZE_WH, coco, labelled, picture, write_files, write_json
 from llava_grounding.data.check import NUM_NAMED, check_dataset
-from llava_grounding.data.coco import CocoPhotos, PhotoPack
 from llava_grounding.data.images import FileBytes, NoBytes
+from llava_grounding.data.readers.coco import CocoPhotos, PhotoPack
 from llava_grounding.data.record import Annotation, Expression, GroundedText, Record, RecordedTurn
 from llava_grounding.errors import DataError
 

@@ -14,17 +14,17 @@ from PIL import Image
 
 from label_files import SIZE_WH, coco, labelled, picture, write_files, write_json
 from llava_grounding.data.check import check_dataset
-from llava_grounding.data.coco import CocoPhotos, PhotoPack, read_label_sets
-from llava_grounding.data.coco_panoptic import CocoPanoptic
-from llava_grounding.data.conversations import build_sample
-from llava_grounding.data.custom import CustomData
-from llava_grounding.data.dialogue_settings import KINDS, DialogueSettings
-from llava_grounding.data.exhaustive import missing_names
-from llava_grounding.data.gvc import GvcDialogues
 from llava_grounding.data.images import FolderImages
-from llava_grounding.data.photo_dialogues import photo_sample
+from llava_grounding.data.readers.coco import CocoPhotos, PhotoPack, read_label_sets
+from llava_grounding.data.readers.coco_panoptic import CocoPanoptic
+from llava_grounding.data.readers.custom import CustomData
+from llava_grounding.data.readers.exhaustive import missing_names
+from llava_grounding.data.readers.gvc import GvcDialogues
+from llava_grounding.data.readers.refcoco import RefCoco
 from llava_grounding.data.record import Record
-from llava_grounding.data.refcoco import RefCoco
+from llava_grounding.dialogues.builder import build_sample
+from llava_grounding.dialogues.photos import photo_sample
+from llava_grounding.dialogues.settings import KINDS, DialogueSettings
 from llava_grounding.errors import DataError
 
 DOG, CAT, OTHER_CAT = labelled(1, [0, 0, 4, 4]), labelled(2, [5, 1, 3, 3], category=2), labelled(3, [6, 5, 3, 3])

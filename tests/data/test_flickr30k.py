@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from label_files import picture, write_files, write_json
-from llava_grounding.data.flickr30k import Flickr30kEntities, Flickr30kMdetr, parse_sentence
+from llava_grounding.data.readers.flickr30k import Flickr30kEntities, Flickr30kMdetr, parse_sentence
 from llava_grounding.errors import DataError
 from llava_grounding.markup import parse_strict
 

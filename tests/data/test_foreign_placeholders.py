@@ -8,12 +8,12 @@ import pytest
 
 from label_files import coco, labelled, picture, write_files, write_json
 from llava_grounding.data.check import check_dataset
-from llava_grounding.data.coco import CocoPhotos
-from llava_grounding.data.custom import CustomData
-from llava_grounding.data.llava import LlavaDialogues
-from llava_grounding.data.placeholders import find_placeholder
-from llava_grounding.data.reading import PLACEHOLDER
-from llava_grounding.data.set_of_mark import SetOfMarkDialogues
+from llava_grounding.data.readers.coco import CocoPhotos
+from llava_grounding.data.readers.custom import CustomData
+from llava_grounding.data.readers.llava import LlavaDialogues
+from llava_grounding.data.readers.placeholders import find_placeholder
+from llava_grounding.data.readers.reading import PLACEHOLDER
+from llava_grounding.data.readers.set_of_mark import SetOfMarkDialogues
 from llava_grounding.errors import DataError
 
 FOREIGN = [

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from dialogue_files import chat, instances, write_json, write_labelled
 
-from llava_grounding.data.gvc import GvcDialogues, RegionCaptions, write_gvc
+from llava_grounding.data.readers.gvc import GvcDialogues, RegionCaptions, write_gvc
 from llava_grounding.data.record import RecordedTurn
-from llava_grounding.data.scenes import DrawnScenes, write_scenes
 from llava_grounding.errors import DataError
 from llava_grounding.markup import parse_strict
+from llava_grounding.scenes.records import DrawnScenes, write_scenes
 
 ASKED = "What is happening here? (with grounding)\n<image>"
 ANSWERED = "<g_s> Two cyclists <g_e> <seg> wait beside <g_s> a tram <g_e> <seg> ."

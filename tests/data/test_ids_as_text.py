@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from label_files import coco, labelled, picture, write_files, write_json
-from llava_grounding.data.coco import CocoPhotos
-from llava_grounding.data.coco_panoptic import CocoPanoptic
-from llava_grounding.data.custom import CustomData
-from llava_grounding.data.flickr30k import Flickr30kMdetr
 from llava_grounding.data.images import FolderImages
-from llava_grounding.data.reading import PackedRecords
-from llava_grounding.data.refcoco import RefCoco
-from llava_grounding.data.visual_genome import VisualGenome
+from llava_grounding.data.readers.coco import CocoPhotos
+from llava_grounding.data.readers.coco_panoptic import CocoPanoptic
+from llava_grounding.data.readers.custom import CustomData
+from llava_grounding.data.readers.flickr30k import Flickr30kMdetr
+from llava_grounding.data.readers.reading import PackedRecords
+from llava_grounding.data.readers.refcoco import RefCoco
+from llava_grounding.data.readers.visual_genome import VisualGenome
 
 Change = Callable[[Any], Any]
 THINGS = [labelled(7, [0, 0, 4, 4], expressions=["the left dog"]), labelled(8, [5, 0, 4, 4], category=2)]

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hand_record import RECORD
 
-from llava_grounding.data.conversations import build_sample
-from llava_grounding.data.dialogue_settings import KINDS, DialogueSettings
+from llava_grounding.dialogues.builder import build_sample
+from llava_grounding.dialogues.settings import KINDS, DialogueSettings
 from llava_grounding.geometry import Letterbox
 from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.train.batches import dialogue_phrase_map, encode_dialogue
+from llava_grounding.train.batching.batches import dialogue_phrase_map, encode_dialogue
 from small_release import release_processor
 from tiny_model import tiny_config, tiny_processor
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from dialogue_files import chat, write_json, write_picture
 
-from llava_grounding.data.llava import LlavaDialogues
+from llava_grounding.data.readers.llava import LlavaDialogues
 from llava_grounding.errors import DataError
 
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from label_files import coco, labelled, picture, write_files, write_json
+from llava_grounding.data.readers.refcoco import RefCoco, read_refs
 from llava_grounding.data.record import Expression
-from llava_grounding.data.refcoco import RefCoco, read_refs
 from llava_grounding.errors import DataError
 
 INSTANCES = coco(

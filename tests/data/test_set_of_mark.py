@@ -12,8 +12,9 @@ from dialogue_files import box_mask, chat, write_json, write_labelled, write_pic
 from PIL import Image
 from scipy.ndimage import label
 
+from llava_grounding.data.mark_drawing import draw_marks
+from llava_grounding.data.readers.set_of_mark import SetOfMarkDialogues, find_marks, with_prompts
 from llava_grounding.data.record import RecordedTurn
-from llava_grounding.data.set_of_mark import SetOfMarkDialogues, draw_marks, find_marks, with_prompts
 from llava_grounding.errors import DataError, ShapeError
 
 GREY = np.full((120, 160, 3), 128, dtype=np.uint8)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from label_files import picture, write_files, write_json, write_zip
+from llava_grounding.data.readers.visual_genome import VisualGenome
 from llava_grounding.data.record import Expression
-from llava_grounding.data.visual_genome import VisualGenome
 from llava_grounding.errors import DataError
 
 IMAGES = [

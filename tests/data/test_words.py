@@ -12,12 +12,12 @@ from dialogue_files import chat, write_labelled
 
 from label_files import coco, picture, write_files, write_json
 from llava_grounding.data.check import check_dataset
-from llava_grounding.data.coco import CocoPhotos
-from llava_grounding.data.custom import CustomData
-from llava_grounding.data.gvc import GvcDialogues
-from llava_grounding.data.llava import LlavaDialogues
-from llava_grounding.data.reading import EntryError, LeftOut, plain_text, words_of
-from llava_grounding.data.refcoco import RefCoco
+from llava_grounding.data.readers.coco import CocoPhotos
+from llava_grounding.data.readers.custom import CustomData
+from llava_grounding.data.readers.gvc import GvcDialogues
+from llava_grounding.data.readers.llava import LlavaDialogues
+from llava_grounding.data.readers.reading import EntryError, LeftOut, plain_text, words_of
+from llava_grounding.data.readers.refcoco import RefCoco
 
 HALF = json.loads(r'"half \ud83d of it"')
 TOKENS = ["<g_s>", "<G_E>", "<Seg>", "<SEG>", "<Region>", "<image>", "<IMAGE>", "<obj>", "<Obj>"]

@@ -14,9 +14,9 @@ from llava_grounding.convert.official_vision import build_official_grounder, con
 from llava_grounding.geometry import box_xyxy_to_cxcywh
 from llava_grounding.model.grounder import Grounder
 from llava_grounding.model.outputs import GrounderOutput, mask_logits_from
-from llava_grounding.train.losses import CriterionResult, SetCriterion, loss_key, named_predictions
-from llava_grounding.train.matcher import HungarianMatcher
-from llava_grounding.train.targets import GroundingTarget
+from llava_grounding.train.batching.targets import GroundingTarget
+from llava_grounding.train.losses.matcher import HungarianMatcher
+from llava_grounding.train.losses.set_criterion import CriterionResult, SetCriterion, loss_key, named_predictions
 
 TABLE = Table(
     compared={

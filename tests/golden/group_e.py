@@ -20,8 +20,8 @@ from torch import Tensor
 from training_steps import Mapped, Trainee, grounding_step, prompt_step
 
 from llava_grounding.convert.official import convert_official
-from llava_grounding.engine import GroundedChat
 from llava_grounding.geometry import Letterbox
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.markup import REGION
 from llava_grounding.masks import mask_to_box, polygons_to_mask
 from llava_grounding.model.outputs import ImageFeatures, ImageMemory

@@ -14,16 +14,16 @@ from recording import Json
 from torch import Tensor
 
 from llava_grounding.convert.official_keys import official_name
-from llava_grounding.engine import GroundedChat
 from llava_grounding.geometry import box_xyxy_to_cxcywh
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.model.heads import inverse_sigmoid
 from llava_grounding.model.llava_grounding import LlavaGroundingOutput
 from llava_grounding.model.outputs import VisualPromptOutput, mask_logits_from
 from llava_grounding.processing.processor import EncodedImage, EncodedText
-from llava_grounding.train.instance_prompts import jitter_prompts
-from llava_grounding.train.losses import CriterionResult
-from llava_grounding.train.prompt_losses import PromptCriterion, named_prompt_predictions
-from llava_grounding.train.targets import GroundingTarget
+from llava_grounding.train.batching.instance_prompts import jitter_prompts
+from llava_grounding.train.batching.targets import GroundingTarget
+from llava_grounding.train.losses.prompt_losses import PromptCriterion, named_prompt_predictions
+from llava_grounding.train.losses.set_criterion import CriterionResult
 
 BATCHES = {
     "stage1_flickr_ref": ("flickr0", "coco0", "llava0"),

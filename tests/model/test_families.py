@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from llava_grounding.engine import GroundedChat
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.presets import preset
 from llava_grounding.model.sizes import meta_model

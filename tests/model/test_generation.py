@@ -8,8 +8,8 @@ from unittest import mock
 import pytest
 import torch
 
-from llava_grounding.engine import GroundedChat, Question
 from llava_grounding.errors import UsageError
+from llava_grounding.inference.engine import GroundedChat, Question
 from llava_grounding.structures import GroundedAnswer, VisualPrompt
 from tiny_model import picture, saying, tiny_chat
 

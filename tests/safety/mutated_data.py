@@ -20,7 +20,7 @@ import numpy as np
 
 from label_files import write_files, write_tar, write_zip
 from llava_grounding.errors import LlavaGroundingError
-from llava_grounding.train.sources import check_sources, open_source
+from llava_grounding.train.batching.sources import check_sources, open_source
 from train.data_sets import INSTANCES, SOURCES, dialogue, source, write_source
 
 SECONDS = 5.0

@@ -22,17 +22,17 @@ from mutated_data import DamagedData
 from label_files import coco, labelled, picture, write_files, write_json, write_tar
 from llava_grounding.data import record as record_module
 from llava_grounding.data.check import check_dataset
-from llava_grounding.data.coco import CocoPhotos
-from llava_grounding.data.flickr30k import parse_sentence
-from llava_grounding.data.gvc import GvcDialogues
 from llava_grounding.data.images import open_images
-from llava_grounding.data.nouns import Lexicon
-from llava_grounding.data.plain_pickle import load_plain_pickle
-from llava_grounding.data.reading import MAX_LABELS, MAX_PIXELS, MAX_TEXT
+from llava_grounding.data.readers.coco import CocoPhotos
+from llava_grounding.data.readers.flickr30k import parse_sentence
+from llava_grounding.data.readers.gvc import GvcDialogues
+from llava_grounding.data.readers.plain_pickle import load_plain_pickle
+from llava_grounding.data.readers.reading import MAX_LABELS, MAX_PIXELS, MAX_TEXT
 from llava_grounding.data.record import open_record
 from llava_grounding.errors import DataError
+from llava_grounding.language.nouns import Lexicon
 from llava_grounding.masks import polygons_to_mask
-from llava_grounding.train.sources import check_sources, open_source
+from llava_grounding.train.batching.sources import check_sources, open_source
 from train.data_sets import SOURCES, source, write_source
 
 MIB = 2**20

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from llava_grounding.data.check import check_dataset
-from llava_grounding.data.coco import CocoPhotos
-from llava_grounding.data.coco_panoptic import SegmentMap
 from llava_grounding.data.images import MAX_FILE_BYTES, FileBytes, open_images
+from llava_grounding.data.readers.coco import CocoPhotos
+from llava_grounding.data.readers.coco_panoptic import SegmentMap
 from llava_grounding.data.record import Annotation, Record
 from llava_grounding.errors import DataError
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llava_grounding.data.plain_pickle import load_plain_pickle
+from llava_grounding.data.readers.plain_pickle import load_plain_pickle
 from llava_grounding.errors import DataError
 
 DOUBLED = b"q\x00h\x00\x86" * 60
@@ -23,7 +23,7 @@ ENDLESS = {
     "dict": (b"(K\x01" + b"p0\n0g0\n(g0\ng0\nt" * 60 + b"K\x01d.", "keys must be texts or numbers, got a tuple"),
     "long": (b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".", "ends before"),
 }
-LOAD = "import sys; from llava_grounding.data.plain_pickle import load_plain_pickle as load; load({!r}, 'x')"
+LOAD = "import sys; from llava_grounding.data.readers.plain_pickle import load_plain_pickle as load; load({!r}, 'x')"
 
 
 @pytest.mark.parametrize("kind", ENDLESS)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from llava_grounding.data.sample import Instance, Sample, Turn
-from llava_grounding.data.synthetic import SceneConfig
+from llava_grounding.scenes.synthetic import SceneConfig
 from llava_grounding.structures import VisualPrompt
 
 NAMES = ["cat", "dog", "tree"]

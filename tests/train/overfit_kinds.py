@@ -20,11 +20,11 @@ from running import Listed
 from scene_files import write_every_kind
 
 from llava_grounding.data.sample import Sample
-from llava_grounding.dialogue import Conversation
+from llava_grounding.inference.conversation import Conversation
+from llava_grounding.inference.runtime import Runtime
 from llava_grounding.markup import strip_markup
 from llava_grounding.masks import mask_iou
-from llava_grounding.runtime import Runtime
-from llava_grounding.train.mixture import Mixture
+from llava_grounding.train.batching.mixture import Mixture
 from llava_grounding.train.recipe import Recipe, recipe_of
 from llava_grounding.train.run import run_stage
 from llava_grounding.train.training_setup import TrainingSetup, build_training_setup

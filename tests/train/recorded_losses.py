@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction
-from llava_grounding.train.targets import GroundingTarget
+from llava_grounding.train.batching.targets import GroundingTarget
 
 FOLDER = Path(__file__).parents[1] / "golden" / "D_training"
 LOSS_NAMES = {

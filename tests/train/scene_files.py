@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from llava_grounding.data.coco_writer import coco_instances
-from llava_grounding.data.gvc import write_gvc
+from llava_grounding.data.readers.gvc import write_gvc
 from llava_grounding.data.record import Record
-from llava_grounding.data.scenes import DrawnScenes, write_scenes
 from llava_grounding.geometry import box_xyxy_to_xywh
 from llava_grounding.markup import parse
+from llava_grounding.scenes.records import DrawnScenes, write_scenes
 
 IMAGES = {"images": "images"}
 TALKS: dict[str, dict[str, float]] = {

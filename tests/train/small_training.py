@@ -12,19 +12,19 @@ import pytest
 import torch
 from hand_made import NAMES, SCENES, four_samples
 
-from llava_grounding.data.synthetic import SceneConfig
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.image import CanvasSettings, TowerSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
 from llava_grounding.processing.selection import SelectionSettings
+from llava_grounding.scenes.synthetic import SceneConfig
 from llava_grounding.train import training_setup as setup_module
-from llava_grounding.train.class_losses import ClassPhrases
-from llava_grounding.train.mixture import Mixture, SampleSource
+from llava_grounding.train.batching.mixture import Mixture, SampleSource
+from llava_grounding.train.batching.sources import Scenes, open_sources, scenes_without_dialogues
+from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.plan import set_trainable, stage_plan
 from llava_grounding.train.recipe import Recipe, recipe_of
 from llava_grounding.train.renamed import with_present_names
-from llava_grounding.train.sources import Scenes, open_sources, scenes_without_dialogues
 from llava_grounding.train.tokenizer import train_tokenizer
 from llava_grounding.train.training_module import LossConfig, TrainingModule
 from llava_grounding.train.training_setup import TrainingSetup

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from running import finish, log_of
 
-from llava_grounding.dialogue import Conversation
 from llava_grounding.errors import MarkupError
+from llava_grounding.inference.conversation import Conversation
 from llava_grounding.structures import GroundedAnswer
 
 VALUES: dict[str, Any] = {"stage": "chat", "steps": 2, "batch_size": 1, "eval_steps": 1, "num_points": 16}

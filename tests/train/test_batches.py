@@ -16,7 +16,7 @@ from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.errors import DataError
 from llava_grounding.geometry import Letterbox
 from llava_grounding.structures import VisualPrompt
-from llava_grounding.train.batches import (
+from llava_grounding.train.batching.batches import (
     ANYTHING,
     ChatBatch,
     ClassBatch,

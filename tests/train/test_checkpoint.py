@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from small_training import class_phrases, recipe, training_model, training_processor
 from torch import Tensor
 
-from llava_grounding.checkpoints import load_checkpoint
 from llava_grounding.errors import CheckpointError
+from llava_grounding.inference.checkpoints import load_checkpoint
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.train import checkpoint
 from llava_grounding.train.adapters import add_adapters
-from llava_grounding.train.batches import chat_item, collate_chat
+from llava_grounding.train.batching.batches import chat_item, collate_chat
 from llava_grounding.train.checkpoint import (
     CLASS_PHRASE_FILES,
     last_checkpoint,

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction, ImageMemory
-from llava_grounding.train.class_losses import ClassPhrases, cell_labels, cell_loss, naming_loss
-from llava_grounding.train.losses import SetCriterion
-from llava_grounding.train.matcher import HungarianMatcher
-from llava_grounding.train.targets import GroundingTarget, TargetBatch
+from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch
+from llava_grounding.train.losses.class_losses import ClassPhrases, cell_labels, cell_loss, naming_loss
+from llava_grounding.train.losses.matcher import HungarianMatcher
+from llava_grounding.train.losses.set_criterion import SetCriterion
 
 NAMELESS, CAT, DOG, TREE = 0, 1, 2, 3
 IGNORED = -100

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from llava_grounding.data.sample import Sample
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
-from llava_grounding.train import denoising
-from llava_grounding.train.batches import ANYTHING, class_batch, encode_sample_image
-from llava_grounding.train.denoising import denoising_losses, disturbed
-from llava_grounding.train.stages import Criteria
-from llava_grounding.train.targets import TargetBatch
+from llava_grounding.train.batching.batches import ANYTHING, class_batch, encode_sample_image
+from llava_grounding.train.batching.targets import TargetBatch
+from llava_grounding.train.losses import denoising
+from llava_grounding.train.losses.denoising import denoising_losses, disturbed
+from llava_grounding.train.losses.step_losses import Criteria
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
 CRITERION = Criteria.of(len(NAMES), None).classes

@@ -22,8 +22,8 @@ import whole_models
 from llava_grounding.errors import ConfigError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.train.checkpoint import load_training_module, save_training_module, save_whole
+from llava_grounding.train.losses.step_losses import Shares
 from llava_grounding.train.run import run_stage
-from llava_grounding.train.stages import Shares
 from llava_grounding.train.training_setup import TrainingSetup
 from llava_grounding.train.validation import Validation
 

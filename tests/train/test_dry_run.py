@@ -13,10 +13,10 @@ from small_training import recipe
 from llava_grounding.errors import ConfigError, DataError
 from llava_grounding.model.presets import preset
 from llava_grounding.model.sizes import meta_model
+from llava_grounding.train.batching.sources import open_source
 from llava_grounding.train.dry_run import Memory, dry_run, estimate_memory
 from llava_grounding.train.plan import PartPlan
 from llava_grounding.train.recipe import Recipe, load_recipe
-from llava_grounding.train.sources import open_source
 
 DRAWN = tuple(f"nano{kind}_{stage}" for kind in ("", "_lite") for stage in ("pretrain", "chat", "read", "joint", "gpu"))
 LARGE = ("7b_stage1", "7b_stage2", "7b_stage3", "7b_lora")

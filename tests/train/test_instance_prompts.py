@@ -6,7 +6,7 @@ import numpy as np
 from hand_made import DOG, sample, thing
 
 from llava_grounding.geometry import Letterbox
-from llava_grounding.train.instance_prompts import (
+from llava_grounding.train.batching.instance_prompts import (
     CLICK_PIXELS,
     instance_prompts,
     jitter_prompts,

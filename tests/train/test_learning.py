@@ -10,10 +10,10 @@ from running import Listed, finish, log_of
 
 import whole_models
 from llava_grounding.data.sample import Sample, Turn
-from llava_grounding.dialogue import Conversation
+from llava_grounding.inference.conversation import Conversation
+from llava_grounding.inference.runtime import Runtime
 from llava_grounding.markup import strip_markup
 from llava_grounding.masks import mask_iou
-from llava_grounding.runtime import Runtime
 
 
 def eight_samples() -> list[Sample]:

@@ -9,7 +9,7 @@ from small_training import recipe, training_model, training_processor
 from llava_grounding.errors import ConfigError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.train.adapters import add_adapters, is_adapted, merged_state
-from llava_grounding.train.batches import ChatBatch, chat_batch
+from llava_grounding.train.batching.batches import ChatBatch, chat_batch
 from llava_grounding.train.plan import set_trainable, stage_plan
 from llava_grounding.train.recipe import LoraSettings
 from whole_models import LANGUAGE

@@ -12,8 +12,8 @@ from torch import Tensor
 from llava_grounding.errors import ShapeError
 from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_box_iou
 from llava_grounding.model.outputs import GrounderPrediction
-from llava_grounding.train.matcher import HungarianMatcher, generalized_iou_cxcywh
-from llava_grounding.train.targets import GroundingTarget
+from llava_grounding.train.batching.targets import GroundingTarget
+from llava_grounding.train.losses.matcher import HungarianMatcher, generalized_iou_cxcywh
 
 
 def random_prediction(batch: int = 3, queries: int = 12, phrases: int = 4) -> tuple[GrounderPrediction, Tensor]:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from llava_grounding.data.sample import Sample
 from llava_grounding.errors import ConfigError, DataError
-from llava_grounding.train.mixture import Broken, Mixture, Slot
-from llava_grounding.train.stream import Portion
+from llava_grounding.train.batching.mixture import Broken, Mixture, Slot
+from llava_grounding.train.batching.stream import Portion
 
 SAMPLE = sample()
 BLOCK = 4096  # steps that a mixture counts at once

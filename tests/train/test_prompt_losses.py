@@ -14,8 +14,8 @@ from torch import Tensor
 from llava_grounding.errors import ShapeError
 from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_box_iou
 from llava_grounding.model.outputs import VisualPromptOutput, VisualPromptPrediction, mask_logits_from
-from llava_grounding.train.prompt_losses import PROMPT_LOSS_NAMES, PromptCriterion
-from llava_grounding.train.targets import GroundingTarget
+from llava_grounding.train.batching.targets import GroundingTarget
+from llava_grounding.train.losses.prompt_losses import PROMPT_LOSS_NAMES, PromptCriterion
 
 TOKENS, CHANNELS, SIZE_HW = 3, 4, (6, 5)
 IN_CELLS = PromptCriterion(num_points=None)

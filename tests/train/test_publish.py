@@ -13,7 +13,7 @@ from small_training import class_phrases, training_processor, training_setup
 
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.train.batches import chat_batch
+from llava_grounding.train.batching.batches import chat_batch
 from llava_grounding.train.checkpoint import save_whole
 from llava_grounding.train.publish import publish
 from llava_grounding.train.training_setup import TrainingSetup

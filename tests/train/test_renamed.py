@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from llava_grounding.train import renamed
+from llava_grounding.train.batching.sources import KINDS
 from llava_grounding.train.plan import STAGES
 from llava_grounding.train.recipe import Recipe, load_recipe
 from llava_grounding.train.recipe_file import find_recipe, shipped_recipes
-from llava_grounding.train.sources import KINDS
 
 FORMER = """\
 stage: marks

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scene_files import write_every_kind
 
-from llava_grounding.data.scenes import DrawnScenes
 from llava_grounding.markup import parse
-from llava_grounding.train.mixture import Mixture
-from llava_grounding.train.sources import check_sources, open_dataset, open_sources
+from llava_grounding.scenes.records import DrawnScenes
+from llava_grounding.train.batching.mixture import Mixture
+from llava_grounding.train.batching.sources import check_sources, open_dataset, open_sources
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ from hand_made import DOG, TURNS, four_samples, sample
 from small_training import class_phrases, training_model, training_processor
 from torch import Tensor, nn
 
-from llava_grounding.train.batches import ChatItem, chat_item, class_batch, collate_chat, encode_sample_image
-from llava_grounding.train.class_losses import ClassPhrases
+from llava_grounding.train.batching.batches import ChatItem, chat_item, class_batch, collate_chat, encode_sample_image
+from llava_grounding.train.batching.targets import UNLEARNT
+from llava_grounding.train.losses.class_losses import ClassPhrases
+from llava_grounding.train.losses.step_losses import LossWeights, Shares
 from llava_grounding.train.plan import StagePlan
-from llava_grounding.train.stages import LossWeights, Shares
-from llava_grounding.train.targets import UNLEARNT
 from llava_grounding.train.training_module import LossConfig, TrainingModule
 
 CHAT = StagePlan(("language", "phrases"), ())

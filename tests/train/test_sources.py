@@ -17,15 +17,15 @@ from data_sets import SOURCES, source, write_source
 from hand_made import SCENES, sample
 
 from llava_grounding.cli.main import main
-from llava_grounding.data.coco import PhotoPack
-from llava_grounding.data.photo_dialogues import photo_sample
+from llava_grounding.data.readers.coco import PhotoPack
 from llava_grounding.data.sample import Sample, mirror_sample
-from llava_grounding.data.scenes import HELD_OUT
-from llava_grounding.data.synthetic import SceneConfig, draw_scene
+from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.errors import ConfigError, DataError
 from llava_grounding.markup import parse
-from llava_grounding.train.mixture import Mixture
-from llava_grounding.train.sources import (
+from llava_grounding.scenes.records import HELD_OUT
+from llava_grounding.scenes.synthetic import SceneConfig, draw_scene
+from llava_grounding.train.batching.mixture import Mixture
+from llava_grounding.train.batching.sources import (
     KINDS,
     Photos,
     Scenes,

@@ -16,13 +16,20 @@ import torch
 from hand_made import NAMES, SCENES, TURNS, four_samples, sample
 from small_training import training_processor
 
-from llava_grounding.data.coco import PhotoPack
+from llava_grounding.data.readers.coco import PhotoPack
 from llava_grounding.data.sample import Sample
 from llava_grounding.errors import DataError
-from llava_grounding.train.batches import ChatBatch, ClassBatch, chat_item
-from llava_grounding.train.mixture import Broken, Mixture
-from llava_grounding.train.sources import Photos, Scenes
-from llava_grounding.train.stream import BatchMaker, BatchStream, Delivery, Portion, SkippedSamples, batch_loader
+from llava_grounding.train.batching.batches import ChatBatch, ClassBatch, chat_item
+from llava_grounding.train.batching.mixture import Broken, Mixture
+from llava_grounding.train.batching.sources import Photos, Scenes
+from llava_grounding.train.batching.stream import (
+    BatchMaker,
+    BatchStream,
+    Delivery,
+    Portion,
+    SkippedSamples,
+    batch_loader,
+)
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
 

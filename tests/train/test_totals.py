@@ -14,11 +14,11 @@ from small_training import class_phrases, recipe, training_model, training_proce
 from torch import Tensor
 
 from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction
-from llava_grounding.train.batches import ChatBatch, chat_item, collate_chat, with_pointed
-from llava_grounding.train.class_losses import cell_loss, class_losses, ground_classes, hide_phrases, naming_loss
+from llava_grounding.train.batching.batches import ChatBatch, chat_item, collate_chat, with_pointed
+from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch
+from llava_grounding.train.losses.class_losses import cell_loss, class_losses, ground_classes, hide_phrases, naming_loss
+from llava_grounding.train.losses.step_losses import Criteria, LossWeights, Shares, chat_losses, pretrain_losses
 from llava_grounding.train.plan import stage_plan
-from llava_grounding.train.stages import Criteria, LossWeights, Shares, chat_losses, pretrain_losses
-from llava_grounding.train.targets import GroundingTarget, TargetBatch
 from llava_grounding.train.training_module import LossConfig
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}

@@ -18,12 +18,12 @@ from llava_grounding.model.efficientnet_lite import EfficientNetLiteConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train import training_setup
+from llava_grounding.train.batching.sources import open_sources
 from llava_grounding.train.checkpoint import load_class_phrases, save_phrases, save_whole
 from llava_grounding.train.pretrained_backbone import weights_file
 from llava_grounding.train.publish import publish
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.run import run_stage, train
-from llava_grounding.train.sources import open_sources
 from llava_grounding.train.training_setup import build_training_setup, class_names
 from llava_grounding.train.validation import validate_chat
 

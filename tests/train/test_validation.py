@@ -12,7 +12,7 @@ from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.geometry import box_xyxy_to_cxcywh
 from llava_grounding.model.outputs import GrounderOutput
 from llava_grounding.train import validation
-from llava_grounding.train.batches import chat_batch, chat_item, longest_dialogue
+from llava_grounding.train.batching.batches import chat_batch, chat_item, longest_dialogue
 from llava_grounding.train.validation import Tally, Validation, phrase_rows, tally, validate_chat, validate_classes
 
 TRUTH = box_xyxy_to_cxcywh(np.array([[0.1, 0.1, 0.3, 0.5], [0.5, 0.1, 0.9, 0.5], [0.5, 0.6, 0.9, 0.9]]))

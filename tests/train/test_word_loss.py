@@ -8,10 +8,10 @@ from hand_made import DOG, LEFT_CAT, NAMES, sample
 from small_training import class_phrases, training_model, training_processor
 
 from llava_grounding.data.sample import Sample
-from llava_grounding.train.batches import class_batch, encode_sample_image
-from llava_grounding.train.class_losses import class_losses
-from llava_grounding.train.stages import Criteria
-from llava_grounding.train.word_loss import thing_words, word_loss
+from llava_grounding.train.batching.batches import class_batch, encode_sample_image, thing_words
+from llava_grounding.train.losses.class_losses import class_losses
+from llava_grounding.train.losses.step_losses import Criteria
+from llava_grounding.train.losses.word_loss import word_loss
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
 

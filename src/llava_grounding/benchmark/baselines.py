@@ -12,9 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
-from llava_grounding.data.nouns import with_article
 from llava_grounding.data.sample import Sample
 from llava_grounding.errors import DataError
+from llava_grounding.language.nouns import with_article
 from llava_grounding.markup import format_markup, parse
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Region, VisualPrompt
 

@@ -1,6 +1,6 @@
 """How good a description is as text: CIDEr-D against sentences by people, and which labelled things it speaks of.
 
-Knows no images; categories are found in text by `data/nouns.py`.
+Knows no images; categories are found in text by `language/nouns.py`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from llava_grounding.data.nouns import parse_number
 from llava_grounding.geometry import box_iou
+from llava_grounding.language.nouns import parse_number
 
 IOU_THRESHOLD = 0.5
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)

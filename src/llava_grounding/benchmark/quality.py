@@ -28,15 +28,15 @@ from llava_grounding.benchmark.metrics import (
 )
 from llava_grounding.benchmark.report import Report
 from llava_grounding.benchmark.tally import ImageTally, summarise
-from llava_grounding.data.coco import PhotoPack
-from llava_grounding.data.kinds import KINDS
-from llava_grounding.data.nouns import Lexicon, lexicon_with
-from llava_grounding.data.photo_dialogues import photo_sample
+from llava_grounding.data.readers.coco import PhotoPack
 from llava_grounding.data.record import Record
 from llava_grounding.data.sample import Sample, Turn
-from llava_grounding.data.synthetic import draw_scene
+from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.errors import LlavaGroundingError
+from llava_grounding.language.nouns import Lexicon, lexicon_with
 from llava_grounding.markup import parse_strict, strip_markup
+from llava_grounding.scenes.kinds import KINDS
+from llava_grounding.scenes.synthetic import draw_scene
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
 
 FIRST_UNSEEN_SEED = 10**9 + 10**6

@@ -67,7 +67,7 @@ class Talk(Protocol):
 
 
 class Engine(Protocol):
-    """What the commands need of `llava_grounding.engine.GroundedChat`."""
+    """What the commands need of `llava_grounding.inference.engine.GroundedChat`."""
 
     name: str
 
@@ -93,8 +93,8 @@ class Engine(Protocol):
 def load_engine(model: str | None, device: str | None, limits: ImageLimits | None = None) -> Engine:
     """The model, ready to answer. Tests put another in its place."""
     with waiting("Loading the model"):
-        from llava_grounding.engine import GroundedChat
         from llava_grounding.image_files import DEFAULT_LIMITS
+        from llava_grounding.inference.engine import GroundedChat
 
         return GroundedChat.from_pretrained(model, device=device, limits=limits or DEFAULT_LIMITS)
 

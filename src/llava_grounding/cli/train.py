@@ -58,13 +58,13 @@ def train(
     loaded = load_recipe(recipe, _pairs(overrides or []))
     if data is not None and not data.is_dir():
         raise UsageError(f"--data {quoted(str(data))} is no folder; give the one that the files of the recipe are in")
-    from llava_grounding.checkpoints import choose_device
+    from llava_grounding.inference.checkpoints import choose_device
 
     choose_device(device)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
     with _naming_data(loaded, data):
         if check:
-            from llava_grounding.train.sources import check_sources
+            from llava_grounding.train.batching.sources import check_sources
 
             fine = check_sources([*loaded.data, *loaded.validation], data, lambda line: say(f"{line}\n"))
             if not fine and _lacks_folder(loaded, data):
@@ -118,7 +118,7 @@ def _naming_data(recipe: Recipe, root: Path | None) -> Iterator[None]:
 
 def _lacks_folder(recipe: Recipe, root: Path | None) -> bool:
     """Whether files are missing and no folder was given to find them in."""
-    from llava_grounding.train.sources import is_there
+    from llava_grounding.train.batching.sources import is_there
 
     needed = [source for source in (*recipe.data, *recipe.validation) if not source.get("optional")]
     return root is None and not all(is_there(source, None) for source in needed)

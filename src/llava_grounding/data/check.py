@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from llava_grounding.data.box_forms import possible_unit
-from llava_grounding.data.reading import BOX_BEYOND, IMAGE_MISSING
+from llava_grounding.data.readers.box_forms import possible_unit
+from llava_grounding.data.readers.reading import BOX_BEYOND, IMAGE_MISSING
 from llava_grounding.data.record import Dataset, Record
 from llava_grounding.errors import LlavaGroundingError, cut_short
 from llava_grounding.geometry import box_iou

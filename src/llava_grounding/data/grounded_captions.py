@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 
-from llava_grounding.data.nouns import Mention, is_plural_name, lexicon_with
 from llava_grounding.data.record import Annotation
 from llava_grounding.data.sample import Targets
+from llava_grounding.language.nouns import Mention, is_plural_name, lexicon_with
 from llava_grounding.markup import format_markup, strip_markup
 
 _DOMINANT_AREA = 3.0  # a singular noun means the one thing this many times larger than the next

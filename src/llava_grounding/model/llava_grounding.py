@@ -448,8 +448,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             memory: of batch B, or of batch 1 to share one image among all rows.
             phrase_embeds: `<seg>` hidden states, as they leave the language model.
             proposals: the shared tower's queries of `ImageFeatures`; None looks for them again.
-            with_aux: also predict from every earlier layer, as the losses need, where phrases pick the queries; None:
-                in training mode.
+            with_aux: see `Grounder.ground`; of use where the phrases pick the queries.
         """
         memory = memory_for(self.grounder, memory)
         phrase_embeds = self.phrase_projector(like(self.phrase_projector, phrase_embeds)).to(memory.memory)

@@ -1,6 +1,6 @@
 """An image to the two encoders' inputs: letterboxed canvas for the vision modules, crop for the vision tower.
 
-Takes PIL images that are already upright RGB (see `image_io.py`); gives numpy and torch arrays.
+Takes PIL images that are already upright RGB (see `image_files.py`); gives numpy and torch arrays.
 """
 
 import math

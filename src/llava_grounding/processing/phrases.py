@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from llava_grounding.data.synonyms import (
+from llava_grounding.language.synonyms import (
     DETERMINERS,
     MANY_WORDS,
     NEGATIONS,

@@ -11,9 +11,9 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from llava_grounding.data.sample import Sample, Turn
-from llava_grounding.dialogue import Conversation
+from llava_grounding.inference.conversation import Conversation
+from llava_grounding.inference.runtime import Runtime
 from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.runtime import Runtime
 from llava_grounding.structures import GroundedAnswer
 
 if TYPE_CHECKING:

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_grounding.data.synthetic import SceneConfig
 from llava_grounding.model.sizes import bytes_per_weight, meta_model
+from llava_grounding.scenes.synthetic import SceneConfig
 from llava_grounding.train.adapters import add_adapters
-from llava_grounding.train.class_losses import ClassPhrases
-from llava_grounding.train.mixture import Mixture
+from llava_grounding.train.batching.mixture import Mixture
+from llava_grounding.train.batching.sources import open_sources, scenes_without_dialogues
+from llava_grounding.train.batching.stream import Portion
+from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.plan import PartPlan, part_plans, plan_lines, set_trainable, stage_plan
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.run import check_trackers
-from llava_grounding.train.sources import open_sources, scenes_without_dialogues
-from llava_grounding.train.stream import Portion
 from llava_grounding.train.training_setup import class_names, model_config
 
 _GIB = 2**30

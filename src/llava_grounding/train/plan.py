@@ -17,7 +17,7 @@ from llava_grounding.errors import ConfigError, did_you_mean
 from llava_grounding.model.efficientnet_lite import EfficientNetLite
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.shared_tower import SharedVisionTower
-from llava_grounding.train.class_losses import ClassPhrases
+from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.recipe import Recipe
 
 Task = Literal["language", "phrases", "classes", "prompts"]

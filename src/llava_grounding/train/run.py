@@ -18,10 +18,11 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
-from llava_grounding.checkpoints import choose_device
 from llava_grounding.errors import ConfigError, did_you_mean, missing_extra
+from llava_grounding.inference.checkpoints import choose_device
 from llava_grounding.train.answer_images import AnswerImages
 from llava_grounding.train.autocast import use_bfloat16
+from llava_grounding.train.batching.stream import Portion
 from llava_grounding.train.callbacks import (
     BestCheckpoint,
     FiniteSteps,
@@ -36,7 +37,6 @@ from llava_grounding.train.plan import parameter_groups, part_plans, plan_lines
 from llava_grounding.train.recipe import Recipe, recipe_to_dict
 from llava_grounding.train.resume import check_resumable, needed_files, steps_done
 from llava_grounding.train.run_folder import LOG_FILE, RECIPE_FILE, held, write_recipe
-from llava_grounding.train.stream import Portion
 from llava_grounding.train.trainer import GroundingTrainer
 from llava_grounding.train.training_setup import TrainingSetup, build_training_setup
 from llava_grounding.train.validation import Validation

@@ -25,6 +25,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from llava_grounding.errors import DataError
 from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.train.batching.stream import BatchStream, Delivery, SkippedSamples, batch_loader
 from llava_grounding.train.checkpoint import (
     WRITING,
     discard,
@@ -36,11 +37,10 @@ from llava_grounding.train.checkpoint import (
     settle,
     writing,
 )
-from llava_grounding.train.class_losses import ClassPhrases
+from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.plan import parameter_groups
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.resume import seconds_done
-from llava_grounding.train.stream import BatchStream, Delivery, SkippedSamples, batch_loader
 from llava_grounding.train.training_module import TrainingModule
 from llava_grounding.train.validation import Validation
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
-from llava_grounding.train.batches import ChatBatch, ClassBatch
-from llava_grounding.train.class_losses import ClassPhrases
+from llava_grounding.train.batching.batches import ChatBatch, ClassBatch
+from llava_grounding.train.losses.class_losses import ClassPhrases
+from llava_grounding.train.losses.step_losses import Criteria, LossWeights, Shares, chat_losses, pretrain_losses
 from llava_grounding.train.plan import StagePlan
 from llava_grounding.train.recipe import Recipe
-from llava_grounding.train.stages import Criteria, LossWeights, Shares, chat_losses, pretrain_losses
 
 Look = Callable[[LlavaGroundingForConditionalGeneration, ClassPhrases | None], dict[str, Any]]
 

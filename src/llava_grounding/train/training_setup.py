@@ -10,11 +10,9 @@ from pathlib import Path
 
 import torch
 
-from llava_grounding.checkpoints import find_checkpoint, load_checkpoint, read_config
-from llava_grounding.data.kinds import KINDS
 from llava_grounding.data.sample import Sample
-from llava_grounding.data.synthetic import SceneConfig
 from llava_grounding.errors import ConfigError, DataError
+from llava_grounding.inference.checkpoints import find_checkpoint, load_checkpoint, read_config
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG, strip_markup
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
@@ -22,16 +20,12 @@ from llava_grounding.model.presets import preset
 from llava_grounding.processing.conversation import ChatTemplate
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
 from llava_grounding.processing.tokens import IMAGE
+from llava_grounding.scenes.kinds import KINDS
+from llava_grounding.scenes.synthetic import SceneConfig
 from llava_grounding.train.adapters import add_adapters
-from llava_grounding.train.batches import longest_dialogue
-from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, load_class_phrases, lost_phrases
-from llava_grounding.train.class_losses import ClassPhrases
-from llava_grounding.train.mixture import Mixture, SampleSource
-from llava_grounding.train.plan import StagePlan, freeze_stages, set_trainable, stage_plan
-from llava_grounding.train.precision import keep_precise
-from llava_grounding.train.pretrained_backbone import load_pretrained_backbone
-from llava_grounding.train.recipe import Recipe
-from llava_grounding.train.sources import (
+from llava_grounding.train.batching.batches import longest_dialogue
+from llava_grounding.train.batching.mixture import Mixture, SampleSource
+from llava_grounding.train.batching.sources import (
     Photos,
     Records,
     Scenes,
@@ -39,7 +33,13 @@ from llava_grounding.train.sources import (
     open_sources,
     scenes_without_dialogues,
 )
-from llava_grounding.train.stream import BatchMaker, BatchStream, Portion
+from llava_grounding.train.batching.stream import BatchMaker, BatchStream, Portion
+from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, load_class_phrases, lost_phrases
+from llava_grounding.train.losses.class_losses import ClassPhrases
+from llava_grounding.train.plan import StagePlan, freeze_stages, set_trainable, stage_plan
+from llava_grounding.train.precision import keep_precise
+from llava_grounding.train.pretrained_backbone import load_pretrained_backbone
+from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from llava_grounding.train.training_module import LossConfig, TrainingModule
 

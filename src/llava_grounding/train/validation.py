@@ -16,7 +16,7 @@ from llava_grounding.geometry import box_cxcywh_to_xyxy, box_iou
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.selection import keep_queries
-from llava_grounding.train.batches import (
+from llava_grounding.train.batching.batches import (
     ChatItem,
     chat_item,
     class_batch,
@@ -24,8 +24,8 @@ from llava_grounding.train.batches import (
     encode_sample_image,
     longest_dialogue,
 )
-from llava_grounding.train.class_losses import ClassPhrases, ground_classes
-from llava_grounding.train.stages import read_dialogues
+from llava_grounding.train.losses.class_losses import ClassPhrases, ground_classes
+from llava_grounding.train.losses.step_losses import read_dialogues
 
 logger = logging.getLogger(__name__)
 

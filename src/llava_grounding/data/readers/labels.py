@@ -1,0 +1,200 @@
+"""Images of a COCO instances file that dialogues are hung on: found by name or id, with their annotations by id.
+
+Knows no dialogues; what a label must be is `coco`'s business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from llava_grounding.data.images import ImageStore, coco_number
+from llava_grounding.data.readers.coco import CocoPhotos, read_label_sets
+from llava_grounding.data.readers.reading import EntryError, is_whole, naming, read_json, rows_of, shown, whole_number
+from llava_grounding.data.readers.rows import image_store
+from llava_grounding.data.record import Record
+
+_RECENT = 16  # images whose labels are kept at hand
+_RELEASE = re.compile(r"(?:train|val|test)20\d\d")  # folder of COCO's pictures
+
+
+class LabelledImages:
+    """Images of a COCO instances file with their annotations.
+
+    Args:
+        instances: parsed file; its broken images and annotations are left out and listed in `left_out`.
+        images: where pixels come from.
+        thorough, label_sets, exhaustive, crowds_as_things: see `CocoLabels`.
+
+    Attributes:
+        expressions: what stands under that key of annotations, unchecked, by annotation id.
+    """
+
+    def __init__(
+        self,
+        instances: Mapping[str, Any],
+        images: ImageStore,
+        thorough: bool = False,
+        label_sets: Mapping[str, frozenset[str]] | None = None,
+        exhaustive: bool = True,
+        crowds_as_things: bool = False,
+    ) -> None:
+        self.images = images
+        self._photos = CocoPhotos(
+            instances,
+            images,
+            thorough=thorough,
+            label_sets=label_sets,
+            exhaustive=exhaustive,
+            crowds_as_things=crowds_as_things,
+        )
+        self.left_out = self._photos.left_out
+        # Many dialogues may be about one image, and it may have many labels.
+        self._recent: dict[int, tuple[Record, Mapping[int, int]]] = {}
+        self._names: list[str] = []
+        self._of_id: dict[int, int] = {}
+        self._image_of: dict[int, int] = {}
+        for index, record in enumerate(self._photos):
+            self._names.append(record.id)
+            self._of_id[record.image_id] = index
+            self._image_of |= {thing.id: record.image_id for thing in record.instances if thing.id is not None}
+        self._of_name = {name: index for index, name in enumerate(self._names)}
+        self._of_coco: dict[int, list[int]] = {}
+        for index, name in enumerate(self._names):
+            if (number := coco_number(name)) is not None:
+                self._of_coco.setdefault(number, []).append(index)
+        self.expressions: dict[int, Any] = {}
+        for row in rows_of(instances, "annotations", "a COCO instances file"):
+            if isinstance(row, Mapping) and "expressions" in row:
+                with suppress(EntryError):  # an annotation whose id is none is reported already
+                    self.expressions[whole_number(row.get("id"))] = row["expressions"]
+        for number in self._photos.ambiguous:
+            self.expressions.pop(number, None)
+
+    @classmethod
+    def from_files(
+        cls,
+        instances: str | Path,
+        images: str | Path | ImageStore,
+        thorough: bool = False,
+        exhaustive: bool = True,
+        crowds_as_things: bool = False,
+    ) -> LabelledImages:
+        """Read an instances file, with its images in a folder or another store.
+
+        Raises:
+            DataError: if it cannot be read or is of another kind.
+        """
+        data = read_json(instances)
+        with naming(instances):
+            sets = read_label_sets(Path(instances).parent)
+            return cls(data, image_store(images), thorough, sets, exhaustive, crowds_as_things)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def file_name(self, index: int) -> str:
+        """Of the image at this place of the file."""
+        return self._names[index]
+
+    def find(self, name: str) -> int:
+        """Place of an image by its file name, or by that which another release of COCO has for the same picture.
+
+        Such a name may lead through more folders, or fewer, or those of the releases, but not through other ones, nor
+        may it be of a picture that is there besides.
+
+        Raises:
+            EntryError: if the file has no such image.
+        """
+        if name in self._of_name:
+            return self._of_name[name]
+        number = coco_number(name)
+        same = [] if number is None else self._of_coco.get(number, [])
+        same = [index for index in same if self._is_same(name, self._names[index])]
+        if len(same) != 1:
+            raise EntryError("unknown image", f"image {shown(name)} is not in the instances file")
+        return same[0]
+
+    def _is_same(self, name: str, known: str) -> bool:
+        """Whether two names of one number in COCO are of one picture."""
+        one, two = _parts(name), _parts(known)
+        if one.ending != two.ending or not one.folders_agree(two):
+            return False
+        if one.folders == two.folders:
+            return True
+        here, there = self.images.locate(name), self.images.locate(known)
+        return here == there or not (here.exists() and there.exists())
+
+    def find_id(self, image_id: int) -> int:
+        """Place of an image by its id.
+
+        Raises:
+            EntryError: if the file has no such image.
+        """
+        if image_id not in self._of_id:
+            raise EntryError("unknown image", f"image {image_id} is not in the instances file")
+        return self._of_id[image_id]
+
+    def record(self, index: int) -> Record:
+        """The image with its labels."""
+        if index not in self._recent:
+            if len(self._recent) == _RECENT:
+                del self._recent[next(iter(self._recent))]
+            record = replace(self._photos[index], image_name=self.file_name(index))
+            self._recent[index] = record, _rows_of_ids(record)
+        return self._recent[index][0]
+
+    def rows_of_ids(self, record: Record) -> Mapping[int, int]:
+        """Annotation id -> index in the record."""
+        known = next((rows for recent, rows in self._recent.values() if recent is record), None)
+        return _rows_of_ids(record) if known is None else known
+
+    def look_up(self, ids: Any, record: Record, rows: Mapping[int, int], what: str) -> tuple[int, ...]:
+        """Indices of annotation ids in the record of their image, one each.
+
+        Args:
+            ids: from a file.
+            rows: of `rows_of_ids`.
+            what: where the ids stand, for the message.
+
+        Raises:
+            EntryError: if one is no id, is unknown, several annotations bear it, or it belongs to another image.
+        """
+        if not isinstance(ids, list) or not all(is_whole(one) for one in ids):
+            raise EntryError("not annotation ids", f"{what} must be a list of annotation ids, got {shown(ids)}")
+        for one in ids:
+            if one in self._photos.ambiguous:
+                raise EntryError("annotation id used twice", f"{what} names annotation {one}, which is there twice")
+            if one in rows:
+                continue
+            other = self._image_of.get(one)
+            if other is None:
+                raise EntryError("unknown annotation", f"{what} names annotation {one}, which is not there or unusable")
+            raise EntryError("annotation of another image", f"{what} names annotation {one}, which is on image {other}")
+        return tuple(rows[one] for one in ids)
+
+
+def _rows_of_ids(record: Record) -> dict[int, int]:
+    return {thing.id: row for row, thing in enumerate(record.instances) if thing.id is not None}
+
+
+class _Parts(NamedTuple):
+    """Of the name of a picture: its folders, and how it ends, in small letters."""
+
+    folders: tuple[str, ...]
+    ending: str
+
+    def folders_agree(self, other: _Parts) -> bool:
+        """Whether one path is the end of the other, but for COCO's releases, which have a folder each."""
+        one, two = ([_RELEASE.sub("release", folder) for folder in parts.folders[::-1]] for parts in (self, other))
+        return all(mine == others for mine, others in zip(one, two, strict=False))
+
+
+def _parts(name: str) -> _Parts:
+    path = PurePosixPath(name.replace("\\", "/"))
+    ending = path.suffix.lower()
+    return _Parts(path.parts[:-1], ".jpg" if ending == ".jpeg" else ending)

@@ -1,0 +1,116 @@
+"""LLaVA's dialogue files: caption pairs to align the projector with, and instructions; no phrase of them is grounded.
+
+Read as published: `blip_laion_cc_sbu_558k.json`, `llava_instruct_150k.json`, `llava_v1_5_mix665k.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llava_grounding.data.images import ImageStore
+from llava_grounding.data.readers.reading import (
+    EntryError,
+    LeftOut,
+    PackedRecords,
+    file_name_of,
+    naming,
+    printable,
+    shown,
+)
+from llava_grounding.data.readers.rows import Names, check_present, image_store, pairs_of, read_entries, words_only
+from llava_grounding.data.record import Record
+from llava_grounding.errors import DataError
+
+TEXT_ONLY = "no image"
+"""Reason for which dialogues that are about no image are left out: this model always looks at one."""
+
+
+class LlavaDialogues(PackedRecords):
+    """One record per entry of a LLaVA file, with its one dialogue; the size of the image is not known.
+
+    Left out and counted: entries without an image, with roles out of turn, with empty text, and with a special token
+    within the text, since data must not be able to write markup, and those whose image is not there.
+
+    Args:
+        entries: of the file, each with its place in it.
+        images: where pixels come from.
+        name: what the data is called in reports.
+    """
+
+    def __init__(self, entries: Iterable[tuple[str, Any]], images: ImageStore, name: str = "llava") -> None:
+        left_out, names, rows = LeftOut(), Names(), []
+        for place, entry in entries:
+            try:
+                image, conversations = entry_of(entry)
+                words_only(pairs_of(conversations))
+                check_present(images, image)
+            except EntryError as why:
+                left_out.add(label_of(entry, place), why)
+            else:
+                rows.append((names.unique(label_of(entry, place)), image, conversations))
+        super().__init__(name, rows, left_out)
+        self.images = images
+
+    @classmethod
+    def from_files(cls, dialogues: str | Path, images: str | Path | ImageStore, name: str = "llava") -> LlavaDialogues:
+        """Read a file of dialogues, with its images in a folder or another store.
+
+        Raises:
+            DataError: if it cannot be read or is not such a file.
+        """
+        entries = read_dialogues(dialogues)
+        with naming(dialogues):
+            return cls(entries, image_store(images), name)
+
+    def _record(self, row: tuple[str, str, Any]) -> Record:
+        identity, image, conversations = row
+        return dialogue_record(self.images, identity, image, (words_only(pairs_of(conversations)),))
+
+
+def read_dialogues(path: str | Path) -> list[tuple[str, Any]]:
+    """Entries of a LLaVA-style file with their places.
+
+    Raises:
+        DataError: if it cannot be read, or none of its entries has `conversations`.
+    """
+    entries = read_entries(path, "dialogues")
+    if entries and not any(isinstance(entry, Mapping) and "conversations" in entry for _, entry in entries):
+        raise DataError(f"{path} must be a list of dialogues with `conversations`, got {shown(entries[0][1])}")
+    return entries
+
+
+def entry_of(entry: Any) -> tuple[str, Any]:
+    """Image name and conversations of one entry.
+
+    Raises:
+        EntryError: if it has none.
+    """
+    if not isinstance(entry, Mapping):
+        raise EntryError("no dialogue", f"must be an object with `image` and `conversations`, got {shown(entry)}")
+    if not entry.get("image"):
+        raise EntryError(TEXT_ONLY, "must have an `image`")
+    return file_name_of(entry["image"]), entry.get("conversations")
+
+
+def label_of(entry: Any, place: str) -> str:
+    """What an entry is called: its id, else its image, else its place in the file."""
+    if isinstance(entry, Mapping):
+        for key in ("id", "image"):
+            if isinstance(entry.get(key), str | int) and str(entry[key]):
+                return printable(str(entry[key]))
+    return place
+
+
+def dialogue_record(images: ImageStore, identity: str, image: str, dialogues: tuple[Any, ...]) -> Record:
+    """A record of which nothing is known but its dialogues."""
+    return Record(
+        id=identity,
+        image_id=0,
+        image_size_wh=None,
+        instances=(),
+        read_bytes=images.locate(image),
+        dialogues=dialogues,
+        image_name=image,
+    )

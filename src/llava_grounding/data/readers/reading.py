@@ -1,0 +1,472 @@
+"""What all readers share: checked boxes, masks, texts and ids, a list of what is left out, packed records.
+
+Whatever comes from a file may be damaged or hostile. An entry that cannot be used raises EntryError, and `LeftOut`
+counts it under its reason; a file of another kind is a DataError. Knows no file format.
+"""
+
+from __future__ import annotations
+
+import pickle
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+
+from llava_grounding.data.images import is_unicode, parse_json, read_file, stays_inside
+from llava_grounding.data.readers.placeholders import find_placeholder
+from llava_grounding.data.record import Record, Segmentation
+from llava_grounding.errors import DataError, cut_short, shown
+from llava_grounding.image_files import DATA_LIMITS
+from llava_grounding.markup import SPECIAL_TOKENS, format_markup
+
+Box = tuple[float, float, float, float]
+IMAGE_MISSING = "image missing"
+"""Reason for which an entry is left out whose picture is not there."""
+BOX_BEYOND = "bbox far beyond the image"
+"""Reason for which a label is left out whose box lies for the most part outside of its picture."""
+PLACEHOLDER = "placeholder of another model's file"
+"""Reason for which a text is left out that is not words alone."""
+IMAGE_TOKEN = "<image>"
+OBJECT_TOKEN = "<obj>"
+MAX_SIDE = 2**16
+"""Pixels; a file that says a picture is wider or higher is wrong."""
+MAX_PIXELS = DATA_LIMITS.max_pixels
+"""No picture that a label is about has more."""
+MAX_LABELS = 10_000
+"""Of one image; no data set has as many, and what is done with labels side by side grows faster than their number."""
+MAX_TEXT = 2**16
+"""Characters of a question, an answer or a caption."""
+_HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing a polygon may overflow
+_EXACT = 2.0**53  # beyond it a floating-point number may stand for several whole ones
+_SHARE_INSIDE = 0.25  # of a box's area, at least; boxes of things half out of the picture are clipped
+_NAMED = 300  # characters of what an entry is called; no file system has longer names
+_LISTED = 5  # faults reported at once
+_KEPT = 20  # of each reason, entries whose fault is remembered
+_RESERVED = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))), re.IGNORECASE)
+_ID_KEYS = ("id", "ann_id", "region_id", "ref_id", "file_name", "image_id")
+_NO_MASK = "segmentation that is neither run lengths nor polygons"
+_NO_POLYGON = "polygon that is not three or more points"
+
+
+class EntryError(DataError):
+    """What is wrong with one entry of a file.
+
+    Args:
+        reason: a few words, the same for all entries with this fault.
+        detail: one sentence about this entry.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+
+
+class LeftOut:
+    """Entries that were not read: which ones by reason, and the first of them in a sentence each.
+
+    Attributes:
+        examples: of each reason the first entries, with what is wrong with them.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[str, list[str]] = {}
+        self._reported: list[str] = []
+        self.examples: dict[str, list[str]] = {}
+
+    @property
+    def by_reason(self) -> dict[str, tuple[str, ...]]:
+        """What they are called, in order."""
+        return {reason: tuple(entries) for reason, entries in self._entries.items()}
+
+    def add(self, entry: object, why: EntryError | str) -> None:
+        """Note that `entry` is left out."""
+        reason = why.reason if isinstance(why, EntryError) else why
+        name = cut_short(printable(str(entry)), _NAMED)
+        self._entries.setdefault(reason, []).append(name)
+        if len(self._reported) < _LISTED:
+            self._reported.append(f"{name}: {why}")
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < _KEPT:
+            examples.append(name if str(why) == reason else f"{name}: {why}")
+
+    def join(self, other: LeftOut) -> None:
+        """Add what another part of the same data left out."""
+        for reason, entries in other._entries.items():
+            self._entries.setdefault(reason, []).extend(entries)
+            self.examples[reason] = (self.examples.get(reason, []) + other.examples[reason])[:_KEPT]
+        self._reported = (self._reported + other._reported)[:_LISTED]
+
+    def keep(self, entry: object, read: Callable[[], None]) -> bool:
+        """Read an entry, or note that it is left out; whether it could be read."""
+        try:
+            read()
+        except EntryError as why:
+            self.add(entry, why)
+            return False
+        return True
+
+    def refuse(self, path: str | Path) -> None:
+        """Refuse the file if anything was left out.
+
+        Raises:
+            DataError: naming the file, and the first entries with what is wrong with them.
+        """
+        if self._reported:
+            count = sum(map(len, self._entries.values()))
+            more = f"; and {count - len(self._reported)} more" if count > len(self._reported) else ""
+            raise DataError(f"{path}: {'; '.join(self._reported)}{more} (`strict: false` leaves such entries out)")
+
+
+class PackedRecords(Sequence[Record]):
+    """A data set whose records lie encoded in one block of memory.
+
+    Worker processes forked from this one share the block; ordinary objects would be copied into each of them bit by
+    bit, as reading one changes its reference count.
+
+    Args:
+        name: what the data is called in reports.
+        rows: records, or whatever `_record` makes one of.
+        left_out: read when the rows have been.
+
+    Attributes:
+        dropped: what reading left out: a reason, and the entries it befell.
+        examples: of each reason the first entries, with what is wrong with them.
+    """
+
+    def __init__(self, name: str, rows: Iterable[Any], left_out: LeftOut) -> None:
+        self.name = name
+        self._block, ends = bytearray(), [0]
+        for row in rows:
+            try:
+                self._block += pickle.dumps(row, protocol=pickle.HIGHEST_PROTOCOL)
+            except RecursionError as error:
+                raise DataError(f"entry {len(ends)} of {name} holds values that lie too deep in each other") from error
+            ends.append(len(self._block))
+        self._ends = np.array(ends)
+        self.dropped: Mapping[str, Sequence[str]] = left_out.by_reason
+        self.examples: Mapping[str, Sequence[str]] = {why: tuple(names) for why, names in left_out.examples.items()}
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        numbers = range(len(self))[index]
+        return self._at(numbers) if isinstance(numbers, int) else [self._at(number) for number in numbers]
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(self._at, range(len(self)))
+
+    def _at(self, number: int) -> Record:
+        start, end = int(self._ends[number]), int(self._ends[number + 1])
+        with memoryview(self._block) as block:
+            return self._record(pickle.loads(block[start:end]))
+
+    def _record(self, row: Any) -> Record:
+        return row
+
+
+class ImageRow(NamedTuple):
+    """An entry of a COCO-like list of images."""
+
+    id: int
+    file_name: str
+    size_wh: tuple[int, int]
+    row: Mapping[str, Any]
+    """All that the file says of it, unchecked."""
+
+
+def read_json(path: str | Path) -> Any:
+    """Parsed JSON; raises DataError naming the file."""
+    try:
+        return parse_json(read_file(path))
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Begin the message of a DataError with the file that it is about, where it does not name it."""
+    try:
+        yield
+    except EntryError:
+        raise
+    except DataError as error:
+        if str(path) in str(error):
+            raise
+        raise DataError(f"{path}: {error}") from error
+
+
+def printable(text: str) -> str:
+    """The text as it can be printed and written, half characters as `\\ud800`."""
+    return text if is_unicode(text) else text.encode("utf-8", "backslashreplace").decode()
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def file_name_of(value: Any) -> str:
+    """The value as the name of a picture within its store.
+
+    Raises:
+        EntryError: if it is none, or leads out of the store.
+    """
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise EntryError("no image", f"must name an image file, got {shown(value)}")
+    if not is_unicode(value):
+        raise EntryError("not valid Unicode", f"the name of an image must be valid Unicode, got {shown(value)}")
+    if not stays_inside(value):
+        raise EntryError("image outside its folder", f"image must lie in the folder of images, got {shown(value)}")
+    return value
+
+
+def rows_of(data: Any, key: str, what: str) -> list[Any]:
+    """The list under a key; raises DataError if `data` is not `what`, which has one there."""
+    if not isinstance(data, Mapping) or not isinstance(data.get(key), list):
+        got = f"keys {sorted(map(str, data))[:20]}" if isinstance(data, Mapping) else type(data).__name__
+        raise DataError(f"{what} must have a list `{key}`, got {got}")
+    return data[key]
+
+
+def list_under(row: Mapping[str, Any], key: str, what: str) -> list[Any]:
+    """The list under a key of a label."""
+    if not isinstance(row.get(key), list):
+        raise EntryError(f"{what} without a list `{key}`", f"`{key}` must be a list, got {shown(row.get(key))}")
+    return row[key]
+
+
+def whole_number(value: Any, what: str = "id") -> int:
+    """An id or size; digits as text count, and 40.0 is 40, as some files write them."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        return int(value)
+    if not is_whole(value):
+        raise EntryError(f"{what} that is no whole number", f"{what} must be a whole number, got {shown(value)}")
+    return int(value)
+
+
+def number_or_none(value: Any) -> int | None:
+    """What `whole_number` takes, None for all else."""
+    try:
+        return whole_number(value)
+    except EntryError:
+        return None
+
+
+def is_crowd(row: Mapping[str, Any]) -> bool:
+    """Whether a COCO label says that it is several things under one mask."""
+    return row.get("iscrowd") not in (None, 0, "0", "", "false", "False")
+
+
+def checked_size(width: Any, height: Any) -> tuple[int, int]:
+    """Width and height of a picture, in pixels."""
+    size_wh = whole_number(width, "image size"), whole_number(height, "image size")
+    if not 0 < min(size_wh) <= max(size_wh) <= MAX_SIDE:
+        raise EntryError("image size out of range", f"width and height must be 1 to {MAX_SIDE} pixels, got {size_wh}")
+    if size_wh[0] * size_wh[1] > MAX_PIXELS:
+        raise EntryError("image size out of range", f"a picture must have at most {MAX_PIXELS} pixels, got {size_wh}")
+    return size_wh
+
+
+def image_row(row: Any) -> ImageRow:
+    """A checked entry of a COCO-like list of images."""
+    if not isinstance(row, Mapping):
+        raise EntryError("image that is no object")
+    size_wh = checked_size(row.get("width"), row.get("height"))
+    return ImageRow(whole_number(row.get("id"), "image id"), file_name_of(_name_in(row)), size_wh, row)
+
+
+def _name_in(row: Mapping[str, Any]) -> Any:
+    """What an entry of a list of images calls its file, unchecked."""
+    name, url = row.get("file_name"), row.get("coco_url")
+    # LVIS says no more of its images than where they come from.
+    return url.rpartition("/")[2] if name is None and isinstance(url, str) else name
+
+
+def image_rows(rows: Iterable[Any], left_out: LeftOut, named_once: bool = False) -> dict[int, ImageRow]:
+    """Checked images by id, in order.
+
+    Args:
+        named_once: whether a file name may occur only once, as where images are looked up by it.
+    """
+    images: dict[int, ImageRow] = {}
+    names: set[str] = set()
+    doubtful: set[int] = set()
+    for row in rows:
+        try:
+            image = image_row(row)
+            if image.id in images:
+                if _same_name(image) != _same_name(images[image.id]):
+                    doubtful.add(image.id)
+                raise EntryError("image id used twice")
+            if named_once and _same_name(image) in names:
+                raise EntryError("file name used twice")
+        except EntryError as why:
+            left_out.add(f"image {label_id(row)}", why)
+            continue
+        images[image.id] = image
+        names.add(_same_name(image))
+    for number in doubtful:  # nobody can say which of the two pictures its labels are of
+        left_out.add(f"image {images.pop(number).id}", "image id used twice")
+    return images
+
+
+def same_pictures(rows: Iterable[Any], images: Mapping[int, ImageRow]) -> dict[int, tuple[int, ...]]:
+    """Ids of images that were left out -> the ids of those kept that bear the same file name."""
+    kept: dict[str, list[int]] = {}
+    for image in images.values():
+        kept.setdefault(_same_name(image), []).append(image.id)
+    twins = {}
+    for row in rows:
+        number = number_or_none(row.get("id")) if isinstance(row, Mapping) else None
+        if number is not None and number not in images and isinstance(name := _name_in(row), str):
+            twins[number] = tuple(kept.get(posixpath.normpath(name.replace("\\", "/")), ()))
+    return twins
+
+
+def _same_name(image: ImageRow) -> str:
+    """The same for all spellings of one path."""
+    return posixpath.normpath(image.file_name.replace("\\", "/"))
+
+
+def label_id(row: Any, keys: Sequence[str] = _ID_KEYS, without: object = "without id") -> str:
+    """What to call a row in a list of what was left out: the first of the keys it has, else `without`."""
+    if not isinstance(row, Mapping):
+        return shown(row)[:40]
+    value = next((row[key] for key in keys if key in row), without)
+    return value if isinstance(value, str) else shown(value)
+
+
+def are_numbers(values: Any, count: int | None = None) -> bool:
+    """Whether it is a list of numbers that a picture can have, `count` of them if given: finite, and none huge."""
+    if not isinstance(values, list | tuple) or (count is not None and len(values) != count):
+        return False
+    # Polygons have tens of millions of numbers: no step of Python for each. One that is too large shows in the sum.
+    return set(map(type, values)) <= {int, float} and _modest(values)
+
+
+def box_from_xywh(bbox: Any, size_wh: tuple[int, int]) -> Box:
+    """Corners of a COCO box, clipped to the image."""
+    if not are_numbers(bbox, 4):
+        raise EntryError(
+            "bbox that is not four finite numbers", f"bbox must be [x, y, width, height], got {shown(bbox)}"
+        )
+    x, y, w, h = (float(value) for value in bbox)
+    return clipped_box((x, y, x + w, y + h), size_wh)
+
+
+def clipped_box(box_xyxy: Box, size_wh: tuple[int, int]) -> Box:
+    """Corners, clipped to the image."""
+    x0, y0, x1, y1 = box_xyxy
+    if x1 <= x0 or y1 <= y0:
+        raise EntryError("bbox without area", f"bbox must have an area, got corners {box_xyxy}")
+    box = (max(x0, 0.0), max(y0, 0.0), min(x1, float(size_wh[0])), min(y1, float(size_wh[1])))
+    if box[2] <= box[0] or box[3] <= box[1]:
+        raise EntryError("bbox outside the image", f"bbox must overlap its image of {size_wh}, got corners {box_xyxy}")
+    if (box[2] - box[0]) * (box[3] - box[1]) < _SHARE_INSIDE * (x1 - x0) * (y1 - y0):
+        raise EntryError(
+            BOX_BEYOND, f"bbox must lie within its image of {size_wh}, but for an edge, got corners {box_xyxy}"
+        )
+    return box
+
+
+def checked_segmentation(value: Any, size_wh: tuple[int, int]) -> Segmentation | None:
+    """A COCO mask whose form is right, None where there is none. Run lengths are not unpacked: `check_dataset` does."""
+    if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], Mapping):
+        value = value[0]
+    if value is None or value in ([], {}, [[]]):
+        return None
+    if isinstance(value, Mapping):
+        size, counts = value.get("size"), value.get("counts")
+        if not are_numbers(size, 2) or not (isinstance(counts, str | bytes) or are_numbers(counts)):
+            raise EntryError(_NO_MASK, f"run lengths must have `size` and `counts`, got {shown(value)}")
+        if tuple(size or ()) != size_wh[::-1]:
+            raise EntryError(
+                "mask of another size than its image",
+                f"the size of a mask must be [height, width] = {list(size_wh[::-1])}, got {shown(size)}",
+            )
+        return {"size": size, "counts": counts}
+    if are_numbers(value):
+        value = [value]  # some tools write one polygon without the list around it
+    if not isinstance(value, list | tuple) or not all(isinstance(polygon, list | tuple) for polygon in value):
+        raise EntryError(_NO_MASK, f"segmentation must be polygons or run lengths, got {shown(value)}")
+    if not all(map(are_numbers, value)):
+        raise EntryError("polygon that is not finite numbers")
+    for polygon in value:
+        if len(polygon) % 2:
+            raise EntryError(_NO_POLYGON, f"a polygon must be [x0, y0, ...], got {shown(polygon)}")
+    whole = [polygon for polygon in value if len(polygon) >= 6]  # one or two points beside them cover nothing
+    if not whole:
+        raise EntryError(_NO_POLYGON, f"a polygon must be [x0, y0, ...], got {shown(value[0])}")
+    return whole
+
+
+def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:
+    """The value as text that can be learnt from, without white space around it.
+
+    Args:
+        what: what the text is, for the message.
+        allowed: tokens that it may hold, written exactly so.
+
+    Raises:
+        EntryError: if it is no text, empty, not valid Unicode, or holds a token that means something to this model, in
+            capital or small letters (what is put in lower case later must not become one), or to another one.
+    """
+    if not isinstance(value, str):
+        raise EntryError("not text", f"{what} must be text, got {shown(value)}")
+    if not is_unicode(value):
+        raise EntryError("not valid Unicode", f"{what} must be valid Unicode, got {shown(value)}")
+    if not value.strip():
+        raise EntryError("empty text", f"{what} must not be empty")
+    if len(value) > MAX_TEXT:
+        raise EntryError("text too long", f"{what} must have at most {MAX_TEXT} characters, got {len(value)}")
+    found = next((match[0] for match in _RESERVED.finditer(value) if match[0] not in allowed), None)
+    if found is not None:
+        raise EntryError("special token in the text", f"{what} must not hold `{found}`, got {shown(value)}")
+    foreign = find_placeholder(value)
+    if foreign is not None:
+        token, owner = foreign
+        raise EntryError(
+            PLACEHOLDER, f"{what} must be words, but holds {shown(token)} as files of {owner} do, which are not read"
+        )
+    return value.strip()
+
+
+def plain_text(value: Any, what: str) -> str:
+    """What `words_of` takes, as one line with single blanks."""
+    return " ".join(words_of(value, what).split())
+
+
+def spans_as_markup(
+    text: str, targets: Mapping[tuple[int, int], tuple[int, ...] | None]
+) -> tuple[str, tuple[tuple[int, ...] | None, ...], list[tuple[int, int]]]:
+    """A caption with its spans as phrases, and their targets in reading order.
+
+    Returns:
+        Canonical markup, one target per phrase, and the spans left out because they overlap a phrase before them.
+    """
+    kept: list[tuple[int, int]] = []
+    overlapping = []
+    for span in sorted(targets, key=lambda span: (span[0], -span[1])):
+        if kept and span[0] < kept[-1][1]:
+            overlapping.append(span)
+        else:
+            kept.append(span)
+    return format_markup(text, kept), tuple(targets[span] for span in kept), overlapping
+
+
+def _modest(values: Sequence[float]) -> bool:
+    try:
+        return sum(map(abs, values)) < _HUGE
+    except OverflowError:  # a whole number beyond floating point
+        return False

@@ -1,0 +1,125 @@
+"""What readers of dialogues share: entries of a file, texts that can be learnt from, questions and answers in turn."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from llava_grounding.data.images import ImageStore, open_images, open_regular, parse_json
+from llava_grounding.data.readers.reading import IMAGE_MISSING, IMAGE_TOKEN, EntryError, read_json, shown, words_of
+from llava_grounding.data.record import RecordedTurn
+from llava_grounding.errors import DataError, MarkupError
+from llava_grounding.markup import PHRASE_END, PHRASE_START, SEG, format_markup, parse, parse_strict
+
+_GLUED = re.compile(rf"({SEG})(?=\w)|(?<=\w)({PHRASE_START})")
+
+
+def image_store(images: str | Path | ImageStore) -> ImageStore:
+    """The store itself, or the one at that place: a folder, tar shards or a zip."""
+    return open_images(images) if isinstance(images, str | Path) else images
+
+
+def check_present(images: ImageStore, file_name: str) -> None:
+    """See that the picture is there, as far as the store can tell without reading it.
+
+    Raises:
+        EntryError: if it is not.
+    """
+    if not images.has(file_name):
+        raise EntryError(IMAGE_MISSING, f"there is no image {shown(file_name)}")
+
+
+def read_entries(path: str | Path, what: str) -> list[tuple[str, Any]]:
+    """The entries of a JSON list, or the lines of a `.jsonl` file, each with its place: `entry 3` or `line 3`.
+
+    Args:
+        what: what one entry is, for the message.
+
+    Raises:
+        DataError: if the file cannot be read or is no list.
+    """
+    path = Path(path)
+    if path.suffix != ".jsonl":
+        value = read_json(path)
+        if not isinstance(value, list):
+            raise DataError(f"{path} must be a list of {what}, got {shown(value)}")
+        return [(f"entry {number}", entry) for number, entry in enumerate(value, start=1)]
+    entries = []
+    try:
+        # Some editors begin a file with a mark of its byte order.
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    entries.append((f"line {number}", parse_json(line)))
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise DataError(f"cannot read {path}, line {len(entries) + 1} or later: {error}") from error
+    return entries
+
+
+def canonical_markup(answer: str) -> tuple[str, int]:
+    """Grounded text with the blanks of our own markup, however the file sets them, and how many phrases it has.
+
+    Raises:
+        EntryError: if a special token is not part of a whole phrase.
+    """
+    parsed = parse(_GLUED.sub(lambda match: f"{match[1]} " if match[1] else f" {match[2]}", answer), tidy=True)
+    if any(answer.count(token) != len(parsed.phrases) for token in (PHRASE_START, PHRASE_END, SEG)):
+        try:
+            parse_strict(answer)  # says what is wrong
+        except MarkupError as error:
+            raise EntryError("broken markup", str(error)) from error
+    return format_markup(parsed.text, [phrase.span for phrase in parsed.phrases]), parsed.num_segs
+
+
+def pairs_of(conversations: Any) -> list[tuple[str, Any]]:
+    """Questions and answers of a LLaVA-style dialogue; `<image>` before or after the first question is taken away.
+
+    Raises:
+        EntryError: if it is not `human` and `gpt` in turn, or holds another `<image>`.
+    """
+    if not isinstance(conversations, list) or not conversations or len(conversations) % 2:
+        raise EntryError("no dialogue", f"conversations must be pairs of turns, got {shown(conversations)}")
+    values = []
+    for index, turn in enumerate(conversations):
+        role = ("human", "gpt")[index % 2]
+        if not isinstance(turn, Mapping) or turn.get("from") != role or "value" not in turn:
+            raise EntryError("roles out of turn", f"turn {index + 1} must be from `{role}`, got {shown(turn)}")
+        values.append(turn["value"])
+    if not all(isinstance(question, str) for question in values[::2]):
+        raise EntryError("not text", "each question must be text")
+    values[0] = _without_image(values[0])
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+def _without_image(question: str) -> str:
+    question = question.strip()
+    if question.startswith(IMAGE_TOKEN):
+        return question.removeprefix(IMAGE_TOKEN).strip()
+    return question.removesuffix(IMAGE_TOKEN).strip()
+
+
+class Names:
+    """Ids that are unique: the second `cat.jpg` becomes `cat.jpg#2`."""
+
+    def __init__(self) -> None:
+        self._times: Counter[str] = Counter()
+
+    def unique(self, name: str) -> str:
+        """The name, with its number if it occurred before."""
+        self._times[name] += 1
+        return name if self._times[name] == 1 else f"{name}#{self._times[name]}"
+
+
+def words_only(pairs: Iterable[tuple[str, Any]]) -> tuple[RecordedTurn, ...]:
+    """Questions and answers as plain turns.
+
+    Raises:
+        EntryError: if one cannot be learnt from.
+    """
+    return tuple(
+        RecordedTurn(words_of(question, "a question"), words_of(answer, "an answer")) for question, answer in pairs
+    )

@@ -1,0 +1,1 @@
+"""Answering: a model loaded once, conversations, the token loop. Knows no training and no HTTP."""

@@ -1,0 +1,282 @@
+"""A dialogue about one image: what has been read and computed is kept, so that a question costs only what is new.
+
+Knows no files and no checkpoints; the pieces come from `engine.GroundedChat`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from llava_grounding.errors import PromptError, UsageError
+from llava_grounding.inference.decoding import Decoding, Reader, StopSignal, TokenLoop, check_stop
+from llava_grounding.inference.runtime import Runtime, SeenImage
+from llava_grounding.inference.transcript import Transcript
+from llava_grounding.processing.processor import EncodedText
+from llava_grounding.processing.text_length import check_tokens
+from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
+
+MAX_REGIONS = 32
+"""Visual prompts one question may have."""
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """More of the answer's text. All of them together are the text of the final answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class RegionsFound:
+    """A phrase has closed, and this is what was found for it.
+
+    The same phrase comes again in the final answer: with the same regions where the image alone picks the object
+    queries (`phrase_queries: image`, as in `nano`). Where the phrases pick them together, as in the original, a later
+    phrase may still change the regions of an earlier one a little, and those of the final answer count.
+    """
+
+    phrase: GroundedPhrase
+
+
+@dataclass(frozen=True)
+class AnswerDone:
+    """The answer is complete; exactly what `ask` would have returned."""
+
+    answer: GroundedAnswer
+
+
+StreamEvent = TextDelta | RegionsFound | AnswerDone
+
+
+class Conversation:
+    """Questions and answers about one image; made by `GroundedChat.conversation`.
+
+    An answer that was cut short, by the token limit or by `stop`, is part of the dialogue as far as it came. One that
+    failed, or whose stream was left before its end, is not: the next question goes on from the last complete answer.
+    To be used by one thread at a time.
+
+    Args:
+        messages: a dialogue held earlier, to go on from: user and assistant in turn, ending with the assistant.
+        grounded: per question of it, whether its answer was to be grounded.
+
+    Raises:
+        PromptError: if roles do not alternate, or a question does not fit its prompts.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        image: SeenImage,
+        model_name: str,
+        messages: Sequence[Message] = (),
+        grounded: Sequence[bool] = (),
+    ) -> None:
+        self._runtime = runtime
+        self._image = image
+        self._model_name = model_name
+        self._reader = Reader(runtime.model)
+        self._read = 0  # positions of complete turns in the reader
+        self._unread: list[int] = []  # ids of complete turns that the model has not read yet: what it wrote last
+        self._history = _encode_history(runtime, image, messages, grounded)  # None once it has been read
+        self._messages = tuple(messages)
+        self._grounded = tuple(grounded)
+        self._answers: tuple[GroundedAnswer, ...] = ()
+        self._turn: object = None  # of the question being answered
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """Questions and raw answers so far, in turn."""
+        return self._messages
+
+    @property
+    def answers(self) -> tuple[GroundedAnswer, ...]:
+        """The answers given in this conversation."""
+        return self._answers
+
+    def ask(
+        self,
+        question: str,
+        prompts: Sequence[VisualPrompt] = (),
+        grounded: bool = True,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: StopSignal | None = None,
+    ) -> GroundedAnswer:
+        """Answer the next question; see `GroundedChat.ask` for the arguments."""
+        decoding = Decoding(max_new_tokens, temperature, seed)
+        *_, done = self._start(question, prompts, grounded, decoding, stop, provisional=False)
+        assert isinstance(done, AnswerDone)
+        return done.answer
+
+    def stream(
+        self,
+        question: str,
+        prompts: Sequence[VisualPrompt] = (),
+        grounded: bool = True,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: StopSignal | None = None,
+    ) -> Iterator[StreamEvent]:
+        """Like `ask`, as it comes: text, regions of each phrase as soon as it closes, and the answer as last event.
+
+        A question that cannot be asked raises here, before the first event.
+        """
+        decoding = Decoding(max_new_tokens, temperature, seed)
+        return self._start(question, prompts, grounded, decoding, stop, provisional=True)
+
+    def _start(
+        self,
+        question: str,
+        prompts: Sequence[VisualPrompt],
+        grounded: bool,
+        decoding: Decoding,
+        stop: StopSignal | None,
+        provisional: bool,
+    ) -> Iterator[StreamEvent]:
+        check_stop(stop)
+        message = question_message(question, prompts)
+        processor, letterbox = self._runtime.processor, self._image.letterbox
+        limit = self._runtime.max_positions
+        if processor.settings.demo_quirks:  # a question then changes how what was said before it is read
+            messages = (*self._messages, message)
+            text = processor.encode_conversation(messages, (*self._grounded, grounded), letterbox, limit)
+            self._read, self._unread, self._history = 0, [], None
+        else:
+            text = processor.encode_question(message, grounded, not self._messages, letterbox, limit)
+        decoding = fit_decoding(decoding, self._length_with(text), limit)
+        self._turn = turn = object()
+        return self._events(turn, message, text, grounded, decoding, stop, provisional)
+
+    def _length_with(self, text: EncodedText) -> int:
+        """Positions of the dialogue up to where the answer begins."""
+        earlier = 0 if self._history is None else len(self._history.input_ids)
+        return self._read + len(self._unread) + earlier + len(text.input_ids)
+
+    def _events(
+        self,
+        turn: object,
+        message: Message,
+        text: EncodedText,
+        grounded: bool,
+        decoding: Decoding,
+        stop: StopSignal | None,
+        provisional: bool,
+    ) -> Iterator[StreamEvent]:
+        self._check_turn(turn)
+        self._reader.cut_back(self._read)
+        earlier = [] if self._history is None else [self._history]
+        length = self._length_with(text)
+        parts = [self._runtime.embed(part, self._image) for part in (*earlier, text)]
+        if self._unread:
+            parts.insert(0, self._runtime.embed_ids(self._unread))
+        hidden = self._reader.feed(torch.cat(parts, dim=1))[:, -1]
+
+        transcript = Transcript(self._runtime.processor)
+        for step in TokenLoop(self._runtime.model, self._reader, hidden, [decoding], stop).steps():
+            for _, state in step.states:
+                transcript.take_state(state)
+            # Before the token: at_seg, the states are of the token before it.
+            events = self._regions_found(transcript) if grounded and provisional else []
+            token = step.tokens[0]
+            delta = "" if token is None else transcript.take_token(token)
+            if delta:
+                events.append(TextDelta(delta))
+            if grounded and provisional:
+                events += self._regions_found(transcript)
+            for event in events:
+                yield event
+                self._check_turn(turn)
+        delta = transcript.finish()
+        if delta:
+            yield TextDelta(delta)
+            self._check_turn(turn)
+
+        answer = transcript.answer(
+            self._runtime.ground_together(self._image, transcript.states) if grounded else [],
+            self._image.letterbox,
+            grounded=grounded,
+            model=self._model_name,
+            prompt_tokens=length,
+            image=self._image.picture,
+        )
+        self._keep(message, grounded, answer, transcript, length)
+        yield AnswerDone(answer)
+
+    def _regions_found(self, transcript: Transcript) -> list[StreamEvent]:
+        """Ground the phrases that have just closed, together with those before them."""
+        events: list[StreamEvent] = []
+        for phrase in transcript.closed_phrases():
+            selection = self._runtime.ground_together(self._image, transcript.states[: phrase.num_states])[-1]
+            events.append(
+                RegionsFound(
+                    self._runtime.processor.decode_phrase(phrase.span, phrase.number, selection, self._image.letterbox)
+                )
+            )
+        return events
+
+    def _keep(
+        self, message: Message, grounded: bool, answer: GroundedAnswer, transcript: Transcript, prompt_length: int
+    ) -> None:
+        """Make the turn part of the dialogue; an answer that was cut short gets the end token it lacks."""
+        ids = transcript.ids if transcript.ended else [*transcript.ids, self._runtime.processor.tokens.ids.eos]
+        self._read = self._reader.length
+        self._unread = ids[self._read - prompt_length :]
+        self._history = None
+        self._messages = (*self._messages, message, Message("assistant", answer.raw))
+        self._grounded = (*self._grounded, grounded)
+        self._answers = (*self._answers, answer)
+
+    def _check_turn(self, turn: object) -> None:
+        if self._turn is not turn:
+            raise UsageError("this answer was given up when the next question was asked; its stream cannot go on")
+
+
+def _encode_history(
+    runtime: Runtime, image: SeenImage, messages: Sequence[Message], grounded: Sequence[bool]
+) -> EncodedText | None:
+    if len(messages) % 2 or len(grounded) != len(messages) // 2:
+        raise PromptError(
+            f"an earlier dialogue must be pairs of question and answer, with one `grounded` per pair, "
+            f"got {len(messages)} messages and {len(grounded)} values"
+        )
+    if not messages:
+        return None
+    for message in messages:
+        _check_prompts(message.prompts)
+    return runtime.processor.encode_conversation(messages, grounded, image.letterbox, runtime.max_positions)
+
+
+def question_message(question: str, prompts: Sequence[VisualPrompt]) -> Message:
+    """A question with its visual prompts, checked as far as no image is needed."""
+    if not isinstance(question, str):
+        raise UsageError(f"the question must be text, got {type(question).__name__}")
+    return Message("user", question, _check_prompts(prompts))
+
+
+def _check_prompts(prompts: Sequence[VisualPrompt]) -> tuple[VisualPrompt, ...]:
+    if not isinstance(prompts, (VisualPrompt, Iterable)):
+        raise PromptError(f"prompts must be a list of VisualPrompt values, got {type(prompts).__name__}")
+    prompts = (prompts,) if isinstance(prompts, VisualPrompt) else tuple(prompts)
+    if len(prompts) > MAX_REGIONS:
+        raise PromptError(f"a question may have at most {MAX_REGIONS} region prompts, got {len(prompts)}")
+    for prompt in prompts:
+        if not isinstance(prompt, VisualPrompt):
+            raise PromptError(f"prompts must be VisualPrompt values, got {type(prompt).__name__}")
+    return prompts
+
+
+def fit_decoding(decoding: Decoding, prompt_length: int, max_positions: int | None) -> Decoding:
+    """Keep the answer within the positions the language model was made for.
+
+    Raises:
+        UsageError: if what comes before the answer already fills them.
+    """
+    if max_positions is None:
+        return decoding
+    check_tokens(prompt_length, max_positions, room=1)
+    return replace(decoding, max_new_tokens=min(decoding.max_new_tokens, max_positions - prompt_length))

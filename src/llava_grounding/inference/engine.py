@@ -1,0 +1,336 @@
+"""GroundedChat: load a model once, then answer questions about images, with regions for the phrases of each answer.
+
+The way in for programs. Knows no HTTP and no command line; what it is made of lives in `checkpoints` (finding and
+loading), `dialogue` (turns), `decoding` (tokens) and `runtime` (the model on its device).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from PIL import Image
+
+from llava_grounding.errors import LlavaGroundingError, UsageError, shown
+from llava_grounding.geometry import Letterbox
+from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
+from llava_grounding.inference.checkpoints import load_checkpoint
+from llava_grounding.inference.conversation import Conversation, fit_decoding, question_message
+from llava_grounding.inference.decoding import Decoding, Reader, StopSignal, TokenLoop, check_stop
+from llava_grounding.inference.runtime import Runtime, SeenImage
+from llava_grounding.inference.transcript import Transcript
+from llava_grounding.markup import PhraseSpan
+from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.processing.conversation import referring_turn
+from llava_grounding.processing.phrases import as_spoken
+from llava_grounding.processing.processor import EncodedText, LlavaGroundingProcessor
+from llava_grounding.processing.text_length import check_characters_fit
+from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
+
+_PHRASES_PER_PASS = 32  # texts of `ground` read in one pass; bounds the memory it takes
+_NO_IMAGE = Letterbox.fit((1, 1), (1, 1))  # for texts without visual prompts
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of `ask_batch`."""
+
+    image: ImageSource
+    question: str
+    prompts: Sequence[VisualPrompt] = ()
+    grounded: bool = True
+
+
+class GroundedChat:
+    """A loaded model that answers questions about images.
+
+    To be used by one thread at a time: tokenizers are not safe to share. A server keeps one per worker, or a lock.
+
+    Args:
+        model: in float32, on its device; put into evaluation mode here.
+        processor: of the same checkpoint.
+        name: what answers call the model.
+        autocast: see `Runtime`.
+        limits: what images are refused for their size.
+    """
+
+    def __init__(
+        self,
+        model: LlavaGroundingForConditionalGeneration,
+        processor: LlavaGroundingProcessor,
+        name: str = "model",
+        *,
+        autocast: torch.dtype | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
+    ) -> None:
+        self.name = name
+        self._runtime = Runtime(model.eval(), processor, autocast)
+        self._limits = limits
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str] | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        *,
+        quantization: str | None = None,
+        limits: ImageLimits = DEFAULT_LIMITS,
+    ) -> GroundedChat:
+        """Load a checkpoint.
+
+        Args:
+            model: None or "nano" for the embedded model; a folder; or a hub id as "organisation/name".
+            device: "cpu", "cuda", "cuda:1", "mps"; None takes a CUDA device if there is one, else the CPU.
+            dtype: "float32", "bfloat16" or "float16" for the language side; None is float32. The vision modules keep
+                float32 weights; with bfloat16 their products are computed in it, with float16 they are not.
+            quantization: "int8" or "int4" for the linear layers of the language model; the rest of it is then in
+                bfloat16 unless `dtype` says otherwise. Needs the extra `quantize`; on CUDA and CPU.
+            limits: what images are refused for their size.
+
+        Raises:
+            UsageError: if there is no such model or device, or nothing quantises on it.
+            CheckpointError: if it is damaged; the message names the file.
+        """
+        loaded = load_checkpoint(model, device, dtype, quantization)
+        return cls(loaded.model, loaded.processor, loaded.name, autocast=loaded.autocast, limits=limits)
+
+    @property
+    def model(self) -> LlavaGroundingForConditionalGeneration:
+        """The transformers model underneath."""
+        return self._runtime.model
+
+    @property
+    def processor(self) -> LlavaGroundingProcessor:
+        """The doors between pictures, words and tensors."""
+        return self._runtime.processor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._runtime.device
+
+    def ask(
+        self,
+        image: ImageSource,
+        question: str,
+        prompts: Sequence[VisualPrompt] = (),
+        grounded: bool = True,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: StopSignal | None = None,
+    ) -> GroundedAnswer:
+        """Answer one question about an image.
+
+        Args:
+            image: path, bytes, PIL image or array; see `load_image`.
+            question: with one `<region>` per prompt.
+            prompts: what the k-th `<region>` points at, at most 32, in pixels of the upright image.
+            grounded: ask for regions; without, the answer has no phrases.
+            max_new_tokens: where the answer is cut, 1 to 2000.
+            temperature: 0 always takes the likeliest token; higher values vary more.
+            seed: makes sampling repeatable.
+            stop: a function or `threading.Event` asked between tokens; true ends the answer where it stands.
+
+        Returns:
+            The answer. A phrase for which nothing was found has no regions, and a score that says how near it was.
+
+        Raises:
+            ImageError, PromptError, UsageError: if something given cannot be used; the message says what.
+        """
+        talk = self.conversation(image)
+        return talk.ask(question, prompts, grounded, max_new_tokens, temperature, seed, stop)
+
+    def conversation(
+        self, image: ImageSource, messages: Sequence[Message] = (), grounded: bool | Sequence[bool] = True
+    ) -> Conversation:
+        """Begin a dialogue about an image, or go on with one held earlier.
+
+        Args:
+            messages: the earlier dialogue: user and assistant in turn, ending with the assistant.
+            grounded: whether the answers of it were to be grounded; one value for all, or one per question.
+        """
+        if not isinstance(messages, Sequence) or not all(isinstance(message, Message) for message in messages):
+            raise UsageError(f"messages must be a list of Message values, got {shown(messages)}")
+        if not isinstance(grounded, (bool, Iterable)):
+            raise UsageError(f"grounded must be true or false, or a list of them, got {shown(grounded)}")
+        flags = [grounded] * (len(messages) // 2) if isinstance(grounded, bool) else list(grounded)
+        return Conversation(self._runtime, self._look_at([image])[0], self.name, messages, flags)
+
+    def ask_batch(
+        self,
+        questions: Iterable[Question | Mapping[str, Any] | tuple[Any, ...]],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        stop: StopSignal | None = None,
+        batch_size: int = 16,
+    ) -> list[GroundedAnswer]:
+        """Answer many questions, several at once; the answers equal those of `ask` with the same arguments.
+
+        Args:
+            questions: `Question` values, or tuples or mappings of their fields, e.g. `(image, question)`. An image that
+                is given several times is encoded once per `batch_size` questions.
+            batch_size: how many are answered at once; it trades memory for speed.
+
+        Raises:
+            ImageError, PromptError, UsageError: as `ask`; the message begins with the number of the question, from 0.
+        """
+        decoding = Decoding(max_new_tokens, temperature, seed)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise UsageError(f"batch_size must be a whole number from 1 on, got {shown(batch_size)}")
+        check_stop(stop)
+        if not isinstance(questions, Iterable):
+            raise UsageError(f"questions must be a list of Question values, got {shown(questions)}")
+        asked = [_question(index, value) for index, value in enumerate(questions)]
+        answers: list[GroundedAnswer] = []
+        for start in range(0, len(asked), batch_size):
+            answers += self._answer_together(asked[start : start + batch_size], start, decoding, stop)
+        return answers
+
+    def ground(self, image: ImageSource, phrases: Sequence[str]) -> list[GroundedPhrase]:
+        """Find what each phrase names, without chat; phrases do not influence each other.
+
+        Args:
+            phrases: as anybody would type them: a bare noun is found as with its article; see `as_spoken`.
+
+        Returns:
+            One per phrase, in order, with its text as it was given; the span covers the phrase itself.
+
+        Raises:
+            PromptError: if a phrase is empty or holds special tokens.
+            UsageError: if phrases are no list of texts, or one is longer than the model reads.
+        """
+        if isinstance(phrases, str):
+            raise UsageError(f'phrases must be a list of texts, as in ["{phrases:.40}"], got one text')
+        if not isinstance(phrases, Iterable):
+            raise UsageError(f"phrases must be a list of texts, got {shown(phrases)}")
+        phrases = list(phrases)
+        for phrase in phrases:
+            if not isinstance(phrase, str):
+                raise UsageError(f"phrases must be a list of texts, got one of type {type(phrase).__name__}")
+        texts = [self._referring_text(phrase) for phrase in phrases]
+        seen = self._look_at([image])[0]
+        found: list[GroundedPhrase] = []
+        for start in range(0, len(texts), _PHRASES_PER_PASS):
+            states = self._seg_states(texts[start : start + _PHRASES_PER_PASS], seen)
+            for selection in self._runtime.ground_apart(seen, states):
+                text = phrases[len(found)].strip()
+                span = PhraseSpan(text, (0, len(text)), 0)
+                found.append(self.processor.decode_phrase(span, len(found), selection, seen.letterbox))
+        return found
+
+    def _look_at(self, images: Sequence[ImageSource]) -> list[SeenImage]:
+        return self._runtime.look_at([load_image(image, self._limits) for image in images])
+
+    def _referring_text(self, phrase: str) -> EncodedText:
+        """The dialogue that names a phrase; refused, if it is too long, before it costs anything."""
+        limit = self._runtime.max_positions
+        check_characters_fit(len(phrase), self.processor.tokens.longest, limit)
+        return self.processor.encode_conversation(referring_turn(as_spoken(phrase)), [True], _NO_IMAGE, limit)
+
+    @torch.inference_mode()
+    def _seg_states(self, texts: Sequence[EncodedText], image: SeenImage) -> torch.Tensor:
+        """The phrase state `[G, D]` of the one `<seg>` of each text."""
+        embeds, mask = _pad_left([self._runtime.embed(text, image) for text in texts])
+        ids = self.processor.collate_texts(texts, padding_side="left")["input_ids"].to(self.device)
+        hidden = Reader(self.model).feed(embeds, mask)
+        return self.model.phrase_states(hidden, ids, mask)[0][:, 0]
+
+    def _answer_together(
+        self, questions: Sequence[Question], first: int, decoding: Decoding, stop: StopSignal | None
+    ) -> list[GroundedAnswer]:
+        runtime = self._runtime
+        images = self._look_at_each(questions, first)
+        texts, decodings = [], []
+        for number, (question, image) in enumerate(zip(questions, images, strict=True), start=first):
+            with _naming(number):
+                message = question_message(question.question, question.prompts)
+                text = self.processor.encode_question(
+                    message, question.grounded, True, image.letterbox, runtime.max_positions
+                )
+                decodings.append(fit_decoding(decoding, len(text.input_ids), runtime.max_positions))
+            texts.append(text)
+        embeds, mask = _pad_left([runtime.embed(text, image) for text, image in zip(texts, images, strict=True)])
+        reader = Reader(self.model)
+        hidden = reader.feed(embeds, mask)[:, -1]
+        transcripts = [Transcript(self.processor) for _ in questions]
+        for step in TokenLoop(self.model, reader, hidden, decodings, stop).steps():
+            for row, state in step.states:
+                transcripts[row].take_state(state)
+            for transcript, token in zip(transcripts, step.tokens, strict=True):
+                if token is not None:
+                    transcript.take_token(token)
+        answers = []
+        for question, image, text, transcript in zip(questions, images, texts, transcripts, strict=True):
+            transcript.finish()
+            answers.append(
+                transcript.answer(
+                    runtime.ground_together(image, transcript.states) if question.grounded else [],
+                    image.letterbox,
+                    grounded=question.grounded,
+                    model=self.name,
+                    prompt_tokens=len(text.input_ids),
+                    image=image.picture,
+                )
+            )
+        return answers
+
+    def _look_at_each(self, questions: Sequence[Question], first: int) -> list[SeenImage]:
+        """The image of every question; one that several questions share is looked at once."""
+        pictures: dict[object, Image.Image] = {}
+        keys = [_image_key(question.image) for question in questions]
+        for number, (key, question) in enumerate(zip(keys, questions, strict=True), start=first):
+            if key not in pictures:
+                with _naming(number):
+                    pictures[key] = load_image(question.image, self._limits)
+        seen = dict(zip(pictures, self._runtime.look_at(list(pictures.values())), strict=True))
+        return [seen[key] for key in keys]
+
+
+def _image_key(image: ImageSource) -> object:
+    """Equal for the same file or the very same object."""
+    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else id(image)
+
+
+def _question(index: int, value: Question | Mapping[str, Any] | tuple[Any, ...]) -> Question:
+    if isinstance(value, Question):
+        return value
+    names = [field.name for field in fields(Question)]
+    try:
+        return Question(**value) if isinstance(value, Mapping) else Question(*value)
+    except TypeError as error:
+        raise UsageError(
+            f"question {index} must have the fields {', '.join(names)}, of which the first two are needed, "
+            f"got {_shown(value)}"
+        ) from error
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "a mapping with " + (", ".join(f"`{key}`" for key in value) or "nothing")
+    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, (tuple, list)) else "")
+
+
+@contextmanager
+def _naming(index: int) -> Iterator[None]:
+    """Put the number of the question in front of what is wrong with it."""
+    try:
+        yield
+    except LlavaGroundingError as error:
+        raise type(error)(f"question {index}: {error}") from error
+
+
+def _pad_left(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Join `[1, T, D]` rows of several lengths; their ends meet. Also gives which positions are real."""
+    longest = max(row.shape[1] for row in rows)
+    embeds = torch.cat([torch.nn.functional.pad(row, (0, 0, longest - row.shape[1], 0)) for row in rows])
+    mask = torch.zeros(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+    for number, row in enumerate(rows):
+        mask[number, longest - row.shape[1] :] = True
+    return embeds, mask

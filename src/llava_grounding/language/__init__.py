@@ -1,0 +1,1 @@
+"""English nouns: number, head words, synonyms. Knows no images and no tensors."""

@@ -1,0 +1,233 @@
+"""What is true in a scene, and the exact English names for it: counts, positions, relations, referring phrases.
+
+Knows kinds, colours and boxes; does not know how the scene is drawn, nor markup, nor questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from llava_grounding.data.sample import Instance
+from llava_grounding.scenes.kinds import GROUP_PLURALS, Kind, kind_named
+
+NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+# Smallest difference that counts as one, as a fraction of the image's side (places) or a ratio of areas (sizes).
+CLEAR_GAP = 0.1
+CLEAR_RATIO = 1.6
+
+_PLACES = (
+    ("in the top left", "at the top", "in the top right"),
+    ("on the left", "in the middle", "on the right"),
+    ("in the bottom left", "at the bottom", "in the bottom right"),
+)
+OPPOSITE = {
+    "to the left of": "to the right of",
+    "to the right of": "to the left of",
+    "above": "below",
+    "below": "above",
+    "on": "under",
+    "under": "on",
+    "in front of": "behind",
+    "behind": "in front of",
+}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One thing of the scene; `x` and `y` are its box's centre as fractions of the image, `area` its visible pixels."""
+
+    index: int
+    kind: Kind
+    colour: str | None
+    x: float
+    y: float
+    area: float
+
+    @property
+    def said_colour(self) -> str | None:
+        return self.colour if self.kind.says_colour else None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A phrase without its article that fits exactly the given things: "red car", "dogs on the left"."""
+
+    words: str
+    indices: tuple[int, ...]
+
+    @property
+    def plural(self) -> bool:
+        return len(self.indices) > 1
+
+
+@dataclass(frozen=True)
+class SceneFacts:
+    """The things of a scene and what holds between them.
+
+    Args:
+        things: in the order of the sample's instances.
+        background: one sentence, or "".
+        stands_on: a thing's index to the index of what it stands on.
+        in_front: pairs (front, behind) where the first hides a part of the second.
+    """
+
+    things: tuple[Thing, ...]
+    background: str = ""
+    stands_on: dict[int, int] = field(default_factory=dict)
+    in_front: frozenset[tuple[int, int]] = frozenset()
+
+    @classmethod
+    def of_instances(
+        cls, instances: Sequence[Instance], areas: Sequence[float], size_wh: tuple[int, int], **relations: object
+    ) -> SceneFacts:
+        """Facts of a sample's instances; `areas` are visible pixels."""
+        things = []
+        for index, (instance, area) in enumerate(zip(instances, areas, strict=True)):
+            x0, y0, x1, y1 = instance.box_xyxy.tolist()
+            colour = instance.attributes[0] if instance.attributes else None
+            centre = (x0 + x1) / 2 / size_wh[0], (y0 + y1) / 2 / size_wh[1]
+            things.append(Thing(index, kind_named(instance.category), colour, *centre, float(area)))
+        return cls(tuple(things), **relations)  # type: ignore[arg-type]
+
+    def groups(self) -> list[list[Thing]]:
+        """Things that look alike (same kind and colour), from left to right."""
+
+        def look(thing: Thing) -> tuple[str, str]:
+            return thing.kind.name, thing.said_colour or ""
+
+        alike = [list(members) for _, members in groupby(sorted(self.things, key=look), look)]
+        return sorted(alike, key=lambda members: sum(thing.x for thing in members) / len(members))
+
+    def of_kind(self, name: str, colour: str | None = None) -> tuple[int, ...]:
+        return tuple(t.index for t in self.things if t.kind.name == name and colour in (None, t.colour))
+
+    def of_group(self, group: str) -> tuple[int, ...]:
+        return tuple(t.index for t in self.things if t.kind.group == group)
+
+    def relation(self, first: Thing, second: Thing) -> str:
+        """Where the first is as seen from the second."""
+        if self.stands_on.get(first.index) == second.index:
+            return "on"
+        if self.stands_on.get(second.index) == first.index:
+            return "under"
+        if (first.index, second.index) in self.in_front:
+            return "in front of"
+        if (second.index, first.index) in self.in_front:
+            return "behind"
+        dx, dy = first.x - second.x, first.y - second.y
+        if abs(dx) >= abs(dy):
+            return "to the left of" if dx < 0 else "to the right of"
+        return "above" if dy < 0 else "below"
+
+    def relation_is_clear(self, first: Thing, second: Thing) -> bool:
+        """Whether nobody would name another relation."""
+        if self.relation(first, second) in ("on", "under", "in front of", "behind"):
+            return True
+        dx, dy = abs(first.x - second.x), abs(first.y - second.y)
+        return max(dx, dy) >= CLEAR_GAP and max(dx, dy) >= 1.3 * min(dx, dy)
+
+    def nearest(self, thing: Thing) -> Thing | None:
+        """The nearest other thing that has a name of its own."""
+        others = [other for other in self.things if other is not thing and self.name(other)]
+        on = self.stands_on.get(thing.index)
+        for other in others:
+            if other.index == on:
+                return other
+        return min(others, key=lambda o: (o.x - thing.x) ** 2 + (o.y - thing.y) ** 2, default=None)
+
+    def clearly_nearest(self, thing: Thing) -> Thing | None:
+        """The nearest other thing, if it has a name and the next one is clearly farther away."""
+
+        def distance(other: Thing) -> float:
+            return float(((other.x - thing.x) ** 2 + (other.y - thing.y) ** 2) ** 0.5)
+
+        others = sorted((other for other in self.things if other is not thing), key=distance)
+        if not others or self.name(others[0]) is None:
+            return None
+        if len(others) > 1 and distance(others[1]) - distance(others[0]) < CLEAR_GAP:
+            return None
+        return others[0]
+
+    def name(self, thing: Thing) -> str | None:
+        """The shortest words, without article, that fit only this thing; None if there are none."""
+        for reference in self.single_references(thing):
+            return reference.words
+        return None
+
+    def single_references(self, thing: Thing) -> list[Reference]:
+        """Phrases that fit only this thing, the shortest first."""
+        kind, colour, found = thing.kind, thing.said_colour, []
+        same_kind = self.of_kind(kind.name)
+        alike = self.of_kind(kind.name, thing.colour)
+        if len(same_kind) == 1:
+            found.append(kind.name)
+        if colour and len(alike) == 1:
+            found.append(name_of(kind, colour))
+        if len(same_kind) > 1:
+            found += _placed(thing, [self.things[i] for i in same_kind], kind.name)
+        if colour and 1 < len(alike) < len(same_kind):
+            found += _placed(thing, [self.things[i] for i in alike], name_of(kind, colour))
+        return [Reference(words, (thing.index,)) for words in found]
+
+    def plural_references(self) -> list[Reference]:
+        """Phrases that fit two or more things: kinds, kinds of one colour, and wider words."""
+        found: dict[str, tuple[int, ...]] = {}
+        for thing in self.things:
+            found[thing.kind.plural] = self.of_kind(thing.kind.name)
+            if thing.said_colour:
+                found[name_of(thing.kind, thing.said_colour, 2)] = self.of_kind(thing.kind.name, thing.colour)
+            if thing.kind.group:
+                found[GROUP_PLURALS[thing.kind.group]] = self.of_group(thing.kind.group)
+        return [Reference(words, indices) for words, indices in found.items() if len(indices) > 1]
+
+
+def _placed(thing: Thing, rivals: Sequence[Thing], noun: str) -> Iterable[str]:
+    """Words that tell the thing from its rivals by place or size."""
+    others = [other for other in rivals if other is not thing]
+    if all(other.x - thing.x >= CLEAR_GAP for other in others):
+        yield f"{noun} on the left"
+    elif all(thing.x - other.x >= CLEAR_GAP for other in others):
+        yield f"{noun} on the right"
+    if all(other.y - thing.y >= CLEAR_GAP for other in others):
+        yield f"{noun} at the top"
+    elif all(thing.y - other.y >= CLEAR_GAP for other in others):
+        yield f"{noun} at the bottom"
+    if all(thing.area >= CLEAR_RATIO * other.area for other in others):
+        yield f"largest {noun}"
+    elif all(thing.area * CLEAR_RATIO <= other.area for other in others):
+        yield f"smallest {noun}"
+
+
+def name_of(kind: Kind, colour: str | None = None, count: int = 1) -> str:
+    """Kind and colour in words, without article or number: "red car", "men in blue"."""
+    noun = kind.name if count == 1 else kind.plural
+    if colour is None:
+        return noun
+    return f"{noun} in {colour}" if kind.worn else f"{colour} {noun}"
+
+
+def with_article(words: str) -> str:
+    """With "a" or "an" before it."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def counted(kind: Kind, colour: str | None, count: int) -> str:
+    """ "a red car", "two red cars"."""
+    words = name_of(kind, colour, count)
+    return with_article(words) if count == 1 else f"{number_word(count)} {words}"
+
+
+def number_word(count: int) -> str:
+    return NUMBER_WORDS[count] if count < len(NUMBER_WORDS) else str(count)
+
+
+def place_of(thing: Thing) -> str:
+    """Which ninth of the image its centre is in."""
+    return _PLACES[min(2, int(thing.y * 3))][min(2, int(thing.x * 3))]
+
+
+def listed(items: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

@@ -1,0 +1,197 @@
+"""The losses of one step: language, phrases of the dialogue, class names, and what is pointed at.
+
+Each is a sum over tokens or objects, divided by how many of them the whole step holds on all devices, so that it makes
+no difference how a step is split. Two are means weighted by objects, and thus nearly so: what cells show, and words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingForConditionalGeneration
+from llava_grounding.model.placement import any_trainable
+from llava_grounding.train.batching.batches import ChatBatch, ClassBatch
+from llava_grounding.train.losses.class_losses import ClassPhrases, class_losses
+from llava_grounding.train.losses.matcher import HungarianMatcher
+from llava_grounding.train.losses.prompt_losses import PromptCriterion
+from llava_grounding.train.losses.set_criterion import SetCriterion
+from llava_grounding.train.losses.word_loss import word_loss
+
+_MATCHING_CELLS = 16  # a side: matching whole masks of 56 x 56 cells was a quarter of a step
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """One criterion for class names, one for phrases, one for what is pointed at."""
+
+    classes: SetCriterion
+    phrases: SetCriterion
+    prompts: PromptCriterion
+
+    @classmethod
+    def of(cls, num_classes: int, num_points: int | None) -> Criteria:
+        """With `num_points=None` masks are judged on every cell."""
+        # The class loss is a mean over columns; 0.4 per column is a weight of 4 on their sum, as with few phrases.
+        return cls(
+            SetCriterion(
+                loss_class_weight=0.4 * (1 + num_classes), num_points=num_points, matcher=_matcher(num_points)
+            ),
+            SetCriterion(num_points=num_points, phrase_normalisation="valid", matcher=_matcher(num_points)),
+            PromptCriterion(num_points=num_points, score_target="iou"),
+        )
+
+
+def _matcher(num_points: int | None) -> HungarianMatcher:
+    return HungarianMatcher(num_points=num_points, max_cells=_MATCHING_CELLS)
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors on the losses beside the language loss."""
+
+    grounding: float = 1.0
+    words: float = 1.0
+    prompts: float = 1.0
+    denoising: int = 0
+    """Disturbed copies of each object in the class task."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How much of a step a micro-batch is: its part of the learnt tokens, and of the objects."""
+
+    tokens: Tensor | float = 1.0
+    objects: Tensor | float = 1.0
+    prompts: Tensor | float = 1.0
+
+    @classmethod
+    def of(cls, batch: ChatBatch | ClassBatch, totals: Tensor | None) -> Shares:
+        """Of a batch in a step with these totals; None means that the batch is the step."""
+        if totals is None:
+            return cls()
+        return cls(*(batch.counts.to(totals).clamp(min=1) / totals.clamp(min=1)).unbind())
+
+
+def pretrain_losses(
+    model: LlavaGroundingForConditionalGeneration,
+    phrases: ClassPhrases,
+    criteria: Criteria,
+    batch: ClassBatch,
+    weights: LossWeights = LossWeights(),
+    shares: Shares = Shares(),
+) -> dict[str, Tensor]:
+    """Losses of class names as phrases; `loss` is their weighted sum."""
+    memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
+    losses = class_losses(model, phrases, criteria.classes, memory, batch, weights.denoising)[2]
+    return {name: value * shares.objects for name, value in losses.items()}
+
+
+def chat_losses(
+    model: LlavaGroundingForConditionalGeneration,
+    phrases: ClassPhrases | None,
+    criteria: Criteria,
+    batch: ChatBatch,
+    weights: LossWeights = LossWeights(),
+    shares: Shares = Shares(),
+    ground: bool = True,
+) -> dict[str, Tensor]:
+    """Language loss, grounding loss of the `<seg>` phrases and of the class names; `loss` is their weighted sum.
+
+    Args:
+        phrases: of the class names; None leaves that task out, as does a batch without them.
+        ground: whether the phrases of the dialogue are grounded at all.
+    """
+    if phrases is not None and batch.classes is not None and any_trainable(model.grounder):
+        features = model.encode_image(**batch.images, **phrases.scored(batch.classes.phrase_mask))
+        named = _class_task(model, phrases, criteria, batch, features, weights.denoising)
+    else:
+        features, named = model.encode_image(**batch.images), {}
+    output = read_dialogues(model, batch, features)
+    named = {name: value * shares.objects for name, value in named.items()}
+    language = output.loss * shares.tokens
+    losses = {"language": language} | {f"class_{name}": value for name, value in named.items()}
+    total = language
+    if named:
+        total = total + weights.words * named["words"] + weights.grounding * named["loss"]
+    embeds, found = model.phrase_states(output.last_hidden_state, batch.texts["input_ids"])
+    if ground:
+        if not embeds.shape[1]:
+            # Grounded all the same, as beside images with phrases; and every process takes the same way.
+            embeds, found = embeds.new_zeros(len(embeds), 1, embeds.shape[2]), found.new_zeros(len(found), 1)
+        mask = F.pad(batch.phrase_mask, (0, 1))[:, : embeds.shape[1]] & found
+        grounding = model.ground(features.memory, embeds, mask, features.proposals, with_aux=True)
+        phrase_losses = criteria.phrases(grounding, batch.targets, mask)
+        phrase_losses = {name: value * shares.objects for name, value in phrase_losses.items()}
+        total = total + weights.grounding * phrase_losses["loss"]
+        losses |= {f"phrase_{name}": value for name, value in phrase_losses.items()}
+    if batch.pointed is not None:
+        prompt_losses = _point(model, criteria.prompts, batch, output.image_features)
+        prompt_losses = {name: value * shares.prompts for name, value in prompt_losses.items()}
+        total = total + weights.prompts * prompt_losses["loss"]
+        losses |= {f"prompt_{name}": value for name, value in prompt_losses.items()}
+    if not total.requires_grad:  # nothing trainable had a part in this batch: a gradient of zero
+        total = sum((one.sum() * 0.0 for one in model.parameters() if one.requires_grad), total)
+    return losses | {"loss": total}
+
+
+@dataclass(frozen=True)
+class ReadDialogues:
+    """What the language model made of true dialogues."""
+
+    loss: Tensor
+    """Mean over the learnt tokens."""
+    last_hidden_state: Tensor
+    """[B, T, D]"""
+    image_features: ImageFeatures
+    """With what the visual prompt encoder reads, where it was needed."""
+
+
+def read_dialogues(
+    model: LlavaGroundingForConditionalGeneration, batch: ChatBatch, features: ImageFeatures
+) -> ReadDialogues:
+    """The language model's pass over true dialogues, in training and in validation.
+
+    Only learnt positions are scored: [B, T, vocabulary] logits would be most of the memory, and nobody reads them.
+    """
+    output = model(
+        input_ids=batch.texts["input_ids"],
+        grounder_pixel_values=batch.images["grounder_pixel_values"],
+        attention_mask=batch.texts["attention_mask"],
+        labels=batch.texts["labels"],
+        region_prompts=batch.prompts,
+        image_features=features,
+        use_cache=False,
+        logits_to_keep=1,
+    )
+    return ReadDialogues(output.loss, output.last_hidden_state, output.image_features or features)
+
+
+def _point(
+    model: LlavaGroundingForConditionalGeneration, criterion: PromptCriterion, batch: ChatBatch, features: ImageFeatures
+) -> dict[str, Tensor]:
+    """Losses of the prompt encoder on things that are pointed at, each prompt by itself."""
+    assert batch.pointed is not None
+    memory = model.with_prompt_memory(features, batch.images["grounder_pixel_values"]).prompt_memory
+    assert memory is not None
+    output = model.encode_regions(memory, batch.pointed.prompts, isolate=True, with_aux=True)
+    return criterion(output, batch.pointed.targets)
+
+
+def _class_task(
+    model: LlavaGroundingForConditionalGeneration,
+    phrases: ClassPhrases,
+    criteria: Criteria,
+    batch: ChatBatch,
+    features: ImageFeatures,
+    denoising: int,
+) -> dict[str, Tensor]:
+    """Losses of class names on the queries that the language model reads, and of what these tokens say."""
+    assert batch.classes is not None
+    assert batch.words is not None
+    output, result, losses = class_losses(
+        model, phrases, criteria.classes, features.memory, batch.classes, denoising, features.proposals
+    )
+    return losses | {"words": word_loss(model, output, result, batch.words)}
