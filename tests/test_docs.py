@@ -17,9 +17,9 @@ from PIL import Image
 
 from house import CLI_PAGE, PACKAGE, ROOT, Block, blocks, help_text, pages, with_current_help
 from llava_grounding import GroundedAnswer
+from llava_grounding.checkpoints import find_checkpoint
 from llava_grounding.cli.main import app
 from llava_grounding.errors import LlavaGroundingError
-from llava_grounding.inference.checkpoints import find_checkpoint
 from llava_grounding.model.presets import PRESETS, preset
 from llava_grounding.scenes.synthetic import draw_scene
 from llava_grounding.train.plan import STAGES

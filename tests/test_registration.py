@@ -1,4 +1,4 @@
-"""The Auto classes know our model, in whatever order the packages are imported."""
+"""The Auto classes know our model once it is registered, and nothing else of the program is changed."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ assert processor_class_from_name("LlavaGroundingProcessor").__module__.startswit
 """
 
 
-def test_transformers_loaded_first_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_auto_classes_are_loaded_the_model_registers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     import transformers.models.auto.configuration_auto  # noqa: F401
 
     imported: list[str] = []
     monkeypatch.setattr(registration, "import_module", imported.append)
-    registration.register_when_needed()
+    registration.register_if_loaded()
     assert imported == ["llava_grounding.model.llava_grounding", "llava_grounding.processing.processor"]
 
 
-def test_the_auto_classes_know_the_model_when_ours_comes_first_and_deep_imports_follow() -> None:
-    code = f"import llava_grounding.model.config; from transformers import LlamaForCausalLM\n{KNOWN}"
+def test_the_auto_classes_know_the_model_and_no_module_loader_is_changed() -> None:
+    before = "import sys; finders, hooks = list(sys.meta_path), list(sys.path_hooks)"
+    after = "assert (sys.meta_path, sys.path_hooks) == (finders, hooks)"
+    code = f"{before}\nimport llava_grounding\n{after}\nllava_grounding.register()\n{KNOWN}"
     source = str(Path(llava_grounding.__file__).parents[1])
     paths = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": paths})

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, pipeline
 
 from llava_grounding import GroundedChat, LlavaGroundingForConditionalGeneration, LlavaGroundingProcessor
-from llava_grounding.inference.checkpoints import without_progress_bars
+from llava_grounding.checkpoints import without_progress_bars
 from llava_grounding.model.config import LlavaGroundingConfig
 from tiny_model import picture, saying, tiny_chat, tiny_parts
 

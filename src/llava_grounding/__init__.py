@@ -6,7 +6,7 @@ Public names are imported when first used, so that `import llava_grounding` is q
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from llava_grounding.registration import register_when_needed
+from llava_grounding.registration import register, register_if_loaded
 
 if TYPE_CHECKING:
     from llava_grounding.errors import LlavaGroundingError
@@ -54,6 +54,7 @@ __all__ = [
     "TextDelta",
     "VisualPrompt",
     "__version__",
+    "register",
 ]
 
 
@@ -70,4 +71,4 @@ def __dir__() -> list[str]:
 
 
 # So that `AutoProcessor`, `AutoModelForImageTextToText` and `pipeline` read our checkpoints.
-register_when_needed()
+register_if_loaded()

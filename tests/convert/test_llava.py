@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from llava_grounding.checkpoints import load_checkpoint
 from llava_grounding.convert.llava import PublicParts, convert_llava
 from llava_grounding.convert.report import ConversionReport
 from llava_grounding.errors import CheckpointError, ConfigError, UsageError
 from llava_grounding.geometry import Letterbox
-from llava_grounding.inference.checkpoints import load_checkpoint
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.outputs import RegionPrompts

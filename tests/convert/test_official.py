@@ -17,13 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from golden.joined import joined_state, released_settings, write_released
+from llava_grounding.checkpoints import load_checkpoint
 from llava_grounding.convert import folder as written_folder
 from llava_grounding.convert.keys import GROUNDER_PREFIX
 from llava_grounding.convert.official import convert_official
 from llava_grounding.convert.report import ConversionReport
 from llava_grounding.convert.writer import WeightWriter
 from llava_grounding.errors import CheckpointError, UsageError
-from llava_grounding.inference.checkpoints import load_checkpoint
 
 RECORDED = Path(__file__).parents[1] / "golden" / "C_inference"
 SETTINGS = released_settings(RECORDED)

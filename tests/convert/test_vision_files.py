@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from llava_grounding.checkpoints import load_checkpoint
 from llava_grounding.convert.llava import convert_llava
 from llava_grounding.convert.official_vision import convert_grounder_state, convert_prompt_encoder_state
 from llava_grounding.convert.report import ConversionReport
 from llava_grounding.convert.vision import convert_vision
 from llava_grounding.convert.vision_files import openseed_state, semantic_sam_state
 from llava_grounding.errors import CheckpointError, ConfigError
-from llava_grounding.inference.checkpoints import load_checkpoint
 from llava_grounding.model.builders import build_grounder, build_visual_prompt_encoder
 from llava_grounding.model.config import GrounderConfig, VisualPromptConfig
 from public_parts import FRESH, GOLDEN, PREDICTOR, openseed_state_dict, save, semantic_sam_state_dict, write_llava

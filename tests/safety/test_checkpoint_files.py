@@ -20,9 +20,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 
 from llava_grounding import checkpoint_files
 from llava_grounding.checkpoint_files import check_values, plain_file, stored_shapes
+from llava_grounding.checkpoints import find_config, load_checkpoint, without_progress_bars
 from llava_grounding.cli.doctor import measure
 from llava_grounding.errors import CheckpointError, LlavaGroundingError, UsageError
-from llava_grounding.inference.checkpoints import find_config, load_checkpoint, without_progress_bars
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from tiny_model import tiny_parts

@@ -10,9 +10,9 @@ from transformers import GenerationConfig
 
 from llava_grounding import generation_settings
 from llava_grounding.checkpoint_files import check_folder, read_object
+from llava_grounding.checkpoints import without_progress_bars
 from llava_grounding.errors import CheckpointError
 from llava_grounding.generation_settings import check_generation, check_generation_within
-from llava_grounding.inference.checkpoints import without_progress_bars
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from tiny_model import tiny_parts
 

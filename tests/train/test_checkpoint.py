@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from small_training import class_phrases, recipe, training_model, training_processor
 from torch import Tensor
 
+from llava_grounding.checkpoints import load_checkpoint
 from llava_grounding.errors import CheckpointError
-from llava_grounding.inference.checkpoints import load_checkpoint
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.train import checkpoint
 from llava_grounding.train.adapters import add_adapters

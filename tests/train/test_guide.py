@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from llava_grounding.checkpoints import EMBEDDED_MODEL, find_checkpoint
 from llava_grounding.cli.main import run
 from llava_grounding.errors import LlavaGroundingError
-from llava_grounding.inference.checkpoints import EMBEDDED_MODEL, find_checkpoint
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["steps=2", "batch_size=2", "save_steps=2", "eval_steps=2", "logging_steps=1", "workers=0", "pictures=1"]

@@ -45,8 +45,8 @@ def benchmark(
 
     from llava_grounding.benchmark.quality import evaluate_photos, evaluate_scenes
     from llava_grounding.benchmark.report import hash_weights
+    from llava_grounding.checkpoints import choose_device, find_checkpoint
     from llava_grounding.data.readers.coco import PACK_VARIABLE, PhotoPack
-    from llava_grounding.inference.checkpoints import choose_device, find_checkpoint
     from llava_grounding.inference.engine import GroundedChat
 
     # What cannot work is found out before the minutes of asking.

@@ -119,7 +119,7 @@ def _print(report: ConversionReport) -> None:
 def _dtype(name: Precision | None) -> Any:
     if name is None:
         return None
-    from llava_grounding.inference.checkpoints import choose_dtype
+    from llava_grounding.checkpoints import choose_dtype
 
     return choose_dtype(name.value)
 

@@ -159,7 +159,7 @@ def measure(source: str) -> Model:
     Raises:
         ConfigError, CheckpointError: if there is none of that name, or its configuration is damaged.
     """
-    from llava_grounding.inference.checkpoints import find_config
+    from llava_grounding.checkpoints import find_config
     from llava_grounding.model.sizes import cache_bytes_per_token, memory_needed, meta_model, part_sizes
 
     name, config = find_config(source)

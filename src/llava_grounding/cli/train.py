@@ -58,7 +58,7 @@ def train(
     loaded = load_recipe(recipe, _pairs(overrides or []))
     if data is not None and not data.is_dir():
         raise UsageError(f"--data {quoted(str(data))} is no folder; give the one that the files of the recipe are in")
-    from llava_grounding.inference.checkpoints import choose_device
+    from llava_grounding.checkpoints import choose_device
 
     choose_device(device)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)

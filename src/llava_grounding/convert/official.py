@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from llava_grounding.checkpoint_files import CONFIG, check_numbers, read_object
+from llava_grounding.checkpoints import read_config
 from llava_grounding.convert.folder import FolderSettings, expected_shapes, write_converted
 from llava_grounding.convert.official_keys import official_name, why_left_out
 from llava_grounding.convert.plan import make_plan
@@ -20,7 +21,6 @@ from llava_grounding.convert.sizes import OfficialSettings, embedding_rows, offi
 from llava_grounding.convert.vocabulary import read_tokenizer, token_ids
 from llava_grounding.convert.writer import MAX_FILE_BYTES, check_new
 from llava_grounding.errors import CheckpointError
-from llava_grounding.inference.checkpoints import read_config
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.processing.conversation import ChatTemplate
 from llava_grounding.processing.image import TowerSettings

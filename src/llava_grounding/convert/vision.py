@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from llava_grounding.checkpoints import read_config
 from llava_grounding.convert.folder import FolderSettings, expected_shapes, write_converted
 from llava_grounding.convert.report import ConversionReport
 from llava_grounding.convert.shards import find_shards, stored_in
@@ -9,7 +10,6 @@ from llava_grounding.convert.sources import FreshValues, Source, join_plans
 from llava_grounding.convert.vision_files import open_openseed, open_semantic_sam
 from llava_grounding.convert.writer import check_new
 from llava_grounding.errors import CheckpointError, ConfigError
-from llava_grounding.inference.checkpoints import read_config
 from llava_grounding.model.config import GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from PIL import Image
 
+from llava_grounding.checkpoints import load_checkpoint
 from llava_grounding.errors import LlavaGroundingError, UsageError, shown
 from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
-from llava_grounding.inference.checkpoints import load_checkpoint
 from llava_grounding.inference.conversation import Conversation, fit_decoding, question_message
 from llava_grounding.inference.decoding import Decoding, Reader, StopSignal, TokenLoop, check_stop
 from llava_grounding.inference.runtime import Runtime, SeenImage

@@ -22,8 +22,8 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_
 from torch.distributed.tensor import DTensor
 
 from llava_grounding.checkpoint_files import plain_bytes, plain_file, weight_files
+from llava_grounding.checkpoints import without_progress_bars
 from llava_grounding.errors import CheckpointError, quoted
-from llava_grounding.inference.checkpoints import without_progress_bars
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.adapters import is_adapted, merged_state
 from llava_grounding.train.losses.class_losses import ClassPhrases

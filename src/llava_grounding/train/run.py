@@ -18,8 +18,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 
+from llava_grounding.checkpoints import choose_device
 from llava_grounding.errors import ConfigError, did_you_mean, missing_extra
-from llava_grounding.inference.checkpoints import choose_device
 from llava_grounding.train.answer_images import AnswerImages
 from llava_grounding.train.autocast import use_bfloat16
 from llava_grounding.train.batching.stream import Portion

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
+from llava_grounding.checkpoints import find_checkpoint, load_checkpoint, read_config
 from llava_grounding.data.sample import Sample
 from llava_grounding.errors import ConfigError, DataError
-from llava_grounding.inference.checkpoints import find_checkpoint, load_checkpoint, read_config
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG, strip_markup
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration

@@ -29,12 +29,12 @@ from llava_grounding.checkpoint_files import (
     stored_types,
 )
 from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, quoted
-from llava_grounding.inference.quantization import quantization_config
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.presets import PRESETS, preset
 from llava_grounding.model.sizes import meta_model
 from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.quantization import quantization_config
 
 EMBEDDED_MODEL = "nano"
 """Name of the model inside the package."""

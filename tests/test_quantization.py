@@ -11,7 +11,7 @@ import torch
 
 from llava_grounding.errors import ConfigError, LlavaGroundingError, MissingExtraError
 from llava_grounding.inference.engine import GroundedChat
-from llava_grounding.inference.quantization import QUANTIZATIONS, quantization_config
+from llava_grounding.quantization import QUANTIZATIONS, quantization_config
 from tiny_model import KINDS, picture, saying, tiny_config, tiny_processor, tiny_weights
 
 CPU = torch.device("cpu")
