@@ -21,7 +21,7 @@ from llava_grounding.geometry import (
     box_xyxy_to_xywh,
     clip_boxes_xyxy,
     clip_stroke,
-    generalized_box_iou,
+    generalized_iou,
     oriented_size,
     points_from_oriented,
     points_to_oriented,
@@ -74,7 +74,7 @@ def test_formats_there_and_back_change_no_box(boxes_xyxy):
 @many
 @given(boxes(), boxes())
 def test_overlaps_equal_those_worked_out_pair_by_pair(first, second):
-    iou, generalized = box_iou(first, second), generalized_box_iou(first, second)
+    iou, generalized = box_iou(first, second), generalized_iou(first[:, None], second[None])
     assert iou.shape == generalized.shape == (len(first), len(second))
     for i, a in enumerate(first):
         for j, b in enumerate(second):
@@ -89,7 +89,7 @@ def test_overlaps_equal_those_worked_out_pair_by_pair(first, second):
 def test_torch_and_numpy_give_the_same_numbers(first, second):
     for function in (box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, box_xyxy_to_xywh, box_xywh_to_xyxy, box_area):
         assert np.array_equal(function(torch.from_numpy(first)).numpy(), function(first))
-    for overlap in (box_iou, generalized_box_iou):
+    for overlap in (box_iou, lambda one, other: generalized_iou(one[:, None], other[None])):
         result = overlap(torch.from_numpy(first), torch.from_numpy(second))
         assert np.allclose(result.numpy(), overlap(first, second), atol=1e-12)
     clipped = clip_boxes_xyxy(torch.from_numpy(first), (20, 8))
@@ -101,12 +101,13 @@ def test_tensors_keep_their_type(kind):
     boxes_xyxy = torch.tensor([[0, 0, 2, 2], [1, 1, 3, 3]], dtype=kind)
     for function in (box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, box_area):
         assert function(boxes_xyxy).dtype == kind
-    assert box_iou(boxes_xyxy, boxes_xyxy).dtype == generalized_box_iou(boxes_xyxy, boxes_xyxy).dtype == kind
+    assert box_iou(boxes_xyxy, boxes_xyxy).dtype == generalized_iou(boxes_xyxy, boxes_xyxy).dtype == kind
 
 
 def test_gradients_are_finite_also_for_boxes_without_area():
     boxes_xyxy = torch.tensor([[1.0, 1, 1, 1], [0, 0, 2, 2], [5, 5, 6, 6]], requires_grad=True)
-    (generalized_box_iou(boxes_xyxy, boxes_xyxy.detach()) + box_iou(boxes_xyxy, boxes_xyxy.detach())).sum().backward()
+    others = boxes_xyxy.detach()
+    (generalized_iou(boxes_xyxy[:, None], others[None]) + box_iou(boxes_xyxy, boxes_xyxy.detach())).sum().backward()
     assert torch.isfinite(boxes_xyxy.grad).all()
     assert boxes_xyxy.grad.abs().sum() > 0
 

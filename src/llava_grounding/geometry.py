@@ -62,32 +62,34 @@ def box_area(boxes_xyxy: Array) -> Array:
 
 def box_iou(boxes_xyxy: Array, others_xyxy: Array) -> Array:
     """Intersection over union of each (n, 4) box with each (m, 4) other, as (n, m); 0 for two boxes without area."""
-    intersection, union = _intersection_and_union(boxes_xyxy, others_xyxy)
-    return _ratio(intersection, union)
+    for name, boxes in (("boxes_xyxy", boxes_xyxy), ("others_xyxy", others_xyxy)):
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise ShapeError(f"{name} must be (n, 4), got {tuple(boxes.shape)}")
+    return _ratio(*_intersection_and_union(boxes_xyxy[:, None], others_xyxy[None]))
 
 
-def generalized_box_iou(boxes_xyxy: Array, others_xyxy: Array) -> Array:
-    """IoU less the share of the common hull that neither box covers, in [-1, 1], of (n, 4) by (m, 4) as (n, m).
+def generalized_iou(boxes_xyxy: Array, others_xyxy: Array) -> Array:
+    """IoU less the share of the common hull that neither box covers, in [-1, 1], of (..., 4) boxes that broadcast.
+
+    Two boxes without area give 0 and no gradient.
 
     Source: Generalized Intersection over Union (arXiv:1902.09630).
     """
     xp = _namespace(boxes_xyxy)
     intersection, union = _intersection_and_union(boxes_xyxy, others_xyxy)
-    low = xp.minimum(boxes_xyxy[:, None, :2], others_xyxy[None, :, :2])
-    high = xp.maximum(boxes_xyxy[:, None, 2:], others_xyxy[None, :, 2:])
+    low = xp.minimum(boxes_xyxy[..., :2], others_xyxy[..., :2])
+    high = xp.maximum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
     hull = box_area(_join(low, high))
     return _ratio(intersection, union) - _ratio(hull - union, hull)
 
 
 def _intersection_and_union(boxes_xyxy: Array, others_xyxy: Array) -> tuple[Array, Array]:
-    for name, boxes in (("boxes_xyxy", boxes_xyxy), ("others_xyxy", others_xyxy)):
-        if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise ShapeError(f"{name} must be (n, 4), got {tuple(boxes.shape)}")
+    """Of (..., 4) boxes that broadcast."""
     xp = _namespace(boxes_xyxy)
-    low = xp.maximum(boxes_xyxy[:, None, :2], others_xyxy[None, :, :2])
-    high = xp.minimum(boxes_xyxy[:, None, 2:], others_xyxy[None, :, 2:])
+    low = xp.maximum(boxes_xyxy[..., :2], others_xyxy[..., :2])
+    high = xp.minimum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])
     intersection = box_area(_join(low, high))
-    return intersection, box_area(boxes_xyxy)[:, None] + box_area(others_xyxy)[None] - intersection
+    return intersection, box_area(boxes_xyxy) + box_area(others_xyxy) - intersection
 
 
 def _ratio(part: Array, whole: Array) -> Array:

@@ -4,16 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from recorded_losses import read_case
 from torch import Tensor
 
 from llava_grounding.errors import ShapeError
-from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_box_iou
 from llava_grounding.model.outputs import GrounderPrediction
 from llava_grounding.train.batching.targets import GroundingTarget
-from llava_grounding.train.losses.matcher import HungarianMatcher, generalized_iou_cxcywh
+from llava_grounding.train.losses.matcher import HungarianMatcher
 
 
 def random_prediction(batch: int = 3, queries: int = 12, phrases: int = 4) -> tuple[GrounderPrediction, Tensor]:
@@ -166,18 +163,3 @@ def test_targets_that_disagree_are_refused_with_names_and_shapes() -> None:
     prediction, features = random_prediction(batch=2)
     with pytest.raises(ShapeError, match="must share one canvas size"):
         HungarianMatcher()(prediction, features, [random_target(1), random_target(1, size_hw=(8, 8))])
-
-
-coordinate = st.floats(0.0, 1.0, width=32)
-
-
-@settings(deadline=None)
-@given(
-    boxes=st.lists(st.tuples(*[coordinate] * 4), min_size=1, max_size=5),
-    others=st.lists(st.tuples(*[coordinate] * 4), min_size=1, max_size=5),
-)
-def test_generalized_iou_is_that_of_the_geometry_module(boxes: list, others: list) -> None:
-    first, second = torch.tensor(boxes, dtype=torch.float64), torch.tensor(others, dtype=torch.float64)
-    expected = generalized_box_iou(box_cxcywh_to_xyxy(first), box_cxcywh_to_xyxy(second))
-    ours = generalized_iou_cxcywh(first[:, None], second[None])
-    torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llava_grounding.errors import ShapeError
-from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_box_iou
+from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_iou
 from llava_grounding.model.outputs import VisualPromptOutput, VisualPromptPrediction, mask_logits_from
 from llava_grounding.train.batching.targets import GroundingTarget
 from llava_grounding.train.losses.prompt_losses import PROMPT_LOSS_NAMES, PromptCriterion
@@ -71,7 +71,7 @@ def test_every_loss_is_the_mean_over_objects_of_what_it_says() -> None:
             sums["loss_mask"] += float(entropy)
             sums["loss_dice"] += float(dice)
             sums["loss_box"] += float((box - target.boxes_cxcywh[row]).abs().sum())
-            sums["loss_giou"] += 1 - float(generalized_box_iou(*corners))
+            sums["loss_giou"] += 1 - float(generalized_iou(*corners))
             sums["loss_score"] += float((output.ious[image, row, 0] - (1 - dice)) ** 2)
     assert losses.keys() == {f"{name}{suffix}" for name in PROMPT_LOSS_NAMES for suffix in ("", "_aux0")}
     for name, total in sums.items():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from recorded_losses import LOSS_NAMES, read_case
 from torch import Tensor
 
+from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_iou
 from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction
 from llava_grounding.train.batching.targets import GroundingTarget
 from llava_grounding.train.losses import set_criterion as losses_module
@@ -127,7 +128,8 @@ def plain_losses(output: GrounderPrediction, features: Tensor, targets: list[Gro
             total["loss_dice"] = total["loss_dice"] + 1 - overlap / (chance.sum() + coverage.sum() + 1)
             difference = output.boxes_cxcywh[image, query] - target.boxes_cxcywh[row]
             total["loss_box"] = total["loss_box"] + difference.abs().sum()
-            giou = losses_module.generalized_iou_cxcywh(output.boxes_cxcywh[image, query], target.boxes_cxcywh[row])
+            corners = output.boxes_cxcywh[image, query], target.boxes_cxcywh[row]
+            giou = generalized_iou(*map(box_cxcywh_to_xyxy, corners))
             total["loss_giou"] = total["loss_giou"] + 1 - giou
         logits = output.phrase_logits[image]
         chance = torch.where(truth > 0, logits.sigmoid(), 1 - logits.sigmoid())

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_iou
 from llava_grounding.model.outputs import GrounderPrediction
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch, as_batch
 from llava_grounding.train.losses.points import PointPlan, PointSource, sample_maps, sample_masks
@@ -142,7 +143,7 @@ class HungarianMatcher:
             boxes = targets.padded(targets.boxes_cxcywh).unsqueeze(1)  # [B, 1, M, 4]
             queries = predictions.boxes_cxcywh.unsqueeze(3)  # [D, B, Q, 1, 4]
             cost += self.cost_box * (queries - boxes).abs().sum(-1)
-            cost -= self.cost_giou * generalized_iou_cxcywh(queries, boxes)
+            cost -= self.cost_giou * generalized_iou(box_cxcywh_to_xyxy(queries), box_cxcywh_to_xyxy(boxes))
             if targets.masks is not None:
                 cost += self._mask_costs(predictions, targets, points)
         return cost
@@ -226,21 +227,3 @@ def _class_costs(phrase_logits: Tensor, targets: TargetBatch) -> Tensor:
     absent = (1.0 - FOCAL_ALPHA) * prob.square() * -(1.0 - prob + LOG_EPSILON).log()
     share = targets.phrase_map / targets.phrase_map.sum(1, keepdim=True).clamp(min=1.0)
     return (present - absent) @ targets.padded(share).transpose(1, 2)
-
-
-def generalized_iou_cxcywh(boxes: Tensor, others: Tensor) -> Tensor:
-    """Generalised IoU of boxes [..., 4] and others [..., 4] that broadcast, without a pairwise table.
-
-    Two boxes without area give 0 and no gradient. Equal to `geometry.generalized_box_iou` where both apply.
-    """
-    low, high = boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2
-    other_low, other_high = others[..., :2] - others[..., 2:] / 2, others[..., :2] + others[..., 2:] / 2
-    shared = (torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp(min=0.0).prod(-1)
-    hull = (torch.maximum(high, other_high) - torch.minimum(low, other_low)).clamp(min=0.0).prod(-1)
-    union = (high - low).prod(-1) + (other_high - other_low).prod(-1) - shared
-    return _ratio(shared, union) - _ratio(hull - union, hull)
-
-
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    empty = whole <= 0
-    return (part / (whole + empty)).masked_fill(empty, 0.0)

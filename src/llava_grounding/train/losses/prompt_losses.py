@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llava_grounding.errors import ShapeError
+from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_iou
 from llava_grounding.model.outputs import VisualPromptOutput, VisualPromptPrediction, mask_logits_from
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch
-from llava_grounding.train.losses.matcher import generalized_iou_cxcywh
 from llava_grounding.train.losses.points import PointDraws, PointPlan, PointSource, sample_maps, sample_masks
 from llava_grounding.train.losses.set_criterion import bce_and_dice, choose_points, loss_key, weighted
 
@@ -92,9 +92,10 @@ class PromptCriterion:
         with torch.autocast(device.type, enabled=False):
             batch = _join(targets, output)
             layers = _FirstTokens.of(output, batch)
+            found, target = (box_cxcywh_to_xyxy(one.boxes_cxcywh) for one in (layers, batch))
             sums = {
                 "loss_box": (layers.boxes_cxcywh - batch.boxes_cxcywh).abs().sum((1, 2)),
-                "loss_giou": (1.0 - generalized_iou_cxcywh(layers.boxes_cxcywh, batch.boxes_cxcywh)).sum(1),
+                "loss_giou": (1.0 - generalized_iou(found, target)).sum(1),
             }
             if batch.masks is None:
                 # Distributed training wants a gradient for every parameter, here one of zero.

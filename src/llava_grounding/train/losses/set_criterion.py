@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_iou
 from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch, as_batch
 from llava_grounding.train.losses.matcher import (
@@ -20,7 +21,6 @@ from llava_grounding.train.losses.matcher import (
     HungarianMatcher,
     Pairs,
     StackedPredictions,
-    generalized_iou_cxcywh,
 )
 from llava_grounding.train.losses.points import (
     PointDraws,
@@ -290,5 +290,5 @@ def _box_sums(predictions: StackedPredictions, targets: TargetBatch, pairs: Pair
     target = targets.boxes_cxcywh[pairs.targets]
     return {
         "loss_box": (matched - target).abs().sum((1, 2)),
-        "loss_giou": (1.0 - generalized_iou_cxcywh(matched, target)).sum(1),
+        "loss_giou": (1.0 - generalized_iou(box_cxcywh_to_xyxy(matched), box_cxcywh_to_xyxy(target))).sum(1),
     }
