@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from llava_grounding.benchmark.judge import judge_answer
-from llava_grounding.benchmark.metrics import GroundingCounts
 from llava_grounding.data.sample import Instance
 from llava_grounding.errors import DataError
 from llava_grounding.language.nouns import lexicon
+from llava_grounding.matching import GroundingCounts
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Region
 
 WORDS = lexicon(())

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from llava_grounding.benchmark.captions import ObjectCounts, cider_d, count_objects
 from llava_grounding.benchmark.metrics import (
-    GroundingCounts,
     bootstrap_interval,
     box_hits_at_50,
     count_yes_no,
@@ -19,14 +18,13 @@ from llava_grounding.benchmark.metrics import (
     exact_match,
     first_number,
     grounding_statistics,
-    harmonic_mean,
     mask_overlap,
-    match_one_to_one,
     mean_iou,
     parse_yes_no,
     share_statistic,
     words_among,
 )
+from llava_grounding.matching import GroundingCounts, harmonic_mean, match_one_to_one
 
 
 def test_the_worked_example_of_the_paper() -> None:

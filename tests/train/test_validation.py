@@ -10,10 +10,11 @@ from small_training import class_phrases, training_model, training_processor
 
 from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.geometry import box_xyxy_to_cxcywh
+from llava_grounding.matching import GroundingCounts
 from llava_grounding.model.outputs import GrounderOutput
 from llava_grounding.train import validation
 from llava_grounding.train.batching.batches import chat_batch, chat_item, longest_dialogue
-from llava_grounding.train.validation import Tally, Validation, phrase_rows, tally, validate_chat, validate_classes
+from llava_grounding.train.validation import Validation, count_matches, phrase_rows, validate_chat, validate_classes
 
 TRUTH = box_xyxy_to_cxcywh(np.array([[0.1, 0.1, 0.3, 0.5], [0.5, 0.1, 0.9, 0.5], [0.5, 0.6, 0.9, 0.9]]))
 WANTED = np.array([[True, False], [False, True], [False, True]])
@@ -24,33 +25,37 @@ def scores(*rows: tuple[float, float]) -> np.ndarray:
     return np.array(rows)
 
 
+def counts(found: int, predicted: int, wanted: int) -> GroundingCounts:
+    return GroundingCounts(predicted, wanted, found, found)
+
+
 def test_f1_is_the_harmonic_mean_of_precision_and_recall() -> None:
-    assert Tally(found=2, predicted=4, wanted=3).f1 == pytest.approx(2 * 0.5 * (2 / 3) / (0.5 + 2 / 3))
-    assert Tally(0, 0, 0).f1 == 0
-    assert Tally(3, 3, 3).f1 == 1
+    assert counts(2, 4, 3).f1 == pytest.approx(2 * 0.5 * (2 / 3) / (0.5 + 2 / 3))
+    assert counts(0, 0, 0).f1 == 0
+    assert counts(3, 3, 3).f1 == 1
 
 
 def test_exact_boxes_are_all_found() -> None:
-    assert tally(scores((0.9, 0), (0, 0.8), (0, 0.7)), TRUTH, TRUTH, WANTED, 0.5) == Tally(3, 3, 3)
+    assert count_matches(scores((0.9, 0), (0, 0.8), (0, 0.7)), TRUTH, TRUTH, WANTED, 0.5) == counts(3, 3, 3)
 
 
 def test_what_is_not_above_the_threshold_is_not_predicted() -> None:
-    assert tally(scores((0.9, 0), (0, 0.8), (0, 0.5)), TRUTH, TRUTH, WANTED, 0.5) == Tally(2, 2, 3)
+    assert count_matches(scores((0.9, 0), (0, 0.8), (0, 0.5)), TRUTH, TRUTH, WANTED, 0.5) == counts(2, 2, 3)
 
 
 def test_the_right_box_for_the_wrong_phrase_counts_against() -> None:
-    assert tally(scores((0, 0.9), (0, 0), (0, 0)), TRUTH, TRUTH, WANTED, 0.5) == Tally(0, 1, 3)
+    assert count_matches(scores((0, 0.9), (0, 0), (0, 0)), TRUTH, TRUTH, WANTED, 0.5) == counts(0, 1, 3)
 
 
 def test_one_thing_is_found_once_only() -> None:
     near = TRUTH[1:2] * [1, 1, 0.82, 0.82]  # IoU 0.67: no double, and good enough alone
     boxes = np.concatenate([TRUTH[1:2], near])
-    assert tally(scores((0, 0.9), (0, 0.8)), boxes, TRUTH, WANTED, 0.5) == Tally(1, 2, 3)
+    assert count_matches(scores((0, 0.9), (0, 0.8)), boxes, TRUTH, WANTED, 0.5) == counts(1, 2, 3)
 
 
 def test_doubles_are_dropped_before_they_are_counted() -> None:
     boxes = np.concatenate([TRUTH[1:2], TRUTH[1:2] * [1, 1, 0.95, 0.95]])
-    assert tally(scores((0, 0.9), (0, 0.8)), boxes, TRUTH, WANTED, 0.5) == Tally(1, 1, 3)
+    assert count_matches(scores((0, 0.9), (0, 0.8)), boxes, TRUTH, WANTED, 0.5) == counts(1, 1, 3)
 
 
 def test_a_second_box_takes_the_thing_the_first_has_left() -> None:
@@ -58,14 +63,16 @@ def test_a_second_box_takes_the_thing_the_first_has_left() -> None:
     truth = box_xyxy_to_cxcywh(np.array([[0.0, 0.0, 0.4, 0.4], [0.1, 0.0, 0.5, 0.4]]))
     boxes = box_xyxy_to_cxcywh(np.array([[0.0, 0.0, 0.4, 0.4], [0.04, 0.0, 0.44, 0.4]]))
     both = np.array([[True], [True]])
-    assert tally(np.array([[0.9], [0.8]]), boxes, truth, both, 0.5).predicted == 1  # IoU 0.82 makes it a double
+    assert (
+        count_matches(np.array([[0.9], [0.8]]), boxes, truth, both, 0.5).num_predicted == 1
+    )  # IoU 0.82 makes it a double
     apart = box_xyxy_to_cxcywh(np.array([[0.0, 0.0, 0.4, 0.4], [0.045, 0.07, 0.445, 0.4]]))
-    assert tally(np.array([[0.9], [0.8]]), apart, truth, both, 0.5) == Tally(2, 2, 2)
+    assert count_matches(np.array([[0.9], [0.8]]), apart, truth, both, 0.5) == counts(2, 2, 2)
 
 
 def test_nothing_wanted_and_nothing_there_are_fine() -> None:
-    assert tally(np.zeros((2, 0)), TRUTH[:2], TRUTH, np.zeros((3, 0), bool), 0.3) == Tally(0, 0, 0)
-    assert tally(np.full((1, 1), 0.9), MISS, np.zeros((0, 4)), np.zeros((0, 1), bool), 0.3) == Tally(0, 1, 0)
+    assert count_matches(np.zeros((2, 0)), TRUTH[:2], TRUTH, np.zeros((3, 0), bool), 0.3) == counts(0, 0, 0)
+    assert count_matches(np.full((1, 1), 0.9), MISS, np.zeros((0, 4)), np.zeros((0, 1), bool), 0.3) == counts(0, 1, 0)
 
 
 def told(output: GrounderOutput, boxes: torch.Tensor, phrase_map: torch.Tensor) -> GrounderOutput:
@@ -111,7 +118,7 @@ def test_phrases_without_known_instances_are_not_counted(monkeypatch: pytest.Mon
     model, processor = training_model().eval(), training_processor()
     turn = sample().turns[2]  # "A dog" is known, "grass" is not
     seen: list[tuple[np.ndarray, ...]] = []
-    monkeypatch.setattr(validation, "tally", lambda *row: seen.append(row) or Tally(0, 0, 0))
+    monkeypatch.setattr(validation, "count_matches", lambda *row: seen.append(row) or counts(0, 0, 0))
     other = sample((thing("cat", (8, 8, 20, 20)),), sample().turns[1:2])
     validate_chat(model, processor, [sample(turns=(turn,)), other])
     found, _, truth, wanted, _ = seen[0]

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llava_grounding.benchmark.metrics import harmonic_mean, ratio
+from llava_grounding.matching import harmonic_mean, ratio
 
 MAX_N = 4
 _SIGMA = 6.0

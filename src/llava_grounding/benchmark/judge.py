@@ -12,12 +12,12 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from llava_grounding.benchmark.metrics import IOU_THRESHOLD, GroundingCounts, match_one_to_one
 from llava_grounding.data.sample import Instance
 from llava_grounding.errors import DataError
 from llava_grounding.geometry import box_iou
 from llava_grounding.language.nouns import Lexicon
 from llava_grounding.masks import mask_iou
+from llava_grounding.matching import IOU_THRESHOLD, GroundingCounts, match_one_to_one
 from llava_grounding.structures import GroundedAnswer, Region
 
 OverlapOf = Literal["box", "mask"]

@@ -10,55 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from llava_grounding.geometry import box_iou
 from llava_grounding.language.nouns import parse_number
+from llava_grounding.matching import IOU_THRESHOLD, harmonic_mean, ratio
 
-IOU_THRESHOLD = 0.5
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _ARTICLES = frozenset({"a", "an", "the"})
-
-
-@dataclass(frozen=True)
-class GroundingCounts:
-    """Counts of one or many grounded answers; add them up before taking ratios.
-
-    Args:
-        num_predicted: regions the answer points at.
-        num_truths: labelled instances.
-        tp_predicted: regions that are right.
-        tp_truths: distinct instances found; fewer than `tp_predicted` where an answer names one thing twice.
-
-    Source: LLaVA-Grounding (arXiv:2312.02949), Grounding-Bench.
-    """
-
-    num_predicted: int = 0
-    num_truths: int = 0
-    tp_predicted: int = 0
-    tp_truths: int = 0
-
-    def __add__(self, other: GroundingCounts) -> GroundingCounts:
-        return GroundingCounts(*(a + b for a, b in zip(self.row(), other.row(), strict=True)))
-
-    def row(self) -> tuple[int, int, int, int]:
-        """The counts in the order of the fields, for `bootstrap_interval`."""
-        return (self.num_predicted, self.num_truths, self.tp_predicted, self.tp_truths)
-
-    @property
-    def precision(self) -> float | None:
-        """Share of the regions that are right; None when none was predicted."""
-        return ratio(self.tp_predicted, self.num_predicted)
-
-    @property
-    def recall(self) -> float | None:
-        """Share of the instances that were found; None when there are none."""
-        return ratio(self.tp_truths, self.num_truths)
-
-    @property
-    def f1(self) -> float:
-        return harmonic_mean(self.precision, self.recall)
 
 
 @dataclass(frozen=True)
@@ -105,32 +64,6 @@ class Interval:
 
     low: float
     high: float
-
-
-def ratio(part: float, whole: float) -> float | None:
-    """part / whole; None where it is undefined."""
-    return part / whole if whole else None
-
-
-def harmonic_mean(precision: float | None, recall: float | None) -> float:
-    """F1; an undefined part counts as 0, so silence scores 0."""
-    p, r = precision or 0.0, recall or 0.0
-    return 2 * p * r / (p + r) if p + r else 0.0
-
-
-def match_one_to_one(overlaps: np.ndarray, threshold: float = IOU_THRESHOLD) -> list[tuple[int, int]]:
-    """Pairs (row, column) with overlap at or above the threshold: as many as possible, then the largest overlaps.
-
-    Args:
-        overlaps: (n, m) intersection over union.
-    """
-    overlaps = np.asarray(overlaps, dtype=np.float64)
-    if overlaps.size == 0:
-        return []
-    # One more pair outweighs any gain in overlap.
-    gain = np.where(overlaps >= threshold, overlaps + min(overlaps.shape) + 1, 0.0)
-    rows, columns = linear_sum_assignment(gain, maximize=True)
-    return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if overlaps[r, c] >= threshold]
 
 
 def box_hits_at_50(predicted_xyxy: Sequence[np.ndarray | None], truths_xyxy: Sequence[np.ndarray]) -> list[bool]:

@@ -12,7 +12,6 @@ import numpy as np
 
 from llava_grounding.benchmark.captions import ObjectCounts, cider_d
 from llava_grounding.benchmark.metrics import (
-    GroundingCounts,
     bootstrap_interval,
     count_yes_no,
     cumulative_iou,
@@ -22,6 +21,7 @@ from llava_grounding.benchmark.metrics import (
     share_statistic,
 )
 from llava_grounding.benchmark.report import Metric, SystemResult
+from llava_grounding.matching import GroundingCounts
 
 
 @dataclass

@@ -19,7 +19,7 @@ from llava_grounding.train.losses.step_losses import Criteria, LossWeights, Shar
 from llava_grounding.train.plan import StagePlan
 from llava_grounding.train.recipe import Recipe
 
-Look = Callable[[LlavaGroundingForConditionalGeneration, ClassPhrases | None], dict[str, Any]]
+ModelFunction = Callable[[LlavaGroundingForConditionalGeneration, ClassPhrases | None], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class TrainingModule(nn.Module):
                 parameter.data = parameter.data.reshape(1)
                 self.scalars.add(name)
 
-    def forward(self, batch: ChatBatch | ClassBatch | Look, totals: Tensor | None = None) -> dict[str, Any]:
+    def forward(self, batch: ChatBatch | ClassBatch | ModelFunction, totals: Tensor | None = None) -> dict[str, Any]:
         """Losses by name; `loss` is what to minimise.
 
         Args:

@@ -1,4 +1,4 @@
-"""Quick looks at a model while it trains: held-out scenes, teacher-forced. The report is `benchmark/quality.py`."""
+"""Validation while a model trains: held-out samples, teacher-forced. The report is `benchmark/quality.py`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from llava_grounding.data.sample import Sample
 from llava_grounding.errors import DataError
 from llava_grounding.geometry import box_cxcywh_to_xyxy, box_iou
+from llava_grounding.matching import GroundingCounts, match_one_to_one
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.selection import keep_queries
@@ -34,24 +35,10 @@ _TURNS = 4
 _THRESHOLDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
 
 
-@dataclass(frozen=True)
-class Tally:
-    """Counts of phrase and region pairs at IoU 0.5."""
-
-    found: int
-    predicted: int
-    wanted: int
-
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and recall; 0 when both are empty."""
-        return 2 * self.found / max(1, self.predicted + self.wanted)
-
-
-def tally(
+def count_matches(
     scores: np.ndarray, boxes_cxcywh: np.ndarray, truth: np.ndarray, wanted: np.ndarray, threshold: float
-) -> Tally:
-    """Greedy one-to-one matches of each phrase's kept boxes with its instances.
+) -> GroundingCounts:
+    """One-to-one matches of each phrase's kept boxes with its instances, at IoU 0.5.
 
     Args:
         scores: (Q, G).
@@ -65,41 +52,34 @@ def tally(
         kept = keep_queries(scores[:, phrase], corners, threshold, _NMS_IOU)
         rows = np.flatnonzero(wanted[:, phrase])
         predicted += len(kept)
-        if len(kept) and len(rows):
-            overlap = box_iou(corners[kept], truth_corners[rows])
-            for row in overlap:
-                best = int(row.argmax())
-                if row[best] >= 0.5:
-                    found += 1
-                    overlap[:, best] = -1
-    return Tally(found, predicted, int(wanted.sum()))
+        found += len(match_one_to_one(box_iou(corners[kept], truth_corners[rows])))
+    return GroundingCounts(predicted, int(wanted.sum()), found, found)
 
 
 Row = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-"""One image's scores, boxes, true boxes and truth, as `tally` takes them."""
+"""One image's scores, boxes, true boxes and truth, as `count_matches` takes them."""
 
 
 def best_f1(rows: Sequence[Row], prefix: str) -> dict[str, float]:
     """F1 at the threshold that suits it best, and that threshold."""
     results = {}
     for threshold in _THRESHOLDS:
-        counts = [tally(*row, threshold) for row in rows]
-        results[threshold] = Tally(*(sum(getattr(c, f) for c in counts) for f in ("found", "predicted", "wanted"))).f1
+        results[threshold] = sum((count_matches(*row, threshold) for row in rows), GroundingCounts()).f1
     threshold = max(results, key=lambda key: results[key])
     return {f"{prefix}_f1": results[threshold], f"{prefix}_threshold": threshold}
 
 
 @dataclass
-class Look:
-    """What a pass over samples saw; of several processes, to be joined."""
+class ValidationRows:
+    """What a pass over samples gave; of several processes, to be joined."""
 
     class_rows: list[Row] = field(default_factory=list)
     phrase_rows: list[Row] = field(default_factory=list)
     losses: list[tuple[float, int]] = field(default_factory=list)
     """Language losses with the number of tokens each is a mean over."""
 
-    def join(self, other: Look) -> None:
-        """Add what another process saw."""
+    def join(self, other: ValidationRows) -> None:
+        """Add those of another process."""
         self.class_rows += other.class_rows
         self.phrase_rows += other.phrase_rows
         self.losses += other.losses
@@ -115,10 +95,10 @@ class Look:
 
 @dataclass
 class Validation:
-    """Looks at held-out samples, each process at its part of them.
+    """Runs a model over held-out samples, each process over its part of them.
 
     Args:
-        chat: whether dialogues are looked at.
+        chat: whether dialogues are validated.
         batch_size: samples that pass through the model at once.
         max_turns, max_tokens: of a dialogue, as in training; see `Recipe`.
     """
@@ -136,23 +116,23 @@ class Validation:
     @torch.no_grad()
     def __call__(self, model: LlavaGroundingForConditionalGeneration, phrases: ClassPhrases | None) -> dict[str, float]:
         """Metrics of the model, the same on every process."""
-        look = Look()
+        rows = ValidationRows()
         mine = self.samples[self.rank :: self.world_size]
         if phrases is not None:
-            look.class_rows = class_rows(model, phrases, self.processor, mine, self.batch_size)
+            rows.class_rows = class_rows(model, phrases, self.processor, mine, self.batch_size)
         if self.chat:
             with_dialogues = [sample for sample in mine if sample.turns]
-            look.phrase_rows, look.losses = phrase_rows(
+            rows.phrase_rows, rows.losses = phrase_rows(
                 model, self.processor, with_dialogues, self.batch_size, self.max_turns, self.max_tokens, self._left_out
             )
         if self.world_size > 1:
-            looks: list[Look | None] = [None] * self.world_size
-            dist.all_gather_object(looks, look)
-            look = Look()
-            for one in looks:
+            parts: list[ValidationRows | None] = [None] * self.world_size
+            dist.all_gather_object(parts, rows)
+            rows = ValidationRows()
+            for one in parts:
                 assert one is not None
-                look.join(one)
-        return look.metrics()
+                rows.join(one)
+        return rows.metrics()
 
 
 def validate_classes(
@@ -162,7 +142,7 @@ def validate_classes(
     samples: Sequence[Sample],
 ) -> dict[str, float]:
     """F1 of class names as phrases at the best threshold."""
-    return Look(class_rows=class_rows(model, phrases, processor, samples)).metrics()
+    return ValidationRows(class_rows=class_rows(model, phrases, processor, samples)).metrics()
 
 
 def validate_chat(
@@ -170,7 +150,7 @@ def validate_chat(
 ) -> dict[str, float]:
     """Language loss and F1 of the true answers' phrases at the best threshold."""
     rows, losses = phrase_rows(model, processor, samples)
-    return Look(phrase_rows=rows, losses=losses).metrics()
+    return ValidationRows(phrase_rows=rows, losses=losses).metrics()
 
 
 @torch.no_grad()
