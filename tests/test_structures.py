@@ -498,3 +498,17 @@ def test_a_region_is_described_in_a_line() -> None:
     region = Region(np.array([1.0, 1, 3, 2.5]), 0.75, a_mask())
     assert repr(region) == f"Region((1, 1, 3, 2.5), score 0.750, mask of {a_mask().sum()} pixels)"
     assert repr(Region(np.array([0.0, 0, 2.5, 3]), 0.5)) == "Region((0, 0, 2.5, 3), score 0.500)"
+
+
+def test_regions_of_a_phrase_as_columns() -> None:
+    mask = np.zeros((4, 6), dtype=bool)
+    mask[1:3, 2:5] = True
+    first, second = Region(np.array([2.0, 1, 5, 3]), 0.9, mask), Region(np.array([0.0, 0, 1, 1]), 0.4, ~mask)
+    phrase = GroundedPhrase(0, "dogs", (0, 4), (first, second), 0.9)
+    assert phrase.boxes_xyxy.tolist() == [[2, 1, 5, 3], [0, 0, 1, 1]]
+    assert phrase.scores.tolist() == [0.9, 0.4]
+    assert phrase.masks is not None
+    assert (phrase.masks == np.stack([mask, ~mask])).all()
+    assert GroundedPhrase(0, "dogs", (0, 4), (first, Region(np.zeros(4), 0.1)), 0.9).masks is None
+    nothing = GroundedPhrase(0, "dogs", (0, 4), (), 0.1)
+    assert (nothing.boxes_xyxy.shape, nothing.scores.shape, nothing.masks.shape) == ((0, 4), (0,), (0, 0, 0))

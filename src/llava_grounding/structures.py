@@ -203,6 +203,28 @@ class GroundedPhrase:
         object.__setattr__(self, "regions", tuple(self.regions))
         object.__setattr__(self, "score", _score(self.score))
 
+    @property
+    def boxes_xyxy(self) -> np.ndarray:
+        """(n, 4) float64, a box per region, in pixels of the original image."""
+        return np.array([region.box_xyxy for region in self.regions]).reshape(-1, 4)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(n,) float64, how sure the model is of each region."""
+        return np.array([region.score for region in self.regions], dtype=np.float64)
+
+    @property
+    def masks(self) -> np.ndarray | None:
+        """(n, H, W) bool, a mask per region, of the size of the original image; None where one has a box alone.
+
+        Without regions (0, 0, 0): a phrase does not know the size of the image.
+        """
+        masks = [region.mask for region in self.regions]
+        if not masks:
+            return np.zeros((0, 0, 0), dtype=np.bool_)
+        known = [mask for mask in masks if mask is not None]
+        return np.stack(known) if len(known) == len(masks) else None
+
 
 @dataclass(frozen=True)
 class GroundedAnswer:
