@@ -76,9 +76,10 @@ test-avx2: $(VENV)/.dev ## run the tests in which CPUs differ as on one without 
 
 check: lint types imports test ## everything CI runs
 
-lint: $(VENV)/.dev ## style and formatting
+lint: $(VENV)/.dev ## style, formatting, and code that nothing uses
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/vulture
 
 types: $(VENV)/.dev ## static types
 	$(BIN)/mypy

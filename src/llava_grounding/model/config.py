@@ -14,7 +14,6 @@ from llava_grounding.checkpoint_files import check_values
 from llava_grounding.errors import ConfigError, did_you_mean
 from llava_grounding.model import efficientnet_lite  # noqa: F401 - so that its model_type is known
 
-PhraseState = Literal["before_seg", "at_seg"]
 QuerySelection = Literal["softmax", "sigmoid"]
 _PIXEL_DECODERS = ("deformable", "feature_pyramid")
 _CONVOLUTIONS = ("full", "separable")

@@ -59,17 +59,6 @@ def watermelon(p: Pen, c: RGB, r: random.Random) -> None:
         p.ellipse(x, y, 2, 3.4, INK)
 
 
-def grapes(p: Pen, c: RGB, r: random.Random) -> None:
-    p.curve([(50, 20), (50, 10), (58, 3)], 4, WOOD)
-    p.blob([(52, 10), (74, 2), (84, 14), (66, 22)], STALK)
-    for row, count in enumerate((4, 4, 3, 2, 1)):
-        for k in range(count):
-            x = 50 + (k - (count - 1) / 2) * 20 + (5 if row == 1 else 0)
-            y = 28 + row * 15
-            p.circle(x, y, 11.5, dark(c, 0.08 * ((k + row) % 3)))
-            p.circle(x - 3, y - 4, 3, light(c, 0.45))
-
-
 def carrot(p: Pen, c: RGB, r: random.Random) -> None:
     for dx in (-12, -4, 4, 12):
         p.curve([(50, 32), (50 + dx * 0.8, 16), (50 + dx * 1.6, 2)], 5, STALK)

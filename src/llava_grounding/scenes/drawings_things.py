@@ -375,18 +375,6 @@ def pencil(p: Pen, c: RGB, r: random.Random) -> None:
     p.polygon([(10, 47), (10, 53), (2, 50)], INK)
 
 
-def scissors(p: Pen, c: RGB, r: random.Random) -> None:
-    gap = r.uniform(6, 13)
-    for s in (-1, 1):
-        p.polygon(
-            [(50, 52), (50 + s * 5, 60), (50 - s * gap, 2), (50 - s * (gap + 5), 14)],
-            METAL if s > 0 else dark(METAL, 0.2),
-        )
-        p.line([(50, 54), (50 + s * 16, 70)], 6, c)
-        p.ring(50 + s * 20, 82, 12, 7, c)
-    p.circle(50, 54, 3.4, INK)
-
-
 def hammer(p: Pen, c: RGB, r: random.Random) -> None:
     p.rect(45, 24, 55, 98, c, 4)
     p.polygon([(24, 8), (60, 8), (60, 28), (24, 28)], (104, 108, 116))
