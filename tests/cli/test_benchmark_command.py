@@ -38,7 +38,7 @@ def run(*arguments: Any) -> Any:
 
 def test_scenes_print_a_table_and_write_the_report(blind_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "reports" / "scenes.json"
-    result = run("scenes", "--model", blind_model, "--limit", 2, "--json", file)
+    result = run("scenes", "--model", blind_model, "--limit", 2, "--report", file)
     assert result.exit_code == 0, result.output
     assert "grounded F1 (box IoU 0.5)" in result.stdout
     assert "centre box" in result.stdout
@@ -46,21 +46,23 @@ def test_scenes_print_a_table_and_write_the_report(blind_model: Path, tmp_path: 
     assert (report.task, report.num_images, report.model) == ("scenes", 2, "blind")
     assert len(report.model_hash) == 64
     assert [path.name for path in file.parent.iterdir()] == ["scenes.json"]
+    printed = run("scenes", "--model", blind_model, "--limit", 2, "--json")
+    assert Report.from_dict(json.loads(printed.stdout)).num_images == 2
 
 
 def test_a_report_replaces_no_file_of_the_model_or_the_data(
     blind_model: Path, mini_pack_root: Path, tmp_path: Path
 ) -> None:
     before = (blind_model / "model.safetensors").read_bytes()
-    result = run("scenes", "--model", blind_model, "--limit", 2, "--json", blind_model / "model.safetensors")
+    result = run("scenes", "--model", blind_model, "--limit", 2, "--report", blind_model / "model.safetensors")
     assert "would overwrite a file of the model" in str(result.exception)
     assert (blind_model / "model.safetensors").read_bytes() == before
     (tmp_path / "pack").symlink_to(mini_pack_root)
     place = tmp_path / "pack" / "instances_val.json"
-    result = run("photos", "--model", blind_model, "--data", mini_pack_root, "--json", place)
+    result = run("photos", "--model", blind_model, "--data", mini_pack_root, "--report", place)
     assert "would overwrite a file of the data" in str(result.exception)
     for json_file, words in ((tmp_path, "is a folder"), ("", "must not be empty"), (place / "x.json", "is none")):
-        result = run("scenes", "--model", blind_model, "--json", json_file)
+        result = run("scenes", "--model", blind_model, "--report", json_file)
         assert words in str(result.exception)
     assert "device must be" in str(run("scenes", "--model", blind_model, "--device", "banana").exception)
     assert "give its folder with --data" in str(run("photos", "--model", blind_model).exception)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from llava_grounding.cli.outputs import check_out, given_path, write_files
+from llava_grounding.cli.report import say
 from llava_grounding.cli.terminal import printable
 from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, quoted
 
@@ -30,9 +31,11 @@ def benchmark(
         Path | None,
         typer.Option(metavar="FOLDER", parser=given_path, help="The photo pack; default $LLAVA_GROUNDING_DATA."),
     ] = None,
-    json: Annotated[
-        Path | None, typer.Option(metavar="FILE", parser=given_path, help="Write the report to this file as well.")
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", parser=given_path, help="Write the report to this file as JSON."),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Chooses scenes, questions and bootstrap draws.")] = 0,
     device: Annotated[
         str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1 or mps; default cuda where there is one.")
@@ -56,8 +59,8 @@ def benchmark(
     pack = PhotoPack(data) if task is Task.photos else None
     name, folder = find_checkpoint(model)
     name = printable(name)
-    if json is not None:
-        check_report(json, folder, None if pack is None else pack.root)
+    if report_file is not None:
+        check_report(report_file, folder, None if pack is None else pack.root)
     chat = GroundedChat.from_pretrained(model, device)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(escape(f"{task.value} with {name}"), total=None)
@@ -70,10 +73,13 @@ def benchmark(
             report = evaluate_photos(chat, pack, limit, seed, name, digest, on_progress=tell)
         else:
             report = evaluate_scenes(chat, limit or 300, seed, name, digest, on_progress=tell)
-    terminal = Console()
-    terminal.print(report.to_table(terminal.width))
-    if json is not None:
-        write_files(json.parent, {json.name: report.to_json().encode()})
+    if as_json:
+        say(report.to_json())
+    else:
+        terminal = Console()
+        terminal.print(report.to_table(terminal.width))
+    if report_file is not None:
+        write_files(report_file.parent, {report_file.name: report.to_json().encode()})
 
 
 def check_report(path: Path, model: Path, data: Path | None) -> None:
@@ -83,8 +89,8 @@ def check_report(path: Path, model: Path, data: Path | None) -> None:
         UsageError: saying which.
     """
     if path.is_dir():
-        raise UsageError(f"--json {quoted(str(path))} is a folder; expected a file")
-    check_out(path.parent, option="the folder of --json")
+        raise UsageError(f"--report {quoted(str(path))} is a folder; expected a file")
+    check_out(path.parent, option="the folder of --report")
     folders = [("model", model)] + ([("data", data)] if data is not None else [])
     for what, folder in folders:
         if path.exists() and folder.resolve() in path.resolve().parents and not _is_report(path):
