@@ -6,8 +6,6 @@ is never imported, since tokenizer.json says everything.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from llava_grounding.checkpoint_files import TOKENIZER, TOKENIZER_CONFIG, check_values, read_json, read_object
 from llava_grounding.errors import CheckpointError, did_you_mean
+from llava_grounding.processing.patterns import MAX_PATTERN, is_bounded
 
 MAX_TOKENIZER_BYTES = 64 * 2**20
 _KINDS: dict[str, tuple[str, ...]] = {
@@ -41,8 +40,6 @@ _LOADING_ARGUMENTS = ("is_local", "local_files_only")  # how it was found; trans
 _MAX_STEPS = 32  # of a sequence
 _MAX_GROWTH = 64  # characters made of one
 _COMPOSED = 18  # that one character of a compatibility form may become
-_MAX_PATTERN, _MAX_REPEATS, _FEW = 2_000, 2, 8
-_BOUNDED, _MOST = re.compile(r"\{\d*,?\d*\}"), re.compile(r"\{(?:\d*,)?(\d+)\}")
 
 
 def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -142,38 +139,9 @@ def _pattern_problem(pattern: Any) -> str | None:
     text = pattern.get("Regex") if isinstance(pattern, Mapping) else None
     if text is None:
         return None
-    if not isinstance(text, str) or len(text) > _MAX_PATTERN:
-        return f"has a regular expression that is no text of at most {_MAX_PATTERN:,} characters"
-    if re.search(r"\\[1-9gk]", text) or _repeats(text) > _MAX_REPEATS:
-        return f"has a regular expression that could take for ever: {text[:80]!r}"
-    return None
-
-
-def _repeats(pattern: str) -> float:
-    """The most unbounded repetitions in one alternative; infinite where what is repeated is a group.
-
-    Without repeated groups, the time a search takes is a power of the text's length, and this its exponent.
-    """
-    plain = re.sub(r"\\.", "a", pattern, flags=re.DOTALL)  # what is escaped means itself, or is one character
-    plain = re.sub(r"[pP]?\{\^?[A-Za-z_]+\}", "", plain)  # the rest of \p{L}
-    depth, worst, count, before = 0, 0, 0, ""
-    for place, character in enumerate(plain):
-        if character == "[":
-            depth += 1
-        elif character == "]" and depth:
-            depth -= 1
-        elif not depth and character == "|":
-            count = 0
-        elif not depth and (character in "*+" or _BOUNDED.match(plain, place)):
-            if before in ("*", "+", "?") and character == "+":
-                pass  # only says how greedy the repetition before it is
-            elif before in (")", "*", "+", "?", "}"):
-                return math.inf
-            else:
-                most = _MOST.match(plain, place)
-                count += most is None or int(most[1]) > _FEW
-        worst, before = max(worst, count), "]" if depth else character
-    return worst
+    if not isinstance(text, str) or len(text) > MAX_PATTERN:
+        return f"has a regular expression that is no text of at most {MAX_PATTERN:,} characters"
+    return None if is_bounded(text) else f"has a regular expression that could take for ever: {text[:80]!r}"
 
 
 def _first_line(error: Exception) -> str:
