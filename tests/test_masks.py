@@ -19,6 +19,7 @@ from llava_grounding.masks import (
     polygons_to_mask,
     resize_mask,
     rle_area,
+    rle_to_box,
 )
 
 # pycocotools 2.0 with NumPy 2
@@ -205,7 +206,8 @@ def test_a_mask_of_twelve_megapixels_is_written_and_read_in_under_a_second_each(
 
 @many
 @given(MASKS)
-def test_the_box_is_the_smallest_around_the_mask(mask):
+def test_the_box_is_the_smallest_around_the_mask_and_found_in_its_code(mask):
+    np.testing.assert_array_equal(rle_to_box(encode_rle(mask)), mask_to_box(mask))
     box = mask_to_box(mask)
     if box is None:
         assert not mask.any()

@@ -169,6 +169,19 @@ def rle_area(rle: Mapping[str, Any]) -> int:
     return int(counts[1::2].sum())
 
 
+def rle_to_box(rle: Mapping[str, Any]) -> np.ndarray | None:
+    """What `mask_to_box` gives for the mask of a COCO run-length code, without unpacking it."""
+    (height, _), counts = _read(rle)
+    ends = np.cumsum(counts)
+    first, last = (ends - counts)[1::2][counts[1::2] > 0], ends[1::2][counts[1::2] > 0] - 1
+    if not len(first):
+        return None
+    (left, top), (right, bottom) = np.divmod(first, height), np.divmod(last, height)
+    whole = bool((left < right).any())  # such a run goes on from the foot of one column to the head of the next
+    rows = (0, height) if whole else (top.min(), bottom.max() + 1)
+    return np.array([left.min(), rows[0], right.max() + 1, rows[1]], dtype=np.float64)
+
+
 def check_rle(rle: Mapping[str, Any], size_hw: tuple[int, int] | None = None) -> dict[str, Any]:
     """The code in its compressed form, read and written anew without unpacking it.
 

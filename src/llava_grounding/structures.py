@@ -18,7 +18,7 @@ from PIL import Image
 from llava_grounding.errors import DataError, LlavaGroundingError, ShapeError, UsageError, shown
 from llava_grounding.geometry import box_area, box_xyxy_to_xywh
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource
-from llava_grounding.masks import check_rle, decode_rle, encode_rle, mask_area, rle_area
+from llava_grounding.masks import check_rle, decode_rle, encode_rle, mask_area, mask_to_box, rle_area, rle_to_box
 from llava_grounding.visual_prompts import (
     MAX_COORDINATE,
     PromptKind,
@@ -116,6 +116,11 @@ class Region:
         """Height and width of the mask; None where there is none."""
         return None if self.mask is None else (self.mask.shape[0], self.mask.shape[1])
 
+    @property
+    def mask_box_xyxy(self) -> np.ndarray | None:
+        """The smallest box around the mask, (4,) float64; None where there is none or it is empty."""
+        return None if self.mask is None else mask_to_box(self.mask)
+
     def __repr__(self) -> str:
         mask = "" if self.mask_size_hw is None else f", mask of {self.area} pixels"
         box = ", ".join(f"{number:g}" for number in self.box_xyxy)
@@ -167,6 +172,11 @@ class PackedRegion(Region):
         """Height and width of the mask."""
         height, width = self._rle["size"]
         return height, width
+
+    @property
+    def mask_box_xyxy(self) -> np.ndarray | None:
+        """The smallest box around the mask, found without unpacking it."""
+        return rle_to_box(self._rle)
 
     @property
     def area(self) -> int:

@@ -13,6 +13,7 @@ from PIL import Image
 from llava_grounding.errors import DataError, LlavaGroundingError
 from llava_grounding.image_files import ImageLimits
 from llava_grounding.masks import decode_rle, encode_rle
+from llava_grounding.render.canvas import Canvas
 from llava_grounding.structures import MAX_MASK_PIXELS, MAX_REGIONS, GroundedAnswer, PackedRegion, Region
 
 
@@ -88,6 +89,27 @@ def test_phrases_and_regions_are_bounded() -> None:
     assert f"must have at most {MAX_REGIONS} phrases" in refusal(data)
 
 
+def test_what_is_drawn_does_not_grow_with_regions_on_a_picture_of_one_pixel() -> None:
+    picture, box = Image.new("RGB", (1, 1)), [0.0, 0, 1, 1]
+
+    def height(masks: int) -> int:
+        data = answer_json((1, 1), masks)
+        data["phrases"][0]["regions"] = [region | {"box": box} for region in data["phrases"][0]["regions"]]
+        return GroundedAnswer.from_dict(data).draw(picture).height
+
+    assert height(2) > 640  # enlarged, to be looked at
+    assert height(400) < 400  # 640 for each of 400 masks took eight seconds
+    for masks in (2, 400, MAX_REGIONS):
+        size = Canvas(picture, 2048, [np.array(box)] * masks).picture.size
+        assert masks * size[0] * size[1] < 2**25.1
+
+
+def test_outlines_of_noise_share_what_a_page_may_hold() -> None:
+    board = np.indices((60, 60)).sum(axis=0) % 2 == 0
+    answer = GroundedAnswer.from_dict(answer_json((60, 60), 200, encode_rle(board)))
+    assert len(answer.to_html(Image.new("RGB", (60, 60)))) < 2_000_000  # 9 MB before
+
+
 def test_a_larger_image_is_read_when_that_is_allowed() -> None:
     data = answer_json((16_320, 12_240))
     assert "at most 65 megapixels" in refusal(data)
@@ -103,6 +125,7 @@ def test_a_packed_region_is_a_region_like_any_other() -> None:
     assert packed.mask_size_hw == plain.mask_size_hw == (6, 5)
     assert packed.mask_rle == plain.mask_rle == encode_rle(mask)
     assert packed.area == plain.area == mask.sum()
+    np.testing.assert_array_equal(packed.mask_box_xyxy, plain.mask_box_xyxy)
     with pytest.raises(AttributeError):
         packed.score = 1.0  # type: ignore[misc]
 

@@ -6,13 +6,14 @@ Small pictures are enlarged and huge ones reduced, so that lines and numbers can
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from llava_grounding.errors import ShapeError
-from llava_grounding.geometry import clip_stroke
+from llava_grounding.geometry import box_area, clip_stroke
 from llava_grounding.masks import mask_to_box
 from llava_grounding.render.palette import BLACK, RGB, WHITE, ink_on
 
@@ -22,6 +23,8 @@ _MAX_ENLARGED_SIDE = 4096  # even to make the short side of a very long picture 
 _PIXEL_ART_SCALE = 6  # from here on the single pixels are meant to be seen
 _TINT = 100  # of 255
 _HALO = 190  # of 255
+_MAX_TINTED = 2**25  # pixels of the canvas, one above the other: ten times all of a large one
+_COMPARED = 200  # tags before one, whose places it keeps out of
 
 
 class Canvas:
@@ -30,11 +33,15 @@ class Canvas:
     Args:
         image: any PIL image; drawn on a copy.
         max_side: a longer picture is reduced to this, in pixels.
+        tinted: boxes of all masks that will be tinted; with so many that it would take long, the canvas is smaller.
     """
 
-    def __init__(self, image: Image.Image, max_side: int) -> None:
+    def __init__(self, image: Image.Image, max_side: int, tinted: Iterable[np.ndarray] = ()) -> None:
         self.image_size_wh = image.size
         scale = display_scale(image.size, max_side)
+        pixels = sum(float(box_area(box)) for box in tinted)
+        if pixels * scale**2 > _MAX_TINTED:
+            scale = math.sqrt(_MAX_TINTED / pixels)
         size_wh = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         resampling = Image.Resampling.NEAREST if scale >= _PIXEL_ART_SCALE else Image.Resampling.LANCZOS
         self.picture = image.convert("RGB").resize(size_wh, resampling)
@@ -130,7 +137,7 @@ class Canvas:
         places = np.clip(places, 0, np.maximum(np.array(self.picture.size) - (width, height), 0))
         covered = np.zeros(len(places))
         if self._tags:
-            taken = np.array(self._tags)
+            taken = np.array(self._tags[-_COMPARED:])
             low = np.maximum(places[:, None], taken[None, :, :2])
             high = np.minimum(places[:, None] + (width, height), taken[None, :, 2:])
             covered = np.maximum(high - low, 0).prod(axis=2).sum(axis=1)

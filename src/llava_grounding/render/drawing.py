@@ -49,8 +49,10 @@ def draw_answer(
         ImageError: if the picture cannot be read.
         ShapeError: if it does not have the size the answer states.
     """
-    canvas = Canvas(picture_of(image, answer), max_side)
     regions = [(region, k) for k, phrase in enumerate(answer.phrases) for region in phrase.regions]
+    picture = picture_of(image, answer)
+    boxes = [box for region, _ in regions if (box := region.mask_box_xyxy) is not None]
+    canvas = Canvas(picture, max_side, [*boxes, *_mask_boxes(prompts, picture)])
     regions.sort(key=lambda pair: -pair[0].area)  # small things on top of large ones
     for region, k in regions:
         mask = region.mask
@@ -71,9 +73,15 @@ def draw_prompts(image: ImageSource, prompts: Sequence[VisualPrompt], max_side: 
         ImageError: if the picture cannot be read.
         PromptError: if a prompt does not fit the picture.
     """
-    canvas = Canvas(load_image(image), max_side)
+    picture = load_image(image)
+    canvas = Canvas(picture, max_side, _mask_boxes(prompts, picture))
     _mark(canvas, prompts)
     return canvas.picture
+
+
+def _mask_boxes(prompts: Sequence[VisualPrompt], picture: Image.Image) -> list[np.ndarray]:
+    """Boxes of the prompts that are masks."""
+    return [prompt.bounds(picture.size) for prompt in prompts if prompt.kind == "mask"]
 
 
 def _mark(canvas: Canvas, prompts: Sequence[VisualPrompt]) -> None:

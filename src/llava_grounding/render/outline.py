@@ -8,29 +8,31 @@ from llava_grounding.errors import ShapeError
 from llava_grounding.masks import resize_mask
 
 _MAX_SIDE = 1024
-_MAX_EDGES = 20_000  # beyond it (noise, not things) the outline is coarsened, so that a page stays small
+MAX_EDGES = 20_000
+"""Of an outline; beyond it (noise, not things) it is coarsened, so that a page stays small."""
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up: along the upper, right, lower, left edge
 
 Loop = list[tuple[int, int]]
 
 
-def mask_to_path(mask: np.ndarray) -> str:
+def mask_to_path(mask: np.ndarray, max_edges: int = MAX_EDGES) -> str:
     """Attributes `d` and, where the outline is coarser than the pixels, `transform` of an SVG path; "" if empty.
 
     Args:
         mask: (H, W) bool; the path is in its pixels, to be filled by the even-odd rule.
+        max_edges: sides of pixels it may be made of, at least four.
     """
     if not mask.any():
         return ""
     height, width = mask.shape
     scale = max(1.0, max(height, width) / _MAX_SIDE)
     coarse = mask
-    while scale > 1 or _count_edges(coarse) > _MAX_EDGES:
+    while scale > 1 or _count_edges(coarse) > max_edges:
         size_wh = max(1, round(width / scale)), max(1, round(height / scale))
         coarse = resize_mask(mask, size_wh)
         if not coarse.any():  # too thin to survive: keep what is touched at all
             coarse = _touched(mask, size_wh)
-        if _count_edges(coarse) <= _MAX_EDGES:
+        if _count_edges(coarse) <= max_edges:
             break
         scale *= 2
     path = "".join(_loop_to_path(loop) for loop in mask_to_loops(coarse))

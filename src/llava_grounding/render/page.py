@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from llava_grounding.image_files import ImageSource
-from llava_grounding.render.outline import mask_to_path
+from llava_grounding.render.outline import MAX_EDGES, mask_to_path
 from llava_grounding.render.palette import RGB, WHITE, css, ink_on, phrase_color
 from llava_grounding.render.parts import DOUBT_MARK, DOUBTFUL, NOT_FOUND, picture_of, text_pieces
 from llava_grounding.render.typeset import clean
@@ -28,6 +28,7 @@ _MAX_IMAGE_SIDE = 2048
 _MAX_PNG_PIXELS = 256 * 256  # larger pictures go in as JPEG, which is a tenth of the size
 _PIXELATED_SIDE = 160  # smaller pictures are shown with their pixels visible
 _TITLE_LENGTH = 70
+_MAX_EDGES, _LEAST_EDGES = 500_000, 100  # of all outlines of the regions, and for each whatever their number
 
 
 def answer_to_html(image: ImageSource, answer: GroundedAnswer, prompts: Sequence[VisualPrompt] = ()) -> str:
@@ -116,12 +117,13 @@ def _region_shapes(answer: GroundedAnswer) -> list[str]:
     """Large regions first, so that small ones lie on top and can be pointed at."""
     regions = [(region, k) for k, phrase in enumerate(answer.phrases) for region in phrase.regions]
     regions.sort(key=lambda pair: -pair[0].area)
-    return [_region_shape(region, k, answer.phrases[k].text) for region, k in regions]
+    edges = min(MAX_EDGES, max(_LEAST_EDGES, _MAX_EDGES // max(1, len(regions))))
+    return [_region_shape(region, k, answer.phrases[k].text, edges) for region, k in regions]
 
 
-def _region_shape(region: Region, k: int, name: str) -> str:
+def _region_shape(region: Region, k: int, name: str, max_edges: int) -> str:
     mask = region.mask
-    path = mask_to_path(mask) if mask is not None else ""
+    path = mask_to_path(mask, max_edges) if mask is not None else ""
     outline = f'<path class="halo" {path}/><path {path} fill-rule="evenodd"/>' if path else ""
     rectangle, alone = _rectangle(region.box_xyxy), "" if path else "alone"
     return (
