@@ -24,9 +24,10 @@ _DIGIT_BITS = 5
 _DIGIT_MASK, _SIGN_BIT, _MORE_BIT = 0x1F, 0x10, 0x20
 _FIRST_CHARACTER = 48
 _MAX_DIGITS = 7  # the difference of two 32-bit counts
-_EDGE_CHUNK = 2**18  # rows that edges of a polygon cross, at a time
-_MAX_CROSSINGS = 2**24
-_MAX_CROSSINGS_PER_PIXEL = 4  # an outline crosses a row within a pixel once or twice
+_EDGE_CHUNK = 2**15  # rows that edges of a polygon cross, at a time
+_MAX_CROSSINGS = 2**23
+_FARTHEST = 1e100  # what is farther out overflows
+_FILL_CHUNK = 2**22  # pixels that are set at a time
 _IOU_CHUNK = 2**20  # pixels at a time: sums of so many ones are exact in single precision
 
 
@@ -82,38 +83,41 @@ def polygons_to_mask(polygons: Sequence[Sequence[float] | np.ndarray], size_wh: 
         size_wh: size of the mask; what lies outside is cut off.
 
     Raises:
-        DataError: if one is no polygon, or its edges cross each other beyond any shape's.
+        DataError: if one is no polygon, or their edges cross more rows of pixels than those of any things do.
     """
     width, height = size_wh
     mask = np.zeros((height, width), dtype=bool)
+    runs, left = [np.zeros((2, 0), dtype=np.int64)], _MAX_CROSSINGS
     for polygon in polygons:
         points = np.asarray(polygon, dtype=np.float64).reshape(-1)
-        if len(points) % 2 or len(points) < 6 or not np.isfinite(points).all():
+        if len(points) % 2 or len(points) < 6 or not (np.abs(points) < _FARTHEST).all():
             raise DataError(f"a polygon must be at least three finite points x, y, got {len(points)} numbers")
-        _fill(points.reshape(-1, 2), mask)
+        places = _crossings(points.reshape(-1, 2), size_wh, left)
+        left -= len(places)
+        inside = places.reshape(-1, 2).T
+        runs.append(inside[:, inside[0] < inside[1]])
+    _set_runs(mask, _joined(np.concatenate(runs, axis=1)) if len(runs) > 2 else runs[-1])
     return mask
 
 
-def _fill(points_xy: np.ndarray, mask: np.ndarray) -> None:
-    """Even-odd fill: each edge flips every pixel to its right, on the rows whose centre line it crosses.
+def _crossings(points_xy: np.ndarray, size_wh: tuple[int, int], max_crossings: int) -> np.ndarray:
+    """Where a polygon's edges cross the lines through the centres of the rows of pixels, in order.
 
-    Works on the part of the (H, W) mask around the polygon alone, some edges at a time.
+    Between the first and the second of a row, the third and the fourth, ... lies the inside. Places are counted through
+    all rows, each having one more pixel.
     """
-    height, width = mask.shape
+    width, height = size_wh
     start, end = points_xy, np.roll(points_xy, -1, axis=0)
     first = np.ceil(np.minimum(start[:, 1], end[:, 1]) - 0.5).clip(0, height).astype(np.int64)
     stop = np.ceil(np.maximum(start[:, 1], end[:, 1]) - 0.5).clip(0, height).astype(np.int64)
-    left, right = np.ceil(points_xy[:, 0].min() - 0.5), np.ceil(points_xy[:, 0].max() - 0.5)
-    left, right = int(left.clip(0, width)), int(right.clip(0, width))
-    top, bottom = int(first.min()), int(stop.max())
-    if top >= bottom or left >= right:
-        return
     num_rows = stop - first
     ends = np.cumsum(num_rows)
-    area = (bottom - top) * (right - left)
-    if ends[-1] > max(_MAX_CROSSINGS, _MAX_CROSSINGS_PER_PIXEL * area):
-        raise DataError(f"a polygon must not cross itself all over: its edges cross {ends[-1]} rows of {area} pixels")
-    flips = np.zeros((bottom - top) * (right - left + 1), dtype=np.uint8)
+    if ends[-1] > max_crossings:
+        raise DataError(
+            f"the edges of a mask's polygons must cross at most {_MAX_CROSSINGS:,} rows of pixels, got more; "
+            f"give it as a run-length code"
+        )
+    places = np.empty(ends[-1], dtype=np.int64)
     begin = 0
     while begin < len(start):
         done = int(ends[begin - 1]) if begin else 0
@@ -123,15 +127,34 @@ def _fill(points_xy: np.ndarray, mask: np.ndarray) -> None:
         row = np.arange(len(edge)) - (ends[edge] - num_rows[edge] - done) + first[edge]
         (x0, y0), (x1, y1) = start[edge].T, end[edge].T
         crossing = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-        column = np.ceil(crossing - 0.5).clip(left, right).astype(np.int64)
-        place = (row - top) * (right - left + 1) + column - left
-        if len(flips) <= _EDGE_CHUNK:
-            flips ^= (np.bincount(place, minlength=len(flips)) & 1).astype(np.uint8)
-        else:
-            np.bitwise_xor.at(flips, place, np.uint8(1))
+        places[done : done + len(edge)] = row * (width + 1) + np.ceil(crossing - 0.5).clip(0, width)
         begin = until
-    inside = np.bitwise_xor.accumulate(flips.reshape(bottom - top, right - left + 1), axis=1)[:, :-1]
-    mask[top:bottom, left:right] |= inside.view(np.bool_)
+    places.sort()
+    return places
+
+
+def _joined(runs: np.ndarray) -> np.ndarray:
+    """Runs (2, k) that may overlap, as ones that do not, in order."""
+    starts, ends = runs[:, np.argsort(runs[0], kind="stable")]
+    ends = np.maximum.accumulate(ends)
+    begins = np.flatnonzero(starts[1:] > ends[:-1]) + 1
+    return np.stack((np.concatenate((starts[:1], starts[begins])), np.concatenate((ends[begins - 1], ends[-1:]))))
+
+
+def _set_runs(mask: np.ndarray, runs: np.ndarray) -> None:
+    """Set runs of a (H, W) mask, some rows at a time."""
+    height, width = mask.shape
+    if not runs.shape[1]:
+        return
+    top, bottom = int(runs[0, 0]) // (width + 1), int(runs[1, -1]) // (width + 1) + 1
+    step = max(1, _FILL_CHUNK // (width + 1))
+    for row in range(top, min(bottom, height), step):
+        stop = min(row + step, height)
+        low, high = row * (width + 1), stop * (width + 1)
+        within = slice(*np.searchsorted(runs[0], (low, high)))
+        changes = np.concatenate(([low], runs[:, within].T.reshape(-1), [high]))
+        is_set = np.arange(len(changes) - 1) % 2 == 1
+        mask[row:stop] = np.repeat(is_set, np.diff(changes)).reshape(-1, width + 1)[:, :width]
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:
