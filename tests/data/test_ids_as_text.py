@@ -14,7 +14,7 @@ from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.coco_panoptic import CocoPanoptic
 from llava_grounding.data.readers.custom import CustomData
 from llava_grounding.data.readers.flickr30k import Flickr30kMdetr
-from llava_grounding.data.readers.reading import PackedRecords
+from llava_grounding.data.readers.reading import PackedRecords, whole_number
 from llava_grounding.data.readers.refcoco import RefCoco
 from llava_grounding.data.readers.visual_genome import VisualGenome
 
@@ -91,6 +91,14 @@ def test_ids_as_text_give_the_records_of_ids_as_numbers(
     (record,) = found
     assert record.image_id == 1
     assert [thing.id for thing in record.instances][:1] == [7]
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**64), "9" * 20, 2**61 * 10**9])
+def test_ids_of_more_than_64_bits_are_left_out(number: Any, tmp_path: Path) -> None:
+    labels = coco([*THINGS, labelled(number, [0, 0, 4, 4])])
+    reasons = CocoPhotos(labels, FolderImages(tmp_path)).dropped
+    assert [list(entries) for why, entries in reasons.items() if "id" in why] == [[f"annotation {number}"]]
+    assert whole_number(2**64 - 1) == whole_number(str(2**64 - 1)) == 2**64 - 1
 
 
 def test_an_image_id_as_text_keeps_its_label_set(tmp_path: Path) -> None:

@@ -22,7 +22,12 @@ _TWO_LINES = b"ci"  # opcodes that name a module and something in it
 _SETS = frozenset(pickle.EMPTY_SET + pickle.ADDITEMS + pickle.FROZENSET)
 _TUPLES = frozenset(pickle.TUPLE + pickle.TUPLE1 + pickle.TUPLE2 + pickle.TUPLE3)
 _BY_OPCODE: dict[int, Any] = dict(pickle._Unpickler.dispatch)
-_KEYS = (str, bytes, int, float, bool, type(None))
+_FLOATS = frozenset(pickle.FLOAT + pickle.BINFLOAT)
+_NUMBERS = frozenset(pickle.INT + pickle.LONG)  # written out in digits
+_LONGS = frozenset(pickle.LONG1 + pickle.LONG4)
+_KEYS = (str, bytes, int, bool, type(None))
+_MAX_KEY = 2**64  # hashes are remainders by 2^61 - 1: more than a few numbers below it do not have the same
+_DIGITS, _LONG_BYTES = 18, 7  # of numbers that are below it in any case
 _MOST_SPREAD = 64  # times as long as the file its values may be, written out: a text that occurs often is stored once
 _ROOM = 2**20
 _ERRORS = (
@@ -46,8 +51,8 @@ def load_plain_pickle(data: bytes, name: object) -> Any:
         name: of its file, for messages.
 
     Raises:
-        DataError: if it is none, holds more than plain values, has sets or keys that are neither texts nor numbers, or
-            asks for far more memory than its size; nothing in it is run.
+        DataError: if it is none, holds more than plain values, has sets or keys that are neither texts nor whole
+            numbers of 64 bits, or asks for far more memory than its size; nothing in it is run.
     """
     try:
         value = _unpickle(data, _PlainKeysUnpickler if _check_opcodes(data) else _PlainUnpickler)
@@ -70,11 +75,13 @@ class _OnlyPlain:
 
 
 class _PlainUnpickler(_OnlyPlain, pickle.Unpickler):
-    """For files without tuples: whatever else can be a key is hashed at once."""
+    """For files in which whatever can be a key is hashed at once, and hardly two of them alike."""
 
 
 class _PlainKeysUnpickler(_OnlyPlain, pickle._Unpickler):  # the one in Python: the other one cannot look at keys
-    """Refuses tuples as keys: hashing one takes time as if each tuple in it stood there as often as it is named."""
+    """Refuses keys that take long: tuples, hashed as if each tuple in one stood there as often as it is named, and
+    numbers of which any amount have the same hash.
+    """
 
     dispatch: ClassVar[dict[int, Any]] = dict(_BY_OPCODE)
 
@@ -98,7 +105,9 @@ class _PlainKeysUnpickler(_OnlyPlain, pickle._Unpickler):  # the one in Python: 
 def _check_keys(keys: list[Any]) -> None:
     for key in keys:
         if not isinstance(key, _KEYS):
-            raise pickle.UnpicklingError(f"keys must be texts or numbers, got a {type(key).__name__}")
+            raise pickle.UnpicklingError(f"keys must be texts or whole numbers, got a {type(key).__name__}")
+        if isinstance(key, int) and abs(key) >= _MAX_KEY:
+            raise pickle.UnpicklingError("keys that are numbers must have at most 64 bits")
 
 
 def _unpickle(data: bytes, unpickler: Any) -> Any:
@@ -117,27 +126,30 @@ def _check_opcodes(data: bytes) -> bool:
     the unpickler says.
 
     Returns:
-        Whether it makes tuples.
+        Whether it makes tuples, floats or long numbers, so that keys have to be looked at.
     """
-    place, tuples = 0, False
+    place, look = 0, False
     while place < len(data):
         code = data[place]
         length, place = _ARGUMENT_BYTES.get(code), place + 1
         if length is None or code == ord("."):
-            return tuples
+            return look
         if code in _SETS:
             raise pickle.UnpicklingError("it holds a set, but only plain lists, texts and numbers are read")
-        tuples |= code in _TUPLES
+        look |= code in _TUPLES or code in _FLOATS
         if length == pickletools.UP_TO_NEWLINE:
             start = place
             for _ in range(2 if code in _TWO_LINES else 1):
                 place = data.find(b"\n", place) + 1
                 if not place:
-                    return tuples
+                    return look
+            look |= code in _NUMBERS and place - start > _DIGITS
             number = int(data[start : place - 1]) if code == ord("p") else 0
         elif length < 0:
             width = _LENGTH_BYTES[length]
-            number, place = 0, place + width + int.from_bytes(data[place : place + width], "little")
+            size = int.from_bytes(data[place : place + width], "little")
+            look |= code in _LONGS and size > _LONG_BYTES
+            number, place = 0, place + width + size
             if place > len(data):
                 raise pickle.UnpicklingError("it ends before a value of it does")
         else:
@@ -145,7 +157,7 @@ def _check_opcodes(data: bytes) -> bool:
             place += length
         if number > len(data):
             raise pickle.UnpicklingError(f"it numbers a value {number}, more than its {len(data)} bytes can hold")
-    return tuples
+    return look
 
 
 def _size_of(value: Any, most: int, known: dict[int, int]) -> int:

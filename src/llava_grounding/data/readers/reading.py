@@ -41,6 +41,7 @@ MAX_LABELS = 10_000
 MAX_TEXT = 2**16
 """Characters of a question, an answer or a caption."""
 _HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing a polygon may overflow
+_MAX_ID = 2**64  # Python hashes numbers by their remainder by 2^61 - 1: of longer ones any amount could have the same
 _EXACT = 2.0**53  # beyond it a floating-point number may stand for several whole ones
 _SHARE_INSIDE = 0.25  # of a box's area, at least; boxes of things half out of the picture are clipped
 _NAMED = 300  # characters of what an entry is called; no file system has longer names
@@ -249,9 +250,11 @@ def whole_number(value: Any, what: str = "id") -> int:
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         return int(value)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
-        return int(value)
+        value = int(value)
     if not is_whole(value):
         raise EntryError(f"{what} that is no whole number", f"{what} must be a whole number, got {shown(value)}")
+    if abs(value) >= _MAX_ID:
+        raise EntryError(f"{what} beyond 64 bits", f"{what} must be a number of at most 64 bits, got {shown(value)}")
     return int(value)
 
 
