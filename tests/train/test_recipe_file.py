@@ -83,6 +83,8 @@ def test_an_unknown_recipe_is_answered_with_those_there_are(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        (f"steps: [{'1,' * 120_000}]", "is not valid YAML: more than 20,000 values; is it a recipe?, line 1"),
+        ("- 1\n" * 60_000, "more than 20,000 values; is it a recipe?, line 20000"),
         (f"{LIST_BOMB}stage: chat\nsteps: *a11\n", "anchors and aliases are not read; write the value out, line 1"),
         (f"{MERGE_BOMB}stage: chat\n", "anchors and aliases are not read; write the value out, line 1"),
         ("stage: chat\nsteps: *a\n", "anchors and aliases are not read; write the value out, line 2"),
@@ -106,7 +108,7 @@ def test_an_unknown_recipe_is_answered_with_those_there_are(
         ("a" * (MAX_BYTES + 1), "has more than 256 KiB; is it a recipe?"),
         ("stage: chat\nstage\n", "is not valid YAML: could not find expected ':', line 3"),
     ],
-    ids=range(22),
+    ids=range(24),
 )
 def test_what_is_no_plain_yaml_is_one_sentence_with_file_and_line(content: str, words: str, tmp_path: Path) -> None:
     text = message(tmp_path, content)
