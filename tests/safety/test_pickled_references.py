@@ -28,7 +28,11 @@ ENDLESS = {
     "floats": (b"\x80\x02}G" + struct.pack(">d", 0.5) + b"K\x00s.", "whole numbers, got a float"),
     "long": (b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".", "ends before"),
 }
-LOAD = "import sys; from llava_grounding.data.readers.plain_pickle import load_plain_pickle as load; load(sys.stdin.buffer.read(), 'x')"
+LOAD = """
+import sys
+from llava_grounding.data.readers.plain_pickle import load_plain_pickle
+load_plain_pickle(sys.stdin.buffer.read(), "x")
+"""
 
 
 @pytest.mark.parametrize("kind", ENDLESS)

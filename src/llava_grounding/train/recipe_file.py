@@ -57,7 +57,8 @@ def read_recipe_file(path: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: in one sentence with file and line, if it is no plain YAML: with aliases, merge keys, a key that
-            stands twice, numbers of hundreds of digits, more than `MAX_DEPTH` levels, `MAX_VALUES` values or `MAX_BYTES` bytes.
+            stands twice, numbers of hundreds of digits, or more than `MAX_DEPTH` levels, `MAX_VALUES` values or
+            `MAX_BYTES` bytes.
     """
     name = quoted(str(path), _PATH)
     try:

@@ -249,7 +249,7 @@ def whole_number(value: Any, what: str = "id") -> int:
     """An id or size; digits as text count, and 40.0 is 40, as some files write them."""
     if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
         return int(value)
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20:
         value = int(value)
     if not is_whole(value):
         raise EntryError(f"{what} that is no whole number", f"{what} must be a whole number, got {shown(value)}")
