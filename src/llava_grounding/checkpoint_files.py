@@ -11,7 +11,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 """What a file may ask for: nothing that is fetched from somewhere."""
 FLOATING = ("F64", "F32", "F16", "BF16")
 """Types of numbers a weight may be stored in, as safetensors names them."""
+COMPLEX = ("C64", "C128")
 MAX_LAYERS = 1_000
 """Of anything that is built layer by layer, block by block or head by head."""
 _HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
@@ -358,14 +359,14 @@ def stored_shapes(folder: Path) -> Shapes:
     return shapes
 
 
-def stored_types(folder: Path) -> dict[str, str]:
-    """Name and type of all weights, as safetensors names types: "F32".
+def stored_types(paths: Iterable[Path]) -> dict[str, str]:
+    """Name and type of all weights in some files, as safetensors names types: "F32".
 
     Raises:
         CheckpointError: if a file is missing or damaged.
     """
     types: dict[str, str] = {}
-    for path in weight_files(folder):
+    for path in paths:
         with open_weights(path) as file:
             names = list(file.keys())
             types |= {name: file.get_slice(name).get_dtype() for name in names}

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -429,6 +430,22 @@ def test_the_classes_of_transformers_pass_the_same_door(name: str, folder: Path)
 def test_a_folder_that_lacks_a_weight_is_refused_by_the_auto_class_as_well(folder: Path) -> None:
     weights(lambda values: values.pop("language_model.norm.weight"))(folder)
     with without_progress_bars(), pytest.raises(CheckpointError, match=r"lack language_model\.norm\.weight$"):
+        AutoModelForImageTextToText.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn, torch.complex64, torch.int64])
+def test_weights_of_another_type_are_refused_by_the_auto_class_as_well(dtype: torch.dtype, folder: Path) -> None:
+    weights(lambda values: values.update({NORM: values[NORM].to(dtype)}))(folder)
+    words = r"are of another type: language_model\.norm\.weight is \w+, expected F64, F32, F16, BF16$"
+    with without_progress_bars(), warnings.catch_warnings(), pytest.raises(CheckpointError, match=words):
+        warnings.simplefilter("ignore")  # torch warns of what a complex number loses
+        AutoModelForImageTextToText.from_pretrained(folder)
+
+
+def test_weights_that_are_no_numbers_are_refused_by_the_auto_class_as_well(folder: Path) -> None:
+    weights(lambda values: values[NORM].fill_(torch.nan))(folder)
+    words = r"are damaged: language_model\.norm\.weight has values that are no numbers$"
+    with without_progress_bars(), pytest.raises(CheckpointError, match=words):
         AutoModelForImageTextToText.from_pretrained(folder)
 
 
