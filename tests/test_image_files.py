@@ -162,6 +162,15 @@ def test_a_transparent_grey_of_sixteen_bits_is_laid_on_white() -> None:
     assert np.asarray(image)[0, :, 0].tolist() == [255, 4, 255]
 
 
+def test_a_transparent_colour_of_sixteen_bits_is_refused_where_it_would_be_guessed() -> None:
+    rows = b"\0" + struct.pack(">9H", 1000, 2000, 3000, 1001, 2000, 3000, 0, 0, 0)
+    for colour in ((1000, 2000, 3000), (0, 0, 0)):
+        data = png(3, 1, rows, depth=16, colour=2, extra=png_chunk(b"tRNS", struct.pack(">3H", *colour)))
+        for source in (data, Image.open(io.BytesIO(data))):
+            assert "has 16-bit colours, one of which stands for nothing" in refusal(source)
+    assert load_image(png(3, 1, rows, depth=16, colour=2)).size == (3, 1)
+
+
 @pytest.mark.parametrize("transparency", ["x", (1, 2, 3, 4, 5), 2**70])
 def test_a_transparency_that_is_no_colour_is_refused(transparency: object) -> None:
     image = Image.new("RGB", (2, 2))

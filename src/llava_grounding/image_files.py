@@ -44,6 +44,7 @@ _DECODERS: dict[str, Any] = {
 }
 _SLOW_CODECS = ("bmp_rle",)  # written in Python
 _MOST_PIXELS = 1_000_000_000
+_SIXTEEN_BIT_RGB = "RGB;16B"  # as Pillow calls what it reads with the upper eight bits alone
 _DARKEST_WHITE = 4096  # of 65535: what fits in 12 bits would get one of 16 greys
 
 _UPRIGHT = {
@@ -172,6 +173,7 @@ def _decoded(
     if isinstance(source, Image.Image):
         name = "the PIL image"
         _check_pil_image(source, name, limits)
+        _check_transparency(source, name)
         return _with_pixels(source, name), _orientation_of(source), name
     if isinstance(source, np.ndarray):
         return _array_to_image(source, limits), 1, "the array"
@@ -187,6 +189,7 @@ def _decoded(
     except _DECODE_ERRORS as error:
         raise ImageError(f"{name} is damaged or truncated; its header cannot be read") from error
     _check_size(image.size, name, limits)
+    _check_transparency(image, name)
     if any(tile[0] in _SLOW_CODECS for tile in image.tile):
         raise ImageError(f"{name} is a compressed BMP, which is not read; save it without compression, or as PNG")
     return _with_pixels(image, name), header.orientation, name
@@ -204,6 +207,16 @@ def _check_pil_image(image: Image.Image, name: str, limits: ImageLimits) -> None
         raise _animated(name, frames)
     if image.format == "EPS" and getattr(image, "tile", None):
         raise ImageError(f"{name} is a PostScript drawing, which another program would have to run; convert it first")
+
+
+def _check_transparency(image: Image.Image, name: str) -> None:
+    """Asked before the pixels are decoded, as nothing says afterwards how many bits they had."""
+    deep = any(tile[3] == _SIXTEEN_BIT_RGB for tile in getattr(image, "tile", None) or ())
+    if deep and "transparency" in image.info:
+        raise ImageError(
+            f"{name} has 16-bit colours, one of which stands for nothing, and which pixels have it is lost in 8 bits; "
+            f"save it with an alpha channel, or with 8 bits"
+        )
 
 
 def _animated(name: str, frames: str = "") -> ImageError:
