@@ -10,12 +10,13 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
 
-from llava_grounding.errors import DataError, LlavaGroundingError, ShapeError, UsageError, shown
+from llava_grounding.errors import DataError, LlavaGroundingError, PromptError, ShapeError, UsageError, shown
 from llava_grounding.geometry import box_area, box_xyxy_to_xywh
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource
 from llava_grounding.masks import check_rle, decode_rle, encode_rle, mask_area, mask_to_box, rle_area, rle_to_box
@@ -74,7 +75,10 @@ class Message:
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
             raise UsageError(f"role of a message must be one of {name_list(get_args(Role))}, got {shown(self.role)}")
-        object.__setattr__(self, "prompts", tuple(self.prompts))
+        prompts = tuple(islice(self.prompts, MAX_REGIONS + 1))  # it may have no end
+        if len(prompts) > MAX_REGIONS:
+            raise PromptError(f"a message must have at most {MAX_REGIONS} prompts, got more")
+        object.__setattr__(self, "prompts", prompts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import cache
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -403,6 +404,19 @@ def test_a_question_has_at_most_32_regions() -> None:
         assert chat.ask(picture(), "<region>" * 32, prompts=[CLICK] * 32).text == "Yes."
     with pytest.raises(PromptError, match="a question may have at most 32 region prompts, got 33"):
         chat.ask(picture(), "<region>" * 33, prompts=[CLICK] * 33)
+
+
+def test_prompts_phrases_and_flags_without_end_are_not_read_to_it() -> None:
+    chat = CHATS["shared"]
+    with pytest.raises(PromptError, match="a question may have at most 32 region prompts, got more"):
+        chat.ask(picture(), "<region>", prompts=repeat(CLICK))  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="a message must have at most 10000 prompts, got more"):
+        Message("user", "<region>", repeat(CLICK))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="phrases must be at most 10,000 at a time, got more"):
+        chat.ground(picture(), repeat("a dog"))  # type: ignore[arg-type]
+    talk = [Message("user", "Hi."), Message("assistant", "Hi.")]
+    with pytest.raises(PromptError, match="got 2 messages and 2 values"):
+        chat.conversation(picture(), talk, repeat(True))  # type: ignore[arg-type]
     with pytest.raises(PromptError, match="prompts must be VisualPrompt values, got tuple"):
         chat.ask(picture(), "<region>?", prompts=[(1, 2)])  # type: ignore[list-item]
     with pytest.raises(UsageError, match="the question must be text, got int"):

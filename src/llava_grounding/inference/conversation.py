@@ -5,8 +5,9 @@ Knows no files and no checkpoints; the pieces come from `engine.GroundedChat`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 
@@ -261,13 +262,14 @@ def question_message(question: str, prompts: Sequence[VisualPrompt]) -> Message:
 def _check_prompts(prompts: Sequence[VisualPrompt]) -> tuple[VisualPrompt, ...]:
     if not isinstance(prompts, (VisualPrompt, Iterable)):
         raise PromptError(f"prompts must be a list of VisualPrompt values, got {type(prompts).__name__}")
-    prompts = (prompts,) if isinstance(prompts, VisualPrompt) else tuple(prompts)
-    if len(prompts) > MAX_REGIONS:
-        raise PromptError(f"a question may have at most {MAX_REGIONS} region prompts, got {len(prompts)}")
-    for prompt in prompts:
+    given = (prompts,) if isinstance(prompts, VisualPrompt) else tuple(islice(prompts, MAX_REGIONS + 1))
+    if len(given) > MAX_REGIONS:
+        count = len(prompts) if isinstance(prompts, Sized) else "more"
+        raise PromptError(f"a question may have at most {MAX_REGIONS} region prompts, got {count}")
+    for prompt in given:
         if not isinstance(prompt, VisualPrompt):
             raise PromptError(f"prompts must be VisualPrompt values, got {type(prompt).__name__}")
-    return prompts
+    return given
 
 
 def fit_decoding(decoding: Decoding, prompt_length: int, max_positions: int | None) -> Decoding:

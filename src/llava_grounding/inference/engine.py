@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from itertools import islice
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from llava_grounding.processing.conversation import referring_turn
 from llava_grounding.processing.phrases import as_spoken
 from llava_grounding.processing.processor import EncodedText, LlavaGroundingProcessor
 from llava_grounding.processing.text_length import check_characters_fit
-from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
+from llava_grounding.structures import MAX_REGIONS, GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 
 _PHRASES_PER_PASS = 32  # texts of `ground` read in one pass; bounds the memory it takes
 _NO_IMAGE = Letterbox.fit((1, 1), (1, 1))  # for texts without visual prompts
@@ -159,7 +160,8 @@ class GroundedChat:
             raise UsageError(f"messages must be a list of Message values, got {shown(messages)}")
         if not isinstance(grounded, (bool, Iterable)):
             raise UsageError(f"grounded must be true or false, or a list of them, got {shown(grounded)}")
-        flags = [grounded] * (len(messages) // 2) if isinstance(grounded, bool) else list(grounded)
+        pairs = len(messages) // 2
+        flags = [grounded] * pairs if isinstance(grounded, bool) else list(islice(grounded, pairs + 1))
         return Conversation(self._runtime, self._look_at([image])[0], self.name, messages, flags)
 
     def ask_batch(
@@ -197,20 +199,22 @@ class GroundedChat:
         """Find what each phrase names, without chat; phrases do not influence each other.
 
         Args:
-            phrases: as anybody would type them: a bare noun is found as with its article; see `as_spoken`.
+            phrases: at most 10,000, as anybody would type them: a bare noun is found as with its article; see `as_spoken`.
 
         Returns:
             One per phrase, in order, with its text as it was given; the span covers the phrase itself.
 
         Raises:
             PromptError: if a phrase is empty or holds special tokens.
-            UsageError: if phrases are no list of texts, or one is longer than the model reads.
+            UsageError: if phrases are no list of texts, too many, or one is longer than the model reads.
         """
         if isinstance(phrases, str):
             raise UsageError(f'phrases must be a list of texts, as in ["{phrases:.40}"], got one text')
         if not isinstance(phrases, Iterable):
             raise UsageError(f"phrases must be a list of texts, got {shown(phrases)}")
-        phrases = list(phrases)
+        phrases = list(islice(phrases, MAX_REGIONS + 1))  # it may have no end
+        if len(phrases) > MAX_REGIONS:
+            raise UsageError(f"phrases must be at most {MAX_REGIONS:,} at a time, got more; ask for the rest by itself")
         for phrase in phrases:
             if not isinstance(phrase, str):
                 raise UsageError(f"phrases must be a list of texts, got one of type {type(phrase).__name__}")
