@@ -165,6 +165,19 @@ def test_a_folder_called_as_an_output_keeps_the_older_set(tmp_path: Path, name: 
     assert (tmp_path / name / "notes.txt").exists()
 
 
+def test_a_folder_called_as_an_output_is_told_before_any_work(
+    call: Call, engine: FakeEngine, photo: Path, tmp_path: Path
+) -> None:
+    for name in ANSWER_FILES:
+        (tmp_path / "out" / name / "in").mkdir(parents=True)
+        result = call("ground", photo, "a dog", "--out", tmp_path / "out")
+        assert result.code == 2
+        assert "would be written, but is a folder; give another --out" in result.err
+        assert engine.loaded_with is None
+        (tmp_path / "out" / name / "in").rmdir()
+        (tmp_path / "out" / name).rmdir()
+
+
 def test_the_working_folder_stays_the_one_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     before = tmp_path.stat().st_ino

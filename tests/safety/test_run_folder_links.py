@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llava_grounding.errors import UsageError
-from llava_grounding.train.checkpoint import checkpoints, last_checkpoint
+from llava_grounding.train.checkpoint import checkpoints, discard, last_checkpoint, recover
 from llava_grounding.train.run_folder import held, write_recipe
 
 TEXT = '[{"id": 1}]\n[{"id'
@@ -49,6 +49,32 @@ def test_a_recipe_is_not_written_through_a_link(link: Callable[[Path, Path], Non
     (folder / ".writing").symlink_to(data.parent)
     hold(folder)
     assert ([path.name for path in folder.iterdir()], data.read_text()) == (["recipe.json"], TEXT)
+
+
+@pytest.mark.parametrize("name", ["best", "last", "pictures", "checkpoint-2"])
+def test_no_folder_of_a_run_is_a_link_or_a_file(name: str, data: Path) -> None:
+    folder, elsewhere = data.parent / "run", data.parent / "elsewhere"
+    elsewhere.mkdir()
+    write_recipe(folder, STAGE)
+    for make in (lambda path: path.symlink_to("../elsewhere"), lambda path: path.symlink_to("nowhere"), Path.touch):
+        make(folder / name)
+        with pytest.raises(UsageError, match=f"has {name} in it that no run wrote there"):
+            hold(folder)
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize("name", [".best.writing", ".best.old", ".last.old", ".checkpoint-1.removed", ".writing"])
+def test_nothing_is_removed_or_put_in_place_through_a_link(name: str, data: Path) -> None:
+    folder = data.parent / "run"
+    write_recipe(folder, STAGE)
+    (folder / name).symlink_to("..")
+    recover(folder / "best")
+    hold(folder)
+    (folder / "checkpoint-1").mkdir()
+    (folder / ".checkpoint-1.removed").symlink_to("..")
+    discard(folder / "checkpoint-1")
+    assert [path.name for path in folder.iterdir()] == ["recipe.json"]
+    assert data.read_text() == TEXT
 
 
 @pytest.mark.parametrize("name", [".lock", "recipe.json", "log.jsonl"])

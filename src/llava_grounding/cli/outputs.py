@@ -67,17 +67,20 @@ def refuse_overwriting(inputs: Inputs, outputs: Iterable[Path]) -> None:
             )
 
 
-def check_out(out: Path | None, names: Iterable[str] = (), inputs: Inputs = (), option: str = "--out") -> None:
+def check_out(
+    out: Path | None, names: Iterable[str] = (), inputs: Inputs = (), option: str = "--out", are_files: bool = True
+) -> None:
     """Refuse an output folder that cannot be one, before any work is done.
 
     Args:
         option: which named it.
         names: what would be written or replaced in it.
         inputs: what is read; see `refuse_overwriting`.
+        are_files: whether all that would be written are files, in whose place no folder may stand.
 
     Raises:
-        UsageError: if the path is no folder, the first folder above it that exists may not be written to, or an input
-            would be overwritten.
+        UsageError: if the path or what stands at a name is of the wrong kind, the first folder above it that exists may
+            not be written to, or an input would be overwritten.
     """
     if out is None:
         return
@@ -93,7 +96,11 @@ def check_out(out: Path | None, names: Iterable[str] = (), inputs: Inputs = (), 
         raise UsageError(f"{option} must be a folder, but {quoted(str(above), _PATH)} is none")
     if not os.access(above, os.W_OK | os.X_OK):
         raise UsageError(f"{option} {said} cannot be written: no permission in {quoted(str(above), _PATH)}")
-    refuse_overwriting(inputs, [out / name for name in names])
+    outputs = [out / name for name in names]
+    for output in outputs if are_files else ():
+        if output.is_dir():
+            raise UsageError(f"{quoted(str(output), _PATH)} would be written, but is a folder; give another {option}")
+    refuse_overwriting(inputs, outputs)
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:

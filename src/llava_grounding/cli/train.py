@@ -81,7 +81,8 @@ def train(
 
         folder = out or Path("runs") / Path(recipe).stem
         names = [*_WRITTEN, *(path.name for path in folder.glob("checkpoint-*"))]
-        check_out(folder, names, [("recipe", find_recipe(recipe)), *_files_read(loaded, data)])
+        inputs = [("recipe", find_recipe(recipe)), *_files_read(loaded, data)]
+        check_out(folder, names, inputs, are_files=False)
         run(loaded, folder, data, device)
 
 

@@ -199,7 +199,8 @@ class GroundedChat:
         """Find what each phrase names, without chat; phrases do not influence each other.
 
         Args:
-            phrases: at most 10,000, as anybody would type them: a bare noun is found as with its article; see `as_spoken`.
+            phrases: at most 10,000, as anybody would type them: a bare noun is found as with its article, see
+                `as_spoken`.
 
         Returns:
             One per phrase, in order, with its text as it was given; the span covers the phrase itself.

@@ -15,6 +15,7 @@ from llava_grounding.inference.conversation import Conversation
 from llava_grounding.inference.runtime import Runtime
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.structures import GroundedAnswer
+from llava_grounding.train.checkpoint import remove
 
 if TYPE_CHECKING:
     from llava_grounding.train.trainer import GroundingTrainer
@@ -42,7 +43,8 @@ class AnswerImages(TrainerCallback):
         if self.trainer.recipe.sharding in ("fsdp", "zero3"):
             return  # no process has the whole model
         place = self.folder / f"step_{state.global_step:07d}"
-        place.mkdir(parents=True, exist_ok=True)
+        remove(place)
+        place.mkdir(parents=True)
         lines = []
         for number, sample in enumerate(self.samples):
             turn = sample.turns[0]

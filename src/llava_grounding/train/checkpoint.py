@@ -68,7 +68,7 @@ def save_whole(
     state = None if state is None else _with_scalars(training_module, state)
     recover(folder)
     aside, old = _beside(folder)
-    shutil.rmtree(aside, ignore_errors=True)
+    remove(aside)
     model = _part(state, "model")
     if is_adapted(training_module.model):
         model = merged_state(training_module.model, model)
@@ -85,7 +85,7 @@ def save_whole(
     if folder.exists():
         folder.replace(old)
     aside.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
 
 
 def settle(folder: Path) -> None:
@@ -98,13 +98,21 @@ def settle(folder: Path) -> None:
             os.close(handle)
 
 
+def remove(leftover: Path) -> None:
+    """A folder with what is in it, or a file; of a link only the link."""
+    if leftover.is_dir() and not leftover.is_symlink():
+        shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink(missing_ok=True)
+
+
 def discard(folder: Path) -> None:
     """Remove a folder so that no half of it can be taken for the whole: it loses its name first."""
     aside = folder.with_name(f".{folder.name}{REMOVED}")
-    shutil.rmtree(aside, ignore_errors=True)
+    remove(aside)
     if folder.exists():
         folder.replace(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
 
 
 def note_contents(checkpoint: Path) -> None:
@@ -176,10 +184,10 @@ def _is_inside(name: str) -> bool:
 def recover(folder: Path) -> None:
     """Put back what a run that was killed had moved out of the way; what it had not written to its end goes."""
     aside, old = _beside(folder)
-    if not folder.exists() and old.exists():
+    if not os.path.lexists(folder) and old.is_dir() and not old.is_symlink():
         old.replace(folder)
     for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+        remove(leftover)
 
 
 def kept_metrics(folder: Path) -> dict[str, float]:
@@ -220,7 +228,7 @@ def writing(what: str, aside: Path) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not _TORCH_WRITER.search(str(error)):
             raise
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"cannot write `{what}` in `{aside.parent}`: {reason}") from error
 

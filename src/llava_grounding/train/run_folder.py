@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import stat
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from llava_grounding.errors import UsageError
-from llava_grounding.train.checkpoint import REMOVED, WRITING, checkpoints, numbered, recover
+from llava_grounding.train.checkpoint import REMOVED, WRITING, checkpoints, numbered, recover, remove
 
 try:
     import fcntl
@@ -27,7 +26,8 @@ RECIPE_FILE = "recipe.json"
 """Every value of the run's recipe; what makes a folder the folder of a run."""
 LOG_FILE = "log.jsonl"
 _LOCK = ".lock"
-_RESULTS = ("best", "last", "pictures", LOG_FILE)
+_FOLDERS = ("best", "last", "pictures")
+_RESULTS = (*_FOLDERS, LOG_FILE)
 _MAX_RECIPE_BYTES = 2**24
 _HOLDER = b"process "  # what the lock begins with
 _held: set[int] = set()
@@ -66,7 +66,8 @@ def held(folder: Path) -> Iterator[None]:
 
 def _check_own(folder: Path) -> None:
     """What is there would be written over, so it must be of a run."""
-    strange = [path.name for path in numbered(folder) if not path.is_dir()]
+    folders = [*numbered(folder), *(folder / name for name in _FOLDERS)]
+    strange = [path.name for path in folders if os.path.lexists(path) and (path.is_symlink() or not path.is_dir())]
     strange += [name for name in (RECIPE_FILE, LOG_FILE) if not _is_own_file(folder / name)]
     if strange:
         _refuse(folder, strange)
@@ -165,7 +166,7 @@ def _tidy(folder: Path) -> None:
     for name in ("best", "last"):
         recover(folder / name)
     for leftover in (folder / WRITING, *folder.glob(f".*{REMOVED}")):
-        _remove(leftover)
+        remove(leftover)
     _end_last_line(folder / LOG_FILE)
 
 
@@ -182,15 +183,7 @@ def _end_last_line(log: Path) -> None:
 def write_recipe(folder: Path, text: str) -> None:
     """Replace the recipe's values, whole or not at all."""
     aside = folder / f".{RECIPE_FILE}{REMOVED}"
-    _remove(aside)  # a link there would lead the values elsewhere
+    remove(aside)  # a link there would lead the values elsewhere
     with aside.open("x", encoding="utf-8") as file:
         file.write(text)
     aside.replace(folder / RECIPE_FILE)
-
-
-def _remove(leftover: Path) -> None:
-    """A folder with what is in it; of a link only the link."""
-    if leftover.is_dir() and not leftover.is_symlink():
-        shutil.rmtree(leftover, ignore_errors=True)
-    else:
-        leftover.unlink(missing_ok=True)

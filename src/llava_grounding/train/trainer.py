@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +30,7 @@ from llava_grounding.train.checkpoint import (
     discard,
     load_training_module,
     note_contents,
+    remove,
     remove_old,
     save_training_module,
     save_whole,
@@ -250,7 +250,7 @@ class GroundingTrainer(Trainer):
         folder = Path(self._folder)
         aside = folder / WRITING
         if self.args.should_save:
-            shutil.rmtree(aside, ignore_errors=True)
+            remove(aside)
             aside.mkdir(parents=True)
         self._wait()
         self._place: Path | None = aside
