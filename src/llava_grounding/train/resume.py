@@ -22,6 +22,7 @@ from transformers.trainer_pt_utils import safe_globals
 
 from llava_grounding.checkpoint_files import plain_bytes, plain_file
 from llava_grounding.errors import CheckpointError, quoted
+from llava_grounding.torch_files import check_archive
 from llava_grounding.train.checkpoint import one_line
 
 STATE_FILE = "trainer_state.json"
@@ -145,9 +146,10 @@ def _loaded(checkpoint: Path, name: str) -> Any:
     """What torch has saved; nothing of it is run."""
     try:
         plain_file(checkpoint / name)
+        check_archive(checkpoint / name)
         with safe_globals():
             return torch.load(str(checkpoint / name), map_location="cpu", weights_only=True, mmap=True)
-    except _UNREADABLE as error:
+    except (CheckpointError, *_UNREADABLE) as error:
         raise _damaged(checkpoint, name, error) from error
 
 
