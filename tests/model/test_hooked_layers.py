@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from transformers import AutoModelForImageTextToText
 
+from llava_grounding.model.linear import Linear
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.placement import device_of, like
 from whole_models import FLAVOURS, example, whole_config, whole_model
@@ -150,3 +151,7 @@ def test_a_part_says_where_it_computes_and_in_which_type() -> None:
     away = copy.deepcopy(part).to("meta")
     away[1]._hf_hook = type("Hooks", (), {"hooks": [object(), type("Hook", (), {"execution_device": "cpu"})()]})()
     assert like(away, torch.ones(1)).device.type == "cpu"
+
+
+def test_the_older_name_of_the_linear_layer_is_that_of_the_plain_one() -> None:
+    assert Linear is nn.Linear
