@@ -72,6 +72,8 @@ class TestClasses:
             sample((DOG,), (), frozenset({"tree"})),
             sample((), (), frozenset()),
         )
+        # Of a class that is only seen, other things may have no label.
+        assert batch.partly_labelled.nonzero().tolist() == [[0, CAT], [1, DOG_COLUMN]]
         # Exhaustive classes, and those seen in the image; "anything" needs more labels than that.
         assert batch.phrase_mask.tolist() == [
             [False, True, True, False],

@@ -286,6 +286,21 @@ def test_only_matched_queries_get_a_mask_gradient() -> None:
     assert torch.equal(touched, expected)
 
 
+def test_what_matches_nothing_is_no_negative_of_a_class_that_may_have_unlabelled_things() -> None:
+    torch.manual_seed(10)
+    output, targets = random_output(layers=0), random_targets(2, 0, 5)
+    partly = torch.zeros(BATCH, PHRASES, dtype=torch.bool)
+    partly[:, 1] = True
+    result = in_cells().unweighted(output, targets, partly_labelled=partly)
+    result.losses["loss_class"].backward()
+    assert output.phrase_logits.grad is not None
+    judged = output.phrase_logits.grad != 0
+    matched = torch.zeros(BATCH, QUERIES, dtype=torch.bool)
+    matched[result.pairs.image_index, result.pairs.queries[0]] = True
+    assert torch.equal(judged[..., 1], matched)
+    assert judged[..., 0].all()
+
+
 def test_one_image_memory_may_be_shared_by_the_whole_batch() -> None:
     torch.manual_seed(8)
     output = random_output()

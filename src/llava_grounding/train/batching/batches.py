@@ -46,6 +46,8 @@ class ClassBatch:
     phrase_mask: Tensor
     """[B, 1 + classes] bool: classes that are judged in that image, being labelled exhaustively or seen in it; column 0
     stands for anything and is judged where (nearly) everything is labelled."""
+    partly_labelled: Tensor
+    """[B, 1 + classes] bool: those of them that are only seen, so that other things of the class may have no label."""
 
     def __len__(self) -> int:
         """Images."""
@@ -54,7 +56,10 @@ class ClassBatch:
     def to(self, device: torch.device) -> ClassBatch:
         """The same batch on another device."""
         return ClassBatch(
-            _to(self.images, device), [one.to(device) for one in self.targets], _to(self.phrase_mask, device)
+            _to(self.images, device),
+            [one.to(device) for one in self.targets],
+            _to(self.phrase_mask, device),
+            _to(self.partly_labelled, device),
         )
 
     @property
@@ -185,6 +190,7 @@ def class_batch(
     """
     width = 1 + len(class_index)
     targets, masks = [], torch.zeros(len(samples), width, dtype=torch.bool)
+    partly = torch.zeros_like(masks)
     for row, (sample, image) in enumerate(zip(samples, images, strict=True)):
         phrase_map = np.zeros((len(sample.instances), width), dtype=bool)
         for number, instance in enumerate(sample.instances):
@@ -195,12 +201,13 @@ def class_batch(
             masks[row] = True
         else:
             known = {class_index[name] for name in sample.exhaustive if name in class_index}
-            known |= {class_index[one.category] for one in sample.instances if one.category in class_index}
-            masks[row, sorted(known)] = True
+            seen = {class_index[one.category] for one in sample.instances if one.category in class_index}
+            masks[row, sorted(known | seen)] = True
+            partly[row, sorted(seen - known)] = True
             masks[row, ANYTHING] = len(sample.exhaustive) >= _MANY_CLASSES
             phrase_map[:, ANYTHING] = True
         targets.append(grounding_target(sample, image.letterbox, phrase_map & masks[row].numpy()))
-    return ClassBatch(processor.collate_images(images), targets, masks)
+    return ClassBatch(processor.collate_images(images), targets, masks, partly)
 
 
 def choose_turns(sample: Sample, max_turns: int, rng: np.random.Generator) -> list[Turn]:

@@ -109,7 +109,7 @@ def class_losses(
         output = ground_classes(model, phrases, memory, batch.phrase_mask)
     judged = hide_phrases(output, batch.phrase_mask)
     targets = TargetBatch.join(batch.targets, batch.phrase_mask.shape[1], memory.memory.device)
-    result = criterion.unweighted(judged, targets, batch.phrase_mask)
+    result = criterion.unweighted(judged, targets, batch.phrase_mask, partly_labelled=batch.partly_labelled)
     losses = criterion.weigh(result.losses)
     naming = naming_loss(judged, targets, result)
     cells = cell_loss(phrases.cell_head, memory, targets, batch.phrase_mask)

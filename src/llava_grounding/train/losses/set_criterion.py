@@ -128,11 +128,14 @@ class SetCriterion:
         points: PointSource | None = None,
         generator: torch.Generator | None = None,
         pairs: Pairs | None = None,
+        partly_labelled: Tensor | None = None,
     ) -> CriterionResult:
         """Losses before weights, with the pairs they come from; arguments as for the call.
 
         Args:
             pairs: queries and objects that belong together, instead of matching them; an object may have several.
+            partly_labelled: [B, G] bool, phrases that may name objects without a label: a query that matches nothing
+                is not judged by them.
         """
         device = output.boxes_cxcywh.device
         with torch.autocast(device.type, enabled=False):
@@ -145,7 +148,7 @@ class SetCriterion:
             else:
                 costs = stacked.boxes_cxcywh.new_zeros(0)
             num_objects = self._num_objects(batch)
-            sums = {"loss_class": self._class_sums(stacked, batch, pairs, phrase_mask)}
+            sums = {"loss_class": self._class_sums(stacked, batch, pairs, phrase_mask, partly_labelled)}
             if batch.masks is None:
                 # Distributed training wants a gradient for every parameter, here one of zero.
                 sums["loss_class"] = sums["loss_class"] + 0.0 * (
@@ -190,7 +193,12 @@ class SetCriterion:
         return max(total, 1.0)
 
     def _class_sums(
-        self, predictions: StackedPredictions, targets: TargetBatch, pairs: Pairs, phrase_mask: Tensor | None
+        self,
+        predictions: StackedPredictions,
+        targets: TargetBatch,
+        pairs: Pairs,
+        phrase_mask: Tensor | None,
+        partly_labelled: Tensor | None,
     ) -> Tensor:
         """Focal loss of all queries against the phrases of their matched objects, mean over phrases, summed: [D]."""
         logits = predictions.phrase_logits
@@ -199,6 +207,10 @@ class SetCriterion:
         rows = (pairs.image_index * num_queries + pairs.queries).unsqueeze(2).expand(-1, -1, num_phrases)
         target = target.scatter(1, rows, targets.phrase_map[pairs.targets]).view_as(logits)
         losses = sigmoid_focal_loss(logits, target)
+        if partly_labelled is not None:
+            matched = torch.zeros_like(logits[..., 0]).flatten(1, 2).scatter(1, rows[..., 0], 1.0)
+            unmatched = 1.0 - matched.view_as(logits[..., 0])
+            losses = losses * (1.0 - unmatched[..., None] * partly_labelled[:, None].to(losses))
         if self.phrase_normalisation == "official" or phrase_mask is None:
             per_phrase = 1.0 / max(num_phrases, 1)
             return CLASS_LOSS_SCALE * per_phrase * losses.sum((1, 2, 3))
