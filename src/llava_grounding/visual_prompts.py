@@ -15,7 +15,7 @@ import numpy as np
 
 from llava_grounding.errors import PromptError, shown
 from llava_grounding.geometry import box_area, clip_boxes_xyxy
-from llava_grounding.masks import MAX_UNPACKED_PIXELS, check_rle, decode_rle, encode_rle, mask_to_box, rle_area
+from llava_grounding.masks import MAX_UNPACKED_PIXELS, check_rle, decode_rle, encode_rle, mask_to_box, rle_area, rle_to_box
 
 MAX_COORDINATE = 1e9
 """Pixels. Whatever is farther out is no place in an image, and its area would overflow."""
@@ -61,6 +61,8 @@ class VisualPrompt:
         object.__setattr__(self, wanted, _prompt_mask(value) if wanted == "mask" else self._coordinates(value))
 
     def _coordinates(self, value: Any) -> np.ndarray:
+        if isinstance(value, np.ndarray) and value.size > 2 * MAX_POINTS:  # repeated rows take no memory until copied
+            raise PromptError(f"a {self.kind} must have at most {MAX_POINTS} points, got more")
         numbers = as_numbers(value)
         expected, fits = {
             "click": ("one point (x, y)", numbers.shape == (1, 2)),
@@ -119,15 +121,20 @@ class VisualPrompt:
     def _has_pixels(self) -> bool:
         return self.mask is not None and bool(self.mask.any())
 
+    def _mask_box(self) -> np.ndarray | None:
+        return None if self.mask is None else mask_to_box(self.mask)
+
+    def _mask_code(self) -> tuple[object, ...] | None:
+        """The same for the same mask, packed or not."""
+        return None if self.mask is None else tuple(encode_rle(self.mask).items())
+
     def bounds(self, image_size_wh: SizeWH) -> np.ndarray:
         """The box around the prompt, xyxy, cut to the image.
 
         A click or a stroke along one axis has no extent there and gets one pixel, half on either side.
         """
         if self.kind == "mask":
-            mask = self.mask
-            assert mask is not None
-            box = mask_to_box(mask)
+            box = self._mask_box()
             return clip_boxes_xyxy(np.zeros(4) if box is None else box, image_size_wh)
         if self.kind == "box":
             assert self.box_xyxy is not None
@@ -175,11 +182,11 @@ class VisualPrompt:
             self.kind == other.kind
             and same_array(self.points_xy, other.points_xy)
             and same_array(self.box_xyxy, other.box_xyxy)
-            and same_array(self.mask, other.mask)
+            and self._mask_code() == other._mask_code()
         )
 
     def __hash__(self) -> int:
-        return hash((self.kind, array_key(self.points_xy), array_key(self.box_xyxy), array_key(self.mask)))
+        return hash((self.kind, array_key(self.points_xy), array_key(self.box_xyxy), str(self._mask_code())))
 
 
 class _PackedMask(VisualPrompt):
@@ -205,6 +212,12 @@ class _PackedMask(VisualPrompt):
 
     def _has_pixels(self) -> bool:
         return rle_area(self._rle) > 0
+
+    def _mask_box(self) -> np.ndarray | None:
+        return rle_to_box(self._rle)
+
+    def _mask_code(self) -> tuple[object, ...]:
+        return tuple(self._rle.items())
 
 
 def _prompt_mask(value: Any) -> np.ndarray:

@@ -150,3 +150,30 @@ def test_what_is_no_mask_is_refused(mask: object, words: str) -> None:
 def test_what_a_masked_array_hides_is_not_set() -> None:
     mask = np.ma.array([[1, 1], [0, 1]], mask=[[False, True], [False, False]])
     np.testing.assert_array_equal(VisualPrompt.mask_of(mask).mask, [[True, False], [False, True]])
+
+
+def test_a_packed_mask_of_gigabytes_is_compared_and_refused_packed() -> None:
+    huge = {"size": [60_000, 60_000], "counts": [10, 60_000 * 60_000 - 10]}
+    tracemalloc.start()
+    try:
+        prompt = VisualPrompt.mask_from_rle(huge)
+        assert prompt == VisualPrompt.mask_from_rle(huge)
+        assert hash(prompt) == hash(VisualPrompt.mask_from_rle(huge))
+        assert prompt.bounds(SIZE).tolist() == [0, 0, *SIZE]
+        with pytest.raises(PromptError, match="a mask must have the size of the image"):
+            draw_prompts(Image.new("RGB", SIZE), [prompt])
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+    mask = np.random.default_rng(0).random((5, 7)) > 0.5
+    plain, packed = VisualPrompt.mask_of(mask), VisualPrompt.mask_from_rle(encode_rle(mask))
+    assert plain == packed
+    assert hash(plain) == hash(packed)
+    assert plain != VisualPrompt.mask_of(~mask)
+    assert packed.bounds((7, 5)).tolist() == plain.bounds((7, 5)).tolist()
+
+
+def test_repeated_rows_are_not_copied_before_they_are_counted() -> None:
+    many = np.broadcast_to(np.float32(1), (10**10, 2))
+    with pytest.raises(PromptError, match="a scribble must have at most 10000 points, got more"):
+        VisualPrompt("scribble", points_xy=many)
