@@ -211,26 +211,28 @@ def test_a_killed_process_leaves_no_mix_and_its_leavings_go(
     write_files(folder, OLD)
     if beside:
         (folder / "notes.txt").touch()
-    found = []
-    for number in range(25):
+    contents: set[bytes] = set()
+    kills = 0
+    while kills < 25 or len(contents) < 6:  # on a busy machine a process may be killed before it has written anything
+        kills += 1
+        assert kills < 2_000
         child = os.fork()
         if child == 0:
             try:
                 write_for_ever(folder)
             finally:
                 os._exit(1)
-        time.sleep(0.002 + number % 11 / 1000)
+        time.sleep(0.002 + kills % 11 / 1000)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         there = {name: content for name, content in holds(folder).items() if name in ANSWER_FILES}
-        found.append(there)
+        contents |= set(there.values())
         kinds = {content[:3] for content in there.values()}
         assert len(kinds) <= 1, there
         if not beside and hasattr(os, "sched_getaffinity"):  # Linux, whose file systems exchange folders in one step
             assert there.keys() == OLD.keys()
         if "answer.json" in there:
             assert there.keys() == OLD.keys()
-    assert len({content for there in found for content in there.values()}) == 6
     write_files(folder, OLD)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
     assert {path.name for path in folder.iterdir()} - {"notes.txt"} == OLD.keys()
