@@ -15,7 +15,15 @@ import numpy as np
 
 from llava_grounding.errors import PromptError, shown
 from llava_grounding.geometry import box_area, clip_boxes_xyxy
-from llava_grounding.masks import MAX_UNPACKED_PIXELS, check_rle, decode_rle, encode_rle, mask_to_box, rle_area, rle_to_box
+from llava_grounding.masks import (
+    MAX_UNPACKED_PIXELS,
+    check_rle,
+    decode_rle,
+    encode_rle,
+    mask_to_box,
+    rle_area,
+    rle_to_box,
+)
 
 MAX_COORDINATE = 1e9
 """Pixels. Whatever is farther out is no place in an image, and its area would overflow."""

@@ -6,8 +6,8 @@ from itertools import groupby
 
 import numpy as np
 import pytest
-from hand_record import RECORD
 
+from hand_record import RECORD
 from llava_grounding.dialogues.builder import build_sample
 from llava_grounding.dialogues.settings import KINDS, DialogueSettings
 from llava_grounding.geometry import Letterbox

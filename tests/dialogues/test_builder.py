@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hand_record import BARE, GRASS, LEFT_CUP, MAN, RECORD, RIGHT_CUP
 
+from hand_record import BARE, GRASS, LEFT_CUP, MAN, RECORD, RIGHT_CUP
 from llava_grounding.data.record import Record, RecordedTurn
 from llava_grounding.data.sample import Sample, Turn, mirror_sample
 from llava_grounding.dialogues.builder import build_sample, may_be_mirrored
