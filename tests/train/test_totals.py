@@ -9,12 +9,20 @@ from math import log
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hand_made import NAMES, four_samples, sample
 from small_training import class_phrases, recipe, training_model, training_processor
 from torch import Tensor
 
 from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction
-from llava_grounding.train.batching.batches import ChatBatch, chat_item, collate_chat, with_pointed
+from llava_grounding.train.batching.batches import (
+    ChatBatch,
+    chat_item,
+    class_batch,
+    collate_chat,
+    encode_sample_image,
+    with_pointed,
+)
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch
 from llava_grounding.train.losses.class_losses import cell_loss, class_losses, ground_classes, hide_phrases, naming_loss
 from llava_grounding.train.losses.step_losses import Criteria, LossWeights, Shares, chat_losses, pretrain_losses
@@ -104,6 +112,24 @@ def test_the_total_of_class_names_is_set_loss_naming_cells_and_denoising(copies:
     torch.testing.assert_close(losses["loss"], set_loss + 2.0 * naming + 4.0 * cells + disturbed)
     torch.testing.assert_close(losses["naming"], naming)
     torch.testing.assert_close(losses["cells"], cells)
+
+
+def test_a_class_that_is_only_seen_has_no_negatives_in_the_total() -> None:
+    """The cat is labelled, yet not everywhere: queries that match nothing say nothing of cats."""
+    processor, one = training_processor(), sample(exhaustive=frozenset({"dog"}))
+    batch = class_batch([one], [encode_sample_image(processor, one)], processor, INDEX)
+    assert batch.partly_labelled.nonzero().tolist() == [[0, INDEX["cat"]]]
+    model, phrases = training_model().eval(), class_phrases()
+    memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
+    _, result, losses = class_losses(model, phrases, CRITERIA.classes, memory, batch)
+    judged = hide_phrases(ground_classes(model, phrases, memory, batch.phrase_mask), batch.phrase_mask)
+    parts = CRITERIA.classes.unweighted(judged, batch.targets, batch.phrase_mask).losses
+    weight = 0.4 * (1 + len(NAMES)) * 10 / (1 + len(NAMES)) / result.num_objects
+    cats = judged.phrase_logits[0, :, INDEX["cat"]]
+    unmatched = torch.ones(len(cats), dtype=torch.bool)
+    unmatched[result.pairs.queries[0]] = False
+    negatives = (0.75 * cats.sigmoid() ** 2 * F.softplus(cats))[unmatched].sum()
+    torch.testing.assert_close(losses["loss_class"], 0.4 * (1 + len(NAMES)) * parts["loss_class"] - weight * negatives)
 
 
 def test_the_total_of_a_dialogue_is_its_five_losses_each_with_its_weight() -> None:
