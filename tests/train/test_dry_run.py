@@ -50,7 +50,9 @@ def test_recipes_of_drawn_scenes_have_a_plan_wherever_they_are(name: str, tmp_pa
     assert lines[0].startswith(f"stage {loaded.stage}: ")
     total = sum(one.numel() for one in meta_model(preset(loaded.preset)).parameters())
     (counted,) = [
-        re.fullmatch(r"  ([\d,]+) of ([\d,]+) parameters are trainable", line) for line in lines if "learn" in line[-6:]
+        re.fullmatch(r"  ([\d,]+) of ([\d,]+) parameters are trainable", line)
+        for line in lines
+        if line.endswith("trainable")
     ]
     learnt, phrases = int(counted[1].replace(",", "")), int(counted[2].replace(",", "")) - total
     assert 0 < learnt <= total + phrases
@@ -71,7 +73,7 @@ def test_own_data_have_a_plan(tmp_path: Path) -> None:
     write_source(source("custom") | {"instances": "instances.json", "images": "images"}, tmp_path)
     lines = lines_of("custom_data", tmp_path)
     assert lines[0] == "stage chat: language, phrases"
-    assert "  own: 8 of the first step; 2 samples, gone through 1200.00 times" in lines
+    assert "  custom: 8 of the first step; 2 samples, gone through 1200.00 times" in lines
 
 
 class TestLarge:

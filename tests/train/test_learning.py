@@ -32,7 +32,7 @@ def test_eight_pictures_are_overfit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(whole_models.FLAVOURS["shared"]["text_config"], "initializer_range", 0.2)
     samples = eight_samples()
     settings = {"steps": 120, "batch_size": 8, "learning_rate": 1e-2, "vision_lr_multiplier": 0.5, "beta2": 0.98}
-    rarely = {"logging_steps": 20, "save_steps": 1000, "eval_steps": 1000, "word_loss_weight": 0.2}
+    rarely = {"logging_steps": 20, "save_steps": 1000, "eval_steps": 1000, "loss_weights": {"words": 0.2}}
     setup, metrics = finish(tmp_path, held=samples, source=Listed(samples), **settings, **rarely)
     losses = [row for row in log_of(tmp_path) if "loss" in row]
     assert losses[-1]["loss"] < losses[0]["loss"] / 20

@@ -10,6 +10,7 @@ import yaml
 
 from llava_grounding.errors import ConfigError
 from llava_grounding.model.presets import preset
+from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.plan import STAGES
 from llava_grounding.train.recipe import _RANGES, LoraSettings, Recipe, Stage, load_recipe, recipe_of, recipe_to_dict
 from llava_grounding.train.recipe_file import shipped_recipes
@@ -46,8 +47,8 @@ def test_every_stage_has_a_plan() -> None:
 
 def test_values_of_the_file_win_over_defaults_and_overrides_over_both(tmp_path: Path) -> None:
     path = write(tmp_path, "stage: chat\nsteps: 7\nstart_from: runs/first\nbf16: false\n")
-    recipe = load_recipe(path, {"steps": "9", "start_from": "null", "word_loss_weight": "0.25"})
-    assert recipe == Recipe("chat", steps=9, bf16=False, word_loss_weight=0.25)
+    recipe = load_recipe(path, {"steps": "9", "start_from": "null", "loss_weights.words": "0.25"})
+    assert recipe == Recipe("chat", steps=9, bf16=False, loss_weights=LossWeights(words=0.25))
     assert load_recipe(path).start_from == "runs/first"
 
 
@@ -95,7 +96,8 @@ def test_numbers_out_of_range_are_refused(key: str, value: Any, limits: str) -> 
 def test_every_range_has_its_limits_and_nothing_is_infinite(key: str) -> None:
     low, high = _RANGES[key]
     part, _, inner = key.partition(".")
-    whole = not isinstance(getattr(LoraSettings() if inner else Recipe("chat"), inner or part), float)
+    group = {"lora": LoraSettings(), "loss_weights": LossWeights()}[part] if inner else Recipe("chat")
+    whole = not isinstance(getattr(group, inner or part), float)
     beyond = [low - 1] if whole else [low - 0.001, float("inf"), *([high + 0.001] if high == 1 else [])]
     for value in beyond:
         limits = "between 0 and 1" if high == 1 else f"at least {low}"

@@ -8,6 +8,7 @@ import pytest
 
 from llava_grounding.train import renamed
 from llava_grounding.train.batching.sources import KINDS
+from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.plan import STAGES
 from llava_grounding.train.recipe import Recipe, load_recipe
 from llava_grounding.train.recipe_file import find_recipe, shipped_recipes
@@ -15,6 +16,9 @@ from llava_grounding.train.recipe_file import find_recipe, shipped_recipes
 FORMER = """\
 stage: marks
 clip: 0.5
+word_weight: 0.3
+grounding_weight: 0.1
+loss_weights: {grounding: 0.2}
 keep: 3
 data:
   - {kind: own, instances: a.json, images: a, talk: {categories: 1.0}}
@@ -23,7 +27,8 @@ data:
 
 
 def test_every_present_name_is_one() -> None:
-    assert set(renamed.KEYS.values()) <= {one.name for one in fields(Recipe)}
+    weights = {f"loss_weights.{one.name}" for one in fields(LossWeights)}
+    assert set(renamed.KEYS.values()) <= {one.name for one in fields(Recipe)} | weights
     assert set(renamed.KINDS.values()) <= set(KINDS)
     assert set(renamed.STAGES.values()) <= set(STAGES)
     assert set(renamed.RECIPES.values()) <= set(shipped_recipes())
@@ -37,6 +42,7 @@ def test_a_recipe_in_former_names_is_the_one_in_present_names(tmp_path: Path, ca
         recipe = load_recipe(path, {"warmup": "0.2", "clip": "0.25", "data.0.talk.mirror": "0.5"})
     assert (recipe.stage, recipe.max_grad_norm, recipe.save_total_limit) == ("set_of_mark", 0.25, 3)
     assert recipe.warmup_ratio == 0.2
+    assert recipe.loss_weights == LossWeights(words=0.3, grounding=0.2)
     assert [one["kind"] for one in recipe.data] == ["custom", "set_of_mark"]
     assert recipe.data[0]["dialogue"] == {"categories": 1.0, "mirror": 0.5}
     assert "the recipe key `clip` is called `max_grad_norm` now" in caplog.messages

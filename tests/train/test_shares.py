@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from llava_grounding.train.batching.batches import ChatItem, chat_item, class_batch, collate_chat, encode_sample_image
 from llava_grounding.train.batching.targets import UNLEARNT
 from llava_grounding.train.losses.class_losses import ClassPhrases
-from llava_grounding.train.losses.step_losses import LossWeights, Shares
+from llava_grounding.train.losses.step_losses import Shares
+from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.plan import StagePlan
 from llava_grounding.train.training_module import LossConfig, TrainingModule
 

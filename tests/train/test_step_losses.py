@@ -25,7 +25,8 @@ from llava_grounding.train.batching.batches import (
 from llava_grounding.train.batching.targets import TargetBatch
 from llava_grounding.train.losses.class_losses import ClassPhrases, ground_classes, hide_phrases
 from llava_grounding.train.losses.denoising import denoising_losses
-from llava_grounding.train.losses.step_losses import Criteria, LossWeights, chat_losses, pretrain_losses
+from llava_grounding.train.losses.step_losses import Criteria, chat_losses, pretrain_losses
+from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.plan import set_trainable, stage_plan
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}

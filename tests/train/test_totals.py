@@ -3,7 +3,7 @@
 The weights stand here as numbers, not as the names the code gives them.
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import log
 
 import numpy as np
@@ -25,7 +25,8 @@ from llava_grounding.train.batching.batches import (
 )
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch
 from llava_grounding.train.losses.class_losses import cell_loss, class_losses, ground_classes, hide_phrases, naming_loss
-from llava_grounding.train.losses.step_losses import Criteria, LossWeights, Shares, chat_losses, pretrain_losses
+from llava_grounding.train.losses.step_losses import Criteria, Shares, chat_losses, pretrain_losses
+from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.plan import stage_plan
 from llava_grounding.train.training_module import LossConfig
 
@@ -143,7 +144,7 @@ def test_the_total_of_a_dialogue_is_its_five_losses_each_with_its_weight() -> No
 
 def test_each_part_takes_its_own_share_of_a_step() -> None:
     whole, part = (
-        chat_losses(training_model().eval(), class_phrases(), CRITERIA, chat_batch(), LossWeights(), shares)
+        chat_losses(training_model().eval(), class_phrases(), CRITERIA, chat_batch(), LossWeights(prompts=1.0), shares)
         for shares in (Shares(), Shares(tokens=0.5, objects=0.25, prompts=0.125))
     )
     shares = {"language": 0.5, "class_loss": 0.25, "class_words": 0.25, "phrase_loss": 0.25, "prompt_loss": 0.125}
@@ -168,21 +169,21 @@ def test_denoising_is_a_part_of_both_class_tasks() -> None:
     batch = chat_batch()
     assert batch.classes is not None
     torch.manual_seed(0)
-    pretraining = pretrain_losses(
-        training_model().eval(), class_phrases(), CRITERIA, batch.classes, LossWeights(denoising=2)
-    )
+    pretraining = pretrain_losses(training_model().eval(), class_phrases(), CRITERIA, batch.classes, denoising=2)
     torch.manual_seed(0)
-    chat = chat_losses(training_model().eval(), class_phrases(), CRITERIA, batch, LossWeights(denoising=2))
+    chat = chat_losses(training_model().eval(), class_phrases(), CRITERIA, batch, denoising=2)
     torch.testing.assert_close(chat["class_denoising"], pretraining["denoising"])
     torch.testing.assert_close(chat["class_loss"], pretraining["loss"])
 
 
-def test_a_lesson_has_the_weights_of_its_recipe() -> None:
+def test_the_weights_are_those_of_the_recipe() -> None:
     plain = LossConfig.of(recipe(), stage_plan(recipe()))
-    assert plain.weights == LossWeights(grounding=1.0, words=1.0, prompts=0.2, denoising=0)
-    values = {"grounding_loss_weight": 0.5, "word_loss_weight": 0.25, "prompt_loss_weight": 3.0, "denoising": 4}
-    told = LossConfig.of(recipe(**values), stage_plan(recipe(**values)))
-    assert told.weights == LossWeights(grounding=0.5, words=0.25, prompts=3.0, denoising=4)
-    assert replace(told, weights=plain.weights) == plain
+    assert plain.weights == LossWeights()
+    values = {one.name: 0.5 + number for number, one in enumerate(fields(LossWeights))}
+    given = recipe(loss_weights=values, denoising=4)
+    other = LossConfig.of(given, stage_plan(given))
+    assert other.weights == LossWeights(**values)
+    assert other.denoising == 4
+    assert replace(other, weights=plain.weights, denoising=0) == plain
     points = [LossConfig.of(recipe(num_points=count), stage_plan(recipe())).num_points for count in (0, 7)]
     assert points == [None, 7]

@@ -6,13 +6,14 @@ import math
 import types
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from llava_grounding.errors import ConfigError, did_you_mean, quoted
+from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.recipe_file import MAX_DEPTH, find_recipe, parse_yaml, read_recipe_file, yaml_problem
 from llava_grounding.train.renamed import present_key, with_present_names
 
@@ -96,12 +97,8 @@ class Recipe:
     """Questions of one scene or photo put into one dialogue; a data set's `dialogue` has a `max_turns` of its own."""
     max_tokens: int | None = None
     """Longest dialogue; later turns are left out, a longer first one leaves the sample out. None: the model's limit."""
-    grounding_loss_weight: float = 1.0
-    """Factor on the grounder's losses beside the language loss; 0.1 in the original's second stage."""
-    prompt_loss_weight: float = 0.2
-    """Factor on the prompt encoder's losses."""
-    word_loss_weight: float = 1.0
-    """Factor on the loss that makes object tokens say the words of their thing; small once the model reads them."""
+    loss_weights: LossWeights = field(default_factory=LossWeights)
+    """Factors of the losses; see `losses/weights.py`."""
     num_points: int = 512
     """Points a mask loss is computed on; 0 takes every cell. 12544 in the original."""
     seed: int = 0
@@ -152,9 +149,8 @@ _RANGES: dict[str, tuple[float, float]] = {
         ("learning_rate", "vision_lr_multiplier", "backbone_lr_multiplier", "weight_decay", "max_grad_norm"),
         _NONE_OR_MORE,
     ),
-    **dict.fromkeys(
-        ("grounding_loss_weight", "word_loss_weight", "prompt_loss_weight", "pictures", "denoising"), _NONE_OR_MORE
-    ),
+    **dict.fromkeys(("pictures", "denoising"), _NONE_OR_MORE),
+    **dict.fromkeys((f"loss_weights.{one.name}" for one in fields(LossWeights)), _NONE_OR_MORE),
     **dict.fromkeys(("num_points", "workers", "seed", "max_skipped_samples"), _NONE_OR_MORE),
     "minutes": (1e-3, math.inf),
     **dict.fromkeys(("warmup_ratio", "beta2", "lora.dropout"), _SHARE),
@@ -200,7 +196,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """All values, plain, to be saved beside what they produced."""
 
     def plain(value: Any) -> Any:
-        if isinstance(value, LoraSettings):
+        if is_dataclass(value):
             return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
         if isinstance(value, Mapping):
             return {key: plain(item) for key, item in value.items()}
@@ -289,8 +285,8 @@ def _as_type(value: Any, hint: Any, problems: list[str], prefix: str) -> Any:
         return value
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_as_type(item, arguments[0], problems, prefix) for item in value)
-    if hint is LoraSettings and isinstance(value, Mapping):
-        return LoraSettings(**_fields_of(LoraSettings, value, problems, prefix))
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
+        return hint(**_fields_of(hint, value, problems, prefix))
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
         return dict(value)
     value = _as_float(value) if hint is float else value
@@ -308,7 +304,7 @@ def _said(hint: Any) -> str:
         return f"one of {', '.join(arguments)}"
     if origin is tuple:
         return f"a list, each {_said(arguments[0])}"
-    if hint is LoraSettings or (isinstance(origin, type) and issubclass(origin, Mapping)):
+    if is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return "a mapping"
     return "text" if hint is str else getattr(hint, "__name__", str(hint))
 

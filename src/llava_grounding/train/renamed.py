@@ -12,16 +12,16 @@ RECIPES = {"own_data": "custom_data"}
 KEYS = {
     "backbone_rate": "backbone_lr_multiplier",
     "clip": "max_grad_norm",
-    "grounding_weight": "grounding_loss_weight",
+    "grounding_weight": "loss_weights.grounding",
     "keep": "save_total_limit",
     "log_every": "logging_steps",
     "max_broken": "max_skipped_samples",
-    "prompt_weight": "prompt_loss_weight",
+    "prompt_weight": "loss_weights.prompts",
     "save_every": "save_steps",
     "validate_every": "eval_steps",
     "vision_rate": "vision_lr_multiplier",
     "warmup": "warmup_ratio",
-    "word_weight": "word_loss_weight",
+    "word_weight": "loss_weights.words",
 }
 SOURCE_KEYS = {"talk": "dialogue"}
 KINDS = {"marks": "set_of_mark", "own": "custom"}
@@ -55,7 +55,11 @@ def _renamed(values: Mapping[str, Any], names: Mapping[str, str], what: str) -> 
     result = {key: value for key, value in values.items() if key not in names}
     for key in values.keys() & names.keys():
         _warn(what, key, names[key])
-        result.setdefault(names[key], values[key])
+        group, _, inner = names[key].rpartition(".")
+        if not group:
+            result.setdefault(inner, values[key])
+        elif isinstance(result.setdefault(group, {}), Mapping):
+            result[group] = {inner: values[key], **result[group]}
     return result
 
 

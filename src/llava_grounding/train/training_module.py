@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.train.batching.batches import ChatBatch, ClassBatch
 from llava_grounding.train.losses.class_losses import ClassPhrases
-from llava_grounding.train.losses.step_losses import Criteria, LossWeights, Shares, chat_losses, pretrain_losses
+from llava_grounding.train.losses.step_losses import Criteria, Shares, chat_losses, pretrain_losses
+from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.plan import StagePlan
 from llava_grounding.train.recipe import Recipe
 
@@ -30,14 +31,12 @@ class LossConfig:
     weights: LossWeights
     num_points: int | None
     freeze_batch_norm: bool = False
+    denoising: int = 0
 
     @classmethod
     def of(cls, recipe: Recipe, plan: StagePlan) -> LossConfig:
         """As the recipe says."""
-        weights = LossWeights(
-            recipe.grounding_loss_weight, recipe.word_loss_weight, recipe.prompt_loss_weight, recipe.denoising
-        )
-        return cls(plan, weights, recipe.num_points or None, recipe.freeze_batch_norm)
+        return cls(plan, recipe.loss_weights, recipe.num_points or None, recipe.freeze_batch_norm, recipe.denoising)
 
 
 class TrainingModule(nn.Module):
@@ -60,7 +59,7 @@ class TrainingModule(nn.Module):
         self.class_phrases = phrases
         self.loss_config = loss_config
         self.stored_dtypes = dict(stored_dtypes or {})
-        self._criteria = Criteria.of(len(phrases.names) if phrases else 0, loss_config.num_points)
+        self._criteria = Criteria.of(len(phrases.names) if phrases else 0, loss_config.num_points, loss_config.weights)
         self.scalars: set[str] = set()
         # What sharding makes a unit of, under the name it asks for: layers that are only ever called. It would not see
         # that somebody enters a vision module by another door than `forward`; these belong to the unit of the whole.
@@ -92,6 +91,7 @@ class TrainingModule(nn.Module):
         if not isinstance(batch, ChatBatch | ClassBatch):
             return batch(self.model, self.class_phrases)
         shares, weights = Shares.of(batch, totals), self.loss_config.weights
+        denoising = self.loss_config.denoising
         if isinstance(batch, ClassBatch):
             assert self.class_phrases is not None
             return pretrain_losses(
@@ -105,4 +105,5 @@ class TrainingModule(nn.Module):
             weights,
             shares,
             ground="phrases" in self.loss_config.plan.tasks,
+            denoising=denoising,
         )

@@ -21,11 +21,8 @@ from llava_grounding.train.batching.batches import ANYTHING, ClassBatch
 from llava_grounding.train.batching.targets import UNLEARNT, TargetBatch
 from llava_grounding.train.losses.denoising import denoising_losses
 from llava_grounding.train.losses.set_criterion import CriterionResult, SetCriterion, named_predictions
+from llava_grounding.train.losses.weights import LossWeights
 
-NAMING_WEIGHT = 2.0
-"""Of the cross-entropy of matched queries."""
-CELL_WEIGHT = 4.0
-"""Of the cross-entropy of memory cells."""
 _BACKGROUND_SHARE = 0.1  # weight of a background cell, there being many
 _MIDDLE = 0.5  # part of a box's sides in which a thing without a mask is taken to be seen
 _TOUCHING = 1e-6  # a shared border is no overlap
@@ -95,6 +92,7 @@ def class_losses(
     batch: ClassBatch,
     denoising: int = 0,
     output: GrounderOutput | None = None,
+    weights: LossWeights = LossWeights(),
 ) -> tuple[GrounderOutput, CriterionResult, dict[str, Tensor]]:
     """What was found in the images, what was matched in it, and its losses; `loss` is their weighted sum.
 
@@ -113,13 +111,13 @@ def class_losses(
     losses = criterion.weigh(result.losses)
     naming = naming_loss(judged, targets, result)
     cells = cell_loss(phrases.cell_head, memory, targets, batch.phrase_mask)
-    total = losses["loss"] + NAMING_WEIGHT * naming + CELL_WEIGHT * cells
+    total = losses["loss"] + weights.naming * naming + weights.cells * cells
     losses |= {"naming": naming, "cells": cells}
     if denoising:
         embeds = torch.cat([phrases.embeds[:1].detach() * 0.0, phrases.embeds])
         disturbed = denoising_losses(model.grounder, embeds, criterion, memory, targets, batch.phrase_mask, denoising)
         losses["denoising"] = disturbed["loss"]
-        total = total + disturbed["loss"]
+        total = total + weights.denoising * disturbed["loss"]
     return output, result, losses | {"loss": total}
 
 

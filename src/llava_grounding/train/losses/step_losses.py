@@ -7,6 +7,7 @@ no difference how a step is split. Two are means weighted by objects, and thus n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +19,7 @@ from llava_grounding.train.losses.class_losses import ClassPhrases, class_losses
 from llava_grounding.train.losses.matcher import HungarianMatcher
 from llava_grounding.train.losses.prompt_losses import PromptCriterion
 from llava_grounding.train.losses.set_criterion import SetCriterion
+from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.losses.word_loss import word_loss
 
 _MATCHING_CELLS = 16  # a side: matching whole masks of 56 x 56 cells was a quarter of a step
@@ -32,31 +34,23 @@ class Criteria:
     prompts: PromptCriterion
 
     @classmethod
-    def of(cls, num_classes: int, num_points: int | None) -> Criteria:
+    def of(cls, num_classes: int, num_points: int | None, weights: LossWeights = LossWeights()) -> Criteria:
         """With `num_points=None` masks are judged on every cell."""
-        # The class loss is a mean over columns; 0.4 per column is a weight of 4 on their sum, as with few phrases.
+        of_masks_and_boxes: dict[str, Any] = {
+            "loss_mask_weight": weights.mask,
+            "loss_dice_weight": weights.dice,
+            "loss_box_weight": weights.box,
+            "loss_giou_weight": weights.giou,
+            "num_points": num_points,
+        }
+        matcher = HungarianMatcher(num_points=num_points, max_cells=_MATCHING_CELLS)
+        # The class loss is a mean over columns; a tenth per column is the weight on their sum, as with few phrases.
+        of_columns = weights.focal / 10 * (1 + num_classes)
         return cls(
-            SetCriterion(
-                loss_class_weight=0.4 * (1 + num_classes), num_points=num_points, matcher=_matcher(num_points)
-            ),
-            SetCriterion(num_points=num_points, phrase_normalisation="valid", matcher=_matcher(num_points)),
-            PromptCriterion(num_points=num_points, score_target="iou"),
+            SetCriterion(matcher, of_columns, **of_masks_and_boxes),
+            SetCriterion(matcher, weights.focal, **of_masks_and_boxes, phrase_normalisation="valid"),
+            PromptCriterion(**of_masks_and_boxes, loss_score_weight=weights.score, score_target="iou"),
         )
-
-
-def _matcher(num_points: int | None) -> HungarianMatcher:
-    return HungarianMatcher(num_points=num_points, max_cells=_MATCHING_CELLS)
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Factors on the losses beside the language loss."""
-
-    grounding: float = 1.0
-    words: float = 1.0
-    prompts: float = 1.0
-    denoising: int = 0
-    """Disturbed copies of each object in the class task."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +76,11 @@ def pretrain_losses(
     batch: ClassBatch,
     weights: LossWeights = LossWeights(),
     shares: Shares = Shares(),
+    denoising: int = 0,
 ) -> dict[str, Tensor]:
     """Losses of class names as phrases; `loss` is their weighted sum."""
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    losses = class_losses(model, phrases, criteria.classes, memory, batch, weights.denoising)[2]
+    losses = class_losses(model, phrases, criteria.classes, memory, batch, denoising, weights=weights)[2]
     return {name: value * shares.objects for name, value in losses.items()}
 
 
@@ -97,16 +92,18 @@ def chat_losses(
     weights: LossWeights = LossWeights(),
     shares: Shares = Shares(),
     ground: bool = True,
+    denoising: int = 0,
 ) -> dict[str, Tensor]:
     """Language loss, grounding loss of the `<seg>` phrases and of the class names; `loss` is their weighted sum.
 
     Args:
         phrases: of the class names; None leaves that task out, as does a batch without them.
         ground: whether the phrases of the dialogue are grounded at all.
+        denoising: disturbed copies of each object in the class task.
     """
     if phrases is not None and batch.classes is not None and any_trainable(model.grounder):
         features = model.encode_image(**batch.images, **phrases.scored(batch.classes.phrase_mask))
-        named = _class_task(model, phrases, criteria, batch, features, weights.denoising)
+        named = _class_task(model, phrases, criteria, batch, features, weights, denoising)
     else:
         features, named = model.encode_image(**batch.images), {}
     output = read_dialogues(model, batch, features)
@@ -186,12 +183,13 @@ def _class_task(
     criteria: Criteria,
     batch: ChatBatch,
     features: ImageFeatures,
+    weights: LossWeights,
     denoising: int,
 ) -> dict[str, Tensor]:
     """Losses of class names on the queries that the language model reads, and of what these tokens say."""
     assert batch.classes is not None
     assert batch.words is not None
     output, result, losses = class_losses(
-        model, phrases, criteria.classes, features.memory, batch.classes, denoising, features.proposals
+        model, phrases, criteria.classes, features.memory, batch.classes, denoising, features.proposals, weights
     )
     return losses | {"words": word_loss(model, output, result, batch.words)}
