@@ -324,7 +324,7 @@ NAMED_AT_LENGTH = [
 
 
 @pytest.mark.parametrize(("rows", "change"), NAMED_AT_LENGTH)
-@pytest.mark.parametrize("kind", ["own", "coco"])
+@pytest.mark.parametrize("kind", ["custom", "coco"])
 def test_a_name_of_a_megabyte_is_cut_short(tmp_path: Path, kind: str, rows: str, change: dict[str, Any]) -> None:
     write_files(tmp_path, {"1.png": picture()})
     labels = coco([labelled(1, [0, 0, 4, 4])])
