@@ -50,6 +50,8 @@ app.command()(doctor)
 
 
 def _add_commands_of_other_rooms() -> None:
+    if find_spec("llava_grounding.cli.annotate"):
+        app.add_typer(import_module("llava_grounding.cli.annotate").annotate, name="annotate")
     for name in ("benchmark", "train"):
         if find_spec(f"llava_grounding.cli.{name}"):
             app.command()(getattr(import_module(f"llava_grounding.cli.{name}"), name))

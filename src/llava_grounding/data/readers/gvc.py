@@ -264,9 +264,14 @@ def _without_suffix(question: str) -> tuple[str, bool]:
     return bare.strip(), bare != question
 
 
+def is_refusal(answer: str) -> bool:
+    """Whether an answer asks for what it was not given, as models do that see no picture."""
+    return _REFUSAL.search(answer) is not None
+
+
 def _canonical(answer: str, grounded: bool) -> tuple[str, int]:
     """The answer in canonical markup, and how many phrases it has."""
-    if _REFUSAL.search(answer):
+    if is_refusal(answer):
         raise EntryError("refusal", f"the answer refuses: {shown(answer)}")
     if not grounded:
         if any(token in answer for token in _MARKUP):

@@ -1,0 +1,210 @@
+"""The second pass: inputs and answers in, the files of one finished folder out; the same bytes every time.
+
+Asks nobody. Where answers come from is an `Answers`: the matcher, or the store of what was asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from llava_grounding.annotate import matcher
+from llava_grounding.annotate.label_index import LabelIndex, file_hash
+from llava_grounding.annotate.marked import Marked
+from llava_grounding.annotate.samples import Shard, SourceKind, Unusable, iter_samples
+from llava_grounding.annotate.tasks import Task, iter_tasks
+from llava_grounding.annotate.verify import verify
+from llava_grounding.annotate.write import FILES, INSTANCES, MANIFEST, RECORDS, Writer
+from llava_grounding.data.coco import LABEL_SETS
+from llava_grounding.data.images import ImageStore
+from llava_grounding.errors import DataError
+
+MANIFEST_VERSION = 1
+_TOLD_EVERY = 500  # samples
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is annotated.
+
+    Args:
+        instances: COCO instances file.
+        texts: captions or dialogues.
+        kind: which of them.
+        images: where pixels come from; only their names matter here.
+        shard: the part of the images that is meant.
+    """
+
+    instances: Path
+    texts: Path
+    kind: SourceKind
+    images: ImageStore
+    shard: Shard = Shard()
+
+    def tasks(self, index: LabelIndex, limit: int | None = None) -> Iterable[Task | Unusable]:
+        """The samples with their images, in order; at most `limit` of them."""
+        for number, task in enumerate(iter_tasks(iter_samples(self.texts, self.kind, self.shard), index, self.images)):
+            if limit is not None and number >= limit:
+                return
+            yield task
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of a task.
+
+    Args:
+        rounds: requests it took.
+        verified: whether it holds by the way it was found.
+    """
+
+    marked: Marked
+    rounds: int = 0
+    verified: bool = False
+
+
+class Answers(Protocol):
+    """Where answers come from."""
+
+    def about(self) -> Mapping[str, Any]:
+        """What the manifest says of it: model, versions, parameters."""
+
+    def usage(self) -> Mapping[str, Any]:
+        """What the manifest says of its cost, when all answers have been taken."""
+
+    def answer(self, task: Task) -> Answer | str:
+        """What is known of a task, or the reason why nothing is."""
+
+
+class BuiltinAnswers:
+    """The matcher; it needs no request."""
+
+    def about(self) -> Mapping[str, Any]:
+        return {"model": matcher.NAME, "version": matcher.VERSION}
+
+    def usage(self) -> Mapping[str, Any]:
+        return {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0}
+
+    def answer(self, task: Task) -> Answer | str:
+        return Answer(matcher.match(task), verified=True)
+
+
+def assemble(
+    inputs: Inputs,
+    index: LabelIndex,
+    answers: Answers,
+    folder: Path,
+    limit: int | None = None,
+    with_prompts: bool = True,
+    tell: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Write all files into an empty folder, and give the manifest, which is one of them.
+
+    Args:
+        limit: of samples.
+        with_prompts: sample visual prompts for GVC-R.
+        tell: called with the number of samples done now and then.
+
+    Raises:
+        DataError: if an input cannot be read, or no text is about a labelled image.
+        OSError: if something cannot be written.
+    """
+    writer = Writer(folder, index, with_prompts)
+    unknown = 0
+    for task in inputs.tasks(index, limit):
+        if isinstance(task, Unusable):
+            unknown += task.reason == "unknown image"
+            writer.reject(task)
+        else:
+            found = answers.answer(task)
+            if isinstance(found, str):
+                writer.reject(Unusable(task.sample.position, task.sample.id, found, found))
+            else:
+                writer.accept(task, found.marked if found.verified else verify(task, found.marked), found.rounds)
+        if writer.counts["samples"] % _TOLD_EVERY == 0:
+            tell(writer.counts["samples"])
+    total = writer.counts["samples"]
+    tell(total)
+    check_images(inputs, total, unknown)
+    files = writer.close()
+    if (folder / LABEL_SETS).is_file():
+        data = (folder / LABEL_SETS).read_bytes()
+        files[LABEL_SETS] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest = {
+        "version": MANIFEST_VERSION,
+        "kind": "llava-grounding annotations",
+        "inputs": {
+            "instances": {"name": inputs.instances.name, "sha256": index.digest},
+            inputs.kind: {"name": inputs.texts.name, "sha256": file_hash(inputs.texts)},
+        },
+        "shard": str(inputs.shard),
+        "limit": limit,
+        "answers": dict(answers.about()),
+        "usage": dict(answers.usage()),
+        "counts": dict(writer.counts),
+        "rejections": dict(sorted(writer.rejections.items())),
+        "dropped_phrases": dict(sorted(writer.dropped.items())),
+        "repairs": dict(sorted(writer.repairs.items())),
+        "files": files,
+    }
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def check_images(inputs: Inputs, total: int, unknown: int) -> None:
+    """Refuse texts of which none is about an image of the instances file.
+
+    Raises:
+        DataError: naming both files.
+    """
+    if total and unknown == total:
+        raise DataError(
+            f"none of the {total} {inputs.kind} of {inputs.texts} is about an image of {inputs.instances}; "
+            "give the instances file of the same images"
+        )
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Put the manifest into a folder."""
+    (folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished folder.
+
+    Raises:
+        DataError: if there is none, or it is of another version.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} holds no finished annotations: cannot read {path}: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
+        raise DataError(f"{path} must be a manifest of version {MANIFEST_VERSION}; annotate again with this release")
+    return manifest
+
+
+def output_names(folder: Path) -> tuple[str, ...]:
+    """The files of a finished folder that are there, the manifest first."""
+    return tuple(name for name in FILES if (folder / name).is_file())
+
+
+__all__ = [
+    "FILES",
+    "INSTANCES",
+    "RECORDS",
+    "Answer",
+    "Answers",
+    "BuiltinAnswers",
+    "Inputs",
+    "assemble",
+    "check_images",
+    "output_names",
+    "read_manifest",
+    "write_manifest",
+]
