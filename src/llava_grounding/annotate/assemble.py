@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from llava_grounding.annotate import matcher
+from llava_grounding.annotate.agreement import Agreement
 from llava_grounding.annotate.label_index import LabelIndex, file_hash
 from llava_grounding.annotate.marked import Marked
 from llava_grounding.annotate.samples import Shard, SourceKind, Unusable, iter_samples
@@ -43,7 +44,7 @@ class Inputs:
     texts: Path
     kind: SourceKind
     images: ImageStore
-    shard: Shard = Shard()
+    shard: Shard = field(default_factory=Shard)
 
     def tasks(self, index: LabelIndex, limit: int | None = None) -> Iterable[Task | Unusable]:
         """The samples with their images, in order; at most `limit` of them."""
@@ -101,6 +102,7 @@ def assemble(
     limit: int | None = None,
     with_prompts: bool = True,
     tell: Callable[[int], None] = lambda done: None,
+    second: Answers | None = None,
 ) -> dict[str, Any]:
     """Write all files into an empty folder, and give the manifest, which is one of them.
 
@@ -108,12 +110,14 @@ def assemble(
         limit: of samples.
         with_prompts: sample visual prompts for GVC-R.
         tell: called with the number of samples done now and then.
+        second: whose agreement the manifest tells; nothing of it is written.
 
     Raises:
         DataError: if an input cannot be read, or no text is about a labelled image.
         OSError: if something cannot be written.
     """
     writer = Writer(folder, index, with_prompts)
+    agreement = None if second is None else Agreement(second.about())
     unknown = 0
     for task in inputs.tasks(index, limit):
         if isinstance(task, Unusable):
@@ -124,7 +128,10 @@ def assemble(
             if isinstance(found, str):
                 writer.reject(Unusable(task.sample.position, task.sample.id, found, found))
             else:
-                writer.accept(task, found.marked if found.verified else verify(task, found.marked), found.rounds)
+                marked = _verified(task, found)
+                writer.accept(task, marked, found.rounds)
+                if second is not None and agreement is not None and isinstance(other := second.answer(task), Answer):
+                    agreement.add(marked, _verified(task, other))
         if writer.counts["samples"] % _TOLD_EVERY == 0:
             tell(writer.counts["samples"])
     total = writer.counts["samples"]
@@ -151,8 +158,14 @@ def assemble(
         "repairs": dict(sorted(writer.repairs.items())),
         "files": files,
     }
+    if agreement is not None:
+        manifest["agreement"] = agreement.to_dict()
     write_manifest(folder, manifest)
     return manifest
+
+
+def _verified(task: Task, answer: Answer) -> Marked:
+    return answer.marked if answer.verified else verify(task, answer.marked)
 
 
 def check_images(inputs: Inputs, total: int, unknown: int) -> None:

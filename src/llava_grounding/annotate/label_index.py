@@ -163,7 +163,7 @@ def _build(db: sqlite3.Connection, instances: Path, digest: str) -> None:
             _add_image(db, row, doubtful)
         elif isinstance(row.value, Mapping):
             category, image_id = (number_or_none(row.value.get(key)) for key in ("category_id", "image_id"))
-            used |= {category} - {None}
+            used |= set() if category is None else {category}
             if image_id is not None and abs(image_id) < 2**63:
                 annotations.append((_stored(number_or_none(row.value.get("id"))), image_id, row.text))
         if len(annotations) == _BLOCK:

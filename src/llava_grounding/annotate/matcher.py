@@ -80,7 +80,7 @@ def _meant(
 
 
 def _one_referent(text: str, said: Sequence[Mention]) -> bool:
-    """Whether all mentions of a category in a text are of the same things: "a dog ... the dog", not "a man ... a boy"."""
+    """Whether all mentions of a category are of the same things: "a dog ... the dog", not "a man ... a boy"."""
     if len(said) == 1:
         return True
     heads = {text[slice(*mention.head_span)].lower() for mention in said}

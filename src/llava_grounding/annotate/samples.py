@@ -1,4 +1,4 @@
-"""What is to be annotated, read as a stream: captions or dialogues, each with the image it is about, and shards of them.
+"""What is to be annotated, as a stream: captions or dialogues, each with the image it is about, and shards of them.
 
 Knows no labels and no prompts.
 """

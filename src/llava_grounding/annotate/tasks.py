@@ -32,12 +32,14 @@ class Numbered:
         index: in the record.
         name: of its category, as a person would say it.
         instance: the label itself; it has an id.
+        share_xyxy: its box as shares of the width and height of the image.
     """
 
     number: int
     index: int
     name: str
     instance: Annotation
+    share_xyxy: tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,15 @@ def number_instances(record: Record) -> tuple[Numbered, ...]:
         largest = sorted(usable, key=lambda pair: (-box_area_of(pair[1]), pair[0]))[:MAX_INSTANCES]
         usable = sorted(largest, key=lambda pair: pair[0])
     return tuple(
-        Numbered(number, index, spoken_name(thing.category), thing)
+        Numbered(number, index, spoken_name(thing.category), thing, _shares(thing, record.image_size_wh))
         for number, (index, thing) in enumerate(usable, start=1)
     )
+
+
+def _shares(thing: Annotation, size_wh: tuple[int, int] | None) -> tuple[float, float, float, float]:
+    width, height = size_wh or (1, 1)
+    x0, y0, x1, y1 = thing.box_xyxy
+    return x0 / width, y0 / height, x1 / width, y1 / height
 
 
 def iter_tasks(

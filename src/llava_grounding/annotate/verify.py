@@ -43,9 +43,7 @@ def verify(task: Task, marked: Marked) -> Marked:
     return Marked(kept, tuple(refused), marked.failure, marked.repairs)
 
 
-def _fault(
-    text: str, phrase: MarkedPhrase, things: Mapping[int, Numbered], words: Lexicon
-) -> tuple[str, str] | None:
+def _fault(text: str, phrase: MarkedPhrase, things: Mapping[int, Numbered], words: Lexicon) -> tuple[str, str] | None:
     """Reason and detail, None if the phrase holds."""
     start, end = phrase.span
     if not 0 <= start < end <= len(text):

@@ -145,9 +145,7 @@ class Writer:
             self.reject(_of(task, "nothing named", "no phrase of it names an instance"))
             return
         self.counts.update(samples=1, accepted=1, phrases=marked.num_phrases)
-        self.counts["instances_named"] += sum(
-            len(one.numbers) for found in marked.phrases.values() for one in found
-        )
+        self.counts["instances_named"] += sum(len(one.numbers) for found in marked.phrases.values() for one in found)
         self._images.add(task.record.image_id)
         parts = []
         record = replace(task.record, id=task.sample.id)
