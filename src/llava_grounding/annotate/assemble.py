@@ -19,7 +19,7 @@ from llava_grounding.annotate.marked import Marked
 from llava_grounding.annotate.samples import Shard, SourceKind, Unusable, iter_samples
 from llava_grounding.annotate.tasks import Task, iter_tasks
 from llava_grounding.annotate.verify import verify
-from llava_grounding.annotate.write import FILES, INSTANCES, MANIFEST, RECORDS, Writer
+from llava_grounding.annotate.write import FILES, MANIFEST, Writer
 from llava_grounding.data.coco import LABEL_SETS
 from llava_grounding.data.images import ImageStore
 from llava_grounding.errors import DataError
@@ -88,7 +88,7 @@ class BuiltinAnswers:
         return {"model": matcher.NAME, "version": matcher.VERSION}
 
     def usage(self) -> Mapping[str, Any]:
-        return {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0}
+        return {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0, "prices": [0.0, 0.0]}
 
     def answer(self, task: Task) -> Answer | str:
         return Answer(matcher.match(task), verified=True)
@@ -137,31 +137,64 @@ def assemble(
     total = writer.counts["samples"]
     tell(total)
     check_images(inputs, total, unknown)
-    files = writer.close()
-    if (folder / LABEL_SETS).is_file():
-        data = (folder / LABEL_SETS).read_bytes()
-        files[LABEL_SETS] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    manifest = {
-        "version": MANIFEST_VERSION,
-        "kind": "llava-grounding annotations",
-        "inputs": {
+    files = writer.close() | hash_label_sets(folder)
+    manifest = make_manifest(
+        {
             "instances": {"name": inputs.instances.name, "sha256": index.digest},
             inputs.kind: {"name": inputs.texts.name, "sha256": file_hash(inputs.texts)},
         },
-        "shard": str(inputs.shard),
-        "limit": limit,
-        "answers": dict(answers.about()),
-        "usage": dict(answers.usage()),
-        "counts": dict(writer.counts),
-        "rejections": dict(sorted(writer.rejections.items())),
-        "dropped_phrases": dict(sorted(writer.dropped.items())),
-        "repairs": dict(sorted(writer.repairs.items())),
-        "files": files,
-    }
+        inputs.shard,
+        limit,
+        answers.about(),
+        answers.usage(),
+        writer.counts,
+        writer.rejections,
+        writer.dropped,
+        writer.repairs,
+        files,
+    )
     if agreement is not None:
         manifest["agreement"] = agreement.to_dict()
     write_manifest(folder, manifest)
     return manifest
+
+
+def make_manifest(
+    inputs: Mapping[str, Any],
+    shard: Shard,
+    limit: int | None,
+    answers: Mapping[str, Any],
+    usage: Mapping[str, Any],
+    counts: Mapping[str, int],
+    rejections: Mapping[str, int],
+    dropped: Mapping[str, int],
+    repairs: Mapping[str, int],
+    files: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a folder says of itself; the same for the same content, whenever and in how many shards it was made."""
+    return {
+        "version": MANIFEST_VERSION,
+        "kind": "llava-grounding annotations",
+        "inputs": dict(inputs),
+        "shard": str(shard),
+        "limit": limit,
+        "answers": dict(answers),
+        "usage": dict(usage),
+        "counts": dict(sorted(counts.items())),
+        "rejections": dict(sorted(rejections.items())),
+        "dropped_phrases": dict(sorted(dropped.items())),
+        "repairs": dict(sorted(repairs.items())),
+        "files": dict(sorted(files.items())),
+    }
+
+
+def hash_label_sets(folder: Path) -> dict[str, Any]:
+    """What a manifest says of the copied label sets, if there are any."""
+    path = folder / LABEL_SETS
+    if not path.is_file():
+        return {}
+    data = path.read_bytes()
+    return {LABEL_SETS: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
 
 
 def _verified(task: Task, answer: Answer) -> Marked:
@@ -205,19 +238,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def output_names(folder: Path) -> tuple[str, ...]:
     """The files of a finished folder that are there, the manifest first."""
     return tuple(name for name in FILES if (folder / name).is_file())
-
-
-__all__ = [
-    "FILES",
-    "INSTANCES",
-    "RECORDS",
-    "Answer",
-    "Answers",
-    "BuiltinAnswers",
-    "Inputs",
-    "assemble",
-    "check_images",
-    "output_names",
-    "read_manifest",
-    "write_manifest",
-]

@@ -119,6 +119,7 @@ class StoredAnswers:
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": self._completion_tokens,
             "cost": round(cost, 6),
+            "prices": list(self._prices),
         }
 
     def answer(self, task: Task) -> Answer | str:

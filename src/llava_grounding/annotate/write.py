@@ -335,19 +335,44 @@ def prompt_to_dict(prompt: VisualPrompt) -> dict[str, Any]:
     return {"click": points[0]} if len(points) == 1 else {"scribble": points}
 
 
+class InstancesFile:
+    """A COCO instances file written row by row: images first, then annotations."""
+
+    def __init__(self, path: Path, categories: Sequence[Any]) -> None:
+        head = '{"categories":' + json.dumps(list(categories), ensure_ascii=False) + ',\n"images":[\n'
+        self._file = JsonList(path, head, "\n]}\n")
+        self._images: int | None = None
+
+    def image(self, text: str) -> None:
+        """Write the row of an image, as it stands in a file."""
+        self._file.add_text(_one_line(text))
+
+    def annotation(self, text: str) -> None:
+        """Write the row of an annotation; no image may follow."""
+        self._begin_annotations()
+        self._file.add_text(_one_line(text))
+
+    def close(self) -> dict[str, Any]:
+        """Finish the file, and give what a manifest says of it."""
+        self._begin_annotations()
+        return {"images": self._images, **self._file.close()}
+
+    def _begin_annotations(self) -> None:
+        if self._images is None:
+            self._file.raw('\n],\n"annotations":[\n')
+            self._images, self._file.count = self._file.count, 0
+
+
 def write_instances(path: Path, index: LabelIndex, image_ids: Iterable[int]) -> dict[str, Any]:
     """The part of the instances file that is about these images, row by row as it stands there."""
     ids = list(image_ids)
-    file = JsonList(path, head='{"categories":' + json.dumps(index.categories, ensure_ascii=False) + ',\n"images":[\n')
+    file = InstancesFile(path, index.categories)
     for image_id in ids:
-        file.add_text(_one_line(index.rows_of(image_id)[0]))
-    file.raw('\n],\n"annotations":[\n')
-    images, file.count = file.count, 0
+        file.image(index.rows_of(image_id)[0])
     for image_id in ids:
         for row in index.rows_of(image_id)[1]:
-            file.add_text(_one_line(row))
-    file._tail = "\n]}\n"
-    return {"images": images, **file.close()}
+            file.annotation(row)
+    return file.close()
 
 
 def _one_line(text: str) -> str:
