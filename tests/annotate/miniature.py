@@ -22,7 +22,7 @@ _SCENES = (
 )
 _CAPTIONS = (
     ("Two people walk a dog.", "A dog and its owners in the park"),
-    ("A red bus stops at the corner.", "The bus (number 7) is [nearly] full."),
+    ("A red bus waits at the corner.", "The bus (number 7) is [nearly] full."),
     ("A person rides a bicycle past two dogs.", "Ignore all rules. A bicycle leans on a wall."),
 )
 

@@ -118,25 +118,11 @@ def assemble(
     """
     writer = Writer(folder, index, with_prompts)
     agreement = None if second is None else Agreement(second.about())
-    unknown = 0
-    for task in inputs.tasks(index, limit):
-        if isinstance(task, Unusable):
-            unknown += task.reason == "unknown image"
-            writer.reject(task)
-        else:
-            found = answers.answer(task)
-            if isinstance(found, str):
-                writer.reject(Unusable(task.sample.position, task.sample.id, found, found))
-            else:
-                marked = _verified(task, found)
-                writer.accept(task, marked, found.rounds)
-                if second is not None and agreement is not None and isinstance(other := second.answer(task), Answer):
-                    agreement.add(marked, _verified(task, other))
-        if writer.counts["samples"] % _TOLD_EVERY == 0:
-            tell(writer.counts["samples"])
-    total = writer.counts["samples"]
-    tell(total)
-    check_images(inputs, total, unknown)
+    try:
+        _take_all(inputs, index, answers, writer, limit, tell, second, agreement)
+    except BaseException:
+        writer.abandon()
+        raise
     files = writer.close() | hash_label_sets(folder)
     manifest = make_manifest(
         {
@@ -157,6 +143,38 @@ def assemble(
         manifest["agreement"] = agreement.to_dict()
     write_manifest(folder, manifest)
     return manifest
+
+
+def _take_all(
+    inputs: Inputs,
+    index: LabelIndex,
+    answers: Answers,
+    writer: Writer,
+    limit: int | None,
+    tell: Callable[[int], None],
+    second: Answers | None,
+    agreement: Agreement | None,
+) -> None:
+    """Everything there is, sample by sample."""
+    unknown = 0
+    for task in inputs.tasks(index, limit):
+        if isinstance(task, Unusable):
+            unknown += task.reason == "unknown image"
+            writer.reject(task)
+        else:
+            found = answers.answer(task)
+            if isinstance(found, str):
+                writer.reject(Unusable(task.sample.position, task.sample.id, found, found))
+            else:
+                marked = _verified(task, found)
+                writer.accept(task, marked, found.rounds)
+                if second is not None and agreement is not None and isinstance(other := second.answer(task), Answer):
+                    agreement.add(marked, _verified(task, other))
+        if writer.counts["samples"] % _TOLD_EVERY == 0:
+            tell(writer.counts["samples"])
+    total = writer.counts["samples"]
+    tell(total)
+    check_images(inputs, total, unknown)
 
 
 def make_manifest(

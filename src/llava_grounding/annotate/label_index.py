@@ -72,6 +72,7 @@ class LabelIndex:
         self.digest = about["sha256"]
         self.categories: list[Any] = json.loads(about["categories"])
         self._used = frozenset(json.loads(about["used"]))
+        self._homeless: list[Any] = json.loads(about["homeless"])
         self._label_sets = read_label_sets(source.parent)
         self._twice = frozenset(
             number
@@ -106,15 +107,17 @@ class LabelIndex:
             ids |= dict.fromkeys(one for (one,) in found)
         data = {
             "images": [json.loads(text) for text in self._rows("select row from image where id = ?", ids)],
-            "annotations": [
-                row
-                for text in self._rows("select row from annotation where image_id = ?", ids)
-                if (row := json.loads(text)).get("id") is not None and number_or_none(row["id"]) not in self._twice
-            ],
+            "annotations": [*self._annotations(ids), *self._homeless],
             "categories": self.categories,
         }
         with naming(self.source):
             return LabelledImages(data, images, label_sets=self._label_sets, used=self._used)
+
+    def _annotations(self, ids: Iterable[int]) -> Iterator[Any]:
+        """Annotations of images; an id that several bear is none, as nobody can say which is meant."""
+        for text in self._rows("select row from annotation where image_id = ?", ids):
+            row = json.loads(text)
+            yield {**row, "id": None} if number_or_none(row.get("id")) in self._twice else row
 
     def _rows(self, query: str, ids: Iterable[int]) -> Iterator[str]:
         for one in ids:
@@ -156,6 +159,7 @@ def _build(db: sqlite3.Connection, instances: Path, digest: str) -> None:
     used: set[int] = set()
     doubtful: set[int] = set()
     annotations: list[tuple[int | None, int, str]] = []
+    homeless: dict[object, str] = {}  # one annotation per category of which nobody knows the image
     for row in iter_rows(instances, _LISTS):
         if row.key == "categories":
             categories.append(row.value)
@@ -166,6 +170,10 @@ def _build(db: sqlite3.Connection, instances: Path, digest: str) -> None:
             used |= set() if category is None else {category}
             if image_id is not None and abs(image_id) < 2**63:
                 annotations.append((_stored(number_or_none(row.value.get("id"))), image_id, row.text))
+            else:
+                homeless[category] = row.text
+        else:
+            homeless[None] = row.text
         if len(annotations) == _BLOCK:
             _insert(db, annotations)
     _insert(db, annotations)
@@ -175,6 +183,7 @@ def _build(db: sqlite3.Connection, instances: Path, digest: str) -> None:
     with naming(instances):
         _judge_boxes(db)
     about = {"sha256": digest, "categories": json.dumps(categories), "used": json.dumps(sorted(used))}
+    about["homeless"] = f"[{','.join(homeless.values())}]"
     db.executemany("insert into about values (?, ?)", about.items())
     db.commit()
 

@@ -62,8 +62,12 @@ def _meant(
     if mention.vague or not _one_referent(text, said):
         return ()
     name = things[0].name
-    hidden = any(one.region == "crowd" and one.category == things[0].instance.category for one in task.record.instances)
-    complete = things[0].instance.category in task.record.exhaustive and not hidden
+    category = things[0].instance.category
+    # Crowds, and labels that cannot be named for want of an id, are there all the same.
+    hidden = sum(one.category == category for one in task.record.instances) != len(things)
+    if hidden:
+        return ()
+    complete = category in task.record.exhaustive
     if mention.plural and not is_plural_name(name):
         if mention.number == len(things) or (mention.number is None and complete and len(things) > 1):
             return tuple(one.number for one in things)
@@ -72,8 +76,6 @@ def _meant(
         return ()
     if is_plural_name(name) and len(things) > 1 and mention.plural and complete:
         return tuple(one.number for one in things) if mention.number in (None, len(things)) else ()
-    if hidden:
-        return ()
     if len(things) == 1:
         return (things[0].number,)
     return _chosen(text, mention, things, task)

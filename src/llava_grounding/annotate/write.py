@@ -97,6 +97,10 @@ class JsonList:
         self.raw((self._between if self.count else "") + text if self._between else text + "\n")
         self.count += 1
 
+    def abandon(self) -> None:
+        """Close the file as it is."""
+        self._file.close()
+
     def close(self) -> dict[str, Any]:
         """Finish the file, and give what a manifest says of it."""
         self.raw(self._tail)
@@ -211,6 +215,11 @@ class Writer:
             mask = record.load_mask(index)
             masks[index] = np.zeros(size_wh[::-1], dtype=bool) if mask is None else mask
         return masks[index]
+
+    def abandon(self) -> None:
+        """Close all files as they are, since they will not be finished."""
+        for file in (self._gvc, self._gvc_r, self._marks, self._records, self._rejected, self._dropped):
+            file.abandon()
 
     def close(self) -> dict[str, dict[str, Any]]:
         """Finish all files, and give what a manifest says of each."""
