@@ -208,7 +208,7 @@ def test_a_changed_prompt_model_or_parameter_is_another_request() -> None:
         replace(SETTINGS, model="n").request([{"role": "user", "content": "a"}]),
         replace(SETTINGS, parameters={"temperature": 1}).request([{"role": "user", "content": "a"}]),
         replace(SETTINGS, form="brackets").request([{"role": "user", "content": "a"}]),
-        replace(request, prompt_version="other"),
+        replace(SETTINGS, parameters={}).request([{"role": "user", "content": "a"}]),
     ]
     assert len({request.key, *(one.key for one in others)}) == 6
 

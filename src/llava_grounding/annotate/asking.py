@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 
 from llava_grounding.annotate.endpoint import AccessError, BusyError, CallError, Endpoint, RefusedError, Reply
 from llava_grounding.annotate.limits import Budget, Pace, guess_tokens
-from llava_grounding.annotate.rounds import ModelSettings, Pending, form_key, next_step
+from llava_grounding.annotate.rounds import ModelSettings, Pending, Request, form_key, next_step
 from llava_grounding.annotate.samples import Unusable
-from llava_grounding.annotate.store import Request, Store
+from llava_grounding.annotate.store import Store
 from llava_grounding.annotate.tasks import Task
 
 _ABOUT_FORM = re.compile(r"response_format|json_schema|schema|guided|grammar|structured", re.IGNORECASE)
@@ -199,8 +199,9 @@ class Asker:
 
     async def _attempts(self, key: str, request: Request) -> bool:
         model = self.settings.model
-        guess = guess_tokens(sum(len(message["content"]) for message in request.body["messages"]))
-        most = int(request.body.get("max_tokens") or request.body.get("max_completion_tokens") or 1500)
+        body = request.body
+        guess = guess_tokens(sum(len(message["content"]) for message in body["messages"]))
+        most = int(body.get("max_tokens") or body.get("max_completion_tokens") or 1500)
         for attempt in range(self._options.attempts):
             reply, error = None, None
             if self._stopping:
@@ -211,7 +212,7 @@ class Asker:
                 if self._stopping:
                     raise _Stop
                 self._store.sending(key, model)
-                reply = await self._endpoint.complete(request.body)
+                reply = await self._endpoint.complete(body)
             except RefusedError as refused:
                 return self._note_refused(key, refused)
             except BusyError as busy:

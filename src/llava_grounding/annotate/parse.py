@@ -48,16 +48,13 @@ def parse_answer(answer: str, task: Task, form: AnswerForm) -> Marked:
     text = _bare(answer[:MAX_ANSWER], repairs)
     if not text:
         return Marked({}, (), "the answer is empty", +repairs)
-    readings = (_read_json, _read_brackets) if form == "schema" else (_read_brackets, _read_json)
-    taken: Marked | None = None
-    for number, read in enumerate(readings):
+    like_json = text[0] in "{[" if form == "brackets" else True
+    for json_first in (like_json, not like_json):
         reader = _Reader(task, repairs.copy())
-        found = read(text, reader)
-        if found is not None and (taken is None or (any(found.values()) and not taken.num_phrases)):
-            reader.repairs["other form"] += number
-            taken = Marked(found, tuple(reader.refused), None, +reader.repairs)
-    if taken is not None:
-        return taken
+        found = (_read_json if json_first else _read_brackets)(text, reader)
+        if found is not None:
+            reader.repairs["other form"] += json_first != (form == "schema")
+            return Marked(found, tuple(reader.refused), None, +reader.repairs)
     if _REFUSAL.search(text):
         return Marked({}, (), "the answer is a refusal", +repairs)
     return Marked({}, (), "the answer holds neither the texts nor the JSON object that was asked for", +repairs)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 from llava_grounding.annotate.marked import Refused
@@ -116,9 +117,14 @@ ANSWER_SCHEMA: dict[str, Any] = {
 """What an answer in the form `schema` must be."""
 
 
-def messages_of(task: Task, form: AnswerForm) -> list[Message]:
-    """The first request about a task."""
-    return [*_opening(form), {"role": "user", "content": _listing(_lines(task.numbered), task.texts)}]
+def opening(form: AnswerForm) -> tuple[Message, ...]:
+    """What every request begins with: the rules and two examples."""
+    return _OPENINGS[form]
+
+
+def messages_of(task: Task) -> list[Message]:
+    """What follows the opening in the first request about a task."""
+    return [{"role": "user", "content": _listing(_lines(task.numbered), task.texts)}]
 
 
 def ask_again(
@@ -140,19 +146,16 @@ def thing_name(number: int, name: str) -> str:
     return f"{number}.{clean_name(name)}"
 
 
+@lru_cache(maxsize=2**16)
 def clean_name(name: str) -> str:
     """A category's name without anything that means something in the list."""
     return " ".join(_NOT_NAME.sub(" ", name).split())[:_MAX_NAME] or "thing"
 
 
-def _opening(form: AnswerForm) -> list[Message]:
-    return list(_OPENINGS[form])
-
-
 def _make_opening(form: AnswerForm) -> tuple[Message, ...]:
     messages = [{"role": "system", "content": _TASK + _FORMS[form]}]
     for things, texts, phrases in _EXAMPLES:
-        lines = [_line(number, name, box) for number, (name, box) in enumerate(things, start=1)]
+        lines = "\n".join(_line(number, name, box) for number, (name, box) in enumerate(things, start=1))
         said = {
             label: [(words, [thing_name(k, things[k - 1][0]) for k in numbers]) for words, numbers in phrases[label]]
             for label in texts
@@ -183,16 +186,22 @@ def format_answer(
     return "\n".join(lines)
 
 
-def _listing(lines: Iterable[str], texts: Mapping[str, str]) -> str:
-    return "Things:\n" + "\n".join(lines) + "\nTexts:\n" + json.dumps(texts, ensure_ascii=False)
+def _listing(lines: str, texts: Mapping[str, str]) -> str:
+    return f"Things:\n{lines}\nTexts:\n{json.dumps(texts, ensure_ascii=False)}"
 
 
-def _lines(numbered: Sequence[Numbered]) -> list[str]:
-    return [_line(one.number, one.name, one.share_xyxy) for one in numbered]
+_last: tuple[Sequence[Numbered], str] = ((), "")  # several texts in a row are about one image
+
+
+def _lines(numbered: Sequence[Numbered]) -> str:
+    global _last
+    if _last[0] is not numbered:
+        _last = numbered, "\n".join(_line(one.number, one.name, one.share_xyxy) for one in numbered)
+    return _last[1]
 
 
 def _line(number: int, name: str, box: _Box) -> str:
-    return f"{thing_name(number, name)}: [{', '.join(f'{side:.3f}' for side in box)}]"
+    return "%s: [%.3f, %.3f, %.3f, %.3f]" % (thing_name(number, name), *box)  # noqa: UP031  many, and twice as fast
 
 
 _OPENINGS: Mapping[AnswerForm, tuple[Message, ...]] = {

@@ -5,15 +5,25 @@ A function of the task, the settings and the store alone, so that asking and ass
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from llava_grounding.annotate.assemble import Answer
 from llava_grounding.annotate.marked import Marked
 from llava_grounding.annotate.parse import parse_answer
-from llava_grounding.annotate.prompt import ANSWER_SCHEMA, PROMPT_VERSION, AnswerForm, Message, ask_again, messages_of
-from llava_grounding.annotate.store import Request, Row, Store
+from llava_grounding.annotate.prompt import (
+    ANSWER_SCHEMA,
+    PROMPT_VERSION,
+    AnswerForm,
+    Message,
+    ask_again,
+    messages_of,
+    opening,
+)
+from llava_grounding.annotate.store import Row, Store, request_key
 from llava_grounding.annotate.tasks import Task
 from llava_grounding.annotate.verify import verify
 
@@ -39,14 +49,14 @@ class ModelSettings:
     rounds: int = 2
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0, "max_tokens": 1500})
 
+    @cached_property
+    def text(self) -> str:
+        """Everything that is the same in all requests, the opening of the prompt by its version."""
+        return json.dumps([PROMPT_VERSION, self.form, self.model, dict(self.parameters)], sort_keys=True)
+
     def request(self, messages: list[Message]) -> Request:
-        """The call with these messages."""
-        body: dict[str, Any] = {"model": self.model, "messages": messages}
-        if self.form == "schema":
-            schema = {"name": "phrases", "strict": True, "schema": ANSWER_SCHEMA}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        body |= {key: value for key, value in self.parameters.items() if value is not None}
-        return Request(body, PROMPT_VERSION)
+        """The call with these messages behind the opening."""
+        return Request(request_key(self.text, messages), self, tuple(messages))
 
     def about(self) -> dict[str, Any]:
         """What a manifest says of it."""
@@ -57,6 +67,30 @@ class ModelSettings:
             "rounds": self.rounds,
             "parameters": dict(self.parameters),
         }
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of a model.
+
+    Args:
+        key: under which the store keeps it.
+        messages: behind the opening of the prompt.
+    """
+
+    key: str
+    settings: ModelSettings
+    messages: tuple[Message, ...]
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """As the API takes it."""
+        settings = self.settings
+        body: dict[str, Any] = {"model": settings.model, "messages": [*opening(settings.form), *self.messages]}
+        if settings.form == "schema":
+            schema = {"name": "phrases", "strict": True, "schema": ANSWER_SCHEMA}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return body | {key: value for key, value in settings.parameters.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -72,7 +106,7 @@ def next_step(task: Task, settings: ModelSettings, look_up: Callable[[str], Row 
 
     Of several answers the last one that could be read counts.
     """
-    messages = messages_of(task, settings.form)
+    messages = messages_of(task)
     best: Marked | None = None
     number = 0
     while True:

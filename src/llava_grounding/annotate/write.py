@@ -11,7 +11,7 @@ import random
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -152,9 +152,8 @@ class Writer:
         self.counts["instances_named"] += sum(len(one.numbers) for found in marked.phrases.values() for one in found)
         self._images.add(task.record.image_id)
         parts = []
-        record = replace(task.record, id=task.sample.id)
         if answers:
-            self._gvc.add(gvc_entry(record, grounded_turns(task, marked)))
+            self._gvc.add(gvc_entry(task.record, grounded_turns(task, marked), task.sample.id))
             parts.append("gvc")
         if answers and not any(map(find_marks, task.texts.values())):
             self._marks.add(marks_entry(task, marked))
@@ -162,7 +161,7 @@ class Writer:
         referring = referring_turns(task, marked)
         if referring is not None:
             turns, regions = referring
-            self._gvc_r.add(gvc_entry(record, turns))
+            self._gvc_r.add(gvc_entry(task.record, turns, task.sample.id))
             parts.append("gvc_r")
         else:
             regions = {}

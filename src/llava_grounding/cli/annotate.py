@@ -241,7 +241,7 @@ def inputs_of(instances: Path, captions: Path | None, dialogues: Path | None, sh
     """
     from llava_grounding.annotate.assemble import Inputs
     from llava_grounding.annotate.samples import Shard
-    from llava_grounding.data.images import FolderImages
+    from llava_grounding.annotate.tasks import NamesOnly
 
     if (captions is None) == (dialogues is None):
         raise UsageError("give either --captions FILE or --dialogues FILE")
@@ -250,8 +250,7 @@ def inputs_of(instances: Path, captions: Path | None, dialogues: Path | None, sh
     for path in (instances, texts):
         if not path.is_file():
             raise UsageError(f"there is no file {quoted(str(path))}")
-    # Pictures are not read: names are only compared.
-    return Inputs(instances, texts, kind, FolderImages(instances.parent), Shard.parse(shard))  # type: ignore[arg-type]
+    return Inputs(instances, texts, kind, NamesOnly(), Shard.parse(shard))  # type: ignore[arg-type]
 
 
 @contextmanager

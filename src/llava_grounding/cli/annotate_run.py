@@ -77,7 +77,8 @@ def run_annotation(
                     settings = _ask(inputs, index, store, settings, base_url, limits, form, limit)
                 answers.append(_answers(store, settings, limits))
             if not estimate:
-                write_out(out, inputs, index, answers[0], limit, prompts, *answers[1:])
+                with store.snapshot():
+                    write_out(out, inputs, index, answers[0], limit, prompts, *answers[1:])
         finally:
             store.close()
 

@@ -176,8 +176,11 @@ def write_gvc(path: str | Path, records: Iterable[Record]) -> int:
     return len(entries)
 
 
-def gvc_entry(record: Record, dialogue: Sequence[RecordedTurn]) -> dict[str, Any]:
+def gvc_entry(record: Record, dialogue: Sequence[RecordedTurn], name: str | None = None) -> dict[str, Any]:
     """One dialogue of a record as an entry of a file of grounded dialogues.
+
+    Args:
+        name: of the entry; None = the record's.
 
     Raises:
         DataError: if an annotation without an id is named.
@@ -188,7 +191,7 @@ def gvc_entry(record: Record, dialogue: Sequence[RecordedTurn]) -> dict[str, Any
         head = f"{IMAGE_TOKEN}\n" if index == 0 else ""
         conversations += [{"from": "human", "value": head + question}, {"from": "gpt", "value": turn.answer}]
     entry: dict[str, Any] = {
-        "id": record.id,
+        "id": record.id if name is None else name,
         "image": record.image_name or record.id,
         "conversations": conversations,
         "gd_ls": [
