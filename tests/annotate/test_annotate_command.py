@@ -25,10 +25,10 @@ from llava_grounding.annotate.tasks import make_task
 from llava_grounding.annotate.write import FILES
 from llava_grounding.cli.main import run
 from llava_grounding.data.check import check_dataset
-from llava_grounding.data.gvc import GvcDialogues
 from llava_grounding.data.images import FolderImages
-from llava_grounding.data.labels import LabelledImages
-from llava_grounding.data.marks import MarkedDialogues
+from llava_grounding.data.readers.gvc import GvcDialogues
+from llava_grounding.data.readers.labels import LabelledImages
+from llava_grounding.data.readers.set_of_mark import MarkedDialogues
 from llava_grounding.data.record import Annotation, Record
 from llava_grounding.errors import DataError
 

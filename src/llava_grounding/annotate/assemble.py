@@ -20,8 +20,8 @@ from llava_grounding.annotate.samples import Shard, SourceKind, Unusable, iter_s
 from llava_grounding.annotate.tasks import Task, iter_tasks
 from llava_grounding.annotate.verify import verify
 from llava_grounding.annotate.write import FILES, MANIFEST, Writer
-from llava_grounding.data.coco import LABEL_SETS
 from llava_grounding.data.images import ImageStore
+from llava_grounding.data.readers.coco import LABEL_SETS
 from llava_grounding.errors import DataError
 
 MANIFEST_VERSION = 1

@@ -16,8 +16,8 @@ from PIL import Image
 
 from llava_grounding.annotate.finished import iter_records
 from llava_grounding.data.images import ImageStore, coco_number, read_file
-from llava_grounding.data.reading import read_json
-from llava_grounding.data.rows import read_entries
+from llava_grounding.data.readers.reading import read_json
+from llava_grounding.data.readers.rows import read_entries
 from llava_grounding.errors import DataError, ImageError
 from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
 

@@ -11,7 +11,7 @@ from PIL import Image
 from llava_grounding.annotate.finished import FinishedLabels, FinishedRecord, iter_records
 from llava_grounding.annotate.json_stream import iter_rows
 from llava_grounding.annotate.write import MARKS
-from llava_grounding.data.marks import draw_marks
+from llava_grounding.data.mark_drawing import draw_marks
 from llava_grounding.errors import DataError, UsageError
 from llava_grounding.render import draw_answer
 

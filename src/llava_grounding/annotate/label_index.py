@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.annotate.json_stream import Row, iter_rows
-from llava_grounding.data.box_forms import BoxForms
-from llava_grounding.data.coco import read_label_sets
 from llava_grounding.data.images import ImageStore, coco_number, open_regular
-from llava_grounding.data.labels import LabelledImages
-from llava_grounding.data.reading import naming, number_or_none
+from llava_grounding.data.readers.box_forms import BoxForms
+from llava_grounding.data.readers.coco import read_label_sets
+from llava_grounding.data.readers.labels import LabelledImages
+from llava_grounding.data.readers.reading import naming, number_or_none
 from llava_grounding.errors import DataError
 
 _FORMAT = "1"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from llava_grounding.annotate.marked import Marked, MarkedPhrase
 from llava_grounding.annotate.tasks import Numbered, Task
 from llava_grounding.data.grounded_captions import box_area_of
-from llava_grounding.data.nouns import Mention, is_plural_name, lexicon_with
+from llava_grounding.language.nouns import Mention, is_plural_name, lexicon_with
 
 NAME = "builtin"
 VERSION = "1"

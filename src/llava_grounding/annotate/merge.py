@@ -27,7 +27,7 @@ from llava_grounding.annotate.write import (
     InstancesFile,
     JsonList,
 )
-from llava_grounding.data.coco import LABEL_SETS
+from llava_grounding.data.readers.coco import LABEL_SETS
 from llava_grounding.errors import DataError
 
 _PARTS = {"gvc": GVC, "gvc_r": GVC_R, "marks": MARKS}

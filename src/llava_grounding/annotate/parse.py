@@ -17,7 +17,7 @@ from typing import Any
 from llava_grounding.annotate.marked import Marked, MarkedPhrase, Refused
 from llava_grounding.annotate.prompt import AnswerForm, clean_name
 from llava_grounding.annotate.tasks import Numbered, Task
-from llava_grounding.data.nouns import lexicon, other_names, spoken_name
+from llava_grounding.language.nouns import lexicon, other_names, spoken_name
 
 MAX_ANSWER = 200_000
 """Characters that are looked at."""

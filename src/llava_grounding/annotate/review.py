@@ -26,7 +26,7 @@ from PIL import Image
 from llava_grounding.annotate.finished import FinishedLabels, FinishedRecord, FinishedText, iter_records
 from llava_grounding.annotate.label_index import file_hash
 from llava_grounding.annotate.write import RECORDS
-from llava_grounding.data.reading import read_json
+from llava_grounding.data.readers.reading import read_json
 from llava_grounding.data.record import Record
 from llava_grounding.errors import DataError, shown
 from llava_grounding.render.outline import mask_to_path

@@ -14,9 +14,9 @@ from llava_grounding.annotate.label_index import LabelIndex
 from llava_grounding.annotate.samples import TextSample, Unusable
 from llava_grounding.data.grounded_captions import box_area_of
 from llava_grounding.data.images import ImageStore, NoBytes
-from llava_grounding.data.nouns import spoken_name
-from llava_grounding.data.reading import EntryError
+from llava_grounding.data.readers.reading import EntryError
 from llava_grounding.data.record import Annotation, Record
+from llava_grounding.language.nouns import spoken_name
 
 MAX_INSTANCES = 100
 """Listed of one image: the largest, in the order of the file."""

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 from llava_grounding.annotate.marked import Marked, MarkedPhrase, Refused
 from llava_grounding.annotate.tasks import Numbered, Task
-from llava_grounding.data.nouns import Lexicon, Mention, is_mass, is_plural_name, lexicon, parse_number
-from llava_grounding.data.synonyms import COLLECTIVES, GROUP_NOUNS, PHRASE_ENDS
+from llava_grounding.language.nouns import Lexicon, Mention, is_mass, is_plural_name, lexicon, parse_number
+from llava_grounding.language.synonyms import COLLECTIVES, GROUP_NOUNS, PHRASE_ENDS
 
 MAX_PHRASE = 120
 """Characters of a phrase; what is longer is a sentence, not the name of something."""

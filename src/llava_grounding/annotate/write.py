@@ -21,13 +21,13 @@ from llava_grounding.annotate.label_index import LabelIndex
 from llava_grounding.annotate.marked import Marked, MarkedPhrase, Refused
 from llava_grounding.annotate.samples import Unusable
 from llava_grounding.annotate.tasks import Task
-from llava_grounding.data.coco import LABEL_SETS
-from llava_grounding.data.gvc import gvc_entry
-from llava_grounding.data.marks import find_marks
-from llava_grounding.data.prompt_sampling import can_point_at, sample_prompt
-from llava_grounding.data.reading import IMAGE_TOKEN
+from llava_grounding.data.readers.coco import LABEL_SETS
+from llava_grounding.data.readers.gvc import gvc_entry
+from llava_grounding.data.readers.reading import IMAGE_TOKEN
+from llava_grounding.data.readers.set_of_mark import find_marks
 from llava_grounding.data.record import Record, RecordedTurn
-from llava_grounding.data.templates import BRIEF_DESCRIPTIONS
+from llava_grounding.dialogues.prompts import can_point_at, sample_prompt
+from llava_grounding.dialogues.templates import BRIEF_DESCRIPTIONS
 from llava_grounding.markup import REGION, format_markup
 from llava_grounding.masks import encode_rle
 from llava_grounding.structures import VisualPrompt
