@@ -28,7 +28,7 @@ from llava_grounding.data.check import check_dataset
 from llava_grounding.data.images import FolderImages
 from llava_grounding.data.readers.gvc import GvcDialogues
 from llava_grounding.data.readers.labels import LabelledImages
-from llava_grounding.data.readers.set_of_mark import MarkedDialogues
+from llava_grounding.data.readers.set_of_mark import SetOfMarkDialogues
 from llava_grounding.data.record import Annotation, Record
 from llava_grounding.errors import DataError
 
@@ -60,7 +60,7 @@ def test_what_is_written_can_be_learnt_from(tmp_path: Path, kind: str) -> None:
     assert annotate("run", *inputs(paths, kind), "--out", out, "--prompts") == 0
     gvc = GvcDialogues.from_files(out / "gvc.json", out / "instances.json", tmp_path / "in")
     gvc_r = GvcDialogues.from_files(out / "gvc_r.json", out / "instances.json", tmp_path / "in")
-    marks = MarkedDialogues.from_files(out / "marks.json", tmp_path / "in", out / "instances.json")
+    marks = SetOfMarkDialogues.from_files(out / "marks.json", tmp_path / "in", out / "instances.json")
     manifest = json.loads((out / "manifest.json").read_text())
     assert [len(gvc), len(gvc_r), len(marks)] == [manifest["counts"][name] for name in ("gvc", "gvc_r", "marks")]
     assert all(check_dataset(one).ok for one in (gvc, gvc_r, marks))
@@ -122,7 +122,7 @@ def test_hostile_texts_and_names_are_data(tmp_path: Path) -> None:
         "</script><script>alert(1)</script> <g_s> A dog <g_e> <seg> sits"
     )
     assert not GvcDialogues.from_files(out / "gvc.json", out / "instances.json", tmp_path / "in").dropped
-    assert not MarkedDialogues.from_files(out / "marks.json", tmp_path / "in", out / "instances.json").dropped
+    assert not SetOfMarkDialogues.from_files(out / "marks.json", tmp_path / "in", out / "instances.json").dropped
     assert annotate("review", out, "--images", tmp_path / "in", "--page", page) == 0
     html = page.read_text()
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
@@ -324,7 +324,7 @@ def test_an_estimate_sends_nothing_and_ctrl_c_loses_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    paths, out = write(tmp_path / "in", 20), tmp_path / "out"
+    paths, out = write(tmp_path / "in", 10), tmp_path / "out"
     model = FakeModel(delay=0.02)
     with running(model):
         asks = ["run", *inputs(paths), "--out", out, "--model", "m", "--base-url", model.url, "--prices", 1, 2]
@@ -337,7 +337,7 @@ def test_an_estimate_sends_nothing_and_ctrl_c_loses_nothing(
         kills: list[int] = []
 
         def interrupting(prompt: str, attempt: int) -> str:
-            if len(model.asked) == 10 and not kills:
+            if len(model.asked) == 5 and not kills:
                 kills.append(attempt)
                 os.kill(os.getpid(), signal.SIGINT)
             return "answer"
@@ -345,13 +345,13 @@ def test_an_estimate_sends_nothing_and_ctrl_c_loses_nothing(
         model._behaviour = interrupting
         assert annotate(*asks, "--concurrency", 4) == 130
         assert "the same command goes on from here" in capsys.readouterr().err
-        assert 10 <= len(model.answered) < 40
+        assert 5 <= len(model.answered) < 20
         assert not (out / "manifest.json").exists()
         assert annotate(*asks, "--no-ask") == 0
         assert "not answered" in capsys.readouterr().out
         assert annotate(*asks, "--second-model", "builtin") == 0
         assert set(model.answered.values()) == {1}
-        assert len(model.answered) == 40
+        assert len(model.answered) == 20
     agreement = json.loads((out / "manifest.json").read_text())["agreement"]
     assert agreement["with"]["model"] == "builtin"
     assert 0 < agreement["same_instances"] <= agreement["in_both"] <= min(agreement["phrases"])

@@ -19,7 +19,7 @@ from llava_grounding.annotate.marked import Marked
 from llava_grounding.annotate.samples import Shard, SourceKind, Unusable, iter_samples
 from llava_grounding.annotate.tasks import Task, iter_tasks
 from llava_grounding.annotate.verify import verify
-from llava_grounding.annotate.write import FILES, MANIFEST, Writer
+from llava_grounding.annotate.write import MANIFEST, Writer
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.readers.coco import LABEL_SETS
 from llava_grounding.errors import DataError
@@ -251,8 +251,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
         raise DataError(f"{path} must be a manifest of version {MANIFEST_VERSION}; annotate again with this release")
     return manifest
-
-
-def output_names(folder: Path) -> tuple[str, ...]:
-    """The files of a finished folder that are there, the manifest first."""
-    return tuple(name for name in FILES if (folder / name).is_file())

@@ -48,7 +48,6 @@ class FinishedRecord:
     image: str
     image_id: int
     texts: tuple[FinishedText, ...]
-    pointed_at: Mapping[str, Any]
 
     @property
     def answers(self) -> tuple[FinishedText, ...]:
@@ -79,7 +78,6 @@ def iter_records(folder: Path) -> Iterator[FinishedRecord]:
                 str(entry["image"]),
                 int(entry["image_id"]),
                 texts,
-                dict(entry["pointed_at"]),
             )
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise DataError(

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -223,8 +223,3 @@ def _judge_boxes(db: sqlite3.Connection) -> None:
         if width and height and isinstance(row := json.loads(text), Mapping):
             forms.see(row.get("bbox"), (width, height), row.get("segmentation"))
     forms.refuse()
-
-
-def category_names(index: LabelIndex) -> Collection[str]:
-    """Names of the file's categories, as far as they are names."""
-    return [row["name"] for row in index.categories if isinstance(row, Mapping) and isinstance(row.get("name"), str)]
