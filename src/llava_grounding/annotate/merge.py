@@ -59,7 +59,10 @@ def merge(shards: Sequence[Path], folder: Path) -> dict[str, Any]:
         manifests[0]["limit"],
         manifests[0]["answers"],
         {**usage, "cost": round(cost, 6), "prices": prices},
-        *(_sum(manifests, key) for key in ("counts", "rejections", "dropped_phrases", "repairs")),
+        _sum(manifests, "counts"),
+        _sum(manifests, "rejections"),
+        _sum(manifests, "dropped_phrases"),
+        _sum(manifests, "repairs"),
         files,
     )
     write_manifest(folder, manifest)

@@ -53,7 +53,8 @@ def sample_phrases(folder: Path, count: int, seed: int = 0) -> list[Sampled]:
     Raises:
         DataError: if it is not finished.
     """
-    chance, kept, seen = random.Random(seed), [], 0
+    chance, seen = random.Random(seed), 0
+    kept: list[Sampled] = []
     for record in iter_records(folder):
         for text in record.answers:
             for index in range(len(text.phrases)):
