@@ -19,7 +19,7 @@ PACKAGE = ROOT / "src" / "llava_grounding"
 CLI_PAGE = ROOT / "docs" / "cli.md"
 _LEFT_OUT = {".git", ".venv", ".venv-lowest", "demo", "runs", "shared", "build", "dist"}
 _BLOCK = re.compile(r"((?:<!-- [^\n]*? -->\n)?)^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_HELP = re.compile(r"^```\n\$ llava-grounding(?P<command>[a-z ]*) --help\n.*?^```$", re.MULTILINE | re.DOTALL)
+_HELP = re.compile(r"^```\n\$ llava-grounding(?P<command>[a-z -]*) --help\n.*?^```$", re.MULTILINE | re.DOTALL)
 _HELP_COLUMNS = "80"
 
 

@@ -18,7 +18,7 @@ from llava_grounding.data.record import RecordedTurn
 from llava_grounding.errors import DataError, ShapeError
 
 GREY = np.full((120, 160, 3), 128, dtype=np.uint8)
-RED, BLUE = (212, 36, 34), (44, 102, 208)
+RED, BLUE = (213, 94, 0), (0, 114, 178)
 
 
 def disk(x: int, y: int, radius: int) -> np.ndarray:
@@ -92,7 +92,7 @@ def test_numbers_do_not_cover_each_other_while_there_is_room() -> None:
     masks = [disk(60 + 8 * (k % 4), 50 + 8 * (k // 4), 3) for k in range(8)]
     marked = draw_marks(GREY, masks, boxes_of(masks), range(1, 9))
     inks = {tuple(int(v) for v in row) for row in marked.reshape(-1, 3)}
-    labels = [label_box(marked, ink) for ink in [RED, BLUE, (54, 158, 66), (243, 132, 26)] if ink in inks]
+    labels = [label_box(marked, ink) for ink in [RED, BLUE, (0, 158, 115), (230, 159, 0)] if ink in inks]
     assert len(labels) == 4
     for index, (x0, y0, x1, y1) in enumerate(labels):
         assert min(x1 - x0, y1 - y0) >= 10, "something covers it"

@@ -1,6 +1,7 @@
 """Files that commands write: never over what they read, each whole, and a set of them exchanged as one.
 
-`refuse_overwriting` and `check_out` are asked before any work is done, `write_files` writes.
+`refuse_overwriting` and `check_out` are asked before any work is done, `write_files` writes; `exchanged_files` is for
+what does not fit into memory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -149,23 +150,51 @@ def _write_one(path: Path, content: bytes) -> None:
 
 
 def _write_set(folder: Path, contents: Mapping[str, bytes]) -> None:
-    if _may_be_exchanged(folder, contents):
+    with exchanged_files(folder, contents) as aside:
+        for name, content in contents.items():
+            _write_synced(aside / name, content)
+
+
+@contextmanager
+def exchanged_files(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    """A folder aside to write files into, which at the end take the place of those in `folder` as a set.
+
+    As `write_files` puts several files in place, for what does not fit into memory. Of `names` those that were not
+    written are removed from `folder`; the first is put there last. If the block raises, nothing changes.
+
+    Raises:
+        OSError: if something cannot be written.
+    """
+    named = tuple(names)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if _may_be_exchanged(folder, named):
         with _aside(folder.parent, folder.name) as aside:
-            _write_all(aside, contents)
-            if _exchange(aside, folder, contents):
+            yield aside
+            _sync_all(aside)
+            if _exchange(aside, folder, named):
                 _sync_folder(folder.parent)
                 return
+            _replace_one_by_one(aside, folder, named)
+        return
     folder.mkdir(exist_ok=True)
-    with _aside(folder, next(iter(contents))) as aside:
-        _write_all(aside, contents)
-        for name in contents:
-            (folder / name).unlink(missing_ok=True)
-        for name in reversed(list(contents)):
+    with _aside(folder, named[0]) as aside:
+        yield aside
+        _sync_all(aside)
+        _replace_one_by_one(aside, folder, named)
+
+
+def _replace_one_by_one(aside: Path, folder: Path, names: Iterable[str]) -> None:
+    """Remove the older files, then put the newer ones there, the first of them last."""
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    for name in reversed(list(names)):
+        if (aside / name).exists():
             (aside / name).replace(folder / name)
-        _sync_folder(folder)
+    _sync_folder(folder)
 
 
-def _may_be_exchanged(folder: Path, contents: Mapping[str, bytes]) -> bool:
+def _may_be_exchanged(folder: Path, names: Collection[str]) -> bool:
     """Whether the folder is new, or our own with older files of the set and nothing else, and nobody stands in it."""
     if not os.access(folder.parent, os.W_OK | os.X_OK) or folder.is_symlink() or folder.name in ("", ".", ".."):
         return False
@@ -173,10 +202,10 @@ def _may_be_exchanged(folder: Path, contents: Mapping[str, bytes]) -> bool:
         return True
     if folder.samefile(Path.cwd()) or folder.is_mount() or folder.stat().st_uid != os.geteuid():
         return False
-    return all(entry.name in contents and entry.is_file() for entry in folder.iterdir())
+    return all(entry.name in names and entry.is_file() for entry in folder.iterdir())
 
 
-def _exchange(new: Path, folder: Path, contents: Mapping[str, bytes]) -> bool:
+def _exchange(new: Path, folder: Path, names: Iterable[str]) -> bool:
     """Put a folder in the place of an older one in one step; whether that could be done."""
     mode = folder.stat().st_mode if folder.exists() else 0o777 & ~_umask()
     new.chmod(stat.S_IMODE(mode))
@@ -188,7 +217,7 @@ def _exchange(new: Path, folder: Path, contents: Mapping[str, bytes]) -> bool:
             return False
     if not _swap(new, folder):
         return False
-    for name in contents:
+    for name in names:
         (new / name).unlink(missing_ok=True)
     for late in list(new.iterdir()):  # somebody put it there at the last moment
         if not (folder / late.name).exists():
@@ -250,9 +279,14 @@ def _plain(name: str) -> str:
     return "".join(one if one.isalnum() or one in "-_." else "_" for one in name)[:40]
 
 
-def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
-    for name, content in contents.items():
-        _write_synced(folder / name, content)
+def _sync_all(folder: Path) -> None:
+    """Make what was written into a folder outlast a failure of the machine."""
+    for path in folder.iterdir():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     _sync_folder(folder)
 
 

@@ -373,7 +373,7 @@ def parse_json(text: str | bytes) -> Any:
     Raises:
         ValueError: if it is no JSON, or an object does.
     """
-    return json.loads(text, object_pairs_hook=_object)
+    return json.loads(text, object_pairs_hook=with_keys_once)
 
 
 def is_unicode(text: str) -> bool:
@@ -385,7 +385,8 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON text from its keys and values; raises ValueError if a key has two different values."""
     value = dict(pairs)
     if len(value) != len(pairs):
         for key, one in pairs:

@@ -11,15 +11,22 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion, distance_transform_edt, maximum_filter
 
-from llava_grounding.colours import COLOURS, RGB, luminance
+from llava_grounding.colours import RGB, luminance
 from llava_grounding.data.record import Record
 from llava_grounding.errors import DataError, ShapeError
 
 DEFAULT_ALPHA = 0.1
 """How opaque the overlay is, as in the paper of LLaVA-Grounding."""
 
-_INKS: tuple[RGB, ...] = tuple(
-    COLOURS[name] for name in ("red", "blue", "green", "orange", "purple", "yellow", "pink", "brown")
+# Told apart with any kind of colour vision (Okabe and Ito, "Color universal design", 2008).
+_INKS: tuple[RGB, ...] = (
+    (213, 94, 0),
+    (0, 114, 178),
+    (0, 158, 115),
+    (230, 159, 0),
+    (204, 121, 167),
+    (240, 228, 66),
+    (86, 180, 233),
 )
 _FONT_SHARE = 1 / 21  # of the picture's shorter side: the paper's 20 pixels at 427, the height of most COCO photos
 _FONT_LIMITS = (12, 48)  # pixels

@@ -60,6 +60,8 @@ class CocoLabels:
         exhaustive: whether a file that says nothing of itself is taken to label every visible thing of its categories.
         crowds_as_things: whether an annotation with `iscrowd` is one thing, as tools write it that set it for every
             mask made with a brush.
+        used: where `data` is a part of a file, ids of the categories that annotations of the whole file bear. What only
+            the whole file can show, as the form of its boxes, is then not judged.
 
     Attributes:
         images: by id, in order.
@@ -78,6 +80,7 @@ class CocoLabels:
         label_sets: Mapping[str, frozenset[str]] | None = None,
         exhaustive: bool = True,
         crowds_as_things: bool = False,
+        used: Iterable[int] | None = None,
     ) -> None:
         what = "a COCO instances file"
         self._thorough, self._crowds_as_things = thorough, crowds_as_things
@@ -88,18 +91,20 @@ class CocoLabels:
         names = read_categories(category_list, left_out)
         self.categories = {number: "" if is_no_category(name) else name for number, name in names.items()}
         self.coverage = FileCoverage(category_list, names, label_sets, exhaustive)
+        for number in used or ():
+            self.coverage.see(number)
         for image in self.images.values():
             self.coverage.see_image(image)
         self._unlabelled = {number for number, name in names.items() if is_unlabelled_region(name)}
         self.annotations: dict[int, dict[object, Annotation]] = {}
         rows = rows_of(data, "annotations", what)
         self.ambiguous = _ids_used_twice(rows)
-        used: set[object] = set()
+        taken: set[object] = set()
         for number, row in enumerate(rows):
             self.coverage.see(row.get("category_id") if isinstance(row, Mapping) else None)
             try:
                 annotation, image_id = self._annotation(row)
-                if annotation.id in used:
+                if annotation.id in taken:
                     raise EntryError("annotation id used twice")
                 labels = self.annotations.setdefault(image_id, {})
                 if len(labels) >= MAX_LABELS:
@@ -109,11 +114,12 @@ class CocoLabels:
                 self.lose(row)
                 continue
             if annotation.id is not None:
-                used.add(annotation.id)
+                taken.add(annotation.id)
             labels[f"row {number}" if annotation.id is None else annotation.id] = annotation
             if annotation.region == "crowd":
                 self.lose(row)
-        self._forms.refuse()
+        if used is None:
+            self._forms.refuse()
 
     def lose(self, row: Any) -> None:
         """Note that an annotation of the file is left out, or hides others of its kind."""
@@ -198,7 +204,7 @@ class CocoPhotos(PackedRecords):
         statements: rows with `image_id`, `statement` and `label`, 1 where it is true, else 0.
         questions: rows with `image_id`, `question` and `answer`, `yes` or `no`.
         name: what the data is called in reports.
-        thorough, label_sets, exhaustive, crowds_as_things: see `CocoLabels`.
+        thorough, label_sets, exhaustive, crowds_as_things, used: see `CocoLabels`.
 
     Raises:
         DataError: if a file is not in COCO's form at all, or an image's `label_set` is unknown.
@@ -216,9 +222,10 @@ class CocoPhotos(PackedRecords):
         label_sets: Mapping[str, frozenset[str]] | None = None,
         exhaustive: bool = True,
         crowds_as_things: bool = False,
+        used: Iterable[int] | None = None,
     ) -> None:
         left_out = LeftOut()
-        labels = CocoLabels(instances, left_out, thorough, label_sets, exhaustive, crowds_as_things)
+        labels = CocoLabels(instances, left_out, thorough, label_sets, exhaustive, crowds_as_things, used)
         self.categories = {number: name for number, name in labels.categories.items() if name}
         self.ambiguous = labels.ambiguous
         self._coverage = labels.coverage

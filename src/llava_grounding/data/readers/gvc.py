@@ -176,8 +176,11 @@ def write_gvc(path: str | Path, records: Iterable[Record]) -> int:
     return len(entries)
 
 
-def gvc_entry(record: Record, dialogue: Sequence[RecordedTurn]) -> dict[str, Any]:
+def gvc_entry(record: Record, dialogue: Sequence[RecordedTurn], name: str | None = None) -> dict[str, Any]:
     """One dialogue of a record as an entry of a file of grounded dialogues.
+
+    Args:
+        name: of the entry; None = the record's.
 
     Raises:
         DataError: if an annotation without an id is named.
@@ -188,7 +191,7 @@ def gvc_entry(record: Record, dialogue: Sequence[RecordedTurn]) -> dict[str, Any
         head = f"{IMAGE_TOKEN}\n" if index == 0 else ""
         conversations += [{"from": "human", "value": head + question}, {"from": "gpt", "value": turn.answer}]
     entry: dict[str, Any] = {
-        "id": record.id,
+        "id": record.id if name is None else name,
         "image": record.image_name or record.id,
         "conversations": conversations,
         "gd_ls": [
@@ -264,9 +267,14 @@ def _without_suffix(question: str) -> tuple[str, bool]:
     return bare.strip(), bare != question
 
 
+def is_refusal(answer: str) -> bool:
+    """Whether an answer asks for what it was not given, as models do that see no picture."""
+    return _REFUSAL.search(answer) is not None
+
+
 def _canonical(answer: str, grounded: bool) -> tuple[str, int]:
     """The answer in canonical markup, and how many phrases it has."""
-    if _REFUSAL.search(answer):
+    if is_refusal(answer):
         raise EntryError("refusal", f"the answer refuses: {shown(answer)}")
     if not grounded:
         if any(token in answer for token in _MARKUP):

@@ -6,7 +6,7 @@ Knows no dialogues; what a label must be is `coco`'s business.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -28,7 +28,7 @@ class LabelledImages:
     Args:
         instances: parsed file; its broken images and annotations are left out and listed in `left_out`.
         images: where pixels come from.
-        thorough, label_sets, exhaustive, crowds_as_things: see `CocoLabels`.
+        thorough, label_sets, exhaustive, crowds_as_things, used: see `CocoLabels`.
 
     Attributes:
         expressions: what stands under that key of annotations, unchecked, by annotation id.
@@ -42,6 +42,7 @@ class LabelledImages:
         label_sets: Mapping[str, frozenset[str]] | None = None,
         exhaustive: bool = True,
         crowds_as_things: bool = False,
+        used: Iterable[int] | None = None,
     ) -> None:
         self.images = images
         self._photos = CocoPhotos(
@@ -51,6 +52,7 @@ class LabelledImages:
             label_sets=label_sets,
             exhaustive=exhaustive,
             crowds_as_things=crowds_as_things,
+            used=used,
         )
         self.left_out = self._photos.left_out
         # Many dialogues may be about one image, and it may have many labels.

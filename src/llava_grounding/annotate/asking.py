@@ -1,0 +1,314 @@
+"""The first pass: what the store lacks is asked, many requests at once, until all is answered or something says stop.
+
+    task -> next_step -> [pace, budget] -> store "sent" -> endpoint -> store "answered" -> next_step -> ...
+
+Stopping is always safe: what is under way is waited for, and everything else is in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+
+from llava_grounding.annotate.endpoint import AccessError, BusyError, CallError, Endpoint, RefusedError, Reply
+from llava_grounding.annotate.limits import Budget, Pace, guess_tokens
+from llava_grounding.annotate.rounds import ModelSettings, Pending, Request, form_key, next_step
+from llava_grounding.annotate.samples import Unusable
+from llava_grounding.annotate.store import Store
+from llava_grounding.annotate.tasks import Task
+
+_ABOUT_FORM = re.compile(r"response_format|json_schema|schema|guided|grammar|structured", re.IGNORECASE)
+_FAILED_IN_A_ROW = 20  # requests, after which an endpoint is given up
+_TRIES_TO_CONNECT = 3
+_YIELD_EVERY = 20  # samples
+_LONGEST_WAIT = 60.0  # seconds between tries, but for what a server asks for
+
+
+@dataclass(frozen=True)
+class AskOptions:
+    """How an endpoint is treated.
+
+    Args:
+        concurrency: requests under way at once.
+        attempts: of one request.
+        first_wait: seconds before the second attempt; it doubles with each.
+        ask_batched: also ask what was written to a batch file and has not come back.
+    """
+
+    concurrency: int = 16
+    attempts: int = 6
+    first_wait: float = 1.0
+    ask_batched: bool = False
+
+
+@dataclass
+class Progress:
+    """What has been done so far.
+
+    Args:
+        samples: looked at to the end, unusable ones included.
+        answered, refused, failed: requests of this run.
+        retries: attempts beyond the first.
+        waiting: samples whose request is in a batch file.
+        unfinished: samples without a whole answer.
+        stopped: why not all was asked; None if it was.
+    """
+
+    samples: int = 0
+    answered: int = 0
+    refused: int = 0
+    failed: int = 0
+    retries: int = 0
+    waiting: int = 0
+    unfinished: int = 0
+    stopped: str | None = None
+    budget: Budget = field(default_factory=Budget)
+
+
+class _Stop(Exception):  # noqa: N818  never leaves this file
+    """Nothing more is to be asked."""
+
+
+class Asker:
+    """Asks one model about many tasks.
+
+    Args:
+        settings: their `form` may be changed to `brackets` by the first request, unless `fixed_form`.
+        tell: called when a sample is done.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        endpoint: Endpoint,
+        settings: ModelSettings,
+        options: AskOptions | None = None,
+        pace: Pace | None = None,
+        budget: Budget | None = None,
+        fixed_form: bool = False,
+        tell: Callable[[Progress], None] = lambda progress: None,
+    ) -> None:
+        self.settings = settings
+        self._store, self._endpoint, self._tell = store, endpoint, tell
+        self._options, self._pace = options or AskOptions(), pace or Pace()
+        self.progress = Progress(budget=budget or Budget())
+        self._fixed_form = fixed_form
+        self._under_way: dict[str, asyncio.Event] = {}
+        self._in_a_row = 0
+        self._stopping = False
+        self._fatal: CallError | None = None
+        self._random = random.Random()  # jitter needs no seed: it changes no output
+
+    async def ask(self, tasks: Iterable[Task | Unusable]) -> Progress:
+        """Ask about all tasks.
+
+        Raises:
+            AccessError: if the endpoint takes no request at all.
+            BusyError: if it cannot be reached, or answers no more.
+            DataError: if the store cannot be written.
+        """
+        running: set[asyncio.Task[None]] = set()
+        with self._interruptible():
+            try:
+                for number, task in enumerate(tasks):
+                    if number % _YIELD_EVERY == 0:
+                        await asyncio.sleep(0)  # what is under way goes on while much is skipped
+                    if isinstance(task, Unusable):
+                        self.progress.samples += 1
+                        continue
+                    if self._is_done(task):
+                        continue
+                    if self._stopping:
+                        self.progress.unfinished += 1
+                        break
+                    running.add(asyncio.create_task(self._whole(task)))
+                    # The first request goes alone: it shows whether there is any use in sending others.
+                    while len(running) >= (self._options.concurrency if self._met else 1):
+                        running = await _one_of(running)
+                while running:
+                    running = await _one_of(running)
+            except BaseException:
+                for one in running:
+                    one.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+                raise
+            finally:
+                await self._endpoint.close()
+        if self._fatal is not None:
+            raise self._fatal
+        return self.progress
+
+    @property
+    def _met(self) -> bool:
+        return self.progress.answered + self.progress.refused > 0
+
+    def _is_done(self, task: Task) -> bool:
+        """Whether nothing is left to be asked about a task."""
+        step = next_step(task, self.settings, self._store.get)
+        if isinstance(step, Pending) and not self._is_final(step):
+            if step.row is not None and step.row.state == "batch" and not self._options.ask_batched:
+                self.progress.waiting += 1
+                self.progress.unfinished += 1
+                self.progress.samples += 1
+                return True
+            return False
+        self.progress.samples += 1
+        self._tell(self.progress)
+        return True
+
+    @staticmethod
+    def _is_final(step: Pending) -> bool:
+        return step.row is not None and step.row.state == "refused"
+
+    async def _whole(self, task: Task) -> None:
+        """All rounds about one task."""
+        try:
+            while True:
+                step = next_step(task, self.settings, self._store.get)
+                if not isinstance(step, Pending) or self._is_final(step):
+                    break
+                if not await self._once(step.request):
+                    self.progress.unfinished += 1
+                    break
+        except _Stop:
+            self.progress.unfinished += 1
+        except CallError as error:
+            self.progress.unfinished += 1
+            self._fatal = self._fatal or error
+            self._stopping = True
+        self.progress.samples += 1
+        self._tell(self.progress)
+
+    async def _once(self, request: Request) -> bool:
+        """Ask one request, or wait for whoever asks the same; whether the store has its answer, good or bad."""
+        key = request.key
+        if key in self._under_way:
+            await self._under_way[key].wait()
+            row = self._store.get(key)
+            return row is not None and row.state in ("answered", "refused")
+        self._under_way[key] = asyncio.Event()
+        try:
+            return await self._attempts(key, request)
+        finally:
+            self._under_way.pop(key).set()
+
+    async def _attempts(self, key: str, request: Request) -> bool:
+        model = self.settings.model
+        body = request.body
+        guess = guess_tokens(sum(len(message["content"]) for message in body["messages"]))
+        most = int(body.get("max_tokens") or body.get("max_completion_tokens") or 1500)
+        for attempt in range(self._options.attempts):
+            reply, error = None, None
+            if self._stopping:
+                raise _Stop
+            await self._reserve(guess, most)
+            try:
+                await self._pace.wait(guess + most // 4)
+                if self._stopping:
+                    raise _Stop
+                self._store.sending(key, model)
+                reply = await self._endpoint.complete(body)
+            except RefusedError as refused:
+                return self._note_refused(key, refused)
+            except BusyError as busy:
+                error = busy
+            finally:
+                self.progress.budget.release(guess, most)
+            if reply is not None:
+                self._note_answer(key, reply, guess)
+                return True
+            assert error is not None
+            last = attempt + 1 == self._options.attempts
+            if not self._met and not error.connected and attempt + 1 >= _TRIES_TO_CONNECT:
+                raise error
+            if not last:
+                self.progress.retries += 1
+                await self._rest(attempt, error.pause)
+        self.progress.failed += 1
+        self._store.failed(key, "failed", str(error))
+        self._in_a_row += 1
+        if self._in_a_row >= _FAILED_IN_A_ROW or not self._met:
+            assert error is not None
+            raise BusyError(f"{error}; given up, the same command goes on from here")
+        return False
+
+    async def _reserve(self, guess: int, most: int) -> None:
+        """Set aside what a request may cost, when others under way have shown what they cost."""
+        budget = self.progress.budget
+        while not budget.reserve(guess, most):
+            if not budget.reserved_tokens:
+                self.progress.stopped = self.progress.stopped or "the budget is used up"
+                self._stopping = True
+            if self._stopping:
+                raise _Stop
+            await asyncio.sleep(0.05)
+
+    def _note_answer(self, key: str, reply: Reply, guess: int) -> None:
+        prompt = guess if reply.prompt_tokens is None else reply.prompt_tokens
+        said = guess_tokens(len(reply.text)) if reply.completion_tokens is None else reply.completion_tokens
+        if not self._met:
+            self._store.note(form_key(self.settings.model), self.settings.form)
+        self._store.answered(key, self.settings.model, reply.text, prompt, said)
+        self.progress.budget.spend(prompt, said)
+        self._pace.correct(prompt + said - guess)
+        self.progress.answered += 1
+        self._in_a_row = 0
+
+    def _note_refused(self, key: str, refused: RefusedError) -> bool:
+        schema = self.settings.form == "schema" and not self._fixed_form and not self._met
+        if schema and _ABOUT_FORM.search(str(refused)):
+            self.settings = replace(self.settings, form="brackets")
+            self._store.note(form_key(self.settings.model), self.settings.form)
+            return True
+        self.progress.refused += 1
+        self._store.failed(key, "refused", str(refused))
+        self._in_a_row += 1
+        if self._in_a_row >= _FAILED_IN_A_ROW:
+            raise AccessError(f"{_FAILED_IN_A_ROW} requests in a row were refused, the last one so: {refused}")
+        return True
+
+    async def _rest(self, attempt: int, pause: float | None) -> None:
+        """Wait before the next attempt: twice as long each time, with jitter, and as long as the server asks."""
+        wait = min(_LONGEST_WAIT, self._options.first_wait * 2**attempt) * self._random.uniform(0.5, 1.5)
+        if pause is not None:
+            self._pace.pause(pause)
+            wait = pause + self._options.first_wait * self._random.uniform(0.0, 1.0)
+        until = asyncio.get_running_loop().time() + wait
+        while (left := until - asyncio.get_running_loop().time()) > 0:
+            if self._stopping:
+                raise _Stop
+            await asyncio.sleep(min(left, 0.5))
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C lets what is under way come to its end; the second one does not."""
+        loop, current = asyncio.get_running_loop(), asyncio.current_task()
+
+        def interrupt() -> None:
+            if self._stopping and current is not None:
+                current.cancel()
+            self._stopping = True
+            self.progress.stopped = "interrupted"
+
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # not in the main thread, or not on this system
+            loop.add_signal_handler(signal.SIGINT, interrupt)
+        try:
+            yield
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            with suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.remove_signal_handler(signal.SIGINT)
+
+
+async def _one_of(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Those that still run when at least one has ended; an error of one is raised."""
+    done, left = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    for one in done:
+        one.result()
+    return left

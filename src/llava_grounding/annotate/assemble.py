@@ -1,0 +1,253 @@
+"""The second pass: inputs and answers in, the files of one finished folder out; the same bytes every time.
+
+Asks nobody. Where answers come from is an `Answers`: the matcher, or the store of what was asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from llava_grounding.annotate import matcher
+from llava_grounding.annotate.agreement import Agreement
+from llava_grounding.annotate.label_index import LabelIndex, file_hash
+from llava_grounding.annotate.marked import Marked
+from llava_grounding.annotate.samples import Shard, SourceKind, Unusable, iter_samples
+from llava_grounding.annotate.tasks import Task, iter_tasks
+from llava_grounding.annotate.verify import verify
+from llava_grounding.annotate.write import MANIFEST, Writer
+from llava_grounding.data.images import ImageStore
+from llava_grounding.data.readers.coco import LABEL_SETS
+from llava_grounding.errors import DataError
+
+MANIFEST_VERSION = 1
+_TOLD_EVERY = 500  # samples
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is annotated.
+
+    Args:
+        instances: COCO instances file.
+        texts: captions or dialogues.
+        kind: which of them.
+        images: where pixels come from; only their names matter here.
+        shard: the part of the images that is meant.
+    """
+
+    instances: Path
+    texts: Path
+    kind: SourceKind
+    images: ImageStore
+    shard: Shard = field(default_factory=Shard)
+
+    def tasks(self, index: LabelIndex, limit: int | None = None) -> Iterable[Task | Unusable]:
+        """The samples with their images, in order; at most `limit` of them."""
+        for number, task in enumerate(iter_tasks(iter_samples(self.texts, self.kind, self.shard), index, self.images)):
+            if limit is not None and number >= limit:
+                return
+            yield task
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is known of a task.
+
+    Args:
+        rounds: requests it took.
+        verified: whether it holds by the way it was found.
+    """
+
+    marked: Marked
+    rounds: int = 0
+    verified: bool = False
+
+
+class Answers(Protocol):
+    """Where answers come from."""
+
+    def about(self) -> Mapping[str, Any]:
+        """What the manifest says of it: model, versions, parameters."""
+
+    def usage(self) -> Mapping[str, Any]:
+        """What the manifest says of its cost, when all answers have been taken."""
+
+    def answer(self, task: Task) -> Answer | str:
+        """What is known of a task, or the reason why nothing is."""
+
+
+class BuiltinAnswers:
+    """The matcher; it needs no request."""
+
+    def about(self) -> Mapping[str, Any]:
+        return {"model": matcher.NAME, "version": matcher.VERSION}
+
+    def usage(self) -> Mapping[str, Any]:
+        return {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0, "prices": [0.0, 0.0]}
+
+    def answer(self, task: Task) -> Answer | str:
+        return Answer(matcher.match(task), verified=True)
+
+
+def assemble(
+    inputs: Inputs,
+    index: LabelIndex,
+    answers: Answers,
+    folder: Path,
+    limit: int | None = None,
+    with_prompts: bool = True,
+    tell: Callable[[int], None] = lambda done: None,
+    second: Answers | None = None,
+) -> dict[str, Any]:
+    """Write all files into an empty folder, and give the manifest, which is one of them.
+
+    Args:
+        limit: of samples.
+        with_prompts: sample visual prompts for GVC-R.
+        tell: called with the number of samples done now and then.
+        second: whose agreement the manifest tells; nothing of it is written.
+
+    Raises:
+        DataError: if an input cannot be read, or no text is about a labelled image.
+        OSError: if something cannot be written.
+    """
+    writer = Writer(folder, index, with_prompts)
+    agreement = None if second is None else Agreement(second.about())
+    try:
+        _take_all(inputs, index, answers, writer, limit, tell, second, agreement)
+    except BaseException:
+        writer.abandon()
+        raise
+    files = writer.close() | hash_label_sets(folder)
+    manifest = make_manifest(
+        {
+            "instances": {"name": inputs.instances.name, "sha256": index.digest},
+            inputs.kind: {"name": inputs.texts.name, "sha256": file_hash(inputs.texts)},
+        },
+        inputs.shard,
+        limit,
+        answers.about(),
+        answers.usage(),
+        writer.counts,
+        writer.rejections,
+        writer.dropped,
+        writer.repairs,
+        files,
+    )
+    if agreement is not None:
+        manifest["agreement"] = agreement.to_dict()
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _take_all(
+    inputs: Inputs,
+    index: LabelIndex,
+    answers: Answers,
+    writer: Writer,
+    limit: int | None,
+    tell: Callable[[int], None],
+    second: Answers | None,
+    agreement: Agreement | None,
+) -> None:
+    """Everything there is, sample by sample."""
+    unknown = 0
+    for task in inputs.tasks(index, limit):
+        if isinstance(task, Unusable):
+            unknown += task.reason == "unknown image"
+            writer.reject(task)
+        else:
+            found = answers.answer(task)
+            if isinstance(found, str):
+                writer.reject(Unusable(task.sample.position, task.sample.id, found, found))
+            else:
+                marked = _verified(task, found)
+                writer.accept(task, marked, found.rounds)
+                if second is not None and agreement is not None and isinstance(other := second.answer(task), Answer):
+                    agreement.add(marked, _verified(task, other))
+        if writer.counts["samples"] % _TOLD_EVERY == 0:
+            tell(writer.counts["samples"])
+    total = writer.counts["samples"]
+    tell(total)
+    check_images(inputs, total, unknown)
+
+
+def make_manifest(
+    inputs: Mapping[str, Any],
+    shard: Shard,
+    limit: int | None,
+    answers: Mapping[str, Any],
+    usage: Mapping[str, Any],
+    counts: Mapping[str, int],
+    rejections: Mapping[str, int],
+    dropped: Mapping[str, int],
+    repairs: Mapping[str, int],
+    files: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a folder says of itself; the same for the same content, whenever and in how many shards it was made."""
+    return {
+        "version": MANIFEST_VERSION,
+        "kind": "llava-grounding annotations",
+        "inputs": dict(inputs),
+        "shard": str(shard),
+        "limit": limit,
+        "answers": dict(answers),
+        "usage": dict(usage),
+        "counts": dict(sorted(counts.items())),
+        "rejections": dict(sorted(rejections.items())),
+        "dropped_phrases": dict(sorted(dropped.items())),
+        "repairs": dict(sorted(repairs.items())),
+        "files": dict(sorted(files.items())),
+    }
+
+
+def hash_label_sets(folder: Path) -> dict[str, Any]:
+    """What a manifest says of the copied label sets, if there are any."""
+    path = folder / LABEL_SETS
+    if not path.is_file():
+        return {}
+    data = path.read_bytes()
+    return {LABEL_SETS: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
+
+
+def _verified(task: Task, answer: Answer) -> Marked:
+    return answer.marked if answer.verified else verify(task, answer.marked)
+
+
+def check_images(inputs: Inputs, total: int, unknown: int) -> None:
+    """Refuse texts of which none is about an image of the instances file.
+
+    Raises:
+        DataError: naming both files.
+    """
+    if total and unknown == total:
+        raise DataError(
+            f"none of the {total} {inputs.kind} of {inputs.texts} is about an image of {inputs.instances}; "
+            "give the instances file of the same images"
+        )
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Put the manifest into a folder."""
+    (folder / MANIFEST).write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished folder.
+
+    Raises:
+        DataError: if there is none, or it is of another version.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} holds no finished annotations: cannot read {path}: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
+        raise DataError(f"{path} must be a manifest of version {MANIFEST_VERSION}; annotate again with this release")
+    return manifest

@@ -1,0 +1,225 @@
+"""Labels of a COCO instances file on the disk: images and annotations by id and name, however many there are.
+
+An index is built once per file and found again by the file's hash. What a label must be is `data.coco`'s business: rows
+come back as small instances files of a few images. Knows no texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from llava_grounding.annotate.json_stream import Row, iter_rows
+from llava_grounding.data.images import ImageStore, coco_number, open_regular
+from llava_grounding.data.readers.box_forms import BoxForms
+from llava_grounding.data.readers.coco import read_label_sets
+from llava_grounding.data.readers.labels import LabelledImages
+from llava_grounding.data.readers.reading import naming, number_or_none
+from llava_grounding.errors import DataError
+
+_FORMAT = "1"
+_LISTS = ("categories", "images", "annotations")
+_JUDGED = 20_000  # boxes by which the form of all is judged
+_BLOCK = 10_000  # rows inserted at once
+_SCHEMA = """
+create table about(key text primary key, value text);
+create table image(id integer primary key, name text, number integer, row text);
+create table annotation(id integer, image_id integer, row text);
+"""
+_INDICES = """
+create index image_by_name on image(name);
+create index image_by_number on image(number) where number is not null;
+create index annotation_by_image on annotation(image_id);
+create index annotation_by_id on annotation(id);
+"""
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open_regular(path) as stream:
+            while piece := stream.read(2**20):
+                digest.update(piece)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+class LabelIndex:
+    """An open index; see `open_index`.
+
+    Attributes:
+        source: path of the instances file.
+        digest: its SHA-256.
+    """
+
+    def __init__(self, path: Path, source: Path) -> None:
+        self.source = source
+        # Readers in other processes are welcome: the file never changes once it has its name.
+        self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+        about = dict(self._db.execute("select key, value from about"))
+        self.digest = about["sha256"]
+        self.categories: list[Any] = json.loads(about["categories"])
+        self._used = frozenset(json.loads(about["used"]))
+        self._homeless: list[Any] = json.loads(about["homeless"])
+        self._label_sets = read_label_sets(source.parent)
+        self._twice = frozenset(
+            number
+            for (number,) in self._db.execute(
+                "select id from annotation where id is not null group by id having count(*) > 1"
+            )
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @property
+    def num_images(self) -> int:
+        """How many there are."""
+        return int(self._db.execute("select count(*) from image").fetchone()[0])
+
+    def labelled(self, keys: Iterable[int | str], images: ImageStore) -> LabelledImages:
+        """The images of these ids or names, and whatever a name may mean, with all their labels.
+
+        Raises:
+            DataError: if an image's `label_set` is unknown.
+        """
+        ids: dict[int, None] = {}
+        for key in dict.fromkeys(keys):
+            if isinstance(key, int):
+                ids[key] = None
+                continue
+            found = self._db.execute("select id from image where name = ?", (key,)).fetchall()
+            if not found and (number := coco_number(key)) is not None:
+                found = self._db.execute("select id from image where number = ?", (number,)).fetchall()
+            ids |= dict.fromkeys(one for (one,) in found)
+        data = {
+            "images": [json.loads(text) for text in self._rows("select row from image where id = ?", ids)],
+            "annotations": [*self._annotations(ids), *self._homeless],
+            "categories": self.categories,
+        }
+        with naming(self.source):
+            return LabelledImages(data, images, label_sets=self._label_sets, used=self._used)
+
+    def _annotations(self, ids: Iterable[int]) -> Iterator[Any]:
+        """Annotations of images; an id that several bear is none, as nobody can say which is meant."""
+        for text in self._rows("select row from annotation where image_id = ?", ids):
+            row = json.loads(text)
+            yield {**row, "id": None} if number_or_none(row.get("id")) in self._twice else row
+
+    def _rows(self, query: str, ids: Iterable[int]) -> Iterator[str]:
+        for one in ids:
+            yield from (text for (text,) in self._db.execute(query, (one,)))
+
+    def rows_of(self, image_id: int) -> tuple[str, list[str]]:
+        """The image's row and those of its annotations, as they stand in the file."""
+        (image,) = self._rows("select row from image where id = ?", (image_id,))
+        return image, list(self._rows("select row from annotation where image_id = ?", (image_id,)))
+
+
+def open_index(instances: Path, folder: Path) -> LabelIndex:
+    """The index of an instances file, built in `folder` where it is not there yet.
+
+    Raises:
+        DataError: if the file cannot be read, is of another kind, or its boxes are of another form.
+        OSError: if the folder cannot be written.
+    """
+    digest = file_hash(instances)
+    path = folder / f"labels-{digest[:16]}-{_FORMAT}.sqlite"
+    if not path.exists():
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside.unlink(missing_ok=True)
+        try:
+            with closing(sqlite3.connect(aside)) as db:
+                _build(db, instances, digest)
+            aside.replace(path)
+        except sqlite3.Error as error:
+            raise DataError(f"cannot write the index of {instances} into {folder}: {error}") from error
+        finally:
+            aside.unlink(missing_ok=True)
+    return LabelIndex(path, instances)
+
+
+def _build(db: sqlite3.Connection, instances: Path, digest: str) -> None:
+    # It is built aside and renamed when it is whole, so it needs no journal.
+    db.executescript("pragma journal_mode = off; pragma synchronous = off;" + _SCHEMA)
+    categories: list[Any] = []
+    used: set[int] = set()
+    doubtful: set[int] = set()
+    annotations: list[tuple[int | None, int, str]] = []
+    homeless: dict[object, str] = {}  # one annotation per category of which nobody knows the image
+    for row in iter_rows(instances, _LISTS):
+        if row.key == "categories":
+            categories.append(row.value)
+        elif row.key == "images":
+            _add_image(db, row, doubtful)
+        elif isinstance(row.value, Mapping):
+            category, image_id = (number_or_none(row.value.get(key)) for key in ("category_id", "image_id"))
+            used |= set() if category is None else {category}
+            if image_id is not None and abs(image_id) < 2**63:
+                annotations.append((_stored(number_or_none(row.value.get("id"))), image_id, row.text))
+            else:
+                homeless[category] = row.text
+        else:
+            homeless[None] = row.text
+        if len(annotations) == _BLOCK:
+            _insert(db, annotations)
+    _insert(db, annotations)
+    for number in doubtful:  # nobody can say which of two pictures its labels are of
+        db.execute("delete from image where id = ?", (number,))
+    db.executescript(_INDICES)
+    with naming(instances):
+        _judge_boxes(db)
+    about = {"sha256": digest, "categories": json.dumps(categories), "used": json.dumps(sorted(used))}
+    about["homeless"] = f"[{','.join(homeless.values())}]"
+    db.executemany("insert into about values (?, ?)", about.items())
+    db.commit()
+
+
+def _insert(db: sqlite3.Connection, annotations: list[tuple[int | None, int, str]]) -> None:
+    db.executemany("insert into annotation values (?, ?, ?)", annotations)
+    annotations.clear()
+
+
+def _stored(number: int | None) -> int | None:
+    return number if number is not None and abs(number) < 2**63 else None
+
+
+def _add_image(db: sqlite3.Connection, row: Row, doubtful: set[int]) -> None:
+    number = _stored(number_or_none(row.value.get("id"))) if isinstance(row.value, Mapping) else None
+    if number is None:
+        return
+    name = row.value.get("file_name") or str(row.value.get("coco_url", "")).rpartition("/")[2]
+    name = name if isinstance(name, str) else ""
+    before = db.execute("select name from image where id = ?", (number,)).fetchone()
+    if before is None:
+        db.execute("insert into image values (?, ?, ?, ?)", (number, name, coco_number(name), row.text))
+    elif before[0] != name:
+        doubtful.add(number)
+
+
+def _judge_boxes(db: sqlite3.Connection) -> None:
+    """Refuse a file whose boxes are of another form, as one can tell only from many of them."""
+    forms = BoxForms()
+    query = "select annotation.row, image.row from annotation join image on image.id = image_id limit ?"
+    size: tuple[str, tuple[Any, Any]] = ("", (0, 0))
+    for text, image in db.execute(query, (_JUDGED,)):
+        if size[0] != image:
+            value = json.loads(image)
+            size = image, (value.get("width"), value.get("height"))
+        width, height = (number_or_none(side) for side in size[1])
+        if width and height and isinstance(row := json.loads(text), Mapping):
+            forms.see(row.get("bbox"), (width, height), row.get("segmentation"))
+    forms.refuse()

@@ -1,0 +1,37 @@
+"""One process at a time works on a store; the system gives the lock back however a process ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llava_grounding.errors import DataError
+
+_LOCK = "lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder.
+
+    Raises:
+        DataError: if another process holds it.
+    """
+    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
+            raise DataError(
+                f"another process ({owner}) is annotating into {folder.parent}; wait for it, or share the work with "
+                "--shard K/N and another --out"
+            ) from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(handle)

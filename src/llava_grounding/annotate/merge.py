@@ -1,0 +1,180 @@
+"""Finished shards as one folder: the same bytes as one run over everything.
+
+Goes through all shards side by side, in the order of their samples, one line at a time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llava_grounding.annotate.assemble import hash_label_sets, make_manifest, read_manifest, write_manifest
+from llava_grounding.annotate.json_stream import Row, iter_rows
+from llava_grounding.annotate.rounds import cost_of
+from llava_grounding.annotate.samples import Shard
+from llava_grounding.annotate.write import (
+    DROPPED,
+    GVC,
+    GVC_R,
+    INSTANCES,
+    MARKS,
+    RECORDS,
+    REJECTED,
+    InstancesFile,
+    JsonList,
+)
+from llava_grounding.data.readers.coco import LABEL_SETS
+from llava_grounding.errors import DataError
+
+_PARTS = {"gvc": GVC, "gvc_r": GVC_R, "marks": MARKS}
+_SAME = ("inputs", "answers", "limit")
+
+
+def merge(shards: Sequence[Path], folder: Path) -> dict[str, Any]:
+    """Write the files of all shards into an empty folder, and give the manifest, which is one of them.
+
+    Raises:
+        DataError: if one is not finished, they are not all shards of one run, or one is missing or there twice.
+        OSError: if something cannot be written.
+    """
+    manifests = [read_manifest(shard) for shard in shards]
+    check_shards(shards, manifests)
+    files = {name: _merge_lines(shards, folder, name) for name in (REJECTED, DROPPED)}
+    files = {**_merge_records(shards, folder), **files}
+    files[INSTANCES] = _merge_instances(shards, folder)
+    for shard in shards:
+        if (shard / LABEL_SETS).is_file() and not (folder / LABEL_SETS).exists():
+            shutil.copyfile(shard / LABEL_SETS, folder / LABEL_SETS)
+    files |= hash_label_sets(folder)
+    usage: dict[str, Any] = dict(_sum(manifests, "usage", ("requests", "prompt_tokens", "completion_tokens")))
+    prices = manifests[0]["usage"].get("prices", [0.0, 0.0])
+    cost = cost_of(usage["prompt_tokens"], usage["completion_tokens"], (prices[0], prices[1]))
+    manifest = make_manifest(
+        manifests[0]["inputs"],
+        Shard(),
+        manifests[0]["limit"],
+        manifests[0]["answers"],
+        {**usage, "cost": round(cost, 6), "prices": prices},
+        _sum(manifests, "counts"),
+        _sum(manifests, "rejections"),
+        _sum(manifests, "dropped_phrases"),
+        _sum(manifests, "repairs"),
+        files,
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def check_shards(shards: Sequence[Path], manifests: Sequence[dict[str, Any]]) -> None:
+    """See that these are all shards of one run, each once.
+
+    Raises:
+        DataError: saying which is not.
+    """
+    if not shards:
+        raise DataError("there is nothing to merge")
+    first = manifests[0]
+    numbers: dict[int, Path] = {}
+    count = Shard.parse(str(first.get("shard"))).count
+    for path, manifest in zip(shards, manifests, strict=True):
+        for key in _SAME:
+            if manifest.get(key) != first.get(key):
+                raise DataError(f"{path} must be of the same run as {shards[0]}, but its manifest has other {key}")
+        shard = Shard.parse(str(manifest.get("shard")))
+        if shard.count != count:
+            raise DataError(f"{path} is shard {shard}, but {shards[0]} is one of {count}")
+        if shard.number in numbers:
+            raise DataError(f"{path} and {numbers[shard.number]} are both shard {shard}")
+        numbers[shard.number] = path
+    missing = [str(number) for number in range(1, count + 1) if number not in numbers]
+    if missing:
+        raise DataError(f"shards {', '.join(missing[:10])} of {count} are missing")
+
+
+def _sum(manifests: Sequence[dict[str, Any]], key: str, names: Sequence[str] = ()) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for manifest in manifests:
+        for name, number in manifest[key].items():
+            if not names or name in names:
+                total[name] += number
+    return total
+
+
+def _in_order(shards: Sequence[Path], name: str) -> Iterator[tuple[int, Row]]:
+    """Number of the shard and row, by the position of the sample."""
+
+    def rows(number: int) -> Iterator[tuple[int, int, Row]]:
+        for row in iter_rows(shards[number] / name):
+            try:
+                yield int(row.value["position"]), number, row
+            except (LookupError, TypeError, ValueError) as error:
+                raise DataError(f"{shards[number] / name}, line {row.number} has no position") from error
+
+    merged = heapq.merge(*map(rows, range(len(shards))), key=lambda one: one[:2])
+    return ((number, row) for _, number, row in merged)
+
+
+def _merge_lines(shards: Sequence[Path], folder: Path, name: str) -> dict[str, Any]:
+    file = JsonList.lines(folder / name)
+    for _, row in _in_order(shards, name):
+        file.add_text(row.text)
+    return file.close()
+
+
+def _merge_records(shards: Sequence[Path], folder: Path) -> dict[str, Any]:
+    """Records, and with each the entries it gave."""
+    outputs = {part: JsonList(folder / name) for part, name in _PARTS.items()}
+    records = JsonList.lines(folder / RECORDS)
+    entries = [{part: iter_rows(shard / name) for part, name in _PARTS.items()} for shard in shards]
+    for number, row in _in_order(shards, RECORDS):
+        records.add_text(row.text)
+        for part in row.value.get("in", ()):
+            entry = next(entries[number].get(part, iter(())), None)
+            if entry is None:
+                raise DataError(f"{shards[number] / _PARTS.get(part, RECORDS)} has fewer entries than {RECORDS} says")
+            outputs[part].add_text(entry.text)
+    for number, parts in enumerate(entries):
+        for part, rest in parts.items():
+            if next(rest, None) is not None:
+                raise DataError(f"{shards[number] / _PARTS[part]} has more entries than {RECORDS} says")
+    return {**{_PARTS[part]: file.close() for part, file in outputs.items()}, RECORDS: records.close()}
+
+
+def _merge_instances(shards: Sequence[Path], folder: Path) -> dict[str, Any]:
+    """Images by id, each from the first shard that has it, and the annotations of each."""
+
+    def rows(number: int, wanted: str, key: str) -> Iterator[tuple[int, int, Row]]:
+        for row in iter_rows(shards[number] / INSTANCES, ("categories", "images", "annotations")):
+            if row.key == wanted:
+                yield int(row.value[key]), number, row
+
+    categories = [_categories(shard) for shard in shards]
+    if any(one != categories[0] for one in categories):
+        raise DataError(f"{INSTANCES} of the shards must have the same categories")
+    file = InstancesFile(folder / INSTANCES, categories[0])
+    owner: dict[int, int] = {}
+    for image_id, number, row in heapq.merge(
+        *(rows(number, "images", "id") for number in range(len(shards))), key=lambda one: one[:2]
+    ):
+        if owner.setdefault(image_id, number) == number:
+            file.image(row.text)
+    for image_id, number, row in heapq.merge(
+        *(rows(number, "annotations", "image_id") for number in range(len(shards))), key=lambda one: one[:2]
+    ):
+        if owner.get(image_id) == number:
+            file.annotation(row.text)
+    return file.close()
+
+
+def _categories(shard: Path) -> list[Any]:
+    rows = iter_rows(shard / INSTANCES, ("categories", "images", "annotations"))
+    categories = []
+    for row in rows:  # they come first
+        if row.key != "categories":
+            break
+        categories.append(row.value)
+    return categories

@@ -1,0 +1,329 @@
+"""`llava-grounding annotate`: captions or dialogues and labelled instances in, grounded visual chat data out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llava_grounding.cli.outputs import check_out, exchanged_files, given_path
+from llava_grounding.cli.report import note, say
+from llava_grounding.errors import UsageError, quoted
+
+if TYPE_CHECKING:
+    from llava_grounding.annotate.assemble import Answers, Inputs
+    from llava_grounding.annotate.label_index import LabelIndex
+
+STORE = "store"
+"""Folder below `--out` that keeps what was asked, and the index of the labels."""
+
+BATCHES = "batches"
+"""Folder below `--out` for batch files."""
+
+
+class AnswerForms(StrEnum):
+    """How a model is asked to answer."""
+
+    auto = "auto"
+    schema = "schema"
+    brackets = "brackets"
+
+
+annotate = typer.Typer(
+    help="Make grounded visual chat data from captions or dialogues and labelled instances.", no_args_is_help=False
+)
+
+InstancesOption = Annotated[
+    Path, typer.Option(metavar="FILE", parser=given_path, help="COCO instances file of the images.")
+]
+CaptionsOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", parser=given_path, help="COCO captions file; or give --dialogues.")
+]
+DialoguesOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", parser=given_path, help="LLaVA-style dialogues, .json or .jsonl; or give --captions."),
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", metavar="DIR", parser=given_path, help="Folder for the data and what was asked.")
+]
+ShardOption = Annotated[
+    str, typer.Option(metavar="K/N", help="Take the K-th of N disjoint parts of the images.", show_default=False)
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N samples.")]
+
+
+ModelOption = Annotated[
+    str, typer.Option(metavar="NAME", help="Name of the model at the endpoint; builtin matches words and needs none.")
+]
+FormOption = Annotated[
+    AnswerForms,
+    typer.Option("--answers", help="JSON held to a schema, or brackets in the text; auto tries the schema."),
+]
+RoundsOption = Annotated[
+    int, typer.Option(min=1, max=5, help="Requests about one sample: what cannot be used is asked once more.")
+]
+ParamOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param", metavar="KEY=JSON", help="Parameter of the request, as temperature=0.2; null leaves one out."
+    ),
+]
+PricesOption = Annotated[
+    tuple[float, float],
+    typer.Option(metavar="IN OUT", help="Price of a million prompt and completion tokens.", show_default=False),
+]
+
+
+@annotate.command()
+def run(
+    instances: InstancesOption,
+    out: OutOption,
+    captions: CaptionsOption = None,
+    dialogues: DialoguesOption = None,
+    model: ModelOption = "builtin",
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Of an OpenAI-compatible server, as http://127.0.0.1:8000/v1.")
+    ] = None,
+    key_variable: Annotated[
+        str, typer.Option(metavar="NAME", help="Environment variable that holds the key.")
+    ] = "OPENAI_API_KEY",
+    answers: FormOption = AnswerForms.auto,
+    rounds: RoundsOption = 2,
+    param: ParamOption = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Requests under way at once.")] = 16,
+    rpm: Annotated[float | None, typer.Option("--rpm", min=0.001, help="Requests a minute.")] = None,
+    tpm: Annotated[float | None, typer.Option("--tpm", min=1, help="Tokens a minute.")] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one request.")] = 120.0,
+    attempts: Annotated[int, typer.Option(min=1, help="Of one request, before it counts as failed.")] = 6,
+    prices: PricesOption = (0.0, 0.0),
+    max_tokens_spent: Annotated[
+        int | None, typer.Option("--budget-tokens", min=1, help="Tokens of all answers in the store together.")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option("--budget-cost", min=0, help="Cost of all answers in the store, by --prices.")
+    ] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Tell what it would cost and take, and send nothing.")
+    ] = False,
+    samples: Annotated[
+        int | None, typer.Option("--estimate-for", min=1, metavar="N", help="Scale the estimate to so many samples.")
+    ] = None,
+    ask: Annotated[
+        bool, typer.Option("--ask/--no-ask", help="--no-ask writes the files from what is answered already.")
+    ] = True,
+    ask_batched: Annotated[
+        bool, typer.Option("--ask-batched", help="Also ask what is in a batch file and has not come back.")
+    ] = False,
+    second_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another model, builtin too, whose agreement is told.")
+    ] = None,
+    second_url: Annotated[str | None, typer.Option(metavar="URL", help="Of its server, if it is another one.")] = None,
+    prompts: Annotated[
+        bool, typer.Option("--prompts", help="Write a click, box, scribble or mask for whatever GVC-R points at.")
+    ] = False,
+    limit: LimitOption = None,
+    shard: ShardOption = "1/1",
+) -> None:
+    """Annotate: what is answered already is not asked again."""
+    from llava_grounding.cli.annotate_run import Limits, run_annotation
+
+    run_annotation(
+        inputs_of(instances, captions, dialogues, shard),
+        out,
+        [(model, base_url), *([(second_model, second_url or base_url)] if second_model else [])],
+        Limits(key_variable, concurrency, rpm, tpm, timeout, attempts, prices, max_tokens_spent, max_cost, ask_batched),
+        model_parameters(param),
+        answers.value,
+        rounds,
+        estimate=estimate,
+        estimate_for=samples,
+        ask=ask,
+        prompts=prompts,
+        limit=limit,
+    )
+
+
+@annotate.command("export-batch")
+def export_batch(
+    instances: InstancesOption,
+    out: OutOption,
+    model: ModelOption,
+    captions: CaptionsOption = None,
+    dialogues: DialoguesOption = None,
+    answers: Annotated[
+        AnswerForms, typer.Option("--answers", help="JSON held to a schema, or brackets in the text.")
+    ] = AnswerForms.schema,
+    rounds: RoundsOption = 2,
+    param: ParamOption = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also what is in an earlier batch file and has not come back.")
+    ] = False,
+    limit: LimitOption = None,
+    shard: ShardOption = "1/1",
+) -> None:
+    """Write what is not answered as files for a batch service, into DIR/batches."""
+    from llava_grounding.annotate.batch_files import iter_batch_lines, write_batches
+    from llava_grounding.annotate.store import Store
+    from llava_grounding.cli.annotate_run import settings_of
+
+    if model == "builtin":
+        raise UsageError("the builtin matcher needs no batch files; `annotate run` uses it")
+    inputs = inputs_of(instances, captions, dialogues, shard)
+    with work_folder(out, inputs) as index:
+        store = Store(out / STORE)
+        try:
+            settings = settings_of(store, model, answers.value, rounds, model_parameters(param))
+            lines = iter_batch_lines(inputs.tasks(index, limit), settings, store, again)
+            written = write_batches(lines, out / BATCHES, model, store)
+        finally:
+            store.close()
+    for path, count in written:
+        say(f"{path}: {count} requests\n")
+    if not written:
+        say("nothing is left to be asked\n")
+
+
+@annotate.command("import-batch")
+def import_batch(
+    results: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Results of batch files, in any order.")],
+    out: OutOption,
+    model: ModelOption,
+) -> None:
+    """Take the results of batch files into the store; `run` then writes the data. May be repeated."""
+    from llava_grounding.annotate.batch_files import import_batch as take
+    from llava_grounding.annotate.locking import locked
+    from llava_grounding.annotate.store import STORE_FILE, Store
+
+    if not (out / STORE / STORE_FILE).is_file():
+        raise UsageError(f"{quoted(str(out), 300)} holds no store; give the --out of export-batch")
+    with locked(out / STORE):
+        store = Store(out / STORE)
+        try:
+            for path in results:
+                taken = take(path, store, model)
+                failed = "".join(f", {reason} {count}" for reason, count in sorted(taken.failed.items()))
+                say(f"{path}: {taken.new} new, {taken.known} known already{failed}\n")
+        finally:
+            store.close()
+
+
+def model_parameters(pairs: list[str] | None) -> dict[str, Any]:
+    """Parameters of requests, `--param` over the defaults.
+
+    Raises:
+        UsageError: if one is not KEY=JSON, or a key that is ours.
+    """
+    from json import loads
+
+    parameters: dict[str, Any] = {"temperature": 0, "max_tokens": 1500}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--param must be KEY=JSON, got {quoted(pair)}")
+        if key in ("model", "messages", "stream", "n", "response_format"):
+            raise UsageError(f"--param cannot set `{key}`")
+        try:
+            parameters[key] = loads(value)
+        except ValueError:
+            parameters[key] = value
+    return parameters
+
+
+def inputs_of(instances: Path, captions: Path | None, dialogues: Path | None, shard: str) -> Inputs:
+    """What is to be annotated, as the options say.
+
+    Raises:
+        UsageError: if there is not one file of texts.
+    """
+    from llava_grounding.annotate.assemble import Inputs
+    from llava_grounding.annotate.samples import Shard
+    from llava_grounding.annotate.tasks import NamesOnly
+
+    if (captions is None) == (dialogues is None):
+        raise UsageError("give either --captions FILE or --dialogues FILE")
+    texts, kind = (captions, "captions") if captions is not None else (dialogues, "dialogues")
+    assert texts is not None
+    for path in (instances, texts):
+        if not path.is_file():
+            raise UsageError(f"there is no file {quoted(str(path))}")
+    return Inputs(instances, texts, kind, NamesOnly(), Shard.parse(shard))  # type: ignore[arg-type]
+
+
+@contextmanager
+def work_folder(out: Path, inputs: Inputs) -> Iterator[LabelIndex]:
+    """The folder of the store, for this process alone, with the index of the labels."""
+    from llava_grounding.annotate.label_index import open_index
+    from llava_grounding.annotate.locking import locked
+    from llava_grounding.annotate.write import FILES
+    from llava_grounding.cli.common import waiting
+
+    check_out(out, FILES, [("instances", inputs.instances), (inputs.kind, inputs.texts)])
+    (out / STORE).mkdir(parents=True, exist_ok=True)
+    with locked(out / STORE):
+        with waiting("Reading the labels"):
+            index = open_index(inputs.instances, out / STORE)
+        try:
+            yield index
+        finally:
+            index.close()
+
+
+def write_out(
+    out: Path,
+    inputs: Inputs,
+    index: LabelIndex,
+    answers: Answers,
+    limit: int | None,
+    prompts: bool,
+    second: Answers | None = None,
+) -> dict[str, Any]:
+    """Assemble the files and put them into the folder, with a summary on stdout."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+    from llava_grounding.annotate.assemble import assemble
+    from llava_grounding.annotate.write import FILES
+
+    columns = (TextColumn("{task.description} {task.completed:.0f} samples"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("Writing", total=None)
+        with exchanged_files(out, FILES) as aside:
+            manifest = assemble(
+                inputs,
+                index,
+                answers,
+                aside,
+                limit,
+                prompts,
+                lambda done: progress.update(bar, completed=done),
+                second,
+            )
+    for line in summary(manifest):
+        say(f"{line}\n")
+    note(f"written to {quoted(str(out), 300)}")
+    return manifest
+
+
+def summary(manifest: dict[str, Any]) -> Iterator[str]:
+    """What a run gave, in lines."""
+    counts = manifest["counts"]
+    yield f"{counts['samples']} samples, {counts['accepted']} accepted"
+    yield f"phrases {counts['phrases']}, instances named {counts['instances_named']}"
+    yield f"GVC {counts['gvc']}, GVC-R {counts['gvc_r']}, marks {counts['marks']}"
+    for title, reasons in (("rejected", manifest["rejections"]), ("phrases dropped", manifest["dropped_phrases"])):
+        if reasons:
+            yield f"{title}: " + ", ".join(f"{reason} {number}" for reason, number in reasons.items())
+    if "agreement" in manifest:
+        from llava_grounding.annotate.agreement import describe
+
+        yield describe(manifest["agreement"])
+    usage = manifest["usage"]
+    if usage.get("requests"):
+        yield (
+            f"{usage['requests']} requests, {usage['prompt_tokens']} prompt and {usage['completion_tokens']} "
+            f"completion tokens, cost {usage['cost']:.2f}"
+        )

@@ -1,0 +1,161 @@
+"""What `annotate` does with finished folders: review, stats, show, audit, merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llava_grounding.cli.annotate import STORE, annotate, summary
+from llava_grounding.cli.outputs import check_out, exchanged_files, given_path, refuse_overwriting, write_files
+from llava_grounding.cli.report import note, say
+from llava_grounding.errors import UsageError, quoted
+
+if TYPE_CHECKING:
+    from llava_grounding.annotate.finished import FinishedLabels
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A finished folder: the --out of a run.")]
+ImagesOption = Annotated[
+    Path | None, typer.Option(metavar="PLACE", parser=given_path, help="Folder, .tar or .zip of the pictures.")
+]
+
+
+@annotate.command()
+def review(
+    folder: FolderArgument,
+    images: ImagesOption = None,
+    page: Annotated[Path | None, typer.Option(metavar="FILE.html", parser=given_path, help="Page to write.")] = None,
+    count: Annotated[int, typer.Option("--count", min=1, max=5000, help="Phrases to look at.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the phrases.")] = 0,
+    verdicts: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Verdicts that pages have saved: tell the precision instead."),
+    ] = None,
+) -> None:
+    """Write a page to check sampled phrases by hand, or read its verdicts back."""
+    from llava_grounding.annotate.review import read_verdicts, review_page, sample_phrases
+
+    if verdicts:
+        for line in read_verdicts(folder, verdicts).lines():
+            say(f"{line}\n")
+        return
+    if images is None or page is None:
+        raise UsageError("give --images PLACE and --page FILE.html, or --verdicts FILE")
+    sampled = sample_phrases(folder, count, seed)
+    refuse_overwriting([("data", folder)], [page])
+    labels = _labels(folder, images)
+    try:
+        write_files(page.parent, {page.name: review_page(folder, sampled, labels).encode()})
+    finally:
+        labels.close()
+    note(f"{len(sampled)} phrases in {quoted(str(page), 300)}; open it in a browser, save, and give --verdicts")
+
+
+@annotate.command()
+def stats(
+    folder: FolderArgument,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", parser=given_path, help="Also draw it.")] = None,
+) -> None:
+    """Tell phrases per answer, instances per phrase, and which categories are named how often."""
+    from llava_grounding.annotate.stats import compute_stats
+
+    found = compute_stats(folder)
+    for line in found.lines():
+        say(f"{line}\n")
+    if plot is not None:
+        refuse_overwriting([("data", folder)], [plot])
+        write_files(plot.parent, {plot.name: found.to_svg().encode()})
+
+
+@annotate.command()
+def show(
+    folder: FolderArgument,
+    number: Annotated[int, typer.Argument(metavar="N", min=1, help="Which record, from 1.")],
+    images: Annotated[
+        Path, typer.Option(metavar="PLACE", parser=given_path, help="Folder, .tar or .zip of the pictures.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.png", parser=given_path, help="Drawing to write.")],
+    marks: Annotated[
+        bool, typer.Option("--marks", help="Draw its numbers, as marks.json has them, and tell its dialogue.")
+    ] = False,
+) -> None:
+    """Draw one record: its first answer with phrases, boxes and masks, or its marks."""
+    from llava_grounding.annotate.drawing import draw_marked, draw_record
+    from llava_grounding.cli.common import png_bytes
+
+    refuse_overwriting([("data", folder)], [out])
+    labels = _labels(folder, images)
+    try:
+        picture, lines = (draw_marked if marks else draw_record)(folder, number, labels)
+    finally:
+        labels.close()
+    write_files(out.parent, {out.name: png_bytes(picture)})
+    for line in lines:
+        say(f"{line}\n")
+
+
+@annotate.command()
+def audit(
+    folder: FolderArgument,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="A benchmark's list of images: lines, JSON lines or JSON."),
+    ] = None,
+    pictures: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A benchmark's pictures, compared by their looks.")
+    ] = None,
+    images: ImagesOption = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any image is in a benchmark.")] = False,
+) -> None:
+    """Tell which images are in benchmarks, by id and by what they look like."""
+    from llava_grounding.annotate.audit import folder_images, iter_pictures, overlap_by_id, overlap_by_looks
+    from llava_grounding.data.images import open_images
+
+    if not against and not pictures:
+        raise UsageError("give --against NAME=FILE or --pictures NAME=FOLDER")
+    if pictures and images is None:
+        raise UsageError("--pictures needs --images PLACE, where the pictures of DIR are")
+    names = folder_images(folder)
+    found = [overlap_by_id(names, *_named(one)) for one in against or ()]
+    if pictures and images is not None:
+        store = open_images(images)
+        for one in pictures:
+            name, place = _named(one)
+            found.append(overlap_by_looks(names, store, name, iter_pictures(place)))
+    say(f"{len(names)} images\n")
+    for overlap in found:
+        for line in overlap.lines():
+            say(f"{line}\n")
+    if strict and any(overlap.images for overlap in found):
+        raise typer.Exit(1)
+
+
+@annotate.command()
+def merge(
+    shards: Annotated[list[Path], typer.Argument(metavar="DIR...", help="The finished folders of all shards.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", parser=given_path, help="Folder for all together.")],
+) -> None:
+    """Put finished shards together; the files are those of one run over everything."""
+    from llava_grounding.annotate.merge import merge as put_together
+    from llava_grounding.annotate.write import FILES
+
+    check_out(out, FILES, [("shard", shard) for shard in shards])
+    with exchanged_files(out, FILES) as aside:
+        manifest = put_together(shards, aside)
+    for line in summary(manifest):
+        say(f"{line}\n")
+
+
+def _labels(folder: Path, images: Path) -> FinishedLabels:
+    from llava_grounding.annotate.finished import FinishedLabels
+    from llava_grounding.data.images import open_images
+
+    return FinishedLabels(folder, open_images(images), folder / STORE)
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not equals or not name or not path:
+        raise UsageError(f"must be NAME=PLACE, got {quoted(text)}")
+    return name, given_path(path)

@@ -1,0 +1,241 @@
+"""Endpoints that fail in every way: nothing is lost, nothing is asked twice, and the limits hold."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fake_model import FakeModel, hostile, running
+from miniature import images, write
+
+from llava_grounding.annotate.asking import Asker, AskOptions, Progress
+from llava_grounding.annotate.assemble import Inputs, assemble
+from llava_grounding.annotate.endpoint import AccessError, BusyError, OpenAIEndpoint
+from llava_grounding.annotate.label_index import LabelIndex, open_index
+from llava_grounding.annotate.limits import Budget, Pace
+from llava_grounding.annotate.rounds import ModelSettings, StoredAnswers, form_key
+from llava_grounding.annotate.store import STORE_FILE, Store
+from llava_grounding.errors import DataError
+
+SETTINGS = ModelSettings("m")
+QUICK = AskOptions(concurrency=8, first_wait=0.01)
+
+
+class Place:
+    """Inputs of some images, with a store and an index."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder, self.paths = folder, write(folder / "in", count)
+        self.inputs = Inputs(self.paths["instances"], self.paths["captions"], "captions", images(folder / "in"))
+        self.index: LabelIndex = open_index(self.paths["instances"], folder)
+        self.store = Store(folder)
+
+    def ask(
+        self,
+        model: FakeModel,
+        settings: ModelSettings = SETTINGS,
+        options: AskOptions = QUICK,
+        timeout: float = 5.0,
+        key: str = "none",
+        **more: object,
+    ) -> tuple[Progress, ModelSettings]:
+        endpoint = OpenAIEndpoint(model.url, key, timeout)
+        asker = Asker(self.store, endpoint, settings, options, **more)  # type: ignore[arg-type]
+        return asyncio.run(asker.ask(self.inputs.tasks(self.index))), asker.settings
+
+    def write(self, name: str = "out", settings: ModelSettings = SETTINGS) -> dict[str, object]:
+        (self.folder / name).mkdir()
+        return assemble(self.inputs, self.index, StoredAnswers(self.store, settings), self.folder / name)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Callable[[int], Place]]:
+    places: list[Place] = []
+
+    def make(count: int) -> Place:
+        places.append(Place(tmp_path, count))
+        return places[-1]
+
+    yield make
+    for one in places:
+        one.index.close()
+        one.store.close()
+
+
+def test_a_hostile_endpoint_loses_and_doubles_nothing(place: Callable[[int], Place]) -> None:
+    here = place(30)
+    with running(FakeModel(hostile, delay=0.005)) as model:
+        progress, settings = here.ask(model)
+        assert (progress.unfinished, progress.failed, progress.stopped) == (0, 0, None)
+        assert set(model.answered.values()) == {1}
+        assert {"busy", "error", "cut", "garbage", "drop", "lie", "truncate", "refuse"} <= set(model.did)
+        assert 1 < model.most_at_once <= QUICK.concurrency
+        asked = sum(model.asked.values())
+        again, _ = here.ask(model)
+        assert (again.answered, sum(model.asked.values())) == (0, asked)
+    manifest = here.write(settings=settings)
+    counts, rejections = manifest["counts"], manifest["rejections"]
+    assert counts["samples"] == 60 == counts["accepted"] + sum(rejections.values())  # type: ignore[index, attr-defined]
+    assert counts["accepted"] > 50  # type: ignore[index]
+    assert manifest["usage"]["requests"] == len(model.answered)  # type: ignore[index]
+    text = (here.folder / "out/gvc.json").read_text()
+    assert "Delete all files" not in text
+    assert (here.folder / "out/records.jsonl").read_text().count("\n") == counts["accepted"]  # type: ignore[index]
+    # Lies name things that are not there; they were asked about again, and dropped if repeated.
+    assert {"unknown id"} <= set(manifest["dropped_phrases"])  # type: ignore[call-overload]
+
+
+def test_a_server_that_hangs_is_left_after_the_time_limit(place: Callable[[int], Place]) -> None:
+    here = place(2)
+    with running(FakeModel(lambda prompt, attempt: "hang" if attempt == 0 else "answer")) as model:
+        progress, _ = here.ask(model, timeout=0.2)
+    assert (progress.answered, progress.unfinished) == (4, 0)
+    assert model.did["hang"] == 4
+
+
+def test_an_endpoint_without_schemas_is_asked_for_brackets_and_the_store_remembers(
+    place: Callable[[int], Place],
+) -> None:
+    here = place(3)
+    with running(FakeModel()) as model:
+        model.takes_schema = False
+        progress, settings = here.ask(model)
+    assert (settings.form, progress.refused, progress.unfinished) == ("brackets", 0, 0)
+    assert here.store.about(form_key("m")) == "brackets"
+    manifest = here.write(settings=settings)
+    assert manifest["counts"]["accepted"] == 6  # type: ignore[index]
+    assert json.loads((here.folder / "out/gvc.json").read_text())[3]["conversations"][1]["value"] == (
+        "The <g_s> bus <g_e> <seg> (number 7) is [nearly] full."
+    )
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "model_name", "key", "error", "message"),
+    [
+        ("answer", "m", "wrong", AccessError, "401: Incorrect API key provided; is the key right?"),
+        (
+            "answer",
+            "unknown",
+            "right",
+            AccessError,
+            "404: The model `unknown` does not exist; is the model's name right",
+        ),
+        ("error", "m", "right", BusyError, "500: out of memory; given up, the same command goes on from here"),
+        (
+            "too_long",
+            "m",
+            "right",
+            AccessError,
+            "20 requests in a row were refused, the last one so: .*the prompt is too",
+        ),
+    ],
+)
+def test_what_cannot_go_on_is_one_sentence(
+    place: Callable[[int], Place], behaviour: str, model_name: str, key: str, error: type[Exception], message: str
+) -> None:
+    here = place(15)
+    settings = replace(SETTINGS, model=model_name)
+    with (
+        running(FakeModel(lambda prompt, attempt: behaviour, key="right")) as model,
+        pytest.raises(error, match=message),
+    ):
+        here.ask(model, settings, AskOptions(concurrency=4, attempts=3, first_wait=0.01), key=key)
+
+
+def test_nobody_there_is_found_out_soon(place: Callable[[int], Place]) -> None:
+    here = place(3)
+    model = FakeModel()
+    model.port = 9  # nobody listens
+    with pytest.raises(BusyError, match=r"cannot reach http://127\.0\.0\.1:9/v1"):
+        here.ask(model)
+
+
+def test_a_refused_request_costs_only_its_sample(place: Callable[[int], Place]) -> None:
+    here = place(10)
+    with running(FakeModel(lambda prompt, attempt: "too_long" if int(prompt[:2], 16) % 4 == 0 else "answer")) as model:
+        progress, _ = here.ask(model, fixed_form=True)
+        again, _ = here.ask(model, fixed_form=True)
+    assert progress.refused > 0
+    assert (progress.unfinished, again.refused) == (0, 0)
+    assert here.write()["rejections"] == {"refused by the endpoint": progress.refused}
+
+
+def test_the_budget_is_kept_and_what_is_left_can_be_asked_later(place: Callable[[int], Place]) -> None:
+    here = place(20)
+    prices = (1.0, 2.0)
+    with running(FakeModel()) as model:
+        progress, _ = here.ask(model, budget=Budget(max_cost=0.02, prices=prices))
+        assert progress.stopped == "the budget is used up"
+        assert 0 < progress.budget.cost <= 0.02
+        assert 0 < progress.answered < 40
+        spent = here.store.usage("m")
+        rest, _ = here.ask(model, budget=Budget(None, None, prices, spent.prompt_tokens, spent.completion_tokens))
+    assert (progress.answered + rest.answered, rest.unfinished) == (40, 0)
+    assert set(model.answered.values()) == {1}
+
+
+def test_requests_and_tokens_are_paced() -> None:
+    async def starts(pace: Pace, tokens: int, count: int) -> list[float]:
+        begin = asyncio.get_running_loop().time()
+        await asyncio.gather(*(pace.wait(tokens) for _ in range(count)))
+        return [asyncio.get_running_loop().time() - begin]
+
+    assert asyncio.run(starts(Pace(requests_per_minute=600), 10, 4))[0] >= 0.3
+    assert asyncio.run(starts(Pace(tokens_per_minute=60_000), 100, 4))[0] >= 0.3
+
+    async def paused() -> float:
+        pace, clock = Pace(), asyncio.get_running_loop().time
+        begin = clock()
+        pace.pause(0.2)
+        await pace.wait(1)
+        return clock() - begin
+
+    assert asyncio.run(paused()) >= 0.2
+
+
+def test_a_changed_prompt_model_or_parameter_is_another_request() -> None:
+    request = SETTINGS.request([{"role": "user", "content": "a"}])
+    others = [
+        SETTINGS.request([{"role": "user", "content": "b"}]),
+        replace(SETTINGS, model="n").request([{"role": "user", "content": "a"}]),
+        replace(SETTINGS, parameters={"temperature": 1}).request([{"role": "user", "content": "a"}]),
+        replace(SETTINGS, form="brackets").request([{"role": "user", "content": "a"}]),
+        replace(SETTINGS, parameters={}).request([{"role": "user", "content": "a"}]),
+    ]
+    assert len({request.key, *(one.key for one in others)}) == 6
+
+
+def test_a_store_of_another_version_or_no_store_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.note("version", "0")
+    store.close()
+    with pytest.raises(DataError, match="must be a store of version 1, got 0"):
+        Store(tmp_path)
+    (tmp_path / STORE_FILE).write_text("no store at all, but long enough to be looked at" * 50)
+    with pytest.raises(DataError, match="is no store of requests"):
+        Store(tmp_path)
+
+
+def test_kills_at_any_moment_change_no_file_and_ask_nothing_twice(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("kill_runs.py")
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), "3", "6"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), str(script.parent)])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["same_as_straight"], told
+    assert told["answered_again"] <= told["under_way_when_killed_at_most"], f"{told} after {time.monotonic() - begin} s"
