@@ -115,6 +115,16 @@ class GroundedChat:
         """Where the model is."""
         return self._runtime.device
 
+    @property
+    def runtime(self) -> Runtime:
+        """The model part by part, for whoever writes several answers token by token, as the server does."""
+        return self._runtime
+
+    @property
+    def limits(self) -> ImageLimits:
+        """What images are refused for their size."""
+        return self._limits
+
     def ask(
         self,
         image: ImageSource,
@@ -209,29 +219,53 @@ class GroundedChat:
             PromptError: if a phrase is empty or holds special tokens.
             UsageError: if phrases are no list of texts, too many, or one is longer than the model reads.
         """
-        if isinstance(phrases, str):
-            raise UsageError(f'phrases must be a list of texts, as in ["{phrases:.40}"], got one text')
-        if not isinstance(phrases, Iterable):
-            raise UsageError(f"phrases must be a list of texts, got {shown(phrases)}")
-        phrases = list(islice(phrases, MAX_REGIONS + 1))  # it may have no end
-        if len(phrases) > MAX_REGIONS:
-            raise UsageError(f"phrases must be at most {MAX_REGIONS:,} at a time, got more; ask for the rest by itself")
-        for phrase in phrases:
-            if not isinstance(phrase, str):
-                raise UsageError(f"phrases must be a list of texts, got one of type {type(phrase).__name__}")
-        texts = [self._referring_text(phrase) for phrase in phrases]
-        seen = self._look_at([image])[0]
+        if not isinstance(phrases, str) and isinstance(phrases, Iterable):
+            phrases = list(islice(phrases, MAX_REGIONS + 1))  # it may have no end
+        texts = self._referring_texts(phrases)
+        return self._ground_texts(self._look_at([image])[0], phrases, texts)
+
+    def ground_seen(
+        self, image: SeenImage, phrases: Sequence[str], score_threshold: float | None = None
+    ) -> list[GroundedPhrase]:
+        """`ground` for an image that the model has looked at.
+
+        Args:
+            score_threshold: above which a region is kept; None is the model's own.
+        """
+        return self._ground_texts(image, phrases, self._referring_texts(phrases), score_threshold)
+
+    def _ground_texts(
+        self,
+        image: SeenImage,
+        phrases: Sequence[str],
+        texts: Sequence[EncodedText],
+        score_threshold: float | None = None,
+    ) -> list[GroundedPhrase]:
+        said = [phrase.strip() for phrase in phrases]
         found: list[GroundedPhrase] = []
         for start in range(0, len(texts), _PHRASES_PER_PASS):
-            states = self._seg_states(texts[start : start + _PHRASES_PER_PASS], seen)
-            for selection in self._runtime.ground_apart(seen, states):
-                text = phrases[len(found)].strip()
-                span = PhraseSpan(text, (0, len(text)), 0)
-                found.append(self.processor.decode_phrase(span, len(found), selection, seen.letterbox))
+            states = self._seg_states(texts[start : start + _PHRASES_PER_PASS], image)
+            for selection in self._runtime.ground_apart(image, states, score_threshold):
+                span = PhraseSpan(said[len(found)], (0, len(said[len(found)])), 0)
+                found.append(self.processor.decode_phrase(span, len(found), selection, image.letterbox))
         return found
 
     def _look_at(self, images: Sequence[ImageSource]) -> list[SeenImage]:
         return self._runtime.look_at([load_image(image, self._limits) for image in images])
+
+    def _referring_texts(self, phrases: Sequence[str]) -> list[EncodedText]:
+        if isinstance(phrases, str):
+            raise UsageError(f'phrases must be a list of texts, as in ["{phrases:.40}"], got one text')
+        if not isinstance(phrases, Iterable):
+            raise UsageError(f"phrases must be a list of texts, got {shown(phrases)}")
+        if len(phrases) > MAX_REGIONS:
+            raise UsageError(f"phrases must be at most {MAX_REGIONS:,} at a time, got more; ask for the rest by itself")
+        texts = []
+        for phrase in phrases:
+            if not isinstance(phrase, str):
+                raise UsageError(f"phrases must be a list of texts, got one of type {type(phrase).__name__}")
+            texts.append(self._referring_text(phrase))
+        return texts
 
     def _referring_text(self, phrase: str) -> EncodedText:
         """The dialogue that names a phrase; refused, if it is too long, before it costs anything."""

@@ -96,7 +96,7 @@ class Transcript:
         grounded: bool,
         model: str,
         prompt_tokens: int,
-        image: Image.Image,
+        image: Image.Image | None,
     ) -> GroundedAnswer:
         """The answer, once it is finished.
 

@@ -279,10 +279,22 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         return collate_prompts(prompts)
 
     def select(
-        self, output: GrounderOutput, row: int, num_phrases: int, letterbox: Letterbox | None = None
+        self,
+        output: GrounderOutput,
+        row: int,
+        num_phrases: int,
+        letterbox: Letterbox | None = None,
+        score_threshold: float | None = None,
     ) -> list[PhraseSelection]:
-        """What each phrase of one image keeps; with its letterbox only what lies in the image."""
-        return select_regions(output, row, num_phrases, self.settings.selection, letterbox)
+        """What each phrase of one image keeps; with its letterbox only what lies in the image.
+
+        Args:
+            score_threshold: above which a region is kept; None is that of the settings.
+        """
+        settings = self.settings.selection
+        if score_threshold is not None:
+            settings = replace(settings, score_threshold=score_threshold)
+        return select_regions(output, row, num_phrases, settings, letterbox)
 
     def decode_regions(self, selection: PhraseSelection, letterbox: Letterbox) -> tuple[Region, ...]:
         """A phrase's kept queries as regions of the original image: xyxy pixels inside it, masks at its size.
