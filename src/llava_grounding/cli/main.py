@@ -50,7 +50,7 @@ app.command()(doctor)
 
 
 def _add_commands_of_other_rooms() -> None:
-    for name in ("benchmark", "train"):
+    for name in ("benchmark", "train", "serve"):
         if find_spec(f"llava_grounding.cli.{name}"):
             app.command()(getattr(import_module(f"llava_grounding.cli.{name}"), name))
 

@@ -29,6 +29,7 @@ from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGe
 from llava_grounding.processing.conversation import referring_turn
 from llava_grounding.processing.phrases import as_spoken
 from llava_grounding.processing.processor import EncodedText, LlavaGroundingProcessor
+from llava_grounding.processing.selection import PhraseSelection
 from llava_grounding.processing.text_length import check_characters_fit
 from llava_grounding.structures import MAX_REGIONS, GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 
@@ -222,32 +223,36 @@ class GroundedChat:
         if not isinstance(phrases, str) and isinstance(phrases, Iterable):
             phrases = list(islice(phrases, MAX_REGIONS + 1))  # it may have no end
         texts = self._referring_texts(phrases)
-        return self._ground_texts(self._look_at([image])[0], phrases, texts)
+        seen = self._look_at([image])[0]
+        return [
+            self.processor.decode_phrase(span, number, selection, seen.letterbox)
+            for number, (span, selection) in enumerate(self._select(seen, phrases, texts))
+        ]
 
-    def ground_seen(
+    def select_phrases(
         self, image: SeenImage, phrases: Sequence[str], score_threshold: float | None = None
-    ) -> list[GroundedPhrase]:
-        """`ground` for an image that the model has looked at.
+    ) -> list[tuple[PhraseSpan, PhraseSelection]]:
+        """What `ground` finds in an image that the model has looked at, not yet as regions of the picture.
 
         Args:
             score_threshold: above which a region is kept; None is the model's own.
         """
-        return self._ground_texts(image, phrases, self._referring_texts(phrases), score_threshold)
+        return self._select(image, phrases, self._referring_texts(phrases), score_threshold)
 
-    def _ground_texts(
+    def _select(
         self,
         image: SeenImage,
         phrases: Sequence[str],
         texts: Sequence[EncodedText],
         score_threshold: float | None = None,
-    ) -> list[GroundedPhrase]:
+    ) -> list[tuple[PhraseSpan, PhraseSelection]]:
         said = [phrase.strip() for phrase in phrases]
-        found: list[GroundedPhrase] = []
+        found: list[tuple[PhraseSpan, PhraseSelection]] = []
         for start in range(0, len(texts), _PHRASES_PER_PASS):
             states = self._seg_states(texts[start : start + _PHRASES_PER_PASS], image)
             for selection in self._runtime.ground_apart(image, states, score_threshold):
-                span = PhraseSpan(said[len(found)], (0, len(said[len(found)])), 0)
-                found.append(self.processor.decode_phrase(span, len(found), selection, image.letterbox))
+                text = said[len(found)]
+                found.append((PhraseSpan(text, (0, len(text)), 0), selection))
         return found
 
     def _look_at(self, images: Sequence[ImageSource]) -> list[SeenImage]:

@@ -131,9 +131,7 @@ class Runtime:
         parts = states[:, None].split(_PHRASES_PER_PASS)
         return [selection for part in parts for (selection,) in self._ground(image, part, score_threshold)]
 
-    def _ground(
-        self, image: SeenImage, embeds: Tensor, score_threshold: float | None
-    ) -> list[list[PhraseSelection]]:
+    def _ground(self, image: SeenImage, embeds: Tensor, score_threshold: float | None) -> list[list[PhraseSelection]]:
         """Per row of phrases `[B, G, D]`, all about the one image."""
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         with self._vision_precision():

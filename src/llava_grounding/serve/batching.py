@@ -224,7 +224,9 @@ class _Rows:
     def copy_of(self, row: int) -> KeysAndValues:
         """A row by itself."""
         place = slice(self.end - self.lengths[row], self.end)
-        return KeysAndValues([(one.keys[row, :, place].clone(), one.values[row, :, place].clone()) for one in self._layers])
+        return KeysAndValues(
+            [(one.keys[row, :, place].clone(), one.values[row, :, place].clone()) for one in self._layers]
+        )
 
     def remove(self, row: int) -> None:
         """Take a row out; the last one takes its place."""
@@ -306,4 +308,3 @@ class _RowsLayer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         return self._rows.longest
-

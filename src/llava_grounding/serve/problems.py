@@ -1,0 +1,126 @@
+"""What goes wrong, as HTTP says it: a status and an error of OpenAI's shape, in our own words.
+
+The text of any library's error stays inside; it is logged. Knows no framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, quoted
+
+_RETRY_SECONDS = 2
+_LONGEST_PARAM = 120
+
+
+class Problem(Exception):
+    """A request that is not answered.
+
+    Args:
+        status: of HTTP.
+        message: one sentence for the person who made the request.
+        code: short, for programs.
+        param: which part of the request it is about.
+        retry_after: seconds after which to try again.
+    """
+
+    def __init__(
+        self, status: int, message: str, code: str, param: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.headers: dict[str, str] = {} if retry_after is None else {"Retry-After": str(retry_after)}
+        if status == 401:
+            self.headers["WWW-Authenticate"] = "Bearer"
+
+    def body(self) -> dict[str, Any]:
+        """The error as OpenAI's API writes it."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        kind = {401: "authentication_error", 429: "rate_limit_error"}.get(self.status, kind)
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def busy() -> Problem:
+    """Too many requests are waiting already."""
+    return Problem(503, "the server is busy; try again in a moment", "overloaded", retry_after=_RETRY_SECONDS)
+
+
+def stopping() -> Problem:
+    """The server is being stopped."""
+    return Problem(503, "the server is being stopped; try again in a moment", "stopping", retry_after=_RETRY_SECONDS)
+
+
+def too_slow() -> Problem:
+    """The deadline has passed."""
+    return Problem(504, "the answer took longer than this server allows", "timeout")
+
+
+def internal() -> Problem:
+    """A fault of ours; what it was is in the log."""
+    return Problem(500, "something went wrong in the server; its log says what", "internal_error")
+
+
+def from_error(error: Exception, param: str | None = None) -> Problem:
+    """What an exception says to a client: our own sentence where the request was at fault, else nothing of it."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, (UsageError, DataError)):
+        code = {"ImageError": "invalid_image", "PromptError": "invalid_prompt"}.get(
+            type(error).__name__, "invalid_value"
+        )
+        return Problem(400, str(error), code, param)
+    if isinstance(error, LlavaGroundingError):
+        return Problem(500, "the model could not answer this; the server's log says why", "model_error")
+    return internal()
+
+
+_SAID = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known",
+    "json_invalid": "is not valid JSON",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "string_unicode": "must be valid Unicode",
+    "list_type": "must be a list",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+    "union_tag_not_found": "must have a `type`",
+    "recursion_loop": "is nested too deep",
+}
+_WITH_CONTEXT = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be greater than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "too_long": "must have at most {max_length} items",
+    "too_short": "must have at least {min_length} items",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must have at least {min_length} characters",
+    "literal_error": "must be {expected}",
+    "union_tag_invalid": "must be {expected_tags}",
+}
+
+
+def from_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
+    """A request that has not the form of the API, from what pydantic found; its first fault is told."""
+    first = errors[0]
+    kind, context = str(first["type"]), first.get("ctx", {})
+    place = ".".join(str(part) for part in first["loc"] if not _is_branch(part))[:_LONGEST_PARAM]
+    if kind == "value_error" and isinstance(context.get("error"), UsageError):
+        said = str(context["error"])
+        return Problem(400, said, "invalid_value", place or None)
+    said = _SAID.get(kind, "")
+    if not said and kind in _WITH_CONTEXT:
+        said = _WITH_CONTEXT[kind].format(**context)
+    code = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}.get(kind, "invalid_value")
+    what = quoted(place, _LONGEST_PARAM) if place else "the body"
+    return Problem(400, f"{what} {said or 'is not what this API expects there'}", code, place or None)
+
+
+def _is_branch(part: object) -> bool:
+    """Names that pydantic gives to alternatives of a type are no part of the request."""
+    return isinstance(part, str) and ("[" in part or part in ("str", "bool"))
