@@ -20,7 +20,7 @@ from llava_grounding.serve import schemas
 from llava_grounding.serve.guards import Guard
 from llava_grounding.serve.metrics import CONTENT_TYPE, Metrics
 from llava_grounding.serve.pages import add_page
-from llava_grounding.serve.problems import Problem
+from llava_grounding.serve.problems import ApiError
 from llava_grounding.serve.service import Service
 from llava_grounding.serve.settings import ServeSettings
 
@@ -81,16 +81,16 @@ def _routes(service: Service, metrics: Metrics) -> FastAPI:
         responses=_PROBLEMS,
     )
 
-    @app.exception_handler(Problem)
+    @app.exception_handler(ApiError)
     async def told(_: Request, problem: Exception) -> Response:
-        assert isinstance(problem, Problem)
+        assert isinstance(problem, ApiError)
         return JSONResponse(problem.body(), problem.status, problem.headers)
 
     @app.exception_handler(HTTPException)
     async def no_route(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         said = {404: "there is nothing here", 405: "this is asked with another method"}.get(error.status_code)
-        problem = Problem(error.status_code, said or "the request cannot be answered", "not_found")
+        problem = ApiError(error.status_code, said or "the request cannot be answered", "not_found")
         return JSONResponse(problem.body(), problem.status, error.headers)
 
     _add_model_routes(app, service)

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from llava_grounding.serve.metrics import Metrics
-from llava_grounding.serve.problems import Problem, busy, internal
+from llava_grounding.serve.problems import ApiError, busy, internal
 from llava_grounding.serve.settings import ServeSettings, is_loopback
 
 Scope = MutableMapping[str, Any]
@@ -90,12 +90,12 @@ class Guard:
                 held, record.body_bytes = len(body), len(body)
             await self._app(scope, _replay(body, receive, self._release(held)), send_on)
             held = 0
-        except Problem as problem:
+        except ApiError as problem:
             if not started:
                 await send_json(send_on, problem.status, problem.body(), list(problem.headers.items()))
-        except _Left:
+        except _ClientLeftError:
             record.status = 499
-        except Exception:
+        except Exception:  # noqa: BLE001  the last place; the client gets no text of it
             _LOG.exception("request %s failed", record.id)
             record.status = 500
             if not started:
@@ -116,25 +116,25 @@ class Guard:
         headers = dict(reversed(scope["headers"]))
         host = headers.get(b"host", b"").decode("latin-1").lower()
         if self._hosts is not None and _name_of(host) not in self._hosts:
-            raise Problem(421, "this server is not reached under that name; see --allowed-host", "unknown_host")
+            raise ApiError(421, "this server is not reached under that name; see --allowed-host", "unknown_host")
         path = scope["path"]
         if self._settings.api_key and any(path == one or path.startswith(f"{one}/") for one in NEEDS_KEY):
             kind, _, given = headers.get(b"authorization", b"").partition(b" ")
             known = self._settings.api_key.encode("ascii")
             if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), known):
-                raise Problem(401, "an API key is needed: Authorization: Bearer KEY", "invalid_api_key")
+                raise ApiError(401, "an API key is needed: Authorization: Bearer KEY", "invalid_api_key")
         if scope["method"] == "POST":
             # A page of another site may send forms and plain text without asking first, but not JSON.
             kind = headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
             if kind != "application/json":
-                raise Problem(415, "the body must be JSON: Content-Type: application/json", "unsupported_media_type")
+                raise ApiError(415, "the body must be JSON: Content-Type: application/json", "unsupported_media_type")
             if headers.get(b"content-encoding", b"identity") != b"identity":
-                raise Problem(415, "the body must not be compressed", "unsupported_encoding")
+                raise ApiError(415, "the body must not be compressed", "unsupported_encoding")
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body, within its limits of size and time."""
         limit = self._settings.max_body_bytes
-        too_large = Problem(413, f"the body has more than the {limit / 1e6:g} MB allowed", "body_too_large")
+        too_large = ApiError(413, f"the body has more than the {limit / 1e6:g} MB allowed", "body_too_large")
         length = dict(reversed(scope["headers"])).get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
             raise too_large
@@ -146,7 +146,7 @@ class Guard:
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise _Left
+                        raise _ClientLeftError
                     piece, more = message.get("body", b""), message.get("more_body", False)
                     size += len(piece)
                     self._body_bytes += len(piece)
@@ -158,7 +158,7 @@ class Guard:
             return b"".join(parts)
         except TimeoutError:
             self._body_bytes -= size
-            raise Problem(408, "the body did not arrive in time", "body_timeout") from None
+            raise ApiError(408, "the body did not arrive in time", "body_timeout") from None
         except BaseException:
             self._body_bytes -= size
             raise
@@ -177,7 +177,7 @@ def _replay(body: bytes, receive: Receive, release: Callable[[], None]) -> Recei
     return next_message
 
 
-class _Left(Exception):
+class _ClientLeftError(Exception):
     """The client has gone before its request was whole."""
 
 

@@ -14,7 +14,7 @@ _RETRY_SECONDS = 2
 _LONGEST_PARAM = 120
 
 
-class Problem(Exception):
+class ApiError(Exception):
     """A request that is not answered.
 
     Args:
@@ -41,37 +41,37 @@ class Problem(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
-def busy() -> Problem:
+def busy() -> ApiError:
     """Too many requests are waiting already."""
-    return Problem(503, "the server is busy; try again in a moment", "overloaded", retry_after=_RETRY_SECONDS)
+    return ApiError(503, "the server is busy; try again in a moment", "overloaded", retry_after=_RETRY_SECONDS)
 
 
-def stopping() -> Problem:
+def stopping() -> ApiError:
     """The server is being stopped."""
-    return Problem(503, "the server is being stopped; try again in a moment", "stopping", retry_after=_RETRY_SECONDS)
+    return ApiError(503, "the server is being stopped; try again in a moment", "stopping", retry_after=_RETRY_SECONDS)
 
 
-def too_slow() -> Problem:
+def too_slow() -> ApiError:
     """The deadline has passed."""
-    return Problem(504, "the answer took longer than this server allows", "timeout")
+    return ApiError(504, "the answer took longer than this server allows", "timeout")
 
 
-def internal() -> Problem:
+def internal() -> ApiError:
     """A fault of ours; what it was is in the log."""
-    return Problem(500, "something went wrong in the server; its log says what", "internal_error")
+    return ApiError(500, "something went wrong in the server; its log says what", "internal_error")
 
 
-def from_error(error: Exception, param: str | None = None) -> Problem:
+def from_error(error: Exception, param: str | None = None) -> ApiError:
     """What an exception says to a client: our own sentence where the request was at fault, else nothing of it."""
-    if isinstance(error, Problem):
+    if isinstance(error, ApiError):
         return error
     if isinstance(error, (UsageError, DataError)):
         code = {"ImageError": "invalid_image", "PromptError": "invalid_prompt"}.get(
             type(error).__name__, "invalid_value"
         )
-        return Problem(400, str(error), code, param)
+        return ApiError(400, str(error), code, param)
     if isinstance(error, LlavaGroundingError):
-        return Problem(500, "the model could not answer this; the server's log says why", "model_error")
+        return ApiError(500, "the model could not answer this; the server's log says why", "model_error")
     return internal()
 
 
@@ -105,22 +105,33 @@ _WITH_CONTEXT = {
 }
 
 
-def from_validation(errors: Sequence[Mapping[str, Any]]) -> Problem:
-    """A request that has not the form of the API, from what pydantic found; its first fault is told."""
-    first = errors[0]
-    kind, context = str(first["type"]), first.get("ctx", {})
-    place = ".".join(str(part) for part in first["loc"] if not _is_branch(part))[:_LONGEST_PARAM]
+def from_validation(errors: Sequence[Mapping[str, Any]], value: Any) -> ApiError:
+    """A request that has not the form of the API, from what pydantic found; its most exact fault is told.
+
+    Args:
+        value: the request, as plain values.
+    """
+    error = max(errors, key=lambda one: len(one["loc"]))
+    kind, context = str(error["type"]), error.get("ctx", {})
+    place = ".".join(_path(error["loc"], value))[:_LONGEST_PARAM]
     if kind == "value_error" and isinstance(context.get("error"), UsageError):
-        said = str(context["error"])
-        return Problem(400, said, "invalid_value", place or None)
+        return ApiError(400, str(context["error"]), "invalid_value", place or None)
     said = _SAID.get(kind, "")
     if not said and kind in _WITH_CONTEXT:
         said = _WITH_CONTEXT[kind].format(**context)
     code = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}.get(kind, "invalid_value")
     what = quoted(place, _LONGEST_PARAM) if place else "the body"
-    return Problem(400, f"{what} {said or 'is not what this API expects there'}", code, place or None)
+    return ApiError(400, f"{what} {said or 'is not what this API expects there'}", code, place or None)
 
 
-def _is_branch(part: object) -> bool:
-    """Names that pydantic gives to alternatives of a type are no part of the request."""
-    return isinstance(part, str) and ("[" in part or part in ("str", "bool"))
+def _path(location: Sequence[str | int], value: Any) -> list[str]:
+    """Where in the request a fault is; pydantic's own names for alternatives of a type are left out."""
+    path = []
+    for number, part in enumerate(location):
+        inside = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if inside or (isinstance(value, dict) and part in value):
+            path.append(str(part))
+            value = value[part]
+        elif number == len(location) - 1 and isinstance(value, dict):
+            path.append(str(part))  # what is missing
+    return path

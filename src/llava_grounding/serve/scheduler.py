@@ -74,7 +74,7 @@ class Scheduler:
         """Put a job in the queue.
 
         Raises:
-            Problem: if there is no place in it, or no more are taken.
+            ApiError: if there is no place in it, or no more are taken.
         """
         with self._changed:
             if self._draining:
@@ -118,7 +118,7 @@ class Scheduler:
                     return
             try:
                 self._turn()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  the thread goes on, whatever happened to some
                 _LOG.exception("the model failed; what was running is refused")
                 self._refuse_running(error)
 

@@ -77,11 +77,11 @@ class RegionPart(_Wire):
     def _is_one(self) -> RegionPart:
         given = [name for name in ("click", "box", "scribble", "mask") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise UsageErrorInBody(f"a region must have one of click, box, scribble and mask, got {len(given)} of them")
+            raise BodyError(f"a region must have one of click, box, scribble and mask, got {len(given)} of them")
         return self
 
 
-class UsageErrorInBody(UsageError, ValueError):
+class BodyError(UsageError, ValueError):
     """A fault of ours to tell, which pydantic hands on since it is a ValueError."""
 
 

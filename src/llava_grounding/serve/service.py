@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 
 from llava_grounding.engine import GroundedChat
 from llava_grounding.errors import quoted
@@ -26,7 +27,7 @@ from llava_grounding.serve.fetching import Fetcher
 from llava_grounding.serve.images import ImageDoor
 from llava_grounding.serve.jobs import AnswerWritten, Event, Failed, Job, PhraseClosed, PhrasesFound, TextCame
 from llava_grounding.serve.metrics import Metrics
-from llava_grounding.serve.problems import Problem, from_error, from_validation, too_slow
+from llava_grounding.serve.problems import ApiError, from_error, from_validation, too_slow
 from llava_grounding.serve.scheduler import Scheduler
 from llava_grounding.serve.schemas import ChatRequest, GroundRequest, RenderRequest
 from llava_grounding.serve.settings import ServeSettings
@@ -97,7 +98,7 @@ class Service:
         """Refuse another model than the one that is served."""
         if name is not None and name != self._chat.name:
             said = f"there is no model {quoted(name)}; this server has {quoted(self._chat.name)}"
-            raise Problem(404, said, "model_not_found", "model")
+            raise ApiError(404, said, "model_not_found", "model")
 
     async def chat(self, request: Request) -> dict[str, Any] | AsyncIterator[bytes]:
         """An answer, at once or as events."""
@@ -130,7 +131,7 @@ class Service:
 
     def _check_required(self, body: ChatRequest, answer: GroundedAnswer) -> None:
         if grounding_options(body).mode == "required" and not any(phrase.regions for phrase in answer.phrases):
-            raise Problem(422, "the answer has no region, and grounding is required", "nothing_grounded", "grounding")
+            raise ApiError(422, "the answer has no region, and grounding is required", "nothing_grounded", "grounding")
 
     async def _stream(
         self, request: Request, body: ChatRequest, first: Event, events: AsyncGenerator[Event]
@@ -188,7 +189,7 @@ class Service:
         self.check_model(body.model)
         if len(body.phrases) > self._settings.max_phrases:
             said = f"a request may have at most {self._settings.max_phrases} phrases, got {len(body.phrases)}"
-            raise Problem(400, said, "invalid_value", "phrases")
+            raise ApiError(400, said, "invalid_value", "phrases")
         return GroundTask(self._door.read(body.image.url), tuple(body.phrases), body.threshold)
 
     async def render(self, request: Request) -> tuple[bytes, str]:
@@ -223,10 +224,10 @@ class Service:
                 return await self._in_thread(work)
         except TimeoutError:
             raise too_slow() from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, the client gets no text of it
             raise self._problem(error) from None
 
-    def _problem(self, error: Exception) -> Problem:
+    def _problem(self, error: Exception) -> ApiError:
         """What a client is told; the rest goes to the log."""
         problem = from_error(error)
         if problem.status == 500:
@@ -267,7 +268,15 @@ def _parsed(data: bytes, kind: type[Body]) -> Body:
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        raise from_validation(error.errors(include_url=False, include_input=False)) from None
+        raise from_validation(error.errors(include_url=False, include_input=False), _plain(data)) from None
+
+
+def _plain(data: bytes) -> Any:
+    """A body as plain values; None if it is no JSON."""
+    try:
+        return from_json(data)
+    except ValueError:
+        return None
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, told: asyncio.Queue[Event], event: Event) -> None:
@@ -291,7 +300,7 @@ async def _unless_left(request: Request, answer: Any) -> Any:
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise Problem(499, "the client has left", "client_left")
+            raise ApiError(499, "the client has left", "client_left")
         return working.result()
     finally:
         for one in (working, leaving):
