@@ -58,7 +58,7 @@ def assert_same(given: tuple[list[int], list[torch.Tensor]], expected: tuple[lis
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_answers_that_come_and_go_equal_those_written_alone(kind: str, temperature: float) -> None:
     chat = CHATS[kind]
-    decodings = [Decoding(limit, temperature, seed=n) for n, limit in enumerate((9, 4, 30, 1, 17, 12))]
+    decodings = [Decoding(limit, temperature, seed=3) for limit in (9, 4, 30, 1, 30, 9)]
     expected = [alone(chat, text, one) for text, one in zip(texts(chat), decodings, strict=True)]
     batch = RunningBatch(chat.model)
     waiting = list(zip(texts(chat), decodings, strict=True))

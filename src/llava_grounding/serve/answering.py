@@ -39,7 +39,7 @@ class ReadDialogue:
     """Its answers with their markup."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Answering:
     """An answer on its way."""
 

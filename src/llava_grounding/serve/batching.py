@@ -60,7 +60,7 @@ class PrefixReader:
         return output.last_hidden_state[0, -1], KeysAndValues(layers)
 
 
-@dataclass
+@dataclass(eq=False)
 class Writing:
     """One answer being written, and what the last step added to it."""
 
