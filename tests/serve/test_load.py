@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from live_server import asking, serving
 
 from answer_checks import RAW, assert_same_answers
-from live_server import Live, asking, serving
 from llava_grounding.serve.batching import RunningBatch
 from llava_grounding.structures import GroundedAnswer, VisualPrompt
 from tiny_model import picture, saying, tiny_chat

@@ -113,7 +113,7 @@ class GroundingOptions(_Wire):
     threshold: float | None = Field(
         None, ge=0, le=1, description="Score above which a region is kept; without it the model's own."
     )
-    masks: Literal["rle", "polygons", "none"] = Field(
+    masks: Literal["rle", "polygons", "both", "none"] = Field(
         "rle", description="`none`: boxes only. `polygons`: to be filled by the even-odd rule."
     )
 
@@ -169,7 +169,7 @@ class GroundRequest(_Wire):
     image: ImageUrl
     phrases: Annotated[list[Text], Field(min_length=1, max_length=1000)]
     threshold: float | None = Field(None, ge=0, le=1)
-    masks: Literal["rle", "polygons", "none"] = "rle"
+    masks: Literal["rle", "polygons", "both", "none"] = "rle"
 
 
 class RenderRequest(_Wire):

@@ -16,7 +16,7 @@ class Completion:
     """The objects of one answer.
 
     Args:
-        masks: how regions are told: `rle`, `polygons` or `none`.
+        masks: how regions are told: `rle`, `polygons`, `both` or `none`.
     """
 
     def __init__(self, model: str, masks: str) -> None:
@@ -81,9 +81,9 @@ def phrase_value(phrase: GroundedPhrase, masks: str) -> dict[str, Any]:
     regions = []
     for region in phrase.regions:
         value: dict[str, Any] = {"box": region.box_xyxy.tolist(), "score": region.score, "area": region.area}
-        if masks == "rle":
+        if masks in ("rle", "both"):
             value["mask"] = region.mask_rle
-        elif masks == "polygons":
+        if masks in ("polygons", "both"):
             mask = region.mask
             value["polygons"] = [] if mask is None else mask_to_polygons(mask)
         regions.append(value)
