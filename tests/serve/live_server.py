@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
-import uvicorn
 from PIL import Image
 
 from llava_grounding.engine import GroundedChat
 from llava_grounding.serve.api import GroundedServer, create_app
+from llava_grounding.serve.server import Server
 from llava_grounding.serve.settings import ServeSettings
 from tiny_model import picture, tiny_chat
 
@@ -72,9 +72,7 @@ def serving(chat: GroundedChat | None = None, **settings: Any) -> Iterator[Live]
     """Run a server in a thread."""
     chat = chat or tiny_chat()
     app = create_app(chat, ServeSettings(port=0, **settings))
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="on", ws="none")
-    )
+    server = Server(app)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     end = time.monotonic() + _START_SECONDS

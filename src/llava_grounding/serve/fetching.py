@@ -138,7 +138,9 @@ def is_public(address: str) -> bool:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
         # Each carries an IPv4 address inside, and leads there.
-        inner = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+        if ip.ipv4_mapped is not None:
+            return is_public(str(ip.ipv4_mapped))
+        inner = [ip.sixtofour, *(ip.teredo or ())]
         nat64 = ipaddress.ip_address(int(ip) & 0xFFFFFFFF) if ip in ipaddress.ip_network("64:ff9b::/96") else None
         compatible = ipaddress.ip_address(int(ip)) if int(ip) < 2**32 else None
         if any(one is not None and not is_public(str(one)) for one in [*inner, nat64, compatible]):

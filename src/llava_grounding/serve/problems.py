@@ -111,7 +111,7 @@ def from_validation(errors: Sequence[Mapping[str, Any]], value: Any) -> ApiError
     Args:
         value: the request, as plain values.
     """
-    error = max(errors, key=lambda one: len(one["loc"]))
+    error = max(errors, key=lambda one: (len(one["loc"]), not one["type"].endswith("_type")))
     kind, context = str(error["type"]), error.get("ctx", {})
     place = ".".join(_path(error["loc"], value))[:_LONGEST_PARAM]
     if kind == "value_error" and isinstance(context.get("error"), UsageError):

@@ -27,32 +27,34 @@ def serve(chat: GroundedChat, settings: ServeSettings, listening: Callable[[str]
     Raises:
         UsageError: if the address cannot be listened on.
     """
-    app = create_app(chat, settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=_BACKLOG,
-        timeout_graceful_shutdown=int(settings.grace_seconds) + _TIME_TO_TELL,
-        lifespan="on",
-        ws="none",
-    )
+    server = Server(create_app(chat, settings))
     bound = _bind(settings)
     port = bound.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     logging.getLogger("llava_grounding.access").setLevel(logging.INFO)
     listening(f"http://{host}:{port}/")
-    _Server(config, app).run(sockets=[bound])
+    server.run(sockets=[bound])
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn's, which also tells the scheduler that the end has come."""
 
-    def __init__(self, config: uvicorn.Config, app: GroundedServer) -> None:
-        super().__init__(config)
+    def __init__(self, app: GroundedServer) -> None:
+        settings = app.settings
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=_BACKLOG,
+                timeout_graceful_shutdown=int(settings.grace_seconds) + _TIME_TO_TELL,
+                lifespan="on",
+                ws="none",
+            )
+        )
         self._grounded = app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

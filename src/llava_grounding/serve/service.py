@@ -203,6 +203,8 @@ class Service:
         if body.format == "coco":
             return json.dumps(answer.to_coco(body.file_name)).encode(), "application/json"
         picture = self._door.picture(body.image.url)
+        if picture.size != answer.image_size_wh:
+            raise ApiError(400, "the answer is about an image of another size", "invalid_value", "image")
         if body.format == "html":
             return answer_to_html(picture, answer).encode(), "text/html"
         buffer = io.BytesIO()
