@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from llava_grounding.dialogue import fit_decoding, question_message
 from llava_grounding.engine import GroundedChat
@@ -115,8 +116,7 @@ class Answers:
         assert isinstance(task, ChatTask)
         known = self._known(task)
         texts, before, raws = self._texts(task, image, known)
-        cached = 0 if known is None else known.read.length
-        length = cached + len(before) + sum(len(text.input_ids) for text in texts)
+        length = len(before) + sum(len(text.input_ids) for text in texts) + (0 if known is None else known.read.length)
         decoding = fit_decoding(task.decoding, length, self._runtime.max_positions)
         memory = image.features.prompt_memory
         parts = [self._runtime.embed(text, image) for text in texts]
@@ -124,13 +124,32 @@ class Answers:
             self._keep_image(task.picture.key, image)  # it has grown by what the visual prompt encoder reads
         if before:
             parts.insert(0, self._runtime.embed_ids(before))
-        reader = PrefixReader(self._runtime.model, None if known is None else known.read)
-        hidden, read = reader.read(torch.cat(parts, dim=1))
+        embeds = torch.cat(parts, dim=1)
+        if known is None:
+            cached, hidden, read = self._read_from_image(task, texts[0].input_ids, embeds)
+        else:
+            cached = known.read.length
+            hidden, read = PrefixReader(self._runtime.model, known.read).read(embeds)
         writing = self._batch.join(decoding, hidden, read)
         self._metrics.prompt_tokens.inc(length - cached)
         self._metrics.dialogue_cache.labels("miss" if known is None else "hit").inc()
         transcript = Transcript(self._chat.processor)
         return Answering(job, task, image, writing, transcript, StopTexts(task.stop), raws, length, cached)
+
+    def _read_from_image(self, task: ChatTask, ids: Sequence[int], embeds: Tensor) -> tuple[int, Tensor, KeysAndValues]:
+        """Read a dialogue that is not known; what stands before its first question is the same for every one about the
+        image, most of a short prompt, and is read once. Also gives how many positions that were."""
+        tokens = self._chat.processor.tokens.ids
+        count = 1 + max((place for place, token in enumerate(ids) if token == tokens.image), default=-1)
+        key = (task.picture.key, tuple(ids[:count]))
+        known = self._dialogues.get(key) if self._keep and count else None
+        if known is not None:
+            return count, *PrefixReader(self._runtime.model, known.read).read(embeds[:, count:])
+        hidden, read = PrefixReader(self._runtime.model).read(embeds)
+        if self._keep and count and tokens.region not in ids[:count]:
+            start = read.first(count)
+            self._dialogues.put(key, ReadDialogue(start, (), ()), start.nbytes)
+        return 0, hidden, read
 
     def _texts(
         self, task: ChatTask, image: SeenImage, known: ReadDialogue | None

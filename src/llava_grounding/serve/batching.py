@@ -31,6 +31,10 @@ class KeysAndValues:
         """Positions read."""
         return self.layers[0][0].shape[1] if self.layers else 0
 
+    def first(self, count: int) -> KeysAndValues:
+        """A copy of the first positions."""
+        return KeysAndValues([(keys[:, :count].clone(), values[:, :count].clone()) for keys, values in self.layers])
+
     @property
     def nbytes(self) -> int:
         """Memory it takes."""
