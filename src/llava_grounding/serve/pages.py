@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 
 from fastapi import FastAPI
@@ -26,7 +27,7 @@ def add_page(app: FastAPI) -> None:
             app.add_api_route(path, _giver(entry.read_bytes(), kind), include_in_schema=False, methods=["GET"])
 
 
-def _giver(data: bytes, kind: str) -> object:
+def _giver(data: bytes, kind: str) -> Callable[[], Awaitable[Response]]:
     async def give() -> Response:
         return Response(data, headers={"Content-Type": kind, "Cache-Control": "no-cache"})
 

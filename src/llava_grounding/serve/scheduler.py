@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from llava_grounding.engine import GroundedChat
-from llava_grounding.serve.answering import Answering, Answers
+from llava_grounding.serve.answering import Answering, Answers, Seen
 from llava_grounding.serve.jobs import Failed, Job, PhrasesFound
 from llava_grounding.serve.metrics import Metrics
 from llava_grounding.serve.problems import busy, stopping, too_slow
@@ -160,7 +160,7 @@ class Scheduler:
             count = min(self._settings.batch_size - len(self._running), _JOINS_PER_TURN, len(self._waiting))
             return [self._waiting.popleft() for _ in range(count)]
 
-    def _begin(self, job: Job, seen: object) -> None:
+    def _begin(self, job: Job, seen: Seen) -> None:
         try:
             if isinstance(job.task, GroundTask):
                 image = self._answers.image_of(job, seen)

@@ -89,7 +89,7 @@ class GroundTask:
 def grounding_options(request: ChatRequest) -> GroundingOptions:
     """The wishes of a request, in full."""
     wish = request.grounding
-    return GroundingOptions(mode=wish) if isinstance(wish, str) else wish
+    return GroundingOptions.model_validate({"mode": wish}) if isinstance(wish, str) else wish
 
 
 def chat_task(request: ChatRequest, door: ImageDoor, settings: ServeSettings) -> ChatTask:
