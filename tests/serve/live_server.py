@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 from PIL import Image
 
-from llava_grounding.engine import GroundedChat
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.serve.api import GroundedServer, create_app
 from llava_grounding.serve.server import Server
 from llava_grounding.serve.settings import ServeSettings

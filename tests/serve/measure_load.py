@@ -21,7 +21,7 @@ from typing import Any
 import httpx2
 from PIL import Image
 
-from llava_grounding.data.synthetic import draw_scene
+from llava_grounding.scenes.synthetic import draw_scene
 
 QUESTIONS = ("Describe the image.", "How many things are there?", "What is on the left?", "List everything you see.")
 POINTED = "What is <region>?"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from answer_checks import CHATS, KINDS, RAW
-from llava_grounding.decoding import Decoding, Reader, TokenLoop
-from llava_grounding.engine import GroundedChat
+from llava_grounding.inference.decoding import Decoding, Reader, TokenLoop
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.serve.batching import KeysAndValues, PrefixReader, RunningBatch, Writing
 from llava_grounding.serve.caches import ByteBudgetCache
 from tiny_model import saying

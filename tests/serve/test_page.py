@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from answer_checks import RAW, TEXT
 from llava_grounding.checkpoints import find_checkpoint
-from llava_grounding.engine import GroundedChat
 from llava_grounding.errors import LlavaGroundingError
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.structures import GroundedAnswer, VisualPrompt
 from tiny_model import picture, saying
 

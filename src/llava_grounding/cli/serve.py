@@ -48,7 +48,7 @@ def serve(
     """Serve the model: an OpenAI-compatible API with regions, and a page to use it."""
     if not all(map(find_spec, _NEEDED)):
         raise missing_extra("serve", "serving")
-    from llava_grounding.engine import GroundedChat
+    from llava_grounding.inference.engine import GroundedChat
     from llava_grounding.serve.server import serve as run
     from llava_grounding.serve.settings import ServeSettings
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llava_grounding.dialogue import fit_decoding, question_message
-from llava_grounding.engine import GroundedChat
+from llava_grounding.inference.conversation import fit_decoding, question_message
+from llava_grounding.inference.engine import GroundedChat
+from llava_grounding.inference.runtime import SeenImage
+from llava_grounding.inference.transcript import Transcript
 from llava_grounding.processing.processor import EncodedText
-from llava_grounding.runtime import SeenImage
 from llava_grounding.serve.batching import KeysAndValues, PrefixReader, RunningBatch, Writing
 from llava_grounding.serve.caches import ByteBudgetCache
 from llava_grounding.serve.jobs import AnswerWritten, Event, Failed, Job, PhraseClosed, TextCame
@@ -23,7 +24,6 @@ from llava_grounding.serve.settings import ServeSettings
 from llava_grounding.serve.stopping import StopTexts
 from llava_grounding.serve.tasks import ChatTask
 from llava_grounding.structures import Message
-from llava_grounding.transcript import Transcript
 
 Seen = Mapping[bytes, SeenImage | Exception]
 DialogueKey = tuple[object, ...]

@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from starlette.exceptions import HTTPException
 
 from llava_grounding import __version__
-from llava_grounding.engine import GroundedChat
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.serve import schemas
 from llava_grounding.serve.guards import Guard
 from llava_grounding.serve.metrics import CONTENT_TYPE, Metrics

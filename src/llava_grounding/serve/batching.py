@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from llava_grounding import decoding
-from llava_grounding.decoding import Decoding
 from llava_grounding.errors import LlavaGroundingError
+from llava_grounding.inference import decoding
+from llava_grounding.inference.decoding import Decoding
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 
 _COLUMNS = 256  # by which the room for positions grows

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from llava_grounding.geometry import Letterbox
+from llava_grounding.inference.transcript import Transcript
 from llava_grounding.markup import PhraseSpan, format_markup
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.selection import PhraseSelection
 from llava_grounding.serve.tasks import ChatTask, GroundTask
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase
-from llava_grounding.transcript import Transcript
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from llava_grounding.engine import GroundedChat
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.serve.answering import Answering, Answers, Seen
 from llava_grounding.serve.jobs import Failed, Job, PhrasesFound
 from llava_grounding.serve.metrics import Metrics

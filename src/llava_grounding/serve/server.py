@@ -9,8 +9,8 @@ from types import FrameType
 
 import uvicorn
 
-from llava_grounding.engine import GroundedChat
 from llava_grounding.errors import UsageError
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.serve.api import GroundedServer, create_app
 from llava_grounding.serve.settings import ServeSettings
 

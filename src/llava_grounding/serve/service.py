@@ -19,8 +19,8 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from llava_grounding.engine import GroundedChat
 from llava_grounding.errors import quoted
+from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.render import answer_to_html, draw_answer
 from llava_grounding.serve import wire
 from llava_grounding.serve.fetching import Fetcher

@@ -6,10 +6,10 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from llava_grounding.decoding import MAX_NEW_TOKENS
-from llava_grounding.dialogue import MAX_REGIONS
 from llava_grounding.errors import ConfigError, shown
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits
+from llava_grounding.inference.conversation import MAX_REGIONS
+from llava_grounding.inference.decoding import MAX_NEW_TOKENS
 
 _MIB = 2**20
 

@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llava_grounding.decoding import Decoding
 from llava_grounding.errors import ImageError, PromptError, UsageError
+from llava_grounding.inference.decoding import Decoding
 from llava_grounding.markup import REGION, SEG, strip_markup
 from llava_grounding.serve.images import ImageDoor, Picture
 from llava_grounding.serve.schemas import (
