@@ -22,7 +22,13 @@ TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".txt", ".in", ".json", ".css",
 # Written in pieces, so that this file does not hold them itself.
 MACHINE_PLACES = ["/" + "work/", "/" + "opt/", "/" + "root/", "/" + "home/", "/" + "Users/", "/" + "tmp/"]
 REGISTRIES = ["pypi" + ".org", "python" + "hosted.org", "download.py" + "torch.org"]
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "huggingface_hub": "huggingface-hub",
+    "prometheus_client": "prometheus-client",
+    "pydantic_core": "pydantic-core",
+}
 """Of imports that are named otherwise than what is installed."""
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

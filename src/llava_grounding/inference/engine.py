@@ -29,6 +29,7 @@ from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGe
 from llava_grounding.processing.conversation import referring_turn
 from llava_grounding.processing.phrases import as_spoken
 from llava_grounding.processing.processor import EncodedText, LlavaGroundingProcessor
+from llava_grounding.processing.selection import PhraseSelection
 from llava_grounding.processing.text_length import check_characters_fit
 from llava_grounding.structures import MAX_REGIONS, GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 
@@ -114,6 +115,16 @@ class GroundedChat:
     def device(self) -> torch.device:
         """Where the model is."""
         return self._runtime.device
+
+    @property
+    def runtime(self) -> Runtime:
+        """The model part by part, for whoever writes several answers token by token, as the server does."""
+        return self._runtime
+
+    @property
+    def limits(self) -> ImageLimits:
+        """What images are refused for their size."""
+        return self._limits
 
     def ask(
         self,
@@ -209,29 +220,57 @@ class GroundedChat:
             PromptError: if a phrase is empty or holds special tokens.
             UsageError: if phrases are no list of texts, too many, or one is longer than the model reads.
         """
-        if isinstance(phrases, str):
-            raise UsageError(f'phrases must be a list of texts, as in ["{phrases:.40}"], got one text')
-        if not isinstance(phrases, Iterable):
-            raise UsageError(f"phrases must be a list of texts, got {shown(phrases)}")
-        phrases = list(islice(phrases, MAX_REGIONS + 1))  # it may have no end
-        if len(phrases) > MAX_REGIONS:
-            raise UsageError(f"phrases must be at most {MAX_REGIONS:,} at a time, got more; ask for the rest by itself")
-        for phrase in phrases:
-            if not isinstance(phrase, str):
-                raise UsageError(f"phrases must be a list of texts, got one of type {type(phrase).__name__}")
-        texts = [self._referring_text(phrase) for phrase in phrases]
+        if not isinstance(phrases, str) and isinstance(phrases, Iterable):
+            phrases = list(islice(phrases, MAX_REGIONS + 1))  # it may have no end
+        texts = self._referring_texts(phrases)
         seen = self._look_at([image])[0]
-        found: list[GroundedPhrase] = []
+        return [
+            self.processor.decode_phrase(span, number, selection, seen.letterbox)
+            for number, (span, selection) in enumerate(self._select(seen, phrases, texts))
+        ]
+
+    def select_phrases(
+        self, image: SeenImage, phrases: Sequence[str], score_threshold: float | None = None
+    ) -> list[tuple[PhraseSpan, PhraseSelection]]:
+        """What `ground` finds in an image that the model has looked at, not yet as regions of the picture.
+
+        Args:
+            score_threshold: above which a region is kept; None is the model's own.
+        """
+        return self._select(image, phrases, self._referring_texts(phrases), score_threshold)
+
+    def _select(
+        self,
+        image: SeenImage,
+        phrases: Sequence[str],
+        texts: Sequence[EncodedText],
+        score_threshold: float | None = None,
+    ) -> list[tuple[PhraseSpan, PhraseSelection]]:
+        said = [phrase.strip() for phrase in phrases]
+        found: list[tuple[PhraseSpan, PhraseSelection]] = []
         for start in range(0, len(texts), _PHRASES_PER_PASS):
-            states = self._seg_states(texts[start : start + _PHRASES_PER_PASS], seen)
-            for selection in self._runtime.ground_apart(seen, states):
-                text = phrases[len(found)].strip()
-                span = PhraseSpan(text, (0, len(text)), 0)
-                found.append(self.processor.decode_phrase(span, len(found), selection, seen.letterbox))
+            states = self._seg_states(texts[start : start + _PHRASES_PER_PASS], image)
+            for selection in self._runtime.ground_apart(image, states, score_threshold):
+                text = said[len(found)]
+                found.append((PhraseSpan(text, (0, len(text)), 0), selection))
         return found
 
     def _look_at(self, images: Sequence[ImageSource]) -> list[SeenImage]:
         return self._runtime.look_at([load_image(image, self._limits) for image in images])
+
+    def _referring_texts(self, phrases: Sequence[str]) -> list[EncodedText]:
+        if isinstance(phrases, str):
+            raise UsageError(f'phrases must be a list of texts, as in ["{phrases:.40}"], got one text')
+        if not isinstance(phrases, Iterable):
+            raise UsageError(f"phrases must be a list of texts, got {shown(phrases)}")
+        if len(phrases) > MAX_REGIONS:
+            raise UsageError(f"phrases must be at most {MAX_REGIONS:,} at a time, got more; ask for the rest by itself")
+        texts = []
+        for phrase in phrases:
+            if not isinstance(phrase, str):
+                raise UsageError(f"phrases must be a list of texts, got one of type {type(phrase).__name__}")
+            texts.append(self._referring_text(phrase))
+        return texts
 
     def _referring_text(self, phrase: str) -> EncodedText:
         """The dialogue that names a phrase; refused, if it is too long, before it costs anything."""

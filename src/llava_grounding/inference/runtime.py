@@ -25,7 +25,8 @@ _PHRASES_PER_PASS = 32  # phrases grounded apart in one pass; bounds the memory 
 class SeenImage:
     """A picture the model has looked at."""
 
-    picture: Image.Image
+    picture: Image.Image | None
+    """For drawing; None where nobody draws."""
     encoded: EncodedImage
     features: ImageFeatures
     """Of this one image; what the visual prompt encoder reads is added when the first prompt needs it."""
@@ -65,10 +66,15 @@ class Runtime:
         """Longest sequence the language model is made for; None where its config does not say."""
         return getattr(self.model.config.text_config, "max_position_embeddings", None)
 
-    @torch.inference_mode()
     def look_at(self, pictures: Sequence[Image.Image]) -> list[SeenImage]:
         """Encode upright RGB pictures in one pass."""
-        encoded = [self.processor.encode_image(picture) for picture in pictures]
+        return self.look_at_encoded([self.processor.encode_image(picture) for picture in pictures], pictures)
+
+    @torch.inference_mode()
+    def look_at_encoded(
+        self, encoded: Sequence[EncodedImage], pictures: Sequence[Image.Image | None]
+    ) -> list[SeenImage]:
+        """The same for pictures that the processor has prepared; they may be gone by now."""
         pixels = {name: value.to(self.device) for name, value in self.processor.collate_images(encoded).items()}
         with self._vision_precision():
             features = self.model.encode_image(**pixels)
@@ -105,24 +111,35 @@ class Runtime:
         return self.model.get_input_embeddings()(torch.tensor([list(ids)], dtype=torch.long, device=self.device))
 
     @torch.inference_mode()
-    def ground_together(self, image: SeenImage, states: Sequence[Tensor]) -> list[PhraseSelection]:
-        """Regions of the phrases of one answer, grounded in one pass as in training."""
+    def ground_together(
+        self, image: SeenImage, states: Sequence[Tensor], score_threshold: float | None = None
+    ) -> list[PhraseSelection]:
+        """Regions of the phrases of one answer, grounded in one pass as in training.
+
+        Args:
+            score_threshold: above which a region is kept; None is the model's own.
+        """
         if not states:
             return []
-        return self._ground(image, torch.stack(list(states))[None])[0]
+        return self._ground(image, torch.stack(list(states))[None], score_threshold)[0]
 
     @torch.inference_mode()
-    def ground_apart(self, image: SeenImage, states: Tensor) -> list[PhraseSelection]:
-        """Regions of phrases `[G, D]` that have nothing to do with each other."""
+    def ground_apart(
+        self, image: SeenImage, states: Tensor, score_threshold: float | None = None
+    ) -> list[PhraseSelection]:
+        """Regions of phrases `[G, D]` that have nothing to do with each other; `score_threshold` as above."""
         parts = states[:, None].split(_PHRASES_PER_PASS)
-        return [selection for part in parts for (selection,) in self._ground(image, part)]
+        return [selection for part in parts for (selection,) in self._ground(image, part, score_threshold)]
 
-    def _ground(self, image: SeenImage, embeds: Tensor) -> list[list[PhraseSelection]]:
+    def _ground(self, image: SeenImage, embeds: Tensor, score_threshold: float | None) -> list[list[PhraseSelection]]:
         """Per row of phrases `[B, G, D]`, all about the one image."""
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         with self._vision_precision():
             output = self.model.ground(image.features.memory, embeds, mask, image.features.proposals)
-        return [self.processor.select(output, row, embeds.shape[1], image.letterbox) for row in range(len(embeds))]
+        return [
+            self.processor.select(output, row, embeds.shape[1], image.letterbox, score_threshold)
+            for row in range(len(embeds))
+        ]
 
     def _vision_precision(self) -> AbstractContextManager[object]:
         return nullcontext() if self._autocast is None else torch.autocast(self.device.type, self._autocast)

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from llava_grounding.geometry import Letterbox
-from llava_grounding.markup import SEG, PhraseSpan, StreamParser
+from llava_grounding.markup import SEG, PhraseSpan, StreamParser, strip_markup
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.selection import PhraseSelection
 from llava_grounding.structures import GroundedAnswer
@@ -51,6 +51,11 @@ class Transcript:
     def raw(self) -> str:
         """The text with its markup, so far."""
         return self._raw
+
+    @property
+    def text(self) -> str:
+        """The plain text, once the answer is finished."""
+        return strip_markup(self._raw)
 
     @property
     def ended(self) -> bool:
@@ -96,13 +101,15 @@ class Transcript:
         grounded: bool,
         model: str,
         prompt_tokens: int,
-        image: Image.Image,
+        image: Image.Image | None,
+        packed: bool = False,
     ) -> GroundedAnswer:
         """The answer, once it is finished.
 
         Args:
             selections: one per phrase state.
             grounded: False leaves out phrases that the model marked unasked.
+            packed: keep masks as run-length codes; see `decode_regions` of the processor.
         """
         by_seg: list[PhraseSelection | None] = [None] * self._raw.count(SEG)
         for seg, selection in zip(self._segs, selections, strict=False):
@@ -115,6 +122,7 @@ class Transcript:
             prompt_tokens=prompt_tokens,
             completion_tokens=len(self.ids) - self.ended,
             image=image,
+            packed=packed,
         )
         return answer if grounded else replace(answer, phrases=())
 

@@ -92,6 +92,16 @@ class ImageFeatures:
     proposals: "GrounderOutput | None" = None
     """The shared tower's object queries, which its tokens show; None with a tower of its own."""
 
+    @property
+    def nbytes(self) -> int:
+        """Memory they take; what is shared counts once."""
+        memories = [self.memory] if self.prompt_memory is None else [self.memory, self.prompt_memory]
+        parts = [self.tokens, *(part for one in memories for part in (one.memory, one.mask_features))]
+        found = self.proposals
+        if found is not None:
+            parts += [found.phrase_logits, found.boxes_cxcywh, found.mask_embeds, found.queries, found.mask_features]
+        return sum(part.numel() * part.element_size() for part in {part.data_ptr(): part for part in parts}.values())
+
     def rows(self, index: Int[Tensor, " R"]) -> "ImageFeatures":
         """The features of some images, repeated or reordered."""
         return ImageFeatures(

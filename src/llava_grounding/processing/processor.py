@@ -50,7 +50,7 @@ from llava_grounding.processing.text_length import check_characters_fit, check_t
 from llava_grounding.processing.tokenizer_files import read_tokenizer
 from llava_grounding.processing.tokens import MarkupTokenizer
 from llava_grounding.processing.transformers_mixin import TransformersProcessorMixin
-from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, Region, VisualPrompt
+from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, PackedRegion, Region, VisualPrompt
 
 if TYPE_CHECKING:
     from llava_grounding.model.llava_grounding import RegionPrompts
@@ -279,17 +279,42 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         return collate_prompts(prompts)
 
     def select(
-        self, output: GrounderOutput, row: int, num_phrases: int, letterbox: Letterbox | None = None
+        self,
+        output: GrounderOutput,
+        row: int,
+        num_phrases: int,
+        letterbox: Letterbox | None = None,
+        score_threshold: float | None = None,
     ) -> list[PhraseSelection]:
-        """What each phrase of one image keeps; with its letterbox only what lies in the image."""
-        return select_regions(output, row, num_phrases, self.settings.selection, letterbox)
+        """What each phrase of one image keeps; with its letterbox only what lies in the image.
 
-    def decode_regions(self, selection: PhraseSelection, letterbox: Letterbox) -> tuple[Region, ...]:
+        Args:
+            score_threshold: above which a region is kept; None is that of the settings.
+        """
+        settings = self.settings.selection
+        if score_threshold is not None:
+            settings = replace(settings, score_threshold=score_threshold)
+        return select_regions(output, row, num_phrases, settings, letterbox)
+
+    def decode_regions(
+        self, selection: PhraseSelection, letterbox: Letterbox, packed: bool = False
+    ) -> tuple[Region, ...]:
         """A phrase's kept queries as regions of the original image: xyxy pixels inside it, masks at its size.
 
         One of which no area or no pixel is in the image is no region; selection leaves those out where it knows the
         letterbox.
+
+        Args:
+            packed: keep masks as run-length codes, made one by one, so that a large picture costs no more than one.
         """
+        if packed:
+            single = [self.decode_regions(selection.only(row), letterbox) for row in range(len(selection.scores))]
+            return tuple(
+                PackedRegion(region.box_xyxy, region.score, region.mask)
+                for regions in single
+                for region in regions
+                if region.mask is not None
+            )
         boxes = letterbox.norm_cxcywh_to_image(selection.boxes_cxcywh)
         width, height = letterbox.image_size_wh
         boxes = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float64))
@@ -301,15 +326,24 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         )
 
     def decode_phrase(
-        self, phrase: markup.PhraseSpan, number: int, selection: PhraseSelection | None, letterbox: Letterbox
+        self,
+        phrase: markup.PhraseSpan,
+        number: int,
+        selection: PhraseSelection | None,
+        letterbox: Letterbox,
+        packed: bool = False,
     ) -> GroundedPhrase:
-        """A phrase of the text with its regions; `selection=None` means that it was not grounded."""
+        """A phrase of the text with its regions; `selection=None` means that it was not grounded.
+
+        Args:
+            packed: see `decode_regions`.
+        """
         score = 0.0 if selection is None else selection.best_score
         return GroundedPhrase(
             id=number,
             text=phrase.text,
             span=phrase.span,
-            regions=() if selection is None else self.decode_regions(selection, letterbox),
+            regions=() if selection is None else self.decode_regions(selection, letterbox, packed),
             score=score,
             doubtful=selection is not None and self.settings.selection.doubts(score),
         )
@@ -324,11 +358,13 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         prompt_tokens: int,
         completion_tokens: int,
         image: Image.Image | None = None,
+        packed: bool = False,
     ) -> GroundedAnswer:
         """Turn raw text and the regions of its `<seg>` tokens into an answer.
 
         Args:
             selections: one per `<seg>` of `raw`, in order; None for one that was not grounded.
+            packed: see `decode_regions`.
         """
         parsed = markup.parse(raw)
         phrases = tuple(
@@ -337,6 +373,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
                 number,
                 selections[phrase.seg_index] if phrase.seg_index < len(selections) else None,
                 letterbox,
+                packed,
             )
             for number, phrase in enumerate(parsed.phrases)
         )

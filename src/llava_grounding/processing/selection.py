@@ -65,6 +65,17 @@ class PhraseSelection:
     best_score: float
     """Highest score of any query that lies in the image, kept or not; 0 without one."""
 
+    def only(self, row: int) -> "PhraseSelection":
+        """One of the queries by itself."""
+        place = slice(row, row + 1)
+        return PhraseSelection(
+            self.query_index[place],
+            self.boxes_cxcywh[place],
+            self.scores[place],
+            self.mask_logits[place],
+            self.best_score,
+        )
+
 
 def query_scores(phrase_logits: Tensor, query_selection: str) -> Tensor:
     """Scores in [0, 1], same shape `[..., Q, G]`."""

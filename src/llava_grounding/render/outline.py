@@ -24,6 +24,30 @@ def mask_to_path(mask: np.ndarray, max_edges: int = MAX_EDGES) -> str:
     """
     if not mask.any():
         return ""
+    coarse = _coarsened(mask, max_edges)
+    path = "".join(_loop_to_path(loop) for loop in mask_to_loops(coarse))
+    if coarse.shape == mask.shape:
+        return f'd="{path}"'
+    across, down = _scale(mask, coarse)
+    return f'd="{path}" transform="scale({across:.6g} {down:.6g})"'
+
+
+def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
+    """The same outline as polygons `[x0, y0, x1, y1, ...]` in pixels of the mask, to be filled by the even-odd rule."""
+    if not mask.any():
+        return []
+    coarse = _coarsened(mask, MAX_EDGES)
+    across, down = _scale(mask, coarse)
+    return [[round(value, 2) for x, y in loop for value in (x * across, y * down)] for loop in mask_to_loops(coarse)]
+
+
+def _scale(mask: np.ndarray, coarse: np.ndarray) -> tuple[float, float]:
+    """Pixels of the mask in one of the coarser one, across and down."""
+    return mask.shape[1] / coarse.shape[1], mask.shape[0] / coarse.shape[0]
+
+
+def _coarsened(mask: np.ndarray, max_edges: int) -> np.ndarray:
+    """The mask, coarser where its outline would be too long."""
     height, width = mask.shape
     scale = max(1.0, max(height, width) / _MAX_SIDE)
     coarse = mask
@@ -35,10 +59,7 @@ def mask_to_path(mask: np.ndarray, max_edges: int = MAX_EDGES) -> str:
         if _count_edges(coarse) <= max_edges:
             break
         scale *= 2
-    path = "".join(_loop_to_path(loop) for loop in mask_to_loops(coarse))
-    if coarse.shape == mask.shape:
-        return f'd="{path}"'
-    return f'd="{path}" transform="scale({width / coarse.shape[1]:.6g} {height / coarse.shape[0]:.6g})"'
+    return coarse
 
 
 def mask_to_loops(mask: np.ndarray) -> list[Loop]:

@@ -1,0 +1,72 @@
+"""`llava-grounding serve`: the API and the page, until Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+from llava_grounding.cli import common
+from llava_grounding.cli.common import DeviceOption, MegapixelsOption, ModelOption
+from llava_grounding.cli.report import note
+from llava_grounding.errors import missing_extra
+
+_NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+
+
+def serve(
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    host: Annotated[str, typer.Option(metavar="H", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="P", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY",
+            envvar="LLAVA_GROUNDING_API_KEY",
+            show_default=False,
+            help="What clients must send; needed on any address but loopback.",
+        ),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Name the server is reached under; repeatable.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Answers written at once.")] = 16,
+    queue_size: Annotated[int, typer.Option(metavar="N", min=0, help="Requests that wait; more get a 503.")] = 64,
+    timeout: Annotated[float, typer.Option(metavar="S", min=0.01, help="Seconds for one request.")] = 120,
+    grace: Annotated[float, typer.Option(metavar="S", min=0, help="Seconds to finish when stopped.")] = 30,
+    image_cache: Annotated[int, typer.Option(metavar="MB", min=0, help="For features of images.")] = 512,
+    dialogue_cache: Annotated[int, typer.Option(metavar="MB", min=0, help="For dialogues that go on.")] = 512,
+    fetch_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Host that images are fetched from by https; repeatable.  [default: none]"),
+    ] = None,
+    max_megapixels: MegapixelsOption = None,
+) -> None:
+    """Serve the model: an OpenAI-compatible API with regions, and a page to use it."""
+    if not all(map(find_spec, _NEEDED)):
+        raise missing_extra("serve", "serving")
+    from llava_grounding.inference.engine import GroundedChat
+    from llava_grounding.serve.server import serve as run
+    from llava_grounding.serve.settings import ServeSettings
+
+    settings = ServeSettings(
+        host=host,
+        port=port,
+        api_key=api_key or None,
+        allowed_hosts=tuple(allowed_host or ()),
+        batch_size=batch_size,
+        queue_size=queue_size,
+        timeout_seconds=timeout,
+        grace_seconds=grace,
+        image_limits=common.image_limits(max_megapixels),
+        image_cache_bytes=image_cache * 2**20,
+        dialogue_cache_bytes=dialogue_cache * 2**20,
+        fetch_hosts=tuple(fetch_host or ()),
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
+    engine = common.load_engine(model, device, settings.image_limits)
+    assert isinstance(engine, GroundedChat)
+    run(engine, settings, lambda address: note(f"Serving {engine.name} at {address} (Ctrl-C ends)"))

@@ -1,0 +1,276 @@
+"""How an answer is begun, written on by a token, and ended; what was computed for one request serves the next.
+
+Runs in the scheduler's thread only. The rules of a dialogue are those of `dialogue.Conversation`, for many at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from llava_grounding.inference.conversation import fit_decoding, question_message
+from llava_grounding.inference.engine import GroundedChat
+from llava_grounding.inference.runtime import SeenImage
+from llava_grounding.inference.transcript import Transcript
+from llava_grounding.processing.processor import EncodedText
+from llava_grounding.serve.batching import KeysAndValues, PrefixReader, RunningBatch, Writing
+from llava_grounding.serve.caches import ByteBudgetCache
+from llava_grounding.serve.jobs import AnswerWritten, Event, Failed, Job, PhraseClosed, TextCame
+from llava_grounding.serve.metrics import Metrics
+from llava_grounding.serve.settings import ServeSettings
+from llava_grounding.serve.stopping import StopTexts
+from llava_grounding.serve.tasks import ChatTask
+from llava_grounding.structures import Message
+
+Seen = Mapping[bytes, SeenImage | Exception]
+DialogueKey = tuple[object, ...]
+
+
+@dataclass(frozen=True)
+class ReadDialogue:
+    """What the model has read of a dialogue up to an answer and with it."""
+
+    read: KeysAndValues
+    unread: tuple[int, ...]
+    """Ids at its end that it has not read: what it wrote last."""
+    raws: tuple[str, ...]
+    """Its answers with their markup."""
+
+
+@dataclass(eq=False)
+class Answering:
+    """An answer on its way."""
+
+    job: Job
+    task: ChatTask
+    image: SeenImage
+    writing: Writing
+    transcript: Transcript
+    stops: StopTexts
+    raws: tuple[str, ...]
+    """Answers before this one."""
+    prompt_tokens: int
+    cached_tokens: int
+    held: list[PhraseClosed] = field(default_factory=list)
+    """Phrases of which not all text has been given out."""
+    done: bool = False
+
+
+class Answers:
+    """Begins, writes and ends answers."""
+
+    def __init__(self, chat: GroundedChat, settings: ServeSettings, metrics: Metrics) -> None:
+        self._chat = chat
+        self._runtime = chat.runtime
+        self._metrics = metrics
+        self._images: ByteBudgetCache[bytes, SeenImage] = ByteBudgetCache(settings.image_cache_bytes)
+        self._dialogues: ByteBudgetCache[DialogueKey, ReadDialogue] = ByteBudgetCache(settings.dialogue_cache_bytes)
+        # A model that reads old questions differently once there is a new one begins anew each time.
+        self._keep = settings.dialogue_cache_bytes > 0 and not chat.processor.settings.demo_quirks
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what is running."""
+        self._batch = RunningBatch(self._runtime.model, self._keep)
+
+    def look(self, jobs: Sequence[Job]) -> Seen:
+        """Look at the images of these jobs, those that are new in one pass."""
+        seen: dict[bytes, SeenImage | Exception] = {}
+        new = {}
+        for job in jobs:
+            picture = job.task.picture
+            known = self._images.get(picture.key)
+            self._metrics.image_cache.labels("miss" if known is None else "hit").inc()
+            if known is not None:
+                seen[picture.key] = known
+            else:
+                new[picture.key] = picture
+        if not new:
+            return seen
+        try:
+            images = self._runtime.look_at_encoded([one.encoded for one in new.values()], [None] * len(new))
+        except Exception as error:  # noqa: BLE001  those who ask about these images are told; answers that run go on
+            return {**seen, **dict.fromkeys(new, error)}
+        for key, image in zip(new, images, strict=True):
+            seen[key] = image
+            self._keep_image(key, image)
+        return seen
+
+    def _keep_image(self, key: bytes, image: SeenImage) -> None:
+        self._images.put(key, image, image.features.nbytes)
+        self._metrics.cache_bytes.labels("images").set(self._images.nbytes)
+
+    def image_of(self, job: Job, seen: Seen) -> SeenImage:
+        """The image of a job, looked at."""
+        image = seen[job.task.picture.key]
+        if isinstance(image, Exception):
+            raise image
+        return image
+
+    def begin(self, job: Job, seen: Seen) -> Answering:
+        """Read a dialogue up to where its next answer begins, as far as it has not been read before."""
+        task, image = job.task, self.image_of(job, seen)
+        assert isinstance(task, ChatTask)
+        known = self._known(task)
+        texts, before, raws = self._texts(task, image, known)
+        length = len(before) + sum(len(text.input_ids) for text in texts) + (0 if known is None else known.read.length)
+        decoding = fit_decoding(task.decoding, length, self._runtime.max_positions)
+        memory = image.features.prompt_memory
+        parts = [self._runtime.embed(text, image) for text in texts]
+        if image.features.prompt_memory is not memory:
+            self._keep_image(task.picture.key, image)  # it has grown by what the visual prompt encoder reads
+        if before:
+            parts.insert(0, self._runtime.embed_ids(before))
+        embeds = torch.cat(parts, dim=1)
+        if known is None:
+            cached, hidden, read = self._read_from_image(task, texts[0].input_ids, embeds)
+        else:
+            cached = known.read.length
+            hidden, read = PrefixReader(self._runtime.model, known.read).read(embeds)
+        writing = self._batch.join(decoding, hidden, read)
+        self._metrics.prompt_tokens.inc(length - cached)
+        self._metrics.dialogue_cache.labels("miss" if known is None else "hit").inc()
+        transcript = Transcript(self._chat.processor)
+        return Answering(job, task, image, writing, transcript, StopTexts(task.stop), raws, length, cached)
+
+    def _read_from_image(self, task: ChatTask, ids: Sequence[int], embeds: Tensor) -> tuple[int, Tensor, KeysAndValues]:
+        """Read a dialogue that is not known; what stands before its first question is the same for every one about the
+        image, most of a short prompt, and is read once. Also gives how many positions that were."""
+        tokens = self._chat.processor.tokens.ids
+        count = 1 + max((place for place, token in enumerate(ids) if token == tokens.image), default=-1)
+        key = (task.picture.key, tuple(ids[:count]))
+        known = self._dialogues.get(key) if self._keep and count else None
+        if known is not None:
+            return count, *PrefixReader(self._runtime.model, known.read).read(embeds[:, count:])
+        hidden, read = PrefixReader(self._runtime.model).read(embeds)
+        if self._keep and count and tokens.region not in ids[:count]:
+            start = read.first(count)
+            self._dialogues.put(key, ReadDialogue(start, (), ()), start.nbytes)
+        return 0, hidden, read
+
+    def _texts(
+        self, task: ChatTask, image: SeenImage, known: ReadDialogue | None
+    ) -> tuple[list[EncodedText], tuple[int, ...], tuple[str, ...]]:
+        """What is to be read: texts, the ids of answers before them, and those answers."""
+        processor, limit = self._chat.processor, self._runtime.max_positions
+        message = question_message(task.question.text, task.question.prompts)
+        history: list[Message] = []
+        for turn in task.turns:
+            history += [question_message(turn.question.text, turn.question.prompts), Message("assistant", turn.raw)]
+        flags = [turn.grounded for turn in task.turns]
+        if processor.settings.demo_quirks:
+            whole = processor.encode_conversation([*history, message], [*flags, task.grounded], image.letterbox, limit)
+            return [whole], (), ()
+        text = processor.encode_question(message, task.grounded, not task.turns, image.letterbox, limit)
+        if known is not None:
+            return [text], known.unread, known.raws
+        raws = tuple(turn.raw for turn in task.turns)
+        if not history:
+            return [text], (), raws
+        return [processor.encode_conversation(history, flags, image.letterbox, limit), text], (), raws
+
+    def _known(self, task: ChatTask) -> ReadDialogue | None:
+        """What was read of the dialogue before this question, if the answers in it are the ones that were given."""
+        if not task.turns or not self._keep:
+            return None
+        pairs = [(turn.question.key, turn.answer) for turn in task.turns]
+        known = self._dialogues.get((task.picture.key, *pairs))
+        if known is None:
+            return None
+        same = all(not turn.grounded or turn.raw == raw for turn, raw in zip(task.turns, known.raws, strict=True))
+        return known if same else None
+
+    def write(self, answerings: Sequence[Answering]) -> None:
+        """Write one token of every answer, and tell what came of it."""
+        self._batch.step()
+        self._metrics.tokens.inc(len(answerings))
+        for answering in answerings:
+            try:
+                self._take(answering)
+            except Exception as error:  # noqa: BLE001  what is wrong with one answer harms no other
+                self.give_up(answering)
+                answering.job.tell(Failed(error))
+
+    def give_up(self, answering: Answering) -> None:
+        """End an answer that nobody gets."""
+        answering.done = True
+        if not answering.writing.done:
+            self._batch.leave(answering.writing)
+
+    def _take(self, answering: Answering) -> None:
+        writing, transcript = answering.writing, answering.transcript
+        if writing.error is not None:
+            raise writing.error
+        for state in writing.states_before:
+            transcript.take_state(state)
+        events = self._closed(answering)
+        if writing.token is not None:
+            events += self._said(answering, transcript.take_token(writing.token))
+        for state in writing.states_after:
+            transcript.take_state(state)
+        events += self._closed(answering)
+        if answering.stops.found and not writing.done:
+            self._batch.leave(writing)
+        if writing.done:
+            events += self._said(answering, transcript.finish())
+            events += self._said(answering, answering.stops.finish(), certain=True)
+            events.append(self._end(answering))
+            answering.done = True
+        for event in events:
+            answering.job.tell(event)
+
+    def _said(self, answering: Answering, text: str, certain: bool = False) -> list[Event]:
+        """Text that may be given out, and the phrases that waited for it."""
+        given = text if certain else answering.stops.feed(text)
+        return [*([TextCame(given)] if given else []), *self._release(answering)]
+
+    def _closed(self, answering: Answering) -> list[Event]:
+        """Phrases that have closed since the last time, grounded with those before them."""
+        if not (answering.task.stream and answering.task.grounded):
+            return []
+        for phrase in answering.transcript.closed_phrases():
+            states = answering.transcript.states[: phrase.num_states]
+            selection = self._runtime.ground_together(answering.image, states, answering.task.threshold)[-1]
+            answering.held.append(PhraseClosed(phrase.number, phrase.span, selection, answering.image.letterbox))
+        return self._release(answering)
+
+    def _release(self, answering: Answering) -> list[Event]:
+        """Phrases whose text has been given out."""
+        held, ready = answering.held, 0
+        while ready < len(held) and held[ready].span.span[1] <= answering.stops.length:
+            ready += 1
+        answering.held = held[ready:]
+        return list(held[:ready])
+
+    def _end(self, answering: Answering) -> AnswerWritten:
+        """Ground all phrases together and keep what was read for the next question."""
+        task, transcript, image = answering.task, answering.transcript, answering.image
+        selections = self._runtime.ground_together(image, transcript.states, task.threshold) if task.grounded else []
+        stops = answering.stops
+        if not stops.found:
+            self._keep_dialogue(answering)
+        return AnswerWritten(
+            transcript,
+            selections,
+            image.letterbox,
+            task.grounded,
+            self._chat.name,
+            answering.prompt_tokens,
+            answering.cached_tokens,
+            stops.length if stops.found else None,
+        )
+
+    def _keep_dialogue(self, answering: Answering) -> None:
+        kept, transcript, task = answering.writing.kept, answering.transcript, answering.task
+        if kept is None or not self._keep:
+            return
+        ids = transcript.ids if transcript.ended else [*transcript.ids, self._chat.processor.tokens.ids.eos]
+        unread = tuple(ids[kept.length - answering.prompt_tokens :])
+        pairs = [(turn.question.key, turn.answer) for turn in task.turns]
+        key = (task.picture.key, *pairs, (task.question.key, transcript.text))
+        dialogue = ReadDialogue(kept, unread, (*answering.raws, transcript.raw))
+        self._dialogues.put(key, dialogue, kept.nbytes)
+        self._metrics.cache_bytes.labels("dialogues").set(self._dialogues.nbytes)

@@ -1,0 +1,96 @@
+"""What a server is started with: where it listens, what it refuses, how much it keeps. Plain values."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from llava_grounding.errors import ConfigError, shown
+from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits
+from llava_grounding.inference.conversation import MAX_REGIONS
+from llava_grounding.inference.decoding import MAX_NEW_TOKENS
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class ServeSettings:
+    """Everything about a server but its model.
+
+    Raises:
+        ConfigError: if a number is out of its range, or the server would be open to others without a key.
+    """
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8000
+    """0 takes a free one."""
+    api_key: str | None = None
+    """What clients send as `Authorization: Bearer ...`; needed on any address but loopback."""
+    allowed_hosts: Sequence[str] = ()
+    """Names under which the server may be asked beside its own; a page of another name is then not served by it."""
+    batch_size: int = 16
+    """Answers written at once."""
+    queue_size: int = 64
+    """Requests that wait for one of them to end; more are refused."""
+    timeout_seconds: float = 120.0
+    """From the arrival of a request to its last word."""
+    body_timeout_seconds: float = 30.0
+    """For a request's body to arrive."""
+    grace_seconds: float = 30.0
+    """For running requests to end when the server is stopped."""
+    image_limits: ImageLimits = DEFAULT_LIMITS
+    """What images are refused for their size."""
+    max_images: int = 8
+    """Images in one request."""
+    max_regions: int = MAX_REGIONS
+    """Visual prompts in one question."""
+    max_phrases: int = 32
+    """Phrases of one request for regions."""
+    max_tokens: int = MAX_NEW_TOKENS
+    """New tokens that may be asked for."""
+    max_body_bytes: int = 40_000_000
+    """Of one request."""
+    max_bodies_bytes: int = 400_000_000
+    """Of all requests that are being read."""
+    image_cache_bytes: int = 512 * _MIB
+    """For features of images."""
+    dialogue_cache_bytes: int = 512 * _MIB
+    """For keys and values of dialogues."""
+    fetch_hosts: Sequence[str] = field(default_factory=tuple)
+    """Hosts that images are fetched from by https; none by default."""
+    fetch_timeout_seconds: float = 10.0
+    """For an image to be fetched."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_images", "max_regions", "max_phrases", "max_tokens", "max_body_bytes"):
+            self._check_least(name, 1)
+        for name in ("queue_size", "image_cache_bytes", "dialogue_cache_bytes", "grace_seconds"):
+            self._check_least(name, 0)
+        for name in ("timeout_seconds", "body_timeout_seconds", "fetch_timeout_seconds"):
+            self._check_least(name, 0.01)
+        for name, most in (("max_tokens", MAX_NEW_TOKENS), ("max_regions", MAX_REGIONS), ("port", 65535)):
+            if getattr(self, name) > most:
+                raise ConfigError(f"{name} must be at most {most}, got {shown(getattr(self, name))}")
+        if self.api_key is not None and (not self.api_key.isascii() or not self.api_key.isprintable()):
+            raise ConfigError("the API key must be printable ASCII characters")
+        if not self.api_key and not is_loopback(self.host):
+            raise ConfigError(
+                f"on {shown(self.host)} others can reach the server, so it needs an API key: set --api-key or the "
+                "environment variable LLAVA_GROUNDING_API_KEY, or listen on 127.0.0.1"
+            )
+
+    def _check_least(self, name: str, least: float) -> None:
+        if not getattr(self, name) >= least:
+            raise ConfigError(f"{name} must be at least {least}, got {shown(getattr(self, name))}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address; names but `localhost` count as reachable."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,230 @@
+"""Many requests at once: none is lost, mixed up or left waiting; too many are refused; those who leave are let go."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from live_server import asking, serving
+
+from answer_checks import RAW, assert_same_answers
+from llava_grounding.geometry import Letterbox
+from llava_grounding.serve.batching import RunningBatch
+from llava_grounding.structures import GroundedAnswer, Message, VisualPrompt
+from tiny_model import picture, saying, tiny_chat
+
+LETTERBOX = Letterbox.fit((90, 60), (64, 64))
+LONG = [20] * 300
+"""Tokens of an answer that does not end by itself."""
+
+
+class Gate:
+    """Lets the server write tokens, or not."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.steps = 0
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """A shut one, opened at the end of the test."""
+    gate, step = Gate(), RunningBatch.step
+
+    def wait_and_step(batch: RunningBatch) -> None:
+        assert gate.open.wait(30)
+        gate.steps += 1
+        step(batch)
+
+    monkeypatch.setattr(RunningBatch, "step", wait_and_step)
+    yield gate
+    gate.open.set()
+
+
+def wait_until(condition: Any, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@contextmanager
+def several(count: int) -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(count) as threads:
+        yield threads
+
+
+@pytest.mark.parametrize("kind", ["shared", "separate"])
+def test_mixed_questions_at_once_get_the_answers_of_ask(kind: str) -> None:
+    chat = tiny_chat(kind)
+    box = {"type": "region", "box": [10, 10, 60, 50]}
+    asked = [
+        (picture(number % 3), question, number % 4 == 3, 3 + 7 * (number % 5))
+        for number, question in enumerate(["Describe the image.", "What colour is the dog?", "Where?"] * 6)
+    ]
+    expected = [
+        chat.ask(
+            image,
+            question + (" <region>" if pointed else ""),
+            [VisualPrompt.box(10, 10, 60, 50)] if pointed else [],
+            max_new_tokens=limit,
+        )
+        for image, question, pointed, limit in asked
+    ]
+
+    def ask(case: tuple[Any, str, bool, int]) -> httpx2.Response:
+        image, question, pointed, limit = case
+        parts = [f"{question} <region>", box] if pointed else [question]
+        return live.complete(asking(*parts, image=image), max_tokens=limit)
+
+    with serving(chat, batch_size=5) as live, several(len(asked)) as threads:
+        responses = list(threads.map(ask, asked))
+        batched = live.number("llava_grounding_image_cache_total")
+    for response, wanted in zip(responses, expected, strict=True):
+        assert response.status_code == 200
+        assert_same_answers(GroundedAnswer.from_dict(response.json()["choices"][0]["message"]["grounding"]), wanted)
+    assert batched == len(asked)
+
+
+def test_more_than_fit_are_refused_with_a_word_on_when_to_come_again(gate: Gate) -> None:
+    with serving(batch_size=1, queue_size=1) as live, several(3) as threads:
+        accepted = [threads.submit(live.complete, asking("What?"), max_tokens=2)]
+        wait_until(lambda: live.app.service.scheduler.load.running == 1)
+        accepted.append(threads.submit(live.complete, asking("What?"), max_tokens=2))
+        wait_until(lambda: live.app.service.scheduler.load.waiting == 1)
+        assert live.number("llava_grounding_queue_depth") == 1
+        refused = live.complete(asking("What?"), max_tokens=2)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        assert int(refused.headers["retry-after"]) > 0
+        gate.open.set()
+        assert [one.result(30).status_code for one in accepted] == [200, 200]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_is_written_for_no_longer(stream: bool, gate: Gate) -> None:
+    gate.open.set()
+    with serving() as live, saying(live.chat, LONG):
+        body = {"model": live.chat.name, "messages": asking("What?"), "max_tokens": 300, "stream": stream}
+        if stream:
+            with live.http.stream("POST", "/v1/chat/completions", json=body) as response:
+                next(response.iter_lines())
+                gate.open.clear()
+        else:
+            gate.open.clear()
+            with pytest.raises(httpx2.ReadTimeout), httpx2.Client(base_url=live.url, trust_env=False) as other:
+                other.post("/v1/chat/completions", json=body, timeout=1)
+        gate.open.set()
+        live.wait_until_idle()
+        wait_until(lambda: live.number("llava_grounding_cancelled_total") == 1)
+        assert gate.steps < 250
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_takes_too_long_is_given_up(stream: bool, gate: Gate) -> None:
+    with serving(timeout_seconds=0.4) as live, saying(live.chat, LONG), several(1) as threads:
+        asked = threads.submit(live.complete, asking("What?"), max_tokens=300, stream=stream)
+        time.sleep(0.5)
+        gate.open.set()
+        response = asked.result(30)
+        if response.status_code == 200:  # by then its first word was there
+            assert stream
+            *_, last, done = response.text.strip().split("\n\n")
+            assert done == "data: [DONE]"
+            assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
+        else:
+            assert (response.status_code, response.json()["error"]["code"]) == (504, "timeout")
+        live.wait_until_idle()
+        assert gate.steps < 250
+
+
+def test_a_server_that_is_stopped_finishes_what_it_has_and_takes_no_more(gate: Gate) -> None:
+    with serving() as live, saying(live.chat, RAW), several(1) as threads:
+        accepted = threads.submit(live.complete, asking("What?"))
+        wait_until(lambda: live.app.service.scheduler.load.running == 1)
+        live.app.service.scheduler.drain()
+        refused = live.complete(asking("What?"))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "stopping")
+        assert live.http.get("/readyz").status_code == 503
+        assert live.http.get("/healthz").status_code == 200
+        gate.open.set()
+        assert accepted.result(30).json()["choices"][0]["message"]["grounding"]["raw"] == RAW
+
+
+def test_after_the_time_of_grace_what_is_left_is_refused(gate: Gate) -> None:
+    with serving(grace_seconds=0.1) as live, saying(live.chat, LONG), several(1) as threads:
+        accepted = threads.submit(live.complete, asking("What?"), max_tokens=300)
+        wait_until(lambda: live.app.service.scheduler.load.running == 1)
+        live.app.service.scheduler.drain()
+        time.sleep(0.2)
+        gate.open.set()
+        response = accepted.result(30)
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "stopping")
+
+
+def test_an_image_is_looked_at_once_for_all_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = tiny_chat()
+    looks: list[int] = []
+    encode = chat.model.encode_image
+
+    def counted(**pixels: Any) -> Any:
+        looks.append(len(pixels["grounder_pixel_values"]))
+        return encode(**pixels)
+
+    monkeypatch.setattr(chat.model, "encode_image", counted)
+    with serving(chat) as live:
+        cached = []
+        for question in ("What?", "Where?", "Who?"):
+            expected = chat.ask(picture(), question, max_new_tokens=9)
+            looks.clear()
+            given = live.complete(asking(question), max_tokens=9).json()
+            assert given["choices"][0]["message"]["grounding"]["raw"] == expected.raw
+            cached.append(given["usage"]["prompt_tokens_details"]["cached_tokens"])
+        assert looks == []
+        before_image = len(chat.processor.encode_question(Message("user", "Who?"), True, True, LETTERBOX).input_ids)
+        assert cached[0] == 0
+        assert chat.processor.settings.image_sequence_length < cached[1] == cached[2] < before_image
+        looks[:] = [1]
+        assert live.complete(asking("What?", image=picture(4)), max_tokens=2).status_code == 200
+        assert looks == [1, 1]
+    with serving(chat, image_cache_bytes=0) as live:
+        for _ in range(2):
+            assert live.complete(asking("What?"), max_tokens=2).status_code == 200
+        assert looks == [1, 1, 1, 1]
+
+
+def test_a_failure_of_the_model_is_told_without_its_words_and_the_next_is_answered(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    step = RunningBatch.step
+
+    def fail(batch: RunningBatch) -> None:
+        monkeypatch.setattr(RunningBatch, "step", step)
+        raise RuntimeError("secret of a library")
+
+    with serving() as live:
+        monkeypatch.setattr(RunningBatch, "step", fail)
+        response = live.complete(asking("What?"), max_tokens=2)
+        assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+        assert "secret" not in response.text
+        assert "secret of a library" in caplog.text
+        assert live.complete(asking("What?"), max_tokens=2).status_code == 200
+
+
+def test_the_log_and_the_numbers_say_nothing_of_what_was_asked(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "llava_grounding.access")
+    with serving() as live:
+        live.complete(asking("What about my secret?"), max_tokens=2)
+        live.http.get("/secret?secret=secret", headers={"user-agent": "secret", "x-request-id": "secret"})
+        page = live.http.get("/metrics").text
+    records = [record.getMessage() for record in caplog.records if record.name == "llava_grounding.access"]
+    assert len(records) == 3
+    assert '"route": "/v1/chat/completions", "status": 200' in records[0]
+    assert '"completion_tokens": 2' in records[0]
+    assert "secret" not in page + caplog.text
