@@ -24,7 +24,7 @@ def mask_to_path(mask: np.ndarray, max_edges: int = MAX_EDGES) -> str:
     """
     if not mask.any():
         return ""
-    coarse = _coarsened(mask)
+    coarse = _coarsened(mask, max_edges)
     path = "".join(_loop_to_path(loop) for loop in mask_to_loops(coarse))
     if coarse.shape == mask.shape:
         return f'd="{path}"'
@@ -36,7 +36,7 @@ def mask_to_polygons(mask: np.ndarray) -> list[list[float]]:
     """The same outline as polygons `[x0, y0, x1, y1, ...]` in pixels of the mask, to be filled by the even-odd rule."""
     if not mask.any():
         return []
-    coarse = _coarsened(mask)
+    coarse = _coarsened(mask, MAX_EDGES)
     across, down = _scale(mask, coarse)
     return [[round(value, 2) for x, y in loop for value in (x * across, y * down)] for loop in mask_to_loops(coarse)]
 
@@ -46,7 +46,7 @@ def _scale(mask: np.ndarray, coarse: np.ndarray) -> tuple[float, float]:
     return mask.shape[1] / coarse.shape[1], mask.shape[0] / coarse.shape[0]
 
 
-def _coarsened(mask: np.ndarray) -> np.ndarray:
+def _coarsened(mask: np.ndarray, max_edges: int) -> np.ndarray:
     """The mask, coarser where its outline would be too long."""
     height, width = mask.shape
     scale = max(1.0, max(height, width) / _MAX_SIDE)

@@ -87,7 +87,7 @@ class Writing:
     """Why it could not go on; it is then done."""
 
     def __post_init__(self) -> None:
-        self.chooser = decoding.TokenChooser(self.decoding)
+        self.chooser = decoding.TokenSampler(self.decoding)
 
 
 class RunningBatch:
