@@ -32,6 +32,7 @@ def browser() -> Iterator[Browser]:
     path = os.environ.get("LLAVA_GROUNDING_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("no browser: install chromium, or set LLAVA_GROUNDING_CHROMIUM to its path")
+    expect.set_options(timeout=20_000)  # with a loaded machine in mind
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser

@@ -121,11 +121,6 @@ class GroundedChat:
         """The model part by part, for whoever writes several answers token by token, as the server does."""
         return self._runtime
 
-    @property
-    def limits(self) -> ImageLimits:
-        """What images are refused for their size."""
-        return self._limits
-
     def ask(
         self,
         image: ImageSource,

@@ -26,6 +26,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 NEEDS_KEY = ("/v1", "/metrics")
+"""Everything else is asked without one: the page with its files, health, the description."""
 ACCESS_LOG = logging.getLogger("llava_grounding.access")
 _LOG = logging.getLogger(__name__)
 
