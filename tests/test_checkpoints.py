@@ -16,9 +16,9 @@ from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, Repositor
 from safetensors.torch import load_file, save_file
 
 from answer_checks import assert_same_answers
+from llava_grounding import checkpoints
 from llava_grounding.checkpoints import choose_device, choose_dtype, find_checkpoint, load_checkpoint
 from llava_grounding.errors import CheckpointError, ConfigError
-from llava_grounding.inference import checkpoints
 from llava_grounding.inference.engine import GroundedChat
 from tiny_model import picture, saying, tiny_config, tiny_parts, tiny_weights
 

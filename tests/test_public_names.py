@@ -28,6 +28,7 @@ NAMES = {
     "RegionsFound",
     "TextDelta",
     "VisualPrompt",
+    "register",
     "__version__",
 }
 

@@ -38,7 +38,7 @@ def put_in_place_of_the_run(monkeypatch: pytest.MonkeyPatch, train: Callable[...
         (["r.yaml", "--device", "banana"], 2, "device must be cpu, cuda, cuda:N or mps, got `banana`"),
         (["r.yaml", "--device", "cuda:77"], 2, "device `cuda:77` is not there: this machine has"),
         (["r.yaml", "--device", "", "--check"], 2, "device must be cpu, cuda, cuda:N or mps, got ``"),
-        (["own_dat"], 2, "there is no recipe `own_dat`; did you mean `custom_data`?"),
+        (["custom_dat"], 2, "there is no recipe `custom_dat`; did you mean `custom_data`?"),
         (["configs/custom_data.yaml"], 2, "`custom_data` ships with the package and is found by that name"),
         (["."], 2, "cannot read the recipe `.`: Is a directory"),
         (["r.yaml", "steps"], 2, "an override must be key=value, got `steps`"),

@@ -87,4 +87,6 @@ def serving(chat: GroundedChat | None = None, **settings: Any) -> Iterator[Live]
     finally:
         server.should_exit = True
         thread.join(30)
+        server.force_exit = True  # a browser may keep a connection open; how work is drained has tests of its own
+        thread.join(30)
         assert not thread.is_alive()

@@ -162,7 +162,7 @@ class Watching(TrainerCallback):
 
 
 class TestGradients:
-    @pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
+    @pytest.mark.parametrize("clip", [1.0, 0.0])
     def test_a_step_whose_gradient_is_not_finite_is_left_out(
         self, clip: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -176,19 +176,19 @@ class TestGradients:
         monkeypatch.setattr(TrainingModule, "forward", exploding)
         watching = Watching()
         with caplog.at_level(logging.WARNING, logger="llava_grounding"):
-            finish_with(watching, tmp_path, **QUICK, steps=3, save_steps=100, clip=clip)
+            finish_with(watching, tmp_path, **QUICK, steps=3, save_steps=100, max_grad_norm=clip)
         assert caplog.text.count("a step was left out: its gradient was not finite") == 1
         one, two, three = watching.weights
         assert differences(one, two) == []
         assert differences(two, three)
         assert all(bool(torch.isfinite(value).all()) for value in three.values())
 
-    @pytest.mark.parametrize(("max_grad_norm", "norms"), [(1e-3, (0.0, 1.01e-3)), (0.0, (1.0, np.inf))])
+    @pytest.mark.parametrize(("clip", "norms"), [(1e-3, (0.0, 1.01e-3)), (0.0, (1.0, np.inf))])
     def test_they_are_cut_to_the_largest_norm_or_left_alone(
         self, clip: float, norms: tuple[float, float], tmp_path: Path
     ) -> None:
         watching = Watching()
-        finish_with(watching, tmp_path, **QUICK, steps=1, clip=clip)
+        finish_with(watching, tmp_path, **QUICK, steps=1, max_grad_norm=clip)
         assert norms[0] < watching.norms[0] < norms[1]
         assert log_of(tmp_path)[0]["grad_norm"] > 1.0
 

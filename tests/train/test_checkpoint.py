@@ -267,7 +267,7 @@ class TestFolders:
             (tmp_path / name).mkdir()
         assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
 
-    @pytest.mark.parametrize(("save_total_limit", "left"), [(1, {"100"}), (2, {"100", "20"}), (9, {"100", "20", "3"})])
+    @pytest.mark.parametrize(("keep", "left"), [(1, {"100"}), (2, {"100", "20"}), (9, {"100", "20", "3"})])
     def test_only_the_newest_are_kept(self, keep: int, left: set[str], tmp_path: Path) -> None:
         for number in (3, 100, 20):
             (tmp_path / f"checkpoint-{number}").mkdir()

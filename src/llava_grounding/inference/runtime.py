@@ -135,7 +135,7 @@ class Runtime:
         """Per row of phrases `[B, G, D]`, all about the one image."""
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         with self._vision_precision():
-            output = self.model.ground(image.features.memory, embeds, mask, image.features.proposals)
+            output = self.model.ground(image.features.memory, embeds, mask, proposals=image.features.proposals)
         return [
             self.processor.select(output, row, embeds.shape[1], image.letterbox, score_threshold)
             for row in range(len(embeds))

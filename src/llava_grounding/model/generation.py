@@ -151,7 +151,7 @@ class GroundedGeneration(GenerationMixin):
         new = torch.arange(sequences.shape[1], device=sequences.device) >= prompt.shape[1]
         embeds, mask = self.phrase_states(hidden, sequences, new.expand_as(sequences))
         return GeneratedPhrases(
-            output=self.ground(features.memory, embeds, mask, features.proposals),
+            output=self.ground(features.memory, embeds, mask, proposals=features.proposals),
             phrase_mask=mask,
             prompt_length=prompt.shape[1],
             prompt_tokens=real.sum(dim=1).repeat_interleave(times),

@@ -458,7 +458,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
                 assert isinstance(self.vision_tower, SharedVisionTower)
                 proposals = self.vision_tower.propose(self.grounder, memory)
             return self.grounder.rescore(proposals, phrase_embeds, phrase_mask)
-        return self.grounder.ground(memory, phrase_embeds, phrase_mask, with_aux)
+        return self.grounder.ground(memory, phrase_embeds, phrase_mask, with_aux=with_aux)
 
 
 def _text_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
