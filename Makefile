@@ -56,7 +56,7 @@ test: $(VENV)/.dev ## run the tests
 # The lowest transformers that pyproject.toml allows, beside the pinned rest; its hub client has bounds of its own.
 LOWEST ?= .venv-lowest
 LOWEST_TESTS := tests/model tests/processing tests/inference tests/test_standard_loading.py tests/test_hub.py \
-  tests/test_adapters.py tests/test_quantization.py tests/train/test_run.py tests/train/test_callbacks.py
+  tests/test_adapters.py tests/test_quantization.py tests/train/test_plain_loop.py tests/train/test_callbacks.py
 
 $(LOWEST)/constraints.txt: pyproject.toml constraints.txt
 	@mkdir -p $(LOWEST)
