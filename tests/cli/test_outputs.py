@@ -14,6 +14,7 @@ import pytest
 from fake_engine import FakeEngine, Result
 from PIL import Image
 
+from llava_grounding import aside
 from llava_grounding.cli import outputs
 from llava_grounding.cli.common import ANSWER_FILES
 from llava_grounding.cli.outputs import refuse_overwriting, write_files
@@ -241,9 +242,9 @@ def test_a_killed_process_leaves_no_mix_and_its_leavings_go(
 def test_what_is_being_written_by_another_process_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outputs, "_YOUNG", 0.0)
-    with outputs._aside(tmp_path, "folder") as first:
-        with outputs._aside(tmp_path, "folder"):
+    monkeypatch.setattr(aside, "_YOUNG", 0.0)
+    with aside.aside_folder(tmp_path, "folder") as first:
+        with aside.aside_folder(tmp_path, "folder"):
             assert first.exists()
         assert first.exists()
     assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import filecmp
 import json
 import pickle
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -310,3 +311,13 @@ def test_what_a_checkpoint_holds_is_read_once_and_file_by_file(released: Path, t
     with mock.patch.object(written_folder, "read_tensors", noting):
         convert_official(released, tmp_path / "ours", SETTINGS)
     assert seen == sorted(seen)
+
+
+def test_what_a_killed_conversion_left_is_removed_by_the_next(released: Path, tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = tmp_path / f".ours.{ended.pid}.abcdef.part"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half")
+    convert_official(released, tmp_path / "ours", SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["ours"]

@@ -20,13 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from joined import joined_state, write_released
+from joined import joined_state, released_settings, write_released
 from running import UNEQUAL, Listed, finish, weights
 from small_training import training_setup
 
 from llava_grounding.checkpoints import load_checkpoint
 from llava_grounding.convert.official import convert_official
-from llava_grounding.convert.sizes import released_settings
 from llava_grounding.train.checkpoint import checkpoints, load_training_module, require_whole
 
 RECORDED = Path(__file__).parents[1] / "golden" / "C_inference"

@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
-import shutil
 import stat
-import tempfile
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from llava_grounding.aside import aside_folder
 from llava_grounding.errors import UsageError, quoted
 
 Inputs = Iterable[tuple[str, str | os.PathLike[str]]]
 """What a command reads: what it is called, and its path."""
 _NOTHING = (-1, -1)
 _PATH = 300  # characters a message shows of a path
-_PART = ".part"
-_YOUNG = 10.0  # seconds in which a set that another machine writes may not have been locked yet
 _AT_FDCWD, _EXCHANGE = -100, 2
 
 
@@ -143,7 +138,7 @@ def _write_one(path: Path, content: bytes) -> None:
             os.set_blocking(file.fileno(), True)
             file.write(content)
         return
-    with _aside(path.parent, path.name) as aside:
+    with aside_folder(path.parent, path.name) as aside:
         _write_synced(aside / path.name, content)
         (aside / path.name).replace(path)
     _sync_folder(path.parent)
@@ -168,7 +163,7 @@ def exchanged_files(folder: Path, names: Iterable[str]) -> Iterator[Path]:
     named = tuple(names)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if _may_be_exchanged(folder, named):
-        with _aside(folder.parent, folder.name) as aside:
+        with aside_folder(folder.parent, folder.name) as aside:
             yield aside
             _sync_all(aside)
             if _exchange(aside, folder, named):
@@ -177,7 +172,7 @@ def exchanged_files(folder: Path, names: Iterable[str]) -> Iterator[Path]:
             _replace_one_by_one(aside, folder, named)
         return
     folder.mkdir(exist_ok=True)
-    with _aside(folder, named[0]) as aside:
+    with aside_folder(folder, named[0]) as aside:
         yield aside
         _sync_all(aside)
         _replace_one_by_one(aside, folder, named)
@@ -234,49 +229,6 @@ def _swap(one: Path, other: Path) -> bool:
     if hasattr(library, "renamex_np"):  # macOS
         return library.renamex_np(first, second, _EXCHANGE) == 0
     return False
-
-
-@contextmanager
-def _aside(folder: Path, name: str) -> Iterator[Path]:
-    """A hidden folder to write into, gone afterwards; those of processes that were killed are removed as well."""
-    for path in folder.glob(f".{_plain(name)}.*{_PART}"):
-        _remove_if_left(path)
-    place = Path(tempfile.mkdtemp(prefix=f".{_plain(name)}.{os.getpid()}.", suffix=_PART, dir=folder))
-    lock = os.open(place, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield place
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-        os.close(lock)
-
-
-def _remove_if_left(path: Path) -> None:
-    """Remove what a process was writing that no longer runs."""
-    with suppress(OSError, LookupError):
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - os.fstat(handle).st_mtime > _YOUNG or not _runs(path.suffixes[-3][1:]):
-                shutil.rmtree(path, ignore_errors=True)
-        finally:
-            os.close(handle)
-
-
-def _runs(process: str) -> bool:
-    """Whether a process of this number runs here, which may not be where it was started."""
-    try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except OSError:  # of somebody else
-        return True
-    return True
-
-
-def _plain(name: str) -> str:
-    """A name without what `glob` would take for a pattern, short enough to be part of another."""
-    return "".join(one if one.isalnum() or one in "-_." else "_" for one in name)[:40]
 
 
 def _sync_all(folder: Path) -> None:

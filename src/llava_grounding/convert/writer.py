@@ -3,15 +3,15 @@
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
+from llava_grounding.aside import aside_folder
 from llava_grounding.errors import CheckpointError, UsageError
 
 Entry = tuple[str, tuple[int, ...], torch.dtype]
@@ -30,21 +30,18 @@ def new_folder(out: Path) -> Iterator[Path]:
         UsageError: if `out` is there and not an empty folder, or cannot be written.
     """
     check_new(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UsageError(f"`{out}` cannot be written: {error.strerror or error}") from error
-    try:
-        yield aside
-        aside.chmod(0o777 & ~_umask())
-        aside.replace(out)  # takes the place of an empty folder, and of nothing else
-    except OSError as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise CheckpointError(f"`{out}` cannot be written: {error.strerror or error}") from error
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    with ExitStack() as stack:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            aside = stack.enter_context(aside_folder(out.parent, out.name))
+        except OSError as error:
+            raise UsageError(f"`{out}` cannot be written: {error.strerror or error}") from error
+        try:
+            yield aside
+            aside.chmod(0o777 & ~_umask())
+            aside.replace(out)  # takes the place of an empty folder, and of nothing else
+        except OSError as error:
+            raise CheckpointError(f"`{out}` cannot be written: {error.strerror or error}") from error
 
 
 def check_new(out: Path, *sources: Path | None) -> None:

@@ -1,0 +1,58 @@
+"""Writing aside: a hidden folder that is gone afterwards, also when the process that wrote into it was killed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PART = ".part"
+_YOUNG = 10.0  # seconds in which a set that another machine writes may not have been locked yet
+
+
+@contextmanager
+def aside_folder(folder: Path, name: str) -> Iterator[Path]:
+    """A hidden folder to write into, gone afterwards; those of processes that were killed are removed as well."""
+    for path in folder.glob(f".{plain_name(name)}.*{PART}"):
+        _remove_if_left(path)
+    place = Path(tempfile.mkdtemp(prefix=f".{plain_name(name)}.{os.getpid()}.", suffix=PART, dir=folder))
+    lock = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_if_left(path: Path) -> None:
+    """Remove what a process was writing that no longer runs."""
+    with suppress(OSError, LookupError):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(handle).st_mtime > _YOUNG or not _runs(path.suffixes[-3][1:]):
+                shutil.rmtree(path, ignore_errors=True)
+        finally:
+            os.close(handle)
+
+
+def _runs(process: str) -> bool:
+    """Whether a process of this number runs here, which may not be where it was started."""
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except OSError:  # of somebody else
+        return True
+    return True
+
+
+def plain_name(name: str) -> str:
+    """A name without what `glob` would take for a pattern, short enough to be part of another."""
+    return "".join(one if one.isalnum() or one in "-_." else "_" for one in name)[:40]
