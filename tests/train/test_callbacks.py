@@ -289,7 +289,7 @@ class TestTheBest:
 
 
 class Throwing(TrainerCallback):
-    """Throws the dice once a step."""
+    """Draws a random number once a step."""
 
     def __init__(self) -> None:
         self.thrown: list[tuple[float, float]] = []

@@ -25,7 +25,7 @@ LAYERS = 2  # of the query decoder: each predicts, what was put in does not
 
 @pytest.fixture
 def undisturbed() -> Iterator[None]:
-    """Names and boxes as they are: no dice."""
+    """Names and boxes as they are: nothing random."""
     with mock.patch.object(denoising, "LABEL_NOISE", 0.0), mock.patch.object(denoising, "BOX_NOISE", 0.0):
         yield
 
@@ -153,4 +153,4 @@ def test_some_queries_begin_with_a_wrong_name() -> None:
         torch.manual_seed(0)
         losses_of(model, sample((DOG,), ()), copies=400)
     wrong = float((given[0][0] != given[0][0].mode(0).values).any(1).float().mean())
-    assert 0.08 < wrong < 0.19  # a fifth throw dice, of which a third fall on the right name
+    assert 0.08 < wrong < 0.19  # a fifth draw anew, of which a third fall on the right name

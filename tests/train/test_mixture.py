@@ -140,7 +140,7 @@ class TestOrder:
         one = [forwards.fill(slot, lambda one: one)[0] for slot in slots]
         other = [backwards.fill(slot, lambda one: one)[0] for slot in reversed(slots)]
         assert one == other[::-1]
-        assert len({filled.source for filled in one}) == len(one)  # each has dice of its own
+        assert len({filled.source for filled in one}) == len(one)  # each has a random generator of its own
 
     def test_sources_are_dealt_out_over_the_places_of_a_batch(self) -> None:
         mixed = mixture((None, 8), (None, 8), batch_size=16)

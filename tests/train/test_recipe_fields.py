@@ -80,7 +80,7 @@ CASES = [
     case("max_tokens", 150, "batches", "validation"),
     case("loss_weights", {"giou": 0.5}, "loss_config"),
     case("num_points", 7, "loss_config"),
-    case("seed", 5, "weights", "batches", "dice"),
+    case("seed", 5, "weights", "batches", "random_seed"),
     case("bf16", True, "autocast"),
     case("weights", "bfloat16", "widths", stage="align", **LATER),
     case("lora", {"rank": 2}, "trainable", "weights"),
@@ -178,7 +178,7 @@ def observed(setup: TrainingSetup, trainer: GroundingTrainer) -> dict[str, Any]:
     trainer._started -= 0.03  # seconds that the run has taken so far
     factor = trainer.create_scheduler(args.max_steps).lr_lambdas[0]
     batches = [stream.batch(step, micro).batch for step in range(2) for micro in range(stream.portion.micro_batches)]
-    dice = next(one for one in trainer.callback_handler.callbacks if type(one).__name__ == "StepSeed")
+    random_seed = next(one for one in trainer.callback_handler.callbacks if type(one).__name__ == "StepSeed")
     kept = next(one for one in trainer.callback_handler.callbacks if type(one).__name__ == "BestCheckpoint")
     look = trainer._validation
     return {
@@ -211,7 +211,7 @@ def observed(setup: TrainingSetup, trainer: GroundingTrainer) -> dict[str, Any]:
         "rhythm": (args.logging_steps, args.save_steps, args.eval_steps),
         "workers": trainer.get_train_dataloader().num_workers,
         "broken": trainer.skipped_samples.limit,
-        "dice": dice.seed,
+        "random_seed": random_seed.seed,
         "best": kept.metric,
         "pictures": any(type(one).__name__ == "AnswerImages" for one in trainer.callback_handler.callbacks),
         "trackers": args.report_to,

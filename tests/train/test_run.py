@@ -93,7 +93,7 @@ class TestGoingOn:
 
             def save(*arguments: Any) -> None:
                 saved.append(None)
-                if len(saved) == 7:  # optimiser, schedule and dice of each checkpoint: in the middle of the third
+                if len(saved) == 7:  # optimiser, scheduler, random states of each checkpoint: amid the third
                     kill()
                 honest(*arguments)
 

@@ -30,7 +30,7 @@ def items(flavour: str) -> list[ChatItem]:
 
 
 def training_module(flavour: str, phrases: ClassPhrases | None, plan: StagePlan = CHAT) -> TrainingModule:
-    """Masks on every cell, and no dice; evaluation mode, where images of a batch share no statistics."""
+    """Masks on every cell, and nothing random; evaluation mode, where images of a batch share no statistics."""
     return TrainingModule(training_model(flavour), phrases, LossConfig(plan, LossWeights(grounding=0.3), None)).eval()
 
 
