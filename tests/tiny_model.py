@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from llava_grounding.inference import decoding
-from llava_grounding.inference.decoding import Decoding
+from llava_grounding.inference import batching
+from llava_grounding.inference.decoding import Decoding, TokenSampler
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
@@ -161,7 +161,7 @@ def saying(chat: GroundedChat, *raws: str | Sequence[int]) -> Iterator[None]:
     ]
     waiting = iter(scripts)
 
-    class ScriptedChooser(decoding.TokenSampler):
+    class ScriptedSampler(TokenSampler):
         def __init__(self, settings: Decoding) -> None:
             super().__init__(settings)
             self._script = iter(next(waiting))
@@ -170,5 +170,5 @@ def saying(chat: GroundedChat, *raws: str | Sequence[int]) -> Iterator[None]:
             super().choose(logits)
             return next(self._script)
 
-    with mock.patch.object(decoding, "TokenSampler", ScriptedChooser):
+    with mock.patch.object(batching, "TokenSampler", ScriptedSampler):
         yield

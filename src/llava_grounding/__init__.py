@@ -10,7 +10,8 @@ from llava_grounding.registration import register, register_if_loaded
 
 if TYPE_CHECKING:
     from llava_grounding.errors import LlavaGroundingError
-    from llava_grounding.inference.conversation import AnswerDone, Conversation, RegionsFound, TextDelta
+    from llava_grounding.inference.answering import TextDelta
+    from llava_grounding.inference.conversation import AnswerDone, Conversation, RegionsFound
     from llava_grounding.inference.engine import GroundedChat, Question
     from llava_grounding.model.config import LlavaGroundingConfig
     from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
@@ -33,7 +34,7 @@ _HOMES = {
     "Question": "inference.engine",
     "Region": "structures",
     "RegionsFound": "inference.conversation",
-    "TextDelta": "inference.conversation",
+    "TextDelta": "inference.answering",
     "VisualPrompt": "structures",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 
 from golden.joined import released_settings, write_released
 from llava_grounding.convert.official import convert_official
-from llava_grounding.inference.decoding import Reader
+from llava_grounding.inference import conversation
+from llava_grounding.inference.batching import KeysAndValues, read_text
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.structures import Message, VisualPrompt
@@ -45,7 +47,7 @@ def last_state(chat: GroundedChat, image: Image.Image, messages: list[Message]) 
     seen = chat._look_at([image])[0]
     flags = [True] * sum(message.role == "user" for message in messages)
     text = chat.processor.encode_conversation(messages, flags, seen.letterbox)
-    return Reader(chat.model).feed(chat._runtime.embed(text, seen))[:, -1]
+    return read_text(chat.model, chat._runtime.embed(text, seen))[0]
 
 
 @pytest.mark.parametrize("quirks", [False, True], ids=["clean", "demo"])
@@ -55,17 +57,15 @@ def test_a_dialogue_held_turn_by_turn_is_the_one_read_at_once(
     if quirks:
         chat = with_quirks(chat)
     starts: list[torch.Tensor] = []
-    feed = Reader.feed
 
-    def noting(self: Reader, embeds: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        states = feed(self, embeds, mask)
-        if embeds.shape[1] > 1:
-            starts.append(states[:, -1])
-        return states
+    def noting(*given: Any) -> tuple[torch.Tensor, KeysAndValues]:
+        hidden, read = read_text(*given)
+        starts.append(hidden)
+        return hidden, read
 
     talk = chat.conversation(image)
     with monkeypatch.context() as patch:
-        patch.setattr(Reader, "feed", noting)
+        patch.setattr(conversation, "read_text", noting)
         first = talk.ask("What is in the image?")
         second = talk.ask(QUESTION, [VisualPrompt.box(20, 10, 90, 60)])
     assert first.phrases

@@ -26,12 +26,12 @@ from torch import Tensor
 from llava_grounding.convert.official import convert_official
 from llava_grounding.geometry import Letterbox, box_cxcywh_to_xyxy
 from llava_grounding.inference.engine import GroundedChat
-from llava_grounding.inference.transcript import Transcript
 from llava_grounding.model.outputs import GrounderOutput, VisualPromptOutput
 from llava_grounding.processing import conversation
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.regions import encode_prompts
 from llava_grounding.processing.sentencepiece import SentencePieceTokenizer
+from llava_grounding.processing.transcript import Transcript
 from llava_grounding.structures import GroundedAnswer, Message, Region, VisualPrompt
 
 CASE_TABLE = Table(

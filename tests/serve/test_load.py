@@ -16,7 +16,7 @@ from live_server import asking, serving
 
 from answer_checks import RAW, assert_same_answers
 from llava_grounding.geometry import Letterbox
-from llava_grounding.serve.batching import RunningBatch
+from llava_grounding.inference.batching import RunningBatch
 from llava_grounding.structures import GroundedAnswer, Message, VisualPrompt
 from tiny_model import picture, saying, tiny_chat
 
@@ -36,14 +36,14 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """A shut one, opened at the end of the test."""
-    gate, step = Gate(), RunningBatch.step
+    gate, step = Gate(), RunningBatch.choose_tokens
 
     def wait_and_step(batch: RunningBatch) -> None:
         assert gate.open.wait(30)
         gate.steps += 1
         step(batch)
 
-    monkeypatch.setattr(RunningBatch, "step", wait_and_step)
+    monkeypatch.setattr(RunningBatch, "choose_tokens", wait_and_step)
     yield gate
     gate.open.set()
 
@@ -202,14 +202,14 @@ def test_an_image_is_looked_at_once_for_all_questions(monkeypatch: pytest.Monkey
 def test_a_failure_of_the_model_is_told_without_its_words_and_the_next_is_answered(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    step = RunningBatch.step
+    step = RunningBatch.choose_tokens
 
     def fail(batch: RunningBatch) -> None:
-        monkeypatch.setattr(RunningBatch, "step", step)
+        monkeypatch.setattr(RunningBatch, "choose_tokens", step)
         raise RuntimeError("secret of a library")
 
     with serving() as live:
-        monkeypatch.setattr(RunningBatch, "step", fail)
+        monkeypatch.setattr(RunningBatch, "choose_tokens", fail)
         response = live.complete(asking("What?"), max_tokens=2)
         assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
         assert "secret" not in response.text

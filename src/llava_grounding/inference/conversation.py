@@ -12,22 +12,16 @@ from itertools import islice
 import torch
 
 from llava_grounding.errors import PromptError, UsageError
-from llava_grounding.inference.decoding import Decoding, Reader, StopSignal, TokenLoop, check_stop
+from llava_grounding.inference.answering import RunningAnswer, TextDelta
+from llava_grounding.inference.batching import KeysAndValues, RunningBatch, read_text
+from llava_grounding.inference.decoding import Decoding, StopSignal, check_stop
 from llava_grounding.inference.runtime import Runtime, SeenImage
-from llava_grounding.inference.transcript import Transcript
 from llava_grounding.processing.processor import EncodedText
 from llava_grounding.processing.text_length import check_tokens
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 
 MAX_REGIONS = 32
 """Visual prompts one question may have."""
-
-
-@dataclass(frozen=True)
-class TextDelta:
-    """More of the answer's text. All of them together are the text of the final answer."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -78,8 +72,7 @@ class Conversation:
         self._runtime = runtime
         self._image = image
         self._model_name = model_name
-        self._reader = Reader(runtime.model)
-        self._read = 0  # positions of complete turns in the reader
+        self._read: KeysAndValues | None = None  # of complete turns
         self._unread: list[int] = []  # ids of complete turns that the model has not read yet: what it wrote last
         self._history = _encode_history(runtime, image, messages, grounded)  # None once it has been read
         self._messages = tuple(messages)
@@ -109,7 +102,7 @@ class Conversation:
     ) -> GroundedAnswer:
         """Answer the next question; see `GroundedChat.ask` for the arguments."""
         decoding = Decoding(max_new_tokens, temperature, seed)
-        *_, done = self._start(question, prompts, grounded, decoding, stop, provisional=False)
+        *_, done = self._start(question, prompts, grounded, decoding, stop, stream=False)
         assert isinstance(done, AnswerDone)
         return done.answer
 
@@ -128,7 +121,7 @@ class Conversation:
         A question that cannot be asked raises here, before the first event.
         """
         decoding = Decoding(max_new_tokens, temperature, seed)
-        return self._start(question, prompts, grounded, decoding, stop, provisional=True)
+        return self._start(question, prompts, grounded, decoding, stop, stream=True)
 
     def _start(
         self,
@@ -137,7 +130,7 @@ class Conversation:
         grounded: bool,
         decoding: Decoding,
         stop: StopSignal | None,
-        provisional: bool,
+        stream: bool,
     ) -> Iterator[StreamEvent]:
         check_stop(stop)
         message = question_message(question, prompts)
@@ -146,17 +139,18 @@ class Conversation:
         if processor.settings.demo_quirks:  # a question then changes how what was said before it is read
             messages = (*self._messages, message)
             text = processor.encode_conversation(messages, (*self._grounded, grounded), letterbox, limit)
-            self._read, self._unread, self._history = 0, [], None
+            self._read, self._unread, self._history = None, [], None
         else:
             text = processor.encode_question(message, grounded, not self._messages, letterbox, limit)
         decoding = fit_decoding(decoding, self._length_with(text), limit)
         self._turn = turn = object()
-        return self._events(turn, message, text, grounded, decoding, stop, provisional)
+        return self._events(turn, message, text, grounded, decoding, stop, stream)
 
     def _length_with(self, text: EncodedText) -> int:
         """Positions of the dialogue up to where the answer begins."""
         earlier = 0 if self._history is None else len(self._history.input_ids)
-        return self._read + len(self._unread) + earlier + len(text.input_ids)
+        read = 0 if self._read is None else self._read.length
+        return read + len(self._unread) + earlier + len(text.input_ids)
 
     def _events(
         self,
@@ -166,70 +160,35 @@ class Conversation:
         grounded: bool,
         decoding: Decoding,
         stop: StopSignal | None,
-        provisional: bool,
+        stream: bool,
     ) -> Iterator[StreamEvent]:
         self._check_turn(turn)
-        self._reader.cut_back(self._read)
+        runtime, image = self._runtime, self._image
         earlier = [] if self._history is None else [self._history]
         length = self._length_with(text)
-        parts = [self._runtime.embed(part, self._image) for part in (*earlier, text)]
+        parts = [runtime.embed(part, image) for part in (*earlier, text)]
         if self._unread:
-            parts.insert(0, self._runtime.embed_ids(self._unread))
-        hidden = self._reader.feed(torch.cat(parts, dim=1))[:, -1]
-
-        transcript = Transcript(self._runtime.processor)
-        for step in TokenLoop(self._runtime.model, self._reader, hidden, [decoding], stop).steps():
-            for _, state in step.states:
-                transcript.take_state(state)
-            # Before the token: at_seg, the states are of the token before it.
-            events = self._regions_found(transcript) if grounded and provisional else []
-            token = step.tokens[0]
-            delta = "" if token is None else transcript.take_token(token)
-            if delta:
-                events.append(TextDelta(delta))
-            if grounded and provisional:
-                events += self._regions_found(transcript)
-            for event in events:
-                yield event
+            parts.insert(0, runtime.embed_ids(self._unread))
+        batch = RunningBatch(runtime.model)
+        writing = batch.join(decoding, *read_text(runtime.model, torch.cat(parts, dim=1), self._read))
+        running = RunningAnswer(runtime, image, writing, length, grounded, stream)
+        for _ in batch.write(stop):
+            for event in running.take():
+                if isinstance(event, TextDelta):
+                    yield event
+                else:
+                    yield RegionsFound(event.phrase(runtime.processor))
                 self._check_turn(turn)
-        delta = transcript.finish()
-        if delta:
-            yield TextDelta(delta)
-            self._check_turn(turn)
-
-        answer = transcript.answer(
-            self._runtime.ground_together(self._image, transcript.states) if grounded else [],
-            self._image.letterbox,
-            grounded=grounded,
-            model=self._model_name,
-            prompt_tokens=length,
-            image=self._image.picture,
-        )
-        self._keep(message, grounded, answer, transcript, length)
+        answer = running.answer(self._model_name)
+        self._keep(message, answer, running)
         yield AnswerDone(answer)
 
-    def _regions_found(self, transcript: Transcript) -> list[StreamEvent]:
-        """Ground the phrases that have just closed, together with those before them."""
-        events: list[StreamEvent] = []
-        for phrase in transcript.closed_phrases():
-            selection = self._runtime.ground_together(self._image, transcript.states[: phrase.num_states])[-1]
-            events.append(
-                RegionsFound(
-                    self._runtime.processor.decode_phrase(phrase.span, phrase.number, selection, self._image.letterbox)
-                )
-            )
-        return events
-
-    def _keep(
-        self, message: Message, grounded: bool, answer: GroundedAnswer, transcript: Transcript, prompt_length: int
-    ) -> None:
-        """Make the turn part of the dialogue; an answer that was cut short gets the end token it lacks."""
-        ids = transcript.ids if transcript.ended else [*transcript.ids, self._runtime.processor.tokens.ids.eos]
-        self._read = self._reader.length
-        self._unread = ids[self._read - prompt_length :]
+    def _keep(self, message: Message, answer: GroundedAnswer, running: RunningAnswer) -> None:
+        """Make the turn part of the dialogue."""
+        self._read, self._unread = running.writing.kept, running.unread()
         self._history = None
         self._messages = (*self._messages, message, Message("assistant", answer.raw))
-        self._grounded = (*self._grounded, grounded)
+        self._grounded = (*self._grounded, running.grounded)
         self._answers = (*self._answers, answer)
 
     def _check_turn(self, turn: object) -> None:

@@ -20,10 +20,11 @@ from llava_grounding.checkpoints import load_checkpoint
 from llava_grounding.errors import LlavaGroundingError, UsageError, shown
 from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
+from llava_grounding.inference.answering import RunningAnswer
+from llava_grounding.inference.batching import RunningBatch, read_padded, read_texts
 from llava_grounding.inference.conversation import Conversation, fit_decoding, question_message
-from llava_grounding.inference.decoding import Decoding, Reader, StopSignal, TokenLoop, check_stop
+from llava_grounding.inference.decoding import Decoding, StopSignal, check_stop
 from llava_grounding.inference.runtime import Runtime, SeenImage
-from llava_grounding.inference.transcript import Transcript
 from llava_grounding.markup import PhraseSpan
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.conversation import referring_turn
@@ -276,9 +277,8 @@ class GroundedChat:
     @torch.inference_mode()
     def _seg_states(self, texts: Sequence[EncodedText], image: SeenImage) -> torch.Tensor:
         """The phrase state `[G, D]` of the one `<seg>` of each text."""
-        embeds, mask = _pad_left([self._runtime.embed(text, image) for text in texts])
+        hidden, mask = read_padded(self.model, [self._runtime.embed(text, image) for text in texts])
         ids = self.processor.collate_texts(texts, padding_side="left")["input_ids"].to(self.device)
-        hidden = Reader(self.model).feed(embeds, mask)
         return self.model.phrase_states(hidden, ids, mask)[0][:, 0]
 
     def _answer_together(
@@ -295,30 +295,18 @@ class GroundedChat:
                 )
                 decodings.append(fit_decoding(decoding, len(text.input_ids), runtime.max_positions))
             texts.append(text)
-        embeds, mask = _pad_left([runtime.embed(text, image) for text, image in zip(texts, images, strict=True)])
-        reader = Reader(self.model)
-        hidden = reader.feed(embeds, mask)[:, -1]
-        transcripts = [Transcript(self.processor) for _ in questions]
-        for step in TokenLoop(self.model, reader, hidden, decodings, stop).steps():
-            for row, state in step.states:
-                transcripts[row].take_state(state)
-            for transcript, token in zip(transcripts, step.tokens, strict=True):
-                if token is not None:
-                    transcript.take_token(token)
-        answers = []
-        for question, image, text, transcript in zip(questions, images, texts, transcripts, strict=True):
-            transcript.finish()
-            answers.append(
-                transcript.answer(
-                    runtime.ground_together(image, transcript.states) if question.grounded else [],
-                    image.letterbox,
-                    grounded=question.grounded,
-                    model=self.name,
-                    prompt_tokens=len(text.input_ids),
-                    image=image.picture,
-                )
-            )
-        return answers
+        embeds = [runtime.embed(text, image) for text, image in zip(texts, images, strict=True)]
+        batch = RunningBatch(self.model, keep=False)
+        running = []
+        for read, decoding, question, image, text in zip(
+            read_texts(self.model, embeds), decodings, questions, images, texts, strict=True
+        ):
+            writing = batch.join(decoding, *read)
+            running.append(RunningAnswer(runtime, image, writing, len(text.input_ids), question.grounded))
+        for _ in batch.write(stop):
+            for one in running:
+                one.take()
+        return [one.answer(self.name) for one in running]
 
     def _look_at_each(self, questions: Sequence[Question], first: int) -> list[SeenImage]:
         """The image of every question; one that several questions share is looked at once."""
@@ -363,13 +351,3 @@ def _naming(index: int) -> Iterator[None]:
         yield
     except LlavaGroundingError as error:
         raise type(error)(f"question {index}: {error}") from error
-
-
-def _pad_left(rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Join `[1, T, D]` rows of several lengths; their ends meet. Also gives which positions are real."""
-    longest = max(row.shape[1] for row in rows)
-    embeds = torch.cat([torch.nn.functional.pad(row, (0, 0, longest - row.shape[1], 0)) for row in rows])
-    mask = torch.zeros(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
-    for number, row in enumerate(rows):
-        mask[number, longest - row.shape[1] :] = True
-    return embeds, mask

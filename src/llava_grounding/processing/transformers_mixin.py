@@ -6,10 +6,11 @@ and people used to transformers expect.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
 from PIL import Image
@@ -19,12 +20,12 @@ from llava_grounding import markup
 from llava_grounding.errors import PromptError, UsageError, did_you_mean
 from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, load_image
-from llava_grounding.markup import SEG
 from llava_grounding.processing.chat_format import Chat, prompt_pieces, read_chat, region_prompt
 from llava_grounding.processing.conversation import Piece, check_question, dialogue_pieces
 from llava_grounding.processing.regions import EncodedPrompts
 from llava_grounding.processing.selection import PhraseSelection
-from llava_grounding.processing.tokens import IMAGE, RawDecoder
+from llava_grounding.processing.tokens import IMAGE
+from llava_grounding.processing.transcript import Transcript
 from llava_grounding.processing.transformers_images import (
     IMAGE_INPUT_NAMES,
     GroundingBatch,
@@ -38,7 +39,12 @@ from llava_grounding.structures import GroundedAnswer, Message, VisualPrompt
 if TYPE_CHECKING:
     from llava_grounding.model.generation import GeneratedPhrases
     from llava_grounding.model.llava_grounding import RegionPrompts
-    from llava_grounding.processing.processor import EncodedImage, EncodedText, ProcessorSettings
+    from llava_grounding.processing.processor import (
+        EncodedImage,
+        EncodedText,
+        LlavaGroundingProcessor,
+        ProcessorSettings,
+    )
     from llava_grounding.processing.tokens import MarkupTokenizer
 
 
@@ -259,32 +265,27 @@ class TransformersProcessorMixin(ProcessorMixin):
         canvas = (self.settings.canvas.size, self.settings.canvas.size)
         answers = []
         for row, (ids, (height, width)) in enumerate(zip(sequences.tolist(), sizes, strict=True)):
-            raw, seg_of_state, length = self._read_answer(ids[found.prompt_length :])
-            selections: list[PhraseSelection | None] = [None] * raw.count(SEG)
+            transcript = Transcript(cast("LlavaGroundingProcessor", self))
+            for token in itertools.takewhile(lambda token: token != self.tokens.ids.eos, ids[found.prompt_length :]):
+                if token != self.tokens.ids.pad:
+                    transcript.take_token(token)
+            transcript.finish()
             letterbox = Letterbox.fit((width, height), canvas)
-            for seg, selection in zip(seg_of_state, self._select(found, row, letterbox), strict=False):
-                selections[seg] = selection
-            counts = {"prompt_tokens": int(found.prompt_tokens[row]), "completion_tokens": length}
-            answers.append(self.decode_answer(raw, selections, letterbox, model=model, **counts))
+            answers.append(
+                transcript.answer(
+                    self._select(found, row, letterbox),
+                    letterbox,
+                    grounded=True,
+                    model=model,
+                    prompt_tokens=int(found.prompt_tokens[row]),
+                    image=None,
+                )
+            )
         return answers
 
     def _select(self, found: GeneratedPhrases, row: int, letterbox: Letterbox) -> list[PhraseSelection]:
         count = int(found.phrase_mask[row].sum())
         return self.select(found.output, row, count, letterbox) if count else []
-
-    def _read_answer(self, ids: Sequence[int]) -> tuple[str, list[int], int]:
-        """Raw text of an answer, which of its `<seg>` each `<seg>` token is, and how many tokens it has."""
-        special = self.tokens.ids
-        decoder, raw, segs, length = RawDecoder(self.tokens), "", [], 0
-        for token in ids:
-            if token == special.eos:
-                break
-            raw += decoder.feed(token)
-            length += token != special.pad
-            if token == special.seg:
-                segs.append(raw.count(SEG) - 1)
-        raw += decoder.finish()
-        return raw.removeprefix(self.settings.template.answer_prefix), segs, length
 
     def _look(self, images: Sequence[Any]) -> list[EncodedImage | None]:
         return [None if image is None else self.encode_image(load_image(image, self.image_limits)) for image in images]

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from llava_grounding.inference.answering import PhraseClosed, RunningAnswer, TextDelta
+from llava_grounding.inference.batching import KeysAndValues, RunningBatch, read_text
 from llava_grounding.inference.conversation import fit_decoding, question_message
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.inference.runtime import SeenImage
-from llava_grounding.inference.transcript import Transcript
 from llava_grounding.processing.processor import EncodedText
-from llava_grounding.serve.batching import KeysAndValues, PrefixReader, RunningBatch, Writing
 from llava_grounding.serve.caches import ByteBudgetCache
-from llava_grounding.serve.jobs import AnswerWritten, Event, Failed, Job, PhraseClosed, TextCame
+from llava_grounding.serve.jobs import AnswerWritten, Event, Failed, Job
 from llava_grounding.serve.metrics import Metrics
 from llava_grounding.serve.settings import ServeSettings
 from llava_grounding.serve.stopping import StopTexts
@@ -46,13 +46,10 @@ class Answering:
 
     job: Job
     task: ChatTask
-    image: SeenImage
-    writing: Writing
-    transcript: Transcript
+    running: RunningAnswer
     stops: StopTexts
     raws: tuple[str, ...]
     """Answers before this one."""
-    prompt_tokens: int
     cached_tokens: int
     held: list[PhraseClosed] = field(default_factory=list)
     """Phrases of which not all text has been given out."""
@@ -129,12 +126,12 @@ class Answers:
             cached, hidden, read = self._read_from_image(task, texts[0].input_ids, embeds)
         else:
             cached = known.read.length
-            hidden, read = PrefixReader(self._runtime.model, known.read).read(embeds)
+            hidden, read = read_text(self._runtime.model, embeds, known.read)
         writing = self._batch.join(decoding, hidden, read)
         self._metrics.prompt_tokens.inc(length - cached)
         self._metrics.dialogue_cache.labels("miss" if known is None else "hit").inc()
-        transcript = Transcript(self._chat.processor)
-        return Answering(job, task, image, writing, transcript, StopTexts(task.stop), raws, length, cached)
+        running = RunningAnswer(self._runtime, image, writing, length, task.grounded, task.stream, task.threshold)
+        return Answering(job, task, running, StopTexts(task.stop), raws, cached)
 
     def _read_from_image(self, task: ChatTask, ids: Sequence[int], embeds: Tensor) -> tuple[int, Tensor, KeysAndValues]:
         """Read a dialogue that is not known; what stands before its first question is the same for every one about the
@@ -144,8 +141,8 @@ class Answers:
         key = (task.picture.key, tuple(ids[:count]))
         known = self._dialogues.get(key) if self._keep and count else None
         if known is not None:
-            return count, *PrefixReader(self._runtime.model, known.read).read(embeds[:, count:])
-        hidden, read = PrefixReader(self._runtime.model).read(embeds)
+            return count, *read_text(self._runtime.model, embeds[:, count:], known.read)
+        hidden, read = read_text(self._runtime.model, embeds)
         if self._keep and count and tokens.region not in ids[:count]:
             start = read.first(count)
             self._dialogues.put(key, ReadDialogue(start, (), ()), start.nbytes)
@@ -185,57 +182,48 @@ class Answers:
 
     def write(self, answerings: Sequence[Answering]) -> None:
         """Write one token of every answer, and tell what came of it."""
-        self._batch.step()
         self._metrics.tokens.inc(len(answerings))
-        for answering in answerings:
-            try:
-                self._take(answering)
-            except Exception as error:  # noqa: BLE001  what is wrong with one answer harms no other
-                self.give_up(answering)
-                answering.job.tell(Failed(error))
+        for step in (self._batch.choose_tokens, self._batch.read_tokens):
+            step()
+            for answering in answerings:
+                if not answering.done:
+                    self._take(answering)
+
+    def _take(self, answering: Answering) -> None:
+        try:
+            events = self._events(answering)
+        except Exception as error:  # noqa: BLE001  what is wrong with one answer harms no other
+            self.give_up(answering)
+            events = [Failed(error)]
+        for event in events:
+            answering.job.tell(event)
 
     def give_up(self, answering: Answering) -> None:
         """End an answer that nobody gets."""
         answering.done = True
-        if not answering.writing.done:
-            self._batch.leave(answering.writing)
+        if not answering.running.writing.done:
+            self._batch.leave(answering.running.writing)
 
-    def _take(self, answering: Answering) -> None:
-        writing, transcript = answering.writing, answering.transcript
-        if writing.error is not None:
-            raise writing.error
-        for state in writing.states_before:
-            transcript.take_state(state)
-        events = self._closed(answering)
-        if writing.token is not None:
-            events += self._said(answering, transcript.take_token(writing.token))
-        for state in writing.states_after:
-            transcript.take_state(state)
-        events += self._closed(answering)
-        if answering.stops.found and not writing.done:
+    def _events(self, answering: Answering) -> list[Event]:
+        writing, stops, events = answering.running.writing, answering.stops, list[Event]()
+        for event in answering.running.take():
+            if isinstance(event, PhraseClosed):
+                answering.held.append(event)
+                events += self._release(answering)
+            else:
+                events += self._said(answering, stops.feed(event.text))
+        if stops.found and not writing.done:
             self._batch.leave(writing)
+            answering.running.take()  # nothing of it is given out
         if writing.done:
-            events += self._said(answering, transcript.finish())
-            events += self._said(answering, answering.stops.finish(), certain=True)
+            events += self._said(answering, stops.finish())
             events.append(self._end(answering))
             answering.done = True
-        for event in events:
-            answering.job.tell(event)
+        return events
 
-    def _said(self, answering: Answering, text: str, certain: bool = False) -> list[Event]:
+    def _said(self, answering: Answering, text: str) -> list[Event]:
         """Text that may be given out, and the phrases that waited for it."""
-        given = text if certain else answering.stops.feed(text)
-        return [*([TextCame(given)] if given else []), *self._release(answering)]
-
-    def _closed(self, answering: Answering) -> list[Event]:
-        """Phrases that have closed since the last time, grounded with those before them."""
-        if not (answering.task.stream and answering.task.grounded):
-            return []
-        for phrase in answering.transcript.closed_phrases():
-            states = answering.transcript.states[: phrase.num_states]
-            selection = self._runtime.ground_together(answering.image, states, answering.task.threshold)[-1]
-            answering.held.append(PhraseClosed(phrase.number, phrase.span, selection, answering.image.letterbox))
-        return self._release(answering)
+        return [*([TextDelta(text)] if text else []), *self._release(answering)]
 
     def _release(self, answering: Answering) -> list[Event]:
         """Phrases whose text has been given out."""
@@ -247,30 +235,27 @@ class Answers:
 
     def _end(self, answering: Answering) -> AnswerWritten:
         """Ground all phrases together and keep what was read for the next question."""
-        task, transcript, image = answering.task, answering.transcript, answering.image
-        selections = self._runtime.ground_together(image, transcript.states, task.threshold) if task.grounded else []
-        stops = answering.stops
+        running, stops = answering.running, answering.stops
         if not stops.found:
             self._keep_dialogue(answering)
         return AnswerWritten(
-            transcript,
-            selections,
-            image.letterbox,
-            task.grounded,
+            running.transcript,
+            running.selections(),
+            running.image.letterbox,
+            running.grounded,
             self._chat.name,
-            answering.prompt_tokens,
+            running.prompt_tokens,
             answering.cached_tokens,
             stops.length if stops.found else None,
         )
 
     def _keep_dialogue(self, answering: Answering) -> None:
-        kept, transcript, task = answering.writing.kept, answering.transcript, answering.task
+        running, task = answering.running, answering.task
+        kept, transcript = running.writing.kept, running.transcript
         if kept is None or not self._keep:
             return
-        ids = transcript.ids if transcript.ended else [*transcript.ids, self._chat.processor.tokens.ids.eos]
-        unread = tuple(ids[kept.length - answering.prompt_tokens :])
         pairs = [(turn.question.key, turn.answer) for turn in task.turns]
         key = (task.picture.key, *pairs, (task.question.key, transcript.text))
-        dialogue = ReadDialogue(kept, unread, (*answering.raws, transcript.raw))
+        dialogue = ReadDialogue(kept, tuple(running.unread()), (*answering.raws, transcript.raw))
         self._dialogues.put(key, dialogue, kept.nbytes)
         self._metrics.cache_bytes.labels("dialogues").set(self._dialogues.nbytes)

@@ -9,33 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llava_grounding.geometry import Letterbox
-from llava_grounding.inference.transcript import Transcript
+from llava_grounding.inference.answering import PhraseClosed, TextDelta
 from llava_grounding.markup import PhraseSpan, format_markup
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.selection import PhraseSelection
+from llava_grounding.processing.transcript import Transcript
 from llava_grounding.serve.tasks import ChatTask, GroundTask
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase
-
-
-@dataclass(frozen=True)
-class TextCame:
-    """More of an answer's text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class PhraseClosed:
-    """A phrase is complete; its regions are still in the model's frame."""
-
-    number: int
-    span: PhraseSpan
-    selection: PhraseSelection
-    letterbox: Letterbox
-
-    def phrase(self, processor: LlavaGroundingProcessor) -> GroundedPhrase:
-        """The phrase with its regions in the picture; takes time in proportion to its size."""
-        return processor.decode_phrase(self.span, self.number, self.selection, self.letterbox, packed=True)
 
 
 @dataclass(frozen=True)
@@ -99,7 +79,7 @@ class Failed:
     error: Exception
 
 
-Event = TextCame | PhraseClosed | AnswerWritten | PhrasesFound | Failed
+Event = TextDelta | PhraseClosed | AnswerWritten | PhrasesFound | Failed
 
 
 @dataclass(eq=False)

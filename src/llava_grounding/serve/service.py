@@ -20,12 +20,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from llava_grounding.errors import quoted
+from llava_grounding.inference.answering import PhraseClosed, TextDelta
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.render import answer_to_html, draw_answer
 from llava_grounding.serve import wire
 from llava_grounding.serve.fetching import Fetcher
 from llava_grounding.serve.images import ImageDoor
-from llava_grounding.serve.jobs import AnswerWritten, Event, Failed, Job, PhraseClosed, PhrasesFound, TextCame
+from llava_grounding.serve.jobs import AnswerWritten, Event, Failed, Job, PhrasesFound
 from llava_grounding.serve.metrics import Metrics
 from llava_grounding.serve.problems import ApiError, from_error, from_validation, too_slow
 from llava_grounding.serve.scheduler import Scheduler
@@ -153,11 +154,11 @@ class Service:
         self, request: Request, body: ChatRequest, completion: wire.Completion, event: Event
     ) -> AsyncIterator[dict[str, Any]]:
         """The chunks that an event makes."""
-        if isinstance(event, TextCame):
+        if isinstance(event, TextDelta):
             yield completion.text(event.text)
         elif isinstance(event, PhraseClosed):
             closed = event
-            yield await self._in_thread(lambda: completion.phrase(closed.phrase(self._chat.processor)))
+            yield await self._in_thread(lambda: completion.phrase(closed.phrase(self._chat.processor, packed=True)))
         elif isinstance(event, AnswerWritten):
             written = event
             answer = await self._in_thread(written.answer)
@@ -252,7 +253,7 @@ class Service:
                     raise too_slow() from None
                 if isinstance(event, Failed):
                     raise self._problem(event.error)
-                if not text_came and isinstance(event, TextCame):
+                if not text_came and isinstance(event, TextDelta):
                     text_came = True
                     self._metrics.first_token_seconds.observe(time.monotonic() - began)
                 yield event

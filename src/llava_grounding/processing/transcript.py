@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from torch import Tensor
 
 from llava_grounding.geometry import Letterbox
 from llava_grounding.markup import SEG, PhraseSpan, StreamParser, strip_markup
-from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.processing.selection import PhraseSelection
 from llava_grounding.structures import GroundedAnswer
+
+if TYPE_CHECKING:
+    from llava_grounding.processing.processor import LlavaGroundingProcessor
+    from llava_grounding.processing.selection import PhraseSelection
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,22 @@
-"""Answers written side by side: each begins when it comes and leaves when it is done, between any two tokens.
+"""The token loop: answers written side by side, each beginning when it comes and leaving when it is done.
 
-Knows embeddings, ids and keys and values; knows no image, no text, no request. The rules of one answer (limits, end
-token, when a phrase state is known) are those of `decoding.TokenLoop`, which writes a fixed batch.
+Feeds the language model, chooses the next token of every answer, collects the phrase states on the way. Knows
+embeddings, ids and keys and values; knows no image, no text, no markup. One loop serves a single answer, a batch, and a
+server whose requests join between any two tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers.cache_utils import Cache, DynamicLayer
 
 from llava_grounding.errors import LlavaGroundingError
-from llava_grounding.inference import decoding
-from llava_grounding.inference.decoding import Decoding
+from llava_grounding.inference.decoding import Decoding, StopSignal, TokenSampler, stop_requested
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 
 _COLUMNS = 256  # by which the room for positions grows
@@ -41,32 +43,75 @@ class KeysAndValues:
         return sum(part.numel() * part.element_size() for layer in self.layers for part in layer)
 
 
-class PrefixReader:
-    """Reads one text, from its beginning or behind one that was read before, which stays as it is."""
+@torch.inference_mode()
+def read_text(
+    model: LlavaGroundingForConditionalGeneration, embeds: Tensor, before: KeysAndValues | None = None
+) -> tuple[Tensor, KeysAndValues]:
+    """Read one text, from its beginning or behind one that was read before, which stays as it is.
 
-    def __init__(self, model: LlavaGroundingForConditionalGeneration, before: KeysAndValues | None = None) -> None:
-        self._model = model
-        self._cache = Cache(layer_class_to_replicate=DynamicLayer)
-        if before is not None:
-            for number, (keys, values) in enumerate(before.layers):
-                self._cache.update(keys[None], values[None], number)
+    Args:
+        embeds: `[1, T, D]`.
 
-    @torch.inference_mode()
-    def read(self, embeds: Tensor) -> tuple[Tensor, KeysAndValues]:
-        """Read `[1, T, D]` and give the last hidden state `[D]` and all that is kept of the text."""
-        output = self._model.language_model(inputs_embeds=embeds, past_key_values=self._cache, use_cache=True)
-        layers = []
-        for layer in self._cache.layers:
-            assert isinstance(layer, DynamicLayer)
-            assert layer.keys is not None
-            assert layer.values is not None
-            layers.append((layer.keys[0], layer.values[0]))
-        return output.last_hidden_state[0, -1], KeysAndValues(layers)
+    Returns:
+        The last hidden state `[D]`, and what is kept of both texts.
+    """
+    cache = _cache()
+    if before is not None:
+        for number, (keys, values) in enumerate(before.layers):
+            cache.update(keys[None], values[None], number)
+    output = model.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+    return output.last_hidden_state[0, -1], _row_of(cache, 0, slice(None))
+
+
+@torch.inference_mode()
+def read_texts(
+    model: LlavaGroundingForConditionalGeneration, embeds: Sequence[Tensor]
+) -> list[tuple[Tensor, KeysAndValues]]:
+    """Read several texts `[1, T, D]` in one pass; each as `read_text` gives it."""
+    if len(embeds) == 1:
+        return [read_text(model, embeds[0])]
+    cache = _cache()
+    hidden, _ = read_padded(model, embeds, cache)
+    return [(hidden[row, -1], _row_of(cache, row, slice(-text.shape[1], None))) for row, text in enumerate(embeds)]
+
+
+@torch.inference_mode()
+def read_padded(
+    model: LlavaGroundingForConditionalGeneration, embeds: Sequence[Tensor], cache: Cache | None = None
+) -> tuple[Tensor, Tensor]:
+    """Hidden states `[B, T, D]` of several texts `[1, T, D]`, padded on the left, and which positions are real."""
+    longest = max(text.shape[1] for text in embeds)
+    mask = torch.zeros(len(embeds), longest, dtype=torch.bool, device=embeds[0].device)
+    for row, text in enumerate(embeds):
+        mask[row, longest - text.shape[1] :] = True
+    output = model.language_model(
+        inputs_embeds=torch.cat([pad(text, (0, 0, longest - text.shape[1], 0)) for text in embeds]),
+        attention_mask=mask.long(),
+        position_ids=(mask.long().cumsum(dim=1) - 1).clamp(min=0),
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+    return output.last_hidden_state, mask
+
+
+def _cache() -> Cache:
+    """Keeps all positions of every layer, also of models with a sliding window, which is then only a mask."""
+    return Cache(layer_class_to_replicate=DynamicLayer)
+
+
+def _row_of(cache: Cache, row: int, place: slice) -> KeysAndValues:
+    layers = []
+    for layer in cache.layers:
+        assert isinstance(layer, DynamicLayer)
+        assert layer.keys is not None
+        assert layer.values is not None
+        layers.append((layer.keys[row, :, place], layer.values[row, :, place]))
+    return KeysAndValues(layers)
 
 
 @dataclass(eq=False)
 class Writing:
-    """One answer being written, and what the last step added to it."""
+    """One answer being written."""
 
     decoding: Decoding
     hidden: Tensor
@@ -75,11 +120,9 @@ class Writing:
     """Positions read."""
     written: int = 0
     token: int | None = None
-    """What the last step wrote; None if it only read."""
-    states_before: list[Tensor] = field(default_factory=list)
-    """Phrase states `[D]` that became known before `token`."""
-    states_after: list[Tensor] = field(default_factory=list)
-    """Phrase states that became known by reading `token`."""
+    """What it wrote last; None before its first token."""
+    states: list[Tensor] = field(default_factory=list)
+    """Phrase states `[D]`, one per `<seg>`, that have become known since its last token was chosen."""
     done: bool = False
     kept: KeysAndValues | None = None
     """What was read of it, once it is done and if it was wanted."""
@@ -87,7 +130,7 @@ class Writing:
     """Why it could not go on; it is then done."""
 
     def __post_init__(self) -> None:
-        self.chooser = decoding.TokenSampler(self.decoding)
+        self.sampler = TokenSampler(self.decoding)
 
 
 class RunningBatch:
@@ -111,7 +154,10 @@ class RunningBatch:
         return len(self.writings)
 
     def join(self, decoding: Decoding, hidden: Tensor, read: KeysAndValues) -> Writing:
-        """Begin an answer behind a text that was read; `hidden` is its last hidden state."""
+        """Begin an answer behind a text that was read; `hidden` is its last hidden state.
+
+        To be called before tokens are chosen, not between choosing and reading them.
+        """
         writing = Writing(decoding, hidden, read.length)
         self._rows.add(read)
         self.writings.append(writing)
@@ -128,29 +174,50 @@ class RunningBatch:
         if row < len(self.writings):
             self.writings[row] = last
 
-    def step(self) -> None:
-        """Write one token of every answer; those that are done leave."""
-        for writing in self.writings:
-            writing.token, writing.states_before, writing.states_after = None, [], []
-        config = self._model.config
-        last_reads = []
+    def choose_tokens(self) -> None:
+        """Choose the next token of every answer; those that end with it leave."""
         for writing in self._choose():
-            if writing.token == config.seg_token_id and not self._at_seg:
-                writing.states_before.append(writing.hidden)
+            if writing.token == self._model.config.seg_token_id and not self._at_seg:
+                writing.states.append(writing.hidden)
             writing.written += 1
-            ended = writing.token == config.eos_token_id or writing.written >= writing.decoding.max_new_tokens
-            if ended and self._at_seg and writing.token == config.seg_token_id:
-                last_reads.append(writing)  # its state is known when it has been read
-            elif ended:
+            if self._ended(writing) and not self._waits_for_state(writing):
                 self.leave(writing)
+
+    def read_tokens(self) -> None:
+        """Read the tokens just chosen; an answer that only waited for the phrase state of its last one leaves."""
         if not self.writings:
             return
         self._read()
-        for writing in self.writings:
-            if self._at_seg and writing.token == config.seg_token_id:
-                writing.states_after.append(writing.hidden)
-        for writing in last_reads:
-            self.leave(writing)
+        for writing in list(self.writings):
+            if self._waits_for_state(writing):
+                writing.states.append(writing.hidden)
+                if self._ended(writing):
+                    self.leave(writing)
+
+    def write(self, stop: StopSignal | None = None) -> Iterator[None]:
+        """Write on until every answer is done; gives way whenever there may be something new.
+
+        Args:
+            stop: asked before each token; true ends all answers where they stand.
+        """
+        while self.writings:
+            if stop_requested(stop):
+                for writing in list(self.writings):
+                    self.leave(writing)
+            else:
+                self.choose_tokens()
+            yield
+            if self.writings:
+                self.read_tokens()
+                yield
+
+    def _ended(self, writing: Writing) -> bool:
+        limit = writing.decoding.max_new_tokens
+        return writing.token == self._model.config.eos_token_id or writing.written >= limit
+
+    def _waits_for_state(self, writing: Writing) -> bool:
+        """Its last token is a `<seg>` whose state is known when it has been read."""
+        return self._at_seg and writing.token == self._model.config.seg_token_id
 
     @torch.inference_mode()
     def _choose(self) -> list[Writing]:
@@ -158,8 +225,9 @@ class RunningBatch:
         logits = self._model.logits(torch.stack([writing.hidden for writing in self.writings]))
         running = list(self.writings)
         for row, writing in enumerate(running):
+            writing.states = []
             try:
-                writing.token = writing.chooser.choose(logits[row])
+                writing.token = writing.sampler.choose(logits[row])
             except LlavaGroundingError as error:
                 writing.error = error
         for writing in running:
@@ -171,11 +239,12 @@ class RunningBatch:
     def _read(self) -> None:
         rows = self._rows
         rows.make_room()
-        ids = torch.tensor([[writing.token] for writing in self.writings], device=self._model.device)
+        device = self.writings[0].hidden.device
+        ids = torch.tensor([[writing.token] for writing in self.writings], device=device)
         output = self._model.language_model(
             inputs_embeds=self._model.get_input_embeddings()(ids),
-            attention_mask=rows.mask(ids.device),
-            position_ids=torch.tensor([[writing.length] for writing in self.writings], device=ids.device),
+            attention_mask=rows.mask(device),
+            position_ids=torch.tensor([[writing.length] for writing in self.writings], device=device),
             past_key_values=rows.cache,
             use_cache=True,
         )

@@ -1,0 +1,248 @@
+"""The token loop: when answers end, phrase states, reading on, and answers side by side as those written alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from answer_checks import CHATS, KINDS, RAW
+from llava_grounding.inference.batching import (
+    KeysAndValues,
+    RunningBatch,
+    Writing,
+    read_padded,
+    read_text,
+    read_texts,
+)
+from llava_grounding.inference.decoding import Decoding, StopSignal
+from llava_grounding.inference.engine import GroundedChat
+from llava_grounding.serve.caches import ByteBudgetCache
+from tiny_model import saying
+
+LENGTHS = (7, 40, 3, 25, 12, 300)
+SEG, END = 8, 1
+Written = tuple[list[int], list[torch.Tensor]]
+
+
+def texts(chat: GroundedChat, lengths: Sequence[int] = LENGTHS) -> list[torch.Tensor]:
+    """Embeddings `[1, T, D]` of random words."""
+    generator = torch.Generator().manual_seed(5)
+    embed = chat.model.get_input_embeddings()
+    with torch.inference_mode():
+        return [embed(torch.randint(20, 400, (1, length), generator=generator)) for length in lengths]
+
+
+def begin(chat: GroundedChat, batch: RunningBatch, text: torch.Tensor, decoding: Decoding) -> Writing:
+    return batch.join(decoding, *read_text(chat.model, text))
+
+
+def take(writing: Writing, into: Written) -> None:
+    """What is new: called after each token is chosen, and after it is read."""
+    if writing.written > len(into[0]):
+        assert writing.token is not None
+        into[0].append(writing.token)
+    into[1].extend(writing.states)
+    writing.states = []
+
+
+def write(
+    kind: str, scripts: list[list[int]], limit: int = 50, stop: StopSignal | None = None
+) -> tuple[list[Writing], list[Written], list[torch.Tensor]]:
+    """Answers that are these ids, what came of them, and the texts before."""
+    chat = CHATS[kind]
+    before = texts(chat, [6] * len(scripts))
+    batch = RunningBatch(chat.model)
+    with saying(chat, *scripts):
+        writings = [batch.join(Decoding(limit), *read) for read in read_texts(chat.model, before)]
+        written: list[Written] = [([], []) for _ in scripts]
+        for _ in batch.write(stop):
+            for writing, into in zip(writings, written, strict=True):
+                take(writing, into)
+    return writings, written, before
+
+
+def alone(chat: GroundedChat, text: torch.Tensor, decoding: Decoding) -> Written:
+    """An answer written by the language model itself, which reads the whole text again for every token."""
+    written: Written = ([], [])
+    writing = Writing(decoding, torch.empty(0), 0)
+    config, embed = chat.model.config, chat.model.get_input_embeddings()
+    with torch.inference_mode():
+        while len(written[0]) < decoding.max_new_tokens and config.eos_token_id not in written[0]:
+            whole = torch.cat([text, embed(torch.tensor([written[0]], dtype=torch.long))], dim=1)
+            hidden = chat.model.language_model(inputs_embeds=whole, use_cache=False).last_hidden_state[0, -1]
+            written[0].append(writing.sampler.choose(chat.model.logits(hidden)))
+        ids = torch.tensor([written[0]])
+        whole = torch.cat([text, embed(ids)], dim=1)
+        hidden = chat.model.language_model(inputs_embeds=whole, use_cache=False).last_hidden_state
+        padded = torch.cat([torch.full((1, text.shape[1]), 40), ids], dim=1)
+        written[1].extend(chat.model.phrase_states(hidden, padded)[0][0])
+    return written
+
+
+def assert_same(given: Written, expected: Written) -> None:
+    assert given[0] == expected[0]
+    assert len(given[1]) == len(expected[1])
+    for one, other in zip(given[1], expected[1], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_answers_end_by_their_end_token_or_the_limit() -> None:
+    scripts = [[40, 41, END], [50, END], [60, 61, 62, 63, 64]]
+    writings, written, _ = write("separate", scripts, limit=4)
+    assert [tokens for tokens, _ in written] == [[40, 41, END], [50, END], [60, 61, 62, 63]]
+    assert all(writing.done for writing in writings)
+
+
+@KINDS
+def test_phrase_states_are_those_of_the_whole_sequence(kind: str) -> None:
+    scripts = [[40, SEG, 41, SEG, END], [50, 51, SEG, 52, END], [60, 61, 62, 63, END]]
+    chat = CHATS[kind]
+    _, written, before = write(kind, scripts)
+    assert [len(states) for _, states in written] == [2, 1, 0]
+    for script, given, text in zip(scripts, written, before, strict=True):
+        with saying(chat, script):
+            assert_same(given, alone(chat, text, Decoding(50)))
+
+
+def test_a_seg_that_is_cut_off_by_the_limit_still_gives_its_state() -> None:
+    for kind, read in (("shared", 2), ("separate", 1)):
+        (writing,), ((tokens, states),), (before,) = write(kind, [[40, SEG, 41]], limit=2)
+        assert tokens == [40, SEG]
+        assert len(states) == 1
+        assert writing.kept is not None
+        assert writing.kept.length == before.shape[1] + read
+
+
+def test_the_last_token_is_not_read_without_need() -> None:
+    (writing,), _, (before,) = write("shared", [[40, 41, END]])
+    assert writing.kept is not None
+    assert writing.kept.length == before.shape[1] + 2
+
+
+def test_stopping_ends_every_answer_between_two_tokens() -> None:
+    asked = iter([False, False, True])
+    _, written, _ = write("separate", [[40] * 9, [41] * 9], stop=lambda: next(asked))
+    assert [tokens for tokens, _ in written] == [[40, 40], [41, 41]]
+    event = threading.Event()
+    event.set()
+    (writing,), ((tokens, _),), (before,) = write("separate", [[40] * 9], stop=event)
+    assert tokens == []
+    assert writing.kept is not None
+    assert writing.kept.length == before.shape[1]
+
+
+def test_reading_on_equals_reading_at_once_and_leaves_what_was_read_before_as_it_was() -> None:
+    model = CHATS["shared"].model
+    whole, other = texts(CHATS["shared"], [9, 5])
+    _, start = read_text(model, whole[:, :4])
+    read_text(model, other, start)
+    hidden, read = read_text(model, whole[:, 4:], start)
+    expected, directly = read_text(model, whole)
+    assert (start.length, read.length) == (4, 9)
+    torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(read.layers[-1], directly.layers[-1], atol=1e-5, rtol=1e-4)
+
+
+def test_padding_on_the_left_changes_nothing() -> None:
+    model = CHATS["shared"].model
+    several = texts(CHATS["shared"], [3, 7])
+    positions: list[list[list[int]]] = []
+    handle = model.language_model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: positions.append(kwargs["position_ids"].tolist()), with_kwargs=True
+    )
+    together = read_texts(model, several)
+    handle.remove()
+    assert positions == [[[0, 0, 0, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6]]]  # for models with absolute positions
+    for (hidden, read), text in zip(together, several, strict=True):
+        expected, alone = read_text(model, text)
+        torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-4)
+        assert read.length == alone.length
+        torch.testing.assert_close(read.layers[0], alone.layers[0], atol=1e-5, rtol=1e-4)
+    assert read_padded(model, several)[1].sum(dim=1).tolist() == [3, 7]
+
+
+@KINDS
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_answers_that_come_and_go_equal_those_written_alone(kind: str, temperature: float) -> None:
+    chat = CHATS[kind]
+    decodings = [Decoding(limit, temperature, seed=3) for limit in (9, 4, 30, 1, 30, 9)]
+    expected = [alone(chat, text, one) for text, one in zip(texts(chat), decodings, strict=True)]
+    batch = RunningBatch(chat.model)
+    waiting = list(zip(texts(chat), decodings, strict=True))
+    collected: dict[int, tuple[list[int], list[torch.Tensor]]] = {}
+    numbers: dict[int, Writing] = {}
+    while waiting or len(batch):
+        if waiting and len(batch) < 3:
+            numbers[len(numbers)] = begin(chat, batch, *waiting.pop(0))
+            collected[len(collected)] = ([], [])
+        running = [(number, writing) for number, writing in numbers.items() if not writing.done]
+        for step in (batch.choose_tokens, batch.read_tokens):
+            step()
+            for number, writing in running:
+                take(writing, collected[number])
+    for number, wanted in enumerate(expected):
+        assert_same(collected[number], wanted)
+
+
+@KINDS
+def test_phrase_states_come_with_their_tokens_and_what_was_read_can_be_read_on(kind: str) -> None:
+    chat = CHATS[kind]
+    short, long, *_ = texts(chat)
+    with saying(chat, RAW):
+        expected = alone(chat, short, Decoding(60))
+    with saying(chat, RAW, RAW):
+        batch = RunningBatch(chat.model)
+        first = begin(chat, batch, short, Decoding(60))
+        begin(chat, batch, long, Decoding(60))
+        given: tuple[list[int], list[torch.Tensor]] = ([], [])
+        for _ in batch.write():
+            take(first, given)
+    assert len(expected[1]) == 3
+    assert_same(given, expected)
+
+    assert first.kept is not None
+    ids = torch.tensor([given[0][first.kept.length - short.shape[1] :] or [7]])
+    embed = chat.model.get_input_embeddings()
+    with torch.inference_mode():
+        hidden, read = read_text(chat.model, embed(ids), first.kept)
+        whole = torch.cat([short, embed(torch.tensor([given[0]]))], dim=1)
+        directly, _ = read_text(chat.model, whole)
+    torch.testing.assert_close(hidden, directly, atol=1e-3, rtol=1e-3)
+    assert read.length == whole.shape[1]
+    assert first.kept.length < read.length  # it stays as it was
+
+
+def test_an_answer_that_has_no_numbers_leaves_and_harms_no_other() -> None:
+    chat = CHATS["shared"]
+    good, bad, *_ = texts(chat)
+    expected = alone(chat, good, Decoding(12))
+    batch = RunningBatch(chat.model)
+    hidden, read = read_text(chat.model, bad)
+    broken = KeysAndValues([(keys, values * float("nan")) for keys, values in read.layers])
+    lost = batch.join(Decoding(12), hidden, broken)
+    kept = begin(chat, batch, good, Decoding(12))
+    given: tuple[list[int], list[torch.Tensor]] = ([], [])
+    while len(batch):
+        for step in (batch.choose_tokens, batch.read_tokens):
+            step()
+            take(kept, given)
+        if lost.done and kept.written == 3:
+            begin(chat, batch, bad, Decoding(2))  # in the row that the lost one had
+    assert "not finite" in str(lost.error)
+    assert_same(given, expected)
+
+
+def test_a_cache_keeps_what_was_used_last_within_its_budget() -> None:
+    cache: ByteBudgetCache[str, int] = ByteBudgetCache(10)
+    cache.put("a", 1, 4)
+    cache.put("b", 2, 4)
+    assert cache.get("a") == 1
+    cache.put("c", 3, 4)
+    assert (cache.get("a"), cache.get("b"), cache.get("c"), cache.nbytes) == (1, None, 3, 8)
+    cache.put("a", 9, 2)
+    assert (cache.get("a"), cache.nbytes) == (9, 6)
+    cache.put("huge", 5, 11)
+    assert (cache.get("huge"), cache.nbytes, len(cache)) == (None, 6, 2)
