@@ -157,6 +157,11 @@ def test_arguments_of_another_kind_are_refused(use: Callable[[GroundedChat], obj
         use(tiny_chat("shared"))
 
 
+def test_an_option_of_another_name_is_refused_with_the_one_it_may_mean() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument `max_new_token`; did you mean `max_new_tokens`"):
+        tiny_chat("shared").ask(IMAGE, "What?", max_new_token=5)  # type: ignore[call-arg]
+
+
 def test_a_temperature_may_be_any_kind_of_number() -> None:
     chat = tiny_chat("shared")
     settings = {"seed": 1, "max_new_tokens": 3}

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Unpack
 
 import typer
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from llava_grounding.image_files import ImageLimits
+    from llava_grounding.inference.decoding import GenerationOptions
     from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
 
 ModelOption = Annotated[
@@ -59,9 +60,7 @@ class Talk(Protocol):
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
+        **generation: Unpack[GenerationOptions],
     ) -> Iterator[Any]:
         """Events with `text`, then `phrase`, at last `answer`."""
 
@@ -77,9 +76,7 @@ class Engine(Protocol):
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
+        **generation: Unpack[GenerationOptions],
     ) -> GroundedAnswer:
         """Answer one question."""
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Unpack
 
 import torch
 
 from llava_grounding.errors import PromptError, UsageError
 from llava_grounding.inference.answering import RunningAnswer, TextDelta
 from llava_grounding.inference.batching import KeysAndValues, RunningBatch, read_text
-from llava_grounding.inference.decoding import Decoding, StopSignal, check_stop
+from llava_grounding.inference.decoding import Decoding, GenerationOptions, StopSignal, read_options
 from llava_grounding.inference.runtime import Runtime, SeenImage
 from llava_grounding.processing.processor import EncodedText
 from llava_grounding.processing.text_length import check_tokens
@@ -95,14 +96,10 @@ class Conversation:
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        stop: StopSignal | None = None,
+        **generation: Unpack[GenerationOptions],
     ) -> GroundedAnswer:
         """Answer the next question; see `GroundedChat.ask` for the arguments."""
-        decoding = Decoding(max_new_tokens, temperature, seed)
-        *_, done = self._start(question, prompts, grounded, decoding, stop, stream=False)
+        *_, done = self._start(question, prompts, grounded, generation, stream=False)
         assert isinstance(done, AnswerDone)
         return done.answer
 
@@ -111,28 +108,23 @@ class Conversation:
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        stop: StopSignal | None = None,
+        **generation: Unpack[GenerationOptions],
     ) -> Iterator[StreamEvent]:
         """Like `ask`, as it comes: text, regions of each phrase as soon as it closes, and the answer as last event.
 
         A question that cannot be asked raises here, before the first event.
         """
-        decoding = Decoding(max_new_tokens, temperature, seed)
-        return self._start(question, prompts, grounded, decoding, stop, stream=True)
+        return self._start(question, prompts, grounded, generation, stream=True)
 
     def _start(
         self,
         question: str,
         prompts: Sequence[VisualPrompt],
         grounded: bool,
-        decoding: Decoding,
-        stop: StopSignal | None,
+        generation: GenerationOptions,
         stream: bool,
     ) -> Iterator[StreamEvent]:
-        check_stop(stop)
+        decoding, stop = read_options(generation)
         message = question_message(question, prompts)
         processor, letterbox = self._runtime.processor, self._image.letterbox
         limit = self._runtime.max_positions

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, fields
+from typing import Protocol, TypedDict, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from llava_grounding.errors import LlavaGroundingError, UsageError, shown
+from llava_grounding.errors import LlavaGroundingError, UsageError, did_you_mean, shown
 
 MAX_NEW_TOKENS = 2000
 """Longest answer that may be asked for."""
@@ -29,6 +29,37 @@ class Flag(Protocol):
 
 StopSignal = Callable[[], bool] | Flag
 """Asked between tokens; true ends the answer where it stands."""
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Keyword arguments of everything that answers: `ask`, `stream`, `ask_batch`."""
+
+    max_new_tokens: int
+    """Where the answer is cut, 1 to 2000; 256 unless told."""
+    temperature: float
+    """0, the default, always takes the likeliest token; higher values vary more."""
+    seed: int | None
+    """Makes sampling repeatable."""
+    stop: StopSignal | None
+    """A function or `threading.Event` asked between tokens; true ends the answer where it stands."""
+
+
+def read_options(options: GenerationOptions) -> tuple[Decoding, StopSignal | None]:
+    """Options, checked.
+
+    Raises:
+        UsageError: if a value is out of its range.
+        TypeError: if a name is not known.
+    """
+    settings = dict(options)
+    stop = settings.pop("stop", None)
+    if stop is not None and not isinstance(stop, Flag) and not callable(stop):
+        raise UsageError(f"stop must be a function or a threading.Event, got {shown(stop)}")
+    unknown = settings.keys() - {field.name for field in fields(Decoding)}
+    for name in unknown:
+        suggestion = did_you_mean(name, GenerationOptions.__annotations__)
+        raise TypeError(f"unexpected keyword argument `{name}`{suggestion}")
+    return Decoding(**settings), stop  # type: ignore[arg-type]  # whose types it checks itself
 
 
 @dataclass(frozen=True)
@@ -104,16 +135,6 @@ class TokenSampler:
             return best
         chances = (logits.cpu() / self._temperature).softmax(dim=-1)
         return int(torch.multinomial(chances, 1, generator=self._generator))
-
-
-def check_stop(stop: object) -> None:
-    """Refuse what cannot be asked between tokens.
-
-    Raises:
-        UsageError: if it is neither a function nor something like `threading.Event`.
-    """
-    if stop is not None and not isinstance(stop, Flag) and not callable(stop):
-        raise UsageError(f"stop must be a function or a threading.Event, got {shown(stop)}")
 
 
 def stop_requested(stop: StopSignal | None) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from PIL import Image
@@ -23,7 +23,7 @@ from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource
 from llava_grounding.inference.answering import RunningAnswer
 from llava_grounding.inference.batching import RunningBatch, read_padded, read_texts
 from llava_grounding.inference.conversation import Conversation, fit_decoding, question_message
-from llava_grounding.inference.decoding import Decoding, StopSignal, check_stop
+from llava_grounding.inference.decoding import Decoding, GenerationOptions, StopSignal, read_options
 from llava_grounding.inference.runtime import Runtime, SeenImage
 from llava_grounding.markup import PhraseSpan
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
@@ -128,10 +128,7 @@ class GroundedChat:
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        stop: StopSignal | None = None,
+        **generation: Unpack[GenerationOptions],
     ) -> GroundedAnswer:
         """Answer one question about an image.
 
@@ -140,10 +137,7 @@ class GroundedChat:
             question: with one `<region>` per prompt.
             prompts: what the k-th `<region>` points at, at most 32, in pixels of the upright image.
             grounded: ask for regions; without, the answer has no phrases.
-            max_new_tokens: where the answer is cut, 1 to 2000.
-            temperature: 0 always takes the likeliest token; higher values vary more.
-            seed: makes sampling repeatable.
-            stop: a function or `threading.Event` asked between tokens; true ends the answer where it stands.
+            generation: how it is written: `max_new_tokens`, `temperature`, `seed` and `stop`, see `GenerationOptions`.
 
         Returns:
             The answer. A phrase for which nothing was found has no regions, and a score that says how near it was.
@@ -151,8 +145,7 @@ class GroundedChat:
         Raises:
             ImageError, PromptError, UsageError: if something given cannot be used; the message says what.
         """
-        talk = self.conversation(image)
-        return talk.ask(question, prompts, grounded, max_new_tokens, temperature, seed, stop)
+        return self.conversation(image).ask(question, prompts, grounded, **generation)
 
     def conversation(
         self, image: ImageSource, messages: Sequence[Message] = (), grounded: bool | Sequence[bool] = True
@@ -174,11 +167,8 @@ class GroundedChat:
     def ask_batch(
         self,
         questions: Iterable[Question | Mapping[str, Any] | tuple[Any, ...]],
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        stop: StopSignal | None = None,
         batch_size: int = 16,
+        **generation: Unpack[GenerationOptions],
     ) -> list[GroundedAnswer]:
         """Answer many questions, several at once; the answers equal those of `ask` with the same arguments.
 
@@ -186,14 +176,14 @@ class GroundedChat:
             questions: `Question` values, or tuples or mappings of their fields, e.g. `(image, question)`. An image that
                 is given several times is encoded once per `batch_size` questions.
             batch_size: how many are answered at once; it trades memory for speed.
+            generation: as of `ask`.
 
         Raises:
             ImageError, PromptError, UsageError: as `ask`; the message begins with the number of the question, from 0.
         """
-        decoding = Decoding(max_new_tokens, temperature, seed)
+        decoding, stop = read_options(generation)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UsageError(f"batch_size must be a whole number from 1 on, got {shown(batch_size)}")
-        check_stop(stop)
         if not isinstance(questions, Iterable):
             raise UsageError(f"questions must be a list of Question values, got {shown(questions)}")
         asked = [_question(index, value) for index, value in enumerate(questions)]
