@@ -26,7 +26,7 @@ PYTEST_WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-lowest test-avx2 check lint types imports docs constraints train-nano clean
+.PHONY: help setup demo test test-lowest test-avx2 check lint types imports docs site constraints train-nano clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 16
@@ -74,7 +74,7 @@ AVX2_TESTS := tests/model/test_grounder.py tests/model/test_query_decoder.py tes
 test-avx2: $(VENV)/.dev ## run the tests in which CPUs differ as on one without AVX-512
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest $(PYTEST_WORKERS) $(AVX2_TESTS)
 
-check: lint types imports test ## everything CI runs
+check: lint types imports site test ## everything CI runs
 
 lint: $(VENV)/.dev ## style, formatting, and code that nothing uses
 	$(BIN)/ruff check .
@@ -89,6 +89,9 @@ imports: $(VENV)/.dev ## import directions between rooms
 
 docs: $(VENV)/.dev ## bring the help texts in docs/cli.md up to date
 	$(BIN)/python tests/house.py
+
+site: $(VENV)/.dev ## the documentation as pages with an API reference: build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 constraints: ## write constraints.txt anew from the newest versions that pyproject.toml allows (needs uv)
 	$(UV) pip compile pyproject.toml --all-extras --constraints constraints.in --python-version 3.11 --no-header \

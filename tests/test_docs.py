@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import llava_grounding
 from house import CLI_PAGE, PACKAGE, ROOT, Block, blocks, help_text, pages, with_current_help
 from llava_grounding import GroundedAnswer
 from llava_grounding.checkpoints import find_checkpoint
@@ -75,6 +76,11 @@ def model_is_here() -> bool:
 
 def python_blocks(page: Path) -> list[Block]:
     return [block for block in blocks(page) if block.language == "python"]
+
+
+def test_the_api_reference_names_everything_public() -> None:
+    named = set(re.findall(r"^::: llava_grounding\.(\w+)$", PAGES["docs/api.md"].read_text(), re.MULTILINE))
+    assert set(llava_grounding.__all__) - {"__version__", "LlavaGroundingError"} == named - {"errors"}
 
 
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if python_blocks(page)])

@@ -109,7 +109,8 @@ class Record:
         statements: spatial statements with whether they are true.
         questions: yes/no questions with `yes` or `no`, for evaluation.
         exhaustive: categories of which every visible instance is labelled.
-        source, license: as the file says, or empty.
+        source: as the file says, or empty.
+        license: as the file says, or empty.
         grounded_captions: sentences with their phrases tied to instances.
         expressions: what people say to mean instances.
         dialogues: recorded conversations, of which one at a time is learnt from.

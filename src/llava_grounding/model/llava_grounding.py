@@ -136,8 +136,8 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         Args:
             grounder_pixel_values: the letterboxed canvas, normalised; sides multiples of 32.
             pixel_values: what the vision tower sees; None when it shares the grounder's features.
-            class_embeds, class_mask: phrases that a shared tower's proposals are scored against in every layer, as the
-                losses of class names need; None for none.
+            class_embeds: phrases that a shared tower's proposals are scored against in every layer, as the losses of
+                class names need, where `class_mask` is set; None for none.
         """
         tower, proposals = self.vision_tower, None
         # The phrase that picks the queries is the tower's, but it is frozen with the grounder.
@@ -299,7 +299,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             image_features: from `encode_image`, instead of pixels.
             labels: token ids to learn, -100 elsewhere, unshifted.
             logits_to_keep: compute logits of only that many last positions, or of those positions; 0 means all.
-            region_boxes, region_types, region_mask, region_coverage: `region_prompts` as a processor's batch has them.
+            region_boxes: with `region_types`, `region_mask` and `region_coverage`, `region_prompts` in a processor's batch.
             image_sizes: part of a processor's batch, for the way out; not used here.
             prompt_embeds: from `embed_prompt`, what the first P positions of the sequence are read as; whatever comes
                 after them is words, also the id of a placeholder.
