@@ -299,7 +299,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             image_features: from `encode_image`, instead of pixels.
             labels: token ids to learn, -100 elsewhere, unshifted.
             logits_to_keep: compute logits of only that many last positions, or of those positions; 0 means all.
-            region_boxes: with `region_types`, `region_mask` and `region_coverage`, `region_prompts` in a processor's batch.
+            region_boxes: with `region_types`, `region_mask`, `region_coverage`: `region_prompts` as in a batch.
             image_sizes: part of a processor's batch, for the way out; not used here.
             prompt_embeds: from `embed_prompt`, what the first P positions of the sequence are read as; whatever comes
                 after them is words, also the id of a placeholder.
