@@ -9,6 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import faulthandler
+import gc
 import io
 import json
 import tarfile
@@ -27,6 +28,12 @@ hypothesis.settings.register_profile("llava-grounding", deadline=None)
 hypothesis.settings.load_profile("llava-grounding")
 
 _SECONDS_TO_END = 120
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector, which every training run calls, need not look at it each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

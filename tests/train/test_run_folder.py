@@ -96,7 +96,8 @@ class TestOneRunAtATime:
                 if worker == 0:
                     (tmp_path / "forked").touch()
                     signal.pause()
-                (tmp_path / "worker").write_text(str(worker))
+                (tmp_path / "aside").write_text(str(worker))
+                (tmp_path / "aside").replace(tmp_path / "worker")
                 signal.pause()
 
         other = Elsewhere(with_worker)

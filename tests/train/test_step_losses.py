@@ -261,11 +261,3 @@ def test_four_pictures_can_be_overfit() -> None:
     assert last["loss"] < 0.3 * first["loss"]
     for name in ("loss_class", "loss_mask", "loss_box", "loss_giou", "naming", "cells"):
         assert last[name] < 0.5 * first[name], name
-
-
-def test_four_dialogues_can_be_overfit() -> None:
-    batch = chat_of(*four_samples())
-    first, last = overfit(lambda model, phrases: chat_losses(model, phrases, CRITERIA, batch), 40)
-    assert last["language"] < 0.7 * first["language"]
-    assert last["class_loss"] < 0.5 * first["class_loss"]
-    assert last["phrase_loss"] < 0.5 * first["phrase_loss"]
