@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from fractions import Fraction
@@ -144,6 +145,10 @@ def test_a_picture_that_is_one_colour_has_regions_with_pixels_or_none() -> None:
     [
         (lambda chat: chat.ask(IMAGE, "What?", stop=5), "stop must be a function or a threading.Event, got 5"),
         (lambda chat: chat.ask_batch([], stop=5), "stop must be a function or a threading.Event, got 5"),
+        (
+            lambda chat: chat.ask_batch(itertools.repeat((IMAGE, "What?"))),
+            "questions must be at most 100,000 at a time, got more",
+        ),
         (lambda chat: chat.ask_batch(5), "questions must be a list of Question values, got 5"),
         (lambda chat: chat.ground(IMAGE, None), "phrases must be a list of texts, got None"),
         (lambda chat: chat.conversation(IMAGE, 5), "messages must be a list of Message values, got 5"),

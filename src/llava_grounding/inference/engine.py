@@ -34,6 +34,8 @@ from llava_grounding.processing.selection import PhraseSelection
 from llava_grounding.processing.text_length import check_characters_fit
 from llava_grounding.structures import MAX_REGIONS, GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 
+MAX_QUESTIONS = 100_000
+"""Of one `ask_batch`, whose answers are held until the last is there."""
 _PHRASES_PER_PASS = 32  # texts of `ground` read in one pass; bounds the memory it takes
 _NO_IMAGE = Letterbox.fit((1, 1), (1, 1))  # for texts without visual prompts
 
@@ -186,7 +188,9 @@ class GroundedChat:
             raise UsageError(f"batch_size must be a whole number from 1 on, got {shown(batch_size)}")
         if not isinstance(questions, Iterable):
             raise UsageError(f"questions must be a list of Question values, got {shown(questions)}")
-        asked = [_question(index, value) for index, value in enumerate(questions)]
+        asked = [_question(index, value) for index, value in enumerate(islice(questions, MAX_QUESTIONS + 1))]
+        if len(asked) > MAX_QUESTIONS:  # it may have no end
+            raise UsageError(f"questions must be at most {MAX_QUESTIONS:,} at a time, got more")
         answers: list[GroundedAnswer] = []
         for start in range(0, len(asked), batch_size):
             answers += self._answer_together(asked[start : start + batch_size], start, decoding, stop)
