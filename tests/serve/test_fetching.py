@@ -14,7 +14,7 @@ import pytest
 
 from llava_grounding.errors import ConfigError, ImageError
 from llava_grounding.serve.fetching import Fetcher, is_public, public_address
-from llava_grounding.serve.images import ImageDoor
+from llava_grounding.serve.images import ImageReader
 
 PUBLIC = "93.184.216.34"
 HOST = "images.example.org"
@@ -106,7 +106,7 @@ def test_an_allowed_picture_is_fetched_from_the_address_that_was_looked_at() -> 
 def test_no_other_url_is_asked_for(url: str) -> None:
     wire = Wire(reply(b"pixels"))
     with pytest.raises(ImageError, match=r"must have a plain https URL of an allowed host|does not fetch"):
-        ImageDoor(lambda image: None, fetch=fetcher(wire)).read(url)  # type: ignore[arg-type, return-value]
+        ImageReader(lambda image: None, fetch=fetcher(wire)).read(url)  # type: ignore[arg-type, return-value]
     assert wire.connected == []
 
 
@@ -205,4 +205,4 @@ def test_a_host_that_is_no_name_is_refused_when_the_server_starts(host: str) -> 
 def test_a_fetched_picture_passes_the_same_door(tmp_path: Path) -> None:
     wire = Wire(reply(b"GIF89a"))
     with pytest.raises(ImageError, match="JPEG, PNG or WebP"):
-        ImageDoor(lambda image: None, fetch=fetcher(wire)).read(f"https://{HOST}/a.png")  # type: ignore[arg-type, return-value]
+        ImageReader(lambda image: None, fetch=fetcher(wire)).read(f"https://{HOST}/a.png")  # type: ignore[arg-type, return-value]

@@ -111,7 +111,7 @@ class GroundedChat:
 
     @property
     def processor(self) -> LlavaGroundingProcessor:
-        """The doors between pictures, words and tensors."""
+        """Turns pictures and words into tensors, and tensors into answers."""
         return self._runtime.processor
 
     @property

@@ -1,1 +1,1 @@
-"""The two doors: pixels and words to tensors (encode), tensors to a GroundedAnswer (decode)."""
+"""The processor: pixels and words to tensors (encode), tensors to a GroundedAnswer (decode)."""

@@ -1,4 +1,4 @@
-"""The two doors: `encode` turns an image and a conversation into tensors, `decode` turns tensors into an answer.
+"""The processor: `encode` turns an image and a conversation into tensors, `decode` turns tensors into an answer.
 
 Training, chat, benchmark and server all pass here, so that they cannot drift apart. Knows no model weights.
 """

@@ -1,4 +1,4 @@
-"""The two doors as transformers knows them: `processor(...)`, `apply_chat_template` and `post_process_*`.
+"""The processor as transformers knows it: `processor(...)`, `apply_chat_template` and `post_process_*`.
 
 A mixin over the processor's own methods, which do the work; here are only the names and forms that pipelines, trainers
 and people used to transformers expect.

@@ -43,7 +43,7 @@ class Picture:
         return self.encoded.letterbox.image_size_wh
 
 
-class ImageDoor:
+class ImageReader:
     """Reads images of requests; may be used by several threads.
 
     Args:

@@ -25,7 +25,7 @@ from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.render import answer_to_html, draw_answer
 from llava_grounding.serve import wire
 from llava_grounding.serve.fetching import Fetcher
-from llava_grounding.serve.images import ImageDoor
+from llava_grounding.serve.images import ImageReader
 from llava_grounding.serve.jobs import AnswerWritten, Event, Failed, Job, PhrasesFound
 from llava_grounding.serve.metrics import Metrics
 from llava_grounding.serve.problems import ApiError, from_error, from_validation, too_slow
@@ -60,7 +60,7 @@ class Service:
             if settings.fetch_hosts
             else None
         )
-        self._door = ImageDoor(chat.processor.encode_image, settings.image_limits, fetch)
+        self._images = ImageReader(chat.processor.encode_image, settings.image_limits, fetch)
         self._threads = ThreadPoolExecutor(_READERS, "reader")
 
     def start(self) -> None:
@@ -115,7 +115,7 @@ class Service:
 
     def _chat_task(self, body: ChatRequest) -> ChatTask:
         self.check_model(body.model)
-        return chat_task(body, self._door, self._settings)
+        return chat_task(body, self._images, self._settings)
 
     async def _whole(self, request: Request, body: ChatRequest, events: AsyncIterator[Event]) -> dict[str, Any]:
         written = None
@@ -191,7 +191,7 @@ class Service:
         if len(body.phrases) > self._settings.max_phrases:
             said = f"a request may have at most {self._settings.max_phrases} phrases, got {len(body.phrases)}"
             raise ApiError(400, said, "invalid_value", "phrases")
-        return GroundTask(self._door.read(body.image.url), tuple(body.phrases), body.threshold)
+        return GroundTask(self._images.read(body.image.url), tuple(body.phrases), body.threshold)
 
     async def render(self, request: Request) -> tuple[bytes, str]:
         """A file of an answer, and its type."""
@@ -203,7 +203,7 @@ class Service:
         answer = GroundedAnswer.from_dict(body.answer, self._settings.image_limits)
         if body.format == "coco":
             return json.dumps(answer.to_coco(body.file_name)).encode(), "application/json"
-        picture = self._door.picture(body.image.url)
+        picture = self._images.picture(body.image.url)
         if picture.size != answer.image_size_wh:
             raise ApiError(400, "the answer is about an image of another size", "invalid_value", "image")
         if body.format == "html":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from llava_grounding.errors import ImageError, PromptError, UsageError
 from llava_grounding.inference.decoding import Decoding
 from llava_grounding.markup import REGION, SEG, strip_markup
-from llava_grounding.serve.images import ImageDoor, Picture
+from llava_grounding.serve.images import ImageReader, Picture
 from llava_grounding.serve.schemas import (
     ChatRequest,
     GroundingOptions,
@@ -92,7 +92,7 @@ def grounding_options(request: ChatRequest) -> GroundingOptions:
     return GroundingOptions.model_validate({"mode": wish}) if isinstance(wish, str) else wish
 
 
-def chat_task(request: ChatRequest, door: ImageDoor, settings: ServeSettings) -> ChatTask:
+def chat_task(request: ChatRequest, images: ImageReader, settings: ServeSettings) -> ChatTask:
     """Read a chat request: its pictures are decoded here.
 
     Raises:
@@ -106,8 +106,8 @@ def chat_task(request: ChatRequest, door: ImageDoor, settings: ServeSettings) ->
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     system, dialogue = _without_system(request.messages)
     _check_counts(dialogue, settings)
-    picture = _the_picture(dialogue, door)
-    questions = [_question(message, picture, door) for message in dialogue[::2]]
+    picture = _the_picture(dialogue, images)
+    questions = [_question(message, picture, images) for message in dialogue[::2]]
     if system:
         questions[0] = Question(f"{system}\n{questions[0].text}", questions[0].prompts)
     answers = [_answer(message) for message in dialogue[1::2]]
@@ -173,7 +173,7 @@ def _check_counts(dialogue: Sequence[Message], settings: ServeSettings) -> None:
             raise PromptError(f"a question may have at most {settings.max_regions} regions, got {regions}")
 
 
-def _the_picture(dialogue: Sequence[Message], door: ImageDoor) -> Picture:
+def _the_picture(dialogue: Sequence[Message], images: ImageReader) -> Picture:
     """The one image that a dialogue is about; it may be sent with every turn."""
     first: Picture | None = None
     urls: set[str] = set()
@@ -184,7 +184,7 @@ def _the_picture(dialogue: Sequence[Message], door: ImageDoor) -> Picture:
             if message.role != "user":
                 raise UsageError("an answer may have text only")
             urls.add(part.image_url.url)
-            picture = door.read(part.image_url.url, f"image {len(urls)}")
+            picture = images.read(part.image_url.url, f"image {len(urls)}")
             if first is not None and picture.key != first.key:
                 raise ImageError("a dialogue is about one image, got several; begin another dialogue for the next")
             first = picture
@@ -192,10 +192,10 @@ def _the_picture(dialogue: Sequence[Message], door: ImageDoor) -> Picture:
     return first
 
 
-def _question(message: Message, picture: Picture, door: ImageDoor) -> Question:
+def _question(message: Message, picture: Picture, images: ImageReader) -> Question:
     """Words and visual prompts of a user's message, in whatever order the parts are."""
     parts = [part for part in _parts(message) if not isinstance(part, ImagePart)]
-    prompts = tuple(_prompt(part, door) for part in parts if isinstance(part, RegionPart))
+    prompts = tuple(_prompt(part, images) for part in parts if isinstance(part, RegionPart))
     for number, prompt in enumerate(prompts, start=1):
         try:
             prompt.validate(picture.size_wh)
@@ -207,7 +207,7 @@ def _question(message: Message, picture: Picture, door: ImageDoor) -> Question:
     return Question(" ".join(text.strip() for text in texts if text.strip()), prompts)
 
 
-def _prompt(part: RegionPart, door: ImageDoor) -> VisualPrompt:
+def _prompt(part: RegionPart, images: ImageReader) -> VisualPrompt:
     if part.click is not None:
         return VisualPrompt.click(*part.click)
     if part.box is not None:
@@ -216,4 +216,4 @@ def _prompt(part: RegionPart, door: ImageDoor) -> VisualPrompt:
         return VisualPrompt.scribble([(x, y) for x, y in part.scribble])
     if isinstance(part.mask, RunLengths):
         return VisualPrompt.mask_from_rle(part.mask.model_dump())
-    return VisualPrompt.mask_of(door.mask(str(part.mask)))
+    return VisualPrompt.mask_of(images.mask(str(part.mask)))

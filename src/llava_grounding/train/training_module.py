@@ -62,7 +62,7 @@ class TrainingModule(nn.Module):
         self._criteria = Criteria.of(len(phrases.names) if phrases else 0, loss_config.num_points, loss_config.weights)
         self.scalars: set[str] = set()
         # What sharding makes a unit of, under the name it asks for: layers that are only ever called. It would not see
-        # that somebody enters a vision module by another door than `forward`; these belong to the unit of the whole.
+        # that somebody enters a vision module by another method than `forward`; these belong to the unit of the whole.
         self._no_split_modules = list(model.language_model._no_split_modules or [])
 
     def train(self, mode: bool = True) -> TrainingModule:

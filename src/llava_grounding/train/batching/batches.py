@@ -1,4 +1,4 @@
-"""Samples to the tensors of a training step, through the processor's doors.
+"""Samples to the tensors of a training step, by the processor's own methods.
 
 One function per stage: class names as phrases, or dialogues with `<seg>` and `<region>`.
 """
