@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from llava_grounding.errors import ShapeError
+from llava_grounding.errors import ShapeError, UsageError
 from llava_grounding.model.llava_grounding import (
     ImageFeatures,
     LlavaGroundingForConditionalGeneration,
@@ -198,13 +198,13 @@ def test_prompt_memory_is_kept_or_made_but_not_made_twice() -> None:
 def test_prompts_without_anything_to_read_are_refused() -> None:
     model, inputs = built("official"), example(whole_config("official"))
     features = model.encode_image(**inputs.images)
-    with pytest.raises(ValueError, match="region_prompts need prompt_memory in image_features, or pixels"):
+    with pytest.raises(UsageError, match="region_prompts need prompt_memory in image_features, or pixels"):
         model(**inputs.text, region_prompts=inputs.prompts, image_features=features)
 
 
 def test_a_model_with_a_tower_of_its_own_asks_for_the_pixels_of_it() -> None:
     inputs = example(whole_config("official"))
-    with pytest.raises(ValueError, match="pixel_values are needed"):
+    with pytest.raises(UsageError, match="pixel_values are needed"):
         built("official").encode_image(inputs.images["grounder_pixel_values"])
 
 

@@ -17,6 +17,9 @@ from llava_grounding.train.batching.targets import TargetBatch
 from llava_grounding.train.losses import denoising
 from llava_grounding.train.losses.denoising import denoising_losses, disturbed
 from llava_grounding.train.losses.step_losses import Criteria
+from llava_grounding.train.plan import stage_plan
+from llava_grounding.train.recipe import recipe_of
+from llava_grounding.train.training_module import LossConfig, TrainingModule
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
 CRITERION = Criteria.of(len(NAMES), None).classes
@@ -154,3 +157,14 @@ def test_some_queries_begin_with_a_wrong_name() -> None:
         losses_of(model, sample((DOG,), ()), copies=400)
     wrong = float((given[0][0] != given[0][0].mode(0).values).any(1).float().mean())
     assert 0.08 < wrong < 0.19  # a fifth draw anew, of which a third fall on the right name
+
+
+@pytest.mark.parametrize("copies", [0, 2])
+def test_the_stage_of_class_names_has_what_the_recipe_asks_for(copies: int) -> None:
+    recipe = recipe_of({"stage": "pretrain_grounder", "data": [{"kind": "scenes"}], "denoising": copies})
+    model, phrases = training_model(), class_phrases()
+    module = TrainingModule(model, phrases, LossConfig.of(recipe, stage_plan(recipe)))
+    samples = four_samples()
+    images = [encode_sample_image(training_processor(), one) for one in samples]
+    losses = module(class_batch(samples, images, training_processor(), INDEX))
+    assert ("denoising" in losses) == bool(copies)

@@ -196,9 +196,6 @@ class TestRates:
     def test_each_name_has_its_factors(self, name: str, factor: float) -> None:
         assert learning_rate_of(name, self.RECIPE) == pytest.approx(1e-3 * factor)
 
-    def test_a_tower_of_its_own_is_on_the_language_side(self) -> None:
-        assert learning_rate_of("model.vision_tower.layers.0.weight", self.RECIPE, shared_tower=False) == 1e-3
-
     @pytest.mark.parametrize("flavour", FLAVOURS)
     def test_every_learning_parameter_is_in_one_group_with_its_rate_and_decay(self, flavour: str) -> None:
         model = training_model(flavour)

@@ -1,7 +1,7 @@
 """Labels of a COCO instances file on the disk: images and annotations by id and name, however many there are.
 
-An index is built once per file and found again by the file's hash. What a label must be is `data.coco`'s business: rows
-come back as small instances files of a few images. Knows no texts.
+An index is built once per file and found again by the file's hash. What a label must be is `data.readers.coco`'s
+business: rows come back as small instances files of a few images. Knows no texts.
 """
 
 from __future__ import annotations

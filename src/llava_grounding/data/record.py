@@ -1,6 +1,6 @@
 """What a data set says of one image: labelled things, captions, expressions, dialogues; pixels are read when asked for.
 
-Every reader of a published format makes these; `conversations` turns one into a `Sample`. Boxes are in pixels of the
+Every reader of a published format makes these; `dialogues` turns one into a `Sample`. Boxes are in pixels of the
 image. Knows no file format, no question templates and no tokenizer.
 """
 

@@ -1,6 +1,6 @@
 """Turns about one record, kind by kind: what is asked, what is answered, and which things its phrases mean.
 
-A draft points at things by their rows; `conversations` makes prompts or numbers of that. Nothing is said that labels
+A draft points at things by their rows; `builder` makes prompts or numbers of that. Nothing is said that labels
 cannot answer: all of a category, or that there is none, only where the category is labelled exhaustively.
 """
 

@@ -21,7 +21,7 @@ from llava_grounding.processing.processor import EncodedText
 from llava_grounding.processing.text_length import check_tokens
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 
-MAX_REGIONS = 32
+MAX_PROMPTS = 32
 """Visual prompts one question may have."""
 
 
@@ -213,10 +213,10 @@ def question_message(question: str, prompts: Sequence[VisualPrompt]) -> Message:
 def _check_prompts(prompts: Sequence[VisualPrompt]) -> tuple[VisualPrompt, ...]:
     if not isinstance(prompts, (VisualPrompt, Iterable)):
         raise PromptError(f"prompts must be a list of VisualPrompt values, got {type(prompts).__name__}")
-    given = (prompts,) if isinstance(prompts, VisualPrompt) else tuple(islice(prompts, MAX_REGIONS + 1))
-    if len(given) > MAX_REGIONS:
+    given = (prompts,) if isinstance(prompts, VisualPrompt) else tuple(islice(prompts, MAX_PROMPTS + 1))
+    if len(given) > MAX_PROMPTS:
         count = len(prompts) if isinstance(prompts, Sized) else "more"
-        raise PromptError(f"a question may have at most {MAX_REGIONS} region prompts, got {count}")
+        raise PromptError(f"a question may have at most {MAX_PROMPTS} region prompts, got {count}")
     for prompt in given:
         if not isinstance(prompt, VisualPrompt):
             raise PromptError(f"prompts must be VisualPrompt values, got {type(prompt).__name__}")

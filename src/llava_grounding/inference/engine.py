@@ -1,7 +1,7 @@
 """GroundedChat: load a model once, then answer questions about images, with regions for the phrases of each answer.
 
 The way in for programs. Knows no HTTP and no command line; what it is made of lives in `checkpoints` (finding and
-loading), `dialogue` (turns), `decoding` (tokens) and `runtime` (the model on its device).
+loading), `conversation` (turns), `batching` (tokens) and `runtime` (the model on its device).
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from llava_grounding.processing.phrases import as_spoken
 from llava_grounding.processing.processor import EncodedText, LlavaGroundingProcessor
 from llava_grounding.processing.selection import PhraseSelection
 from llava_grounding.processing.text_length import check_characters_fit
-from llava_grounding.structures import MAX_REGIONS, GroundedAnswer, GroundedPhrase, Message, VisualPrompt
+from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 
+MAX_PHRASES = 10_000
+"""Of one `ground`."""
 MAX_QUESTIONS = 100_000
 """Of one `ask_batch`, whose answers are held until the last is there."""
 _PHRASES_PER_PASS = 32  # texts of `ground` read in one pass; bounds the memory it takes
@@ -211,7 +213,7 @@ class GroundedChat:
             UsageError: if phrases are no list of texts, too many, or one is longer than the model reads.
         """
         if not isinstance(phrases, str) and isinstance(phrases, Iterable):
-            phrases = list(islice(phrases, MAX_REGIONS + 1))  # it may have no end
+            phrases = list(islice(phrases, MAX_PHRASES + 1))  # it may have no end
         texts = self._referring_texts(phrases)
         seen = self._look_at([image])[0]
         return [
@@ -253,8 +255,8 @@ class GroundedChat:
             raise UsageError(f'phrases must be a list of texts, as in ["{phrases:.40}"], got one text')
         if not isinstance(phrases, Iterable):
             raise UsageError(f"phrases must be a list of texts, got {shown(phrases)}")
-        if len(phrases) > MAX_REGIONS:
-            raise UsageError(f"phrases must be at most {MAX_REGIONS:,} at a time, got more; ask for the rest by itself")
+        if len(phrases) > MAX_PHRASES:
+            raise UsageError(f"phrases must be at most {MAX_PHRASES:,} at a time, got more; ask for the rest by itself")
         texts = []
         for phrase in phrases:
             if not isinstance(phrase, str):

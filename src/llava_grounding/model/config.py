@@ -1,4 +1,4 @@
-"""The model's configuration: one transformers config with a sub-config per part, and the named presets.
+"""The model's configuration: one transformers config with a sub-config per part.
 
 Numbers only. No layer is built here and no file is read; `builders.py` unfolds these objects into plain arguments.
 """

@@ -150,7 +150,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             assert proposals is not None
             features = tower.tokens(memory, proposals)
         elif pixel_values is None:
-            raise ValueError("pixel_values are needed: this model has a vision tower of its own")
+            raise UsageError("pixel_values are needed: this model has a vision tower of its own")
         else:
             features = like(self.multi_modal_projector, tower(like(tower, pixel_values)))
         shared = self.config.visual_prompt_config.share_image_features
@@ -249,7 +249,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             if features is None:
                 raise UsageError("visual prompts point into an image, and none was given")
             if features.prompt_memory is None:
-                raise ValueError("region_prompts need prompt_memory in image_features, or pixels")
+                raise UsageError("region_prompts need prompt_memory in image_features, or pixels")
             found = self.encode_regions(features.prompt_memory, prompts)
         for name, token, given in [
             ("image", self.config.image_token_id, features),

@@ -1,6 +1,6 @@
 """How an answer is begun, written on by a token, and ended; what was computed for one request serves the next.
 
-Runs in the scheduler's thread only. The rules of a dialogue are those of `dialogue.Conversation`, for many at once.
+Runs in the scheduler's thread only. The rules of a dialogue are those of `inference.conversation`, for many at once.
 """
 
 from __future__ import annotations

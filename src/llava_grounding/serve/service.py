@@ -205,7 +205,9 @@ class Service:
             return json.dumps(answer.to_coco(body.file_name)).encode(), "application/json"
         picture = self._images.picture(body.image.url)
         if picture.size != answer.image_size_wh:
-            raise ApiError(400, "the answer is about an image of another size", "invalid_value", "image")
+            (width, height), (wide, high) = answer.image_size_wh, picture.size
+            message = f"the answer is about an image of {width}x{height} pixels, and this one has {wide}x{high}"
+            raise ApiError(400, message, "invalid_value", "image")
         if body.format == "html":
             return answer_to_html(picture, answer).encode(), "text/html"
         buffer = io.BytesIO()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from llava_grounding.errors import ConfigError, shown
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits
-from llava_grounding.inference.conversation import MAX_REGIONS
+from llava_grounding.inference.conversation import MAX_PROMPTS
 from llava_grounding.inference.decoding import MAX_NEW_TOKENS
 
 _MIB = 2**20
@@ -44,7 +44,7 @@ class ServeSettings:
     """What images are refused for their size."""
     max_images: int = 8
     """Images in one request."""
-    max_regions: int = MAX_REGIONS
+    max_regions: int = MAX_PROMPTS
     """Visual prompts in one question."""
     max_phrases: int = 32
     """Phrases of one request for regions."""
@@ -70,7 +70,7 @@ class ServeSettings:
             self._check_least(name, 0)
         for name in ("timeout_seconds", "body_timeout_seconds", "fetch_timeout_seconds"):
             self._check_least(name, 0.01)
-        for name, most in (("max_tokens", MAX_NEW_TOKENS), ("max_regions", MAX_REGIONS), ("port", 65535)):
+        for name, most in (("max_tokens", MAX_NEW_TOKENS), ("max_regions", MAX_PROMPTS), ("port", 65535)):
             if getattr(self, name) > most:
                 raise ConfigError(f"{name} must be at most {most}, got {shown(getattr(self, name))}")
         if self.api_key is not None and (not self.api_key.isascii() or not self.api_key.isprintable()):

@@ -58,9 +58,9 @@ def save_whole(
     """The model as it is, adapters merged, as a folder anybody can load; an older one stays until this one is whole.
 
     Args:
-        state: the training_module's, where it is gathered from several processes; None asks the training_module.
+        state: the training module's, where it is gathered from several processes; None asks the training_module.
         metrics: the validation that it was chosen by, for `kept_metrics`.
-        earlier_phrases: of an earlier stage, handed on where the training_module has none.
+        earlier_phrases: of an earlier stage, handed on where the training module has none.
 
     Raises:
         CheckpointError: if it cannot be written.
@@ -242,7 +242,7 @@ def save_training_module(
     """What a run needs to go on.
 
     Args:
-        state: the training_module's, where it is gathered from several processes; None asks the training_module.
+        state: the training module's, where it is gathered from several processes; None asks the training_module.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = _with_scalars(training_module, training_module.state_dict() if state is None else state)
@@ -281,7 +281,7 @@ def load_training_module(training_module: nn.Module, folder: Path) -> None:
 
 
 def _with_scalars(training_module: TrainingModule, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A training_module's state with scalars where only its run has vectors."""
+    """A training module's state with scalars where only its run has vectors."""
     return {name: value.reshape(()) if name in training_module.scalars else value for name, value in state.items()}
 
 
@@ -314,7 +314,7 @@ def _is_tied(training_module: nn.Module) -> bool:
 
 
 def _part(state: Mapping[str, Tensor] | None, name: str) -> dict[str, Tensor] | None:
-    """The state of one part of a training_module."""
+    """The state of one part of a training module."""
     if state is None:
         return None
     return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}

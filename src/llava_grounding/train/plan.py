@@ -22,7 +22,7 @@ from llava_grounding.train.recipe import Recipe
 
 Task = Literal["language", "phrases", "classes", "prompts"]
 PHRASES = "class_phrases"
-"""Part of the training_module that holds class phrases; the others are the model's."""
+"""Part of the training module that holds class phrases; the others are the model's."""
 _VISION = ("grounder", "visual_prompt_encoder", PHRASES)
 _SLOWER = re.compile(r"\.backbone\.|\.sampling_offsets\.|\.reference_points\.")
 _ADAPTER = ".lora_"
@@ -132,8 +132,12 @@ def freeze_stages(model: LlavaGroundingForConditionalGeneration, count: int) -> 
     if not count:
         return
     body = model.grounder.backbone.body
-    if not isinstance(body, EfficientNetLite) or count > 1 + len(body.stages):
-        raise ConfigError(f"`frozen_stages` needs an EfficientNet-Lite backbone, which has 8 stages; got {count}")
+    if not isinstance(body, EfficientNetLite):
+        raise ConfigError(f"`frozen_stages` needs an EfficientNet-Lite backbone, got a {type(body).__name__}")
+    if count > 1 + len(body.stages):
+        raise ConfigError(
+            f"`frozen_stages` must be at most {1 + len(body.stages)}, the stem and its stages; got {count}"
+        )
     for stage in (body.stem, *body.stages)[:count]:
         stage.requires_grad_(False)
 
@@ -163,10 +167,10 @@ def _train_all_rows(table: nn.Parameter) -> None:
         del table.row_hook, table.trainable_rows  # type: ignore[attr-defined]
 
 
-def learning_rate_of(name: str, recipe: Recipe, shared_tower: bool = True) -> float:
-    """Peak learning rate of a parameter by its name in the training_module (`model.…` or `class_phrases.…`)."""
+def learning_rate_of(name: str, recipe: Recipe) -> float:
+    """Peak learning rate of a parameter by its name in the training module (`model.…` or `class_phrases.…`)."""
     part = name.removeprefix("model.").partition(".")[0]
-    vision = part in _VISION or (part == "vision_tower" and shared_tower)
+    vision = part in _VISION or part == "vision_tower"
     rate = recipe.learning_rate * (recipe.vision_lr_multiplier if vision else 1.0)
     return rate * (recipe.backbone_lr_multiplier if _SLOWER.search(f"{name}.") else 1.0)
 

@@ -64,7 +64,7 @@ def lr_factor(step: int, steps: int, warmup: float, budget_used: float = 0.0) ->
 
 
 class GroundingTrainer(Trainer):
-    """Trains a training_module.
+    """Trains a training module.
 
     Args:
         training_module: model and class phrases, with `requires_grad` set.
@@ -231,7 +231,7 @@ class GroundingTrainer(Trainer):
         self._wait()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """What of the training_module a checkpoint keeps; on every process."""
+        """What of the training module a checkpoint keeps; on every process."""
         state = self._gathered_state()
         if self.args.should_save:
             folder = Path(output_dir or self._folder)
@@ -239,7 +239,7 @@ class GroundingTrainer(Trainer):
             (folder / _SECONDS).write_text(json.dumps({"seconds": round(self._seconds, 3)}), encoding="utf-8")
 
     def _gathered_state(self) -> Mapping[str, Tensor] | None:
-        """The training_module's state from all processes; None where every process has all of it."""
+        """The training module's state from all processes; None where every process has all of it."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             state: Mapping[str, Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
             return state

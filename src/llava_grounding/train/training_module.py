@@ -25,7 +25,7 @@ ModelFunction = Callable[[LlavaGroundingForConditionalGeneration, ClassPhrases |
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What a training_module computes in each step."""
+    """What the training module computes in each step."""
 
     plan: StagePlan
     weights: LossWeights
@@ -95,7 +95,7 @@ class TrainingModule(nn.Module):
         if isinstance(batch, ClassBatch):
             assert self.class_phrases is not None
             return pretrain_losses(
-                self.model, self.class_phrases, self._criteria, batch, self.loss_config.weights, shares
+                self.model, self.class_phrases, self._criteria, batch, weights, shares, denoising=denoising
             )
         return chat_losses(
             self.model,

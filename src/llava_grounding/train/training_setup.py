@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from llava_grounding.checkpoints import find_checkpoint, load_checkpoint, read_config
+from llava_grounding.data.readers.coco import PACK_VARIABLE
 from llava_grounding.data.sample import Sample
 from llava_grounding.errors import ConfigError, DataError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG, strip_markup
@@ -109,7 +110,8 @@ def build_training_setup(
     drawn = SceneConfig if "language" in plan.tasks else scenes_without_dialogues
     sources = open_sources(recipe.data, root, drawn, "language" in plan.tasks)
     if not sources:
-        raise DataError(f"none of the sources is there: {', '.join(str(one['kind']) for one in recipe.data)}")
+        kinds = ", ".join(dict.fromkeys(str(one["kind"]) for one in recipe.data))
+        raise DataError(f"none of the sources is there: {kinds}; --data FOLDER or {PACK_VARIABLE} says where they are")
     held_out = held_out_samples(open_sources(recipe.validation, root), recipe.validation_samples)
     if not held_out:
         logger.warning("there is nothing to validate with, so no best weights will be kept, only the last")
