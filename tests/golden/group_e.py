@@ -17,7 +17,7 @@ from ledger import Ledger, Table, as_recorded
 from PIL import Image
 from recording import Json, check_files, load, read_config
 from torch import Tensor
-from training_steps import Mapped, TrainedModel, grounding_step, prompt_step
+from training_steps import Mapped, Converted, grounding_step, prompt_step
 
 from llava_grounding.convert.official import convert_official
 from llava_grounding.geometry import Letterbox
@@ -114,18 +114,18 @@ def check_group(folder: Path, ledger: Ledger) -> None:
     recorded = load(folder, SAMPLES) | interactive_of(load(folder, "stage3_visual_prompt.safetensors"))
     with tempfile.TemporaryDirectory() as place:
         chat = converted(words, Path(place), canvas_side(recorded))
-    trained = TrainedModel(chat, read_config(sibling(folder, "A")))
+    converted = Converted(chat, read_config(sibling(folder, "A")))
     mapped = {name: map_sample(name, case, recorded, chat.processor) for name, case in cases["samples"].items()}
-    compare_samples(mapped, recorded, trained, ledger)
+    compare_samples(mapped, recorded, converted, ledger)
     for stage in STAGES:
         tensors = load(folder, f"{stage}.safetensors")
-        ours = grounding_step(trained, stage, mapped, cases[stage], tensors)
+        ours = grounding_step(converted, stage, mapped, cases[stage], tensors)
         numbers = {f"grad_norms.{name}": norm for name, norm in cases[stage]["grad_norms"].items()}
         rows = cases[stage]["phrase_positions_in_spliced_sequence"]
         numbers["phrase_positions"] = [place for row in rows for place in row]
         ledger.compare_file(stage, tensors | as_recorded(numbers), ours, STAGE_TABLE)
         check_losses(stage, cases[stage], ours, ledger)
-    compare_prompts(folder, cases, mapped, trained, ledger)
+    compare_prompts(folder, cases, mapped, converted, ledger)
     for case in positions:
         compare_positions(folder, case, chat, ledger)
 
@@ -183,7 +183,7 @@ def things_of(case: Json, letterbox: Letterbox) -> np.ndarray:
 
 
 def compare_samples(
-    mapped: dict[str, Mapped], recorded: dict[str, Tensor], trained: TrainedModel, ledger: Ledger
+    mapped: dict[str, Mapped], recorded: dict[str, Tensor], converted: Converted, ledger: Ledger
 ) -> None:
     """What the mappers give; the sample without a grounding part has only the tower's picture."""
     renamed, ours = {}, {}
@@ -191,7 +191,7 @@ def compare_samples(
         sample, _, what = name.partition(".")
         plain = what == "image" and value.is_floating_point()
         renamed[f"{sample}.tower_image" if plain else name] = value
-    tokens = trained.chat.processor.tokens
+    tokens = converted.chat.processor.tokens
     assert isinstance(tokens, SentencePieceTokenizer)
     for name, sample in mapped.items():
         ids, labels = as_written(sample.text, tokens)
@@ -223,13 +223,11 @@ def as_written(text: EncodedText, tokens: SentencePieceTokenizer) -> tuple[list[
     return ids, labels
 
 
-def compare_prompts(
-    folder: Path, cases: Json, mapped: dict[str, Mapped], trained: TrainedModel, ledger: Ledger
-) -> None:
+def compare_prompts(folder: Path, cases: Json, mapped: dict[str, Mapped], converted: Converted, ledger: Ledger) -> None:
     """Stage 3 with its one sample."""
     stage, case = "stage3_visual_prompt", cases["stage3_visual_prompt"]
     tensors = load(folder, f"{stage}.safetensors")
-    ours = prompt_step(trained, mapped["interactive0"], case, tensors)
+    ours = prompt_step(converted, mapped["interactive0"], case, tensors)
     weights = {
         f"weight_dict.{name.removeprefix('weight_dict.')}": 0.0 for name in ours if name.startswith("weight_dict.")
     }

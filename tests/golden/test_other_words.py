@@ -14,7 +14,7 @@ import torch
 from joined import read, sibling
 from recording import load, read_cases, read_config
 from torch import Tensor
-from training_steps import Mapped, TrainedModel, grounding_step
+from training_steps import Mapped, Converted, grounding_step
 
 from llava_grounding.geometry import Letterbox
 from llava_grounding.structures import Message
@@ -79,21 +79,21 @@ def test_a_phrase_without_a_match_takes_the_stand_ins_of_the_original(reference:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Converted:
     chat = group_e.converted(WORDS, tmp_path_factory.mktemp("steps"), side=96)
-    return TrainedModel(chat, read_config(sibling(STEPS, "A")))
+    return Converted(chat, read_config(sibling(STEPS, "A")))
 
 
 @pytest.fixture
-def mapped(trained: TrainedModel) -> Iterator[dict[str, Mapped]]:
+def mapped(converted: Converted) -> Iterator[dict[str, Mapped]]:
     """The samples, the second of grounded chat with phrases too, which are those of the caption."""
     recorded = load(STEPS, group_e.SAMPLES)
     cases = {name: case for name, case in read(STEPS, "cases.json")["samples"].items() if name != "interactive0"}
-    samples = {name: group_e.map_sample(name, case, recorded, trained.chat.processor) for name, case in cases.items()}
+    samples = {name: group_e.map_sample(name, case, recorded, converted.chat.processor) for name, case in cases.items()}
     caption = samples["flickr0"]
     samples["coco1"] = replace(caption, case={**caption.case, "grounding_mask": [True, True, True]})
     yield samples
-    trained.chat.model.zero_grad(set_to_none=True)
+    converted.chat.model.zero_grad(set_to_none=True)
 
 
 def with_grounding(mapped: dict[str, Mapped], *names: str) -> dict[str, Mapped]:
@@ -104,13 +104,13 @@ def with_grounding(mapped: dict[str, Mapped], *names: str) -> dict[str, Mapped]:
     }
 
 
-def run(trained: TrainedModel, mapped: dict[str, Mapped], points: dict[str, Tensor]) -> dict[str, Tensor]:
+def run(converted: Converted, mapped: dict[str, Mapped], points: dict[str, Tensor]) -> dict[str, Tensor]:
     case: dict[str, Any] = read(STEPS, "cases.json")[STAGE]
-    return grounding_step(trained, STAGE, mapped, {**case, "grad_norms": {}}, points)
+    return grounding_step(converted, STAGE, mapped, {**case, "grad_norms": {}}, points)
 
 
-def test_all_grounded_rows_go_through_the_criterion_together(trained: TrainedModel, mapped: dict[str, Mapped]) -> None:
-    both = run(trained, with_grounding(mapped, "coco0", "coco1"), {})
+def test_all_grounded_rows_go_through_the_criterion_together(converted: Converted, mapped: dict[str, Mapped]) -> None:
+    both = run(converted, with_grounding(mapped, "coco0", "coco1"), {})
     counts = [len(mapped[name].masks) for name in ("coco0", "coco1")]
     phrases = [2, 3]  # one of the first has no match
     kinds = [name.split(".")[2] for name in both if name.startswith("rand.")]
@@ -123,7 +123,7 @@ def test_all_grounded_rows_go_through_the_criterion_together(trained: TrainedMod
             first = slice(sum(counts[:row]), sum(counts[: row + 1]))
             own += [drawn[start + row], drawn[start + 2][first], drawn[start + 3][first]]
         points = {f"rand.{n:03d}.{('matcher', 'mask_loss', 'mask_loss')[n % 3]}": v for n, v in enumerate(own)}
-        apart.append(run(trained, with_grounding(mapped, name), points))
+        apart.append(run(converted, with_grounding(mapped, name), points))
         for layer in range(5):
             for what in ("query", "target"):
                 place = f"match.{2 * layer + row:03d}.{what}"
@@ -137,15 +137,15 @@ def test_all_grounded_rows_go_through_the_criterion_together(trained: TrainedMod
         torch.testing.assert_close(both[f"loss.coco.{name}"], expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_recording_says_which_rows_are_grounded(trained: TrainedModel, mapped: dict[str, Mapped]) -> None:
-    nothing = run(trained, with_grounding(mapped), {})
+def test_the_recording_says_which_rows_are_grounded(converted: Converted, mapped: dict[str, Mapped]) -> None:
+    nothing = run(converted, with_grounding(mapped), {})
     assert {name for name in nothing if name.startswith("loss.")} == {"loss.llava", "loss.loss_total"}
     assert not any(name.startswith(("rand.", "match.")) for name in nothing)
 
 
 @pytest.mark.parametrize("blank", [" ", "\n"])
-def test_a_dialogue_is_read_back_from_its_pieces(trained: TrainedModel, blank: str) -> None:
-    processor = trained.chat.processor
+def test_a_dialogue_is_read_back_from_its_pieces(converted: Converted, blank: str) -> None:
+    processor = converted.chat.processor
     said = [
         ("user", f"What is in the image?{blank}(with grounding)"),
         ("assistant", "A <g_s> red dog <g_e> <seg> is near a <g_s> bus <g_e> <seg> ."),

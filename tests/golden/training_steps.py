@@ -50,7 +50,7 @@ PROMPT_LOSS_NAMES = {
 
 
 @dataclass(frozen=True)
-class TrainedModel:
+class Converted:
     """The converted checkpoint, and how the original would train it."""
 
     chat: GroundedChat
@@ -93,15 +93,15 @@ class PointsInOrder:
 
 
 def grounding_step(
-    trained: TrainedModel, stage: str, mapped: dict[str, Mapped], case: Json, recorded: dict[str, Tensor]
+    converted: Converted, stage: str, mapped: dict[str, Mapped], case: Json, recorded: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Forward and backward of a stage that learns words and grounding."""
-    model, names = trained.chat.model, BATCHES[stage]
+    model, names = converted.chat.model, BATCHES[stage]
     model.config.phrase_state = "at_seg"
     model.requires_grad_(True).zero_grad(set_to_none=True)
     rows = [mapped[name] for name in names]
-    batch = trained.chat.processor.collate_texts([row.text for row in rows])
-    images = trained.chat.processor.collate_images([row.image for row in rows])
+    batch = converted.chat.processor.collate_texts([row.text for row in rows])
+    images = converted.chat.processor.collate_images([row.image for row in rows])
     labels = batch["labels"].clone()
     for row, name in enumerate(names):
         if kind_of(name) == WITHOUT_WORDS.get(stage):
@@ -132,7 +132,9 @@ def grounding_step(
         if key == MAY_LACK_MATCHES:
             for row in grounded:
                 kept[row, kept[row].clone()] = torch.tensor(rows[row].case["grounding_mask"], dtype=torch.bool)
-        found, loss = ground_rows(trained, output, grounded, kept[grounded], [rows[r] for r in grounded], case, points)
+        found, loss = ground_rows(
+            converted, output, grounded, kept[grounded], [rows[r] for r in grounded], case, points
+        )
         matches = sum(name.startswith("match.") for name in ours) // 2
         ours |= numbered(found["match"], matches)
         keep = {k: v for k, v in found["loss"].items() if stage not in LAST_LAYER_ONLY or k.endswith("_0")}
@@ -149,7 +151,7 @@ def kind_of(name: str) -> str:
 
 
 def ground_rows(
-    trained: TrainedModel,
+    converted: Converted,
     output: LlavaGroundingOutput,
     rows: Sequence[int],
     kept: Tensor,
@@ -163,7 +165,7 @@ def ground_rows(
         rows: of the batch; `samples` are theirs.
         kept: [rows, T] bool: positions of their phrases.
     """
-    model = trained.chat.model
+    model = converted.chat.model
     assert output.last_hidden_state is not None
     assert output.image_features is not None
     index = torch.tensor(rows)
@@ -172,7 +174,7 @@ def ground_rows(
     memory = output.image_features.memory.index(index)
     prediction = model.grounder.ground(memory, model.phrase_projector(states), phrase_mask, with_aux=True)
     targets = [target_of(sample, phrase_mask.shape[1]) for sample in samples]
-    criterion = build_criterion(case, trained.config)
+    criterion = build_criterion(case, converted.config)
     result = criterion.unweighted(prediction, targets, phrase_mask, points)
     weighted = criterion.weigh(result.losses)
     losses = {
@@ -217,10 +219,10 @@ def gradient(model: torch.nn.Module, key: str) -> Tensor:
     return torch.zeros(()) if value is None else value
 
 
-def prompt_step(trained: TrainedModel, sample: Mapped, case: Json, recorded: dict[str, Tensor]) -> dict[str, Tensor]:
+def prompt_step(converted: Converted, sample: Mapped, case: Json, recorded: dict[str, Tensor]) -> dict[str, Tensor]:
     """Forward of the stage that learns visual prompts."""
-    encoder = trained.chat.model.visual_prompt_encoder
-    images = trained.chat.processor.collate_images([sample.image])
+    encoder = converted.chat.model.visual_prompt_encoder
+    images = converted.chat.processor.collate_images([sample.image])
     target = target_of(sample, 0)
     generator = torch.Generator().manual_seed(case["manual_seed"])
     noise = torch.rand(1, len(target), 4, generator=generator)
@@ -232,13 +234,13 @@ def prompt_step(trained: TrainedModel, sample: Mapped, case: Json, recorded: dic
         memory = encoder.encode_image(images["grounder_pixel_values"])
         everything = torch.ones(1, len(boxes), dtype=torch.bool)
         output = encoder.encode_prompts(memory, moved[None], types[None], everything, isolate=True, with_aux=True)
-    region = trained.chat.processor.tokens.ids.region
+    region = converted.chat.processor.tokens.ids.region
     places = sample.text.input_ids.count(region)
     named = [*sample.case["grounding_index"], *[sample.case["grounding_index"][-1]] * places][:places]
     points = PointsInOrder(recorded, generator, tokens=output.ious.shape[2])
     with torch.no_grad():
         losses = prompt_losses(output, target, case, points)
-        words = learn_words(trained, sample, images, output.region_embeds[:, named])
+        words = learn_words(converted, sample, images, output.region_embeds[:, named])
     total = words["loss.coco.llava"] + losses.pop("loss")
     [((content, references, *_), keywords, _)] = watch.calls["decoder"]
     return {
@@ -254,7 +256,7 @@ def prompt_step(trained: TrainedModel, sample: Mapped, case: Json, recorded: dic
         "net.final.obj_features": output.queries.flatten(1, 2),
         "injected_features": output.region_embeds[:, named],
         "prompt_positions": torch.tensor(
-            [place for place, token in enumerate(one_image_position(trained, sample)) if token == region]
+            [place for place, token in enumerate(one_image_position(converted, sample)) if token == region]
         ),
         **losses,
         **words,
@@ -264,9 +266,9 @@ def prompt_step(trained: TrainedModel, sample: Mapped, case: Json, recorded: dic
     }
 
 
-def one_image_position(trained: TrainedModel, sample: Mapped) -> list[int]:
+def one_image_position(converted: Converted, sample: Mapped) -> list[int]:
     """Ids with one place for the image, as the original counts before splicing."""
-    image = trained.chat.processor.tokens.ids.image
+    image = converted.chat.processor.tokens.ids.image
     ids = sample.text.input_ids
     return [token for place, token in enumerate(ids) if token != image or ids[place - 1] != image]
 
@@ -304,10 +306,10 @@ def prompt_losses(
     return ours
 
 
-def learn_words(trained: TrainedModel, sample: Mapped, images: dict[str, Tensor], regions: Tensor) -> dict[str, Tensor]:
+def learn_words(converted: Converted, sample: Mapped, images: dict[str, Tensor], regions: Tensor) -> dict[str, Tensor]:
     """The language loss with region features in their places."""
-    model = trained.chat.model
-    batch = trained.chat.processor.collate_texts([sample.text])
+    model = converted.chat.model
+    batch = converted.chat.processor.collate_texts([sample.text])
     tokens = model.encode_image(**images).tokens
     everything = torch.ones(regions.shape[:2], dtype=torch.bool)
     embeds = model.embed(batch["input_ids"], tokens, regions, everything)
