@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llava_grounding.cli import common
 from llava_grounding.cli.common import DeviceOption, MegapixelsOption, ModelOption
+from llava_grounding.cli.outputs import given_path
 from llava_grounding.cli.report import note
 from llava_grounding.errors import missing_extra
 
@@ -43,6 +45,22 @@ def serve(
         list[str] | None,
         typer.Option(metavar="NAME", help="Host that images are fetched from by https; repeatable.  [default: none]"),
     ] = None,
+    label_studio: Annotated[
+        bool, typer.Option("--label-studio", help="Also answer Label Studio, below /label-studio.")
+    ] = False,
+    label_studio_files: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", parser=given_path, help="Folder of its local storage; tasks name files below it."),
+    ] = None,
+    label_studio_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Its address, for pictures that were uploaded there.")
+    ] = None,
+    label_studio_token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKEN", envvar="LABEL_STUDIO_API_KEY", show_default=False, help="Sent to it for these pictures."
+        ),
+    ] = None,
     max_megapixels: MegapixelsOption = None,
 ) -> None:
     """Serve the model: an OpenAI-compatible API with regions, and a page to use it."""
@@ -51,7 +69,9 @@ def serve(
     from llava_grounding.inference.engine import GroundedChat
     from llava_grounding.serve.server import serve as run
     from llava_grounding.serve.settings import ServeSettings
+    from llava_grounding.serve.task_pictures import LabelStudioSettings
 
+    helps_to_label = label_studio or label_studio_files is not None or label_studio_url is not None
     settings = ServeSettings(
         host=host,
         port=port,
@@ -65,6 +85,9 @@ def serve(
         image_cache_bytes=image_cache * 2**20,
         dialogue_cache_bytes=dialogue_cache * 2**20,
         fetch_hosts=tuple(fetch_host or ()),
+        label_studio=LabelStudioSettings(label_studio_files, label_studio_url, label_studio_token or None)
+        if helps_to_label
+        else None,
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     engine = common.load_engine(model, device, settings.image_limits)

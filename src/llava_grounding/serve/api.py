@@ -18,6 +18,7 @@ from llava_grounding import __version__
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.serve import schemas
 from llava_grounding.serve.guards import Guard
+from llava_grounding.serve.label_studio_routes import add_label_studio
 from llava_grounding.serve.metrics import CONTENT_TYPE, Metrics
 from llava_grounding.serve.pages import add_page
 from llava_grounding.serve.problems import ApiError
@@ -52,6 +53,8 @@ class GroundedServer:
         self.metrics = Metrics()
         self.service = Service(chat, self.settings, self.metrics)
         self.routes = _routes(self.service, self.metrics)
+        if self.settings.label_studio is not None:
+            add_label_studio(self.routes, self.service, self.settings, self.settings.label_studio)
         self._app = Guard(self.routes, self.settings, self.metrics)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -7,6 +7,7 @@ sees them. Knows no route and no model.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import json
 import logging
@@ -25,7 +26,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-NEEDS_KEY = ("/v1", "/metrics")
+NEEDS_KEY = ("/v1", "/metrics", "/label-studio")
 """Everything else is asked without one: the page with its files, health, the description."""
 ACCESS_LOG = logging.getLogger("llava_grounding.access")
 _LOG = logging.getLogger(__name__)
@@ -118,9 +119,8 @@ class Guard:
             raise ApiError(421, "this server is not reached under that name; see --allowed-host", "unknown_host")
         path = scope["path"]
         if self._settings.api_key and any(path == one or path.startswith(f"{one}/") for one in NEEDS_KEY):
-            kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-            known = self._settings.api_key.encode("ascii")
-            if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), known):
+            given = _given_key(headers.get(b"authorization", b""))
+            if not hmac.compare_digest(given, self._settings.api_key.encode("ascii")):
                 raise ApiError(401, "an API key is needed: Authorization: Bearer KEY", "invalid_api_key")
         if scope["method"] == "POST":
             # A page of another site may send forms and plain text without asking first, but not JSON.
@@ -161,6 +161,19 @@ class Guard:
         except BaseException:
             self._body_bytes -= size
             raise
+
+
+def _given_key(header: bytes) -> bytes:
+    """The key of an Authorization header: a bearer's, or the password of a client that knows only those."""
+    kind, _, given = header.partition(b" ")
+    if kind.lower() == b"bearer":
+        return given.strip()
+    if kind.lower() != b"basic":
+        return b""
+    try:
+        return base64.b64decode(given.strip(), validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def _replay(body: bytes, receive: Receive, release: Callable[[], None]) -> Receive:

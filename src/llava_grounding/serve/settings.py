@@ -10,6 +10,7 @@ from llava_grounding.errors import ConfigError, shown
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits
 from llava_grounding.inference.conversation import MAX_REGIONS
 from llava_grounding.inference.decoding import MAX_NEW_TOKENS
+from llava_grounding.serve.task_pictures import LabelStudioSettings
 
 _MIB = 2**20
 
@@ -62,6 +63,8 @@ class ServeSettings:
     """Hosts that images are fetched from by https; none by default."""
     fetch_timeout_seconds: float = 10.0
     """For an image to be fetched."""
+    label_studio: LabelStudioSettings | None = None
+    """Whether Label Studio is answered too, and where its pictures are."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_images", "max_regions", "max_phrases", "max_tokens", "max_body_bytes"):
