@@ -37,6 +37,9 @@ def serve(
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Answers written at once.")] = 16,
     queue_size: Annotated[int, typer.Option(metavar="N", min=0, help="Requests that wait; more get a 503.")] = 64,
+    max_per_client: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Requests of one address at once; more get a 429.  0: no limit.")
+    ] = 0,
     timeout: Annotated[float, typer.Option(metavar="S", min=0.01, help="Seconds for one request.")] = 120,
     grace: Annotated[float, typer.Option(metavar="S", min=0, help="Seconds to finish when stopped.")] = 30,
     image_cache: Annotated[int, typer.Option(metavar="MB", min=0, help="For features of images.")] = 512,
@@ -79,6 +82,7 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
         batch_size=batch_size,
         queue_size=queue_size,
+        max_per_client=max_per_client,
         timeout_seconds=timeout,
         grace_seconds=grace,
         image_limits=common.image_limits(max_megapixels),

@@ -36,6 +36,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         (415, "The body is no JSON."),
         (421, "The server is not known under that name."),
         (422, "Regions were required, and none were found."),
+        (429, "Too many requests of one client are under way; Retry-After says when to come again."),
         (500, "A fault of the server."),
         (503, "The server is busy or stopping; Retry-After says when to come again."),
         (504, "The answer took too long."),

@@ -13,11 +13,12 @@ import json
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from llava_grounding.serve.metrics import Metrics
-from llava_grounding.serve.problems import ApiError, busy, internal
+from llava_grounding.serve.problems import ApiError, busy, internal, too_many
 from llava_grounding.serve.settings import ServeSettings, is_loopback
 
 Scope = MutableMapping[str, Any]
@@ -62,6 +63,7 @@ class Guard:
         self._settings = settings
         self._metrics = metrics
         self._body_bytes = 0
+        self._under_way: Counter[str] = Counter()
         self._hosts = _hosts(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,9 +83,10 @@ class Guard:
                 message["headers"] = [*message.get("headers", []), *_HEADERS, (b"x-request-id", record.id.encode())]
             await send(message)
 
-        held = 0
+        held, client = 0, ""
         try:
             self._check(scope)
+            client = self._let_in(scope)
             body = b""
             if scope["method"] in ("POST", "PUT", "PATCH"):
                 body = await self._body(scope, receive)
@@ -101,7 +104,19 @@ class Guard:
             if not started:
                 await send_json(send_on, 500, internal().body())
         finally:
+            self._under_way -= Counter([client] if client else [])
             record.close()
+
+    def _let_in(self, scope: Scope) -> str:
+        """Count a request of its client; gives the client, or nothing if it is not counted."""
+        limit = self._settings.max_per_client
+        if not limit or scope["method"] != "POST" or not scope.get("client"):
+            return ""
+        client = str(scope["client"][0])
+        if self._under_way[client] >= limit:
+            raise too_many()
+        self._under_way[client] += 1
+        return client
 
     def _release(self, count: int) -> Callable[[], None]:
         def release() -> None:
