@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,6 +40,27 @@ class LoadDying:
         return hash(self.flag)
 
 
+@contextmanager
+def two_workers() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler in this process, and two workers that nobody starts again."""
+    options = ["--no-nanny", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with distributed.LocalCluster(n_workers=0, processes=True, dashboard_address=":0", silence_logs=50) as local:
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", local.scheduler_address, *options]
+        workers = [
+            subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            for _ in range(2)
+        ]
+        try:
+            with distributed.Client(local, set_as_default=False) as client:
+                client.wait_for_workers(2, timeout=60)
+            yield local.scheduler_address, workers
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait(30)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_cluster_that_loses_a_worker_gives_the_same_file(
@@ -49,18 +75,17 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_file(
     here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
     label_command(photos, here, Formats.jsonl, class_=["dog"], batch_size=3)
     settings = LabelSettings(("dog",))
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
-    ) as local:
-        work = cluster.work_on_cluster(local.scheduler_address, LoadDying(flag), settings)
+    with two_workers() as (address, workers):
+        work = cluster.work_on_cluster(address, LoadDying(flag), settings)
         found, told = find_photos(photos), []
         about = {"model": "nano", **settings.to_dict()}
         with open_progress(there.with_name("there.jsonl.progress.jsonl"), about) as progress:
             label_rest(found, 3, progress, work, told.extend)
+        assert sorted(str(worker.poll()) for worker in workers) == ["-9", "None"]  # one was killed with its batch
         monkeypatch.setattr(cluster, "__version__", "0.0.0")
         with pytest.raises(UsageError, match=r"^workers must have llava-grounding 0\.0\.0, got "):
             list(work(iter([found[:1]])))
-    assert flag.exists()  # a worker was killed with its batch
+    assert flag.exists()
     assert len(told) == len(found) == 12
     label_command(photos, there, Formats.jsonl, class_=["dog"], batch_size=3)
     assert there.read_bytes() == here.read_bytes()

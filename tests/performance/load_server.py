@@ -49,7 +49,7 @@ IMAGES = [data_url(png(Image.fromarray(draw_scene(10**9 + number).image))) for n
 
 def asking(url: str, question: object, **others: Any) -> dict[str, Any]:
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question}]
-    return {"messages": [{"role": "user", "content": content}], "max_tokens": MAX_TOKENS, **others}
+    return {"model": "nano", "messages": [{"role": "user", "content": content}], "max_tokens": MAX_TOKENS, **others}
 
 
 def bomb() -> str:
@@ -69,7 +69,7 @@ def hostile(rng: random.Random) -> tuple[bytes, dict[str, str]]:
         b"{",
         b"[" * 50_000,
         b"\xff\xfe" * 500,
-        b'{"messages": ' + b"1" * 100_000 + b"}",
+        b'{"model": "nano", "messages": ' + b"1" * 100_000 + b"}",
         asking(bomb(), "What?"),
         asking("data:image/png;base64,!!!!", "What?"),
         asking("data:image/png;base64," + "A" * 200_000, "What?"),
@@ -80,8 +80,8 @@ def hostile(rng: random.Random) -> tuple[bytes, dict[str, str]]:
         asking(image, "What?", temperature=float("1e308")),
         asking(image, "What?", n=10**6),
         asking(image, "x" * 200_000),
-        {"messages": [{"role": "system", "content": "<seg>" * 1000}] * 500},
-        {"messages": "x"},
+        {"model": "nano", "messages": [{"role": "system", "content": "<seg>" * 1000}] * 500},
+        {"model": "nano", "messages": "x"},
         many,
     ]
     body = rng.choice([*bodies, None])
