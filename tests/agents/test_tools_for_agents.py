@@ -68,6 +68,8 @@ def test_an_agent_asks_finds_and_sees_and_gets_at_nothing_else(tmp_path: Path) -
         listed = {tool.name: tool for tool in (await client.list_tools()).tools}
         assert sorted(listed) == ["ask_image", "draw_answer", "ground_phrases"]
         assert set(listed["ask_image"].input_schema["required"]) == {"image", "question"}
+        described = [one for tool in listed.values() for one in tool.input_schema["properties"].values()]
+        assert all(one["description"] for one in described)
         assert all(tool.annotations.read_only_hint for tool in listed.values())
 
         asked = await client.call_tool(

@@ -29,14 +29,8 @@ _DEFAULT_MODEL = "nano"
 _PROGRESS = ".progress.jsonl"
 
 
-class Formats(StrEnum):
-    """What labels are written as."""
-
-    coco = "coco"
-    labelstudio = "labelstudio"
-    yolo = "yolo"
-    voc = "voc"
-    jsonl = "jsonl"
+Formats = StrEnum("Formats", ["coco", "labelstudio", "yolo", "voc", "jsonl"])
+"""What labels are written as; see `labelling.exporters`."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import Image
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ToolAnnotations
+from pydantic import Field
 
 from llava_grounding import __version__
 from llava_grounding.errors import LlavaGroundingError
@@ -21,7 +22,7 @@ _INSTRUCTIONS = (
 )
 _READS_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 
-ImagePath = Annotated[str, "Path of a JPEG, PNG or WebP file in the allowed folders."]
+ImagePath = Annotated[str, Field(description="Path of a JPEG, PNG or WebP file in the allowed folders.")]
 
 
 def build_server(tools: Tools, folders: str) -> MCPServer:
@@ -37,9 +38,12 @@ def build_server(tools: Tools, folders: str) -> MCPServer:
     @server.tool(title="Ask about a picture", annotations=_READS_ONLY)
     def ask_image(
         image: ImagePath,
-        question: Annotated[str, "What to ask; it may speak of <region>, once for each of `regions`."],
+        question: Annotated[
+            str, Field(description="What to ask; it may speak of <region>, once for each of `regions`.")
+        ],
         regions: Annotated[
-            list[list[float]] | None, "For each <region> [x, y] of a point or [x0, y0, x1, y1] of a box, in pixels."
+            list[list[float]] | None,
+            Field(description="For each <region> [x, y] of a point or [x0, y0, x1, y1] of a box, in pixels."),
         ] = None,
     ) -> FoundAnswer:
         """Ask a question about a picture, such as "Describe the image." The phrases of the answer come with the boxes
@@ -48,13 +52,16 @@ def build_server(tools: Tools, folders: str) -> MCPServer:
 
     @server.tool(title="Find things in a picture", annotations=_READS_ONLY)
     def ground_phrases(
-        image: ImagePath, phrases: Annotated[list[str], 'What to find, as ["the red bus", "people"]; at most 32.']
+        image: ImagePath,
+        phrases: Annotated[list[str], Field(description='What to find, as ["the red bus", "people"]; at most 32.')],
     ) -> FoundAnswer:
         """Find where things are in a picture: the boxes of all that each phrase names, none if it is not there."""
         return _told(lambda: tools.ground_phrases(image, phrases))
 
     @server.tool(title="Draw an answer", annotations=_READS_ONLY)
-    def draw_answer(answer_id: Annotated[str, "The `answer_id` of an earlier answer of the other tools."]) -> Image:
+    def draw_answer(
+        answer_id: Annotated[str, Field(description="The `answer_id` of an earlier answer of the other tools.")],
+    ) -> Image:
         """See an earlier answer: its picture with the boxes, masks and phrases drawn into it."""
         return _told(lambda: Image(data=tools.draw_answer(answer_id), format="png"))
 
