@@ -18,7 +18,7 @@ from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, load_image
 from llava_grounding.labelling.labels import BrokenPhoto, Label, LabelledPhoto, Result
 from llava_grounding.labelling.photos import Photo
 from llava_grounding.language.nouns import lexicon
-from llava_grounding.language.synonyms import DETERMINERS, NUMBER_WORDS
+from llava_grounding.language.synonyms import DETERMINERS, MANY_WORDS, NUMBER_WORDS
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, PackedRegion, Region, category_name
 
 DEFAULT_QUESTION = "List everything you see."
@@ -28,6 +28,7 @@ MAX_PIXELS = 2**26
 _SAME_THING = 0.7  # box IoU from which two regions of a category are one thing that was named twice
 _FAULTS_IN_A_ROW = 8
 _BOX_DIGITS, _SCORE_DIGITS = 2, 4
+_COUNTING = DETERMINERS | MANY_WORDS | frozenset(NUMBER_WORDS)
 
 
 class Engine(Protocol):
@@ -165,7 +166,7 @@ def category_of(phrase: str) -> str:
     if known:
         return known[0]
     words = category_name(phrase).split()
-    while len(words) > 1 and (words[0] in DETERMINERS or words[0] in NUMBER_WORDS or words[0].isdigit()):
+    while len(words) > 1 and (words[0] in _COUNTING or words[0].isdigit()):
         words = words[1:]
     return " ".join(words)
 
