@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image
 
-from llava_grounding.errors import DataError, PromptError, ShapeError, UsageError
+from llava_grounding import detections
+from llava_grounding.errors import DataError, MissingExtraError, PromptError, ShapeError, UsageError
 from llava_grounding.image_files import load_image
 from llava_grounding.render import answer_to_html, draw_answer, draw_prompts
 from llava_grounding.structures import (
@@ -238,6 +239,33 @@ def test_coco_gets_an_annotation_per_region_and_a_category_per_kind():
     assert (second["id"], second["category_id"], second["bbox"]) == (2, 1, [0.0, 0.0, 2.5, 3.0])
     assert (second["segmentation"], second["area"]) == ([], 8)
     json.dumps(coco)
+
+
+@pytest.mark.filterwarnings("ignore:OpenCV")
+def test_supervision_gets_all_regions_with_the_words_that_name_them(monkeypatch):
+    supervision = pytest.importorskip("supervision")
+    masked = Region(np.array([1.0, 1, 3, 2]), 0.75, a_mask())
+    dogs = (
+        GroundedPhrase(0, "A dog", (0, 5), (masked,), 0.75),
+        GroundedPhrase(3, "the Dog", (6, 13), (masked,), 0.5),
+        GroundedPhrase(4, "a cat", (14, 19), (Region(np.array([0.0, 0, 2.5, 3]), 0.5, ~a_mask()),), 0.5),
+        GroundedPhrase(5, "a cow", (20, 25), (), 0.1),
+    )
+    answer = an_answer(text="A dog the Dog a cat a cow", phrases=dogs)
+    found = answer.to_supervision()
+    assert isinstance(found, supervision.Detections)
+    assert (found.class_id.tolist(), found["class_name"].tolist()) == ([0, 0, 1], ["dog", "dog", "cat"])
+    assert (found["phrase"].tolist(), found["phrase_id"].tolist()) == (["A dog", "the Dog", "a cat"], [0, 3, 4])
+    assert found.xyxy.tolist() == [[1, 1, 3, 2], [1, 1, 3, 2], [0, 0, 2.5, 3]]
+    assert found.confidence.tolist() == [0.75, 0.75, 0.5]
+    assert (found.mask == np.array([a_mask(), a_mask(), ~a_mask()])).all()
+    assert found[found["class_name"] == "cat"].area.tolist() == [(~a_mask()).sum()]
+    boxed = GroundedPhrase(6, "A dog", (0, 5), (Region(np.array([0.0, 0, 2, 2]), 0.5), masked), 0.75)
+    assert an_answer(text="A dog", phrases=(boxed,)).to_supervision().mask is None  # never an invented mask
+    assert len(an_answer(text="", phrases=()).to_supervision()) == 0
+    monkeypatch.setattr(detections, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r'type `pip install "llava-grounding\[supervision\]"`'):
+        answer.to_supervision()
 
 
 @many

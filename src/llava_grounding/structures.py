@@ -350,6 +350,12 @@ class GroundedAnswer:
             "categories": [{"id": number, "name": name} for name, number in category_ids.items()],
         }
 
+    def to_supervision(self) -> Any:
+        """All regions as one `supervision.Detections`; see `detections.to_supervision`, whose errors it raises."""
+        from llava_grounding.detections import to_supervision
+
+        return to_supervision(self)
+
     def draw(self, image: ImageSource | None = None) -> Image.Image:
         """The picture with the answer's boxes, masks and phrases drawn into it.
 

@@ -384,6 +384,32 @@ def test_phrases_do_not_influence_each_other(kind: str) -> None:
         assert_same_phrases([together[number]], [expected])
 
 
+@KINDS
+def test_phrases_in_many_images_are_found_as_in_each(kind: str) -> None:
+    chat, phrases = CHATS[kind], ["the red dog", "it"]
+    images = [picture(0), picture(1, (30, 80)), picture(3, (1, 1))]
+    for found, image in zip(chat.ground_batch(images, phrases, batch_size=2), images, strict=True):
+        assert_same_phrases(found, chat.ground(image, phrases))
+
+
+def test_a_threshold_says_which_regions_are_kept() -> None:
+    chat, phrases, images = CHATS["shared"], ["the red dog", "it"], [picture(0)]
+    (found,) = chat.ground_batch(images[:1], phrases, 0.0)
+    scores = sorted(score for phrase in found for score in phrase.scores)
+    middle = float(scores[0] + scores[-1]) / 2
+    (fewer,) = chat.ground_batch(images[:1], phrases, middle)
+    kept = [score for phrase in fewer for score in phrase.scores]
+    assert all(score >= middle for score in kept)
+    assert 0 < len(kept) < len(scores)
+    with saying(chat, RAW):
+        (answer,) = chat.ask_batch([(images[0], "What?")], score_threshold=1.0)
+    assert (answer.text, [phrase.regions for phrase in answer.phrases]) == (TEXT, [()] * 3)
+    assert chat.ground_batch([], phrases) == []
+    for call in (lambda: chat.ground_batch(images, phrases, 1.5), lambda: chat.ask_batch([], score_threshold="0.5")):
+        with pytest.raises(UsageError, match=r"^score_threshold must be a number from 0 to 1, got "):
+            call()
+
+
 def test_phrases_that_cannot_be_grounded_are_refused() -> None:
     chat = CHATS["shared"]
     assert chat.ground(picture(), []) == []

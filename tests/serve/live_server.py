@@ -48,6 +48,7 @@ class Live:
     app: GroundedServer
     url: str
     http: httpx2.Client
+    server: Server
 
     def post(self, path: str, body: Any) -> httpx2.Response:
         return self.http.post(path, json=body)
@@ -83,7 +84,7 @@ def serving(chat: GroundedChat | None = None, **settings: Any) -> Iterator[Live]
     url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     try:
         with httpx2.Client(base_url=url, timeout=60, trust_env=False) as http:
-            yield Live(chat, app, url, http)
+            yield Live(chat, app, url, http, server)
     finally:
         server.should_exit = True
         thread.join(30)

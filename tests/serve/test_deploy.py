@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import yaml
 from live_server import Live
 
@@ -12,6 +13,8 @@ from llava_grounding.serve.metrics import Metrics
 from llava_grounding.serve.settings import ServeSettings
 
 DEPLOY = ROOT / "deploy"
+KUBERNETES = "1.27"
+"""The oldest that the manifests are for."""
 
 
 def manifests() -> dict[str, Any]:
@@ -37,6 +40,17 @@ def test_the_manifests_belong_together_and_ask_what_the_server_answers(live: Liv
     assert pod["spec"]["terminationGracePeriodSeconds"] > grace + 5  # and what comes before the signal
     (metric,) = kinds["HorizontalPodAutoscaler"]["spec"]["metrics"]
     assert f"{metric['pods']['metric']['name']} ".encode() in Metrics().page()
+
+
+def test_the_manifests_are_what_kubernetes_takes() -> None:
+    validator = pytest.importorskip("kubernetes_validate")
+    documents = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text(encoding="utf-8")))
+    for document in documents:
+        for version in (KUBERNETES, validator.latest_version()):
+            validator.validate(document, version, strict=True)
+    documents[0]["spec"]["template"]["spec"]["containers"][0]["livenessProb"] = {}
+    with pytest.raises(validator.ValidationError, match="livenessProb"):
+        validator.validate(documents[0], KUBERNETES, strict=True)
 
 
 def test_the_proxy_lets_through_what_the_server_takes() -> None:

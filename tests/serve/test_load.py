@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -105,6 +106,99 @@ def test_more_than_fit_are_refused_with_a_word_on_when_to_come_again(gate: Gate)
         assert int(refused.headers["retry-after"]) > 0
         gate.open.set()
         assert [one.result(30).status_code for one in accepted] == [200, 200]
+
+
+def test_one_client_with_too_many_requests_is_told_to_wait_and_others_are_not(gate: Gate) -> None:
+    with serving(max_per_client=1) as live, several(1) as threads:
+        accepted = threads.submit(live.complete, asking("What?"), max_tokens=2)
+        wait_until(lambda: live.app.service.scheduler.load.running == 1)
+        refused = live.complete(asking("What?"), max_tokens=2)
+        assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+        assert int(refused.headers["retry-after"]) > 0
+        assert live.http.get("/v1/models").status_code == 200
+        gate.open.set()
+        assert accepted.result(30).status_code == 200
+        assert live.complete(asking("What?"), max_tokens=2).status_code == 200
+
+
+def test_words_come_before_they_are_read_and_regions_before_the_words_behind_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading, read = threading.Event(), RunningBatch.read_tokens
+    reading.set()
+
+    def wait_and_read(batch: RunningBatch) -> None:
+        assert reading.wait(30)
+        read(batch)
+
+    monkeypatch.setattr(RunningBatch, "read_tokens", wait_and_read)
+    with serving() as live, saying(live.chat, RAW, RAW):
+        body = {"model": live.chat.name, "messages": asking("What?"), "stream": True}
+        reading.clear()
+        text, ends = "", []
+        with live.http.stream("POST", "/v1/chat/completions", json=body) as response:
+            for line in response.iter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                delta = json.loads(line[6:])["choices"][0]["delta"]
+                text += delta.get("content", "")
+                if text:
+                    reading.set()  # the first word came although nothing that was written has been read
+                if "phrase" in delta.get("grounding", {}):
+                    ends.append((delta["grounding"]["phrase"]["span"][1], len(text)))
+        answer = live.complete(asking("What?")).json()["choices"][0]["message"]["grounding"]
+    assert text == answer["text"]
+    assert [end for end, _ in ends] == [phrase["span"][1] for phrase in answer["phrases"]]
+    assert all(told == end for end, told in ends)  # not one word more than the phrase
+
+
+def test_a_signal_under_load_leaves_no_accepted_request_without_an_answer() -> None:
+    clients = 8
+    with serving(grace_seconds=20, batch_size=4, queue_size=3) as live:
+        statuses: list[int] = []
+        faults: list[Exception] = []
+        started = threading.Barrier(clients + 1)
+
+        def keep_asking() -> None:
+            body = {"model": live.chat.name, "messages": asking("What?"), "max_tokens": 3}
+            started.wait(30)
+            while True:
+                try:
+                    response = httpx2.post(
+                        f"{live.url}/v1/chat/completions",
+                        json=body,
+                        headers={"Connection": "close"},
+                        timeout=60,
+                        trust_env=False,
+                    )
+                    if response.status_code == 200:
+                        assert response.json()["choices"][0]["finish_reason"] in ("stop", "length")
+                    else:
+                        assert response.json()["error"]["code"] in ("overloaded", "stopping")
+                        assert int(response.headers["retry-after"]) > 0
+                    statuses.append(response.status_code)
+                except (httpx2.ConnectError, httpx2.ReadError, httpx2.RemoteProtocolError):
+                    return  # nobody listens any more; what was accepted is counted below
+                except Exception as error:  # noqa: BLE001  told by the main thread
+                    faults.append(error)
+                    return
+
+        with several(clients) as threads:
+            asked = [threads.submit(keep_asking) for _ in range(clients)]
+            started.wait(30)
+            wait_until(lambda: statuses.count(200) >= clients, 60)
+            live.server.handle_exit(signal.SIGTERM, None)
+            for one in asked:
+                one.result(60)
+        counted = live.app.metrics.requests.collect()[0].samples
+    accepted = {
+        sample.labels["status"]: int(sample.value)
+        for sample in counted
+        if sample.name.endswith("_total") and sample.labels["route"] == "/v1/chat/completions"
+    }
+    assert not faults
+    assert {str(status): statuses.count(status) for status in set(statuses)} == accepted
+    assert accepted.keys() <= {"200", "503"}
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,11 +19,6 @@ from llava_grounding.cli.common import (
 from llava_grounding.cli.outputs import check_out, write_files
 from llava_grounding.cli.report import phrase_lines, say
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from llava_grounding.structures import GroundedAnswer, GroundedPhrase
-
 
 def ground(
     image: ImageArgument,
@@ -41,6 +34,7 @@ def ground(
     """Find what each phrase names in an image."""
     from llava_grounding.image_files import load_image
     from llava_grounding.processing.conversation import referring_turn
+    from llava_grounding.processing.found_phrases import as_answer
 
     check_out(out, ANSWER_FILES, [("image", image)])
     for phrase in phrases:
@@ -57,18 +51,3 @@ def ground(
         return
     for line in phrase_lines(answer):
         say(f"{line}\n")
-
-
-def as_answer(image: Image.Image, found: Sequence[GroundedPhrase], model: str) -> GroundedAnswer:
-    """Phrases found one by one as an answer whose text is the phrases, joined by commas."""
-    from llava_grounding.markup import format_markup
-    from llava_grounding.structures import GroundedAnswer
-
-    text, phrases = "", []
-    for number, phrase in enumerate(found):
-        text += ", " if number else ""
-        span = (len(text), len(text) + len(phrase.text))
-        phrases.append(replace(phrase, id=number, span=span))
-        text += phrase.text
-    raw = format_markup(text, [phrase.span for phrase in phrases])
-    return GroundedAnswer(text, tuple(phrases), image.size, raw, model, 0, 0, image=image)

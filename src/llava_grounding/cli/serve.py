@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llava_grounding.cli import common
 from llava_grounding.cli.common import DeviceOption, MegapixelsOption, ModelOption
+from llava_grounding.cli.outputs import given_path
 from llava_grounding.cli.report import note
 from llava_grounding.errors import missing_extra
 
@@ -35,6 +37,9 @@ def serve(
     ] = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Answers written at once.")] = 16,
     queue_size: Annotated[int, typer.Option(metavar="N", min=0, help="Requests that wait; more get a 503.")] = 64,
+    max_per_client: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Requests of one address at once; more get a 429.  0: no limit.")
+    ] = 0,
     timeout: Annotated[float, typer.Option(metavar="S", min=0.01, help="Seconds for one request.")] = 120,
     grace: Annotated[float, typer.Option(metavar="S", min=0, help="Seconds to finish when stopped.")] = 30,
     image_cache: Annotated[int, typer.Option(metavar="MB", min=0, help="For features of images.")] = 512,
@@ -42,6 +47,22 @@ def serve(
     fetch_host: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Host that images are fetched from by https; repeatable.  [default: none]"),
+    ] = None,
+    label_studio: Annotated[
+        bool, typer.Option("--label-studio", help="Also answer Label Studio, below /label-studio.")
+    ] = False,
+    label_studio_files: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", parser=given_path, help="Folder of its local storage; tasks name files below it."),
+    ] = None,
+    label_studio_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Its address, for pictures that were uploaded there.")
+    ] = None,
+    label_studio_token: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TOKEN", envvar="LABEL_STUDIO_API_KEY", show_default=False, help="Sent to it for these pictures."
+        ),
     ] = None,
     max_megapixels: MegapixelsOption = None,
 ) -> None:
@@ -51,7 +72,9 @@ def serve(
     from llava_grounding.inference.engine import GroundedChat
     from llava_grounding.serve.server import serve as run
     from llava_grounding.serve.settings import ServeSettings
+    from llava_grounding.serve.task_pictures import LabelStudioSettings
 
+    helps_to_label = label_studio or label_studio_files is not None or label_studio_url is not None
     settings = ServeSettings(
         host=host,
         port=port,
@@ -59,12 +82,16 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
         batch_size=batch_size,
         queue_size=queue_size,
+        max_per_client=max_per_client,
         timeout_seconds=timeout,
         grace_seconds=grace,
         image_limits=common.image_limits(max_megapixels),
         image_cache_bytes=image_cache * 2**20,
         dialogue_cache_bytes=dialogue_cache * 2**20,
         fetch_hosts=tuple(fetch_host or ()),
+        label_studio=LabelStudioSettings(label_studio_files, label_studio_url, label_studio_token or None)
+        if helps_to_label
+        else None,
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     engine = common.load_engine(model, device, settings.image_limits)

@@ -172,6 +172,7 @@ class GroundedChat:
         self,
         questions: Iterable[Question | Mapping[str, Any] | tuple[Any, ...]],
         batch_size: int = 16,
+        score_threshold: float | None = None,
         **generation: Unpack[GenerationOptions],
     ) -> list[GroundedAnswer]:
         """Answer many questions, several at once; the answers equal those of `ask` with the same arguments.
@@ -180,14 +181,15 @@ class GroundedChat:
             questions: `Question` values, or tuples or mappings of their fields, e.g. `(image, question)`. An image that
                 is given several times is encoded once per `batch_size` questions.
             batch_size: how many are answered at once; it trades memory for speed.
+            score_threshold: above which a region is kept, in [0, 1]; None is the model's own.
             generation: as of `ask`.
 
         Raises:
             ImageError, PromptError, UsageError: as `ask`; the message begins with the number of the question, from 0.
         """
         decoding, stop = read_options(generation)
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise UsageError(f"batch_size must be a whole number from 1 on, got {shown(batch_size)}")
+        _check_batch_size(batch_size)
+        _check_threshold(score_threshold)
         if not isinstance(questions, Iterable):
             raise UsageError(f"questions must be a list of Question values, got {shown(questions)}")
         asked = [_question(index, value) for index, value in enumerate(islice(questions, MAX_QUESTIONS + 1))]
@@ -195,7 +197,7 @@ class GroundedChat:
             raise UsageError(f"questions must be at most {MAX_QUESTIONS:,} at a time, got more")
         answers: list[GroundedAnswer] = []
         for start in range(0, len(asked), batch_size):
-            answers += self._answer_together(asked[start : start + batch_size], start, decoding, stop)
+            answers += self._answer_together(asked[start : start + batch_size], start, decoding, stop, score_threshold)
         return answers
 
     def ground(self, image: ImageSource, phrases: Sequence[str]) -> list[GroundedPhrase]:
@@ -215,10 +217,39 @@ class GroundedChat:
         if not isinstance(phrases, str) and isinstance(phrases, Iterable):
             phrases = list(islice(phrases, MAX_PHRASES + 1))  # it may have no end
         texts = self._referring_texts(phrases)
-        seen = self._look_at([image])[0]
+        return self._ground_in(self._look_at([image])[0], phrases, texts, None)
+
+    def ground_batch(
+        self,
+        images: Sequence[ImageSource],
+        phrases: Sequence[str],
+        score_threshold: float | None = None,
+        batch_size: int = 16,
+    ) -> list[list[GroundedPhrase]]:
+        """Find the same phrases in many images, several of which are looked at at once; equals `ground` of each.
+
+        Args:
+            score_threshold: above which a region is kept, in [0, 1]; None is the model's own.
+            batch_size: images looked at at once; it trades memory for speed.
+
+        Raises:
+            ImageError, PromptError, UsageError: as `ground`.
+        """
+        _check_batch_size(batch_size)
+        _check_threshold(score_threshold)
+        texts = self._referring_texts(phrases)
+        found: list[list[GroundedPhrase]] = []
+        for start in range(0, len(images), batch_size):
+            for seen in self._look_at(images[start : start + batch_size]):
+                found.append(self._ground_in(seen, phrases, texts, score_threshold))
+        return found
+
+    def _ground_in(
+        self, seen: SeenImage, phrases: Sequence[str], texts: Sequence[EncodedText], score_threshold: float | None
+    ) -> list[GroundedPhrase]:
         return [
             self.processor.decode_phrase(span, number, selection, seen.letterbox)
-            for number, (span, selection) in enumerate(self._select(seen, phrases, texts))
+            for number, (span, selection) in enumerate(self._select(seen, phrases, texts, score_threshold))
         ]
 
     def select_phrases(
@@ -247,7 +278,7 @@ class GroundedChat:
                 found.append((PhraseSpan(text, (0, len(text)), 0), selection))
         return found
 
-    def _look_at(self, images: Sequence[ImageSource]) -> list[SeenImage]:
+    def _look_at(self, images: Iterable[ImageSource]) -> list[SeenImage]:
         return self._runtime.look_at([load_image(image, self._limits) for image in images])
 
     def _referring_texts(self, phrases: Sequence[str]) -> list[EncodedText]:
@@ -278,7 +309,12 @@ class GroundedChat:
         return self.model.phrase_states(hidden, ids, mask)[0][:, 0]
 
     def _answer_together(
-        self, questions: Sequence[Question], first: int, decoding: Decoding, stop: StopSignal | None
+        self,
+        questions: Sequence[Question],
+        first: int,
+        decoding: Decoding,
+        stop: StopSignal | None,
+        score_threshold: float | None,
     ) -> list[GroundedAnswer]:
         runtime = self._runtime
         images = self._look_at_each(questions, first)
@@ -298,7 +334,16 @@ class GroundedChat:
             read_texts(self.model, embeds), decodings, questions, images, texts, strict=True
         ):
             writing = batch.join(decoding, *read)
-            running.append(RunningAnswer(runtime, image, writing, len(text.input_ids), question.grounded))
+            running.append(
+                RunningAnswer(
+                    runtime,
+                    image,
+                    writing,
+                    len(text.input_ids),
+                    question.grounded,
+                    score_threshold=score_threshold,
+                )
+            )
         for _ in batch.write(stop):
             for one in running:
                 one.take()
@@ -314,6 +359,17 @@ class GroundedChat:
                     pictures[key] = load_image(question.image, self._limits)
         seen = dict(zip(pictures, self._runtime.look_at(list(pictures.values())), strict=True))
         return [seen[key] for key in keys]
+
+
+def _check_batch_size(batch_size: object) -> None:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise UsageError(f"batch_size must be a whole number from 1 on, got {shown(batch_size)}")
+
+
+def _check_threshold(score_threshold: object) -> None:
+    if score_threshold is None or (isinstance(score_threshold, (int, float)) and 0 <= score_threshold <= 1):
+        return
+    raise UsageError(f"score_threshold must be a number from 0 to 1, got {shown(score_threshold)}")
 
 
 def _image_key(image: ImageSource) -> object:

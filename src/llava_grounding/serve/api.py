@@ -18,6 +18,7 @@ from llava_grounding import __version__
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.serve import schemas
 from llava_grounding.serve.guards import Guard
+from llava_grounding.serve.label_studio_routes import add_label_studio
 from llava_grounding.serve.metrics import CONTENT_TYPE, Metrics
 from llava_grounding.serve.pages import add_page
 from llava_grounding.serve.problems import ApiError
@@ -35,6 +36,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         (415, "The body is no JSON."),
         (421, "The server is not known under that name."),
         (422, "Regions were required, and none were found."),
+        (429, "Too many requests of one client are under way; Retry-After says when to come again."),
         (500, "A fault of the server."),
         (503, "The server is busy or stopping; Retry-After says when to come again."),
         (504, "The answer took too long."),
@@ -52,6 +54,8 @@ class GroundedServer:
         self.metrics = Metrics()
         self.service = Service(chat, self.settings, self.metrics)
         self.routes = _routes(self.service, self.metrics)
+        if self.settings.label_studio is not None:
+            add_label_studio(self.routes, self.service, self.settings, self.settings.label_studio)
         self._app = Guard(self.routes, self.settings, self.metrics)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

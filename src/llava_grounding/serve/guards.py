@@ -7,16 +7,18 @@ sees them. Knows no route and no model.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import json
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 from llava_grounding.serve.metrics import Metrics
-from llava_grounding.serve.problems import ApiError, busy, internal
+from llava_grounding.serve.problems import ApiError, busy, internal, too_many
 from llava_grounding.serve.settings import ServeSettings, is_loopback
 
 Scope = MutableMapping[str, Any]
@@ -25,7 +27,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-NEEDS_KEY = ("/v1", "/metrics")
+NEEDS_KEY = ("/v1", "/metrics", "/label-studio")
 """Everything else is asked without one: the page with its files, health, the description."""
 ACCESS_LOG = logging.getLogger("llava_grounding.access")
 _LOG = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class Guard:
         self._settings = settings
         self._metrics = metrics
         self._body_bytes = 0
+        self._under_way: Counter[str] = Counter()
         self._hosts = _hosts(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,9 +83,10 @@ class Guard:
                 message["headers"] = [*message.get("headers", []), *_HEADERS, (b"x-request-id", record.id.encode())]
             await send(message)
 
-        held = 0
+        held, client = 0, ""
         try:
             self._check(scope)
+            client = self._let_in(scope)
             body = b""
             if scope["method"] in ("POST", "PUT", "PATCH"):
                 body = await self._body(scope, receive)
@@ -100,7 +104,19 @@ class Guard:
             if not started:
                 await send_json(send_on, 500, internal().body())
         finally:
+            self._under_way -= Counter([client] if client else [])
             record.close()
+
+    def _let_in(self, scope: Scope) -> str:
+        """Count a request of its client; gives the client, or nothing if it is not counted."""
+        limit = self._settings.max_per_client
+        if not limit or scope["method"] != "POST" or not scope.get("client"):
+            return ""
+        client = str(scope["client"][0])
+        if self._under_way[client] >= limit:
+            raise too_many()
+        self._under_way[client] += 1
+        return client
 
     def _release(self, count: int) -> Callable[[], None]:
         def release() -> None:
@@ -118,9 +134,8 @@ class Guard:
             raise ApiError(421, "this server is not reached under that name; see --allowed-host", "unknown_host")
         path = scope["path"]
         if self._settings.api_key and any(path == one or path.startswith(f"{one}/") for one in NEEDS_KEY):
-            kind, _, given = headers.get(b"authorization", b"").partition(b" ")
-            known = self._settings.api_key.encode("ascii")
-            if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), known):
+            given = _given_key(headers.get(b"authorization", b""))
+            if not hmac.compare_digest(given, self._settings.api_key.encode("ascii")):
                 raise ApiError(401, "an API key is needed: Authorization: Bearer KEY", "invalid_api_key")
         if scope["method"] == "POST":
             # A page of another site may send forms and plain text without asking first, but not JSON.
@@ -161,6 +176,19 @@ class Guard:
         except BaseException:
             self._body_bytes -= size
             raise
+
+
+def _given_key(header: bytes) -> bytes:
+    """The key of an Authorization header: a bearer's, or the password of a client that knows only those."""
+    kind, _, given = header.partition(b" ")
+    if kind.lower() == b"bearer":
+        return given.strip()
+    if kind.lower() != b"basic":
+        return b""
+    try:
+        return base64.b64decode(given.strip(), validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def _replay(body: bytes, receive: Receive, release: Callable[[], None]) -> Receive:

@@ -70,7 +70,10 @@ class ImageReader:
         Raises:
             ImageError: if it cannot be used.
         """
-        data = self.bytes_of(url, name)
+        return self.read_bytes(self.bytes_of(url, name), name)
+
+    def read_bytes(self, data: bytes, name: str = "the image") -> Picture:
+        """The image of an encoded picture; errors as above."""
         key = hashlib.sha256(data).digest()
         with self._lock:
             encoded = self._prepared.get(key)

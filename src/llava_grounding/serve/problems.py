@@ -46,6 +46,12 @@ def busy() -> ApiError:
     return ApiError(503, "the server is busy; try again in a moment", "overloaded", retry_after=_RETRY_SECONDS)
 
 
+def too_many() -> ApiError:
+    """One client has too many requests under way."""
+    said = "too many of your requests are under way; wait for one of them"
+    return ApiError(429, said, "rate_limit_exceeded", retry_after=_RETRY_SECONDS)
+
+
 def stopping() -> ApiError:
     """The server is being stopped."""
     return ApiError(503, "the server is being stopped; try again in a moment", "stopping", retry_after=_RETRY_SECONDS)

@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from llava_grounding.serve.scheduler import Scheduler
 from llava_grounding.serve.schemas import ChatRequest, GroundRequest, RenderRequest
 from llava_grounding.serve.settings import ServeSettings
 from llava_grounding.serve.tasks import ChatTask, GroundTask, chat_task, grounding_options
-from llava_grounding.structures import GroundedAnswer
+from llava_grounding.structures import GroundedAnswer, GroundedPhrase
 
 Body = TypeVar("Body", bound=BaseModel)
 Result = TypeVar("Result")
@@ -60,7 +60,7 @@ class Service:
             if settings.fetch_hosts
             else None
         )
-        self._images = ImageReader(chat.processor.encode_image, settings.image_limits, fetch)
+        self.images = ImageReader(chat.processor.encode_image, settings.image_limits, fetch)
         self._threads = ThreadPoolExecutor(_READERS, "reader")
 
     def start(self) -> None:
@@ -71,6 +71,11 @@ class Service:
         """End; what is left is refused."""
         await asyncio.to_thread(self.scheduler.close)
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self._chat.name
 
     @property
     def healthy(self) -> bool:
@@ -115,7 +120,7 @@ class Service:
 
     def _chat_task(self, body: ChatRequest) -> ChatTask:
         self.check_model(body.model)
-        return chat_task(body, self._images, self._settings)
+        return chat_task(body, self.images, self._settings)
 
     async def _whole(self, request: Request, body: ChatRequest, events: AsyncIterator[Event]) -> dict[str, Any]:
         written = None
@@ -124,11 +129,11 @@ class Service:
                 written = event
         assert written is not None
         options = grounding_options(body)
-        answer = await self._in_thread(written.answer)
+        answer = await self.in_thread(written.answer)
         self._check_required(body, answer)
         _note(request, written)
         completion = wire.Completion(self._chat.name, options.masks)
-        return await self._in_thread(lambda: completion.whole(written, answer))
+        return await self.in_thread(lambda: completion.whole(written, answer))
 
     def _check_required(self, body: ChatRequest, answer: GroundedAnswer) -> None:
         if grounding_options(body).mode == "required" and not any(phrase.regions for phrase in answer.phrases):
@@ -147,7 +152,7 @@ class Service:
                         yield wire.event(value)
                     event = await anext(events, None)
             except Exception as error:  # noqa: BLE001  the status has been sent: what went wrong is the last event
-                yield wire.event(self._problem(error).body())
+                yield wire.event(self.problem(error).body())
             yield wire.DONE
 
     async def _told(
@@ -158,13 +163,13 @@ class Service:
             yield completion.text(event.text)
         elif isinstance(event, PhraseClosed):
             closed = event
-            yield await self._in_thread(lambda: completion.phrase(closed.phrase(self._chat.processor, packed=True)))
+            yield await self.in_thread(lambda: completion.phrase(closed.phrase(self._chat.processor, packed=True)))
         elif isinstance(event, AnswerWritten):
             written = event
-            answer = await self._in_thread(written.answer)
+            answer = await self.in_thread(written.answer)
             self._check_required(body, answer)
             _note(request, written)
-            yield await self._in_thread(lambda: completion.last(written, answer))
+            yield await self.in_thread(lambda: completion.last(written, answer))
             if body.stream_options is not None and body.stream_options.include_usage:
                 yield completion.usage(written)
 
@@ -181,7 +186,7 @@ class Service:
             "object": "grounding",
             "model": self._chat.name,
             "image_size": list(task.picture.size_wh),
-            "phrases": await self._in_thread(
+            "phrases": await self.in_thread(
                 lambda: [wire.phrase_value(one, body.masks) for one in found.phrases(self._chat.processor)]
             ),
         }
@@ -191,7 +196,28 @@ class Service:
         if len(body.phrases) > self._settings.max_phrases:
             said = f"a request may have at most {self._settings.max_phrases} phrases, got {len(body.phrases)}"
             raise ApiError(400, said, "invalid_value", "phrases")
-        return GroundTask(self._images.read(body.image.url), tuple(body.phrases), body.threshold)
+        return GroundTask(self.images.read(body.image.url), tuple(body.phrases), body.threshold)
+
+    async def last(self, task: ChatTask | GroundTask) -> AnswerWritten | PhrasesFound:
+        """What comes of a task in the end."""
+        began = time.monotonic()
+        event: Event | None = None
+        events = self._events(task, began, began + self._settings.timeout_seconds)
+        async with _closing(events):
+            async for event in events:  # noqa: B007  the last is what is wanted
+                pass
+        assert isinstance(event, (AnswerWritten, PhrasesFound))
+        return event
+
+    def phrases(self, found: PhrasesFound) -> list[GroundedPhrase]:
+        """Phrases with their regions in the picture; takes time in proportion to them."""
+        return found.phrases(self._chat.processor)
+
+    @staticmethod
+    async def unless_left(request: Request, answer: Awaitable[Result]) -> Result:
+        """An answer, as long as its client waits for it."""
+        result: Result = await _unless_left(request, answer)
+        return result
 
     async def render(self, request: Request) -> tuple[bytes, str]:
         """A file of an answer, and its type."""
@@ -203,7 +229,7 @@ class Service:
         answer = GroundedAnswer.from_dict(body.answer, self._settings.image_limits)
         if body.format == "coco":
             return json.dumps(answer.to_coco(body.file_name)).encode(), "application/json"
-        picture = self._images.picture(body.image.url)
+        picture = self.images.picture(body.image.url)
         if picture.size != answer.image_size_wh:
             (width, height), (wide, high) = answer.image_size_wh, picture.size
             message = f"the answer is about an image of {width}x{height} pixels, and this one has {wide}x{high}"
@@ -226,13 +252,13 @@ class Service:
 
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                return await self._in_thread(work)
+                return await self.in_thread(work)
         except TimeoutError:
             raise too_slow() from None
         except Exception as error:  # noqa: BLE001  whatever it is, the client gets no text of it
-            raise self._problem(error) from None
+            raise self.problem(error) from None
 
-    def _problem(self, error: Exception) -> ApiError:
+    def problem(self, error: Exception) -> ApiError:
         """What a client is told; the rest goes to the log."""
         problem = from_error(error)
         if problem.status == 500:
@@ -254,7 +280,7 @@ class Service:
                 except TimeoutError:
                     raise too_slow() from None
                 if isinstance(event, Failed):
-                    raise self._problem(event.error)
+                    raise self.problem(event.error)
                 if not text_came and isinstance(event, TextDelta):
                     text_came = True
                     self._metrics.first_token_seconds.observe(time.monotonic() - began)
@@ -264,7 +290,8 @@ class Service:
         finally:
             self.scheduler.cancel(job)
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+    async def in_thread(self, work: Callable[[], Result]) -> Result:
+        """What takes time, in one of a few threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 

@@ -10,6 +10,7 @@ from llava_grounding.errors import ConfigError, shown
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits
 from llava_grounding.inference.conversation import MAX_PROMPTS
 from llava_grounding.inference.decoding import MAX_NEW_TOKENS
+from llava_grounding.serve.task_pictures import LabelStudioSettings
 
 _MIB = 2**20
 
@@ -34,6 +35,8 @@ class ServeSettings:
     """Answers written at once."""
     queue_size: int = 64
     """Requests that wait for one of them to end; more are refused."""
+    max_per_client: int = 0
+    """Requests of one address under way at once; more get a 429. 0 sets no limit, as behind a proxy all have one."""
     timeout_seconds: float = 120.0
     """From the arrival of a request to its last word."""
     body_timeout_seconds: float = 30.0
@@ -62,11 +65,13 @@ class ServeSettings:
     """Hosts that images are fetched from by https; none by default."""
     fetch_timeout_seconds: float = 10.0
     """For an image to be fetched."""
+    label_studio: LabelStudioSettings | None = None
+    """Whether Label Studio is answered too, and where its pictures are."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_images", "max_regions", "max_phrases", "max_tokens", "max_body_bytes"):
             self._check_least(name, 1)
-        for name in ("queue_size", "image_cache_bytes", "dialogue_cache_bytes", "grace_seconds"):
+        for name in ("queue_size", "max_per_client", "image_cache_bytes", "dialogue_cache_bytes", "grace_seconds"):
             self._check_least(name, 0)
         for name in ("timeout_seconds", "body_timeout_seconds", "fetch_timeout_seconds"):
             self._check_least(name, 0.01)
