@@ -309,13 +309,14 @@ def _intersections(first: MaskRuns, second: MaskRuns, rows: np.ndarray, columns:
 
 def _read_many(codes: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sizes (n, 2), numbers of run lengths (n,) and all run lengths of codes; those in text are read together."""
-    texts = [code.get("counts") if isinstance(code, Mapping) else None for code in codes]
-    if texts and all(isinstance(text, str) and text.isascii() and text for text in texts):
-        sizes = [code["size"] if len(code.get("size") or ()) == 2 else (-1, -1) for code in codes]
+    given = [code.get("counts") if isinstance(code, Mapping) else None for code in codes]
+    texts = [text for text in given if isinstance(text, str) and text.isascii() and text]
+    if codes and len(texts) == len(codes):
+        sizes = [tuple(code.get("size") or ()) for code in codes]
         lengths = np.array([len(text) for text in texts])
         digits = np.frombuffer("".join(texts).encode("ascii"), dtype=np.uint8).astype(np.int64) - _FIRST_CHARACTER
         is_last = digits & _MORE_BIT == 0
-        if all(type(side) is int for size in sizes for side in size) and (
+        if all(len(size) == 2 and all(type(side) is int for side in size) for size in sizes) and (
             ((digits >= 0) & (digits <= (_DIGIT_MASK | _MORE_BIT))).all() and is_last[np.cumsum(lengths) - 1].all()
         ):
             places = np.array(sizes, dtype=np.int64)
