@@ -191,10 +191,10 @@ def test_numbers_of_one_image_of_none_and_of_pairs() -> None:
     assert curve.risk[-1] == (1.0, 0.0)
 
 
-def test_a_thousand_random_answers_stay_in_range() -> None:
+def test_many_random_answers_stay_in_range() -> None:
     rng = np.random.default_rng(1)
     places, answers = [], []
-    for number in range(1000):
+    for number in range(300):
         corners = rng.uniform(0, 300, (rng.integers(0, 30), 4)).round(1)
         boxes = np.concatenate((corners[:, :2], corners[:, :2] + corners[:, 2:]), axis=1)
         count = int(rng.integers(0, len(boxes) + 1))
@@ -204,7 +204,7 @@ def test_a_thousand_random_answers_stay_in_range() -> None:
         parts = [rest[start : start + 2] for start in range(0, len(rest), 2)]
         answers.append(answer(*((WORDS[k % 2], part) for k, part in enumerate(parts)), key=str(number)))
     scored = TASK.score_all(places, answers, DeterministicJudge())
-    assert len(scored.scores) == 1000
+    assert len(scored.scores) == 300
     for metric in metrics_of(scored.scores, TASK.statistics(())):
         assert metric.value is None or 0 <= metric.value <= 1
         assert metric.interval is None or 0 <= metric.interval.low <= metric.interval.high <= 1

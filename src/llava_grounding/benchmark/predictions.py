@@ -15,7 +15,7 @@ import numpy as np
 from llava_grounding.benchmark.adapters import Adapter, RawPhrase
 from llava_grounding.benchmark.files import read_lines
 from llava_grounding.benchmark.samples import BenchmarkSample, Rle, SampleSet, as_box
-from llava_grounding.errors import DataError, LlavaGroundingError, shown
+from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, shown
 from llava_grounding.masks import check_rle, rle_to_box
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase
 
@@ -117,10 +117,13 @@ def read_predictions(path: Path, samples: SampleSet, adapter: Adapter, frame: st
         frame: of the boxes, where it is not the adapter's own.
 
     Raises:
+        UsageError: if there is no such frame.
         DataError: if the file cannot be read, has no usable line, or its boxes seem to be in another frame.
     """
     by_sample = {sample.id: sample for sample in samples.samples}
     frame = frame or adapter.frame
+    if frame not in FRAMES:
+        raise UsageError(f"a frame is one of {', '.join(FRAMES)}, got {shown(frame)}")
     reader = _Reader(by_sample, adapter, frame)
     count = 0
     for number, value in read_lines(path):
@@ -253,11 +256,7 @@ FRAMES: Mapping[str, str] = {
 
 
 def to_pixels(box: np.ndarray, frame: str, size_wh: tuple[int, int]) -> np.ndarray:
-    """A box (4,) of a frame in pixels of the image.
-
-    Raises:
-        DataError: if there is no such frame.
-    """
+    """A box (4,) of one of `FRAMES` in pixels of the image."""
     sides = np.tile(np.array(size_wh, dtype=np.float64), 2)
     if frame == "pixels":
         return box
@@ -265,10 +264,9 @@ def to_pixels(box: np.ndarray, frame: str, size_wh: tuple[int, int]) -> np.ndarr
         return box * sides
     if frame == "per-mille":
         return box / 1000 * sides
-    if frame == "square-fraction":
-        side = float(sides.max())
-        return box * side - (side - sides) / 2
-    raise DataError(f"a frame is one of {', '.join(FRAMES)}, got {shown(frame)}")
+    assert frame == "square-fraction"
+    side = float(sides.max())
+    return box * side - (side - sides) / 2
 
 
 class _Problem(Exception):  # noqa: N818  never leaves this file

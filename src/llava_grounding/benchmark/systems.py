@@ -6,8 +6,9 @@ samples; the same block gets the same answers wherever and whenever it is asked.
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from io import BytesIO
@@ -17,13 +18,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from llava_grounding.annotate.endpoint import AccessError, BusyError, OpenAIEndpoint
 from llava_grounding.benchmark.baselines import Chat, Request
 from llava_grounding.benchmark.predictions import PredictedPhrase, PredictedRegion, Prediction, phrase_of, prediction_of
 from llava_grounding.benchmark.samples import BenchmarkSample, as_box
 from llava_grounding.benchmark.tasks import Ask
 from llava_grounding.data.images import ImageStore, coco_spellings, open_images
 from llava_grounding.data.mark_drawing import draw_marks
-from llava_grounding.errors import DataError, ImageError, LlavaGroundingError, missing_extra, shown
+from llava_grounding.errors import DataError, ImageError, LlavaGroundingError, shown
 from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
 from llava_grounding.masks import check_rle, decode_rle
 from llava_grounding.structures import GroundedAnswer
@@ -135,64 +137,89 @@ class ChatSystem:
 
 
 class EndpointSystem:
-    """A server with the API of `llava-grounding serve`: answers with `grounding` beside their text."""
+    """A server with the API of `llava-grounding serve`: answers with `grounding` beside their text.
 
-    def __init__(self, spec: SystemSpec, images: ImageStore, api_key: str, timeout: float = 300.0) -> None:
-        try:
-            import openai
-        except ImportError as error:
-            raise missing_extra("annotate", "asking an endpoint") from error
-        self._openai, self._spec, self._images = openai, spec, images
-        self._client = openai.OpenAI(base_url=spec.base_url, api_key=api_key, timeout=timeout, max_retries=4)
+    Args:
+        endpoint: makes a client; those of one block are asked at once.
+        first_wait: seconds before the second attempt; it doubles with each.
+    """
+
+    def __init__(
+        self,
+        spec: SystemSpec,
+        images: ImageStore,
+        endpoint: Callable[[], OpenAIEndpoint],
+        attempts: int = 6,
+        first_wait: float = 1.0,
+    ) -> None:
+        self._spec, self._images, self._endpoint = spec, images, endpoint
+        self._attempts, self._first_wait = attempts, first_wait
 
     def answer(self, block: Sequence[Asked]) -> list[Prediction]:
-        return [self._one(sample, ask) for sample, ask in block]
+        return asyncio.run(self._block(block))
 
-    def _one(self, sample: BenchmarkSample, ask: Ask) -> Prediction:
+    async def _block(self, block: Sequence[Asked]) -> list[Prediction]:
+        endpoint = self._endpoint()
+        try:
+            return list(await asyncio.gather(*(self._one(endpoint, sample, ask) for sample, ask in block)))
+        finally:
+            await endpoint.close()
+
+    async def _one(self, endpoint: OpenAIEndpoint, sample: BenchmarkSample, ask: Ask) -> Prediction:
         try:
             picture = _data_url(read_picture(self._images, sample, ask))
             if not ask.question:
-                return self._ground(sample, ask, picture)
-            answer = self._ask(sample, ask, picture, ask.grounded)
+                return await self._ground(endpoint, sample, ask, picture)
+            answer = await self._ask(endpoint, sample, ask, picture, ask.grounded)
             if not ask.also_plain:
                 return answer
-            return replace(answer, plain_text=self._ask(sample, ask, picture, grounded=False).text)
-        except self._openai.APIStatusError as error:
-            if error.status_code in (401, 403, 404):
-                raise DataError(f"{self._spec.base_url} takes no request: it answered {error.status_code}") from error
+            plain = await self._ask(endpoint, sample, ask, picture, grounded=False)
+            return replace(answer, plain_text=plain.text)
+        except (AccessError, BusyError):
+            raise  # no later sample would fare better; the same command goes on from here
+        except (LlavaGroundingError, ValueError, LookupError, TypeError, AttributeError) as error:
             return _failed(sample, error)
-        except self._openai.APIConnectionError as error:
-            raise DataError(f"cannot reach {self._spec.base_url}; the same command goes on from here") from error
-        except (LlavaGroundingError, self._openai.OpenAIError, ValueError, LookupError, TypeError, AttributeError) as e:
-            return _failed(sample, e)
 
-    def _ask(self, sample: BenchmarkSample, ask: Ask, picture: str, grounded: bool) -> Prediction:
-        parts: list[Any] = [
+    async def _ask(
+        self, endpoint: OpenAIEndpoint, sample: BenchmarkSample, ask: Ask, picture: str, grounded: bool
+    ) -> Prediction:
+        parts = [
             {"type": "image_url", "image_url": {"url": picture}},
             {"type": "text", "text": ask.question},
             *({"type": "region", **prompt} for prompt in sample.prompts),
         ]
-        completion = self._client.chat.completions.create(
-            model=self._spec.model or "",
-            messages=[{"role": "user", "content": parts}],
-            max_tokens=self._spec.max_new_tokens,
-            extra_body={"grounding": {"mode": "auto" if grounded else "off", "masks": "rle"}},
-        )
-        message = completion.choices[0].message
-        value = getattr(message, "grounding", None)
+        body = {
+            "model": self._spec.model,
+            "messages": [{"role": "user", "content": parts}],
+            "max_tokens": self._spec.max_new_tokens,
+            "grounding": {"mode": "auto" if grounded else "off", "masks": "rle"},
+        }
+        reply = await self._tried(lambda: endpoint.complete(body))
+        value = reply.more.get("grounding")
         if not grounded or value is None:
-            return Prediction(sample.id, message.content or "")
+            return Prediction(sample.id, reply.text)
         return prediction_of(sample.id, GroundedAnswer.from_dict(value))
 
-    def _ground(self, sample: BenchmarkSample, ask: Ask, picture: str) -> Prediction:
+    async def _ground(self, endpoint: OpenAIEndpoint, sample: BenchmarkSample, ask: Ask, picture: str) -> Prediction:
         body = {"image": {"url": picture}, "phrases": list(ask.phrases)}
-        value: Any = self._client.post("/ground", body=body, cast_to=object)
+        value = await self._tried(lambda: endpoint.post("/ground", body))
         size_hw = (sample.image_size_wh[1], sample.image_size_wh[0])
         phrases = []
         for text, one in zip(ask.phrases, value["phrases"], strict=True):
             regions = tuple(_region(region, size_hw) for region in one["regions"])
             phrases.append(PredictedPhrase(text, regions))
         return Prediction(sample.id, "", tuple(phrases))
+
+    async def _tried(self, call: Callable[[], Awaitable[Any]]) -> Any:
+        for attempt in range(self._attempts):
+            try:
+                return await call()
+            except BusyError as error:
+                if attempt + 1 == self._attempts:
+                    raise
+                wait = self._first_wait * 2**attempt
+                await asyncio.sleep(wait if error.pause is None else max(wait, error.pause))
+        raise AssertionError("unreachable")
 
 
 def _region(value: Mapping[str, Any], size_hw: tuple[int, int]) -> PredictedRegion:
@@ -238,7 +265,7 @@ def load_system(spec: SystemSpec, api_key: str = "none") -> System:
     """The system of a specification, loaded once in a process."""
     images = open_images(Path(spec.images)) if spec.images else _no_images()
     if spec.kind == "endpoint":
-        return EndpointSystem(spec, images, api_key)
+        return EndpointSystem(spec, images, lambda: OpenAIEndpoint(spec.base_url, api_key, timeout=300.0))
     from llava_grounding.inference.engine import GroundedChat
 
     chat = GroundedChat.from_pretrained(spec.model, spec.device)

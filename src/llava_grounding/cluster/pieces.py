@@ -51,7 +51,7 @@ def map_pieces(
                 futures.append(future)
             return futures
 
-        done = as_completed(hand_over(_first(waiting, at_once)))
+        done = as_completed(hand_over(_first(waiting, at_once)), loop=client.loop)
         for future in done:
             yield numbers.pop(future.key), future.result()
             for more in hand_over(_first(waiting, 1)):
