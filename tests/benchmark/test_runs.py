@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from llava_grounding.annotate.endpoint import BusyError, Reply
 from llava_grounding.benchmark import systems
 from llava_grounding.benchmark.baselines import CentreBoxBaseline
 from llava_grounding.benchmark.building import BuildInputs
 from llava_grounding.benchmark.runs import Piece, Run, Shard, answer_piece
 from llava_grounding.benchmark.samples import SampleSet
-from llava_grounding.benchmark.systems import ChatSystem, SystemSpec
+from llava_grounding.benchmark.systems import ChatSystem, EndpointSystem, SystemSpec
 from llava_grounding.benchmark.tasks import TASKS, Ask, find_task
 from llava_grounding.cli.benchmark_tasks import benchmarks
 from llava_grounding.data.images import open_images
@@ -167,3 +168,93 @@ def test_every_task_of_the_registry_is_one_and_an_unknown_one_offers_the_nearest
     assert all(task.rules and task.title for task in tasks)
     with pytest.raises(UsageError, match="did you mean `pope`"):
         find_task("popes")
+
+
+def test_predictions_of_others_are_scored_by_one_command_and_two_systems_compared(
+    samples: SampleSet, tmp_path: Path
+) -> None:
+    file = tmp_path / "set.jsonl"
+    samples.write(file)
+    dogs = samples.samples[0]
+    width, height = dogs.image_size_wh
+    x0, y0, x1, y1 = dogs.instances[0].box_xyxy
+    words = "a dog<script>alert(1)</script>"
+    regions = [{"box": [x0, y0, x1, y1], "score": 0.7}]
+    plain = [json.dumps({"id": dogs.id, "text": words, "phrases": [{"text": "a dog", "regions": regions}]}), "{broken"]
+    mille = [round(1000 * side / size) for side, size in zip((x0, y0, x1, y1), (width, height) * 2, strict=True)]
+    box = f"({mille[0]},{mille[1]}),({mille[2]},{mille[3]})"
+    qwen = [
+        json.dumps({"id": dogs.id, "text": f"<ref>a dog</ref><box>{box}</box> and <ref>a car</ref><box>{box}</box>"})
+    ]
+    shares = f"[{x0 / width:.3f},{y0 / height:.3f},{x1 / width:.3f},{y1 / height:.3f}]"
+    original = [json.dumps({"question_id": dogs.id, "text": "A dog.", "text_boxes": f"A dog{shares}."})]
+    found = {}
+    for name, lines in (("plain", plain), ("qwen-vl", qwen), ("original", original)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        out = tmp_path / name
+        said = command("grounding-bench", "score", "--set", file, "--out", out, "--predictions",
+                       tmp_path / f"{name}.jsonl", "--format", name, "--name", name)  # fmt: skip
+        assert "grounded F1 (box IoU 0.5)" in said
+        found[name] = json.loads((out / "report.json").read_text())
+    precision = {name: one["metrics"][0]["value"] for name, one in found.items()}
+    assert precision == {"plain": 1.0, "qwen-vl": 0.5, "original": 1.0}
+    counts = found["plain"]["counts"]
+    assert (counts["answered"], counts["missing"]) == (1, len(samples.samples) - 1)
+    assert found["plain"]["problems"] == {"no JSON": 1}
+    assert found["plain"]["published"][0]["table"] == "4"
+    page, text = ((tmp_path / "plain" / name).read_text() for name in ("report.html", "report.md"))
+    assert "<script" not in page
+    assert "line 2: no JSON" in page
+    assert "| grounded precision (box IoU 0.5) ↑ | 1.000 | 1.000 to 1.000 | 1 |" in text
+    assert "| missing |" in text
+    compared = json.loads(command("compare", tmp_path / "plain", tmp_path / "qwen-vl", "--json"))
+    assert compared["differences"][0]["difference"] == -0.5
+    assert (compared["about"]["first"], compared["about"]["second"]) == ("plain", "qwen-vl")
+    assert "| grounded precision (box IoU 0.5) ↑ | 1.000 | 0.500 | -0.500 |" in command(
+        "compare", tmp_path / "plain", tmp_path / "qwen-vl"
+    )
+    again = json.loads(command("grounding-bench", "report", tmp_path / "plain", "--json"))
+    assert again == found["plain"]
+    with pytest.raises(UsageError, match="holds scores of grounding-bench, not of pope"):
+        command("pope", "report", tmp_path / "plain")
+    with pytest.raises(UsageError, match="is a set of grounding-bench, not of vsr"):
+        command("vsr", "score", "--set", file, "--out", tmp_path / "vsr")
+    with pytest.raises(UsageError, match="finish `run`, or give --predictions"):
+        command("grounding-bench", "score", "--set", file, "--out", tmp_path / "none")
+    with pytest.raises(UsageError, match="needs --judge-url"):
+        given = ("--predictions", tmp_path / "plain.jsonl", "--judge", "gpt")
+        command("grounding-bench", "score", "--set", file, "--out", tmp_path / "plain", *given)
+    with pytest.raises(UsageError, match="'x' is not one of 'scenes', 'photos', 'grounding-bench'"):
+        command("x")
+
+
+def test_an_endpoint_with_our_grounding_is_a_system(samples: SampleSet, mini_pack_root: Path) -> None:
+    task = find_task("grounding-bench")
+    calls = []
+    answer = {"version": 1, "text": "a dog", "image_size": [80, 60], "raw": "", "model": "m",
+              "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+              "phrases": [{"id": 0, "text": "a dog", "span": [0, 5], "score": 0.5,
+                           "regions": [{"box": [1, 2, 30, 40], "score": 0.5, "area": 9, "mask": None}]}]}  # fmt: skip
+
+    class Server:
+        async def complete(self, body: dict[str, object]) -> Reply:
+            calls.append(body)
+            if len(calls) == 1:
+                raise BusyError("wait", pause=0.0)
+            return Reply("a dog", 1, 1, {"grounding": answer} if body["grounding"]["mode"] == "auto" else {})
+
+        async def post(self, path: str, body: dict[str, object]) -> object:
+            calls.append(path)
+            return {"phrases": [{"text": one, "regions": answer["phrases"][0]["regions"]} for one in body["phrases"]]}
+
+        async def close(self) -> None:
+            """Nothing is open."""
+
+    spec = SystemSpec("endpoint", "m", base_url="http://127.0.0.1:1/v1", images=str(mini_pack_root))
+    system = EndpointSystem(spec, open_images(mini_pack_root), Server, first_wait=0.0)
+    block = [(one, task.ask(one)) for one in samples.samples]
+    answers = system.answer(block)
+    assert all(one.error is None for one in answers), answers
+    assert {tuple(one.phrases[0].regions[0].box_xyxy) for one in answers} == {(1, 2, 30, 40)}
+    assert "/ground" in calls
+    assert calls[0]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
