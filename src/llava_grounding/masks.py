@@ -439,8 +439,10 @@ def _numbers(digits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     lengths = last - first + 1
     if lengths.max() > _MAX_DIGITS:
         raise DataError(f"run-length code must have numbers of at most {_MAX_DIGITS} characters, got {lengths.max()}")
-    place = np.arange(len(digits)) - np.repeat(first, lengths)
-    values = np.add.reduceat((digits & _DIGIT_MASK) << (_DIGIT_BITS * place), first)
+    values = digits[first] & _DIGIT_MASK
+    for place in range(1, int(lengths.max())):  # few numbers have more than one digit
+        longer = np.flatnonzero(lengths > place)
+        values[longer] |= (digits[first[longer] + place] & _DIGIT_MASK) << (_DIGIT_BITS * place)
     values -= np.where(digits[last] & _SIGN_BIT, np.int64(1) << (_DIGIT_BITS * lengths), 0)
     return values, last
 

@@ -221,8 +221,8 @@ def test_predictions_of_others_are_scored_by_one_command_and_two_systems_compare
         command("vsr", "score", "--set", file, "--out", tmp_path / "vsr")
     with pytest.raises(UsageError, match="finish `run`, or give --predictions"):
         command("grounding-bench", "score", "--set", file, "--out", tmp_path / "none")
+    given = ("--predictions", tmp_path / "plain.jsonl", "--judge", "gpt")
     with pytest.raises(UsageError, match="needs --judge-url"):
-        given = ("--predictions", tmp_path / "plain.jsonl", "--judge", "gpt")
         command("grounding-bench", "score", "--set", file, "--out", tmp_path / "plain", *given)
     with pytest.raises(UsageError, match="'x' is not one of 'scenes', 'photos', 'grounding-bench'"):
         command("x")

@@ -18,7 +18,9 @@ Source: LLaVA-Grounding (arXiv:2312.02949), section on Grounding-Bench. Knows no
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +34,7 @@ from llava_grounding.matching import IOU_THRESHOLD, GroundingCounts, match_one_t
 
 RULES_VERSION = "1"
 IOU_LEVELS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+_MOST_THREADS = 8
 _MASKED_TOGETHER = 16  # answers whose masks are read at once
 
 OverlapOf = Literal["box", "mask"]
@@ -97,10 +100,9 @@ def mask_overlaps(
     Args:
         least: pairs that cannot reach it have 0.
     """
-    found: list[Overlaps] = []
-    for start in range(0, len(answers), _MASKED_TOGETHER):
-        found += _mask_overlaps(answers[start : start + _MASKED_TOGETHER], least)
-    return found
+    parts = [answers[start : start + _MASKED_TOGETHER] for start in range(0, len(answers), _MASKED_TOGETHER)]
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:  # NumPy lets others run meanwhile
+        return [one for part in pool.map(lambda part: _mask_overlaps(part, least), parts) for one in part]
 
 
 def _mask_overlaps(answers: Sequence[tuple[BenchmarkSample, Prediction]], least: float) -> list[Overlaps]:

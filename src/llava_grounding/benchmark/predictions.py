@@ -139,6 +139,19 @@ def read_predictions(path: Path, samples: SampleSet, adapter: Adapter, frame: st
     return Imported(reader.by_id, dict(sorted(reader.problems.items())), tuple(reader.named), count)
 
 
+def prediction_from(line: Mapping[str, Any], sample: BenchmarkSample, adapter: Adapter) -> Prediction:
+    """One line of an adapter's format as the prediction of a sample.
+
+    Raises:
+        DataError: if it cannot be used.
+    """
+    reader = _Reader({sample.id: sample}, adapter, adapter.frame)
+    reader.take(1, line)
+    if sample.id not in reader.by_id:
+        raise DataError(reader.named[0])
+    return reader.by_id[sample.id]
+
+
 class _Reader:
     """Takes lines one by one, and keeps watch over their boxes."""
 

@@ -136,6 +136,20 @@ TASKS: dict[str, str] = {
 }
 """Tasks by name: the module and class of each. A program may add its own."""
 
+IN_A_LINE: dict[str, str] = {
+    "grounding-bench": "Grounded descriptions, chat scores, phrases (table 4).",
+    "referring": "REC and RES: RefCOCO, RefCOCO+, RefCOCOg (table 5).",
+    "generalized-referring": "Several things or none: gRefCOCO.",
+    "phrase-grounding": "Flickr30K Entities, R@1, 5, 10 (table 5).",
+    "classification": "What click, box, scribble, mask point at (table 7).",
+    "marks": "Numbers drawn into the picture (table 6).",
+    "chat": "LLaVA-Bench, with and without grounding (table 12).",
+    "pope": "Is there a ...?",
+    "vsr": "Spatial statements, true or not.",
+    "grounded-captions": "GCG: AP50, mIoU, recall, CIDEr, METEOR.",
+}
+"""What each measures, for lists."""
+
 
 def find_task(name: str) -> Task:
     """The task of this name.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from llava_grounding.benchmark.tasks import TASKS
+from llava_grounding.benchmark.tasks import IN_A_LINE, TASKS
 from llava_grounding.cli.benchmark import Task, benchmark
 from llava_grounding.cli.outputs import check_out, given_path, write_files
 from llava_grounding.cli.report import note, say
@@ -231,7 +231,7 @@ def compare(
 
 
 for _name in TASKS:
-    benchmarks.add_typer(steps, name=_name)
+    benchmarks.add_typer(steps, name=_name, help=IN_A_LINE.get(_name, _name))
 
 
 def _read_set(ctx: typer.Context, path: Path) -> SampleSet:
