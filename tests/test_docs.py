@@ -127,7 +127,7 @@ def test_the_command_lines_on_a_page_name_commands_and_options_that_exist(name: 
     for command, rest in _COMMAND.findall(PAGES[name].read_text(encoding="utf-8")):
         assert command in command_names()
         is_group = command in {group.name for group in app.registered_groups}
-        kind = list(takewhile(re.compile(r"[a-z-]*[a-z]").fullmatch, rest.split()))[: 2 if is_group else 0]
+        kind = list(takewhile(re.compile(r"[a-z][a-z-]*").fullmatch, rest.split()))[: 2 if is_group else 0]
         known = help_text(command, *kind)
         said = re.sub(r'"[^"]*"', "", rest).partition(" #")[0]
         assert [option for option in re.findall(r"--[a-z-]+", said) if f"{option} " not in f"{known} "] == []
