@@ -280,6 +280,8 @@ def test_a_photo_pack_gives_sets_and_each_task_says_what_it_needs(mini_pack_root
     for name in ("grounding-bench", "classification", "referring"):
         built[name] = find_task(name).build(BuildInputs(data=mini_pack_root))
         assert built[name].samples == find_task(name).build(BuildInputs(data=mini_pack_root)).samples
+    asked = find_task("grounding-bench").build(BuildInputs(data=mini_pack_root, question="What is there?", limit=1))
+    assert [one.question for one in asked.samples if one.kind == "detail"] == ["What is there?"]
     kinds = {sample.kind for sample in built["grounding-bench"].samples}
     assert kinds == {"detail", "phrases"}
     (phrases,) = [one for one in built["grounding-bench"].samples if one.kind == "phrases"]

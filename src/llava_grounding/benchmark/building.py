@@ -45,6 +45,7 @@ class BuildInputs:
         images: where the pictures are; needed where a file does not say their size.
         limit: how many samples, spread evenly; None = all.
         seed: chooses prompts.
+        question: how a description is asked for, where the files have no questions; None = the task's own words.
     """
 
     data: Path | None = None
@@ -60,6 +61,7 @@ class BuildInputs:
     images: Path | None = None
     limit: int | None = None
     seed: int = 0
+    question: str | None = None
 
     def need(self, task: str, *ways: Sequence[str]) -> None:
         """Check that the files of one of the ways are given.

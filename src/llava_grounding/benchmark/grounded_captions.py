@@ -57,7 +57,7 @@ class GroundedCaptions(Task):
                     image,
                     image,
                     size,
-                    question=QUESTION,
+                    question=inputs.question or QUESTION,
                     instances=things,
                     references=record.captions,
                     split=inputs.split,

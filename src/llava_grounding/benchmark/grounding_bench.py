@@ -79,7 +79,7 @@ class GroundingBench(Task):
         usable = [one for one in records if any(thing.region != "crowd" for thing in one.instances)]
         building.left_out["no labelled instances"] += len(list(records)) - len(usable)
         for record, size in sized(spread(usable, inputs.limit), building):
-            building.samples += _samples_of(record, size, inputs.split)
+            building.samples += _samples_of(record, size, inputs.split, inputs.question or DESCRIBE)
         building.inputs = replace(inputs, limit=None)  # of images, and applied
         return building.finish(records.name)
 
@@ -138,7 +138,7 @@ def _given(path: Any) -> Any:
     return path
 
 
-def _samples_of(record: Record, size: tuple[int, int], split: str) -> Iterator[BenchmarkSample]:
+def _samples_of(record: Record, size: tuple[int, int], split: str, question: str) -> Iterator[BenchmarkSample]:
     """What is asked about one image."""
     things = labelled(record, size)
     image = record.image_name or record.id
@@ -150,7 +150,7 @@ def _samples_of(record: Record, size: tuple[int, int], split: str) -> Iterator[B
         "split": split,
     }
     if not record.dialogues:
-        yield BenchmarkSample(f"{image}#detail", kind="detail", question=DESCRIBE, references=record.captions, **common)
+        yield BenchmarkSample(f"{image}#detail", kind="detail", question=question, references=record.captions, **common)
     for number, dialogue in enumerate(record.dialogues):
         for place, turn in enumerate(dialogue):
             if not turn.regions:

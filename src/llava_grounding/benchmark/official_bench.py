@@ -52,7 +52,7 @@ def official_samples(inputs: BuildInputs) -> SampleSet:
         if image not in labels:
             building.left_out["image without labels"] += 1
         elif image not in asked:
-            _add(building, labels, image, f"{image:012d}", "detail", DESCRIBE, "")
+            _add(building, labels, image, f"{image:012d}", "detail", inputs.question or DESCRIBE, "")
     return building.finish(inputs.questions.stem)
 
 

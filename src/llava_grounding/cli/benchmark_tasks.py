@@ -95,13 +95,29 @@ def build(
     images: Images = None,
     limit: Annotated[int | None, typer.Option(min=1, help="How many, spread evenly; default all.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses prompts.")] = 0,
+    question: Annotated[
+        str | None, typer.Option(help="How a description is asked for; default the task's words.")
+    ] = None,
 ) -> None:
     """Make the set of a task from files as they are published."""
     from llava_grounding.benchmark.building import BuildInputs
     from llava_grounding.benchmark.tasks import find_task
 
     inputs = BuildInputs(
-        data, split, instances, captions, dialogues, refs, entities, questions, answers, ids, images, limit, seed
+        data,
+        split,
+        instances,
+        captions,
+        dialogues,
+        refs,
+        entities,
+        questions,
+        answers,
+        ids,
+        images,
+        limit,
+        seed,
+        question,
     )
     check_out(out.parent, [out.name], [("input", path) for path in vars(inputs).values() if isinstance(path, Path)])
     samples = find_task(_task_of(ctx)).build(inputs)
@@ -274,7 +290,8 @@ def _predictions(
 
     if path is not None:
         found = read_predictions(path, samples, adapter(format), frame)
-        about = {"kind": "imported", "name": name or path.stem, "format": format, "sha256": file_hash(path)}
+        about = {"kind": "imported", "name": name or path.stem, "format": format, "lines": found.num_lines}
+        about["sha256"] = file_hash(path)
         return found, about | ({"frame": frame} if frame else {})
     if not (out / PREDICTIONS).is_file():
         raise UsageError(f"{quoted(str(out))} has no {PREDICTIONS} yet: finish `run`, or give --predictions")
