@@ -208,7 +208,9 @@ def test_published_files_are_read_as_they_are(coco: Path, tmp_path: Path) -> Non
         ("the dog", (0, 0, 40, 40), "testA")
     ]
     assert int(decode_rle(one[0].instances[0].mask).sum()) == 1600
-    many = find_task("generalized-referring").build(inputs).samples
+    whole = find_task("generalized-referring").build(inputs)
+    many = whole.samples
+    assert sum(whole.left_out.values()) == 0
     assert [(s.phrases[0].text, len(s.instances)) for s in many] == [("the dog", 1), ("both", 2), ("a cow", 0)]
     (marked,) = find_task("marks").build(inputs).samples
     assert (marked.question, marked.answer, marked.marks) == ("Which mark is on the dog?", "1", (0, 1))
@@ -260,6 +262,22 @@ def test_the_files_of_the_original_bench_are_read_as_they_are(coco: Path, tmp_pa
     built = find_task("grounding-bench").build(inputs)
     assert built.samples[0].instances[0].box_xyxy == (0, 0, 40, 40)
     assert built.samples[0].references == ("A dog.",)
+
+
+def test_dialogues_of_annotate_become_questions_with_reference_answers(coco: Path, tmp_path: Path) -> None:
+    turns = [("<image>\nWhat is there? (with grounding)", "<g_s> A dog <g_e> <seg> sits."), ("Why?", "It waits.")]
+    said = [{"from": who, "value": text} for turn in turns for who, text in zip(("human", "gpt"), turn, strict=True)]
+    entry = {"id": "42", "image": "COCO_val2014_000000000042.jpg", "conversations": said, "gd_ls": [[1]]}
+    broken = {**entry, "id": "43", "gd_ls": []}
+    inputs = BuildInputs(instances=coco, dialogues=write(tmp_path / "gvc.json", [entry, broken]))
+    made = find_task("grounding-bench").build(inputs)
+    built = made.samples
+    assert sum(made.left_out.values()) == 1
+    assert [(s.kind, s.question, s.answer) for s in built] == [
+        ("detail", "What is there?", "A dog sits."),
+        ("conversation", "Why?", "It waits."),
+    ]
+    assert find_task("grounding-bench").ask(built[0]).also_plain
 
 
 def test_flickr_entities_are_read_as_they_are(tmp_path: Path) -> None:

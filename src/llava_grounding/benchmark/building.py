@@ -97,6 +97,11 @@ class Building:
     samples: list[BenchmarkSample] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
+    def take_dropped(self, records: Dataset) -> None:
+        """Count what the reader of the files left out."""
+        for reason, ids in records.dropped.items():
+            self.left_out[reason] += len(ids)
+
     def finish(self, name: str, notes: Iterable[str] = ()) -> SampleSet:
         """The set, at most `limit` samples of it, spread evenly.
 
@@ -168,9 +173,16 @@ def rounded_box(box: Sequence[float]) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def sized(records: Iterable[Record], building: Building) -> Iterator[tuple[Record, tuple[int, int]]]:
-    """Records whose image size is known, from the labels or else the picture itself; others are left out."""
-    for record in records:
+def sized(
+    records: Dataset, building: Building, chosen: Iterable[Record] | None = None
+) -> Iterator[tuple[Record, tuple[int, int]]]:
+    """Records whose image size is known, from the labels or else the picture itself; others are left out, and counted.
+
+    Args:
+        chosen: of the records; None = all.
+    """
+    building.take_dropped(records)
+    for record in records if chosen is None else chosen:
         size = record.image_size_wh or picture_size(building.inputs, record.image_name or record.id)
         if size is None:
             building.left_out["size of the image not known; give --images"] += 1

@@ -41,6 +41,7 @@ class GeneralizedReferring(Task):
             sizes[record.image_id] = (record.image_name or record.id, size)
             building.samples += of_expressions(record, size, inputs.split, only_one=False)
         assert inputs.refs is not None
+        building.left_out.pop("ref that means nothing in the image", None)  # they are read here
         for number, row in enumerate(read_refs(inputs.refs)):
             if not isinstance(row, Mapping) or not _means_nothing(row) or row.get("split") != inputs.split:
                 continue

@@ -78,7 +78,7 @@ class GroundingBench(Task):
         )
         usable = [one for one in records if any(thing.region != "crowd" for thing in one.instances)]
         building.left_out["no labelled instances"] += len(list(records)) - len(usable)
-        for record, size in sized(spread(usable, inputs.limit), building):
+        for record, size in sized(records, building, spread(usable, inputs.limit)):
             building.samples += _samples_of(record, size, inputs.split, inputs.question or DESCRIBE)
         building.inputs = replace(inputs, limit=None)  # of images, and applied
         return building.finish(records.name)

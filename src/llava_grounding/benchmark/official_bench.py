@@ -31,7 +31,7 @@ def official_samples(inputs: BuildInputs) -> SampleSet:
     assert inputs.questions is not None
     assert inputs.instances is not None
     building = Building(inputs, "grounding-bench")
-    labels = _labels(inputs.instances, inputs)
+    labels = _labels(inputs.instances, building)
     answers = {} if inputs.answers is None else dict(_texts(inputs.answers, building))
     asked = set()
     for number, question in read_lines(inputs.questions):
@@ -82,13 +82,15 @@ def _add(building: Building, labels: _Labels, image: int, key: str, kind: str, q
 _SHARES = -1  # id of instances whose boxes are still shares of the image
 
 
-def _labels(path: Path, inputs: BuildInputs) -> _Labels:
+def _labels(path: Path, building: Building) -> _Labels:
+    inputs = building.inputs
     if path.suffix == ".jsonl":
         return dict(_caps_boxes(path))
     with naming(path):
         photos = CocoPhotos(
             read_json(path), inputs.pictures(), read_json(inputs.captions) if inputs.captions else None, name=path.stem
         )
+    building.take_dropped(photos)
     return {one.image_id: (one.image_size_wh, labelled(one), one.captions, one.image_name or one.id) for one in photos}
 
 

@@ -14,13 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import llava_grounding
-from llava_grounding.benchmark.adapters import adapter
 from llava_grounding.benchmark.files import as_json, read_json_object, read_lines, write_aside
-from llava_grounding.benchmark.predictions import Prediction, read_predictions
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet, about_set
 from llava_grounding.benchmark.systems import System, SystemSpec, load_system
 from llava_grounding.benchmark.tasks import find_task
@@ -191,15 +188,6 @@ class Run:
         for path in (self.folder / PARTS).glob("*.jsonl"):
             path.unlink(missing_ok=True)
         return True
-
-    def predictions(self) -> dict[str, Prediction]:
-        """What was answered, by sample; also of a run that is not done."""
-        if self.is_done:
-            return dict(read_predictions(self.folder / PREDICTIONS, self.samples, adapter("plain")).by_id)
-        with TemporaryDirectory() as aside:
-            path = Path(aside) / PREDICTIONS
-            path.write_bytes(b"".join(as_json(one).encode() for block in self._done().values() for one in block))
-            return dict(read_predictions(path, self.samples, adapter("plain")).by_id)
 
 
 @contextmanager
