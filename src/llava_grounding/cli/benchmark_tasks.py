@@ -314,21 +314,23 @@ def _judge(
         yield DeterministicJudge()
         return
     from llava_grounding.annotate.endpoint import OpenAIEndpoint
+    from llava_grounding.annotate.locking import locked
     from llava_grounding.annotate.store import Store
     from llava_grounding.benchmark.endpoint_judge import EndpointJudge, JudgeSettings
 
     (out / _STORE).mkdir(parents=True, exist_ok=True)
-    store = Store(out / _STORE)
-    try:
-        key = environ.get(key_variable) or "none"
-        yield EndpointJudge(
-            store,
-            lambda: OpenAIEndpoint(url, key),
-            JudgeSettings(name),
-            tell=lambda progress: tell(progress.samples, progress.samples + 1),
-        )
-    finally:
-        store.close()
+    with locked(out / _STORE):
+        store = Store(out / _STORE)
+        try:
+            key = environ.get(key_variable) or "none"
+            yield EndpointJudge(
+                store,
+                lambda: OpenAIEndpoint(url, key),
+                JudgeSettings(name),
+                tell=lambda progress: tell(progress.samples, progress.samples + 1),
+            )
+        finally:
+            store.close()
 
 
 def _write_report(folder: Path, seed: int, images: Path | None, as_json: bool = False) -> None:
