@@ -87,8 +87,9 @@ types: $(VENV)/.dev ## static types
 imports: $(VENV)/.dev ## import directions between rooms
 	$(BIN)/lint-imports
 
-docs: $(VENV)/.dev ## bring the help texts in docs/cli.md up to date
+docs: $(VENV)/.dev ## bring the help texts in docs/cli.md and the ledger docs/paper.md up to date
 	$(BIN)/python tests/house.py
+	PYTHONPATH=tests $(BIN)/python tests/paper_page.py
 
 site: $(VENV)/.dev ## the documentation as pages with an API reference: build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,6 +19,7 @@ from PIL import Image
 import llava_grounding
 from house import CLI_PAGE, PACKAGE, ROOT, Block, blocks, help_text, pages, with_current_help
 from llava_grounding import GroundedAnswer
+from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
 from llava_grounding.checkpoints import find_checkpoint
 from llava_grounding.cli.main import app
 from llava_grounding.errors import LlavaGroundingError
@@ -40,6 +42,7 @@ EXAMPLES = {
     "plot_log.py": ["curves.svg", "run", "run"],
     "talk_about_photo.py": ["photo.jpg", "What is in the image?", "How many things are there?"],
     "write_data_set.py": ["mydata", "2"],
+    "lmms_eval_adapter.py": ["set.jsonl", "task"],
     "time_grounder.py": ["--preset", "nano", "--image-size", "160", "160", "--threads", "1", "--runs", "1"],
 }
 NEED_MODEL = {"ask_many.py", "publish_checkpoint.py", "talk_about_photo.py"}
@@ -53,6 +56,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [{"step": 50, "loss": 3.0, "language": 2.0}, {"step": 100, "phrase_f1": 0.25}]
     (tmp_path / "run/log.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     (tmp_path / "run/recipe.json").write_text(json.dumps({"steps": 100, "batch_size": 10}))
+    one = BenchmarkSample("1", "photo.jpg", (640, 480), answer="yes")
+    SampleSet("pope", "one", (one,)).write(tmp_path / "set.jsonl")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -121,7 +126,8 @@ def command_names() -> list[str]:
 def test_the_command_lines_on_a_page_name_commands_and_options_that_exist(name: str) -> None:
     for command, rest in _COMMAND.findall(PAGES[name].read_text(encoding="utf-8")):
         assert command in command_names()
-        kind = rest.split()[:1] if command in {group.name for group in app.registered_groups} else []
+        is_group = command in {group.name for group in app.registered_groups}
+        kind = list(takewhile(re.compile(r"[a-z][a-z-]*").fullmatch, rest.split()))[: 2 if is_group else 0]
         known = help_text(command, *kind)
         said = re.sub(r'"[^"]*"', "", rest).partition(" #")[0]
         assert [option for option in re.findall(r"--[a-z-]+", said) if f"{option} " not in f"{known} "] == []

@@ -24,6 +24,7 @@ MACHINE_PLACES = ["/" + "work/", "/" + "opt/", "/" + "root/", "/" + "home/", "/"
 REGISTRIES = ["pypi" + ".org", "python" + "hosted.org", "download.py" + "torch.org"]
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "distributed": "dask",
     "yaml": "pyyaml",
     "huggingface_hub": "huggingface-hub",
     "prometheus_client": "prometheus-client",

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as npst
 
 from llava_grounding.errors import DataError, ShapeError
 from llava_grounding.masks import (
+    MaskRuns,
     decode_rle,
     encode_rle,
     mask_area,
@@ -323,3 +324,28 @@ def test_what_is_no_polygon_is_refused(polygon):
     with pytest.raises(DataError) as caught:
         polygons_to_mask([polygon], (5, 4))
     assert str(caught.value) == f"a polygon must be at least three finite points x, y, got {len(polygon)} numbers"
+
+
+@many
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12))
+def test_overlaps_of_run_lengths_are_those_of_the_masks(seed, height, width):
+    rng = np.random.default_rng(seed)
+    masks = rng.random((4, height, width)) < rng.random((4, 1, 1))
+    runs = MaskRuns([encode_rle(mask) for mask in masks])
+    plain = MaskRuns([{"size": [height, width], "counts": [0, 0, 0, height * width]}])  # runs of no length are allowed
+    assert runs.areas.tolist() == [mask_area(mask) for mask in masks]
+    boxes = [mask_to_box(mask) for mask in masks]
+    assert runs.boxes_xyxy.tolist() == [[0, 0, 0, 0] if box is None else box.tolist() for box in boxes]
+    pairs = np.array([(row, column) for row in range(4) for column in range(4)])
+    assert runs.pair_iou(runs, pairs).tolist() == mask_iou(masks, masks).reshape(-1).tolist()
+    assert runs.pair_iou(plain, np.array([[2, 0]])).tolist() == [mask_area(masks[2]) / (height * width)]
+
+
+def test_overlaps_of_damaged_codes_and_of_other_sizes_are_refused():
+    good = encode_rle(np.ones((3, 4), dtype=bool))
+    with pytest.raises(DataError, match="must describe 3 x 5"):
+        MaskRuns([good, {**good, "size": [3, 5]}])
+    with pytest.raises(ShapeError, match="same height and width"):
+        MaskRuns([good]).pair_iou(MaskRuns([encode_rle(np.ones((4, 3), dtype=bool))]), [[0, 0]])
+    assert len(MaskRuns([])) == 0
+    assert MaskRuns([good]).pair_iou(MaskRuns([]), np.zeros((0, 2))).tolist() == []

@@ -14,12 +14,13 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from llava_grounding.annotate.endpoint import AccessError, BusyError, CallError, Endpoint, RefusedError, Reply
 from llava_grounding.annotate.limits import Budget, Pace, guess_tokens
 from llava_grounding.annotate.rounds import ModelSettings, Pending, Request, form_key, next_step
 from llava_grounding.annotate.samples import Unusable
-from llava_grounding.annotate.store import Store
+from llava_grounding.annotate.store import Row, Store
 from llava_grounding.annotate.tasks import Task
 
 _ABOUT_FORM = re.compile(r"response_format|json_schema|schema|guided|grammar|structured", re.IGNORECASE)
@@ -70,6 +71,10 @@ class Progress:
     budget: Budget = field(default_factory=Budget)
 
 
+Steps = Callable[[Any, Any, Callable[[str], Row | None]], Any]
+"""Of a task, the settings and a look-up in the store: a `Pending` whose request has `key` and `body`, or the end."""
+
+
 class _Stop(Exception):  # noqa: N818  never leaves this file
     """Nothing more is to be asked."""
 
@@ -80,6 +85,7 @@ class Asker:
     Args:
         settings: their `form` may be changed to `brackets` by the first request, unless `fixed_form`.
         tell: called when a sample is done.
+        steps: what is asked next about a task, or what its answers come to, where tasks are of another kind than ours.
     """
 
     def __init__(
@@ -92,8 +98,10 @@ class Asker:
         budget: Budget | None = None,
         fixed_form: bool = False,
         tell: Callable[[Progress], None] = lambda progress: None,
+        steps: Steps = next_step,
     ) -> None:
         self.settings = settings
+        self._steps = steps
         self._store, self._endpoint, self._tell = store, endpoint, tell
         self._options, self._pace = options or AskOptions(), pace or Pace()
         self.progress = Progress(budget=budget or Budget())
@@ -149,7 +157,7 @@ class Asker:
 
     def _is_done(self, task: Task) -> bool:
         """Whether nothing is left to be asked about a task."""
-        step = next_step(task, self.settings, self._store.get)
+        step = self._steps(task, self.settings, self._store.get)
         if isinstance(step, Pending) and not self._is_final(step):
             if step.row is not None and step.row.state == "batch" and not self._options.ask_batched:
                 self.progress.waiting += 1
@@ -169,7 +177,7 @@ class Asker:
         """All rounds about one task."""
         try:
             while True:
-                step = next_step(task, self.settings, self._store.get)
+                step = self._steps(task, self.settings, self._store.get)
                 if not isinstance(step, Pending) or self._is_final(step):
                     break
                 if not await self._once(step.request):

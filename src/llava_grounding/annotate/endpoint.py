@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import email.utils
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from llava_grounding.errors import LlavaGroundingError, missing_extra
@@ -20,11 +20,15 @@ _QUOTA = ("insufficient_quota", "billing")
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model said; token counts are None where the endpoint does not tell them."""
+    """What a model said; token counts are None where the endpoint does not tell them.
+
+    `more` is what the message holds beside the API's own fields, as the `grounding` of our server.
+    """
 
     text: str
     prompt_tokens: int | None
     completion_tokens: int | None
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 class CallError(LlavaGroundingError):
@@ -90,9 +94,21 @@ class OpenAIEndpoint:
     async def complete(self, body: Mapping[str, Any]) -> Reply:
         known = {key: body[key] for key in ("model", "messages")}
         more = {key: value for key, value in body.items() if key not in known}
+        completion = await self._called(self._client.chat.completions.create(**known, extra_body=more))
+        return _reply(completion, self._base_url)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Call what the server has beside OpenAI's API, as `/ground` of ours; its JSON as plain data.
+
+        Raises:
+            CallError: one of its kinds.
+        """
+        return await self._called(self._client.post(path, body=dict(body), cast_to=object))
+
+    async def _called(self, call: Awaitable[Any]) -> Any:
         openai = self._openai
         try:
-            completion = await self._client.chat.completions.create(**known, extra_body=more)
+            return await call
         except openai.APIStatusError as error:
             raise self._explained(error) from error
         except openai.APITimeoutError as error:
@@ -102,7 +118,6 @@ class OpenAIEndpoint:
             raise BusyError(f"cannot reach {self._base_url}: {cause}", connected=_was_connected(cause)) from error
         except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:  # no JSON, or of another form
             raise BusyError(f"{self._base_url} did not answer as the API does: {error}") from error
-        return _reply(completion, self._base_url)
 
     async def close(self) -> None:
         await self._client.close()
@@ -170,4 +185,7 @@ def _reply(completion: Any, base_url: str) -> Reply:
     counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
     prompt, said = (one if isinstance(one, int) and 0 <= one <= _MOST_TOKENS else None for one in counts)
     # A store holds text; half of a surrogate pair is none.
-    return Reply((text or "").encode("utf-8", "replace").decode(), prompt, said)
+    more = getattr(message, "model_extra", None)
+    return Reply(
+        (text or "").encode("utf-8", "replace").decode(), prompt, said, more if isinstance(more, Mapping) else {}
+    )

@@ -1,4 +1,4 @@
-"""How good a description is as text: CIDEr-D against sentences by people, and which labelled things it speaks of.
+"""How good a description is as text: CIDEr-D and METEOR against sentences by people, which labelled things it names.
 
 Knows no images; categories are found in text by `language/nouns.py`.
 """
@@ -10,7 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+from llava_grounding.language.nouns import plural
 from llava_grounding.matching import harmonic_mean, ratio
 
 MAX_N = 4
@@ -75,6 +77,48 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> l
     return scores
 
 
+def meteor(text: str, references: Sequence[str]) -> float:
+    """METEOR of a text, 0 to 1, the best over the references; words match exactly, or as singular and plural.
+
+    Without WordNet's synonyms and without a stemmer, so it is lower than the program's.
+
+    Source: Banerjee and Lavie 2005: ten times the weight on recall, penalty 0.5 (chunks / matches)^3.
+    """
+    own = _words(text)
+    return max((_meteor(own, _words(reference)) for reference in references), default=0.0)
+
+
+def _meteor(own: Sequence[str], other: Sequence[str]) -> float:
+    places = _aligned(own, other)
+    if not places:
+        return 0.0
+    precision, recall = len(places) / len(own), len(places) / len(other)
+    mean = 10 * precision * recall / (recall + 9 * precision)
+    pairs = sorted(places.items())
+    chunks = 1 + sum((mine + 1, theirs + 1) != following for (mine, theirs), following in pairwise(pairs))
+    return mean * (1 - 0.5 * (chunks / len(places)) ** 3)
+
+
+def _aligned(own: Sequence[str], other: Sequence[str]) -> dict[int, int]:
+    """Place of each matched word -> place of its match: exact ones first, each where it continues the one before."""
+    found: dict[int, int] = {}
+    free = set(range(len(other)))
+    for same in (str.__eq__, lambda a, b: plural(a) == b or a == plural(b)):
+        for place, word in enumerate(own):
+            if place in found:
+                continue
+            options = [one for one in sorted(free) if same(word, other[one])]
+            if options:
+                following = found.get(place - 1, -2) + 1
+                found[place] = following if following in options else options[0]
+                free.discard(found[place])
+    return found
+
+
+def _words(text: str) -> list[str]:
+    return [match.group(0).lower() for match in _WORD.finditer(text)]
+
+
 def _similarity(own: Ngrams, other: Ngrams, weights: dict[tuple[str, ...], float], unseen: float) -> float:
     """Mean over n of the clipped cosine of weighted counts, times the length penalty."""
     total = 0.0
@@ -91,5 +135,5 @@ def _similarity(own: Ngrams, other: Ngrams, weights: dict[tuple[str, ...], float
 
 
 def _ngrams(text: str) -> Ngrams:
-    words = [match.group(0).lower() for match in _WORD.finditer(text)]
+    words = _words(text)
     return Counter(tuple(words[start : start + n]) for n in range(1, MAX_N + 1) for start in range(len(words) - n + 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -164,15 +165,22 @@ def bootstrap_interval(
     rows = np.asarray(rows, dtype=np.float64)
     if rows.ndim != 2 or not len(rows):
         return None
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=draws)
-    values = np.asarray(statistic(weights @ rows))
+    values = np.asarray(statistic(bootstrap_weights(len(rows), seed, draws) @ rows))
     values = values[np.isfinite(values)]
     if not len(values):
         return None
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))
+
+
+@lru_cache(maxsize=2)
+def bootstrap_weights(count: int, seed: int = 0, draws: int = 1000) -> np.ndarray:
+    """How often each of so many images is in each draw, (draws, count) float64: the same for all statistics."""
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
+    weights.setflags(write=False)
+    return weights
 
 
 def grounding_statistics(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

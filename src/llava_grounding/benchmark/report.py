@@ -121,7 +121,7 @@ class Report:
             raise DataError(f"report_version must be {REPORT_VERSION}, got {shown(data.get('report_version'))}")
         try:
             results = tuple(
-                SystemResult(**{**entry, "metrics": tuple(_metric_from(metric) for metric in entry["metrics"])})
+                SystemResult(**{**entry, "metrics": tuple(metric_from(metric) for metric in entry["metrics"])})
                 for entry in data["results"]
             )
             rest = {key: value for key, value in data.items() if key not in ("report_version", "results", "notes")}
@@ -181,7 +181,8 @@ class Report:
         return rows
 
 
-def _metric_from(entry: Mapping[str, Any]) -> Metric:
+def metric_from(entry: Mapping[str, Any]) -> Metric:
+    """A metric from its plain data."""
     interval = entry.get("interval")
     return Metric(**{**entry, "interval": Interval(**interval) if interval else None})
 

@@ -52,7 +52,9 @@ app.command()(doctor)
 def _add_commands_of_other_rooms() -> None:
     if find_spec("llava_grounding.cli.annotate_look"):  # it adds to what `annotate` has
         app.add_typer(import_module("llava_grounding.cli.annotate_look").annotate, name="annotate")
-    for name in ("benchmark", "train", "serve", "label", "mcp"):
+    if find_spec("llava_grounding.cli.benchmark_tasks"):
+        app.add_typer(import_module("llava_grounding.cli.benchmark_tasks").benchmarks, name="benchmark")
+    for name in ("train", "serve", "label", "mcp"):
         if find_spec(f"llava_grounding.cli.{name}"):
             app.command()(getattr(import_module(f"llava_grounding.cli.{name}"), name))
 

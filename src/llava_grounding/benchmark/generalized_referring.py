@@ -1,0 +1,92 @@
+"""Expressions that mean several things or none: gRefCOCO's Pr@(F1=1, IoU 0.5), N-acc, T-acc, mask mIoU and cIoU.
+
+Source: GREC (arXiv:2308.16182) and GRES (arXiv:2306.00968). All regions of an answer count,
+so a system says what it does not believe in by leaving it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import ClassVar
+
+import numpy as np
+
+from llava_grounding.benchmark.building import Building, BuildInputs, sized
+from llava_grounding.benchmark.grounding import box_counts
+from llava_grounding.benchmark.predictions import Prediction
+from llava_grounding.benchmark.referring import mask_rows, of_expressions, read_expressions
+from llava_grounding.benchmark.samples import BenchmarkSample, LabelledPhrase, SampleSet
+from llava_grounding.benchmark.scores import SampleScore, Statistic, share
+from llava_grounding.benchmark.tasks import Task
+from llava_grounding.data.readers.refcoco import read_refs
+
+
+class GeneralizedReferring(Task):
+    """See the module."""
+
+    name: ClassVar[str] = "generalized-referring"
+    title: ClassVar[str] = "Generalised referring expressions"
+    rules: ClassVar[str] = (
+        "An expression is right if its regions and things match one to one at IoU 0.5 without any left over, or if it "
+        "means nothing and nothing is found. N-acc: nothing found of those that mean nothing; T-acc: something of "
+        "the others. Masks are joined before they are compared."
+    )
+
+    def build(self, inputs: BuildInputs) -> SampleSet:
+        inputs.need(self.name, ["refs", "instances"])
+        building = Building(inputs, self.name)
+        records = read_expressions(inputs)
+        sizes: dict[int, tuple[str, tuple[int, int]]] = {}
+        for record, size in sized(records, building):
+            sizes[record.image_id] = (record.image_name or record.id, size)
+            building.samples += of_expressions(record, size, inputs.split, only_one=False)
+        assert inputs.refs is not None
+        building.left_out.pop("ref that means nothing in the image", None)  # they are read here
+        for number, row in enumerate(read_refs(inputs.refs)):
+            if not isinstance(row, Mapping) or not _means_nothing(row) or row.get("split") != inputs.split:
+                continue
+            known = sizes.get(int(row["image_id"]))
+            if known is None:
+                building.left_out["expression of an image without others, whose size is not known"] += 1
+                continue
+            for place, sentence in enumerate(row.get("sentences", ())):
+                words = str(sentence.get("sent") or sentence.get("raw") or "").strip().lower()
+                if words:
+                    building.samples.append(
+                        BenchmarkSample(
+                            f"{known[0]}#none-{number}.{place}",
+                            *known,
+                            kind="no target",
+                            phrases=(LabelledPhrase(words, ()),),
+                            split=inputs.split,
+                        )
+                    )
+        return building.finish(records.name)
+
+    def score(self, sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
+        regions = prediction.phrases[0].regions if prediction.phrases else ()
+        boxes = np.array([one.box_xyxy for one in regions], dtype=np.float64).reshape(-1, 4)
+        predicted, true, matched = box_counts(boxes, sample.boxes_xyxy())
+        right = predicted == true == matched
+        rows: dict[str, tuple[float, ...]] = {"all right": (float(right), 1.0)}
+        rows["no target" if not true else "target"] = (float((predicted == 0) == (not true)), 1.0)
+        masks = [one.mask for one in regions if one.mask is not None]
+        if sample.has_masks and len(masks) == len(regions):
+            rows |= mask_rows(masks, [one.mask for one in sample.instances if one.mask is not None])
+        quality = 2 * matched / (predicted + true) if predicted + true else 1.0
+        detail = {"question": sample.phrases[0].text}
+        return SampleScore(sample.id, sample.image, sample.kind, "answered", rows, (), quality, detail)
+
+    def statistics(self, rows: Collection[str]) -> list[Statistic]:
+        return [
+            share("Pr@(F1=1, IoU 0.5)", "all right"),
+            share("N-acc", "no target"),
+            share("T-acc", "target"),
+            share("mask mIoU", "mask IoU"),
+            share("mask cIoU", "mask pixels"),
+        ]
+
+
+def _means_nothing(row: Mapping[str, object]) -> bool:
+    ids = row.get("ann_id")
+    return bool(row.get("no_target")) or ids in (-1, [-1], [])

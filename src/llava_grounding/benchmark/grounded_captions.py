@@ -1,0 +1,161 @@
+"""Grounded caption generation (GCG, as on GranD-f): AP50, mask mIoU, recall, CIDEr and METEOR of one answer.
+
+Labels are COCO files of masks and captions, as `val_gcg_coco_mask_gt.json` and `val_gcg_coco_caption_gt.json`.
+
+Source: GLaMM (arXiv:2311.03356). Its recall compares words by a text encoder; ours asks the judge, so the two numbers
+are not the same. METEOR is ours, see `captions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import ClassVar
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from llava_grounding.benchmark.building import Building, BuildInputs, labelled, photo_records, sized
+from llava_grounding.benchmark.captions import cider_d, meteor
+from llava_grounding.benchmark.grounding import Overlaps, mask_overlaps, match_answer
+from llava_grounding.benchmark.grounding_bench import match_question
+from llava_grounding.benchmark.judging import Judge
+from llava_grounding.benchmark.predictions import Prediction
+from llava_grounding.benchmark.report import Metric
+from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
+from llava_grounding.benchmark.scores import SampleScore, Statistic, share
+from llava_grounding.benchmark.tasks import Scored, Task, unanswered
+
+QUESTION = "Describe the image, and point at everything you name."
+_RECALL_POINTS = np.linspace(0, 1, 101)  # of COCO's average precision
+_IOU = 0.5
+_MOST_REGIONS = 100  # of an image, as COCO counts them
+
+
+class GroundedCaptions(Task):
+    """See the module."""
+
+    name: ClassVar[str] = "grounded-captions"
+    title: ClassVar[str] = "Grounded captions (GCG)"
+    rules: ClassVar[str] = (
+        "AP50: COCO's average precision of all masks as one category, at IoU 0.5. mIoU: over labelled masks, the IoU "
+        "of the region matched one to one for the largest sum, 0 where there is none. Recall: labelled masks found by "
+        "a region with IoU 0.5 whose phrase the judge accepts."
+    )
+
+    def build(self, inputs: BuildInputs) -> SampleSet:
+        inputs.need(self.name, ["instances", "captions"], ["data"])
+        building = Building(inputs, self.name)
+        records = photo_records(inputs)
+        for record, size in sized(records, building):
+            things = tuple(one for one in labelled(record, size) if one.mask is not None)
+            if not (things and record.captions):
+                building.left_out["no masks or no captions"] += 1
+                continue
+            image = record.image_name or record.id
+            building.samples.append(
+                BenchmarkSample(
+                    image,
+                    image,
+                    size,
+                    question=inputs.question or QUESTION,
+                    instances=things,
+                    references=record.captions,
+                    split=inputs.split,
+                )
+            )
+        return building.finish(f"{records.name}, grounded captions")
+
+    def score(self, sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
+        raise AssertionError("all are scored together: weights of CIDEr come from all references")
+
+    def score_all(
+        self, samples: Sequence[BenchmarkSample], predictions: Sequence[Prediction | None], judge: Judge
+    ) -> Scored:
+        answered = [(s, p) for s, p in zip(samples, predictions, strict=True) if p is not None and p.error is None]
+        overlaps = mask_overlaps(answered, least=0.0)
+        questions = [match_question(s, p, one, None) for (s, p), one in zip(answered, overlaps, strict=True)]
+        verdicts = judge.judge(questions)
+        cider = cider_d([p.text for _, p in answered], [s.references for s, _ in answered])
+        scores: dict[str, SampleScore] = {}
+        for (sample, prediction), table, verdict, words in zip(answered, overlaps, verdicts, cider, strict=True):
+            rows = {
+                "mIoU": (matched_sum(table.table), float(len(sample.instances))),
+                "CIDEr": (words, 1.0),
+                "METEOR": (meteor(prediction.text, sample.references), 1.0),
+            }
+            if verdict is not None:
+                found = match_answer(sample, prediction, table, verdict.right)
+                rows["recall"] = (float(found.counts.tp_truths), float(len(sample.instances)))
+            empty = not any(phrase.regions for phrase in prediction.phrases)
+            scores[sample.id] = SampleScore(
+                sample.id,
+                sample.image,
+                sample.kind,
+                "empty" if empty else "answered" if verdict is not None else "not judged",
+                rows,
+                quality=rows["mIoU"][0] / len(sample.instances),
+                detail={"text": prediction.text[:400]},
+            )
+        ordered = [
+            scores[s.id] if s.id in scores else unanswered(s, p) for s, p in zip(samples, predictions, strict=True)
+        ]
+        return Scored(tuple(ordered), tuple(questions), tuple(verdicts))
+
+    def statistics(self, rows: Collection[str]) -> list[Statistic]:
+        return [
+            share("mask mIoU", "mIoU"),
+            share("recall (IoU 0.5, judged)", "recall"),
+            share("CIDEr-D", "CIDEr"),
+            share("METEOR (exact words and plurals)", "METEOR"),
+        ]
+
+    def extra_metrics(
+        self, samples: Sequence[BenchmarkSample], predictions: Sequence[Prediction | None]
+    ) -> list[Metric]:
+        answered = [(s, p) for s, p in zip(samples, predictions, strict=True) if p is not None and p.error is None]
+        value = average_precision(answered, mask_overlaps(answered))
+        return [Metric("AP50 (masks, one category)", value, sum(len(sample.instances) for sample, _ in answered))]
+
+
+def matched_sum(table: np.ndarray) -> float:
+    """The largest sum of IoU over one-to-one matches."""
+    if not table.size:
+        return 0.0
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return float(table[rows, columns].sum())
+
+
+def average_precision(
+    answers: Sequence[tuple[BenchmarkSample, Prediction]], overlaps: Sequence[Overlaps], iou: float = _IOU
+) -> float | None:
+    """COCO's average precision at one IoU, all masks as one category; None without labelled masks.
+
+    Regions without a score have 1; of equal scores the earlier region, and image, comes first.
+    """
+    scores: list[float] = []
+    right: list[bool] = []
+    num_truths = 0
+    for (sample, prediction), found in zip(answers, overlaps, strict=True):
+        num_truths += len(sample.instances)
+        own = [1.0 if r.score is None else r.score for phrase in prediction.phrases for r in phrase.regions]
+        order = np.argsort(-np.array(own), kind="stable")[:_MOST_REGIONS]
+        free = np.ones(len(sample.instances), dtype=bool)
+        for region in order:
+            row = np.where(free, found.table[region], -1.0)
+            # Of equally good ones COCO takes the last.
+            best = len(row) - 1 - int(row[::-1].argmax()) if len(row) else -1
+            hit = best >= 0 and row[best] >= iou
+            if hit:
+                free[best] = False
+            scores.append(own[region])
+            right.append(bool(hit))
+    if not num_truths:
+        return None
+    hits = np.array(right, dtype=np.float64)[np.argsort(-np.array(scores), kind="stable")]
+    tp = np.cumsum(hits)
+    if not len(tp):
+        return 0.0
+    recall, precision = tp / num_truths, tp / np.arange(1, len(tp) + 1)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    place = np.searchsorted(recall, _RECALL_POINTS, side="left")
+    return float(np.where(place < len(precision), precision[np.minimum(place, len(precision) - 1)], 0.0).mean())

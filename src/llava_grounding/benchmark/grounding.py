@@ -1,0 +1,226 @@
+"""The metric of Grounding-Bench, version 1: regions of phrases against labelled instances, counted per answer.
+
+What the paper leaves open is fixed here; a change of any of these rules is another `RULES_VERSION`.
+
+1. A region overlaps an instance when their IoU (of boxes, or of masks) is at or above the threshold, 0.5.
+2. A judge says of each phrase which of the instances that its regions overlap it may mean; it sees none below 0.5.
+3. Within a phrase regions and instances are matched one to one: as many pairs as possible, then the largest overlaps.
+   So one phrase may be right about many instances, and a second box on one instance is wrong.
+4. Another phrase may be right about the same instance again: that adds to `tp_predicted`, not to `tp_truths`.
+5. Of equally good instances the one whose box comes first (by x0, y0, x1, y1, category) is taken, so no order of
+   phrases, regions or instances changes a count.
+6. Precision = tp_predicted / regions, recall = tp_truths / instances, over all answers together; F1 is their harmonic
+   mean. An answer without regions counts its instances as missed.
+7. By mask, a region without a mask overlaps nothing, and a sample is left out unless each of its instances has a mask.
+
+Source: LLaVA-Grounding (arXiv:2312.02949), section on Grounding-Bench. Knows no judge and no files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from llava_grounding.benchmark.predictions import Prediction
+from llava_grounding.benchmark.samples import BenchmarkSample
+from llava_grounding.geometry import box_area, box_iou
+from llava_grounding.masks import MaskRuns
+from llava_grounding.matching import IOU_THRESHOLD, GroundingCounts, match_one_to_one
+
+RULES_VERSION = "1"
+IOU_LEVELS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+_MOST_THREADS = 8
+_MASKED_TOGETHER = 16  # answers whose masks are read at once
+
+OverlapOf = Literal["box", "mask"]
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """Of one answer: which regions lie on which instances.
+
+    Args:
+        table: (regions, instances) IoU, the regions of all phrases one after the other; below 0.5 it may be 0 where it
+            was not worth measuring.
+        phrases: (regions,) the phrase of each.
+    """
+
+    table: np.ndarray
+    phrases: np.ndarray
+
+    def candidates(self, threshold: float = IOU_THRESHOLD) -> list[Pair]:
+        """(phrase, instance) wherever a region of the phrase overlaps the instance: what a judge is asked about."""
+        regions, instances = np.nonzero(self.table >= threshold)
+        pairs = zip(self.phrases[regions].tolist(), instances.tolist(), strict=True)
+        return sorted(set(pairs))
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What one answer got right.
+
+    Args:
+        counts: at 0.5.
+        pairs: (phrase, region, instance) of every right region.
+        levels: the counts at each of `IOU_LEVELS`.
+        left_out: regions of phrases that nobody can judge.
+    """
+
+    counts: GroundingCounts
+    pairs: tuple[tuple[int, int, int], ...]
+    levels: tuple[GroundingCounts, ...]
+    left_out: int = 0
+
+
+def box_overlaps(sample: BenchmarkSample, prediction: Prediction) -> Overlaps:
+    """IoU of boxes."""
+    boxes = [region.box_xyxy for phrase in prediction.phrases for region in phrase.regions]
+    table = np.zeros((len(boxes), len(sample.instances)))
+    if table.size:
+        table = np.asarray(box_iou(np.array(boxes, dtype=np.float64), sample.boxes_xyxy()))
+    return Overlaps(table, _phrase_of_region(prediction))
+
+
+def _phrase_of_region(prediction: Prediction) -> np.ndarray:
+    counts = [len(phrase.regions) for phrase in prediction.phrases]
+    return np.repeat(np.arange(len(counts)), np.array(counts, dtype=np.int64))
+
+
+def mask_overlaps(
+    answers: Sequence[tuple[BenchmarkSample, Prediction]], least: float = IOU_THRESHOLD
+) -> list[Overlaps]:
+    """IoU of masks of many answers, which is many times faster than one by one.
+
+    Args:
+        least: pairs that cannot reach it have 0.
+    """
+    parts = [answers[start : start + _MASKED_TOGETHER] for start in range(0, len(answers), _MASKED_TOGETHER)]
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:  # NumPy lets others run meanwhile
+        return [one for part in pool.map(lambda part: _mask_overlaps(part, least), parts) for one in part]
+
+
+def _mask_overlaps(answers: Sequence[tuple[BenchmarkSample, Prediction]], least: float) -> list[Overlaps]:
+    regions = [[r for phrase in one.phrases for r in phrase.regions] for _, one in answers]
+    masked = [[index for index, region in enumerate(one) if region.mask is not None] for one in regions]
+    codes = [one[index].mask for one, chosen in zip(regions, masked, strict=True) for index in chosen]
+    truths = [instance.mask for sample, _ in answers for instance in sample.instances]
+    own, other = MaskRuns([c for c in codes if c is not None]), MaskRuns([t for t in truths if t is not None])
+    pairs, places = [], []
+    begin = begin_truth = 0
+    tables = []
+    for (sample, _), chosen, one in zip(answers, masked, regions, strict=True):
+        rows = np.arange(begin, begin + len(chosen))
+        columns = np.arange(begin_truth, begin_truth + len(sample.instances))
+        begin, begin_truth = begin + len(chosen), begin_truth + len(sample.instances)
+        table = np.zeros((len(one), len(sample.instances)))
+        tables.append(table)
+        if not (len(rows) and len(columns)):
+            continue
+        row, column = np.nonzero(_most_overlap(own, other, rows, columns) >= least)
+        pairs.append(np.stack((rows[row], columns[column]), axis=1))
+        places.append((table, np.array(chosen)[row], column))
+    if pairs:
+        overlaps = own.pair_iou(other, np.concatenate(pairs))
+        done = 0
+        for table, row, column in places:
+            table[row, column] = overlaps[done : done + len(row)]
+            done += len(row)
+    return [Overlaps(table, _phrase_of_region(one)) for table, (_, one) in zip(tables, answers, strict=True)]
+
+
+def _most_overlap(own: MaskRuns, other: MaskRuns, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """What the IoU can be at most, (rows, columns): no more pixels are shared than the boxes around the masks share."""
+    boxes, truths = own.boxes_xyxy[rows], other.boxes_xyxy[columns]
+    low = np.maximum(boxes[:, None, :2], truths[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], truths[None, :, 2:])
+    shared = np.maximum(high - low, 0).prod(axis=2)
+    areas, true_areas = own.areas[rows][:, None].astype(float), other.areas[columns][None].astype(float)
+    shared = np.minimum(shared, np.minimum(areas, true_areas))
+    return np.asarray(shared / np.maximum(areas + true_areas - shared, 1))
+
+
+def match_answer(
+    sample: BenchmarkSample,
+    prediction: Prediction,
+    overlaps: Overlaps,
+    right: Iterable[Pair],
+    left_out: frozenset[int] = frozenset(),
+) -> Matched:
+    """Count an answer whose phrases were judged.
+
+    Args:
+        right: (phrase, instance) that the judge accepts; of the candidates, others change nothing.
+        left_out: phrases that cannot be judged; their regions are counted nowhere.
+    """
+    order, num_truths = _canonical(sample), len(sample.instances)
+    accepted = np.zeros((len(prediction.phrases), num_truths), dtype=bool)
+    pairs_right = [pair for pair in right if pair[0] not in left_out]
+    if pairs_right:
+        accepted[tuple(np.array(pairs_right).T)] = True
+    # What a phrase cannot mean does not count as overlapped; instances in an order of their own.
+    table = np.where(accepted[overlaps.phrases], overlaps.table, 0.0)[:, order]
+    sizes = np.bincount(overlaps.phrases, minlength=len(prediction.phrases))
+    single = np.flatnonzero(sizes[overlaps.phrases] == 1)
+    best = table[single].argmax(axis=1) if table.size else np.zeros(0, dtype=np.int64)
+    value = table[single, best] if table.size else np.zeros(0)
+    several = [
+        np.flatnonzero(overlaps.phrases == number)[_row_order(prediction.phrases[number].boxes_xyxy)]
+        for number in np.flatnonzero(sizes > 1).tolist()
+        if accepted[number].any()
+    ]
+    skipped = sum(int(sizes[number]) for number in left_out)
+    pairs: list[tuple[int, int]] = []
+    levels = []
+    num_predicted = len(overlaps.phrases) - skipped
+    for threshold in IOU_LEVELS:
+        reached = value >= threshold
+        matches = [
+            (int(rows[row]), int(order[column]))
+            for rows in several
+            for row, column in match_one_to_one(table[rows], threshold)
+        ]
+        found = np.zeros(num_truths, dtype=bool)
+        found[order[best[reached]]] = True
+        found[[instance for _, instance in matches]] = True
+        num_right = int(np.count_nonzero(reached)) + len(matches)
+        levels.append(GroundingCounts(num_predicted, num_truths, num_right, int(np.count_nonzero(found))))
+        if threshold == IOU_LEVELS[0]:
+            pairs = [*zip(single[reached].tolist(), order[best[reached]].tolist(), strict=True), *matches]
+    first = (np.cumsum(sizes) - sizes).tolist()
+    phrases = overlaps.phrases.tolist()
+    triples = sorted((phrases[region], region - first[phrases[region]], instance) for region, instance in pairs)
+    return Matched(levels[0], tuple(triples), tuple(levels), skipped)
+
+
+def _canonical(sample: BenchmarkSample) -> np.ndarray:
+    """Indices of the instances in an order that depends on their boxes and categories alone."""
+    keys = [(one.box_xyxy, one.category) for one in sample.instances]
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+
+
+def _row_order(boxes: np.ndarray) -> np.ndarray:
+    return np.lexsort(boxes.T[::-1]) if len(boxes) > 1 else np.arange(len(boxes))
+
+
+def box_counts(
+    predicted_xyxy: np.ndarray, truths_xyxy: np.ndarray, threshold: float = IOU_THRESHOLD
+) -> tuple[int, int, int]:
+    """Predicted boxes, true boxes, and one-to-one matches between them, of one phrase without a judge."""
+    if not (len(predicted_xyxy) and len(truths_xyxy)):
+        return len(predicted_xyxy), len(truths_xyxy), 0
+    matches = match_one_to_one(np.asarray(box_iou(predicted_xyxy, truths_xyxy)), threshold)
+    return len(predicted_xyxy), len(truths_xyxy), len(matches)
+
+
+def union_box(boxes_xyxy: np.ndarray) -> np.ndarray:
+    """(1, 4) the smallest box around all; (0, 4) around none."""
+    kept = boxes_xyxy[np.asarray(box_area(boxes_xyxy)) > 0] if len(boxes_xyxy) else boxes_xyxy
+    if not len(kept):
+        return np.zeros((0, 4))
+    return np.concatenate((kept[:, :2].min(axis=0), kept[:, 2:].max(axis=0)))[None]

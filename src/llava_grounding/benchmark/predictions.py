@@ -1,0 +1,310 @@
+"""What a system answered, and predictions of others read from JSON lines: what cannot be used is counted and named.
+
+Boxes are in pixels of the upright image. How another system writes its answers is the business of `adapters`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llava_grounding.benchmark.adapters import Adapter, RawPhrase
+from llava_grounding.benchmark.files import read_lines
+from llava_grounding.benchmark.samples import BenchmarkSample, Rle, SampleSet, as_box
+from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, shown
+from llava_grounding.masks import check_rle, rle_to_box
+from llava_grounding.structures import GroundedAnswer, GroundedPhrase
+
+_MOST_REGIONS = 10_000
+_MOST_NAMED = 20  # problems that are told one by one
+_BEYOND = 0.02  # of the image, by which rounding may put a box outside
+_MANY = 0.1  # of the boxes, outside their images, are no accident
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class PredictedRegion:
+    """One region; a score is given only where the system gave one."""
+
+    box_xyxy: Box
+    score: float | None = None
+    mask: Rle | None = None
+
+
+@dataclass(frozen=True)
+class PredictedPhrase:
+    """A phrase and what it points at, best first."""
+
+    text: str
+    regions: tuple[PredictedRegion, ...] = ()
+
+    @property
+    def boxes_xyxy(self) -> np.ndarray:
+        """(n, 4) float64."""
+        return np.array([region.box_xyxy for region in self.regions], dtype=np.float64).reshape(-1, 4)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer to one sample.
+
+    Args:
+        id: of the sample.
+        text: the answer.
+        phrases: of the answer in reading order, or one per phrase that was asked for.
+        plain_text: the answer to the same question asked without grounding; None where it was not asked.
+        error: why there is no answer; None where there is one.
+    """
+
+    id: str
+    text: str = ""
+    phrases: tuple[PredictedPhrase, ...] = ()
+    plain_text: str | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; what is empty is left out."""
+        data: dict[str, Any] = {"id": self.id, "text": self.text}
+        if self.phrases:
+            data["phrases"] = [
+                {"text": one.text, "regions": [_region_value(region) for region in one.regions]} for one in self.phrases
+            ]
+        if self.plain_text is not None:
+            data["plain_text"] = self.plain_text
+        return data if self.error is None else {**data, "error": self.error}
+
+
+def prediction_of(sample_id: str, answer: GroundedAnswer, plain_text: str | None = None) -> Prediction:
+    """An answer of ours as a prediction."""
+    return Prediction(sample_id, answer.text, tuple(map(phrase_of, answer.phrases)), plain_text)
+
+
+def phrase_of(phrase: GroundedPhrase) -> PredictedPhrase:
+    """A phrase of ours as a predicted one; coordinates to a hundredth of a pixel."""
+    regions = []
+    for region in phrase.regions:
+        x0, y0, x1, y1 = (round(float(side), 2) for side in region.box_xyxy)
+        regions.append(PredictedRegion((x0, y0, x1, y1), round(float(region.score), 4), region.mask_rle))
+    return PredictedPhrase(phrase.text, tuple(regions))
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Predictions of a file.
+
+    Args:
+        by_id: usable ones.
+        problems: a reason and how many lines it befell.
+        named: the first of them, with their line.
+        num_lines: that are not blank.
+    """
+
+    by_id: Mapping[str, Prediction]
+    problems: Mapping[str, int] = field(default_factory=dict)
+    named: tuple[str, ...] = ()
+    num_lines: int = 0
+
+
+def read_predictions(path: Path, samples: SampleSet, adapter: Adapter, frame: str | None = None) -> Imported:
+    """Predictions of a file, by the id of their sample.
+
+    Args:
+        frame: of the boxes, where it is not the adapter's own.
+
+    Raises:
+        UsageError: if there is no such frame.
+        DataError: if the file cannot be read, has no usable line, or its boxes seem to be in another frame.
+    """
+    by_sample = {sample.id: sample for sample in samples.samples}
+    frame = frame or adapter.frame
+    if frame not in FRAMES:
+        raise UsageError(f"a frame is one of {', '.join(FRAMES)}, got {shown(frame)}")
+    reader = _Reader(by_sample, adapter, frame)
+    count = 0
+    for number, value in read_lines(path):
+        count += 1
+        if count == 1 and isinstance(value, Mapping) and "predictions_version" in value:
+            count -= 1  # a line about the file
+            continue
+        reader.take(number, value)
+    reader.refuse_other_frame(path)
+    if not reader.by_id:
+        first = f"; {reader.named[0]}" if reader.named else ""
+        raise DataError(f"{path} has no line that could be used as a prediction ({adapter.name} format){first}")
+    return Imported(reader.by_id, dict(sorted(reader.problems.items())), tuple(reader.named), count)
+
+
+def prediction_from(line: Mapping[str, Any], sample: BenchmarkSample, adapter: Adapter) -> Prediction:
+    """One line of an adapter's format as the prediction of a sample.
+
+    Raises:
+        DataError: if it cannot be used.
+    """
+    reader = _Reader({sample.id: sample}, adapter, adapter.frame)
+    reader.take(1, line)
+    if sample.id not in reader.by_id:
+        raise DataError(reader.named[0])
+    return reader.by_id[sample.id]
+
+
+class _Reader:
+    """Takes lines one by one, and keeps watch over their boxes."""
+
+    def __init__(self, by_sample: Mapping[str, BenchmarkSample], adapter: Adapter, frame: str) -> None:
+        self.by_id: dict[str, Prediction] = {}
+        self.problems: dict[str, int] = {}
+        self.named: list[str] = []
+        self._by_sample, self._adapter, self._frame = by_sample, adapter, frame
+        self._largest, self._num_boxes, self._num_beyond = 0.0, 0, 0
+
+    def take(self, number: int, value: Any) -> None:
+        """One line."""
+        try:
+            if isinstance(value, DataError):
+                raise _Problem("no JSON", str(value))
+            if not isinstance(value, Mapping):
+                raise _Problem("no object", f"got {shown(value)}")
+            sample = self._sample(value)
+            if sample.id in self.by_id:
+                raise _Problem("a sample answered twice", f"`{sample.id}`; the first answer counts")
+            self.by_id[sample.id] = self._prediction(value, sample)
+        except _Problem as problem:
+            self._note(number, problem.reason, str(problem))
+        except LlavaGroundingError as error:
+            self._note(number, "a value that does not fit", str(error))
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            self._note(number, "a value that does not fit", f"{type(error).__name__}: {error}")
+
+    def _note(self, number: int, reason: str, detail: str) -> None:
+        self.problems[reason] = self.problems.get(reason, 0) + 1
+        if len(self.named) < _MOST_NAMED:
+            self.named.append(f"line {number}: {reason}: {detail}")
+
+    def _sample(self, value: Mapping[str, Any]) -> BenchmarkSample:
+        given = next((value[key] for key in ("id", "question_id", "sample_id") if key in value), None)
+        key = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+        if not isinstance(key, str):
+            raise _Problem("no id", f"a line must have `id` or `question_id`, got {shown(given)}")
+        if key not in self._by_sample:
+            raise _Problem("an id that is not in the set", f"`{shown(key)}`; is it of another split?")
+        return self._by_sample[key]
+
+    def _prediction(self, value: Mapping[str, Any], sample: BenchmarkSample) -> Prediction:
+        raw = self._adapter.parse(value, sample)
+        phrases = tuple(self._phrase(one, sample) for one in raw.phrases)
+        if sample.phrases and len(phrases) != len(sample.phrases):
+            raise _Problem(
+                "another number of phrases", f"asked were {len(sample.phrases)}, got {len(phrases)} of `{sample.id}`"
+            )
+        if sum(len(one.regions) for one in phrases) > _MOST_REGIONS:
+            raise _Problem("too many regions", f"at most {_MOST_REGIONS:,} are read of one answer")
+        return Prediction(sample.id, raw.text, phrases, raw.plain_text, raw.error)
+
+    def _phrase(self, raw: RawPhrase, sample: BenchmarkSample) -> PredictedPhrase:
+        width, height = sample.image_size_wh
+        regions = []
+        for index, box in enumerate(raw.boxes):
+            mask = raw.masks[index] if index < len(raw.masks) else None
+            code = None if mask is None else check_rle(mask, (height, width))
+            score = raw.scores[index] if index < len(raw.scores) else None
+            regions.append(PredictedRegion(self._box(box, code, sample), _score(score), code))
+        return PredictedPhrase(raw.text, tuple(regions))
+
+    def _box(self, given: Any, code: Rle | None, sample: BenchmarkSample) -> Box:
+        """In pixels, cut to the image."""
+        if given is None and code is not None:
+            around = rle_to_box(code)
+            return (0.0, 0.0, 0.0, 0.0) if around is None else as_box(around.tolist())
+        box = np.array(as_box(given))
+        width, height = sample.image_size_wh
+        self._num_boxes += 1
+        self._largest = max(self._largest, float(box.max()))
+        pixels = to_pixels(box, self._frame, (width, height))
+        margin = _BEYOND * max(width, height)
+        self._num_beyond += bool((pixels < -margin).any() or pixels[2] > width + margin or pixels[3] > height + margin)
+        x0, y0, x1, y1 = np.clip(pixels, 0, [width, height, width, height]).tolist()
+        return x0, y0, x1, y1
+
+    def refuse_other_frame(self, path: Path) -> None:
+        """Refuse a file whose boxes fit another frame than the one they are said to have.
+
+        Raises:
+            DataError: with the suspicion.
+        """
+        if not self._num_boxes:
+            return
+        outside = self._num_beyond > _MANY * self._num_boxes
+        said = f"{path}: {self._num_boxes} boxes are taken for {FRAMES[self._frame]}, but"
+        if self._frame == "pixels" and self._largest <= 1:
+            raise DataError(f"{said} all lie in 0 to 1, as shares of the image do; say so with --frame fraction")
+        if self._frame == "pixels" and outside and self._largest <= 1000:
+            raise DataError(
+                f"{said} {self._num_beyond} lie outside their images and all in 0 to 1000, as thousandths do; "
+                "say so with --frame per-mille"
+            )
+        if self._frame != "pixels" and outside:
+            raise DataError(
+                f"{said} {self._num_beyond} lie outside their images (the largest coordinate is {self._largest:g}); "
+                f"another --frame is one of {', '.join(FRAMES)}"
+            )
+        if self._frame == "pixels" and outside:
+            raise DataError(
+                f"{said} {self._num_beyond} lie outside their images; are they of pictures of another size?"
+            )
+        if self._frame == "per-mille" and self._largest <= 1:
+            raise DataError(f"{said} all lie in 0 to 1, as shares of the image do; say so with --frame fraction")
+
+
+FRAMES: Mapping[str, str] = {
+    "pixels": "pixels of the image",
+    "fraction": "shares of the image's width and height",
+    "per-mille": "thousandths of the image's width and height",
+    "square-fraction": "shares of the image padded to a square, the picture in its middle",
+}
+
+
+def to_pixels(box: np.ndarray, frame: str, size_wh: tuple[int, int]) -> np.ndarray:
+    """A box (4,) of one of `FRAMES` in pixels of the image."""
+    sides = np.tile(np.array(size_wh, dtype=np.float64), 2)
+    if frame == "pixels":
+        return box
+    if frame == "fraction":
+        return box * sides
+    if frame == "per-mille":
+        return box / 1000 * sides
+    assert frame == "square-fraction"
+    side = float(sides.max())
+    return box * side - (side - sides) / 2
+
+
+class _Problem(Exception):  # noqa: N818  never leaves this file
+    """Why a line cannot be used."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def _score(value: Any) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+        return float(value)
+    raise DataError(f"a score must be in 0 to 1, got {shown(value)}")
+
+
+def _region_value(region: PredictedRegion) -> dict[str, Any]:
+    data: dict[str, Any] = {"box": list(region.box_xyxy)}
+    if region.score is not None:
+        data["score"] = region.score
+    return data if region.mask is None else {**data, "mask": dict(region.mask)}
+
+
+def in_order(samples: Sequence[BenchmarkSample], by_id: Mapping[str, Prediction]) -> list[Prediction | None]:
+    """The prediction of each sample; None where there is none."""
+    return [by_id.get(sample.id) for sample in samples]

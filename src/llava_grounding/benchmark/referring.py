@@ -1,0 +1,174 @@
+"""REC and RES: one expression, one thing. Box accuracy and mask overlap on RefCOCO, RefCOCO+ and RefCOCOg (table 5).
+
+The best region of the expression counts, others do not. Knows no chat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from llava_grounding.benchmark.building import (
+    Building,
+    BuildInputs,
+    labelled,
+    photo_records,
+    rows_without_crowds,
+    sized,
+)
+from llava_grounding.benchmark.predictions import PredictedPhrase, Prediction
+from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, LabelledPhrase, Rle, SampleSet
+from llava_grounding.benchmark.scores import SampleScore, State, Statistic, share
+from llava_grounding.benchmark.tasks import Task
+from llava_grounding.data.readers.reading import naming, read_json
+from llava_grounding.data.readers.refcoco import RefCoco, read_refs
+from llava_grounding.data.record import Dataset, Record
+from llava_grounding.dialogues.photos import photo_sample
+from llava_grounding.geometry import box_iou
+from llava_grounding.markup import parse_strict
+from llava_grounding.masks import MaskRuns, decode_rle
+
+BOX_LEVELS = (0.5, 0.75, 0.9)
+_FOUND_KINDS = ("find", "where")
+
+
+class Referring(Task):
+    """See the module."""
+
+    name: ClassVar[str] = "referring"
+    title: ClassVar[str] = "Referring expressions"
+    table: ClassVar[str] = "5"
+    rules: ClassVar[str] = (
+        "The best region of the expression against its thing: a hit if the IoU of the boxes is over the level; mIoU is "
+        "the mean over expressions, cIoU all shared pixels over all joined ones. No region is a miss and an IoU of 0."
+    )
+
+    def build(self, inputs: BuildInputs) -> SampleSet:
+        inputs.need(self.name, ["refs"], ["data"])
+        building = Building(inputs, self.name)
+        if inputs.refs is None:
+            records = photo_records(inputs)
+            for record, size in sized(records, building):
+                building.samples += of_photo(record, size, inputs)
+            return building.finish(
+                f"{records.name}, one thing by its words", ["Expressions are made from the labels, not by people."]
+            )
+        records = read_expressions(inputs)
+        for record, size in sized(records, building):
+            building.samples += of_expressions(record, size, inputs.split, only_one=True)
+        return building.finish(records.name)
+
+    def score(self, sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
+        (phrase,) = sample.phrases
+        truth = sample.instances[phrase.targets[0]]
+        best = prediction.phrases[0].regions[0] if prediction.phrases and prediction.phrases[0].regions else None
+        overlap = 0.0
+        if best is not None:
+            overlap = float(np.asarray(box_iou(np.array([best.box_xyxy]), np.array([truth.box_xyxy])))[0, 0])
+        rows = {f"box@{level:g}": (float(overlap > level), 1.0) for level in BOX_LEVELS}
+        masks = _mask_rows(prediction.phrases, truth)
+        state: State = "empty" if best is None else "answered"
+        detail = {
+            "question": phrase.text,
+            "image_size": list(sample.image_size_wh),
+            "truths": [{"box": list(truth.box_xyxy), "text": phrase.text}],
+            "regions": []
+            if best is None
+            else [{"box": list(best.box_xyxy), "text": phrase.text, "right": overlap > 0.5}],
+        }
+        regions = () if best is None or best.score is None else ((best.score, overlap > 0.5),)
+        return SampleScore(sample.id, sample.image, sample.kind, state, {**rows, **masks}, regions, overlap, detail)
+
+    def statistics(self, rows: Collection[str]) -> list[Statistic]:
+        boxes = [share(f"box acc@{level:g}", f"box@{level:g}") for level in BOX_LEVELS]
+        masks = [share(f"mask acc@{level:g}", f"mask@{level:g}") for level in BOX_LEVELS]
+        return [*boxes, *masks, share("mask mIoU", "mask IoU"), share("mask cIoU", "mask pixels")]
+
+
+def _mask_rows(phrases: tuple[PredictedPhrase, ...], truth: LabelledInstance) -> dict[str, tuple[float, ...]]:
+    """Overlap of the best region's mask; no rows where the truth, or the answer, has boxes alone."""
+    regions = phrases[0].regions if phrases else ()
+    if truth.mask is None or (regions and regions[0].mask is None):
+        return {}
+    codes = [region.mask for region in regions[:1] if region.mask is not None]
+    return mask_rows(codes, [truth.mask])
+
+
+def mask_rows(predicted: Sequence[Rle], truths: Sequence[Rle]) -> dict[str, tuple[float, ...]]:
+    """Rows of joined masks: IoU, hits at each level, shared and joined pixels. Two empty ones agree."""
+    shared, joined = joined_pixels(predicted, truths)
+    overlap = shared / joined if joined else 1.0
+    hits = {f"mask@{level:g}": (float(overlap > level), 1.0) for level in BOX_LEVELS}
+    return {"mask IoU": (overlap, 1.0), "mask pixels": (float(shared), float(joined)), **hits}
+
+
+def joined_pixels(predicted: Sequence[Rle], truths: Sequence[Rle]) -> tuple[int, int]:
+    """Pixels in both and in either of two sets of run-length codes, each joined into one mask."""
+    if len(predicted) <= 1 and len(truths) <= 1:
+        own, other = MaskRuns(predicted), MaskRuns(truths)
+        areas = int(own.areas.sum()) + int(other.areas.sum())
+        if not (len(own) and len(other)):
+            return 0, areas
+        overlap = float(own.pair_iou(other, np.array([[0, 0]]))[0])
+        shared = round(overlap * areas / (1 + overlap))
+        return shared, areas - shared
+    first, second = (
+        np.any([decode_rle(code) for code in codes], axis=0) if codes else np.zeros((1, 1), dtype=bool)
+        for codes in (predicted, truths)
+    )
+    return int(np.count_nonzero(first & second)), int(np.count_nonzero(first | second))
+
+
+def read_expressions(inputs: BuildInputs) -> Dataset:
+    """Records of the files of the refer release, or of a COCO file with sentences."""
+    assert inputs.refs is not None
+    stem = inputs.refs.parent.name if inputs.refs.suffix == ".p" and inputs.refs.parent.name else inputs.refs.stem
+    labels = None if inputs.instances is None else read_json(inputs.instances)
+    with naming(inputs.refs):
+        return RefCoco(
+            read_refs(inputs.refs),
+            inputs.pictures(),
+            labels,
+            inputs.split,
+            all_instances=True,
+            name=f"{stem}_{inputs.split}",
+        )
+
+
+def of_expressions(record: Record, size: tuple[int, int], split: str, only_one: bool) -> Iterator[BenchmarkSample]:
+    """A sample per expression, with the things it means."""
+    things, row_of = labelled(record, size), rows_without_crowds(record)
+    image = record.image_name or record.id
+    for number, expression in enumerate(record.expressions):
+        targets = tuple(row_of[index] for index in expression.targets if index in row_of)
+        if only_one and len(targets) != 1:
+            continue
+        meant = tuple(things[target] for target in targets)
+        phrase = LabelledPhrase(expression.text, tuple(range(len(meant))))
+        yield BenchmarkSample(f"{image}#{number}", image, size, phrases=(phrase,), instances=meant, split=split)
+
+
+def of_photo(record: Record, size: tuple[int, int], inputs: BuildInputs) -> Iterator[BenchmarkSample]:
+    """Things that words made from the labels tell apart."""
+    if not any(one.region == "thing" for one in record.instances):
+        return
+    sample = photo_sample(record, np.random.default_rng([inputs.seed, record.image_id]))
+    things = labelled(record, size)
+    said: dict[str, int] = {}
+    for turn in sample.turns:
+        target = turn.targets[0] if turn.grounded and turn.kind in _FOUND_KINDS and turn.targets else None
+        if target is not None and len(target) == 1:
+            words = parse_strict(turn.answer).phrases[0].text
+            said.setdefault(words[0].lower() + words[1:], target[0])
+    image = record.image_name or record.id
+    for number, (words, index) in enumerate(said.items()):
+        yield BenchmarkSample(
+            f"{image}#{number}",
+            image,
+            size,
+            phrases=(LabelledPhrase(words, (0,)),),
+            instances=(things[index],),
+            split=inputs.split,
+        )

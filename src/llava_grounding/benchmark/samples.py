@@ -1,0 +1,323 @@
+"""What is asked and what is true: the samples of a benchmark, and the JSONL file they are kept in.
+
+One form for all tasks, so that asking, importing and scoring are written once. Boxes are in pixels of the upright
+image. Knows no model, no metric and no data set's own format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llava_grounding.benchmark.files import read_lines, write_aside
+from llava_grounding.errors import DataError, LlavaGroundingError, shown
+from llava_grounding.masks import check_rle
+from llava_grounding.visual_prompts import VisualPrompt
+
+SET_VERSION = 1
+_MOST_INSTANCES = 10_000
+
+Rle = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LabelledInstance:
+    """One labelled thing.
+
+    Args:
+        box_xyxy: corners in pixels.
+        mask: COCO's compressed run-length code, None where only the box is known.
+        id: as the labels have it.
+    """
+
+    category: str
+    box_xyxy: tuple[float, float, float, float]
+    mask: Rle | None = None
+    id: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        data: dict[str, Any] = {"category": self.category, "box": list(self.box_xyxy)}
+        if self.mask is not None:
+            data["mask"] = dict(self.mask)
+        return data if self.id is None else {**data, "id": self.id}
+
+
+@dataclass(frozen=True)
+class LabelledPhrase:
+    """Words, and the indices of the instances they mean; () means that nothing in the image is meant."""
+
+    text: str
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BenchmarkSample:
+    """One thing that is asked.
+
+    Args:
+        id: unique within the set.
+        image: name of the picture in its folder.
+        image_size_wh: in pixels, upright.
+        kind: a group within the task, as `detail`, `click`, `popular`; its numbers are also given apart.
+        question: put to the system, with one `<region>` per prompt; empty where phrases are to be found instead.
+        prompts: what each `<region>` points at: `{"click": [x, y]}`, `{"box": [...]}`, `{"scribble": [[x, y], ...]}` or
+            `{"mask": {...}}`, as on the wire.
+        phrases: to be found in the image, one after the other.
+        instances: what is labelled.
+        references: answers by people or by a reference model.
+        answer: the right one, of questions that have one.
+        exhaustive: categories of which every instance is labelled; None = all that are named.
+        marks: instances whose numbers, from 1, are drawn into the picture.
+        split: of the data set.
+    """
+
+    id: str
+    image: str
+    image_size_wh: tuple[int, int]
+    kind: str = ""
+    question: str = ""
+    prompts: tuple[Mapping[str, Any], ...] = ()
+    phrases: tuple[LabelledPhrase, ...] = ()
+    instances: tuple[LabelledInstance, ...] = ()
+    references: tuple[str, ...] = ()
+    answer: str = ""
+    exhaustive: tuple[str, ...] | None = None
+    marks: tuple[int, ...] = ()
+    split: str = ""
+
+    def visual_prompts(self) -> tuple[VisualPrompt, ...]:
+        """The prompts as values."""
+        return tuple(_prompt(value) for value in self.prompts)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every instance has a mask."""
+        return all(one.mask is not None for one in self.instances)
+
+    def boxes_xyxy(self) -> np.ndarray:
+        """(n, 4) float64 of the instances."""
+        return np.array([one.box_xyxy for one in self.instances], dtype=np.float64).reshape(-1, 4)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; what is empty is left out."""
+        data: dict[str, Any] = {"id": self.id, "image": self.image, "image_size": list(self.image_size_wh)}
+        rest: dict[str, Any] = {
+            "split": self.split,
+            "kind": self.kind,
+            "question": self.question,
+            "prompts": [dict(one) for one in self.prompts],
+            "phrases": [{"text": one.text, "targets": list(one.targets)} for one in self.phrases],
+            "instances": [one.to_dict() for one in self.instances],
+            "references": list(self.references),
+            "answer": self.answer,
+            "marks": list(self.marks),
+        }
+        data |= {key: value for key, value in rest.items() if value}
+        return data if self.exhaustive is None else {**data, "exhaustive": list(self.exhaustive)}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> BenchmarkSample:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            DataError: if something is missing or does not fit.
+        """
+        try:
+            width, height = (int(side) for side in data["image_size"])
+            if width < 1 or height < 1:
+                raise DataError(f"image_size must be two positive numbers, got {shown(data['image_size'])}")
+            exhaustive = data.get("exhaustive")
+            sample = cls(
+                id=_text(data["id"], "id"),
+                image=_text(data["image"], "image"),
+                image_size_wh=(width, height),
+                kind=_text(data.get("kind", ""), "kind"),
+                question=_text(data.get("question", ""), "question"),
+                prompts=tuple(data.get("prompts", ())),
+                phrases=tuple(_phrase(one) for one in data.get("phrases", ())),
+                instances=tuple(_instance(one, (height, width)) for one in data.get("instances", ())),
+                references=tuple(_text(one, "a reference") for one in data.get("references", ())),
+                answer=_text(data.get("answer", ""), "answer"),
+                exhaustive=None if exhaustive is None else tuple(_text(one, "a category") for one in exhaustive),
+                marks=tuple(int(one) for one in data.get("marks", ())),
+                split=_text(data.get("split", ""), "split"),
+            )
+            sample.visual_prompts()
+        except KeyError as error:
+            raise DataError(f"a sample must have `{error.args[0]}`, it is missing") from error
+        except (TypeError, ValueError, AttributeError, OverflowError, LlavaGroundingError) as error:
+            raise DataError(f"a sample has a value that does not fit: {error}") from error
+        count = len(sample.instances)
+        named = [*sample.marks, *(index for phrase in sample.phrases for index in phrase.targets)]
+        if count > _MOST_INSTANCES or any(not 0 <= index < count for index in named):
+            raise DataError(f"targets and marks must name one of the {count} instances, got {shown(named)}")
+        return sample
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """All samples of one task, as they are asked.
+
+    Args:
+        task: name of the task.
+        name: what the data is called in reports.
+        samples: in the order of asking.
+        built_from: SHA-256 of every file that it was made from, by name.
+        notes: what a reader of the numbers must know.
+        left_out: why entries of the files are no samples, with how many.
+    """
+
+    task: str
+    name: str
+    samples: tuple[BenchmarkSample, ...]
+    built_from: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        twice = [one for one, count in Counter(sample.id for sample in self.samples).items() if count > 1]
+        if twice:
+            raise DataError(f"ids of samples must be unique, {len(twice)} are used twice, such as {shown(twice[0])}")
+        splits = sorted({sample.split for sample in self.samples})
+        if len(splits) > 1:
+            raise DataError(f"a set must hold one split, got {len(splits)} mixed up: {shown(splits)}")
+
+    @property
+    def split(self) -> str:
+        return self.samples[0].split if self.samples else ""
+
+    def to_bytes(self) -> bytes:
+        """The file: a line about the set, then one per sample."""
+        about = {
+            "benchmark_set": SET_VERSION,
+            "task": self.task,
+            "name": self.name,
+            "count": len(self.samples),
+            "built_from": dict(sorted(self.built_from.items())),
+            "notes": list(self.notes),
+            "left_out": dict(sorted(self.left_out.items())),
+        }
+        lines = [about, *(sample.to_dict() for sample in self.samples)]
+        return "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file, in hex: every word that is asked goes into it."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    def write(self, path: Path) -> None:
+        """Write the file, aside first."""
+        write_aside(path, self.to_bytes())
+
+    @classmethod
+    def read(cls, path: Path) -> SampleSet:
+        """Read a set that was built.
+
+        Raises:
+            DataError: if the file cannot be read or a line of it is wrong; a set is whole or useless.
+        """
+        lines = read_lines(path)
+        _, about = next(lines, (1, None))
+        version = about.get("benchmark_set") if isinstance(about, Mapping) else None
+        if not isinstance(about, Mapping) or version != SET_VERSION:
+            raise DataError(
+                f"{path} must be a set of version {SET_VERSION}, made by `benchmark TASK build`, got {shown(version)}"
+            )
+        samples = []
+        for number, value in lines:
+            if isinstance(value, DataError):
+                raise DataError(f"{path}, line {number}: {value}") from value
+            try:
+                samples.append(BenchmarkSample.from_dict(value))
+            except DataError as error:
+                raise DataError(f"{path}, line {number}: {error}") from error
+        if len(samples) != about.get("count"):
+            raise DataError(f"{path} must have {shown(about.get('count'))} samples, got {len(samples)}; it is cut off")
+        return cls(
+            task=_text(about.get("task"), "task"),
+            name=_text(about.get("name"), "name"),
+            samples=tuple(samples),
+            built_from=dict(about.get("built_from") or {}),
+            notes=tuple(about.get("notes") or ()),
+            left_out=dict(about.get("left_out") or {}),
+        )
+
+
+def prompt_value(prompt: VisualPrompt) -> dict[str, Any]:
+    """A visual prompt as samples hold it."""
+    if prompt.kind == "mask":
+        from llava_grounding.masks import encode_rle
+
+        assert prompt.mask is not None
+        return {"mask": encode_rle(prompt.mask)}
+    if prompt.kind == "box":
+        assert prompt.box_xyxy is not None
+        return {"box": _rounded(prompt.box_xyxy)}
+    assert prompt.points_xy is not None
+    points = [_rounded(point) for point in prompt.points_xy]
+    return {"click": points[0]} if prompt.kind == "click" else {"scribble": points}
+
+
+def _rounded(numbers: Iterable[Any]) -> list[float]:
+    return [round(float(number), 2) for number in numbers]
+
+
+def _prompt(value: Mapping[str, Any]) -> VisualPrompt:
+    if len(value) == 1:
+        if "click" in value:
+            return VisualPrompt.click(*value["click"])
+        if "box" in value:
+            return VisualPrompt.box(*value["box"])
+        if "scribble" in value:
+            return VisualPrompt.scribble([(x, y) for x, y in value["scribble"]])
+        if "mask" in value:
+            return VisualPrompt.mask_from_rle(value["mask"])
+    raise DataError(f"a prompt must be one of click, box, scribble and mask, got {shown(dict(value))}")
+
+
+def _phrase(value: Mapping[str, Any]) -> LabelledPhrase:
+    return LabelledPhrase(_text(value["text"], "a phrase"), tuple(int(index) for index in value["targets"]))
+
+
+def _instance(value: Mapping[str, Any], size_hw: tuple[int, int]) -> LabelledInstance:
+    x0, y0, x1, y1 = as_box(value["box"])
+    mask, number = value.get("mask"), value.get("id")
+    checked = None if mask is None else check_rle(mask, size_hw)
+    return LabelledInstance(
+        _text(value["category"], "a category"), (x0, y0, x1, y1), checked, None if number is None else int(number)
+    )
+
+
+def as_box(value: Any) -> tuple[float, float, float, float]:
+    """Four finite numbers, x0 <= x1 and y0 <= y1.
+
+    Raises:
+        DataError: if it is anything else.
+    """
+    numbers = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    fits = len(numbers) == 4 and all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
+    if fits:
+        x0, y0, x1, y1 = (float(one) for one in numbers)
+        if np.isfinite([x0, y0, x1, y1]).all() and x0 <= x1 and y0 <= y1:
+            return x0, y0, x1, y1
+    raise DataError(f"a box must be four finite numbers x0 <= x1 and y0 <= y1, got {shown(value)}")
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{what} must be a text, got {shown(value)}")
+    return value
+
+
+def about_set(samples: SampleSet) -> dict[str, Any]:
+    """What a report says of its data."""
+    data = {key: value for key, value in asdict(samples).items() if key in ("name", "built_from", "left_out")}
+    return {**data, "split": samples.split, "count": len(samples.samples), "sha256": samples.digest}

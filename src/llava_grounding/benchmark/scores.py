@@ -1,0 +1,289 @@
+"""From scores of samples to numbers: statistics of summed counts, bootstrap intervals over images, differences.
+
+A task gives every sample rows of counts under a name; a `Statistic` says what the sum of such rows means. So a report,
+an interval and a comparison are written once. Knows no task, no model and no files.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from llava_grounding.benchmark.metrics import (
+    bootstrap_interval,
+    bootstrap_weights,
+    grounding_statistics,
+    share_statistic,
+)
+from llava_grounding.benchmark.report import Metric
+from llava_grounding.errors import DataError, shown
+
+State = Literal["answered", "empty", "unparsable", "not judged", "failed", "missing", "not applicable"]
+"""Of a sample: `empty`: nothing was said or pointed at; `unparsable`: no metric can read it; `failed`: the system gave
+an error; `missing`: there is no prediction; `not applicable`: its labels do not allow the metric."""
+
+Rows = Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class SampleScore:
+    """What the answer to one sample is worth.
+
+    Args:
+        id, image, kind: of the sample.
+        state: what became of it.
+        rows: counts by name; a sample that a metric does not judge has no row for it.
+        regions: score and rightness of every region with a score, for calibration.
+        quality: 0 to 1, by which worst and best cases are found; None where it cannot be said.
+        detail: what a reader wants to see of the case.
+    """
+
+    id: str
+    image: str
+    kind: str = ""
+    state: State = "answered"
+    rows: Rows = field(default_factory=dict)
+    regions: tuple[tuple[float, bool], ...] = ()
+    quality: float | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "id": self.id,
+            "image": self.image,
+            "kind": self.kind,
+            "state": self.state,
+            "rows": {name: list(row) for name, row in self.rows.items()},
+            "regions": [[score, right] for score, right in self.regions],
+            "quality": self.quality,
+            "detail": dict(self.detail),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> SampleScore:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            DataError: if it is something else.
+        """
+        try:
+            if data["state"] not in get_args(State):
+                raise DataError(f"a state is one of {', '.join(get_args(State))}, got {shown(data['state'])}")
+            return cls(
+                data["id"],
+                data["image"],
+                data["kind"],
+                data["state"],
+                {name: tuple(map(float, row)) for name, row in data["rows"].items()},
+                tuple((float(score), bool(right)) for score, right in data["regions"]),
+                data["quality"],
+                data["detail"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"not the score of a sample: {error}") from error
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A number made of summed rows.
+
+    Args:
+        name: as printed.
+        row: under which name samples have its counts.
+        of: sums (draws, k) to values (draws,).
+        count: which column says over how many it is taken.
+        higher_is_better: direction.
+        unit: empty for shares in [0, 1].
+    """
+
+    name: str
+    row: str
+    of: Callable[[np.ndarray], np.ndarray]
+    count: int = 1
+    higher_is_better: bool = True
+    unit: str = ""
+
+
+def share(name: str, row: str, higher_is_better: bool = True) -> Statistic:
+    """First column over second."""
+    return Statistic(name, row, share_statistic, 1, higher_is_better)
+
+
+def grounding_counts(how: str, row: str) -> list[Statistic]:
+    """Precision, recall and F1 of rows that are `GroundingCounts`."""
+    return [
+        Statistic(f"grounded precision ({how})", row, lambda sums: grounding_statistics(sums)[0], 0),
+        Statistic(f"grounded recall ({how})", row, lambda sums: grounding_statistics(sums)[1], 1),
+        Statistic(f"grounded F1 ({how})", row, lambda sums: grounding_statistics(sums)[2], 1),
+    ]
+
+
+def yes_no(name: str, row: str) -> list[Statistic]:
+    """Of rows (true yes, false yes, true no, false no, unparsable no, unparsable yes)."""
+
+    def over(part: Callable[[np.ndarray], Any], whole: Callable[[np.ndarray], Any]) -> Callable[..., np.ndarray]:
+        def of(sums: np.ndarray) -> np.ndarray:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return np.asarray(part(sums.T) / whole(sums.T))
+
+        return of
+
+    def f1(sums: np.ndarray) -> np.ndarray:
+        tp, fp, _, fn, _, lost = sums.T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.where(tp > 0, 2 * tp / (2 * tp + fp + fn + lost), 0.0))
+
+    everything = lambda c: c.sum(axis=0)  # noqa: E731
+    return [
+        Statistic(f"{name} accuracy", row, over(lambda c: c[0] + c[2], everything), -1),
+        Statistic(f"{name} precision", row, over(lambda c: c[0], lambda c: c[0] + c[1]), -1),
+        Statistic(f"{name} recall", row, over(lambda c: c[0], lambda c: c[0] + c[3] + c[5]), -1),
+        Statistic(f"{name} F1", row, f1, -1),
+        Statistic(f"{name} share of yes", row, over(lambda c: c[0] + c[1], everything), -1),
+    ]
+
+
+def by_image(scores: Sequence[SampleScore], row: str) -> dict[str, np.ndarray]:
+    """Summed rows of each image that has one, in the order of first sight."""
+    sums: dict[str, np.ndarray] = {}
+    for score in scores:
+        if row in score.rows:
+            counts = np.array(score.rows[row], dtype=np.float64)
+            sums[score.image] = sums[score.image] + counts if score.image in sums else counts
+    return sums
+
+
+def metrics_of(scores: Sequence[SampleScore], statistics: Sequence[Statistic], seed: int = 0) -> list[Metric]:
+    """The numbers, with intervals that resample images; a statistic of which no sample has a row is left out."""
+    metrics = []
+    tables: dict[str, np.ndarray] = {}
+    for one in statistics:
+        if one.row not in tables:
+            found = by_image(scores, one.row)
+            # In an order of their own, so that the order of samples changes no interval.
+            tables[one.row] = np.array([found[image] for image in sorted(found)])
+        rows = tables[one.row]
+        if not len(rows):
+            continue
+        total = rows.sum(axis=0, keepdims=True)
+        value = float(one.of(total)[0])
+        count = int(total.sum() if one.count < 0 else total[0, one.count])
+        defined = bool(np.isfinite(value))
+        interval = bootstrap_interval(rows, one.of, seed) if defined else None
+        metrics.append(Metric(one.name, value if defined else None, count, interval, one.higher_is_better, one.unit))
+    return metrics
+
+
+def state_counts(scores: Sequence[SampleScore]) -> dict[str, int]:
+    """How many samples were asked, and how many are in each state."""
+    counts: dict[str, int] = defaultdict(int)
+    for score in scores:
+        counts[score.state] += 1
+    return {"asked": len(scores), **{state: counts[state] for state in get_args(State)}}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How far the scores of regions can be trusted.
+
+    Args:
+        bins: (mean score, share right, regions) of ten equal parts of [0, 1]; empty ones left out.
+        error: expected calibration error: mean distance of score and share, weighted by regions.
+        risk: (coverage, share wrong) when only the surest regions are kept.
+        regions: with a score.
+    """
+
+    bins: tuple[tuple[float, float, int], ...]
+    error: float | None
+    risk: tuple[tuple[float, float], ...]
+    regions: int
+
+
+def calibration(scores: Sequence[SampleScore]) -> Calibration:
+    """Reliability curve, and risk against coverage at each tenth; regions with equal scores are kept together."""
+    pairs = np.array([pair for score in scores for pair in score.regions], dtype=np.float64).reshape(-1, 2)
+    if not len(pairs):
+        return Calibration((), None, (), 0)
+    place = np.minimum((pairs[:, 0] * 10).astype(int), 9)
+    bins, error = [], 0.0
+    for number in range(10):
+        inside = pairs[place == number]
+        if len(inside):
+            mean, right = (float(one) for one in inside.mean(axis=0))
+            bins.append((mean, right, len(inside)))
+            error += abs(mean - right) * len(inside) / len(pairs)
+    ordered = pairs[np.argsort(-pairs[:, 0], kind="stable")]
+    wrong = np.cumsum(1 - ordered[:, 1])
+    risk = []
+    for tenth in range(1, 11):
+        threshold = ordered[int(np.ceil(len(pairs) * tenth / 10)) - 1, 0]
+        kept = int(np.count_nonzero(pairs[:, 0] >= threshold))
+        risk.append((kept / len(pairs), float(wrong[kept - 1]) / kept))
+    return Calibration(tuple(bins), error, tuple(risk), len(pairs))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One statistic of two systems on the same images, resampled together.
+
+    Args:
+        first, second: values; None where undefined.
+        difference: second - first.
+        low, high: its 95 % bootstrap interval.
+        share_better: of the draws in which the second is better, ties counted half.
+        images: that both were scored on.
+    """
+
+    name: str
+    first: float | None
+    second: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    share_better: float | None
+    images: int
+    higher_is_better: bool = True
+
+
+def compare(
+    first: Sequence[SampleScore],
+    second: Sequence[SampleScore],
+    statistics: Sequence[Statistic],
+    seed: int = 0,
+    draws: int = 1000,
+) -> list[Difference]:
+    """Paired bootstrap over the images that both have a row for."""
+    found = []
+    for one in statistics:
+        mine, theirs = by_image(first, one.row), by_image(second, one.row)
+        common = sorted(mine.keys() & theirs.keys())
+        if not common:
+            continue
+        rows = np.array([np.stack((mine[image], theirs[image])) for image in common])  # images, 2, k
+        sums = np.einsum("di,isk->sdk", bootstrap_weights(len(rows), seed, draws), rows)
+        values = [float(one.of(rows[:, side].sum(axis=0, keepdims=True))[0]) for side in (0, 1)]
+        change = one.of(sums[1]) - one.of(sums[0])
+        change = change[np.isfinite(change)]
+        known = len(change) > 0 and bool(np.isfinite(values).all())
+        low, high = np.quantile(change, [0.025, 0.975]) if known else (np.nan, np.nan)
+        better = np.sign(change) * (1 if one.higher_is_better else -1)
+        first_value, second_value = (value if np.isfinite(value) else None for value in values)
+        found.append(
+            Difference(
+                one.name,
+                first_value,
+                second_value,
+                values[1] - values[0] if known else None,
+                float(low) if known else None,
+                float(high) if known else None,
+                float(np.mean((better + 1) / 2)) if known else None,
+                len(common),
+                one.higher_is_better,
+            )
+        )
+    return found

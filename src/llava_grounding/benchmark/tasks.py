@@ -1,0 +1,165 @@
+"""What a task is, and the public list of tasks. Adding one is one file: a subclass of `Task`, and its line in `TASKS`.
+
+A task says what is asked about a sample, what an answer is worth, and which numbers are made of that. Who answers is
+the business of `systems`, who judges of `judging`, what is shown of `results`. Imports no task: listing them is quick.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, ClassVar
+
+from llava_grounding.errors import UsageError, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from llava_grounding.benchmark.building import BuildInputs
+    from llava_grounding.benchmark.judging import Judge, JudgeQuestion, Verdict
+    from llava_grounding.benchmark.predictions import Prediction
+    from llava_grounding.benchmark.report import Metric
+    from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
+    from llava_grounding.benchmark.scores import SampleScore, Statistic
+    from llava_grounding.visual_prompts import VisualPrompt
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What a system is given beside the image: a question, or phrases to be found.
+
+    Args:
+        prompts: what the k-th `<region>` of the question points at.
+        grounded: whether regions are asked for.
+        also_plain: whether the question is asked once more without regions.
+        phrases: found one after the other, instead of a question.
+        marks: instances whose numbers are drawn into the picture first.
+    """
+
+    question: str = ""
+    prompts: tuple[VisualPrompt, ...] = ()
+    grounded: bool = True
+    also_plain: bool = False
+    phrases: tuple[str, ...] = ()
+    marks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores in the order of the samples, and what a judge was asked for them."""
+
+    scores: tuple[SampleScore, ...]
+    questions: tuple[JudgeQuestion, ...] = ()
+    verdicts: tuple[Verdict | None, ...] = ()
+
+
+class Task(ABC):
+    """One kind of measurement.
+
+    Attributes:
+        name: on the command line.
+        title: in reports.
+        table: of the paper, where it has one.
+        rules_version: changes whenever the same predictions may get other numbers.
+        rules: a sentence or two on how it is counted.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    table: ClassVar[str] = ""
+    rules_version: ClassVar[str] = "1"
+    rules: ClassVar[str]
+
+    @abstractmethod
+    def build(self, inputs: BuildInputs) -> SampleSet:
+        """Samples from files as they are published.
+
+        Raises:
+            UsageError: saying which files it needs.
+            DataError: if one of them cannot be used.
+        """
+
+    def ask(self, sample: BenchmarkSample) -> Ask:
+        """What a system is asked about a sample: its question, or else its phrases."""
+        if sample.question:
+            return Ask(sample.question, sample.visual_prompts(), marks=sample.marks)
+        return Ask(phrases=tuple(phrase.text for phrase in sample.phrases))
+
+    @abstractmethod
+    def score(self, sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
+        """What an answer is worth, where no judge is needed."""
+
+    def score_all(
+        self, samples: Sequence[BenchmarkSample], predictions: Sequence[Prediction | None], judge: Judge
+    ) -> Scored:
+        """Scores of all samples; one without a usable prediction is counted as such and has no rows."""
+        scores = [
+            unanswered(sample, prediction)
+            if prediction is None or prediction.error is not None
+            else self.score(sample, prediction)
+            for sample, prediction in zip(samples, predictions, strict=True)
+        ]
+        return Scored(tuple(scores))
+
+    @abstractmethod
+    def statistics(self, rows: Collection[str]) -> list[Statistic]:
+        """The numbers, given the names of the rows that there are."""
+
+    def extra_metrics(
+        self, samples: Sequence[BenchmarkSample], predictions: Sequence[Prediction | None]
+    ) -> list[Metric]:
+        """Numbers that are no sums over samples, such as average precision; without intervals."""
+        return []
+
+
+def unanswered(sample: BenchmarkSample, prediction: Prediction | None) -> SampleScore:
+    """The score of a sample without an answer: counted, never taken for wrong."""
+    from llava_grounding.benchmark.scores import SampleScore
+
+    detail = {} if prediction is None else {"error": prediction.error}
+    return SampleScore(
+        sample.id, sample.image, sample.kind, "missing" if prediction is None else "failed", detail=detail
+    )
+
+
+TASKS: dict[str, str] = {
+    "grounding-bench": "llava_grounding.benchmark.grounding_bench:GroundingBench",
+    "referring": "llava_grounding.benchmark.referring:Referring",
+    "generalized-referring": "llava_grounding.benchmark.generalized_referring:GeneralizedReferring",
+    "phrase-grounding": "llava_grounding.benchmark.phrase_grounding:PhraseGrounding",
+    "classification": "llava_grounding.benchmark.classification:Classification",
+    "marks": "llava_grounding.benchmark.marks:Marks",
+    "chat": "llava_grounding.benchmark.chat_scores:ChatScores",
+    "pope": "llava_grounding.benchmark.yes_no:Pope",
+    "vsr": "llava_grounding.benchmark.yes_no:SpatialStatements",
+    "grounded-captions": "llava_grounding.benchmark.grounded_captions:GroundedCaptions",
+}
+"""Tasks by name: the module and class of each. A program may add its own."""
+
+IN_A_LINE: dict[str, str] = {
+    "grounding-bench": "Grounded descriptions, chat scores, phrases (table 4).",
+    "referring": "REC and RES: RefCOCO, RefCOCO+, RefCOCOg (table 5).",
+    "generalized-referring": "Several things or none: gRefCOCO.",
+    "phrase-grounding": "Flickr30K Entities, R@1, 5, 10 (table 5).",
+    "classification": "What click, box, scribble, mask point at (table 7).",
+    "marks": "Numbers drawn into the picture (table 6).",
+    "chat": "LLaVA-Bench, with and without grounding (table 12).",
+    "pope": "Is there a ...?",
+    "vsr": "Spatial statements, true or not.",
+    "grounded-captions": "GCG: AP50, mIoU, recall, CIDEr, METEOR.",
+}
+"""What each measures, for lists."""
+
+
+def find_task(name: str) -> Task:
+    """The task of this name.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    if name not in TASKS:
+        hint = did_you_mean(name, TASKS)
+        raise UsageError(f"there is no task {shown(name)}{hint or ';'} known are {', '.join(TASKS)}")
+    module, _, kind = TASKS[name].partition(":")
+    task: Task = getattr(import_module(module), kind)()
+    return task

@@ -1,0 +1,398 @@
+"""`llava-grounding benchmark TASK build | run | score | report`, and `benchmark compare A B`.
+
+One group of steps serves every task of the registry; `scenes` and `photos` are the one command they always were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from os import environ
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from llava_grounding.benchmark.tasks import IN_A_LINE, TASKS
+from llava_grounding.cli.benchmark import Task, benchmark
+from llava_grounding.cli.outputs import check_out, given_path, write_files
+from llava_grounding.cli.report import note, say
+from llava_grounding.errors import UsageError, quoted
+
+if TYPE_CHECKING:
+    from llava_grounding.benchmark.judging import Judge
+    from llava_grounding.benchmark.predictions import Imported, Prediction
+    from llava_grounding.benchmark.results import Results
+    from llava_grounding.benchmark.samples import SampleSet
+    from llava_grounding.benchmark.systems import SystemSpec
+
+_QUALITY = "quality"
+_STORE = "judge"
+_REPORTS = ("report.json", "report.md", "report.html")
+
+
+class _Benchmarks(TyperGroup):
+    """Tasks with steps; what begins otherwise is `scenes` or `photos`, whose options may stand in front."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the command of the drawn scenes and photos for what is no task with steps."""
+        first = args[0] if args else "--help"
+        old = [task.value for task in Task]
+        if first not in self.commands and first not in ("-h", "--help"):
+            if not first.startswith("-") and first not in old:
+                names = ", ".join(f"'{name}'" for name in (*old, *TASKS, "compare"))
+                raise UsageError(f"'{first}' is not one of {names} (see `llava-grounding benchmark --help`)")
+            args = [_QUALITY, *args]
+        return list(super().parse_args(ctx, args))
+
+
+benchmarks = typer.Typer(cls=_Benchmarks, rich_markup_mode=None, no_args_is_help=False)
+steps = typer.Typer(rich_markup_mode=None, no_args_is_help=False)
+benchmarks.command(_QUALITY, hidden=True)(benchmark)
+
+
+@benchmarks.callback()
+def kinds() -> None:
+    """Measure a model: `benchmark scenes` and `benchmark photos` at once, every other task in steps."""
+
+
+@steps.callback()
+def about_steps() -> None:
+    """Build the set of a task, run a system on it, score its predictions, and report."""
+
+
+def _file(help_text: str, metavar: str = "FILE") -> Any:
+    return typer.Option(metavar=metavar, parser=given_path, help=help_text)
+
+
+SetFile = Annotated[Path, typer.Option("--set", metavar="FILE", parser=given_path, help="The set, made by `build`.")]
+OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", parser=given_path, help="Folder of the results.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap draws.")]
+Images = Annotated[Path | None, _file("Where the pictures are: folder, tar shards or zip.", "PLACE")]
+
+
+def _task_of(ctx: typer.Context) -> str:
+    """The task whose steps were called."""
+    assert ctx.parent is not None
+    return str(ctx.parent.info_name)
+
+
+@steps.command()
+def build(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", parser=given_path, help="The set, as JSON lines.")],
+    data: Annotated[Path | None, _file("A photo pack.", "FOLDER")] = None,
+    split: Annotated[str, typer.Option(help="Of the pack, or of the published files.")] = "val",
+    instances: Annotated[Path | None, _file("COCO instances.")] = None,
+    captions: Annotated[Path | None, _file("COCO captions.")] = None,
+    dialogues: Annotated[Path | None, _file("Grounded visual chat, as `annotate` writes it.")] = None,
+    refs: Annotated[Path | None, _file("Referring expressions, as published.")] = None,
+    entities: Annotated[Path | None, _file("Flickr30K Entities, or MDETR's file.", "PLACE")] = None,
+    questions: Annotated[Path | None, _file("Questions, as JSON lines.")] = None,
+    answers: Annotated[Path | None, _file("Reference answers, as JSON lines.")] = None,
+    ids: Annotated[Path | None, _file("List of image ids.")] = None,
+    images: Images = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="How many, spread evenly; default all.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses prompts.")] = 0,
+    question: Annotated[
+        str | None, typer.Option(help="How a description is asked for; default the task's words.")
+    ] = None,
+) -> None:
+    """Make the set of a task from files as they are published."""
+    from llava_grounding.benchmark.building import BuildInputs
+    from llava_grounding.benchmark.tasks import find_task
+
+    inputs = BuildInputs(
+        data,
+        split,
+        instances,
+        captions,
+        dialogues,
+        refs,
+        entities,
+        questions,
+        answers,
+        ids,
+        images,
+        limit,
+        seed,
+        question,
+    )
+    check_out(out.parent, [out.name], [("input", path) for path in vars(inputs).values() if isinstance(path, Path)])
+    samples = find_task(_task_of(ctx)).build(inputs)
+    samples.write(out)
+    left_out = "".join(f"; {count} left out: {reason}" for reason, count in samples.left_out.items() if count)
+    say(f"{len(samples.samples)} samples of {samples.name} in {out}{left_out}\n")
+
+
+@steps.command()
+def run(
+    ctx: typer.Context,
+    samples_file: SetFile,
+    out: OutFolder,
+    model: Annotated[str | None, typer.Option(help="A folder or hub id; at an endpoint the model's name.")] = None,
+    images: Images = None,
+    device: Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1 or mps.")] = None,
+    base_url: Annotated[str | None, typer.Option(metavar="URL", help="Ask this server, as http://HOST/v1.")] = None,
+    key_variable: Annotated[
+        str, typer.Option(metavar="NAME", help="Environment variable with the server's key.")
+    ] = "OPENAI_API_KEY",
+    block: Annotated[int, typer.Option(min=1, help="Samples asked together; part of the configuration.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=2000, help="Where answers are cut.")] = 256,
+    cluster: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Have a Dask scheduler's workers ask, as tcp://HOST:8786.")
+    ] = None,
+) -> None:
+    """Ask a system; the same command goes on where it was ended. Under torchrun the processes share the work."""
+    from llava_grounding.benchmark.runs import Run, Shard
+
+    samples = _read_set(ctx, samples_file)
+    spec = _spec(model, images, device, base_url, max_new_tokens)
+    check_out(out, (), [("set", samples_file)])
+    work = Run(out, samples, spec, block)
+    with _progress(f"{samples.task} with {spec.model or 'nano'}") as tell:
+        if cluster is not None:
+            done = work.work_on_cluster(cluster, key_variable if base_url else "", tell)
+        else:
+            from llava_grounding.benchmark.systems import load_system
+
+            system = load_system(spec, environ.get(key_variable) or "none") if work.missing() else None
+            done = work.work(system, Shard.of_launcher(), tell) if system is not None else True
+    say(f"{len(samples.samples)} samples in {out}\n" if done else f"a part of {out} is done, others go on\n")
+
+
+@steps.command()
+def score(
+    ctx: typer.Context,
+    samples_file: SetFile,
+    out: OutFolder,
+    predictions: Annotated[Path | None, _file("Of another system; default those of --out.")] = None,
+    format: Annotated[str, typer.Option("--format", help="How the predictions are written.")] = "plain",
+    frame: Annotated[
+        str | None, typer.Option(help="Of their boxes: pixels, fraction, per-mille, square-fraction.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the system, for reports.")] = None,
+    judge: Annotated[str, typer.Option(help="deterministic, or a model at --judge-url.")] = "deterministic",
+    judge_url: Annotated[str | None, typer.Option(metavar="URL", help="Server of the judge.")] = None,
+    judgements: Annotated[Path | None, _file("Recorded judgements, instead of a judge.")] = None,
+    key_variable: Annotated[
+        str, typer.Option(metavar="NAME", help="Environment variable with the judge's key.")
+    ] = "OPENAI_API_KEY",
+    seed: Seed = 0,
+) -> None:
+    """Score predictions, without any model, and write the report."""
+    from llava_grounding.benchmark.judging import RecordedJudge
+    from llava_grounding.benchmark.predictions import in_order
+    from llava_grounding.benchmark.results import write_scored
+    from llava_grounding.benchmark.runs import versions
+    from llava_grounding.benchmark.tasks import find_task
+
+    samples = _read_set(ctx, samples_file)
+    task = find_task(samples.task)
+    inputs = [("set", samples_file), *((("predictions", predictions),) if predictions else ())]
+    check_out(out, _REPORTS, inputs)
+    found, system = _predictions(samples, out, predictions, format, frame, name)
+    ordered: list[Prediction | None] = in_order(samples.samples, found.by_id)
+    with _progress(f"scoring {samples.task}") as tell:
+        if judgements is not None:
+            deciding: Judge = RecordedJudge(judgements)
+            scored = task.score_all(samples.samples, ordered, deciding)
+        else:
+            with _judge(judge, judge_url, out, key_variable, tell) as deciding:
+                scored = task.score_all(samples.samples, ordered, deciding)
+    about = {"system": system, "judge": dict(deciding.about()), "versions": versions()}
+    write_scored(out, task, samples, ordered, scored, about, found.problems, found.named)
+    for problem in found.named:
+        note(problem)
+    _write_report(out, seed, None)
+
+
+@steps.command()
+def report(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", parser=given_path, help="A scored folder.")],
+    seed: Seed = 0,
+    images: Annotated[Path | None, _file("Put the photos of cases into the page, from here.", "PLACE")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
+) -> None:
+    """Write the report of a scored folder anew: report.json, report.md, report.html."""
+    from llava_grounding.benchmark.results import read_scored
+
+    about, _ = read_scored(folder)
+    if about["task"] != _task_of(ctx):
+        raise UsageError(f"{quoted(str(folder))} holds scores of {about['task']}, not of {_task_of(ctx)}")
+    _write_report(folder, seed, images, as_json)
+
+
+@benchmarks.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A", parser=given_path, help="A scored folder.")],
+    second: Annotated[Path, typer.Argument(metavar="B", parser=given_path, help="Another, of the same set.")],
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    out: Annotated[Path | None, _file("Write the comparison to this file as JSON.")] = None,
+) -> None:
+    """Compare two systems on the same set: paired bootstrap, and which samples changed."""
+    from llava_grounding.benchmark.files import as_json as to_json
+    from llava_grounding.benchmark.results import compare_folders
+
+    if out is not None:
+        check_out(out.parent, [out.name], [("results", first), ("results", second)])
+    found = compare_folders(first, second, seed)
+    text = to_json(found.to_dict(), indent=2)
+    say(text if as_json else found.to_markdown())
+    if out is not None:
+        write_files(out.parent, {out.name: text.encode()})
+
+
+for _name in TASKS:
+    benchmarks.add_typer(steps, name=_name, help=IN_A_LINE.get(_name, _name))
+
+
+def _read_set(ctx: typer.Context, path: Path) -> SampleSet:
+    from llava_grounding.benchmark.samples import SampleSet
+
+    samples = SampleSet.read(path)
+    if samples.task != _task_of(ctx):
+        raise UsageError(f"{quoted(str(path))} is a set of {samples.task}, not of {_task_of(ctx)}")
+    return samples
+
+
+def _spec(
+    model: str | None, images: Path | None, device: str | None, base_url: str | None, max_new_tokens: int
+) -> SystemSpec:
+    from llava_grounding.benchmark.systems import SystemSpec
+
+    place = "" if images is None else str(images.resolve())
+    if not place:
+        raise UsageError("asking a system needs the pictures; give their folder with --images")
+    if base_url is not None:
+        if not model:
+            raise UsageError("a server needs the name of its model; give --model")
+        return SystemSpec("endpoint", model, "", base_url, place, None, max_new_tokens)
+    from llava_grounding.benchmark.report import hash_weights
+    from llava_grounding.checkpoints import find_checkpoint
+
+    name, folder = find_checkpoint(model)
+    return SystemSpec("model", model or name, hash_weights(folder), "", place, device, max_new_tokens)
+
+
+def _predictions(
+    samples: SampleSet, out: Path, path: Path | None, format: str, frame: str | None, name: str | None
+) -> tuple[Imported, dict[str, Any]]:
+    """Predictions and what a report says of their system."""
+    from llava_grounding.annotate.label_index import file_hash
+    from llava_grounding.benchmark.adapters import adapter
+    from llava_grounding.benchmark.files import read_json_object
+    from llava_grounding.benchmark.predictions import read_predictions
+    from llava_grounding.benchmark.runs import CONFIG, PREDICTIONS
+
+    if path is not None:
+        found = read_predictions(path, samples, adapter(format), frame)
+        about = {"kind": "imported", "name": name or path.stem, "format": format, "lines": found.num_lines}
+        about["sha256"] = file_hash(path)
+        return found, about | ({"frame": frame} if frame else {})
+    if not (out / PREDICTIONS).is_file():
+        raise UsageError(f"{quoted(str(out))} has no {PREDICTIONS} yet: finish `run`, or give --predictions")
+    config = read_json_object(out / CONFIG)
+    if config["set"]["sha256"] != samples.digest:
+        raise UsageError(f"{quoted(str(out))} holds answers to another set than --set")
+    system = dict(config["system"])
+    return read_predictions(out / PREDICTIONS, samples, adapter("plain")), system | ({"name": name} if name else {})
+
+
+@contextmanager
+def _judge(
+    name: str, url: str | None, out: Path, key_variable: str, tell: Callable[[int, int], None]
+) -> Iterator[Judge]:
+    from llava_grounding.benchmark.judging import DeterministicJudge
+
+    if url is None:
+        if name != "deterministic":
+            raise UsageError(f"the judge {quoted(name)} needs --judge-url, the server it is behind")
+        yield DeterministicJudge()
+        return
+    from llava_grounding.annotate.endpoint import OpenAIEndpoint
+    from llava_grounding.annotate.locking import locked
+    from llava_grounding.annotate.store import Store
+    from llava_grounding.benchmark.endpoint_judge import EndpointJudge, JudgeSettings
+
+    (out / _STORE).mkdir(parents=True, exist_ok=True)
+    with locked(out / _STORE):
+        store = Store(out / _STORE)
+        try:
+            key = environ.get(key_variable) or "none"
+            yield EndpointJudge(
+                store,
+                lambda: OpenAIEndpoint(url, key),
+                JudgeSettings(name),
+                tell=lambda progress: tell(progress.samples, progress.samples + 1),
+            )
+        finally:
+            store.close()
+
+
+def _write_report(folder: Path, seed: int, images: Path | None, as_json: bool = False) -> None:
+    from llava_grounding.benchmark.files import as_json as to_json
+    from llava_grounding.benchmark.files import write_aside
+    from llava_grounding.benchmark.results import results_of
+    from llava_grounding.benchmark.results_page import results_page
+
+    results = results_of(folder, seed)
+    text = to_json(results.to_dict(), indent=2)
+    page = results_page(results, None if images is None else _pictures(images))
+    for name, content in zip(_REPORTS, (text, results.to_markdown(), page), strict=True):
+        write_aside(folder / name, content.encode())
+    if as_json:
+        say(text)
+    else:
+        _print(results)
+        note(f"report.json, report.md and report.html are in {folder}")
+
+
+def _pictures(place: Path) -> Callable[[str], bytes | None]:
+    from llava_grounding.data.images import open_images
+    from llava_grounding.errors import DataError
+
+    store = open_images(place)
+
+    def picture(name: str) -> bytes | None:
+        try:
+            return store.locate(name)()
+        except DataError:
+            return None
+
+    return picture
+
+
+def _print(results: Results) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(str(results.about["title"])))
+    for place, head in enumerate(("metric", "value", "95 % interval", "n")):
+        table.add_column(head, justify="left" if place == 0 else "right")
+    for row in results.rows():
+        table.add_row(*map(Text, row))
+    for key, count in results.counts.items():
+        table.add_row(Text(key), Text(str(count)), "", "")
+    Console().print(table)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr with the time left."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(escape(what), total=None)
+
+        def tell(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+
+        yield tell
