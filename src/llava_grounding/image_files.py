@@ -124,6 +124,7 @@ def load_image(
     limits: ImageLimits = DEFAULT_LIMITS,
     formats: Sequence[str] = FORMATS,
     name: str | None = None,
+    turned: bool = True,
 ) -> Image.Image:
     """Read one picture as an upright 8-bit RGB image of its own, whatever it came as.
 
@@ -134,6 +135,7 @@ def load_image(
         limits: what is refused for its size.
         formats: of files and bytes, those that are read.
         name: of the picture in messages, where it is given as bytes.
+        turned: whether it is turned upright; else its pixels lie as they are stored.
 
     Returns:
         RGB, with the EXIF orientation applied and transparency laid on white; 16 bits are scaled to 8, not clipped.
@@ -142,7 +144,7 @@ def load_image(
         ImageError: if there is no such file, or it is no readable still image, or it is over a limit.
     """
     image, orientation, called = _decoded(source, limits, formats, name)
-    return _turned(_to_rgb(image, called), orientation)
+    return _turned(_to_rgb(image, called), orientation if turned else 1)
 
 
 def load_mask(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> np.ndarray:

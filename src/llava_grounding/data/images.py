@@ -15,10 +15,11 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any, BinaryIO, Protocol
 
+from llava_grounding.data.image_names import NameIndex, folder_index
 from llava_grounding.errors import DataError, quoted, shown
 from llava_grounding.image_files import DATA_LIMITS
 
@@ -89,14 +90,20 @@ class ImageStore(Protocol):
 
 @dataclass(frozen=True)
 class FileBytes:
-    """Bytes of a file, or of a stretch of it; reading waits for the call, so a record is small to send to workers."""
+    """Bytes of a file, or of a stretch of it; reading waits for the call, so a record is small to send to workers.
+
+    Args:
+        root: a folder above the file, below which it may lie under a name that is spelt otherwise; None = it is not
+            looked for.
+    """
 
     path: Path
     offset: int = 0
     length: int | None = None
+    root: Path | None = field(default=None, compare=False, repr=False)
 
     def __call__(self) -> bytes:
-        path = self._place()
+        path = self.place()
         try:
             with open_regular(path) as stream:
                 size = stream.seek(0, os.SEEK_END)
@@ -112,15 +119,23 @@ class FileBytes:
         return data
 
     def exists(self) -> bool:
-        return _is_file(self._place())
+        return _is_file(self.place())
 
-    def _place(self) -> Path:
+    def place(self) -> Path:
         """The file, or the same picture of COCO under the name that another release has for it."""
         if not _is_file(self.path):
             for name in coco_spellings(self.path.name):
                 if _is_file(self.path.with_name(name)):
                     return self.path.with_name(name)
+            if self.root is not None and self.root.is_dir():
+                found = folder_index(self.root).find(str(self.path.relative_to(self.root)))
+                return self.path if found is None else self.root / found
         return self.path
+
+
+def place_of(data: ImageBytes) -> object:
+    """What is the same for two names of one picture: the file itself, else what reads it."""
+    return data.place() if isinstance(data, FileBytes) and data.length is None else data
 
 
 @dataclass(frozen=True)
@@ -182,7 +197,15 @@ class FolderImages:
         self.root = Path(root)
 
     def locate(self, name: str) -> FileBytes | NoBytes:
-        return FileBytes(self.root / name) if stays_inside(name) else _refused(name, self.root)
+        if stays_inside(name):
+            return FileBytes(self.root / name, root=self.root)
+        if is_absolute(name) and self.root.is_dir() and (found := self.names().find(name)) is not None:
+            return FileBytes(self.root / found, root=self.root)
+        return _refused(name, self.root)
+
+    def names(self) -> NameIndex:
+        """Of all files below the folder."""
+        return folder_index(self.root)
 
     def has(self, name: str) -> bool:
         return self.locate(name).exists()
@@ -201,6 +224,7 @@ class TarImages:
         self.root = Path(root)
         self.index = index
         self._folder = _common_folder(index)
+        self._names: NameIndex | None = None
 
     @classmethod
     def scan(cls, root: str | Path, shards: Iterable[Path]) -> TarImages:
@@ -222,6 +246,8 @@ class TarImages:
             if beside.exists():
                 return beside
             entry = next((self.index[self._folder + one] for one in names if self._folder + one in self.index), None)
+        if entry is None and (spelt := self.names().find(name)) is not None:
+            entry = self.index[spelt]
         if entry is None:
             return NoBytes(f"`{name}` is in no tar shard of {self.root}")
         try:
@@ -237,6 +263,12 @@ class TarImages:
                 f"the index of {self.root} must have a sensible place for {quoted(name)}, got {shown(entry)}"
             )
         return FileBytes(self.root / shard, offset, length)
+
+    def names(self) -> NameIndex:
+        """Of all pictures in the shards."""
+        if self._names is None:
+            self._names = NameIndex(self.index, self.root.name)
+        return self._names
 
     def has(self, name: str) -> bool:
         return self.locate(name).exists()
@@ -259,6 +291,7 @@ class ZipImages:
         self.beside = beside
         self._index: dict[str, ZipBytes | NoBytes] = {}
         self._shortened: dict[str, ZipBytes | NoBytes] = {}
+        self._names: NameIndex | None = None
         for path in self.paths:
             entries = _read_zip(path)
             both = self._index.keys() & entries.keys()
@@ -279,7 +312,15 @@ class ZipImages:
             return FolderImages(self.beside).locate(name)
         if entry := next((self._shortened[one] for one in names if one in self._shortened), None):
             return entry
+        if (spelt := self.names().find(name)) is not None:
+            return self._index[spelt]
         return NoBytes(f"`{name}` is not in {', '.join(str(path) for path in self.paths)}")
+
+    def names(self) -> NameIndex:
+        """Of all pictures in the zips."""
+        if self._names is None:
+            self._names = NameIndex(self._index, self.paths[0].parent.name if self.paths else "")
+        return self._names
 
     def has(self, name: str) -> bool:
         return self.locate(name).exists()
@@ -342,6 +383,17 @@ def stays_inside(name: object) -> bool:
         return False
     path = PureWindowsPath(name)  # takes both `/` and `\` for a separator
     return not path.drive and not path.root and ".." not in path.parts
+
+
+def is_absolute(name: object) -> bool:
+    """Whether a name from a file is a path that begins at a root, of whatever operating system, and never goes up.
+
+    The file is looked for by the end of its path below a folder, never there.
+    """
+    if not isinstance(name, str) or "\0" in name or not is_unicode(name):
+        return False
+    path = PureWindowsPath(name)
+    return bool(path.root) and not name.startswith(("//", "\\\\")) and ".." not in path.parts
 
 
 def open_regular(path: str | Path) -> BinaryIO:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from llava_grounding.data.sample import Instance, Targets
 from llava_grounding.errors import DataError, ImageError, shown
@@ -23,7 +24,7 @@ Segmentation = Mapping[str, Any] | Sequence[Sequence[float]] | Callable[[], np.n
 """COCO run-length code, polygons, or a function that reads the mask: (H, W) bool."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Annotation:
     """One labelled thing of an image, in its pixels.
 
@@ -33,14 +34,18 @@ class Annotation:
         segmentation: the mask, None where only the box is known.
         region: `thing` (one instance), `crowd` (several things under one mask), `stuff` (a material or surface) or
             `class` (everything of the category in the image).
-        id: as the file has it, None where it has none.
+        id: as the file has it, None where it has none; digits as text are the number.
     """
 
     category: str
     box_xyxy: tuple[float, float, float, float]
     segmentation: Segmentation | None
     region: str = "thing"
-    id: int | None = None
+    id: int | str | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What dataclasses do by themselves asks for each field by its name, which took half of the time of packing.
+        return Annotation, (self.category, self.box_xyxy, self.segmentation, self.region, self.id)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ class Record:
 
     Args:
         id: unique within its data set.
-        image_id: of the image in its file; 0 where there is none.
+        image_id: of the image in its file, a number or text; 0 where there is none.
         image_size_wh: width and height in pixels; None where the file does not say.
         instances: labelled things, in the order of the file.
         read_bytes: gives the encoded picture; small to send to workers.
@@ -120,7 +125,7 @@ class Record:
     """
 
     id: str
-    image_id: int
+    image_id: int | str
     image_size_wh: tuple[int, int] | None
     instances: tuple[Annotation, ...]
     read_bytes: Callable[[], bytes] = field(repr=False, compare=False)
@@ -137,21 +142,28 @@ class Record:
     marks: tuple[int, ...] = ()
 
     def load_image(self) -> np.ndarray:
-        """Pixels as (H, W, 3) uint8 RGB, upright.
+        """Pixels as (H, W, 3) uint8 RGB, upright; as they are stored where the labels are of the picture before it was
+        turned, as some tools make them.
 
         Raises:
             DataError: whatever is wrong with the picture, or if it is not of the labelled size.
         """
+        return np.array(self.open_image())
+
+    def open_image(self) -> Image.Image:
+        """What `load_image` gives, as an RGB image of Pillow."""
         try:
-            pixels = np.array(load_image(self.read_bytes(), DATA_LIMITS, DATA_FORMATS, name="it"))
+            data = self.read_bytes()
+            picture = load_image(data, DATA_LIMITS, DATA_FORMATS, name="it")
+            if self.image_size_wh is not None and picture.size == self.image_size_wh[::-1] != self.image_size_wh:
+                picture = load_image(data, DATA_LIMITS, DATA_FORMATS, name="it", turned=False)
         except ImageError as error:
             raise DataError(f"cannot read image `{self.id}`: {error}") from error
-        found = (pixels.shape[1], pixels.shape[0])
-        if self.image_size_wh is not None and found != self.image_size_wh:
+        if self.image_size_wh is not None and picture.size != self.image_size_wh:
             raise DataError(
-                f"image `{self.id}` must be {self.image_size_wh} (width, height) as its labels say, got {found}"
+                f"image `{self.id}` must be {self.image_size_wh} (width, height) as its labels say, got {picture.size}"
             )
-        return pixels
+        return picture
 
     def load_mask(self, index: int, size_wh: tuple[int, int] | None = None) -> np.ndarray | None:
         """Mask of one instance as (H, W) bool, or None where only its box is known.

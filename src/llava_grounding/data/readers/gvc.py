@@ -205,7 +205,7 @@ def gvc_entry(record: Record, dialogue: Sequence[RecordedTurn], name: str | None
     return entry
 
 
-def _id(record: Record, index: int) -> int:
+def _id(record: Record, index: int) -> int | str:
     number = record.instances[index].id
     if number is None:
         raise DataError(f"annotation {index} of `{record.id}` must have an id to be written, it has none")
