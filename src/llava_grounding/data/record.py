@@ -15,11 +15,14 @@ from PIL import Image
 
 from llava_grounding.data.sample import Instance, Targets
 from llava_grounding.errors import DataError, ImageError, shown
-from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
+from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_no_larger
 from llava_grounding.markup import REGION, SEG
-from llava_grounding.masks import decode_rle, polygons_to_mask
+from llava_grounding.masks import decode_rle, mask_to_box, polygons_to_mask, resize_mask
 
 _MOST_MASK_BYTES = 2**32  # of one image, opened
+_MASK_BYTES = 2**26  # of one image whose picture is larger than any model looks at
+_LARGEST_SIDE = 2048  # pixels; no model's canvas has more
+_LEAST_SIDE = 1024  # pixels, however many masks there are
 Segmentation = Mapping[str, Any] | Sequence[Sequence[float]] | Callable[[], np.ndarray]
 """COCO run-length code, polygons, or a function that reads the mask: (H, W) bool."""
 
@@ -42,10 +45,6 @@ class Annotation:
     segmentation: Segmentation | None
     region: str = "thing"
     id: int | str | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # What dataclasses do by themselves asks for each field by its name, which took half of the time of packing.
-        return Annotation, (self.category, self.box_xyxy, self.segmentation, self.region, self.id)
 
 
 @dataclass(frozen=True)
@@ -148,22 +147,29 @@ class Record:
         Raises:
             DataError: whatever is wrong with the picture, or if it is not of the labelled size.
         """
-        return np.array(self.open_image())
+        return np.array(self.open_image()[0])
 
-    def open_image(self) -> Image.Image:
-        """What `load_image` gives, as an RGB image of Pillow."""
+    def open_image(self, max_side: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+        """What `load_image` gives, as an RGB image of Pillow, and width and height of the picture as it is.
+
+        Args:
+            max_side: a picture whose longer side has more pixels is made smaller.
+
+        Raises:
+            DataError: as `load_image`.
+        """
+        labelled = self.image_size_wh
         try:
             data = self.read_bytes()
-            picture = load_image(data, DATA_LIMITS, DATA_FORMATS, name="it")
-            if self.image_size_wh is not None and picture.size == self.image_size_wh[::-1] != self.image_size_wh:
-                picture = load_image(data, DATA_LIMITS, DATA_FORMATS, name="it", turned=False)
+            picture, size_wh = load_no_larger(data, max_side, DATA_LIMITS, DATA_FORMATS, name="it")
+            if labelled not in (None, size_wh) and labelled == size_wh[::-1]:
+                picture, as_stored = load_no_larger(data, max_side, DATA_LIMITS, DATA_FORMATS, "it", turned=False)
+                size_wh = labelled if as_stored == labelled else size_wh
         except ImageError as error:
             raise DataError(f"cannot read image `{self.id}`: {error}") from error
-        if self.image_size_wh is not None and picture.size != self.image_size_wh:
-            raise DataError(
-                f"image `{self.id}` must be {self.image_size_wh} (width, height) as its labels say, got {picture.size}"
-            )
-        return picture
+        if labelled not in (None, size_wh):
+            raise DataError(f"image `{self.id}` must be {labelled} (width, height) as its labels say, got {size_wh}")
+        return picture, size_wh
 
     def load_mask(self, index: int, size_wh: tuple[int, int] | None = None) -> np.ndarray | None:
         """Mask of one instance as (H, W) bool, or None where only its box is known.
@@ -208,26 +214,60 @@ class OpenedRecord:
 def open_record(record: Record) -> OpenedRecord:
     """Read pixels and masks.
 
+    A picture that is larger than any model looks at is made smaller with its boxes and masks: to 2048 pixels, and where
+    it has many masks to fewer, but no fewer than 1024. So no mask of a photo of 20 megapixels is ever held whole, but
+    for a run-length code while it is made smaller.
+
     Raises:
         DataError: if the picture cannot be read, or does not fit its labels.
     """
-    image = record.load_image()
-    height, width = image.shape[:2]
     kept = [index for index, instance in enumerate(record.instances) if instance.region != "crowd"]
+    picture, full_wh = record.open_image(_max_side(record.image_size_wh, len(kept)))
+    image = np.array(picture)
+    height, width = image.shape[:2]
     if len(kept) * height * width > _MOST_MASK_BYTES:
         raise DataError(
             f"image `{record.id}` of {width} x {height} has {len(kept)} labels, whose masks do not fit into "
             f"{_MOST_MASK_BYTES // 2**30} GiB; make the picture smaller"
         )
+    scale_xy = width / full_wh[0], height / full_wh[1]
     masks = np.zeros((len(kept), height, width), dtype=bool)
     instances = []
     for row, index in enumerate(kept):
-        mask = record.load_mask(index, (width, height))
-        if mask is not None:
-            masks[row] = mask
         labelled = record.instances[index]
-        instances.append(Instance(labelled.category, np.array(labelled.box_xyxy), bool(masks[row].any())))
+        has_mask = _read_mask(record, index, full_wh, masks[row])
+        box = np.array(labelled.box_xyxy) * (scale_xy * 2)
+        instances.append(Instance(labelled.category, box, has_mask))
     return OpenedRecord(image, tuple(instances), masks, {index: row for row, index in enumerate(kept)})
+
+
+def _max_side(size_wh: tuple[int, int] | None, count: int) -> int:
+    """Pixels of the longer side of a picture with so many masks."""
+    if size_wh is None or not count:
+        return _LARGEST_SIDE
+    scale = (_MASK_BYTES / count / (size_wh[0] * size_wh[1])) ** 0.5
+    return min(_LARGEST_SIDE, max(_LEAST_SIDE, int(max(size_wh) * scale)))
+
+
+def _read_mask(record: Record, index: int, full_wh: tuple[int, int], into: np.ndarray) -> bool:
+    """Write a mask into a (H, W) array of zeros; whether there is any pixel of it."""
+    segmentation, size_wh = record.instances[index].segmentation, (into.shape[1], into.shape[0])
+    if segmentation is None:
+        return False
+    if size_wh != full_wh and not callable(segmentation) and not isinstance(segmentation, Mapping):
+        scale = np.array(size_wh) / full_wh
+        mask: np.ndarray | None = polygons_to_mask(
+            [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) * scale for polygon in segmentation], size_wh
+        )
+    else:
+        mask = record.load_mask(index, full_wh)
+        if mask is not None and size_wh != full_wh:
+            mask = resize_mask(mask, size_wh)
+    if mask is None or (around := mask_to_box(mask)) is None:
+        return False
+    x0, y0, x1, y1 = around.astype(int)
+    into[y0:y1, x0:x1] = mask[y0:y1, x0:x1]  # what is not written takes no memory
+    return True
 
 
 class Dataset(Protocol):

@@ -6,10 +6,12 @@ Knows no questions, no tokenizer and no model sizes.
 
 from __future__ import annotations
 
+import marshal
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from llava_grounding.data.readers.box_forms import BoxForms
 from llava_grounding.data.readers.category_names import natural_name, read_categories, surfaces_of
 from llava_grounding.data.readers.exhaustive import Coverage, FileCoverage, is_no_category, is_unlabelled_region
 from llava_grounding.data.readers.files import without_collections
+from llava_grounding.data.readers.numbers import MAX_ID
 from llava_grounding.data.readers.reading import (
     MAX_LABELS,
     EntryError,
@@ -139,17 +142,21 @@ class CocoLabels:
             try:
                 if type(row) is not dict and not isinstance(row, Mapping):
                     raise EntryError("annotation that is no object")
-                if (category := key_or_none(row.get("category_id"))) is not None:
+                category = row.get("category_id")
+                if type(category) is not int or not -MAX_ID < category < MAX_ID:
+                    category = key_or_none(category)
+                if category is not None:
                     categories.add(category)
                 key = row.get("id")
-                key = None if key is None else key_or_none(key)
-                twice = key is not None and key in first
+                if key is not None and (type(key) is not int or not -MAX_ID < key < MAX_ID):
+                    key = key_or_none(key)
+                twice = key in first
                 new = twice and key not in ambiguous
-                if twice:
+                if key is not None and twice:
                     ambiguous.add(key)
                 elif key is not None:
                     first[key] = number
-                annotation, image_id, texts = self._annotation(row)
+                annotation, image_id, texts = self._annotation(row, category, key)
                 labels = self.annotations.get(image_id)
                 if labels is None:
                     labels = self.annotations[image_id] = {}
@@ -178,12 +185,12 @@ class CocoLabels:
         self.ambiguous = frozenset(ambiguous)
         self.coverage.see_all(categories)
 
-    def _is_repeated(self, row: Any, before: Any, texts: list[str], image_id: Key, key: Key) -> bool:
+    def _is_repeated(self, row: Any, before: Any, texts: Sequence[str], image_id: Key, key: Key) -> bool:
         """Whether a row says no more than the one before with its id, which may have been let go of."""
         if before is not None:
             return bool(row == before)
         place = list(self.annotations[image_id]).index(key)
-        return texts == [text for text, of in self.expressions.get(image_id, ()) if of == place]
+        return list(texts) == [text for text, of in self.expressions.get(image_id, ()) if of == place]
 
     def lose(self, row: Any) -> None:
         """Note that an annotation of the file is left out, or hides others of its kind."""
@@ -193,30 +200,40 @@ class CocoLabels:
         image_ids = self._twins.get(image_id, (image_id,)) if known and image_id is not None else None
         self.coverage.lose(image_ids, None if category in self._unlabelled else category)
 
-    def _annotation(self, row: Mapping[str, Any]) -> tuple[Annotation, Key, list[str]]:
-        """An annotation with the id of its image, and what the file says to mean it."""
-        image_id = key_of(row.get("image_id"), "image id")
+    def _annotation(
+        self, row: Mapping[str, Any], number: Key | None, key: Key | None
+    ) -> tuple[Annotation, Key, Sequence[str]]:
+        """An annotation with the id of its image, and what the file says to mean it.
+
+        Args:
+            number: of its category.
+            key: its id.
+        """
+        image_id = row.get("image_id")
+        if type(image_id) is not int or not -MAX_ID < image_id < MAX_ID:
+            image_id = key_of(image_id, "image id")
         image = self.images.get(image_id)
         if image is None:
-            raise EntryError("annotation of an unknown image", f"image_id {image_id} is no image of the file")
-        number = key_of(row.get("category_id"), "category id")
-        category = self.categories.get(number)
-        if category is None:
+            raise EntryError("annotation of an unknown image", f"image_id {shown(image_id)} is no image of the file")
+        if number not in self.categories:
+            number = key_of(row.get("category_id"), "category id")
             raise EntryError(
                 "annotation of an unknown category", f"category_id {number} is no category of the file that can be used"
             )
+        category = self.categories[number]
         size_wh = image.size_wh
         bbox, segmentation = row.get("bbox"), row.get("segmentation")
         self._forms.see(bbox, size_wh, segmentation)
         region = "stuff" if number in self._surfaces else "thing"
         if "mask" in row and isinstance(row["mask"], str):
             region = {"stuff": "stuff", "semantic": "class"}.get(row["mask"], region)
-        if number in self._unlabelled or (is_crowd(row) and not self._crowds_as_things):
+        if (row.get("iscrowd") and is_crowd(row) and not self._crowds_as_things) or number in self._unlabelled:
             region = "crowd"
         mask = None if segmentation is None else self._segmentation(segmentation, size_wh)
         box = box_from_xywh(bbox, size_wh) if mask is None else box_or_around(bbox, mask, size_wh)
-        key = None if row.get("id") is None else key_of(row["id"], "annotation id")
-        texts = [] if _TELLING.isdisjoint(row) else self._texts(row, key)
+        if key is None and row.get("id") is not None:
+            key_of(row["id"], "annotation id")
+        texts: Sequence[str] = () if _TELLING.isdisjoint(row) else self._texts(row, key)
         if texts and number in self._nameless:
             category = ""
         return Annotation(category, box, mask, region, key), image_id, texts
@@ -340,10 +357,15 @@ class CocoPhotos(PackedRecords):
                     release=True,
                 )
 
-    def _record(self, row: Any) -> Record:
-        values, coverage = row
-        name = values["id"]
-        return Record(**values, read_bytes=self._images.locate(name), exhaustive=self._coverage.names(coverage))
+    def _record(self, row: bytes) -> Record:
+        values, things, expressions, coverage = marshal.loads(row)
+        return Record(
+            **values,
+            instances=tuple(starmap(Annotation, things)),
+            read_bytes=self._images.locate(values["id"]),
+            expressions=tuple(Expression(text, (place,)) for text, place in expressions),
+            exhaustive=self._coverage.names(Coverage(*coverage)),
+        )
 
 
 class PhotoPack:
@@ -421,23 +443,21 @@ def _check_label_set(label_set: str | None, label_sets: Mapping[str, frozenset[s
         raise DataError(f"unknown label_set `{printable(str(label_set))}`{hint} known are {', '.join(label_sets)}")
 
 
-def _row(image: ImageRow, labels: CocoLabels, texts: _ImageTexts) -> tuple[dict[str, Any], Coverage]:
-    """What is known of an image by the names of `Record`, and of which categories everything is."""
-    annotations = labels.annotations.pop(image.id, {})
-    values: dict[str, Any] = {
-        "id": image.file_name,
-        "image_id": image.id,
-        "image_size_wh": image.size_wh,
-        "instances": tuple(annotations.values()),
-        "captions": tuple(texts.captions.get(image.id, ())),
-        "statements": tuple(texts.statements.get(image.id, ())),
-        "questions": tuple(texts.questions.get(image.id, ())),
-        "source": printable(str(image.row.get("source", ""))),
-        "license": printable(str(image.row.get("license", ""))),
-    }
-    if image.id in labels.expressions:
-        values["expressions"] = tuple(Expression(text, (place,)) for text, place in labels.expressions.pop(image.id))
-    return values, labels.coverage.of(image, _label_set(image), (thing.category for thing in annotations.values()))
+def _row(image: ImageRow, labels: CocoLabels, texts: _ImageTexts) -> bytes:
+    """What is known of an image, as plain values: by the names of `Record`, its annotations, and what is complete."""
+    labelled = labels.annotations.pop(image.id, {}).values()
+    values: dict[str, Any] = {"id": image.file_name, "image_id": image.id, "image_size_wh": image.size_wh}
+    for name in ("captions", "statements", "questions"):
+        if found := getattr(texts, name).get(image.id):
+            values[name] = tuple(found)
+    for name in ("source", "license"):
+        if name in image.row:
+            values[name] = printable(str(image.row[name]))
+    expressions = labels.expressions.pop(image.id, ())
+    things = [(one.category, one.box_xyxy, one.segmentation, one.region, one.id) for one in labelled]
+    coverage = labels.coverage.of(image, _label_set(image), (one.category for one in labelled))
+    # Half as long as pickling, and as only plain values of ours are written, as safe.
+    return marshal.dumps((values, things, expressions, tuple(coverage)))
 
 
 def _label_set(image: ImageRow) -> str | None:

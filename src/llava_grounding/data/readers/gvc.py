@@ -20,6 +20,7 @@ from llava_grounding.data.readers.reading import (
     IMAGE_TOKEN,
     OBJECT_TOKEN,
     EntryError,
+    Key,
     LeftOut,
     PackedRecords,
     naming,
@@ -284,7 +285,7 @@ def _canonical(answer: str, grounded: bool) -> tuple[str, int]:
 
 
 def _regions(
-    question: str, ids: Any, labels: LabelledImages, record: Record, rows: Mapping[int, int]
+    question: str, ids: Any, labels: LabelledImages, record: Record, rows: Mapping[Key, int]
 ) -> tuple[int, ...]:
     """What each `<obj>` of the question points at."""
     count = question.count(OBJECT_TOKEN)

@@ -88,8 +88,8 @@ class LabelledImages:
             if isinstance(row, Mapping) and "expressions" in row:
                 with suppress(EntryError):  # an annotation whose id is none is reported already
                     self.expressions[key_of(row.get("id"))] = row["expressions"]
-        for number in self._photos.ambiguous:
-            self.expressions.pop(number, None)
+        for key in self._photos.ambiguous:
+            self.expressions.pop(key, None)
 
     @classmethod
     def from_files(
@@ -181,8 +181,8 @@ class LabelledImages:
         Raises:
             EntryError: if one is no id, is unknown, several annotations bear it, or it belongs to another image.
         """
-        keys = [_id_of(one) for one in ids] if isinstance(ids, list) else [None]
-        if None in keys:
+        keys = [key for one in ids if (key := _id_of(one)) is not None] if isinstance(ids, list) else []
+        if not isinstance(ids, list) or len(keys) != len(ids):
             raise EntryError("not annotation ids", f"{what} must be a list of annotation ids, got {shown(ids)}")
         for one in keys:
             if one in self._photos.ambiguous:
@@ -193,7 +193,7 @@ class LabelledImages:
             if other is None:
                 raise EntryError("unknown annotation", f"{what} names annotation {one}, which is not there or unusable")
             raise EntryError("annotation of another image", f"{what} names annotation {one}, which is on image {other}")
-        return tuple(rows[one] for one in keys if one is not None)
+        return tuple(rows[one] for one in keys)
 
 
 def _id_of(value: Any) -> Key | None:

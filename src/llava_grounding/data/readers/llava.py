@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.images import ImageStore
+from llava_grounding.data.readers.files import without_collections
 from llava_grounding.data.readers.reading import (
     EntryError,
     LeftOut,
@@ -60,9 +61,8 @@ class LlavaDialogues(PackedRecords):
         Raises:
             DataError: if it cannot be read or is not such a file.
         """
-        entries = read_dialogues(dialogues)
-        with naming(dialogues):
-            return cls(entries, image_store(images), name)
+        with without_collections(), naming(dialogues):
+            return cls(read_dialogues(dialogues), image_store(images), name)
 
     def _record(self, row: tuple[str, str, Any]) -> Record:
         identity, image, conversations = row

@@ -17,9 +17,12 @@ Key = int | str
 """An id: a name that links two rows of a file, and nothing else."""
 
 _HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing a polygon may overflow
-_MAX_ID = 2**64  # Python hashes numbers by their remainder by 2^61 - 1: of longer ones any amount could have the same
+MAX_ID = 2**64
+"""Beyond it an id is kept as text: Python hashes numbers by their remainder by 2^61 - 1, so that of longer ones any
+amount could have the same."""
 _EXACT = 2.0**53  # beyond it a floating-point number may stand for several whole ones
 _LONGEST_KEY = 1000  # characters
+_NUMBERS = {int, float}
 _DIGITS = re.compile(r"-?[0-9]{1,20}")
 
 
@@ -53,7 +56,7 @@ def whole_number(value: Any, what: str = "id") -> int:
             value = int(float(text))
     if not is_whole(value):
         raise EntryError(f"{what} that is no whole number", f"{what} must be a whole number, got {shown(value)}")
-    if abs(value) >= _MAX_ID:
+    if abs(value) >= MAX_ID:
         raise EntryError(f"{what} beyond 64 bits", f"{what} must be a number of at most 64 bits, got {shown(value)}")
     return int(value)
 
@@ -72,7 +75,7 @@ def key_of(value: Any, what: str = "id") -> Key:
     Raises:
         EntryError: if it is neither a number nor text, or text that no id is.
     """
-    if type(value) is int and -_MAX_ID < value < _MAX_ID:
+    if type(value) is int and -MAX_ID < value < MAX_ID:
         return value
     if isinstance(value, str):
         if len(value) <= 40 and (number := number_or_none(value)) is not None:
@@ -91,7 +94,7 @@ def key_of(value: Any, what: str = "id") -> Key:
 
 def key_or_none(value: Any) -> Key | None:
     """What `key_of` takes, None for all else."""
-    if type(value) is int and -_MAX_ID < value < _MAX_ID:
+    if type(value) is int and -MAX_ID < value < MAX_ID:
         return value
     try:
         return key_of(value)
@@ -101,10 +104,10 @@ def key_or_none(value: Any) -> Key | None:
 
 def are_numbers(values: Any, count: int | None = None) -> bool:
     """Whether it is a list of numbers that a picture can have, `count` of them if given: finite, and none huge."""
-    if not isinstance(values, list | tuple) or (count is not None and len(values) != count):
+    if not isinstance(values, (list, tuple)) or (count is not None and len(values) != count):
         return False
     # Polygons have tens of millions of numbers: no step of Python for each. One that is too large shows in the sum.
-    return set(map(type, values)) <= {int, float} and _modest(values)
+    return _NUMBERS.issuperset(map(type, values)) and _modest(values)
 
 
 def as_numbers(values: Any) -> Any:

@@ -56,8 +56,11 @@ _NAMED = 300  # characters of what an entry is called; no file system has longer
 _SHORT = 40  # characters; a longer name is not said twice in one line
 _LISTED = 5  # faults reported at once
 _KEPT = 20  # of each reason, entries whose fault is remembered
+assert all(token.startswith("<") for token in (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))
 _RESERVED = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))), re.IGNORECASE)
 _SPELT = re.compile(r"[\\]|//|(?:^|/)\.|/$")
+_HUGE = 1e12  # pixels of all coordinates of a polygon together; beyond it drawing may overflow
+_NUMBERS = {int, float}
 _ID_KEYS = ("id", "ann_id", "region_id", "ref_id", "file_name", "image_id")
 _NO_MASK = "segmentation that is neither run lengths nor polygons"
 _NO_POLYGON = "polygon that is not three or more points"
@@ -346,6 +349,10 @@ def label_id(row: Any, keys: Sequence[str] = _ID_KEYS, without: object = "withou
 
 def box_from_xywh(bbox: Any, size_wh: tuple[int, int]) -> Box:
     """Corners of a COCO box, clipped to the image."""
+    if type(bbox) is list and len(bbox) == 4 and set(map(type, bbox)) <= _NUMBERS:
+        x, y, w, h = bbox
+        if x >= 0 and y >= 0 and w > 0 and h > 0 and x + w <= size_wh[0] and y + h <= size_wh[1]:
+            return float(x), float(y), float(x + w), float(y + h)  # nearly all of the millions there are
     if not are_numbers(bbox, 4) and not are_numbers(bbox := as_numbers(bbox), 4):
         raise EntryError(
             "bbox that is not four finite numbers", f"bbox must be [x, y, width, height], got {shown(bbox)}"
@@ -371,7 +378,7 @@ def clipped_box(box_xyxy: Box, size_wh: tuple[int, int]) -> Box:
 
 def box_or_around(bbox: Any, mask: Segmentation | None, size_wh: tuple[int, int]) -> Box:
     """Corners of a COCO box, of the mask where there is no box or none with an area; clipped to the image."""
-    if mask is None or (bbox is not None and not _says_nothing(bbox)):
+    if mask is None or (bbox and not _says_nothing(bbox)):
         return box_from_xywh(bbox, size_wh)
     if isinstance(mask, Mapping):
         try:
@@ -390,11 +397,13 @@ def box_or_around(bbox: Any, mask: Segmentation | None, size_wh: tuple[int, int]
 
 def _says_nothing(bbox: Any) -> bool:
     """Whether a box is empty, or of no width or height."""
-    return bbox == [] or (are_numbers(bbox, 4) and min(bbox[2:]) == 0)
+    return isinstance(bbox, list) and len(bbox) == 4 and 0 in bbox[2:] and are_numbers(bbox)
 
 
 def checked_segmentation(value: Any, size_wh: tuple[int, int]) -> Segmentation | None:
     """A COCO mask whose form is right, None where there is none. Run lengths are not unpacked: `check_dataset` does."""
+    if type(value) is list and value and all(map(_is_polygon, value)):
+        return value  # nearly all of the millions there are
     if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], Mapping):
         value = value[0]
     if value is None or value in ([], {}, [[]]):
@@ -426,6 +435,16 @@ def checked_segmentation(value: Any, size_wh: tuple[int, int]) -> Segmentation |
     return whole
 
 
+def _is_polygon(value: Any) -> bool:
+    """Whether it is surely a polygon in COCO's flat form; what takes longer to tell is told by who asks."""
+    if type(value) is not list or len(value) < 6 or len(value) % 2:
+        return False
+    try:
+        return sum(map(abs, value)) < _HUGE  # of JSON's values, only numbers and true and false have an amount
+    except (TypeError, OverflowError):
+        return False
+
+
 def _as_one_list(polygon: Sequence[Any]) -> Sequence[Any]:
     """A polygon written as pairs of x and y in COCO's flat form."""
     if polygon and all(isinstance(point, list | tuple) and len(point) == 2 for point in polygon):
@@ -446,13 +465,14 @@ def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:
     """
     if not isinstance(value, str):
         raise EntryError("not text", f"{what} must be text, got {shown(value)}")
-    if not is_unicode(value):
+    if not value.isascii() and not is_unicode(value):
         raise EntryError("not valid Unicode", f"{what} must be valid Unicode, got {shown(value)}")
     if not value.strip():
         raise EntryError("empty text", f"{what} must not be empty")
     if len(value) > MAX_TEXT:
         raise EntryError("text too long", f"{what} must have at most {MAX_TEXT} characters, got {len(value)}")
-    found = next((match[0] for match in _RESERVED.finditer(value) if match[0] not in allowed), None)
+    reserved = _RESERVED.finditer(value) if "<" in value else ()
+    found = next((match[0] for match in reserved if match[0] not in allowed), None)
     if found is not None:
         raise EntryError("special token in the text", f"{what} must not hold `{found}`, got {shown(value)}")
     foreign = find_placeholder(value)
