@@ -164,6 +164,31 @@ def encode_rle(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [height, width], "counts": _counts_to_text(_counts_of(mask))}
 
 
+def encode_rle_at(part: np.ndarray, left_top: tuple[int, int], size_hw: tuple[int, int]) -> dict[str, Any]:
+    """What `encode_rle` gives for a (H, W) mask of which a part (h, w) is given, the rest being empty; costs the part.
+
+    Args:
+        left_top: column and row of the part's first pixel, within the mask.
+        size_hw: of the mask.
+    """
+    part, (left, top), (height, width) = _as_mask(part), left_top, size_hw
+    if min(left, top) < 0 or top + part.shape[0] > height or left + part.shape[1] > width:
+        raise ShapeError(f"a part of {part.shape} at {left_top} must lie within a mask of {size_hw}")
+    columns = np.zeros((part.shape[1], part.shape[0] + 2), dtype=bool)
+    columns[:, 1:-1] = part.T
+    column, row = np.divmod(np.flatnonzero(columns[:, 1:] != columns[:, :-1]), part.shape[0] + 1)
+    starts, ends = ((left + column) * height + top + row).reshape(-1, 2).T
+    apart = starts[1:] != ends[:-1]  # else a run goes on from the foot of one column to the head of the next
+    starts, ends = (
+        starts[np.concatenate(([True], apart))[: len(starts)]],
+        ends[np.concatenate((apart, [True]))[: len(ends)]],
+    )
+    counts = np.diff(np.concatenate(([0], np.stack((starts, ends), axis=1).reshape(-1), [height * width])))
+    if len(counts) > 1 and not counts[-1]:
+        counts = counts[:-1]
+    return {"size": [height, width], "counts": _counts_to_text(counts)}
+
+
 def decode_rle(rle: Mapping[str, Any], size_hw: tuple[int, int] | None = None) -> np.ndarray:
     """The (H, W) bool mask of a COCO run-length code; `counts` may be text, bytes or a plain list of run lengths.
 

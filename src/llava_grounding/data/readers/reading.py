@@ -160,7 +160,7 @@ class PackedRecords(Sequence[Record]):
                 raise DataError(f"entry {len(ends)} of {name} holds values that lie too deep in each other") from error
             ends.append(len(self._block))
         self._ends = np.array(ends)
-        self.unread: Mapping[str, int] = dict(unread or {})
+        self.unread: Mapping[str, int] = {key: count for key, count in (unread or {}).items() if count}
         self.dropped: Mapping[str, Sequence[str]] = left_out.by_reason
         self.examples: Mapping[str, Sequence[str]] = {why: tuple(names) for why, names in left_out.examples.items()}
 
