@@ -73,7 +73,12 @@ def file_name(record: Record) -> str:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """One line of JSON."""
-    path.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_bytes(json_bytes(value))
+
+
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """One line of JSON, in UTF-8."""
+    return f"{json.dumps(value, ensure_ascii=False)}\n".encode()
 
 
 def _geometry(record: Record, index: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from llava_grounding.data.images import FolderImages, is_unicode, read_file
-from llava_grounding.data.readers.pictures import Picture, PictureRecords, file_stem, size_of
+from llava_grounding.data.readers.pictures import Picture, PictureRecords, size_of
 from llava_grounding.data.readers.reading import EntryError, LeftOut, named, number_or_none
 from llava_grounding.errors import DataError, did_you_mean, shown
 
@@ -258,8 +258,3 @@ def _add(
         return
     points = [share * (height if place % 2 else width) for place, share in enumerate(shares)]
     picture.add(category, None, [points])
-
-
-def stem_index(folder: Path) -> dict[str, Path]:
-    """Pictures of a folder by their name without its suffix."""
-    return {file_stem(path.name): path for path in _below(folder)}
