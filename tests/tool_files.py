@@ -10,12 +10,15 @@ from typing import Any
 from label_files import picture, write_files, write_json
 from llava_grounding.data.readers.createml import CreateMl
 from llava_grounding.data.readers.cvat import CvatXml
+from llava_grounding.data.readers.grandf import GranDf
+from llava_grounding.data.readers.grounded_texts import Ferret, Kosmos2, Osprey, Shikra
 from llava_grounding.data.readers.label_studio import LabelStudio
 from llava_grounding.data.readers.labelme import Labelme
 from llava_grounding.data.readers.messages import ChatMessages
 from llava_grounding.data.readers.metadata import MetadataFolder
 from llava_grounding.data.readers.pictures import PictureRecords
 from llava_grounding.data.readers.via import Via
+from llava_grounding.data.readers.visual_genome_objects import VisualGenomeObjects
 from llava_grounding.data.readers.voc import PascalVoc
 from llava_grounding.data.readers.yolo import Yolo
 
@@ -177,6 +180,70 @@ def write_messages(folder: Path) -> PictureRecords:
     return ChatMessages.from_files(write_json(folder / "chat.json", rows))
 
 
+def _talk(*texts: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]
+
+
+def write_osprey(folder: Path) -> PictureRecords:
+    pictures(folder)
+    regions = [{"bbox": [4, 8, 16, 16], "segmentation": [TRIANGLE]}, {"bbox": [10, 2, 20, 10]}]
+    talk = _talk("<image>\nWhat is <region2> beside <region1>?", "A cat at <region1> sits there.")
+    entry = {"id": 1, "file_name": "a.png", "height": H, "width": W, "annotation": regions, "conversations": talk}
+    rows = [entry | {"description": ["a dog", "a cat"]}, entry]
+    return Osprey.from_files(write_json(folder / "osprey.json", rows), folder)
+
+
+def write_ferret(folder: Path) -> PictureRecords:
+    pictures(folder)
+    talk = _talk("<image>\nWhat is at <bbox_location0>?", "A dog <bbox_location0> .", "And <bbox_location0>?", "A cat.")
+    boxes = [[[[4, 8, 20, 24]]], [[4, 8, 20, 24]], [[10, 2, 30, 12]], []]
+    entry = {"id": "1", "image": "a.png", "image_w": W, "image_h": H, "conversations": talk, "box_x1y1x2y2": boxes}
+    return Ferret.from_files(write_json(folder / "ferret.json", [entry]), folder)
+
+
+def write_shikra(folder: Path) -> PictureRecords:
+    pictures(folder)
+    entry = {
+        "img_path": "a.png",
+        "question": "What is at <boxes>?",
+        "answer": "It is <ph_st>a dog<ph_ed><boxes> beside <ph_st>a cat<ph_ed><boxes>, as <boxes> shows.",
+        "boxes": [[4, 8, 20, 24], [10, 2, 30, 12]],
+        "question_boxes_seq": [[0]],
+        "answer_boxes_seq": [[0], [1], [0]],
+    }
+    return Shikra.from_files(write_json(folder / "shikra.json", [entry]), folder)
+
+
+def write_kosmos(folder: Path) -> PictureRecords:
+    pictures(folder)
+    caption = "A dog and a cat."
+    chunks = [[0, 5, 0.1, 0.25, 0.5, 0.75, 0.9], [10, 15, 0.25, 0.0625, 0.75, 0.375, 0.9]]
+    text = "<grounding><phrase> A dog</phrase><object><patch_index_0256><patch_index_0752></object> and a cat."
+    rows = [{"image": "a.png", "caption": caption, "noun_chunks": chunks}, {"image": "b.png", "text": text}]
+    return Kosmos2.from_files(write_json(folder / "kosmos.json", rows), folder)
+
+
+def write_grandf(folder: Path) -> PictureRecords:
+    pictures(folder)
+    mask = {"size": [H, W], "counts": [H * 4 + 8, 16, H - 16, 16, H * W - H * 5 - 24]}
+    groundings = {"a dog": {"token_positives": [0, 5], "rle_masks": [mask]}, "a fish": {"rle_masks": [mask]}}
+    ref = {"sentence": "the cat", "bbox": [10, 2, 20, 10], "segmentation": [[10, 2, 30, 2, 30, 12, 10, 12]]}
+    rows = [
+        {"file_name": "a.png", "width": W, "height": H, "caption": "A dog sits.", "groundings": groundings},
+        {"7": {"img_file_name": "b.png", "caption": "Look at the cat.", "refs": [ref]}},
+    ]
+    return GranDf.from_files(write_json(folder / "grandf.json", rows), folder)
+
+
+def write_genome_objects(folder: Path) -> PictureRecords:
+    pictures(folder)
+    images = [{"image_id": 7, "width": W, "height": H, "url": "https://host.org/VG_100K/a.png"}]
+    box = {"object_id": 70, "x": 4, "y": 8, "w": 16, "h": 16, "names": ["dog", "hound"], "attributes": ["red"]}
+    write_json(folder / "image_data.json", images)
+    objects = write_json(folder / "objects.json", [{"image_id": 7, "objects": [box, {**box, "names": []}, 3]}])
+    return VisualGenomeObjects.from_files(folder / "image_data.json", objects, folder)
+
+
 TOOLS: dict[str, tuple[Callable[[Path], PictureRecords], dict[str, Any]]] = {
     "yolo": (write_yolo, {"data": "data.yaml"}),
     "voc": (write_voc, {"annotations": "."}),
@@ -187,5 +254,14 @@ TOOLS: dict[str, tuple[Callable[[Path], PictureRecords], dict[str, Any]]] = {
     "createml": (write_createml, {"labels": "labels.createml.json"}),
     "metadata": (write_metadata, {"folder": "."}),
     "messages": (write_messages, {"dialogues": "chat.json"}),
+    "osprey": (write_osprey, {"dialogues": "osprey.json", "images": "."}),
+    "ferret": (write_ferret, {"dialogues": "ferret.json", "images": "."}),
+    "shikra": (write_shikra, {"dialogues": "shikra.json", "images": "."}),
+    "kosmos2": (write_kosmos, {"captions": "kosmos.json", "images": "."}),
+    "grandf": (write_grandf, {"captions": "grandf.json", "images": "."}),
+    "visual_genome_objects": (
+        write_genome_objects,
+        {"objects": "objects.json", "image_data": "image_data.json", "images": "."},
+    ),
 }
 """Kind -> what writes its files into a folder, and the keys of a source in a recipe."""

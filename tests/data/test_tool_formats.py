@@ -35,7 +35,7 @@ def by_name(data: Any) -> dict[str, Record]:
     return {record.image_name.rpartition("/")[2]: record for record in data}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TOOLS if kind != "messages"])
+@pytest.mark.parametrize("kind", list(TOOLS)[:8])
 def test_every_format_gives_the_same_things(tmp_path: Path, kind: str) -> None:
     data = TOOLS[kind][0](tmp_path)
     assert data.dropped == {}

@@ -61,9 +61,10 @@ class TestKinds:
     def test_what_a_tool_wrote_opens_as_a_recipe_says(self, kind: str, tmp_path: Path) -> None:
         write, values = TOOLS[kind]
         write(tmp_path)
-        wanted = {"categories": 1.0, "referring": 0.0, "dialogues": 1.0, "captions": 0.0}
+        wanted = {"categories": 1.0, "dialogues": 1.0, "grounded_captions": 1.0, "region_names": 1.0}
         lines: list[str] = []
         assert check_sources([{"kind": kind, **values, "dialogue": wanted}], tmp_path, lines.append), lines
+        assert len(lines) > 1
         ((opened, _),) = open_sources([{"kind": kind, **values, "dialogue": wanted}], tmp_path)
         assert pickle.loads(pickle.dumps(opened)).sample(0, rng()).turns
 

@@ -39,11 +39,25 @@ WHAT: dict[str, str] = {
     "label_studio": "Label Studio",
     "createml": "CreateML",
     "messages": "chats as `messages` and `images`",
+    "visual_genome_objects": "objects of Visual Genome",
+    "grandf": "GranD-f (grounded conversation generation)",
+    "osprey": "dialogues of Osprey",
+    "ferret": "dialogues of Ferret",
+    "shikra": "dialogues of Shikra",
+    "kosmos2": "grounded captions of Kosmos-2 or GrIT",
     "metadata": "a folder of pictures with metadata, as Hugging Face's",
 }
 """Kind -> what it is called."""
 
-_TALKS = {"llava", "gvc", "set_of_mark", "messages"}
+_TALKS = {"llava", "gvc", "set_of_mark", "messages", "osprey", "ferret", "shikra", "kosmos2", "grandf"}
+_GROUNDED: dict[str, tuple[str, set[str]]] = {
+    "osprey": ("dialogues", {"annotation", "conversations"}),
+    "ferret": ("dialogues", {"box_x1y1x2y2"}),
+    "shikra": ("dialogues", {"boxes", "question_boxes_seq"}),
+    "kosmos2": ("captions", {"noun_chunks"}),
+    "grandf": ("captions", {"caption", "groundings"}),
+}
+"""Kind -> its key for the file, and keys of entries by which it is told."""
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _PLACES = ("images", "JPEGImages", "img", "data", "train", "train2017", "train2014", "val2017", "val2014")
 _MOST_FILES = 200  # of a folder that are looked into
@@ -251,6 +265,18 @@ def _of_list(data: Any, path: Path) -> Recognised | None:
     names = [str(row["image"]) for row in rows if isinstance(row.get("image"), str)]
     if not rows:
         return None
+    names += [row[key] for key in ("file_name", "img_path") for row in rows if isinstance(row.get(key), str)]
+    inner = {key for row in rows if len(row) == 1 for one in row.values() if isinstance(one, Mapping) for key in one}
+    for kind, (name, marks) in _GROUNDED.items():
+        if any(marks <= one for one in (keys, inner)):
+            return _with_images(Recognised(kind, {name: path}), names, path)
+    if {"caption", "refs"} <= keys | inner:
+        return _with_images(Recognised("grandf", {"captions": path}), names, path)
+    if "objects" in keys and "image_id" in keys:
+        data_file = path.with_name("image_data.json")
+        missing = {} if data_file.is_file() else {"image_data": "image_data.json of the release"}
+        values = {"objects": path, **({} if missing else {"image_data": data_file})}
+        return _with_images(Recognised("visual_genome_objects", values, missing), [], path)
     if "messages" in keys or ("conversations" in keys and "images" in keys):
         pictures = [one for row in rows for one in (row.get("images") or []) if isinstance(one, str)]
         return _with_images(Recognised("messages", {"dialogues": path}), pictures, path)
@@ -270,7 +296,7 @@ def _of_list(data: Any, path: Path) -> Recognised | None:
     if "regions" in keys:
         data_file = path.with_name("image_data.json")
         missing = {} if data_file.is_file() else {"image_data": "image_data.json of the release"}
-        values: dict[str, Path | str | None] = {"regions": path} | ({} if missing else {"image_data": data_file})
+        values = {"regions": path, **({} if missing else {"image_data": data_file})}
         return _with_images(Recognised("visual_genome", values, missing), [], path)
     if "annotations" in keys:
         return Recognised("createml", {"labels": path})
@@ -286,6 +312,10 @@ def _with_images(found: Recognised, names: list[str], path: Path) -> Recognised:
     for place in dict.fromkeys(one for one in tops if one.is_dir()):
         count = sum(FolderImages(place).locate(name).exists() for name in names if (place / Path(name).name).exists())
         count = count or sum((place / name).is_file() for name in names)
+        if not names:
+            count = sum(
+                one.suffix.lower() in _PICTURES for one, _ in zip(place.iterdir(), range(_MOST_FILES), strict=False)
+            )
         if count > most:
             best, most = place, count
     if best is None:

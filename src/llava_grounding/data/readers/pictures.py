@@ -53,11 +53,13 @@ class Picture:
         name: of the picture in its store.
         size_wh: in pixels; None where the file does not say.
         data: its bytes, where they are not in the store.
+        number: how often it has occurred, where each of its dialogues is a record.
     """
 
     name: str
     size_wh: tuple[int, int] | None
     data: ImageBytes | None = None
+    number: int = 1
     things: list[Annotation] = field(default_factory=list)
     lost: set[str | None] = field(default_factory=set)
     expressions: list[Expression] = field(default_factory=list)
@@ -147,13 +149,16 @@ class PictureRecords(PackedRecords):
             place = posixpath.normpath(picture.name.replace("\\", "/"))
             times[place] += 1
             try:
-                if times[place] > 1 and not picture.dialogues:
+                talks = bool(picture.dialogues or picture.grounded_captions)
+                if times[place] > 1 and picture.things and not talks:
                     raise EntryError("picture given twice")
                 if picture.data is None:
                     check_present(images, picture.name)
             except EntryError as why:
                 left_out.add(f"image {named(picture.name)}", why)
             else:
+                if times[place] > 1:
+                    picture.number = times[place]
                 found.append(picture)
         seen = {thing.category for one in found for thing in one.things if thing.category}
         lost = {name for one in found for name in one.lost if name is not None}
@@ -174,7 +179,7 @@ class PictureRecords(PackedRecords):
     def _with_coverage(self, number: int, picture: Picture) -> tuple[Record, Coverage]:
         row = ImageRow(number, picture.name, picture.size_wh or (1, 1), {})
         record = Record(
-            id=picture.name,
+            id=picture.name if picture.number == 1 else f"{picture.name}#{picture.number}",
             image_id=number + 1,
             image_size_wh=picture.size_wh,
             instances=tuple(picture.things),

@@ -16,6 +16,7 @@ READERS: dict[str, str] = {
     "coco_panoptic": "coco_panoptic:CocoPanoptic",
     "refcoco": "refcoco:RefCoco",
     "visual_genome": "visual_genome:VisualGenome",
+    "visual_genome_objects": "visual_genome_objects:VisualGenomeObjects",
     "flickr30k": "flickr30k:Flickr30kEntities",
     "flickr30k_mdetr": "flickr30k:Flickr30kMdetr",
     "llava": "llava:LlavaDialogues",
@@ -32,6 +33,11 @@ READERS: dict[str, str] = {
     "createml": "createml:CreateMl",
     "messages": "messages:ChatMessages",
     "metadata": "metadata:MetadataFolder",
+    "grandf": "grandf:GranDf",
+    "osprey": "grounded_texts:Osprey",
+    "ferret": "grounded_texts:Ferret",
+    "shikra": "grounded_texts:Shikra",
+    "kosmos2": "grounded_texts:Kosmos2",
 }
 """Kind -> module of this room, and class."""
 

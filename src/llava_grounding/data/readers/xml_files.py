@@ -30,9 +30,9 @@ class _Builder(ElementTree.TreeBuilder):
         self._depth -= 1
         return super().end(tag)
 
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+    def doctype(self, *declared: str | None) -> None:
         """Called for a document type, before anything in it is used."""
-        raise EntryError("XML with a document type", "XML with a document type or entities is not read")
+        raise EntryError("XML with a document type", f"XML with a document type is not read, got {declared[:1]}")
 
 
 def parse_xml(path: Path, max_bytes: int = MAX_BYTES) -> ElementTree.Element:
