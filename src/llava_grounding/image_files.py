@@ -158,21 +158,11 @@ def load_no_larger(
 ) -> tuple[Image.Image, tuple[int, int]]:
     """What `load_image` gives of an encoded picture, smaller where its longer side has more than `max_side` pixels.
 
-    It is made smaller before anything else is done with it, a JPEG while it is decoded, so that a photo of 20
-    megapixels does not take its memory several times over.
-
-    Args:
-        max_side: in pixels; None = as it is.
-
-    Returns:
-        RGB, and width and height that it has as it is.
-
-    Raises:
-        ImageError: as `load_image`.
+    A JPEG is made smaller while it is decoded, so that a large photo does not take its memory several times over. Gives
+    RGB, and width and height that it has as it is; raises as `load_image`.
     """
     image, orientation, called = _decoded(data, limits, formats, name, max_side)
-    full_wh = read_header(data, called, formats).size_wh if image.format == "JPEG" else image.size
-    full_wh = full_wh or image.size
+    full_wh = (read_header(data, called, formats).size_wh if image.format == "JPEG" else None) or image.size
     if max_side is not None and max(full_wh) > max_side:
         size_wh = scaled_to(full_wh, max_side)
         if image.mode != "RGB" or "transparency" in image.info:  # as colours and transparency are what they are
@@ -186,8 +176,7 @@ def load_no_larger(
 def scaled_to(size_wh: tuple[int, int], max_side: int) -> tuple[int, int]:
     """Width and height in the same proportion, the longer one of `max_side` pixels."""
     scale = max_side / max(size_wh)
-    width, height = (max(1, round(side * scale)) for side in size_wh)
-    return width, height
+    return max(1, round(size_wh[0] * scale)), max(1, round(size_wh[1] * scale))
 
 
 def load_mask(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> np.ndarray:

@@ -246,7 +246,7 @@ def test_lines_of_yolo_are_read_or_left_out_with_a_reason(tmp_path: Path, line: 
     pictures(tmp_path / "images/val")
     write_files(
         tmp_path,
-        {"labels/val/a.txt": line.encode(), "data.yaml": b"path: /home/me/set\nval: images/val\nnames: {0: dog}\n"},
+        {"labels/val/a.txt": line.encode(), "data.yaml": b"path: /data/me/set\nval: images/val\nnames: {0: dog}\n"},
     )
     count, reason = YOLO_LINES[line]
     data = Yolo.from_files(tmp_path / "data.yaml", split="val")

@@ -305,7 +305,7 @@ def _of_list(data: Any, path: Path) -> Recognised | None:
 
 def _with_images(found: Recognised, names: list[str], path: Path) -> Recognised:
     """The same with the folder in which most of its pictures are."""
-    folders = [path.parent, path.parent.parent]
+    folders = [path.parent, path.parent.parent] if names else [path.parent]  # without names, nothing tells them apart
     tops = [*folders, *(one / place for one in folders for place in _PLACES)]
     tops += [one for folder in folders for one in sorted(folder.iterdir())[:_MOST_FILES] if one.is_dir()]
     best, most = None, 0
