@@ -94,10 +94,8 @@ def write_photo(path: Path) -> None:
 
 def write_dialogues(path: Path, count: int) -> None:
     """Dialogues of three turns about 500 pictures that are there."""
-    said = [
-        {"from": ("human", "gpt")[place % 2], "value": "What is the man in the picture doing? " * 2}
-        for place in range(6)
-    ]
+    text = "What is the man in the picture doing? " * 2
+    said = [{"from": ("human", "gpt")[place % 2], "value": text} for place in range(6)]
     for one in range(500):
         path.with_name(f"{one}.jpg").touch()
     with path.with_name("talk.jsonl").open("w") as file:

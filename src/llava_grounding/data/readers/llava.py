@@ -19,6 +19,7 @@ from llava_grounding.data.readers.reading import (
     naming,
     printable,
     shown,
+    words_of,
 )
 from llava_grounding.data.readers.rows import Names, check_present, image_store, pairs_of, read_entries, words_only
 from llava_grounding.data.record import Record
@@ -45,7 +46,9 @@ class LlavaDialogues(PackedRecords):
         for place, entry in entries:
             try:
                 image, conversations = entry_of(entry)
-                words_only(pairs_of(conversations))
+                for question, answer in pairs_of(conversations):
+                    words_of(question, "a question")
+                    words_of(answer, "an answer")
                 check_present(images, image)
             except EntryError as why:
                 left_out.add(label_of(entry, place), why)
