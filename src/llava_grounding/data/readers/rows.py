@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,7 @@ def pairs_of(conversations: Any) -> list[tuple[str, Any]]:
     values = []
     for index, turn in enumerate(conversations):
         role = ("human", "gpt")[index % 2]
-        if (
-            (type(turn) is not dict and not isinstance(turn, Mapping))
-            or turn.get("from") != role
-            or "value" not in turn
-        ):
+        if not isinstance(turn, dict) or turn.get("from") != role or "value" not in turn:
             raise EntryError("roles out of turn", f"turn {index + 1} must be from `{role}`, got {shown(turn)}")
         values.append(turn["value"])
     if not all(isinstance(question, str) for question in values[::2]):
