@@ -14,6 +14,7 @@ from llava_grounding.masks import (
     MaskRuns,
     decode_rle,
     encode_rle,
+    encode_rle_at,
     mask_area,
     mask_iou,
     mask_to_box,
@@ -349,3 +350,17 @@ def test_overlaps_of_damaged_codes_and_of_other_sizes_are_refused():
         MaskRuns([good]).pair_iou(MaskRuns([encode_rle(np.ones((4, 3), dtype=bool))]), [[0, 0]])
     assert len(MaskRuns([])) == 0
     assert MaskRuns([good]).pair_iou(MaskRuns([]), np.zeros((0, 2))).tolist() == []
+
+
+def test_the_code_of_a_part_is_that_of_the_whole_mask():
+    generator = np.random.default_rng(0)
+    for _ in range(40):
+        height, width = generator.integers(1, 9, 2)
+        mask = np.zeros((height, width), dtype=bool)
+        top, left = generator.integers(0, height), generator.integers(0, width)
+        bottom, right = generator.integers(top, height) + 1, generator.integers(left, width) + 1
+        part = generator.random((bottom - top, right - left)) < generator.choice([0.0, 0.5, 1.0])
+        mask[top:bottom, left:right] = part
+        assert encode_rle_at(part, (int(left), int(top)), (int(height), int(width))) == encode_rle(mask)
+    with pytest.raises(ShapeError, match="must lie within"):
+        encode_rle_at(part, (int(left), int(top)), (int(bottom) - 1, int(width)))

@@ -56,6 +56,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_FIRST_ON_ITS_SIDE = 5
 _ORIENTATION_TAG = 0x0112
 
 # Pillow's readers raise any of these on damaged files (the tests fuzz them); all mean "this file cannot be read".
@@ -124,6 +125,7 @@ def load_image(
     limits: ImageLimits = DEFAULT_LIMITS,
     formats: Sequence[str] = FORMATS,
     name: str | None = None,
+    turned: bool = True,
 ) -> Image.Image:
     """Read one picture as an upright 8-bit RGB image of its own, whatever it came as.
 
@@ -134,6 +136,7 @@ def load_image(
         limits: what is refused for its size.
         formats: of files and bytes, those that are read.
         name: of the picture in messages, where it is given as bytes.
+        turned: whether it is turned upright; else its pixels lie as they are stored.
 
     Returns:
         RGB, with the EXIF orientation applied and transparency laid on white; 16 bits are scaled to 8, not clipped.
@@ -142,7 +145,38 @@ def load_image(
         ImageError: if there is no such file, or it is no readable still image, or it is over a limit.
     """
     image, orientation, called = _decoded(source, limits, formats, name)
-    return _turned(_to_rgb(image, called), orientation)
+    return _turned(_to_rgb(image, called), orientation if turned else 1)
+
+
+def load_no_larger(
+    data: bytes,
+    max_side: int | None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    formats: Sequence[str] = FORMATS,
+    name: str | None = None,
+    turned: bool = True,
+) -> tuple[Image.Image, tuple[int, int]]:
+    """What `load_image` gives of an encoded picture, smaller where its longer side has more than `max_side` pixels.
+
+    A JPEG is made smaller while it is decoded, so that a large photo does not take its memory several times over. Gives
+    RGB, and width and height that it has as it is; raises as `load_image`.
+    """
+    image, orientation, called = _decoded(data, limits, formats, name, max_side)
+    full_wh = (read_header(data, called, formats).size_wh if image.format == "JPEG" else None) or image.size
+    if max_side is not None and max(full_wh) > max_side:
+        size_wh = scaled_to(full_wh, max_side)
+        if image.mode != "RGB" or "transparency" in image.info:  # as colours and transparency are what they are
+            image = _to_rgb(image, called)
+        image = image.resize(size_wh, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    swapped = turned and orientation in _UPRIGHT and orientation >= _FIRST_ON_ITS_SIDE
+    upright = _turned(_to_rgb(image, called), orientation if turned else 1)
+    return upright, (full_wh[::-1] if swapped else full_wh)
+
+
+def scaled_to(size_wh: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Width and height in the same proportion, the longer one of `max_side` pixels."""
+    scale = max_side / max(size_wh)
+    return max(1, round(size_wh[0] * scale)), max(1, round(size_wh[1] * scale))
 
 
 def load_mask(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> np.ndarray:
@@ -167,9 +201,16 @@ def load_stored(data: bytes, limits: ImageLimits = DEFAULT_LIMITS, formats: Sequ
 
 
 def _decoded(
-    source: ImageSource, limits: ImageLimits, formats: Sequence[str], called: str | None = None
+    source: ImageSource,
+    limits: ImageLimits,
+    formats: Sequence[str],
+    called: str | None = None,
+    max_side: int | None = None,
 ) -> tuple[Image.Image, int, str]:
-    """The image with its pixels as stored, its EXIF orientation, and its name for messages."""
+    """The image with its pixels as stored, its EXIF orientation, and its name for messages.
+
+    A JPEG may come at a half, a quarter or an eighth of its size where `max_side` is no more.
+    """
     if isinstance(source, Image.Image):
         name = "the PIL image"
         _check_pil_image(source, name, limits)
@@ -192,6 +233,8 @@ def _decoded(
     _check_transparency(image, name)
     if any(tile[0] in _SLOW_CODECS for tile in image.tile):
         raise ImageError(f"{name} is a compressed BMP, which is not read; save it without compression, or as PNG")
+    if max_side is not None and header.format == "JPEG" and max(image.size) > max_side:
+        image.draft(None, scaled_to(image.size, max_side))
     return _with_pixels(image, name), header.orientation, name
 
 

@@ -89,16 +89,21 @@ def polygons_to_mask(polygons: Sequence[Sequence[float] | np.ndarray], size_wh: 
     """
     width, height = size_wh
     mask = np.zeros((height, width), dtype=bool)
-    runs, left = [np.zeros((2, 0), dtype=np.int64)], _MAX_CROSSINGS
+    left = _MAX_CROSSINGS
     for polygon in polygons:
         points = np.asarray(polygon, dtype=np.float64).reshape(-1)
         if len(points) % 2 or len(points) < 6 or not (np.abs(points) < _FARTHEST).all():
             raise DataError(f"a polygon must be at least three finite points x, y, got {len(points)} numbers")
-        places = _crossings(points.reshape(-1, 2), size_wh, left)
+        corners = points.reshape(-1, 2)
+        # Only what the polygon covers is touched: a small one in a picture of 20 megapixels costs its own area.
+        x0, y0 = np.floor(corners.min(axis=0)).clip(0, size_wh).astype(np.int64).tolist()
+        x1, y1 = np.ceil(corners.max(axis=0)).clip(0, size_wh).astype(np.int64).tolist()
+        if x1 <= x0 or y1 <= y0:
+            continue
+        places = _crossings(corners - (x0, y0), (x1 - x0, y1 - y0), left)
         left -= len(places)
         inside = places.reshape(-1, 2).T
-        runs.append(inside[:, inside[0] < inside[1]])
-    _set_runs(mask, _joined(np.concatenate(runs, axis=1)) if len(runs) > 2 else runs[-1])
+        _set_runs(mask[y0:y1, x0:x1], inside[:, inside[0] < inside[1]])
     return mask
 
 
@@ -135,16 +140,8 @@ def _crossings(points_xy: np.ndarray, size_wh: tuple[int, int], max_crossings: i
     return places
 
 
-def _joined(runs: np.ndarray) -> np.ndarray:
-    """Runs (2, k) that may overlap, as ones that do not, in order."""
-    starts, ends = runs[:, np.argsort(runs[0], kind="stable")]
-    ends = np.maximum.accumulate(ends)
-    begins = np.flatnonzero(starts[1:] > ends[:-1]) + 1
-    return np.stack((np.concatenate((starts[:1], starts[begins])), np.concatenate((ends[begins - 1], ends[-1:]))))
-
-
 def _set_runs(mask: np.ndarray, runs: np.ndarray) -> None:
-    """Set runs of a (H, W) mask, some rows at a time."""
+    """Set runs of a (H, W) mask in order, some rows at a time; what is set already stays so."""
     height, width = mask.shape
     if not runs.shape[1]:
         return
@@ -156,7 +153,7 @@ def _set_runs(mask: np.ndarray, runs: np.ndarray) -> None:
         within = slice(*np.searchsorted(runs[0], (low, high)))
         changes = np.concatenate(([low], runs[:, within].T.reshape(-1), [high]))
         is_set = np.arange(len(changes) - 1) % 2 == 1
-        mask[row:stop] = np.repeat(is_set, np.diff(changes)).reshape(-1, width + 1)[:, :width]
+        mask[row:stop] |= np.repeat(is_set, np.diff(changes)).reshape(-1, width + 1)[:, :width]
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:
@@ -167,6 +164,31 @@ def encode_rle(mask: np.ndarray) -> dict[str, Any]:
     mask = _as_mask(mask)
     height, width = mask.shape
     return {"size": [height, width], "counts": _counts_to_text(_counts_of(mask))}
+
+
+def encode_rle_at(part: np.ndarray, left_top: tuple[int, int], size_hw: tuple[int, int]) -> dict[str, Any]:
+    """What `encode_rle` gives for a (H, W) mask of which a part (h, w) is given, the rest being empty; costs the part.
+
+    Args:
+        left_top: column and row of the part's first pixel, within the mask.
+        size_hw: of the mask.
+    """
+    part, (left, top), (height, width) = _as_mask(part), left_top, size_hw
+    if min(left, top) < 0 or top + part.shape[0] > height or left + part.shape[1] > width:
+        raise ShapeError(f"a part of {part.shape} at {left_top} must lie within a mask of {size_hw}")
+    columns = np.zeros((part.shape[1], part.shape[0] + 2), dtype=bool)
+    columns[:, 1:-1] = part.T
+    column, row = np.divmod(np.flatnonzero(columns[:, 1:] != columns[:, :-1]), part.shape[0] + 1)
+    starts, ends = ((left + column) * height + top + row).reshape(-1, 2).T
+    apart = starts[1:] != ends[:-1]  # else a run goes on from the foot of one column to the head of the next
+    starts, ends = (
+        starts[np.concatenate(([True], apart))[: len(starts)]],
+        ends[np.concatenate((apart, [True]))[: len(ends)]],
+    )
+    counts = np.diff(np.concatenate(([0], np.stack((starts, ends), axis=1).reshape(-1), [height * width])))
+    if len(counts) > 1 and not counts[-1]:
+        counts = counts[:-1]
+    return {"size": [height, width], "counts": _counts_to_text(counts)}
 
 
 def decode_rle(rle: Mapping[str, Any], size_hw: tuple[int, int] | None = None) -> np.ndarray:

@@ -157,7 +157,7 @@ def test_an_unknown_label_set_is_refused_when_the_file_is_opened(tmp_path: Path,
 BROKEN = {
     "annotation of an unknown category": {"category_id": 9},
     "annotation of an unknown image": {"image_id": 5},
-    "image id that is no whole number": {"image_id": None},
+    "image id that is neither a number nor text": {"image_id": None},
     "bbox that is not four finite numbers": {"bbox": [1, 2, float("nan"), 3]},
     "bbox without area": {"bbox": [1, 1, -2, 3]},
     "bbox outside the image": {"bbox": [10, 1, 2, 3]},
@@ -165,7 +165,7 @@ BROKEN = {
     "polygon that is not three or more points": {"segmentation": [[1, 1, 4, 1, 4, 4, 1]]},
     "polygon that is not finite numbers": {"segmentation": [[1, 1, 4, 1, 4, float("inf")]]},
     "mask of another size than its image": {"segmentation": {"size": [10, 8], "counts": "0"}},
-    "annotation id used twice": {"id": 1},
+    "annotation id used twice": {"id": 1, "bbox": [1, 1, 2, 3]},
 }
 
 
@@ -251,9 +251,9 @@ def test_captions_that_hold_nothing_or_markup_are_left_out(tmp_path: Path) -> No
 GOOD_STATEMENT = {"image_id": 1, "statement": "The dog sits.", "label": 1}
 GOOD_QUESTION = {"image_id": 1, "question": "Is there a dog?", "answer": "yes"}
 BROKEN_ROWS = [
-    ("statements", {"statement": "a", "label": 1}, "image id that is no whole number"),
+    ("statements", {"statement": "a", "label": 1}, "image id that is neither a number nor text"),
     ("statements", GOOD_STATEMENT | {"image_id": 9}, "statement of an unknown image"),
-    ("statements", GOOD_STATEMENT | {"image_id": {}}, "image id that is no whole number"),
+    ("statements", GOOD_STATEMENT | {"image_id": {}}, "image id that is neither a number nor text"),
     ("statements", GOOD_STATEMENT | {"statement": 3}, "not text"),
     ("statements", GOOD_STATEMENT | {"label": "no"}, "statement that is neither true nor false"),
     ("statements", {"image_id": 1, "statement": "a"}, "statement that is neither true nor false"),

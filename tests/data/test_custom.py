@@ -174,13 +174,13 @@ def test_several_faults_are_reported_of_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (("annotations", 0, "bbox"), [1, 2, 0, 4], "annotation 1201: bbox must"),
+        (("annotations", 1, "bbox"), [1, 2, 0, 4], "annotation 1207: bbox must"),
         (("annotations", 0, "bbox"), [1, 2, 3, 10**400], "annotation 1201: bbox must"),
         (("annotations", 0, "bbox"), [1, 2, 3, True], "annotation 1201: bbox must"),
-        (("annotations", 0, "bbox"), None, "annotation 1201: bbox must"),
+        (("annotations", 1, "bbox"), None, "annotation 1207: bbox must"),
         (("annotations", 0, "category_id"), 9, "annotation 1201: category_id 9 is no category"),
-        (("annotations", 0, "image_id"), [12], r"annotation 1201: image id must be a whole number, got \[12\]"),
-        (("annotations", 0, "id"), "a", "annotation a: annotation id must be a whole number, got 'a'"),
+        (("annotations", 0, "image_id"), [12], r"annotation 1201: image id must be a number or text, got \[12\]"),
+        (("annotations", 0, "id"), [7], r"annotation \[7\]: annotation id must be a number or text, got \[7\]"),
         (("annotations", 0, "id"), 1207, "annotation 1207: annotation id used twice"),
         (("annotations", 0, "segmentation"), {"size": [9, 9], "counts": "1"}, "the size of a mask must be"),
         (("annotations", 0, "segmentation"), {"size": [30, 40], "counts": "~"}, "run-length code must"),

@@ -131,7 +131,7 @@ def test_broken_labels_are_counted_and_what_names_them_is_left_out(tmp_path: Pat
     data = instances()
     data["annotations"][0]["bbox"] = [1, 2, 3, float("nan")]
     data["annotations"][2]["segmentation"] = [[1, 2, 3, 4]]
-    data["annotations"].append({**data["annotations"][1], "id": 1207})
+    data["annotations"].append({**data["annotations"][1], "id": 1207, "bbox": [1, 1, 5, 5]})
     paths = write_labelled(tmp_path)
     write_json(paths["instances"], data)
     file = write_json(tmp_path / "gvc.json", [entry(ASKED, ANSWERED, gd_ls=[[1201], None])])

@@ -93,11 +93,40 @@ def test_ids_as_text_give_the_records_of_ids_as_numbers(
     assert [thing.id for thing in record.instances][:1] == [7]
 
 
+def as_names(value: Any) -> Any:
+    """The same with words for numbers under the keys of images, annotations and categories."""
+    if isinstance(value, list):
+        return [as_names(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    plain = "segments_info" not in value and "bbox" in value and "image_id" not in value  # a segment: a colour
+    kept = ("id",) if plain else ()
+    return {
+        key: f"no {one}" if key in IDS and key not in kept and isinstance(one, int) else as_names(one)
+        for key, one in value.items()
+    }
+
+
+@pytest.mark.parametrize("read", [pack, refs, merged, mdetr, panoptic, genome])
+def test_an_id_may_be_any_name(tmp_path: Path, read: Callable[[Path, Change], PackedRecords]) -> None:
+    write_files(tmp_path, {"1.png": picture()})
+    expected, found = read(tmp_path, lambda data: data), read(tmp_path, as_names)
+    assert found.dropped == expected.dropped == {}
+    (wanted,), (record,) = expected, found
+    assert record.image_id == "no 1"
+    numbers = [thing.id for thing in record.instances]
+    assert numbers == [7, 8] if read is panoptic else set(numbers) <= {"no 7", "no 8"}
+    for key in ("captions", "statements", "questions", "exhaustive", "expressions", "grounded_captions"):
+        assert getattr(record, key) == getattr(wanted, key)
+    for one, other in zip(record.instances, wanted.instances, strict=True):
+        assert (one.category, one.box_xyxy, one.region) == (other.category, other.box_xyxy, other.region)
+
+
 @pytest.mark.parametrize("number", [2**64, -(2**64), "9" * 20, 2**61 * 10**9])
-def test_ids_of_more_than_64_bits_are_left_out(number: Any, tmp_path: Path) -> None:
-    labels = coco([*THINGS, labelled(number, [0, 0, 4, 4])])
-    reasons = CocoPhotos(labels, FolderImages(tmp_path)).dropped
-    assert [list(entries) for why, entries in reasons.items() if "id" in why] == [[f"annotation {number}"]]
+def test_an_id_of_any_length_is_read_and_kept_apart_from_others(number: Any, tmp_path: Path) -> None:
+    photos = CocoPhotos(coco([*THINGS, labelled(number, [0, 0, 4, 4])]), FolderImages(tmp_path))
+    assert not photos.dropped
+    assert [thing.id for thing in photos[0].instances] == [7, 8, str(number)]
     assert whole_number(2**64 - 1) == whole_number(str(2**64 - 1)) == 2**64 - 1
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import llava_grounding.data.record as record_module
 from label_files import SIZE_WH, picture
 from llava_grounding.data.record import Annotation, GroundedText, Record, RecordedTurn, open_record
 from llava_grounding.errors import DataError
@@ -74,3 +75,41 @@ def test_opening_leaves_crowds_out_and_says_where_the_others_went() -> None:
     assert [instance.has_mask for instance in opened.instances] == [False, True]
     assert opened.masks.shape == (2, HEIGHT, WIDTH)
     np.testing.assert_array_equal(opened.masks[1], SQUARE)
+
+
+def test_a_large_picture_and_its_labels_become_small_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a photo of 20 megapixels, with limits of a few pixels; every form of mask, and each of its edges."""
+    monkeypatch.setattr(record_module, "_LARGEST_SIDE", 20)
+    large = np.zeros((30, 40), dtype=bool)
+    large[10:20, 20:40] = True
+    labels = [
+        Annotation("dog", (20.0, 10.0, 40.0, 20.0), segmentation)
+        for segmentation in ([[20, 10, 40, 10, 40, 20, 20, 20]], encode_rle(large), lambda: large, None)
+    ]
+    labels.append(Annotation("speck", (0.0, 0.0, 0.4, 0.4), [[0, 0, 0.4, 0, 0.4, 0.4]]))
+    pixels = np.repeat(large[:, :, None], 3, axis=2).astype(np.uint8) * 200
+    for encoded in ("PNG", "JPEG"):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, encoded, quality=95)
+        opened = open_record(Record("a", 1, (40, 30), tuple(labels), buffer.getvalue))
+        assert opened.image.shape == (15, 20, 3)
+        assert [one.has_mask for one in opened.instances] == [True, True, True, False, False]
+        for row in range(4):
+            assert opened.instances[row].box_xyxy.tolist() == [10, 5, 20, 10]
+        for mask in opened.masks[:3]:
+            np.testing.assert_array_equal(mask, large[::2, ::2])
+        assert np.abs(opened.image[:, :, 0].astype(int) - large[::2, ::2] * 200).mean() < 15
+    with pytest.raises(DataError, match=r"must be \(30, 41\) \(width, height\) as its labels say, got \(40, 30\)"):
+        open_record(Record("a", 1, (30, 41), (), buffer.getvalue))
+
+
+def test_many_masks_make_a_large_picture_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record_module, "_LEAST_SIDE", 6)
+    monkeypatch.setattr(record_module, "_MASK_BYTES", 1200)
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(buffer, "PNG")
+    label = Annotation("dog", (0.0, 0.0, 40.0, 30.0), None)
+    sizes = [
+        open_record(Record("a", 1, (40, 30), (label,) * count, buffer.getvalue)).masks.shape for count in (1, 4, 99)
+    ]
+    assert sizes == [(1, 30, 40), (4, 15, 20), (99, 4, 6)]

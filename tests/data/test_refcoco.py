@@ -162,7 +162,7 @@ BROKEN: dict[str, Any] = {
     "ref to an unknown annotation": ref(99, "a"),
     "ref that means nothing in the image": ref([-1], "a"),
     "ref to a crowd": ref(22, "a", image_id=2),
-    "annotation id that is no whole number": ref("x", "a"),
+    "annotation id that is neither a number nor text": ref({}, "a"),
     "ref without a list `sentences`": ref(11, "a") | {"sentences": None},
     "empty text": ref(11, " "),
     "special token in the text": ref(11, "a <seg>"),

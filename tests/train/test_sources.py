@@ -36,6 +36,7 @@ from llava_grounding.train.batching.sources import (
     open_sources,
     scenes_without_dialogues,
 )
+from tool_files import TOOLS
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -54,7 +55,18 @@ def samples_of(mixture: Mixture, steps: int) -> list[Sample]:
 
 class TestKinds:
     def test_there_is_a_miniature_of_every_kind_that_has_files(self) -> None:
-        assert {"scenes", "photos", *SOURCES} == set(KINDS)
+        assert {"scenes", "photos", *SOURCES, *TOOLS} == set(KINDS)
+
+    @pytest.mark.parametrize("kind", TOOLS)
+    def test_what_a_tool_wrote_opens_as_a_recipe_says(self, kind: str, tmp_path: Path) -> None:
+        write, values = TOOLS[kind]
+        write(tmp_path)
+        wanted = {"categories": 1.0, "dialogues": 1.0, "grounded_captions": 1.0, "region_names": 1.0}
+        lines: list[str] = []
+        assert check_sources([{"kind": kind, **values, "dialogue": wanted}], tmp_path, lines.append), lines
+        assert len(lines) > 1
+        ((opened, _),) = open_sources([{"kind": kind, **values, "dialogue": wanted}], tmp_path)
+        assert pickle.loads(pickle.dumps(opened)).sample(0, rng()).turns
 
     @pytest.mark.parametrize("kind", SOURCES)
     def test_each_opens_as_a_recipe_says_and_gives_dialogues_wherever_it_is_sent(
@@ -423,7 +435,9 @@ class TestCheck:
         write_source(source("custom"), tmp_path)
         path = tmp_path / "o/instances.json"
         labels = json.loads(path.read_text())
-        labels["annotations"] += [{**labels["annotations"][0], "id": 100 + n, "bbox": [0, 0, 0, 4]} for n in range(30)]
+        labels["annotations"] += [
+            {**labels["annotations"][0], "id": 100 + n, "bbox": [0, 0, 0, 4], "segmentation": []} for n in range(30)
+        ]
         labels["annotations"].append({**labels["annotations"][0], "id": 200, "category_id": 99})
         path.write_text(json.dumps(labels))
         turn = {"question": "What?", "answer": "[A dog](999)."}

@@ -150,7 +150,7 @@ class Writer:
             return
         self.counts.update(samples=1, accepted=1, phrases=marked.num_phrases)
         self.counts["instances_named"] += sum(len(one.numbers) for found in marked.phrases.values() for one in found)
-        self._images.add(task.record.image_id)
+        self._images.add(int(task.record.image_id))
         parts = []
         if answers:
             self._gvc.add(gvc_entry(task.record, grounded_turns(task, marked), task.sample.id))

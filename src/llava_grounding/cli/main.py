@@ -19,6 +19,7 @@ import typer
 
 from llava_grounding.cli.chat import chat
 from llava_grounding.cli.convert import convert
+from llava_grounding.cli.data import data
 from llava_grounding.cli.doctor import doctor
 from llava_grounding.cli.ground import ground
 from llava_grounding.cli.prompts import InOrder
@@ -47,6 +48,7 @@ app.command()(ground)
 app.command()(render)
 app.add_typer(convert, name="convert")
 app.command()(doctor)
+app.add_typer(data, name="data")
 
 
 def _add_commands_of_other_rooms() -> None:

@@ -74,6 +74,7 @@ class DatasetReport:
         name: of the data set.
         counts: how many there are of records, instances, masks, captions, phrases, expressions, dialogues, turns.
         crowds: instances that are several things under one mask, of which nothing is ever asked.
+        unread: what the file says of labels that is not read, and of how many.
         missing_images: no file where one should be.
         broken_images: cannot be decoded, or not of the size their labels say.
         broken_masks: cannot be decoded, or not of the image's size.
@@ -89,6 +90,7 @@ class DatasetReport:
     name: str
     counts: dict[str, int] = field(default_factory=dict)
     crowds: int = 0
+    unread: dict[str, int] = field(default_factory=dict)
     missing_images: Trouble = field(default_factory=Trouble)
     broken_images: Trouble = field(default_factory=Trouble)
     broken_masks: Trouble = field(default_factory=Trouble)
@@ -155,6 +157,7 @@ class DatasetReport:
         if self.crowds:
             of = self.counts["instances"]
             shown.append(f"{self.crowds} of {of} instances are crowds (`iscrowd: 1`), never asked for ({_AS_THINGS})")
+        shown += [f"not read: `{key}` of {count} labels" for key, count in self.unread.items()]
         found = [line for title, trouble in self._troubles().items() for line in trouble.lines(title)]
         left_out = [line for reason, trouble in self.dropped.items() for line in trouble.lines(f"left out, {reason}")]
         head = f"{self.name}: {'ok' if self.ok else 'not ok'}"
@@ -173,6 +176,7 @@ class DatasetReport:
             "doubts": self.doubts(),
             "counts": dict(self.counts),
             "crowds": self.crowds,
+            "unread": dict(self.unread),
             **{title.replace(" ", "_"): plain(trouble) for title, trouble in self._troubles().items()},
             "dropped": {reason: plain(trouble) for reason, trouble in self.dropped.items()},
         }
@@ -214,6 +218,7 @@ def check_dataset(
         _measure(record, size_wh, report)
         for index in range(len(record.instances)):
             _check_mask(record, index, size_wh, read_images, report)
+    report.unread = dict(getattr(dataset, "unread", {}))
     examples = getattr(dataset, "examples", dataset.dropped)
     for reason, ids in dataset.dropped.items():
         report.dropped[reason] = Trouble(len(ids), list(examples[reason][:NUM_NAMED]))

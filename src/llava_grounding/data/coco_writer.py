@@ -23,8 +23,8 @@ from llava_grounding.masks import encode_rle, mask_area
 def coco_instances(records: Iterable[Record]) -> dict[str, Any]:
     """Images, annotations and categories of records; masks as run-length codes.
 
-    Annotations keep their ids; where one has none, all are numbered anew. Expressions that mean one annotation stand
-    beside it as `expressions`.
+    Annotations keep their ids; where one has none, or text, all are numbered anew. Expressions that mean one annotation
+    stand beside it as `expressions`.
 
     Raises:
         DataError: if the size of an image is not known.
@@ -42,7 +42,8 @@ def coco_instances(records: Iterable[Record]) -> dict[str, Any]:
             row = {"id": thing.id, "image_id": image_id, "category_id": category, **_geometry(record, index)}
             said = [expression.text for expression in record.expressions if expression.targets == (index,)]
             annotations.append({**row, "expressions": said} if said else row)
-    if len({row["id"] for row in annotations} - {None}) != len(annotations):
+    ids = {row["id"] for row in annotations if isinstance(row["id"], int)}
+    if len(ids) != len(annotations):
         for number, row in enumerate(annotations, start=1):
             row["id"] = number
     named = [{"id": number, "name": name} for name, number in categories.items()]
@@ -72,7 +73,12 @@ def file_name(record: Record) -> str:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """One line of JSON."""
-    path.write_text(json.dumps(value, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_bytes(json_bytes(value))
+
+
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    """One line of JSON, in UTF-8."""
+    return f"{json.dumps(value, ensure_ascii=False)}\n".encode()
 
 
 def _geometry(record: Record, index: int) -> dict[str, Any]:

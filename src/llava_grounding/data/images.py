@@ -6,19 +6,25 @@ pickling and forking, and leaks nothing. It decodes no picture, extracts nothing
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import stat
 import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+from llava_grounding.data.image_names import NameIndex, folder_index
+from llava_grounding.data.plain_files import is_absolute as is_absolute
+from llava_grounding.data.plain_files import is_unicode as is_unicode
+from llava_grounding.data.plain_files import open_regular as open_regular
+from llava_grounding.data.plain_files import parse_json as parse_json
+from llava_grounding.data.plain_files import read_file as read_file
+from llava_grounding.data.plain_files import stays_inside as stays_inside
+from llava_grounding.data.plain_files import with_keys_once as with_keys_once
 from llava_grounding.errors import DataError, quoted, shown
 from llava_grounding.image_files import DATA_LIMITS
 
@@ -89,14 +95,20 @@ class ImageStore(Protocol):
 
 @dataclass(frozen=True)
 class FileBytes:
-    """Bytes of a file, or of a stretch of it; reading waits for the call, so a record is small to send to workers."""
+    """Bytes of a file, or of a stretch of it; reading waits for the call, so a record is small to send to workers.
+
+    Args:
+        root: a folder above the file, below which it may lie under a name that is spelt otherwise; None = it is not
+            looked for.
+    """
 
     path: Path
     offset: int = 0
     length: int | None = None
+    root: Path | None = field(default=None, compare=False, repr=False)
 
     def __call__(self) -> bytes:
-        path = self._place()
+        path = self.place()
         try:
             with open_regular(path) as stream:
                 size = stream.seek(0, os.SEEK_END)
@@ -112,15 +124,23 @@ class FileBytes:
         return data
 
     def exists(self) -> bool:
-        return _is_file(self._place())
+        return _is_file(self.path) or _is_file(self.place())
 
-    def _place(self) -> Path:
+    def place(self) -> Path:
         """The file, or the same picture of COCO under the name that another release has for it."""
         if not _is_file(self.path):
             for name in coco_spellings(self.path.name):
                 if _is_file(self.path.with_name(name)):
                     return self.path.with_name(name)
+            if self.root is not None and self.root.is_dir():
+                found = folder_index(self.root).find(str(self.path.relative_to(self.root)))
+                return self.path if found is None else self.root / found
         return self.path
+
+
+def place_of(data: ImageBytes) -> object:
+    """What is the same for two names of one picture: the file itself, else what reads it."""
+    return data.place() if isinstance(data, FileBytes) and data.length is None else data
 
 
 @dataclass(frozen=True)
@@ -182,10 +202,18 @@ class FolderImages:
         self.root = Path(root)
 
     def locate(self, name: str) -> FileBytes | NoBytes:
-        return FileBytes(self.root / name) if stays_inside(name) else _refused(name, self.root)
+        if stays_inside(name):
+            return FileBytes(self.root / name, root=self.root)
+        if is_absolute(name) and self.root.is_dir() and (found := self.names().find(name)) is not None:
+            return FileBytes(self.root / found, root=self.root)
+        return _refused(name, self.root)
+
+    def names(self) -> NameIndex:
+        """Of all files below the folder."""
+        return folder_index(self.root)
 
     def has(self, name: str) -> bool:
-        return self.locate(name).exists()
+        return (stays_inside(name) and _is_file(f"{self.root}/{name}")) or self.locate(name).exists()
 
 
 class TarImages:
@@ -201,6 +229,7 @@ class TarImages:
         self.root = Path(root)
         self.index = index
         self._folder = _common_folder(index)
+        self._names: NameIndex | None = None
 
     @classmethod
     def scan(cls, root: str | Path, shards: Iterable[Path]) -> TarImages:
@@ -222,6 +251,8 @@ class TarImages:
             if beside.exists():
                 return beside
             entry = next((self.index[self._folder + one] for one in names if self._folder + one in self.index), None)
+        if entry is None and (spelt := self.names().find(name)) is not None:
+            entry = self.index[spelt]
         if entry is None:
             return NoBytes(f"`{name}` is in no tar shard of {self.root}")
         try:
@@ -237,6 +268,12 @@ class TarImages:
                 f"the index of {self.root} must have a sensible place for {quoted(name)}, got {shown(entry)}"
             )
         return FileBytes(self.root / shard, offset, length)
+
+    def names(self) -> NameIndex:
+        """Of all pictures in the shards."""
+        if self._names is None:
+            self._names = NameIndex(self.index, self.root.name)
+        return self._names
 
     def has(self, name: str) -> bool:
         return self.locate(name).exists()
@@ -259,6 +296,7 @@ class ZipImages:
         self.beside = beside
         self._index: dict[str, ZipBytes | NoBytes] = {}
         self._shortened: dict[str, ZipBytes | NoBytes] = {}
+        self._names: NameIndex | None = None
         for path in self.paths:
             entries = _read_zip(path)
             both = self._index.keys() & entries.keys()
@@ -279,7 +317,15 @@ class ZipImages:
             return FolderImages(self.beside).locate(name)
         if entry := next((self._shortened[one] for one in names if one in self._shortened), None):
             return entry
+        if (spelt := self.names().find(name)) is not None:
+            return self._index[spelt]
         return NoBytes(f"`{name}` is not in {', '.join(str(path) for path in self.paths)}")
+
+    def names(self) -> NameIndex:
+        """Of all pictures in the zips."""
+        if self._names is None:
+            self._names = NameIndex(self._index, self.paths[0].parent.name if self.paths else "")
+        return self._names
 
     def has(self, name: str) -> bool:
         return self.locate(name).exists()
@@ -336,72 +382,13 @@ def read_index(paths: Iterable[Path]) -> dict[str, Any]:
     return merged
 
 
-def stays_inside(name: object) -> bool:
-    """Whether a name from a file is a path below the folder it is used in, on every operating system."""
-    if not isinstance(name, str) or not name or "\0" in name or not is_unicode(name):
-        return False
-    path = PureWindowsPath(name)  # takes both `/` and `\` for a separator
-    return not path.drive and not path.root and ".." not in path.parts
-
-
-def open_regular(path: str | Path) -> BinaryIO:
-    """A file opened for reading, if it is one: a pipe would be waited for, a device read without end.
-
-    Raises:
-        OSError: if there is none, or something else is there.
-    """
-    number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    if not stat.S_ISREG(os.fstat(number).st_mode):
-        os.close(number)
-        raise OSError("it is no regular file")
-    return os.fdopen(number, "rb")
-
-
-def read_file(path: str | Path) -> bytes:
-    """All of a regular file.
-
-    Raises:
-        OSError: if it cannot be read, or is something else.
-    """
-    with open_regular(path) as stream:
-        return stream.read()
-
-
-def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text, in which no object says two things under one key: all but the last would be lost.
-
-    Raises:
-        ValueError: if it is no JSON, or an object does.
-    """
-    return json.loads(text, object_pairs_hook=with_keys_once)
-
-
-def is_unicode(text: str) -> bool:
-    """Whether the text can be written: half of a surrogate pair, as JSON may hold it, is no character."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of a JSON text from its keys and values; raises ValueError if a key has two different values."""
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        for key, one in pairs:
-            if value[key] is not one and value[key] != one:
-                raise ValueError(f"an object must have each key once, got {quoted(key)} twice with different values")
-    return value
-
-
 def _refused(name: object, root: Path) -> NoBytes:
     return NoBytes(f"a file name must stay inside {root}, got {shown(name)}")
 
 
-def _is_file(path: Path) -> bool:
+def _is_file(path: Path | str) -> bool:
     try:
-        return path.is_file()
+        return os.path.isfile(path)  # noqa: PTH113  half as long as Path.is_file
     except (OSError, ValueError):
         return False
 

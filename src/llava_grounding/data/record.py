@@ -11,19 +11,23 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from PIL import Image
 
 from llava_grounding.data.sample import Instance, Targets
 from llava_grounding.errors import DataError, ImageError, shown
-from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
+from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_no_larger
 from llava_grounding.markup import REGION, SEG
-from llava_grounding.masks import decode_rle, polygons_to_mask
+from llava_grounding.masks import decode_rle, mask_to_box, polygons_to_mask, resize_mask
 
 _MOST_MASK_BYTES = 2**32  # of one image, opened
+_MASK_BYTES = 2**26  # of one image whose picture is larger than any model looks at
+_LARGEST_SIDE = 2048  # pixels; no model's canvas has more
+_LEAST_SIDE = 1024  # pixels, however many masks there are
 Segmentation = Mapping[str, Any] | Sequence[Sequence[float]] | Callable[[], np.ndarray]
 """COCO run-length code, polygons, or a function that reads the mask: (H, W) bool."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Annotation:
     """One labelled thing of an image, in its pixels.
 
@@ -33,14 +37,14 @@ class Annotation:
         segmentation: the mask, None where only the box is known.
         region: `thing` (one instance), `crowd` (several things under one mask), `stuff` (a material or surface) or
             `class` (everything of the category in the image).
-        id: as the file has it, None where it has none.
+        id: as the file has it, None where it has none; digits as text are the number.
     """
 
     category: str
     box_xyxy: tuple[float, float, float, float]
     segmentation: Segmentation | None
     region: str = "thing"
-    id: int | None = None
+    id: int | str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Record:
 
     Args:
         id: unique within its data set.
-        image_id: of the image in its file; 0 where there is none.
+        image_id: of the image in its file, a number or text; 0 where there is none.
         image_size_wh: width and height in pixels; None where the file does not say.
         instances: labelled things, in the order of the file.
         read_bytes: gives the encoded picture; small to send to workers.
@@ -120,7 +124,7 @@ class Record:
     """
 
     id: str
-    image_id: int
+    image_id: int | str
     image_size_wh: tuple[int, int] | None
     instances: tuple[Annotation, ...]
     read_bytes: Callable[[], bytes] = field(repr=False, compare=False)
@@ -137,21 +141,35 @@ class Record:
     marks: tuple[int, ...] = ()
 
     def load_image(self) -> np.ndarray:
-        """Pixels as (H, W, 3) uint8 RGB, upright.
+        """Pixels as (H, W, 3) uint8 RGB, upright; as they are stored where the labels are of the picture before it was
+        turned, as some tools make them.
 
         Raises:
             DataError: whatever is wrong with the picture, or if it is not of the labelled size.
         """
+        return np.array(self.open_image()[0])
+
+    def open_image(self, max_side: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
+        """What `load_image` gives, as an RGB image of Pillow, and width and height of the picture as it is.
+
+        Args:
+            max_side: a picture whose longer side has more pixels is made smaller.
+
+        Raises:
+            DataError: as `load_image`.
+        """
+        labelled = self.image_size_wh
         try:
-            pixels = np.array(load_image(self.read_bytes(), DATA_LIMITS, DATA_FORMATS, name="it"))
+            data = self.read_bytes()
+            picture, size_wh = load_no_larger(data, max_side, DATA_LIMITS, DATA_FORMATS, name="it")
+            if labelled not in (None, size_wh) and labelled == size_wh[::-1]:
+                picture, as_stored = load_no_larger(data, max_side, DATA_LIMITS, DATA_FORMATS, "it", turned=False)
+                size_wh = labelled if as_stored == labelled else size_wh
         except ImageError as error:
             raise DataError(f"cannot read image `{self.id}`: {error}") from error
-        found = (pixels.shape[1], pixels.shape[0])
-        if self.image_size_wh is not None and found != self.image_size_wh:
-            raise DataError(
-                f"image `{self.id}` must be {self.image_size_wh} (width, height) as its labels say, got {found}"
-            )
-        return pixels
+        if labelled not in (None, size_wh):
+            raise DataError(f"image `{self.id}` must be {labelled} (width, height) as its labels say, got {size_wh}")
+        return picture, size_wh
 
     def load_mask(self, index: int, size_wh: tuple[int, int] | None = None) -> np.ndarray | None:
         """Mask of one instance as (H, W) bool, or None where only its box is known.
@@ -196,26 +214,60 @@ class OpenedRecord:
 def open_record(record: Record) -> OpenedRecord:
     """Read pixels and masks.
 
+    A picture that is larger than any model looks at is made smaller with its boxes and masks: to 2048 pixels, and where
+    it has many masks to fewer, but no fewer than 1024. So no mask of a photo of 20 megapixels is ever held whole, but
+    for a run-length code while it is made smaller.
+
     Raises:
         DataError: if the picture cannot be read, or does not fit its labels.
     """
-    image = record.load_image()
-    height, width = image.shape[:2]
     kept = [index for index, instance in enumerate(record.instances) if instance.region != "crowd"]
+    picture, full_wh = record.open_image(_max_side(record.image_size_wh, len(kept)))
+    image = np.array(picture)
+    height, width = image.shape[:2]
     if len(kept) * height * width > _MOST_MASK_BYTES:
         raise DataError(
             f"image `{record.id}` of {width} x {height} has {len(kept)} labels, whose masks do not fit into "
             f"{_MOST_MASK_BYTES // 2**30} GiB; make the picture smaller"
         )
+    scale_xy = width / full_wh[0], height / full_wh[1]
     masks = np.zeros((len(kept), height, width), dtype=bool)
     instances = []
     for row, index in enumerate(kept):
-        mask = record.load_mask(index, (width, height))
-        if mask is not None:
-            masks[row] = mask
         labelled = record.instances[index]
-        instances.append(Instance(labelled.category, np.array(labelled.box_xyxy), bool(masks[row].any())))
+        has_mask = _read_mask(record, index, full_wh, masks[row])
+        box = np.array(labelled.box_xyxy) * (scale_xy * 2)
+        instances.append(Instance(labelled.category, box, has_mask))
     return OpenedRecord(image, tuple(instances), masks, {index: row for row, index in enumerate(kept)})
+
+
+def _max_side(size_wh: tuple[int, int] | None, count: int) -> int:
+    """Pixels of the longer side of a picture with so many masks."""
+    if size_wh is None or not count:
+        return _LARGEST_SIDE
+    scale = (_MASK_BYTES / count / (size_wh[0] * size_wh[1])) ** 0.5
+    return min(_LARGEST_SIDE, max(_LEAST_SIDE, int(max(size_wh) * scale)))
+
+
+def _read_mask(record: Record, index: int, full_wh: tuple[int, int], into: np.ndarray) -> bool:
+    """Write a mask into a (H, W) array of zeros; whether there is any pixel of it."""
+    segmentation, size_wh = record.instances[index].segmentation, (into.shape[1], into.shape[0])
+    if segmentation is None:
+        return False
+    if size_wh != full_wh and not callable(segmentation) and not isinstance(segmentation, Mapping):
+        scale = np.array(size_wh) / full_wh
+        mask: np.ndarray | None = polygons_to_mask(
+            [np.asarray(polygon, dtype=np.float64).reshape(-1, 2) * scale for polygon in segmentation], size_wh
+        )
+    else:
+        mask = record.load_mask(index, full_wh)
+        if mask is not None and size_wh != full_wh:
+            mask = resize_mask(mask, size_wh)
+    if mask is None or (around := mask_to_box(mask)) is None:
+        return False
+    x0, y0, x1, y1 = around.astype(int)
+    into[y0:y1, x0:x1] = mask[y0:y1, x0:x1]  # what is not written takes no memory
+    return True
 
 
 class Dataset(Protocol):

@@ -64,7 +64,10 @@ def photo_sample(record: Record, rng: np.random.Generator, questions: bool = Tru
     more.
     """
     opened = open_record(record)
-    kept = [record.instances[index] for index in opened.rows]
+    kept = [
+        replace(record.instances[index], box_xyxy=tuple(opened.instances[row].box_xyxy.tolist()))
+        for index, row in opened.rows.items()
+    ]
     photo = _Photo(record, kept, opened.masks, [instance.has_mask for instance in opened.instances])
     return Sample(
         id=record.id,

@@ -6,6 +6,7 @@ nothing, all of them do. Knows no reasons for which a single label is left out.
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ _BEYOND = 1 / 3  # of boxes that could be corners, those that leave the picture 
 _FEW_PIXELS = 2
 _UNITS = {1: "shares of the picture", 100: "percent of the picture", 1000: "thousandths of the picture"}
 _ENOUGH = 10  # boxes, to tell percent and thousandths from pixels by
+_BLOCK = 4096  # boxes counted at once
+_HUGE = 1e12  # pixels; no box has as many
 _POLYGONS = 1000  # looked at, of a file's first
 
 
@@ -29,32 +32,57 @@ class BoxForms:
         self._within = dict.fromkeys(_UNITS, 0)
         self._fractional = 0
         self._largest = 0.0
+        self._boxes, self._sizes = array("d"), array("d")  # not counted yet
 
     def see(self, bbox: Any, size_wh: tuple[int, int], segmentation: Any = None) -> None:
         """Look at one box of a picture, and at the polygons it belongs to, as they stand in the file."""
-        if not are_numbers(bbox, 4) or min(size_wh) <= _FEW_PIXELS:
+        if type(bbox) is not list or len(bbox) != 4:
             return
-        x, y, w, h = (float(value) for value in bbox)
-        if w <= 0 or h <= 0:
+        try:
+            self._boxes.fromlist(bbox)
+        except (TypeError, OverflowError):
             return
-        self._seen += 1
-        width, height = size_wh
-        fractional = any(value != int(value) for value in (x, y, w, h))
-        self._fractional += fractional
-        self._largest = max(self._largest, x + w, y + h)
-        for unit in _UNITS:
-            fits = min(x, y) >= 0 and max(x + w, y + h, x, y) <= unit * 1.001
-            self._within[unit] += fits and min(size_wh) > 2 * unit
-        if x == y == 0:
-            self._maybe_corners += w <= width and h <= height
+        self._sizes.extend(size_wh)
+        if len(self._boxes) >= 4 * _BLOCK:
+            self._count()
+        if self._masked < _POLYGONS and segmentation:
+            self._see_polygons(bbox, segmentation)
+
+    def _see_polygons(self, bbox: list[Any], segmentation: Any) -> None:
+        if not are_numbers(bbox, 4) or min(bbox[2:]) <= 0 or bbox[:2] == [0, 0]:
             return
-        self._maybe_corners += w > x >= 0 and h > y >= 0 and w <= width + 1 and h <= height + 1
-        slack_x, slack_y = (max(_FEW_PIXELS, 0.02 * side) for side in size_wh)
-        self._beyond += x + w > width + slack_x or y + h > height + slack_y
-        if self._masked < _POLYGONS and (around := _box_around(segmentation)) is not None:
+        around = _box_around(segmentation)
+        if around is not None:
+            x, y, w, h = (float(value) for value in bbox)
             as_said, as_corners = _far((x, y, x + w, y + h), around), _far((x, y, w, h), around)
             self._masked += 1
             self._masked_corners += as_corners <= _FEW_PIXELS < as_said
+
+    def _count(self) -> None:
+        """Count the boxes that wait."""
+        boxes, sizes = np.array(self._boxes).reshape(-1, 4), np.array(self._sizes).reshape(-1, 2)
+        self._boxes, self._sizes = array("d"), array("d")
+        with np.errstate(invalid="ignore", over="ignore"):
+            usable = np.abs(boxes).sum(axis=1) < _HUGE  # not where one is no number, or infinite
+            usable &= (sizes.min(axis=1, initial=np.inf) > _FEW_PIXELS) & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
+        boxes, sizes = boxes[usable], sizes[usable]
+        if not len(boxes):
+            return
+        (x, y, w, h), (width, height) = boxes.T, sizes.T
+        self._seen += len(boxes)
+        self._fractional += int((boxes != np.floor(boxes)).any(axis=1).sum())
+        right, bottom = x + w, y + h
+        farthest = np.maximum(right, bottom)
+        self._largest = max(self._largest, float(farthest.max()))
+        for unit in _UNITS:
+            fits = (np.minimum(x, y) >= 0) & (np.maximum(farthest, np.maximum(x, y)) <= unit * 1.001)
+            self._within[unit] += int((fits & (np.minimum(width, height) > 2 * unit)).sum())
+        at_corner = (x == 0) & (y == 0)
+        small = (w <= width) & (h <= height)
+        ordered = (w > x) & (x >= 0) & (h > y) & (y >= 0) & (w <= width + 1) & (h <= height + 1)
+        self._maybe_corners += int(np.where(at_corner, small, ordered).sum())
+        slack_x, slack_y = np.maximum(_FEW_PIXELS, 0.02 * width), np.maximum(_FEW_PIXELS, 0.02 * height)
+        self._beyond += int((~at_corner & ((right > width + slack_x) | (bottom > height + slack_y))).sum())
 
     def refuse(self) -> None:
         """Refuse the file if its boxes have another form.
@@ -62,6 +90,7 @@ class BoxForms:
         Raises:
             DataError: saying how many boxes look like what.
         """
+        self._count()
         wanted = "bbox must be [x, y, width, height] in pixels"
         for unit, words in _UNITS.items():
             count, sure = self._within[unit], unit == 1 or (self._seen >= _ENOUGH and self._largest > _MOST * unit)

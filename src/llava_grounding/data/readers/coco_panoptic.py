@@ -6,7 +6,6 @@ The PNG is decoded when the first mask of a record is asked for, and forgotten w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,23 @@ import numpy as np
 
 from llava_grounding.data.images import ImageBytes, ImageStore, open_images
 from llava_grounding.data.readers.box_forms import BoxForms
-from llava_grounding.data.readers.coco import read_categories
+from llava_grounding.data.readers.category_names import natural_name as natural_name
+from llava_grounding.data.readers.category_names import read_categories, surfaces_of
 from llava_grounding.data.readers.exhaustive import Coverage, FileCoverage, is_no_category, is_unlabelled_region
 from llava_grounding.data.readers.reading import (
     EntryError,
     ImageRow,
+    Key,
     LeftOut,
     PackedRecords,
     box_from_xywh,
     image_rows,
     is_crowd,
+    key_of,
+    key_or_none,
     label_id,
     list_under,
     naming,
-    number_or_none,
     read_json,
     rows_of,
     same_pictures,
@@ -37,24 +39,6 @@ from llava_grounding.data.readers.reading import (
 from llava_grounding.data.record import Annotation, Record
 from llava_grounding.errors import DataError, ImageError
 from llava_grounding.image_files import DATA_LIMITS, load_stored
-
-_SUFFIXES = ("-merged", "-other", "-stuff")
-_NATURAL = {
-    "floor-wood": "wooden floor",
-    "playingfield": "playing field",
-    "wall-brick": "brick wall",
-    "wall-stone": "stone wall",
-    "wall-tile": "tiled wall",
-    "wall-wood": "wooden wall",
-}
-
-
-def natural_name(name: str) -> str:
-    """A panoptic category as people say it: `sky-other-merged` is `sky`, `wall-brick` a `brick wall`."""
-    short = name
-    while short.endswith(_SUFFIXES):
-        short = short.rpartition("-")[0]
-    return _NATURAL.get(short, short.replace("-", " ").strip()) or name
 
 
 @dataclass
@@ -154,8 +138,8 @@ class CocoPanoptic(PackedRecords):
 
     def _rows(
         self,
-        images: dict[int, ImageRow],
-        twins: Mapping[int, tuple[int, ...]],
+        images: dict[Key, ImageRow],
+        twins: Mapping[Key, tuple[Key, ...]],
         annotations: list[Any],
         segments: ImageStore,
         store: ImageStore,
@@ -166,13 +150,13 @@ class CocoPanoptic(PackedRecords):
             try:
                 if not isinstance(row, Mapping) or not isinstance(row.get("file_name"), str):
                     raise EntryError("segments without a PNG")
-                image = waiting.pop(whole_number(row.get("image_id"), "image id"), None)
+                image = waiting.pop(key_of(row.get("image_id"), "image id"), None)
                 if image is None:
                     raise EntryError("segments of an unknown image, or given twice")
                 infos = list_under(row, "segments_info", "image")
             except EntryError as why:
                 left_out.add(label_id(row), why)
-                number = number_or_none(row.get("image_id")) if isinstance(row, Mapping) else None
+                number = key_or_none(row.get("image_id")) if isinstance(row, Mapping) else None
                 self._coverage.lose(None if number is None else twins.get(number, (number,)), None)
                 continue
             png = SegmentMap(segments.locate(row["file_name"]))
@@ -195,13 +179,13 @@ class CocoPanoptic(PackedRecords):
     def _instances(self, infos: list[Any], image: ImageRow, png: SegmentMap, left_out: LeftOut) -> Iterator[Annotation]:
         used = set()
         for info in infos:
-            kind = number_or_none(info.get("category_id")) if isinstance(info, Mapping) else None
+            kind = key_or_none(info.get("category_id")) if isinstance(info, Mapping) else None
             self._coverage.see(kind)
             try:
                 if not isinstance(info, Mapping):
                     raise EntryError("segment that is no object")
                 number = whole_number(info.get("id"), "segment id")
-                category = self._categories.get(whole_number(info.get("category_id"), "category id"))
+                category = self._categories.get(key_of(info.get("category_id"), "category id"))
                 if category is None:
                     raise EntryError("segment of an unknown category")
                 if number in used or not 0 <= number < 2**24:
@@ -226,12 +210,7 @@ class CocoPanoptic(PackedRecords):
         return self._coverage.fill(record, coverage)
 
 
-def _read_panoptic_categories(rows: list[Any], left_out: LeftOut) -> dict[int, tuple[str, bool]]:
+def _read_panoptic_categories(rows: list[Any], left_out: LeftOut) -> dict[Key, tuple[str, bool]]:
     """Natural name and whether it is a thing, by id."""
-    names = read_categories(rows, left_out)
-    surfaces = set()
-    for row in rows:
-        if isinstance(row, Mapping) and not row.get("isthing", 1):
-            with suppress(DataError):
-                surfaces.add(whole_number(row.get("id")))
+    names, surfaces = read_categories(rows, left_out), surfaces_of(rows)
     return {key: (natural_name(name), key not in surfaces) for key, name in names.items()}

@@ -13,6 +13,7 @@ from typing import Any
 
 from llava_grounding.data.grounded_captions import ground_caption
 from llava_grounding.data.images import ImageStore
+from llava_grounding.data.readers.coco import TEXT_KEYS
 from llava_grounding.data.readers.labels import LabelledImages
 from llava_grounding.data.readers.notation import Ids, WrittenTurn, read_answer, read_turn
 from llava_grounding.data.readers.reading import (
@@ -20,9 +21,10 @@ from llava_grounding.data.readers.reading import (
     LeftOut,
     PackedRecords,
     file_name_of,
+    key_of,
+    named,
     read_json,
     shown,
-    whole_number,
     words_of,
 )
 from llava_grounding.data.readers.rows import check_present, read_entries
@@ -30,6 +32,8 @@ from llava_grounding.data.record import Expression, GroundedText, Record, Record
 from llava_grounding.data.sample import Targets
 from llava_grounding.errors import DataError
 from llava_grounding.markup import strip_markup
+
+_TEXTS = tuple(key for key in TEXT_KEYS if key != "expressions")  # these are checked here
 
 
 @dataclass
@@ -62,7 +66,7 @@ class CustomData(PackedRecords):
         left_out: LeftOut,
         name: str,
     ) -> None:
-        super().__init__(name, rows, left_out)
+        super().__init__(name, rows, left_out, labels.unread)
         self._labels, self._said = labels, said
 
     @classmethod
@@ -93,11 +97,11 @@ class CustomData(PackedRecords):
         Raises:
             DataError: if a file cannot be read, is of another kind, or, if strict, has broken entries.
         """
-        labels = LabelledImages.from_files(instances, images, True, exhaustive, crowds_as_things)
+        labels = LabelledImages.from_files(instances, images, True, exhaustive, crowds_as_things, _TEXTS)
         said = {index: _Said() for index in range(len(labels))}
         rows, left_out = [], labels.left_out
         for index in said:
-            if left_out.keep(f"image {shown(labels.file_name(index))}", partial(_add_labels, index, labels, said)):
+            if left_out.keep(f"image {named(labels.file_name(index))}", partial(_add_labels, index, labels, said)):
                 rows.append(index)
         lost = [(instances, left_out)]
         if captions is not None:
@@ -119,7 +123,7 @@ class CustomData(PackedRecords):
             record,
             captions=tuple(said.captions),
             grounded_captions=(*said.by_hand, *(one for one in tied if any(one.targets))),
-            expressions=tuple(said.expressions),
+            expressions=(*record.expressions, *said.expressions),
             dialogues=tuple(said.dialogues),
         )
 
@@ -151,7 +155,7 @@ def _read_captions(path: str | Path, labels: LabelledImages, said: Mapping[int, 
 def _add_caption(entry: Any, labels: LabelledImages, said: Mapping[int, _Said]) -> None:
     if not isinstance(entry, Mapping) or entry.get("image_id") is None:
         raise EntryError("caption of no image", f"must have `image_id` and `caption`, got {shown(entry)}")
-    index = labels.find_id(whole_number(entry["image_id"], "image id"))
+    index = labels.find_id(key_of(entry["image_id"], "image id"))
     text, targets = read_answer(entry.get("caption"))
     if targets:
         record = labels.record(index)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from llava_grounding.data.readers.reading import ImageRow, is_whole, number_or_none
+from llava_grounding.data.readers.reading import ImageRow, Key, is_whole, key_or_none
 from llava_grounding.data.record import Record
 from llava_grounding.language.nouns import other_names, plural, spoken_name
 
@@ -48,7 +48,7 @@ class Coverage(NamedTuple):
     """
 
     label_set: str | None
-    known: frozenset[int] | None
+    known: frozenset[Key] | None
     lost: frozenset[str] | None
 
 
@@ -73,7 +73,7 @@ class FileCoverage:
     def __init__(
         self,
         categories: Iterable[Any],
-        names: Mapping[int, str],
+        names: Mapping[Key, str],
         label_sets: Mapping[str, frozenset[str]] | None = None,
         everything: bool = True,
     ) -> None:
@@ -81,7 +81,7 @@ class FileCoverage:
         self._same = _same_when_spoken(self._ids.values())
         self._forms = {name: _singular_too(spoken_name(name)) for name in self._ids.values()}
         self._may_be: dict[str, frozenset[str]] = {}
-        self._ids_said_alike: dict[str, set[int]] = {name: set() for name in self._same}
+        self._ids_said_alike: dict[str, set[Key]] = {name: set() for name in self._same}
         for number, name in self._ids.items():
             for other in self._same[name]:
                 self._ids_said_alike[other].add(number)
@@ -91,8 +91,8 @@ class FileCoverage:
             for name in self._ids.values()
             if is_no_category(name) or not over.isdisjoint((_plain(name), _plain(spoken_name(name))))
         }
-        self._used: set[int] = set()
-        self._lost: dict[int, set[str] | None] = {}
+        self._used: set[Key] = set()
+        self._lost: dict[Key, set[str] | None] = {}
         self._lost_anywhere: set[str] | None = set()
         self._federated = False
         self._base: dict[str | None, frozenset[str]] = {}
@@ -103,10 +103,14 @@ class FileCoverage:
 
     def see(self, category_id: Any) -> None:
         """Note that a label, usable or not, bears this category, as the file has it."""
-        if (number := number_or_none(category_id)) is not None:
+        if (number := key_or_none(category_id)) is not None:
             self._used.add(number)
 
-    def lose(self, image_ids: Iterable[int] | None, category_id: int | None) -> None:
+    def see_all(self, category_ids: Iterable[Key]) -> None:
+        """Note that labels bear these categories."""
+        self._used.update(category_ids)
+
+    def lose(self, image_ids: Iterable[Key] | None, category_id: Key | None) -> None:
         """Note that a label is left out, or hides others.
 
         Args:
@@ -154,7 +158,7 @@ class FileCoverage:
         named = self._stated(coverage.label_set) if coverage.known is None else self._known(coverage.known)
         return named.difference(*map(self._names_of_one_called, coverage.lost)) if coverage.lost else named
 
-    def _known(self, known: frozenset[int]) -> frozenset[str]:
+    def _known(self, known: frozenset[Key]) -> frozenset[str]:
         """Names of these ids, where all ids of names that are said alike are among them."""
         names = {self._ids[number] for number in known if number in self._ids} - self._doubtful
         return frozenset(name for name in names if self._ids_said_alike[name] <= known)
@@ -231,9 +235,9 @@ def _same_when_spoken(names: Iterable[str]) -> dict[str, frozenset[str]]:
     return {name: frozenset(group) for group in groups.values() for name in group}
 
 
-def _ids(row: Mapping[str, Any], key: str) -> set[int] | None:
+def _ids(row: Mapping[str, Any], key: str) -> set[Key] | None:
     """Category ids under a key of an image, none where it lacks; None where it is no such list."""
     value = row.get(key, [])
     if not isinstance(value, list) or not all(is_whole(one) or isinstance(one, str) for one in value):
         return None
-    return {number for one in value if (number := number_or_none(one)) is not None}
+    return {number for one in value if (number := key_or_none(one)) is not None}

@@ -19,14 +19,16 @@ from llava_grounding.data.readers.reading import (
     Box,
     EntryError,
     ImageRow,
+    Key,
     LeftOut,
     PackedRecords,
-    box_from_xywh,
+    box_or_around,
     checked_segmentation,
     checked_size,
     clipped_box,
     image_rows,
     is_crowd,
+    key_of,
     label_id,
     list_under,
     naming,
@@ -268,13 +270,13 @@ def _read_text(path: Path) -> str:
         raise EntryError("no sentence file") from error
 
 
-def _group(rows: list[Any], left_out: LeftOut) -> dict[int, list[Mapping[str, Any]]]:
-    grouped: dict[int, list[Mapping[str, Any]]] = {}
+def _group(rows: list[Any], left_out: LeftOut) -> dict[Key, list[Mapping[str, Any]]]:
+    grouped: dict[Key, list[Mapping[str, Any]]] = {}
     for row in rows:
         try:
             if not isinstance(row, Mapping):
                 raise EntryError("annotation that is no object")
-            grouped.setdefault(whole_number(row.get("image_id"), "image id"), []).append(row)
+            grouped.setdefault(key_of(row.get("image_id"), "image id"), []).append(row)
         except EntryError as why:
             left_out.add(label_id(row), why)
     return grouped
@@ -282,7 +284,7 @@ def _group(rows: list[Any], left_out: LeftOut) -> dict[int, list[Mapping[str, An
 
 def _mdetr_records(
     rows: list[Any],
-    annotations: dict[int, list[Mapping[str, Any]]],
+    annotations: dict[Key, list[Mapping[str, Any]]],
     images: ImageStore,
     left_out: LeftOut,
     forms: BoxForms,
@@ -321,28 +323,42 @@ def _mdetr_caption(
     targets: dict[Span, tuple[int, ...]] = {}
     for row in labels:
         try:
+            mask = checked_segmentation(row.get("segmentation"), image.size_wh)
             annotation = Annotation(
                 "",
-                box_from_xywh(row.get("bbox"), image.size_wh),
-                checked_segmentation(row.get("segmentation"), image.size_wh),
+                box_or_around(row.get("bbox"), mask, image.size_wh),
+                mask,
                 "crowd" if is_crowd(row) else "thing",
-                None if row.get("id") is None else whole_number(row["id"], "annotation id"),
+                None if row.get("id") is None else key_of(row["id"], "annotation id"),
             )
             spans = list_under(row, "tokens_positive", "annotation")
         except EntryError as why:
             left_out.add(label_id(row), why)
             continue
+        places = []
         for span in spans:
             try:
-                place = _trimmed(span, caption)
-                targets[place] = (*targets.get(place, ()), len(instances))
+                places.append(_trimmed(span, caption))
             except EntryError as why:
                 left_out.add(label_id(row), why)
+        for place in _joined(places, caption):
+            targets[place] = (*targets.get(place, ()), len(instances))
         instances.append(annotation)
     markup, kept, overlapping = spans_as_markup(caption, targets)
     for span in overlapping:
         left_out.add(f"{image.id}: {caption[slice(*span)]}", "phrase overlapping another")
     return tuple(instances), GroundedText(markup, kept)
+
+
+def _joined(spans: list[Span], caption: str) -> list[Span]:
+    """Phrases of one thing, those with nothing but blanks between them as one: some files give them word by word."""
+    joined: list[Span] = []
+    for start, end in sorted(set(spans)):
+        if joined and not caption[joined[-1][1] : start].strip():
+            joined[-1] = joined[-1][0], max(joined[-1][1], end)
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _trimmed(span: Any, caption: str) -> Span:

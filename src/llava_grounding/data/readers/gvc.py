@@ -20,6 +20,7 @@ from llava_grounding.data.readers.reading import (
     IMAGE_TOKEN,
     OBJECT_TOKEN,
     EntryError,
+    Key,
     LeftOut,
     PackedRecords,
     naming,
@@ -205,7 +206,7 @@ def gvc_entry(record: Record, dialogue: Sequence[RecordedTurn], name: str | None
     return entry
 
 
-def _id(record: Record, index: int) -> int:
+def _id(record: Record, index: int) -> int | str:
     number = record.instances[index].id
     if number is None:
         raise DataError(f"annotation {index} of `{record.id}` must have an id to be written, it has none")
@@ -284,7 +285,7 @@ def _canonical(answer: str, grounded: bool) -> tuple[str, int]:
 
 
 def _regions(
-    question: str, ids: Any, labels: LabelledImages, record: Record, rows: Mapping[int, int]
+    question: str, ids: Any, labels: LabelledImages, record: Record, rows: Mapping[Key, int]
 ) -> tuple[int, ...]:
     """What each `<obj>` of the question points at."""
     count = question.count(OBJECT_TOKEN)

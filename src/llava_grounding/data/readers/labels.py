@@ -6,15 +6,26 @@ Knows no dialogues; what a label must be is `coco`'s business.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from llava_grounding.data.images import ImageStore, coco_number
+from llava_grounding.data.images import ImageStore, coco_number, place_of
 from llava_grounding.data.readers.coco import CocoPhotos, read_label_sets
-from llava_grounding.data.readers.reading import EntryError, is_whole, naming, read_json, rows_of, shown, whole_number
+from llava_grounding.data.readers.reading import (
+    EntryError,
+    Key,
+    is_whole,
+    key_of,
+    key_or_none,
+    named,
+    naming,
+    read_json,
+    rows_of,
+    shown,
+)
 from llava_grounding.data.readers.rows import image_store
 from llava_grounding.data.record import Record
 
@@ -28,10 +39,11 @@ class LabelledImages:
     Args:
         instances: parsed file; its broken images and annotations are left out and listed in `left_out`.
         images: where pixels come from.
-        thorough, label_sets, exhaustive, crowds_as_things, used: see `CocoLabels`.
+        thorough, label_sets, exhaustive, crowds_as_things, used, texts: see `CocoLabels`.
 
     Attributes:
         expressions: what stands under that key of annotations, unchecked, by annotation id.
+        left_out, unread: of the file.
     """
 
     def __init__(
@@ -42,7 +54,8 @@ class LabelledImages:
         label_sets: Mapping[str, frozenset[str]] | None = None,
         exhaustive: bool = True,
         crowds_as_things: bool = False,
-        used: Iterable[int] | None = None,
+        used: Iterable[Key] | None = None,
+        texts: Sequence[str] = (),
     ) -> None:
         self.images = images
         self._photos = CocoPhotos(
@@ -53,13 +66,14 @@ class LabelledImages:
             exhaustive=exhaustive,
             crowds_as_things=crowds_as_things,
             used=used,
+            texts=texts,
         )
-        self.left_out = self._photos.left_out
+        self.left_out, self.unread = self._photos.left_out, self._photos.unread
         # Many dialogues may be about one image, and it may have many labels.
-        self._recent: dict[int, tuple[Record, Mapping[int, int]]] = {}
+        self._recent: dict[int, tuple[Record, Mapping[Key, int]]] = {}
         self._names: list[str] = []
-        self._of_id: dict[int, int] = {}
-        self._image_of: dict[int, int] = {}
+        self._of_id: dict[Key, int] = {}
+        self._image_of: dict[Key, Key] = {}
         for index, record in enumerate(self._photos):
             self._names.append(record.id)
             self._of_id[record.image_id] = index
@@ -69,13 +83,13 @@ class LabelledImages:
         for index, name in enumerate(self._names):
             if (number := coco_number(name)) is not None:
                 self._of_coco.setdefault(number, []).append(index)
-        self.expressions: dict[int, Any] = {}
+        self.expressions: dict[Key, Any] = {}
         for row in rows_of(instances, "annotations", "a COCO instances file"):
             if isinstance(row, Mapping) and "expressions" in row:
                 with suppress(EntryError):  # an annotation whose id is none is reported already
-                    self.expressions[whole_number(row.get("id"))] = row["expressions"]
-        for number in self._photos.ambiguous:
-            self.expressions.pop(number, None)
+                    self.expressions[key_of(row.get("id"))] = row["expressions"]
+        for key in self._photos.ambiguous:
+            self.expressions.pop(key, None)
 
     @classmethod
     def from_files(
@@ -85,6 +99,7 @@ class LabelledImages:
         thorough: bool = False,
         exhaustive: bool = True,
         crowds_as_things: bool = False,
+        texts: Sequence[str] = (),
     ) -> LabelledImages:
         """Read an instances file, with its images in a folder or another store.
 
@@ -94,7 +109,7 @@ class LabelledImages:
         data = read_json(instances)
         with naming(instances):
             sets = read_label_sets(Path(instances).parent)
-            return cls(data, image_store(images), thorough, sets, exhaustive, crowds_as_things)
+            return cls(data, image_store(images), thorough, sets, exhaustive, crowds_as_things, texts=texts)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -118,7 +133,7 @@ class LabelledImages:
         same = [] if number is None else self._of_coco.get(number, [])
         same = [index for index in same if self._is_same(name, self._names[index])]
         if len(same) != 1:
-            raise EntryError("unknown image", f"image {shown(name)} is not in the instances file")
+            raise EntryError("unknown image", f"image {named(name)} is not in the instances file")
         return same[0]
 
     def _is_same(self, name: str, known: str) -> bool:
@@ -129,9 +144,9 @@ class LabelledImages:
         if one.folders == two.folders:
             return True
         here, there = self.images.locate(name), self.images.locate(known)
-        return here == there or not (here.exists() and there.exists())
+        return here == there or place_of(here) == place_of(there) or not (here.exists() and there.exists())
 
-    def find_id(self, image_id: int) -> int:
+    def find_id(self, image_id: Key) -> int:
         """Place of an image by its id.
 
         Raises:
@@ -150,12 +165,12 @@ class LabelledImages:
             self._recent[index] = record, _rows_of_ids(record)
         return self._recent[index][0]
 
-    def rows_of_ids(self, record: Record) -> Mapping[int, int]:
+    def rows_of_ids(self, record: Record) -> Mapping[Key, int]:
         """Annotation id -> index in the record."""
         known = next((rows for recent, rows in self._recent.values() if recent is record), None)
         return _rows_of_ids(record) if known is None else known
 
-    def look_up(self, ids: Any, record: Record, rows: Mapping[int, int], what: str) -> tuple[int, ...]:
+    def look_up(self, ids: Any, record: Record, rows: Mapping[Key, int], what: str) -> tuple[int, ...]:
         """Indices of annotation ids in the record of their image, one each.
 
         Args:
@@ -166,9 +181,10 @@ class LabelledImages:
         Raises:
             EntryError: if one is no id, is unknown, several annotations bear it, or it belongs to another image.
         """
-        if not isinstance(ids, list) or not all(is_whole(one) for one in ids):
+        keys = [key for one in ids if (key := _id_of(one)) is not None] if isinstance(ids, list) else []
+        if not isinstance(ids, list) or len(keys) != len(ids):
             raise EntryError("not annotation ids", f"{what} must be a list of annotation ids, got {shown(ids)}")
-        for one in ids:
+        for one in keys:
             if one in self._photos.ambiguous:
                 raise EntryError("annotation id used twice", f"{what} names annotation {one}, which is there twice")
             if one in rows:
@@ -177,10 +193,16 @@ class LabelledImages:
             if other is None:
                 raise EntryError("unknown annotation", f"{what} names annotation {one}, which is not there or unusable")
             raise EntryError("annotation of another image", f"{what} names annotation {one}, which is on image {other}")
-        return tuple(rows[one] for one in ids)
+        return tuple(rows[one] for one in keys)
 
 
-def _rows_of_ids(record: Record) -> dict[int, int]:
+def _id_of(value: Any) -> Key | None:
+    """An annotation id as a dialogue names it; a number written as text is none."""
+    key = key_or_none(value)
+    return key if is_whole(value) or key == value else None
+
+
+def _rows_of_ids(record: Record) -> dict[Key, int]:
     return {thing.id: row for row, thing in enumerate(record.instances) if thing.id is not None}
 
 

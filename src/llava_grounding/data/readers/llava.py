@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.images import ImageStore
+from llava_grounding.data.readers.files import without_collections
 from llava_grounding.data.readers.reading import (
     EntryError,
     LeftOut,
@@ -18,6 +19,7 @@ from llava_grounding.data.readers.reading import (
     naming,
     printable,
     shown,
+    words_of,
 )
 from llava_grounding.data.readers.rows import Names, check_present, image_store, pairs_of, read_entries, words_only
 from llava_grounding.data.record import Record
@@ -44,7 +46,9 @@ class LlavaDialogues(PackedRecords):
         for place, entry in entries:
             try:
                 image, conversations = entry_of(entry)
-                words_only(pairs_of(conversations))
+                for question, answer in pairs_of(conversations):
+                    words_of(question, "a question")
+                    words_of(answer, "an answer")
                 check_present(images, image)
             except EntryError as why:
                 left_out.add(label_of(entry, place), why)
@@ -60,9 +64,8 @@ class LlavaDialogues(PackedRecords):
         Raises:
             DataError: if it cannot be read or is not such a file.
         """
-        entries = read_dialogues(dialogues)
-        with naming(dialogues):
-            return cls(entries, image_store(images), name)
+        with without_collections(), naming(dialogues):
+            return cls(read_dialogues(dialogues), image_store(images), name)
 
     def _record(self, row: tuple[str, str, Any]) -> Record:
         identity, image, conversations = row

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llava_grounding.data.readers.reading import EntryError, is_whole, shown, words_of
+from llava_grounding.data.readers.reading import EntryError, Key, is_whole, shown, words_of
 from llava_grounding.data.readers.rows import canonical_markup
 from llava_grounding.data.record import GroundedText, Record, RecordedTurn
 from llava_grounding.errors import DataError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG, format_markup, parse
 
-Ids = tuple[int, ...]
+Ids = tuple[Key, ...]
 
 _TURN_KEYS = {"question", "answer", "regions", "targets", "grounded"}
 _PIECE = re.compile(
@@ -110,7 +110,7 @@ def read_answer(text: Any) -> tuple[str, tuple[Ids | None, ...]]:
     return (format_markup(plain, spans) if spans else plain), tuple(targets)
 
 
-def write_question(question: str, regions: Sequence[int]) -> str:
+def write_question(question: str, regions: Sequence[Key]) -> str:
     """What `read_question` reads back."""
     first, *rest = question.split(REGION)
     return _escaped(first) + "".join(
@@ -159,7 +159,9 @@ def _numbers(record: Record, indices: Sequence[int]) -> Ids:
     numbers = [record.instances[index].id for index in indices]
     if None in numbers:
         raise DataError(f"annotations of `{record.id}` must have ids to be written, one that is named has none")
-    return tuple(number for number in numbers if number is not None)
+    if any(isinstance(number, str) for number in numbers):
+        raise DataError(f"annotations of `{record.id}` must have numbers as ids to be written in an answer")
+    return tuple(number for number in numbers if isinstance(number, int))
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str | None]]:
@@ -194,7 +196,7 @@ def _ids(written: str) -> Ids | None:
 
 def _marked_question(text: Any, regions: Any) -> tuple[str, Ids]:
     question = words_of(text, "a question", (REGION,))
-    if not isinstance(regions, list) or not all(is_whole(number) for number in regions):
+    if not isinstance(regions, list) or not all(is_whole(number) or isinstance(number, str) for number in regions):
         raise EntryError("not annotation ids", f"regions must be a list of annotation ids, got {shown(regions)}")
     if question.count(REGION) != len(regions):
         raise EntryError("regions do not fit", f"regions must have one id per `{REGION}`, got {shown(regions)}")
@@ -206,6 +208,8 @@ def _marked_answer(text: Any, targets: Any) -> tuple[str, tuple[Ids | None, ...]
     if not isinstance(targets, list) or len(targets) != count:
         raise EntryError("targets do not fit", f"targets must have one entry per `{SEG}`, got {shown(targets)}")
     for target in targets:
-        if target is not None and not (isinstance(target, list) and target and all(is_whole(one) for one in target)):
+        if target is not None and not (
+            isinstance(target, list) and target and all(is_whole(one) or isinstance(one, str) for one in target)
+        ):
             raise EntryError("not annotation ids", f"a target must be a list of ids or null, got {shown(target)}")
     return answer, tuple(None if target is None else tuple(target) for target in targets)

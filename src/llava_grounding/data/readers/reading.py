@@ -16,18 +16,31 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from llava_grounding.data.images import is_unicode, parse_json, read_file, stays_inside
+from llava_grounding.data.images import is_absolute, is_unicode, stays_inside
+from llava_grounding.data.readers.files import read_json as read_json
+from llava_grounding.data.readers.numbers import EntryError as EntryError
+from llava_grounding.data.readers.numbers import Key as Key
+from llava_grounding.data.readers.numbers import are_numbers as are_numbers
+from llava_grounding.data.readers.numbers import as_numbers as as_numbers
+from llava_grounding.data.readers.numbers import is_whole as is_whole
+from llava_grounding.data.readers.numbers import key_of as key_of
+from llava_grounding.data.readers.numbers import key_or_none as key_or_none
+from llava_grounding.data.readers.numbers import number_or_none as number_or_none
+from llava_grounding.data.readers.numbers import whole_number as whole_number
 from llava_grounding.data.readers.placeholders import find_placeholder
-from llava_grounding.data.record import Record, Segmentation
+from llava_grounding.data.readers.shapes import BOX_BEYOND as BOX_BEYOND
+from llava_grounding.data.readers.shapes import Box as Box
+from llava_grounding.data.readers.shapes import box_from_xywh as box_from_xywh
+from llava_grounding.data.readers.shapes import box_or_around as box_or_around
+from llava_grounding.data.readers.shapes import checked_segmentation as checked_segmentation
+from llava_grounding.data.readers.shapes import clipped_box as clipped_box
+from llava_grounding.data.record import Record
 from llava_grounding.errors import DataError, cut_short, shown
 from llava_grounding.image_files import DATA_LIMITS
 from llava_grounding.markup import SPECIAL_TOKENS, format_markup
 
-Box = tuple[float, float, float, float]
 IMAGE_MISSING = "image missing"
 """Reason for which an entry is left out whose picture is not there."""
-BOX_BEYOND = "bbox far beyond the image"
-"""Reason for which a label is left out whose box lies for the most part outside of its picture."""
 PLACEHOLDER = "placeholder of another model's file"
 """Reason for which a text is left out that is not words alone."""
 IMAGE_TOKEN = "<image>"
@@ -40,30 +53,14 @@ MAX_LABELS = 10_000
 """Of one image; no data set has as many, and what is done with labels side by side grows faster than their number."""
 MAX_TEXT = 2**16
 """Characters of a question, an answer or a caption."""
-_HUGE = 1e12  # the numbers of one label together, in pixels; beyond it drawing a polygon may overflow
-_MAX_ID = 2**64  # Python hashes numbers by their remainder by 2^61 - 1: of longer ones any amount could have the same
-_EXACT = 2.0**53  # beyond it a floating-point number may stand for several whole ones
-_SHARE_INSIDE = 0.25  # of a box's area, at least; boxes of things half out of the picture are clipped
 _NAMED = 300  # characters of what an entry is called; no file system has longer names
+_SHORT = 40  # characters; a longer name is not said twice in one line
 _LISTED = 5  # faults reported at once
 _KEPT = 20  # of each reason, entries whose fault is remembered
+assert all(token.startswith("<") for token in (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))
 _RESERVED = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))), re.IGNORECASE)
+_SPELT = re.compile(r"[\\]|//|(?:^|/)\.|/$")
 _ID_KEYS = ("id", "ann_id", "region_id", "ref_id", "file_name", "image_id")
-_NO_MASK = "segmentation that is neither run lengths nor polygons"
-_NO_POLYGON = "polygon that is not three or more points"
-
-
-class EntryError(DataError):
-    """What is wrong with one entry of a file.
-
-    Args:
-        reason: a few words, the same for all entries with this fault.
-        detail: one sentence about this entry.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(detail or reason)
-        self.reason = reason
 
 
 class LeftOut:
@@ -89,10 +86,10 @@ class LeftOut:
         name = cut_short(printable(str(entry)), _NAMED)
         self._entries.setdefault(reason, []).append(name)
         if len(self._reported) < _LISTED:
-            self._reported.append(f"{name}: {why}")
+            self._reported.append(_in_a_sentence(name, "", str(why)))
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _KEPT:
-            examples.append(name if str(why) == reason else f"{name}: {why}")
+            examples.append(_in_a_sentence(name, reason, str(why)))
 
     def join(self, other: LeftOut) -> None:
         """Add what another part of the same data left out."""
@@ -122,6 +119,14 @@ class LeftOut:
             raise DataError(f"{path}: {'; '.join(self._reported)}{more} (`strict: false` leaves such entries out)")
 
 
+def _in_a_sentence(name: str, reason: str, detail: str) -> str:
+    """What an entry is called with what is wrong with it; a long name is said once."""
+    if detail == reason:
+        return name
+    said_already = len(name) > _SHORT and (name.partition(" ")[2] or name) in detail
+    return detail if said_already else f"{name}: {detail}"
+
+
 class PackedRecords(Sequence[Record]):
     """A data set whose records lie encoded in one block of memory.
 
@@ -132,13 +137,17 @@ class PackedRecords(Sequence[Record]):
         name: what the data is called in reports.
         rows: records, or whatever `_record` makes one of.
         left_out: read when the rows have been.
+        unread: counted when the rows have been; see below.
 
     Attributes:
+        unread: what a file says of labels that is not read, by its key there, and how many labels have it.
         dropped: what reading left out: a reason, and the entries it befell.
         examples: of each reason the first entries, with what is wrong with them.
     """
 
-    def __init__(self, name: str, rows: Iterable[Any], left_out: LeftOut) -> None:
+    def __init__(
+        self, name: str, rows: Iterable[Any], left_out: LeftOut, unread: Mapping[str, int] | None = None
+    ) -> None:
         self.name = name
         self._block, ends = bytearray(), [0]
         for row in rows:
@@ -148,6 +157,7 @@ class PackedRecords(Sequence[Record]):
                 raise DataError(f"entry {len(ends)} of {name} holds values that lie too deep in each other") from error
             ends.append(len(self._block))
         self._ends = np.array(ends)
+        self.unread: Mapping[str, int] = {key: count for key, count in (unread or {}).items() if count}
         self.dropped: Mapping[str, Sequence[str]] = left_out.by_reason
         self.examples: Mapping[str, Sequence[str]] = {why: tuple(names) for why, names in left_out.examples.items()}
 
@@ -177,19 +187,11 @@ class PackedRecords(Sequence[Record]):
 class ImageRow(NamedTuple):
     """An entry of a COCO-like list of images."""
 
-    id: int
+    id: Key
     file_name: str
     size_wh: tuple[int, int]
     row: Mapping[str, Any]
     """All that the file says of it, unchecked."""
-
-
-def read_json(path: str | Path) -> Any:
-    """Parsed JSON; raises DataError naming the file."""
-    try:
-        return parse_json(read_file(path))
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
 
 
 @contextmanager
@@ -210,24 +212,30 @@ def printable(text: str) -> str:
     return text if is_unicode(text) else text.encode("utf-8", "backslashreplace").decode()
 
 
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number; true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def file_name_of(value: Any) -> str:
+def file_name_of(value: Any, from_root: bool = False) -> str:
     """The value as the name of a picture within its store.
+
+    Args:
+        from_root: whether it may be an absolute path, of which the store knows the end.
 
     Raises:
         EntryError: if it is none, or leads out of the store.
     """
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise EntryError("no image", f"must name an image file, got {shown(value)}")
+        raise EntryError("no image", f"must name an image file, got {named(value)}")
     if not is_unicode(value):
-        raise EntryError("not valid Unicode", f"the name of an image must be valid Unicode, got {shown(value)}")
-    if not stays_inside(value):
-        raise EntryError("image outside its folder", f"image must lie in the folder of images, got {shown(value)}")
+        raise EntryError("not valid Unicode", f"the name of an image must be valid Unicode, got {named(value)}")
+    if not stays_inside(value) and not (from_root and is_absolute(value)):
+        raise EntryError(
+            "image outside its folder",
+            f"image must lie in the folder of images and be named by its path there, got {named(value)}",
+        )
     return value
+
+
+def named(value: object) -> str:
+    """A name in a message, whole."""
+    return shown(value, _NAMED)
 
 
 def rows_of(data: Any, key: str, what: str) -> list[Any]:
@@ -243,27 +251,6 @@ def list_under(row: Mapping[str, Any], key: str, what: str) -> list[Any]:
     if not isinstance(row.get(key), list):
         raise EntryError(f"{what} without a list `{key}`", f"`{key}` must be a list, got {shown(row.get(key))}")
     return row[key]
-
-
-def whole_number(value: Any, what: str = "id") -> int:
-    """An id or size; digits as text count, and 40.0 is 40, as some files write them."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
-        return int(value)
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20:
-        value = int(value)
-    if not is_whole(value):
-        raise EntryError(f"{what} that is no whole number", f"{what} must be a whole number, got {shown(value)}")
-    if abs(value) >= _MAX_ID:
-        raise EntryError(f"{what} beyond 64 bits", f"{what} must be a number of at most 64 bits, got {shown(value)}")
-    return int(value)
-
-
-def number_or_none(value: Any) -> int | None:
-    """What `whole_number` takes, None for all else."""
-    try:
-        return whole_number(value)
-    except EntryError:
-        return None
 
 
 def is_crowd(row: Mapping[str, Any]) -> bool:
@@ -286,7 +273,7 @@ def image_row(row: Any) -> ImageRow:
     if not isinstance(row, Mapping):
         raise EntryError("image that is no object")
     size_wh = checked_size(row.get("width"), row.get("height"))
-    return ImageRow(whole_number(row.get("id"), "image id"), file_name_of(_name_in(row)), size_wh, row)
+    return ImageRow(key_of(row.get("id"), "image id"), file_name_of(_name_in(row), from_root=True), size_wh, row)
 
 
 def _name_in(row: Mapping[str, Any]) -> Any:
@@ -296,42 +283,48 @@ def _name_in(row: Mapping[str, Any]) -> Any:
     return url.rpartition("/")[2] if name is None and isinstance(url, str) else name
 
 
-def image_rows(rows: Iterable[Any], left_out: LeftOut, named_once: bool = False) -> dict[int, ImageRow]:
+def image_rows(rows: Iterable[Any], left_out: LeftOut, named_once: bool = False) -> dict[Key, ImageRow]:
     """Checked images by id, in order.
 
     Args:
         named_once: whether a file name may occur only once, as where images are looked up by it.
     """
-    images: dict[int, ImageRow] = {}
+    images: dict[Key, ImageRow] = {}
     names: set[str] = set()
-    doubtful: set[int] = set()
+    doubtful: set[Key] = set()
     for row in rows:
         try:
             image = image_row(row)
+            name = _same_name(image)
             if image.id in images:
-                if _same_name(image) != _same_name(images[image.id]):
+                if image.row == images[image.id].row:
+                    continue  # says nothing new
+                if name != _same_name(images[image.id]):
                     doubtful.add(image.id)
                 raise EntryError("image id used twice")
-            if named_once and _same_name(image) in names:
+            if named_once and name in names:
                 raise EntryError("file name used twice")
         except EntryError as why:
             left_out.add(f"image {label_id(row)}", why)
             continue
         images[image.id] = image
-        names.add(_same_name(image))
+        names.add(name)
     for number in doubtful:  # nobody can say which of the two pictures its labels are of
         left_out.add(f"image {images.pop(number).id}", "image id used twice")
     return images
 
 
-def same_pictures(rows: Iterable[Any], images: Mapping[int, ImageRow]) -> dict[int, tuple[int, ...]]:
+def same_pictures(rows: Iterable[Any], images: Mapping[Key, ImageRow]) -> dict[Key, tuple[Key, ...]]:
     """Ids of images that were left out -> the ids of those kept that bear the same file name."""
-    kept: dict[str, list[int]] = {}
+    others = [row for row in rows if not isinstance(row, Mapping) or key_or_none(row.get("id")) not in images]
+    if not others:
+        return {}
+    kept: dict[str, list[Key]] = {}
     for image in images.values():
         kept.setdefault(_same_name(image), []).append(image.id)
     twins = {}
-    for row in rows:
-        number = number_or_none(row.get("id")) if isinstance(row, Mapping) else None
+    for row in others:
+        number = key_or_none(row.get("id")) if isinstance(row, Mapping) else None
         if number is not None and number not in images and isinstance(name := _name_in(row), str):
             twins[number] = tuple(kept.get(posixpath.normpath(name.replace("\\", "/")), ()))
     return twins
@@ -339,7 +332,8 @@ def same_pictures(rows: Iterable[Any], images: Mapping[int, ImageRow]) -> dict[i
 
 def _same_name(image: ImageRow) -> str:
     """The same for all spellings of one path."""
-    return posixpath.normpath(image.file_name.replace("\\", "/"))
+    name = image.file_name
+    return posixpath.normpath(name.replace("\\", "/")) if _SPELT.search(name) else name
 
 
 def label_id(row: Any, keys: Sequence[str] = _ID_KEYS, without: object = "without id") -> str:
@@ -348,70 +342,6 @@ def label_id(row: Any, keys: Sequence[str] = _ID_KEYS, without: object = "withou
         return shown(row)[:40]
     value = next((row[key] for key in keys if key in row), without)
     return value if isinstance(value, str) else shown(value)
-
-
-def are_numbers(values: Any, count: int | None = None) -> bool:
-    """Whether it is a list of numbers that a picture can have, `count` of them if given: finite, and none huge."""
-    if not isinstance(values, list | tuple) or (count is not None and len(values) != count):
-        return False
-    # Polygons have tens of millions of numbers: no step of Python for each. One that is too large shows in the sum.
-    return set(map(type, values)) <= {int, float} and _modest(values)
-
-
-def box_from_xywh(bbox: Any, size_wh: tuple[int, int]) -> Box:
-    """Corners of a COCO box, clipped to the image."""
-    if not are_numbers(bbox, 4):
-        raise EntryError(
-            "bbox that is not four finite numbers", f"bbox must be [x, y, width, height], got {shown(bbox)}"
-        )
-    x, y, w, h = (float(value) for value in bbox)
-    return clipped_box((x, y, x + w, y + h), size_wh)
-
-
-def clipped_box(box_xyxy: Box, size_wh: tuple[int, int]) -> Box:
-    """Corners, clipped to the image."""
-    x0, y0, x1, y1 = box_xyxy
-    if x1 <= x0 or y1 <= y0:
-        raise EntryError("bbox without area", f"bbox must have an area, got corners {box_xyxy}")
-    box = (max(x0, 0.0), max(y0, 0.0), min(x1, float(size_wh[0])), min(y1, float(size_wh[1])))
-    if box[2] <= box[0] or box[3] <= box[1]:
-        raise EntryError("bbox outside the image", f"bbox must overlap its image of {size_wh}, got corners {box_xyxy}")
-    if (box[2] - box[0]) * (box[3] - box[1]) < _SHARE_INSIDE * (x1 - x0) * (y1 - y0):
-        raise EntryError(
-            BOX_BEYOND, f"bbox must lie within its image of {size_wh}, but for an edge, got corners {box_xyxy}"
-        )
-    return box
-
-
-def checked_segmentation(value: Any, size_wh: tuple[int, int]) -> Segmentation | None:
-    """A COCO mask whose form is right, None where there is none. Run lengths are not unpacked: `check_dataset` does."""
-    if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], Mapping):
-        value = value[0]
-    if value is None or value in ([], {}, [[]]):
-        return None
-    if isinstance(value, Mapping):
-        size, counts = value.get("size"), value.get("counts")
-        if not are_numbers(size, 2) or not (isinstance(counts, str | bytes) or are_numbers(counts)):
-            raise EntryError(_NO_MASK, f"run lengths must have `size` and `counts`, got {shown(value)}")
-        if tuple(size or ()) != size_wh[::-1]:
-            raise EntryError(
-                "mask of another size than its image",
-                f"the size of a mask must be [height, width] = {list(size_wh[::-1])}, got {shown(size)}",
-            )
-        return {"size": size, "counts": counts}
-    if are_numbers(value):
-        value = [value]  # some tools write one polygon without the list around it
-    if not isinstance(value, list | tuple) or not all(isinstance(polygon, list | tuple) for polygon in value):
-        raise EntryError(_NO_MASK, f"segmentation must be polygons or run lengths, got {shown(value)}")
-    if not all(map(are_numbers, value)):
-        raise EntryError("polygon that is not finite numbers")
-    for polygon in value:
-        if len(polygon) % 2:
-            raise EntryError(_NO_POLYGON, f"a polygon must be [x0, y0, ...], got {shown(polygon)}")
-    whole = [polygon for polygon in value if len(polygon) >= 6]  # one or two points beside them cover nothing
-    if not whole:
-        raise EntryError(_NO_POLYGON, f"a polygon must be [x0, y0, ...], got {shown(value[0])}")
-    return whole
 
 
 def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:
@@ -427,13 +357,14 @@ def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:
     """
     if not isinstance(value, str):
         raise EntryError("not text", f"{what} must be text, got {shown(value)}")
-    if not is_unicode(value):
+    if not value.isascii() and not is_unicode(value):
         raise EntryError("not valid Unicode", f"{what} must be valid Unicode, got {shown(value)}")
     if not value.strip():
         raise EntryError("empty text", f"{what} must not be empty")
     if len(value) > MAX_TEXT:
         raise EntryError("text too long", f"{what} must have at most {MAX_TEXT} characters, got {len(value)}")
-    found = next((match[0] for match in _RESERVED.finditer(value) if match[0] not in allowed), None)
+    reserved = _RESERVED.finditer(value) if "<" in value else ()
+    found = next((match[0] for match in reserved if match[0] not in allowed), None)
     if found is not None:
         raise EntryError("special token in the text", f"{what} must not hold `{found}`, got {shown(value)}")
     foreign = find_placeholder(value)
@@ -466,10 +397,3 @@ def spans_as_markup(
         else:
             kept.append(span)
     return format_markup(text, kept), tuple(targets[span] for span in kept), overlapping
-
-
-def _modest(values: Sequence[float]) -> bool:
-    try:
-        return sum(map(abs, values)) < _HUGE
-    except OverflowError:  # a whole number beyond floating point
-        return False

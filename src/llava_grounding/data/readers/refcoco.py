@@ -10,19 +10,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.data.images import ImageStore, open_images, parse_json, read_file
+from llava_grounding.data.images import ImageStore, open_images, read_file
 from llava_grounding.data.readers.box_forms import BoxForms
 from llava_grounding.data.readers.coco import CocoLabels
 from llava_grounding.data.readers.exhaustive import Coverage
 from llava_grounding.data.readers.plain_pickle import load_plain_pickle
 from llava_grounding.data.readers.reading import (
     EntryError,
+    Key,
     LeftOut,
     PackedRecords,
-    box_from_xywh,
+    box_or_around,
     checked_segmentation,
     image_rows,
     is_crowd,
+    key_of,
     label_id,
     list_under,
     naming,
@@ -30,7 +32,6 @@ from llava_grounding.data.readers.reading import (
     read_json,
     rows_of,
     shown,
-    whole_number,
 )
 from llava_grounding.data.record import Annotation, Expression, Record
 from llava_grounding.errors import DataError
@@ -129,10 +130,7 @@ def read_refs(path: str | Path) -> Any:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
     if data.removeprefix(codecs.BOM_UTF8).lstrip()[:1] in (b"[", b"{"):
-        try:
-            return parse_json(data)
-        except (ValueError, RecursionError, MemoryError) as error:
-            raise DataError(f"cannot read {path}: {error}") from error
+        return read_json(path)
     return load_plain_pickle(data, path)
 
 
@@ -148,14 +146,14 @@ def _of_split(rows: list[Any], split: str | None) -> list[Any]:
 
 def _expressions_by_image(
     rows: list[Any], labels: CocoLabels, left_out: LeftOut
-) -> dict[int, list[tuple[str, list[int]]]]:
+) -> dict[Key, list[tuple[str, list[Key]]]]:
     """Per image the sentences with the annotation ids they mean, in order."""
-    grouped: dict[int, list[tuple[str, list[int]]]] = {}
+    grouped: dict[Key, list[tuple[str, list[Key]]]] = {}
     for row in rows:
         try:
             if not isinstance(row, Mapping):
                 raise EntryError("ref that is no object")
-            image_id = whole_number(row.get("image_id"), "image id")
+            image_id = key_of(row.get("image_id"), "image id")
             if image_id not in labels.images:
                 raise EntryError("ref to an unknown image")
             meant = _meant(row, labels.annotations.get(image_id, {}), labels.ambiguous)
@@ -173,9 +171,9 @@ def _expressions_by_image(
     return grouped
 
 
-def _meant(row: Mapping[str, Any], annotations: Mapping[object, Annotation], ambiguous: frozenset[int]) -> list[int]:
+def _meant(row: Mapping[str, Any], annotations: Mapping[object, Annotation], ambiguous: frozenset[Key]) -> list[Key]:
     value = row.get("ann_id", row.get("id"))
-    ids = [whole_number(one, "annotation id") for one in (value if isinstance(value, list) else [value])]
+    ids = [key_of(one, "annotation id") for one in (value if isinstance(value, list) else [value])]
     if not ids or ids == [-1]:
         raise EntryError("ref that means nothing in the image")
     for one in ids:
@@ -210,17 +208,18 @@ def _merged_labels(data: Mapping[str, Any], left_out: LeftOut) -> tuple[CocoLabe
         try:
             if not isinstance(row, Mapping):
                 raise EntryError("ref that is no object")
-            image_id = whole_number(row.get("image_id"), "image id")
-            key = whole_number(row.get("ann_id", row.get("id")), "annotation id")
+            image_id = key_of(row.get("image_id"), "image id")
+            key = key_of(row.get("ann_id", row.get("id")), "annotation id")
             if image_id not in labels.images:
                 raise EntryError("ref to an unknown image")
             size_wh = labels.images[image_id].size_wh
             forms.see(row.get("bbox"), size_wh, row.get("segmentation"))
             category = row.get("category_id")
+            mask = checked_segmentation(row.get("segmentation"), size_wh)
             annotation = Annotation(
-                "" if category is None else labels.categories.get(whole_number(category, "category id"), ""),
-                box_from_xywh(row.get("bbox"), size_wh),
-                checked_segmentation(row.get("segmentation"), size_wh),
+                "" if category is None else labels.categories.get(key_of(category, "category id"), ""),
+                box_or_around(row.get("bbox"), mask, size_wh),
+                mask,
                 "crowd" if is_crowd(row) else "thing",
                 key,
             )
@@ -237,7 +236,7 @@ def _merged_labels(data: Mapping[str, Any], left_out: LeftOut) -> tuple[CocoLabe
 
 
 def _records(
-    by_image: Mapping[int, list[tuple[str, list[int]]]], labels: CocoLabels, images: ImageStore, all_instances: bool
+    by_image: Mapping[Key, list[tuple[str, list[Key]]]], labels: CocoLabels, images: ImageStore, all_instances: bool
 ) -> Iterator[tuple[Record, Coverage]]:
     for image_id, expressions in by_image.items():
         image, annotations = labels.images[image_id], labels.annotations[image_id]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.data.images import ImageStore, open_images, open_regular, parse_json
-from llava_grounding.data.readers.reading import IMAGE_MISSING, IMAGE_TOKEN, EntryError, read_json, shown, words_of
+from llava_grounding.data.images import ImageStore, open_images
+from llava_grounding.data.readers.files import read_lines_or_json
+from llava_grounding.data.readers.reading import IMAGE_MISSING, IMAGE_TOKEN, EntryError, named, shown, words_of
 from llava_grounding.data.record import RecordedTurn
 from llava_grounding.errors import DataError, MarkupError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, SEG, format_markup, parse, parse_strict
@@ -30,11 +30,14 @@ def check_present(images: ImageStore, file_name: str) -> None:
         EntryError: if it is not.
     """
     if not images.has(file_name):
-        raise EntryError(IMAGE_MISSING, f"there is no image {shown(file_name)}")
+        names = getattr(images, "names", None)
+        alike = names().suggest(file_name) if names else None
+        hint = "" if alike is None else f"; there is {named(alike)}, did you mean that?"
+        raise EntryError(IMAGE_MISSING, f"there is no image {named(file_name)}{hint}")
 
 
 def read_entries(path: str | Path, what: str) -> list[tuple[str, Any]]:
-    """The entries of a JSON list, or the lines of a `.jsonl` file, each with its place: `entry 3` or `line 3`.
+    """The entries of a JSON list, or of a file with one object per line, each with its place: `entry 3` or `line 3`.
 
     Args:
         what: what one entry is, for the message.
@@ -42,22 +45,12 @@ def read_entries(path: str | Path, what: str) -> list[tuple[str, Any]]:
     Raises:
         DataError: if the file cannot be read or is no list.
     """
-    path = Path(path)
-    if path.suffix != ".jsonl":
-        value = read_json(path)
-        if not isinstance(value, list):
-            raise DataError(f"{path} must be a list of {what}, got {shown(value)}")
-        return [(f"entry {number}", entry) for number, entry in enumerate(value, start=1)]
-    entries = []
-    try:
-        # Some editors begin a file with a mark of its byte order.
-        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    entries.append((f"line {number}", parse_json(line)))
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise DataError(f"cannot read {path}, line {len(entries) + 1} or later: {error}") from error
-    return entries
+    entries, value = read_lines_or_json(path)
+    if entries is not None:
+        return [(f"line {number}", entry) for number, entry in entries]
+    if not isinstance(value, list):
+        raise DataError(f"{path} must be a list of {what}, got {shown(value)}")
+    return [(f"entry {number}", entry) for number, entry in enumerate(value, start=1)]
 
 
 def canonical_markup(answer: str) -> tuple[str, int]:
@@ -86,7 +79,7 @@ def pairs_of(conversations: Any) -> list[tuple[str, Any]]:
     values = []
     for index, turn in enumerate(conversations):
         role = ("human", "gpt")[index % 2]
-        if not isinstance(turn, Mapping) or turn.get("from") != role or "value" not in turn:
+        if not isinstance(turn, dict) or turn.get("from") != role or "value" not in turn:
             raise EntryError("roles out of turn", f"turn {index + 1} must be from `{role}`, got {shown(turn)}")
         values.append(turn["value"])
     if not all(isinstance(question, str) for question in values[::2]):

@@ -9,22 +9,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.data.images import ImageStore, open_images
+from llava_grounding.data.images import ImageStore, open_images, stays_inside
 from llava_grounding.data.readers.box_forms import BoxForms
 from llava_grounding.data.readers.reading import (
     EntryError,
     ImageRow,
+    Key,
     LeftOut,
     PackedRecords,
     are_numbers,
     box_from_xywh,
     checked_size,
+    key_of,
     label_id,
     list_under,
     naming,
     plain_text,
     read_json,
-    whole_number,
 )
 from llava_grounding.data.record import Annotation, Expression, Record
 from llava_grounding.errors import DataError
@@ -74,14 +75,14 @@ class VisualGenome(PackedRecords):
             return cls(data, described, open_images(images), name)
 
 
-def _images(rows: list[Any], left_out: LeftOut) -> dict[int, ImageRow]:
+def _images(rows: list[Any], left_out: LeftOut) -> dict[Key, ImageRow]:
     """By id, with file names as their addresses end: `VG_100K/7.jpg`."""
-    images: dict[int, ImageRow] = {}
+    images: dict[Key, ImageRow] = {}
     for row in rows:
         try:
             if not isinstance(row, Mapping):
                 raise EntryError("image that is no object")
-            image_id = whole_number(row.get("image_id", row.get("id")), "image id")
+            image_id = key_of(row.get("image_id", row.get("id")), "image id")
             if image_id in images:
                 raise EntryError("image id used twice")
             url = row.get("url")
@@ -92,9 +93,9 @@ def _images(rows: list[Any], left_out: LeftOut) -> dict[int, ImageRow]:
     return images
 
 
-def _is_flat(known: Mapping[int, ImageRow], images: ImageStore) -> bool:
+def _is_flat(known: Mapping[Key, ImageRow], images: ImageStore) -> bool:
     """Whether the images lie in one place, by the first that is found."""
-    for image in list(known.values())[:_PROBES]:
+    for image in [one for one in list(known.values())[:_PROBES] if stays_inside(one.file_name)]:
         if images.has(image.file_name):
             return False
         if images.has(_base(image.file_name)):
@@ -103,7 +104,7 @@ def _is_flat(known: Mapping[int, ImageRow], images: ImageStore) -> bool:
 
 
 def _records(
-    known: dict[int, ImageRow],
+    known: dict[Key, ImageRow],
     rows: list[Any],
     images: ImageStore,
     is_flat: bool,
@@ -114,7 +115,7 @@ def _records(
         try:
             if not isinstance(row, Mapping):
                 raise EntryError("regions that are no object")
-            image = known.pop(whole_number(row.get("id", row.get("image_id")), "image id"), None)
+            image = known.pop(key_of(row.get("id", row.get("image_id")), "image id"), None)
             if image is None:
                 raise EntryError("regions of an unknown image, or given twice")
             regions = list_under(row, "regions", "image")
@@ -147,7 +148,7 @@ def _usable(
                 raise EntryError("region whose x, y, width and height are not finite numbers")
             forms.see(box, size_wh)
             phrase = plain_text(region.get("phrase"), "region")
-            number = None if region.get("region_id") is None else whole_number(region["region_id"], "region id")
+            number = None if region.get("region_id") is None else key_of(region["region_id"], "region id")
             yield Annotation("", box_from_xywh(box, size_wh), None, "thing", number), phrase
         except EntryError as why:
             left_out.add(label_id(region), why)

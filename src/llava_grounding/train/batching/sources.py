@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -22,6 +21,7 @@ from llava_grounding.data.augmentation import augment
 from llava_grounding.data.mark_drawing import draw_marks
 from llava_grounding.data.readers.coco import PACK_VARIABLE, CocoPhotos, PhotoPack
 from llava_grounding.data.readers.reading import IMAGE_MISSING
+from llava_grounding.data.readers.registry import READERS, reader_of
 from llava_grounding.data.record import Dataset
 from llava_grounding.data.sample import Sample, mirror_sample
 from llava_grounding.dialogues.builder import build_sample
@@ -35,21 +35,7 @@ from llava_grounding.train.batching.mixture import SampleSource
 
 logger = logging.getLogger(__name__)
 
-_READERS: dict[str, str] = {
-    "coco": "coco:CocoPhotos",
-    "coco_panoptic": "coco_panoptic:CocoPanoptic",
-    "refcoco": "refcoco:RefCoco",
-    "visual_genome": "visual_genome:VisualGenome",
-    "flickr30k": "flickr30k:Flickr30kEntities",
-    "flickr30k_mdetr": "flickr30k:Flickr30kMdetr",
-    "llava": "llava:LlavaDialogues",
-    "gvc": "gvc:GvcDialogues",
-    "region_captions": "gvc:RegionCaptions",
-    "set_of_mark": "set_of_mark:SetOfMarkDialogues",
-    "custom": "custom:CustomData",
-}
-"""Kind -> module and class, whose `from_files` takes the kind's keys."""
-KINDS = ("scenes", "photos", *_READERS)
+KINDS = ("scenes", "photos", *READERS)
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 _COMMON = ("kind", "weight", "name", "optional")
 
@@ -257,12 +243,7 @@ def is_there(values: Mapping[str, Any], root: Path | None) -> bool:
 def _reader(values: Mapping[str, Any], root: Path | None) -> tuple[Callable[..., Dataset], dict[str, Any]]:
     """What reads a source, and what it is to be called with."""
     kind = str(values["kind"])
-    if kind not in _READERS:
-        raise ConfigError(
-            f"unknown kind of data {quoted(kind)}{did_you_mean(kind, KINDS)}; known are {', '.join(KINDS)}"
-        )
-    module, _, class_name = _READERS[kind].partition(":")
-    read = getattr(import_module(f"llava_grounding.data.readers.{module}"), class_name).from_files
+    read = reader_of(kind, ("scenes", "photos"))
     parameters = inspect.signature(read).parameters
     _check_keys(kind, values, ("dialogue", *parameters))
     missing = [

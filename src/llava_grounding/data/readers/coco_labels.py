@@ -1,0 +1,240 @@
+"""The labels of a COCO instances file: images, categories, annotations, and what the file says to mean them.
+
+What other readers need of such a file. Knows no captions and no layout of folders.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from llava_grounding.data.readers.box_forms import BoxForms
+from llava_grounding.data.readers.category_names import natural_name, read_categories, surfaces_of
+from llava_grounding.data.readers.exhaustive import FileCoverage, is_no_category, is_unlabelled_region
+from llava_grounding.data.readers.numbers import MAX_ID
+from llava_grounding.data.readers.reading import (
+    MAX_LABELS,
+    EntryError,
+    Key,
+    LeftOut,
+    box_from_xywh,
+    box_or_around,
+    checked_segmentation,
+    image_rows,
+    is_crowd,
+    key_of,
+    key_or_none,
+    label_id,
+    plain_text,
+    rows_of,
+    same_pictures,
+    shown,
+)
+from llava_grounding.data.record import Annotation, Segmentation
+from llava_grounding.errors import DataError
+from llava_grounding.masks import rle_area
+
+TEXT_KEYS = ("caption", "captions", "expressions", "sentences", "phrase", "phrases", "description")
+"""Keys of annotations under which files say in words what is meant."""
+_UNREAD = ("attributes", "score", "keypoints", "tokens_positive")
+_TELLING = frozenset((*TEXT_KEYS, *_UNREAD))
+_ANYTHING = ("object", "objects", "region", "thing")  # categories of files whose annotations say what they are
+
+
+class CocoLabels:
+    """The usable labels of a COCO instances file.
+
+    Args:
+        data: the parsed file.
+        left_out: counts every image, category and annotation that cannot be used.
+        thorough: also unpack run lengths to see that they are whole; for files of moderate size.
+        label_sets: category names by the `label_set` of images.
+        exhaustive: whether a file that says nothing of itself is taken to label every visible thing of its categories.
+        crowds_as_things: whether an annotation with `iscrowd` is one thing, as tools write it that set it for every
+            mask made with a brush.
+        used: where `data` is a part of a file, ids of the categories that annotations of the whole file bear. What only
+            the whole file can show, as the form of its boxes, is then not judged.
+
+        release: let go of rows of `data` as they are read; it is of no use afterwards, and half as much memory is
+            needed.
+        texts: keys of annotations under which words are read that mean them.
+
+    Attributes:
+        images: by id, in order.
+        categories: names by id, empty for one that is none, as `background`.
+        annotations: image id -> annotation id (a number of ours where there is none) -> annotation, in order.
+        expressions: image id -> what the file says to mean an annotation, with its place among those of the image.
+        ambiguous: ids that several annotations of the file bear. The first usable one is kept, but whatever names such
+            an id may mean the other.
+        coverage: which categories are complete in which image.
+        unread: keys of annotations that mean something and are not read, with how many have them.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        left_out: LeftOut,
+        thorough: bool = False,
+        label_sets: Mapping[str, frozenset[str]] | None = None,
+        exhaustive: bool = True,
+        crowds_as_things: bool = False,
+        used: Iterable[Key] | None = None,
+        release: bool = False,
+        texts: Sequence[str] = TEXT_KEYS,
+    ) -> None:
+        what = "a COCO instances file"
+        self._thorough, self._crowds_as_things, self._left_out = thorough, crowds_as_things, left_out
+        self._text_keys = texts
+        self._forms = BoxForms()
+        image_list, category_list = rows_of(data, "images", what), rows_of(data, "categories", what)
+        self.images = image_rows(image_list, left_out, named_once=True)
+        self._twins = same_pictures(image_list, self.images)
+        names = read_categories(category_list, left_out)
+        self._surfaces = surfaces_of(category_list)
+        names |= {number: natural_name(names[number]) for number in self._surfaces & names.keys()}
+        self.categories = {number: "" if is_no_category(name) else name for number, name in names.items()}
+        self.coverage = FileCoverage(category_list, names, label_sets, exhaustive)
+        self.coverage.see_all(used or ())
+        for image in self.images.values():
+            self.coverage.see_image(image)
+        self._unlabelled = {number for number, name in names.items() if is_unlabelled_region(name)}
+        self._nameless = {number for number, name in names.items() if name.lower() in _ANYTHING}
+        self.annotations: dict[Key, dict[object, Annotation]] = {}
+        self.expressions: dict[Key, list[tuple[str, int]]] = {}
+        self.unread: Counter[str] = Counter()
+        self.ambiguous: frozenset[Key] = frozenset()
+        self._read(rows_of(data, "annotations", what), release)
+        if used is None:
+            self._forms.refuse()
+
+    def _read(self, rows: list[Any], release: bool) -> None:
+        first: dict[Key, int] = {}  # of each annotation id the row that bears it first
+        used: set[Key] = set()  # ids that an annotation bears which is kept
+        ambiguous: set[Key] = set()
+        categories: set[Key] = set()
+        for number, row in enumerate(rows):
+            if release:
+                rows[number] = None
+            try:
+                if type(row) is not dict and not isinstance(row, Mapping):
+                    raise EntryError("annotation that is no object")
+                category = row.get("category_id")
+                if type(category) is not int or not -MAX_ID < category < MAX_ID:
+                    category = key_or_none(category)
+                if category is not None:
+                    categories.add(category)
+                key = row.get("id")
+                if key is not None and (type(key) is not int or not -MAX_ID < key < MAX_ID):
+                    key = key_or_none(key)
+                twice = key in first
+                new = twice and key not in ambiguous
+                if key is not None and twice:
+                    ambiguous.add(key)
+                elif key is not None:
+                    first[key] = number
+                annotation, image_id, texts = self._annotation(row, category, key)
+                labels = self.annotations.get(image_id)
+                if labels is None:
+                    labels = self.annotations[image_id] = {}
+                if twice and key in used:
+                    if labels.get(key) == annotation and self._is_repeated(row, rows[first[key]], texts, image_id, key):
+                        if new:
+                            ambiguous.discard(key)
+                        continue
+                    raise EntryError("annotation id used twice")
+                if len(labels) >= MAX_LABELS:
+                    raise EntryError(f"more than {MAX_LABELS} annotations of one image")
+            except EntryError as why:
+                self._left_out.add(f"annotation {label_id(row)}", why)
+                self.lose(row)
+                continue
+            if texts:
+                place = len(labels)
+                self.expressions.setdefault(image_id, []).extend((text, place) for text in texts)
+            if key is None:
+                labels[f"row {number}"] = annotation
+            else:
+                labels[key] = annotation
+                used.add(key)
+            if annotation.region == "crowd":
+                self.lose(row)
+        self.ambiguous = frozenset(ambiguous)
+        self.coverage.see_all(categories)
+
+    def _is_repeated(self, row: Any, before: Any, texts: Sequence[str], image_id: Key, key: Key) -> bool:
+        """Whether a row says no more than the one before with its id, which may have been let go of."""
+        if before is not None:
+            return bool(row == before)
+        place = list(self.annotations[image_id]).index(key)
+        return list(texts) == [text for text, of in self.expressions.get(image_id, ()) if of == place]
+
+    def lose(self, row: Any) -> None:
+        """Note that an annotation of the file is left out, or hides others of its kind."""
+        row = row if isinstance(row, Mapping) else {}
+        image_id, category = key_or_none(row.get("image_id")), key_or_none(row.get("category_id"))
+        known = image_id in self.images or image_id in self._twins or isinstance(image_id, int)
+        image_ids = self._twins.get(image_id, (image_id,)) if known and image_id is not None else None
+        self.coverage.lose(image_ids, None if category in self._unlabelled else category)
+
+    def _annotation(
+        self, row: Mapping[str, Any], number: Key | None, key: Key | None
+    ) -> tuple[Annotation, Key, Sequence[str]]:
+        """An annotation with the id of its image, and what the file says to mean it.
+
+        Args:
+            number: of its category.
+            key: its id.
+        """
+        image_id = row.get("image_id")
+        if type(image_id) is not int or not -MAX_ID < image_id < MAX_ID:
+            image_id = key_of(image_id, "image id")
+        image = self.images.get(image_id)
+        if image is None:
+            raise EntryError("annotation of an unknown image", f"image_id {shown(image_id)} is no image of the file")
+        if number not in self.categories:
+            number = key_of(row.get("category_id"), "category id")
+            raise EntryError(
+                "annotation of an unknown category", f"category_id {number} is no category of the file that can be used"
+            )
+        category = self.categories[number]
+        size_wh = image.size_wh
+        bbox, segmentation = row.get("bbox"), row.get("segmentation")
+        self._forms.see(bbox, size_wh, segmentation)
+        region = "stuff" if number in self._surfaces else "thing"
+        if "mask" in row and isinstance(row["mask"], str):
+            region = {"stuff": "stuff", "semantic": "class"}.get(row["mask"], region)
+        if (row.get("iscrowd") and is_crowd(row) and not self._crowds_as_things) or number in self._unlabelled:
+            region = "crowd"
+        mask = None if segmentation is None else self._segmentation(segmentation, size_wh)
+        box = box_from_xywh(bbox, size_wh) if mask is None else box_or_around(bbox, mask, size_wh)
+        if key is None and row.get("id") is not None:
+            key_of(row["id"], "annotation id")
+        texts: Sequence[str] = () if _TELLING.isdisjoint(row) else self._texts(row, key)
+        if texts and number in self._nameless:
+            category = ""
+        return Annotation(category, box, mask, region, key), image_id, texts
+
+    def _texts(self, row: Mapping[str, Any], key: Key | None) -> list[str]:
+        """What the file says to mean an annotation, each text once; notes what it says that is not read."""
+        self.unread.update(one for one in _UNREAD if row.get(one) not in (None, [], {}, ""))
+        texts = []
+        for name in self._text_keys:
+            values = row.get(name)
+            for value in values if isinstance(values, list) else [] if values is None else [values]:
+                if isinstance(value, Mapping):
+                    value = value.get("sent") or value.get("raw")
+                try:
+                    texts.append(plain_text(value, name))
+                except EntryError as why:
+                    self._left_out.add(f"{name} of annotation {shown(key)}", why)
+        return list(dict.fromkeys(texts))
+
+    def _segmentation(self, value: Any, size_wh: tuple[int, int]) -> Segmentation | None:
+        mask = checked_segmentation(value, size_wh)
+        if self._thorough and isinstance(mask, Mapping):
+            try:
+                rle_area(mask)
+            except DataError as error:
+                raise EntryError("broken run lengths", str(error)) from error
+        return mask

@@ -1,0 +1,265 @@
+"""Label Studio's JSON and JSON-MIN: rectangles, polygons, ellipses and brush masks in percent of the picture.
+
+Knows no other format. Of a task that several people did, the last that was not given up counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import numpy as np
+
+from llava_grounding.data.images import ImageStore
+from llava_grounding.data.readers.pictures import Picture, PictureRecords, ellipse, polygons, rotated_box, size_of
+from llava_grounding.data.readers.reading import (
+    EntryError,
+    LeftOut,
+    are_numbers,
+    as_numbers,
+    checked_size,
+    label_id,
+    named,
+    naming,
+    shown,
+)
+from llava_grounding.data.readers.rows import image_store, read_entries
+from llava_grounding.data.record import Expression
+from llava_grounding.errors import DataError
+from llava_grounding.masks import MAX_UNPACKED_PIXELS
+
+_IMAGE_KEYS = ("image", "img", "image_url", "picture", "photo")
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
+_PICTURE = re.compile(r"\.(?:jpe?g|png|webp|bmp)\b", re.IGNORECASE)
+_LABELS = ("rectanglelabels", "polygonlabels", "brushlabels", "ellipselabels", "labels")
+
+
+class LabelStudio(PictureRecords):
+    """Records of an export; what is written beside a region (`textarea`) means it."""
+
+    @classmethod
+    def from_files(
+        cls,
+        labels: str | Path,
+        images: str | Path | ImageStore | None = None,
+        exhaustive: bool = True,
+        name: str | None = None,
+    ) -> LabelStudio:
+        """Reads an export.
+
+        Args:
+            labels: a list of tasks, as JSON or JSON-MIN.
+            images: folder, tar shards or zip of the pictures, under the names that they were uploaded with, or with
+                the eight digits that Label Studio puts before; by default `images` beside the file, else its folder.
+            exhaustive: whether every visible thing of the labels that occur is labelled.
+            name: what the data is called in reports; by default the file's stem.
+
+        Raises:
+            DataError: if it cannot be read, or is of another kind.
+        """
+        path = Path(labels)
+        entries = read_entries(path, "tasks")
+        with naming(path):
+            if entries and not any(
+                isinstance(one, Mapping) and (one.keys() & {"data", "label", "annotation_id"}) for _, one in entries
+            ):
+                raise DataError(f"Label Studio's file must be a list of tasks with `data`, got {shown(entries[0][1])}")
+            if images is None:
+                images = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+            store, left_out, unread = image_store(images), LeftOut(), Counter[str]()
+            return cls(name or path.stem, _read(entries, store, left_out, unread), store, left_out, exhaustive, unread)
+
+
+def _read(
+    entries: list[tuple[str, Any]], store: ImageStore, left_out: LeftOut, unread: Counter[str]
+) -> Iterator[Picture]:
+    for place, entry in entries:
+        try:
+            if not isinstance(entry, Mapping):
+                raise EntryError("task that is no object")
+            results = _results(entry)
+            name = _image_name(entry, store)
+            picture = Picture(name, _size(results, name, store))
+        except EntryError as why:
+            left_out.add(f"task {label_id(entry, ('id',), place)}", why)
+            continue
+        texts = _texts(results)
+        for number, result in enumerate(results, start=1):
+            value = result.get("value")
+            kinds = [key for key in _LABELS if isinstance(value, Mapping) and key in value]
+            if not kinds or not isinstance(value, Mapping):
+                if result.get("type") not in ("textarea", None):
+                    unread[str(result.get("type"))[:40]] += 1
+                continue
+            said = value[kinds[0]]
+            category = said[0] if isinstance(said, list) and len(said) == 1 else None
+            with picture.label(f"region {number}", category, left_out):
+                if category is None:
+                    raise EntryError("region without one label", f"a region must have one label, got {shown(said)}")
+                row = _add(picture, value, category)
+                for text in texts.get(str(result.get("id")), ()):
+                    picture.expressions.append(Expression(text, (row,)))
+        yield picture
+
+
+def _results(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The regions of a task."""
+    if "annotations" in entry or "completions" in entry:
+        done = entry.get("annotations", entry.get("completions"))
+        done = (
+            [one for one in done if isinstance(one, Mapping) and not one.get("was_cancelled")]
+            if isinstance(done, list)
+            else []
+        )
+        if not done:
+            raise EntryError("task that nobody has done")
+        best = next((one for one in done if one.get("ground_truth")), done[-1])
+        results = best.get("result")
+        return [one for one in results if isinstance(one, Mapping)] if isinstance(results, list) else []
+    # JSON-MIN has the values alone, under the name of whatever asked for them.
+    found: list[Mapping[str, Any]] = []
+    for value in entry.values():
+        if isinstance(value, list) and all(isinstance(one, Mapping) for one in value):
+            found += [
+                {"value": one, **{key: one.get(key) for key in ("original_width", "original_height")}} for one in value
+            ]
+    return found
+
+
+def _image_name(entry: Mapping[str, Any], store: ImageStore) -> str:
+    data = entry.get("data", entry)
+    data = data if isinstance(data, Mapping) else {}
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
+    said = next((texts[key] for key in _IMAGE_KEYS if key in texts), None)
+    said = said or next((value for value in texts.values() if _PICTURE.search(value)), None)
+    if not said or "\0" in said:
+        raise EntryError("no image", f"the task must name a picture, got {shown(data)}")
+    try:
+        parts = urlsplit(said.replace("\\", "/"))
+        local = parse_qs(parts.query).get("d", [""])[0]
+    except ValueError as error:
+        raise EntryError("no image", f"the task must name a picture, got {named(said)}") from error
+    path = unquote(local or parts.path).lstrip("/")
+    base = path.rpartition("/")[2]
+    names = [path, base, _UPLOAD.sub("", base)]
+    return next((one for one in names if one and ".." not in one and store.has(one)), base or named(said))
+
+
+def _size(results: list[Mapping[str, Any]], name: str, store: ImageStore) -> tuple[int, int]:
+    for result in results:
+        if result.get("original_width") and result.get("original_height"):
+            return checked_size(result["original_width"], result["original_height"])
+    return size_of(store, name)
+
+
+def _texts(results: list[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What is written beside regions, by their id."""
+    found: dict[str, list[str]] = {}
+    for result in results:
+        value = result.get("value")
+        if result.get("type") == "textarea" and isinstance(value, Mapping):
+            said = value.get("text")
+            lines = said if isinstance(said, list) else [said]
+            found.setdefault(str(result.get("id")), []).extend(
+                " ".join(line.split()) for line in lines if isinstance(line, str) and line.strip()
+            )
+    return found
+
+
+def _numbers(value: Mapping[str, Any], *keys: str) -> list[float]:
+    numbers = as_numbers([value.get(key) for key in keys])
+    if not are_numbers(numbers, len(keys)):
+        raise EntryError("region that is not finite numbers", f"a region must have numbers as {', '.join(keys)}")
+    return [float(number) for number in numbers]
+
+
+def _add(picture: Picture, value: Mapping[str, Any], category: str) -> int:
+    assert picture.size_wh is not None
+    width, height = picture.size_wh
+    degrees = _numbers(value, "rotation")[0] if value.get("rotation") else 0.0
+    if "points" in value:
+        points = value["points"]
+        if not isinstance(points, list) or not all(are_numbers(point, 2) for point in points):
+            raise EntryError("points that are no pairs of numbers", f"points must be pairs, got {shown(points)}")
+        flat = [place * side / 100 for point in points for place, side in zip(point, (width, height), strict=True)]
+        return picture.add(category, None, polygons([flat], picture.size_wh))
+    if "rle" in value:
+        return _add_brush(picture, value["rle"], category)
+    if "radiusX" in value:
+        x, y, rx, ry = _numbers(value, "x", "y", "radiusX", "radiusY")
+        shape = ellipse(x * width / 100, y * height / 100, rx * width / 100, ry * height / 100, degrees)
+        return picture.add(category, None, polygons(shape, picture.size_wh))
+    x, y, w, h = _numbers(value, "x", "y", "width", "height")
+    box = (x * width / 100, y * height / 100, (x + w) * width / 100, (y + h) * height / 100)
+    if degrees:
+        return picture.add(category, None, rotated_box(box, degrees, about_centre=False))
+    return picture.add(category, box)
+
+
+def _add_brush(picture: Picture, rle: Any, category: str) -> int:
+    assert picture.size_wh is not None
+    width, height = picture.size_wh
+    if 4 * width * height > MAX_UNPACKED_PIXELS:
+        raise EntryError(
+            "brush mask that is too large", f"a brush mask must have at most {MAX_UNPACKED_PIXELS // 4} pixels"
+        )
+    return picture.add_mask(
+        category, decode_brush(rle, 4 * width * height).reshape(height, width, 4)[:, :, 3] > 0, (0, 0)
+    )
+
+
+def decode_brush(rle: Any, count: int) -> np.ndarray:
+    """The bytes of a brush mask: RGBA, row by row, of which the last says where it is painted.
+
+    The code is a stream of bits: how many words there are (32), the bits of a word less one (5), and four lengths less
+    one (4 each); then blocks: whether all words are one, which of the lengths is used (2), how many words less one
+    there are, and the words.
+
+    Args:
+        count: bytes that there must be.
+
+    Raises:
+        EntryError: if there are others, or it is cut off.
+    """
+    if not isinstance(rle, list) or set(map(type, rle)) - {int} or not all(0 <= one < 256 for one in rle):
+        raise EntryError("broken brush mask", "`rle` must be a list of bytes")
+    bits = np.unpackbits(np.array(rle, dtype=np.uint8))
+    weights = 1 << np.arange(63, -1, -1, dtype=np.uint64)
+    place = 0
+
+    def read(length: int) -> int:
+        nonlocal place
+        place += length
+        if place > len(bits):
+            raise EntryError("broken brush mask", "`rle` ends early")
+        return (
+            int((bits[place - length : place] * weights[64 - length :]).sum())
+            if length > 8
+            else int("".join(map(str, bits[place - length : place].tolist())), 2)
+        )
+
+    total, word = read(32), read(5) + 1
+    lengths = [read(4) + 1 for _ in range(4)]
+    if total != count or word != 8:
+        raise EntryError("broken brush mask", f"`rle` must hold {count} bytes, got {total} words of {word} bits")
+    values = np.zeros(count, dtype=np.uint8)
+    done = 0
+    while done < count:
+        alike = read(1)
+        end = done + 1 + read(lengths[read(2)])
+        if end > count:
+            raise EntryError("broken brush mask", f"`rle` must hold {count} bytes, got more")
+        if alike:
+            values[done:end] = read(8)
+        else:
+            stop = place + 8 * (end - done)
+            if stop > len(bits):
+                raise EntryError("broken brush mask", "`rle` ends early")
+            values[done:end] = np.packbits(bits[place:stop])
+            place = stop
+        done = end
+    return values

@@ -1,0 +1,131 @@
+"""Chats as `messages` and `images`, as LLaMA-Factory, Swift, TRL and Qwen's scripts take them. No phrase is grounded.
+
+Each message has a `role` and a `content`: text, or a list of parts. Knows no other format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from llava_grounding.data.images import ImageStore
+from llava_grounding.data.readers.files import without_collections
+from llava_grounding.data.readers.llava import TEXT_ONLY, label_of
+from llava_grounding.data.readers.pictures import Picture, PictureRecords
+from llava_grounding.data.readers.reading import (
+    IMAGE_TOKEN,
+    EntryError,
+    LeftOut,
+    file_name_of,
+    naming,
+    shown,
+)
+from llava_grounding.data.readers.rows import image_store, read_entries, words_only
+from llava_grounding.errors import DataError
+
+SEVERAL = "several images"
+"""Reason for which a chat about more than one picture is left out: this model looks at one."""
+_LISTS = ("messages", "conversations")
+_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant"}
+_PICTURES = ("images", "image")
+
+
+class ChatMessages(PictureRecords):
+    """One record per chat; what a `system` says is left out, as the model has words of its own for it."""
+
+    @classmethod
+    def from_files(
+        cls, dialogues: str | Path, images: str | Path | ImageStore | None = None, name: str | None = None
+    ) -> ChatMessages:
+        """Reads a file.
+
+        Args:
+            dialogues: JSON list, or one chat per line.
+            images: folder, tar shards or zip; by default the folder of the file.
+            name: what the data is called in reports; by default the file's stem.
+
+        Raises:
+            DataError: if it cannot be read, or is of another kind.
+        """
+        path = Path(dialogues)
+        with without_collections(), naming(path):
+            entries = read_entries(path, "chats with `messages`")
+            if entries and not any(isinstance(one, Mapping) and one.keys() & set(_LISTS) for _, one in entries):
+                raise DataError(f"chats must be objects with `messages`, got {shown(entries[0][1])}")
+            store, left_out = image_store(images if images is not None else path.parent), LeftOut()
+            return cls(name or path.stem, _read(entries, left_out), store, left_out, exhaustive=False)
+
+
+def _read(entries: list[tuple[str, Any]], left_out: LeftOut) -> Iterator[Picture]:
+    for place, entry in entries:
+        try:
+            picture = _picture(entry)
+        except EntryError as why:
+            left_out.add(label_of(entry, place), why)
+        else:
+            yield picture
+
+
+def _picture(entry: Any) -> Picture:
+    if not isinstance(entry, Mapping):
+        raise EntryError("no dialogue", f"a chat must be an object with `messages`, got {shown(entry)}")
+    rows = next((entry[key] for key in _LISTS if isinstance(entry.get(key), list)), None)
+    if not rows:
+        raise EntryError("no dialogue", f"a chat must have a list of `messages`, got {shown(entry)}")
+    said: Any = next((entry[key] for key in _PICTURES if entry.get(key)), [])
+    pictures = [_source(one) for one in (said if isinstance(said, list) else [said])]
+    texts: list[str] = []
+    for number, row in enumerate(rows, start=1):
+        role, text, shown_here = _message(row, number)
+        pictures += shown_here
+        if role == "system":
+            continue
+        if role != ("user", "assistant")[len(texts) % 2]:
+            raise EntryError("roles out of turn", f"message {number} must be of the other role, got {shown(row)}")
+        texts.append(text)
+    if len(texts) % 2 or not texts:
+        raise EntryError("no dialogue", "a chat must end with an answer of the assistant")
+    pictures = list(dict.fromkeys(pictures))
+    if not pictures:
+        raise EntryError(TEXT_ONLY, "must have an image")
+    if len(pictures) > 1:
+        raise EntryError(SEVERAL, f"a chat must be about one image, this one has {len(pictures)}")
+    texts[0] = texts[0].strip().removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN).strip()
+    turns = words_only(zip(texts[::2], texts[1::2], strict=True))
+    return Picture(file_name_of(pictures[0], from_root=True), None, dialogues=[turns])
+
+
+def _message(row: Any, number: int) -> tuple[str, str, list[str]]:
+    """Role, text and pictures of a message."""
+    if not isinstance(row, Mapping):
+        raise EntryError("no dialogue", f"message {number} must be an object, got {shown(row)}")
+    role, content = row.get("role", row.get("from")), row.get("content", row.get("value"))
+    if role == "system":
+        return "system", "", []
+    if not isinstance(role, str) or role not in _ROLES:
+        raise EntryError("roles out of turn", f"message {number} must be of user or assistant, got {shown(role)}")
+    if isinstance(content, str):
+        return _ROLES[role], content, []
+    texts, pictures = [], []
+    for part in content if isinstance(content, list) else []:
+        if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif isinstance(part, Mapping) and part.get("type") in ("image", "image_url"):
+            pictures += [_source(part[key]) for key in ("image", "image_url", "url", "path") if part.get(key)][:1]
+        else:
+            raise EntryError("message that is neither text nor image", f"message {number} has {shown(part)}")
+    if not texts:
+        raise EntryError("empty text", f"message {number} must have text, got {shown(content)}")
+    return _ROLES[role], "\n".join(texts), pictures
+
+
+def _source(value: Any) -> str:
+    """What a picture is called; Hugging Face and OpenAI put it into an object."""
+    if isinstance(value, Mapping):
+        value = value.get("path") or value.get("url")
+    if not isinstance(value, str):
+        raise EntryError("no image", f"an image must be the name of a file, got {shown(value)}")
+    if value.startswith("data:"):
+        raise EntryError("image inside of the file", "an image must be the name of a file, not its bytes")
+    return value.removeprefix("file://")

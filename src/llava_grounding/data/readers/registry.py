@@ -1,0 +1,61 @@
+"""The readers by the kind of data that recipes and commands name: adding one is a file and a line here.
+
+A reader is a class whose `from_files` takes what its files are known by; its parameters are the keys of a source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from llava_grounding.data.record import Dataset
+from llava_grounding.errors import ConfigError, did_you_mean, quoted
+
+READERS: dict[str, str] = {
+    "coco": "coco:CocoPhotos",
+    "coco_panoptic": "coco_panoptic:CocoPanoptic",
+    "refcoco": "refcoco:RefCoco",
+    "visual_genome": "visual_genome:VisualGenome",
+    "visual_genome_objects": "visual_genome_objects:VisualGenomeObjects",
+    "flickr30k": "flickr30k:Flickr30kEntities",
+    "flickr30k_mdetr": "flickr30k:Flickr30kMdetr",
+    "llava": "llava:LlavaDialogues",
+    "gvc": "gvc:GvcDialogues",
+    "region_captions": "gvc:RegionCaptions",
+    "set_of_mark": "set_of_mark:SetOfMarkDialogues",
+    "custom": "custom:CustomData",
+    "yolo": "yolo:Yolo",
+    "voc": "voc:PascalVoc",
+    "labelme": "labelme:Labelme",
+    "cvat": "cvat:CvatXml",
+    "via": "via:Via",
+    "label_studio": "label_studio:LabelStudio",
+    "createml": "createml:CreateMl",
+    "messages": "messages:ChatMessages",
+    "metadata": "metadata:MetadataFolder",
+    "grandf": "grandf:GranDf",
+    "osprey": "grounded_texts:Osprey",
+    "ferret": "grounded_texts:Ferret",
+    "shikra": "grounded_texts:Shikra",
+    "kosmos2": "grounded_texts:Kosmos2",
+}
+"""Kind -> module of this room, and class."""
+
+
+def reader_of(kind: str, others: tuple[str, ...] = ()) -> Callable[..., Dataset]:
+    """What reads files of a kind.
+
+    Args:
+        others: kinds that are known elsewhere, for the message.
+
+    Raises:
+        ConfigError: if there is no reader for it.
+    """
+    if kind not in READERS:
+        known = (*others, *READERS)
+        raise ConfigError(
+            f"unknown kind of data {quoted(kind)}{did_you_mean(kind, known)}; known are {', '.join(known)}"
+        )
+    module, _, class_name = READERS[kind].partition(":")
+    read: Callable[..., Dataset] = getattr(import_module(f"{__package__}.{module}"), class_name).from_files
+    return read

@@ -1,0 +1,260 @@
+"""YOLO: a text file per picture, a line per thing: its class and a box or a polygon in shares of the picture.
+
+`data.yaml` names the classes and the folders of each split; without it, `classes.txt` may. Knows no other format.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llava_grounding.data.images import FolderImages, is_unicode, read_file
+from llava_grounding.data.readers.pictures import Picture, PictureRecords, size_of
+from llava_grounding.data.readers.reading import EntryError, LeftOut, named, number_or_none
+from llava_grounding.errors import DataError, did_you_mean, shown
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+"""Of pictures."""
+_NAMES = ("classes.txt", "obj.names", "labels.txt")
+_MAX_BYTES = 2**24  # of a text file
+_SLACK = 1.01  # shares of the picture that are taken for 1
+_VALIDATION = {"val": "valid", "valid": "val", "validation": "val"}
+
+
+class Yolo(PictureRecords):
+    """Records of one split; pictures without a text file, or with an empty one, have nothing of any class."""
+
+    @classmethod
+    def from_files(
+        cls,
+        data: str | Path,
+        split: str | None = "train",
+        names: str | Path | None = None,
+        exhaustive: bool = True,
+        name: str | None = None,
+    ) -> Yolo:
+        """Reads a folder of YOLO's form.
+
+        Args:
+            data: `data.yaml`, or the folder in which it lies, or one with `images` and `labels`, or with both together.
+            split: `train`, `val` or `test`, as `data.yaml` has them; None takes all.
+            names: text file with a class per line, where there is no `data.yaml`.
+            exhaustive: whether every visible thing of the classes is labelled.
+            name: what the data is called in reports; by default the folder's name and the split.
+
+        Raises:
+            DataError: if it is no such folder, or has no such split.
+        """
+        place = Path(data)
+        config = _config_of(place)
+        root = config.parent if config else place
+        values = _read_config(config) if config else {}
+        classes = _classes(values.get("names")) if values else _listed_classes(root, names)
+        if not root.is_dir():
+            raise DataError(f"YOLO's data must be a folder or its data.yaml, got {place}")
+        left_out, unread = LeftOut(), Counter[str]()
+        places = _pictures(root, values, split)
+        return cls(
+            name or f"{root.absolute().name}_{split or 'all'}",
+            _read(root, places, classes, "kpt_shape" in values, left_out, unread),
+            FolderImages(root),
+            left_out,
+            exhaustive,
+            unread,
+        )
+
+
+def _config_of(place: Path) -> Path | None:
+    if place.suffix.lower() in (".yaml", ".yml"):
+        return place
+    found = [path for path in (place / "data.yaml", place / "dataset.yaml") if path.is_file()]
+    found += sorted(path for path in place.glob("*.y*ml") if path not in found and "names" in _read_config(path))
+    return found[0] if found else None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        data = read_file(path)
+        if len(data) > _MAX_BYTES:
+            raise DataError(f"{path} must have at most {_MAX_BYTES} bytes, got {len(data)}")
+        if b"&" in data and b"*" in data:  # anchors could unfold to anything
+            raise DataError(f"{path} must be YAML without anchors")
+        values = yaml.safe_load(data)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    return values if isinstance(values, dict) else {}
+
+
+def _classes(names: Any) -> dict[int, str]:
+    """Names by class, from a list or a mapping."""
+    pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ())
+    found = {number_or_none(key): str(value) for key, value in pairs if isinstance(value, str | int)}
+    return {key: value for key, value in found.items() if key is not None}
+
+
+def _listed_classes(root: Path, names: str | Path | None) -> dict[int, str]:
+    paths = [Path(names)] if names is not None else [root / one for one in _NAMES]
+    paths += [] if names is not None else [root / "labels" / one for one in _NAMES]
+    for path in paths:
+        if path.is_file() or names is not None:
+            return dict(enumerate(line.strip() for line in _lines(path)))
+    return {}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        data = read_file(path)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(data) > _MAX_BYTES:
+        raise DataError(f"{path} must have at most {_MAX_BYTES} bytes, got {len(data)}")
+    return data.decode("utf-8-sig", errors="replace").splitlines()
+
+
+def _pictures(root: Path, values: dict[str, Any], split: str | None) -> list[Path]:
+    """Of a split, in order."""
+    splits = [key for key in ("train", "val", "valid", "validation", "test") if values.get(key)]
+    if splits:
+        wanted = splits if split is None else [one for one in (split, _VALIDATION.get(split)) if one in splits][:1]
+        if not wanted:
+            hint = did_you_mean(str(split), splits)
+            raise DataError(f"split must be one of {splits}, or null for all, got `{split}`{hint}")
+        entries = [
+            entry for key in wanted for entry in (values[key] if isinstance(values[key], list) else [values[key]])
+        ]
+        base = values.get("path")
+        return [path for entry in entries for path in _listed(root, base, entry)]
+    folders = [root / "images" / str(split), root / str(split) / "images", root / str(split)]
+    aside = _VALIDATION.get(str(split))
+    folders += [root / "images" / aside, root / aside / "images"] if aside else []
+    found = next((folder for folder in folders if folder.is_dir()), None)
+    others = [
+        one for one in ("train", "val", "valid", "test") if (root / "images" / one).is_dir() or (root / one).is_dir()
+    ]
+    if split is not None and found is None and others:
+        raise DataError(f"split must be one of {others}, or null for all, got `{split}`")
+    return _below(found or ((root / "images") if (root / "images").is_dir() else root))
+
+
+def _listed(root: Path, base: Any, entry: Any) -> list[Path]:
+    """Pictures of one entry of `data.yaml`: a folder, or a text file that lists them."""
+    if not isinstance(entry, str) or "\0" in entry or not is_unicode(entry):
+        raise DataError(f"a split of data.yaml must be a folder or a list of pictures, got {shown(entry)}")
+    tail = entry.replace("\\", "/")
+    bases = [root / base, root / Path(base).name] if isinstance(base, str) and "\0" not in base else []
+    # Exports say `../train/images` for `train/images`, and paths of the machine that they were made on.
+    short = tail.lstrip("./")
+    parts = Path(short).parts
+    places = [folder / tail for folder in (*bases, root)]
+    places += [root / short, *(root.joinpath(*parts[start:]) for start in range(1, len(parts)))]
+    for place in places:
+        if place.is_dir() and _is_below(place, root):
+            return _below(place)
+        if place.is_file() and place.suffix == ".txt" and _is_below(place, root):
+            return [_found(line.strip(), place, root) for line in _lines(place) if line.strip()]
+    raise DataError(f"data.yaml names `{entry}`, but there is no such folder or list below {root}")
+
+
+def _is_below(place: Path, root: Path) -> bool:
+    return root.resolve() in (place.resolve(), *place.resolve().parents)
+
+
+def _found(line: str, listing: Path, root: Path) -> Path:
+    """A picture of a list, or where it should be."""
+    tail = line.replace("\\", "/").replace("\0", "")
+    spelt = FolderImages(root).names().find(tail.removeprefix("./"))
+    return root / spelt if spelt is not None else listing.parent / tail
+
+
+def _below(folder: Path) -> list[Path]:
+    found = []
+    for place, _, files in os.walk(folder):
+        found += [Path(place) / one for one in files if one.lower().endswith(SUFFIXES)]
+    return sorted(found)
+
+
+def _label_file(picture: Path, root: Path) -> Path | None:
+    """The text file of a picture: in `labels` where it lies in `images`, or beside it."""
+    parts = picture.relative_to(root).parts
+    places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
+    candidates = [root.joinpath(*parts[: places[-1]], "labels", *parts[places[-1] + 1 :])] if places else []
+    candidates += [picture, root / "labels" / picture.name]
+    return next((path for one in candidates if (path := one.with_suffix(".txt")).is_file()), None)
+
+
+def _read(
+    root: Path,
+    places: list[Path],
+    classes: dict[int, str],
+    with_points: bool,
+    left_out: LeftOut,
+    unread: Counter[str],
+) -> Iterator[Picture]:
+    images = FolderImages(root)
+    for place in places:
+        try:
+            name = place.relative_to(root).as_posix()
+        except ValueError:
+            left_out.add(f"image {named(str(place))}", "image outside its folder")
+            continue
+        try:
+            picture = Picture(name, size_of(images, name))
+        except EntryError as why:
+            left_out.add(f"image {named(name)}", why)
+            continue
+        labels = _label_file(place, root)
+        seen = set()
+        for number, line in enumerate(_lines(labels) if labels else [], start=1):
+            if not (words := line.split()) or tuple(words) in seen:
+                continue
+            seen.add(tuple(words))
+            kind = number_or_none(words[0])
+            category = classes.get(kind, "") if kind is not None else ""
+            with picture.label(f"line {number}", category, left_out):
+                _add(picture, words, category, kind, with_points, bool(classes), unread)
+        yield picture
+
+
+def _add(
+    picture: Picture,
+    words: list[str],
+    category: str,
+    kind: int | None,
+    with_points: bool,
+    named_classes: bool,
+    unread: Counter[str],
+) -> None:
+    if kind is None:
+        raise EntryError("class that is no whole number", f"a line must begin with its class, got {shown(words[0])}")
+    if not category:
+        why = "is no class of data.yaml" if named_classes else f"has no name: say `names`, a file such as {_NAMES[0]}"
+        raise EntryError("class without a name", f"class {kind} {why}")
+    try:
+        shares = [float(word) for word in words[1:]]
+    except ValueError:
+        raise EntryError("numbers that are none", f"a line must be numbers, got {shown(' '.join(words))}") from None
+    if with_points and len(shares) > 4:
+        unread["keypoints"] += 1
+        shares = shares[:4]
+    if len(shares) == 5:
+        unread["score"] += 1
+        shares = shares[:4]
+    if len(shares) != 4 and (len(shares) < 6 or len(shares) % 2):
+        raise EntryError(
+            "neither box nor polygon", f"a line must have 4 numbers or 3 points, got {len(shares)} numbers"
+        )
+    if not all(-_SLACK < share <= _SLACK for share in shares):  # NaN is not
+        raise EntryError("numbers that are no shares", f"YOLO's numbers must be 0 to 1, got {shown(shares)}")
+    assert picture.size_wh is not None
+    width, height = picture.size_wh
+    if len(shares) == 4:
+        x, y, w, h = (share * side for share, side in zip(shares, (width, height) * 2, strict=True))
+        picture.add(category, (x - w / 2, y - h / 2, x + w / 2, y + h / 2))
+        return
+    points = [share * (height if place % 2 else width) for place, share in enumerate(shares)]
+    picture.add(category, None, [points])

@@ -1,0 +1,325 @@
+"""What a file or a folder of data is: its kind, the files it consists of, and the lines of a recipe that name them.
+
+Looks at names and at the outermost form of what is in the files; whether it can be read is the business of readers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llava_grounding.data.images import FolderImages, read_file
+from llava_grounding.data.readers.files import describe_file, read_json
+from llava_grounding.data.readers.reading import EntryError
+from llava_grounding.data.readers.xml_files import parse_xml
+from llava_grounding.errors import DataError
+
+WHAT: dict[str, str] = {
+    "coco": "COCO instances",
+    "coco_panoptic": "COCO panoptic labels",
+    "coco_captions": "COCO captions",
+    "refcoco": "referring expressions on COCO",
+    "visual_genome": "region descriptions of Visual Genome",
+    "flickr30k": "Flickr30K Entities",
+    "flickr30k_mdetr": "captions with tied phrases, in MDETR's form",
+    "llava": "dialogues in LLaVA's form",
+    "gvc": "grounded visual chat of LLaVA-Grounding",
+    "set_of_mark": "dialogues with marks",
+    "custom": "dialogues of your own",
+    "yolo": "YOLO",
+    "voc": "Pascal VOC",
+    "labelme": "labelme",
+    "cvat": "CVAT, XML 1.1 for images",
+    "via": "VIA (VGG Image Annotator)",
+    "label_studio": "Label Studio",
+    "createml": "CreateML",
+    "messages": "chats as `messages` and `images`",
+    "visual_genome_objects": "objects of Visual Genome",
+    "grandf": "GranD-f (grounded conversation generation)",
+    "osprey": "dialogues of Osprey",
+    "ferret": "dialogues of Ferret",
+    "shikra": "dialogues of Shikra",
+    "kosmos2": "grounded captions of Kosmos-2 or GrIT",
+    "metadata": "a folder of pictures with metadata, as Hugging Face's",
+}
+"""Kind -> what it is called."""
+
+_TALKS = {"llava", "gvc", "set_of_mark", "messages", "osprey", "ferret", "shikra", "kosmos2", "grandf"}
+_GROUNDED: dict[str, tuple[str, set[str]]] = {
+    "osprey": ("dialogues", {"annotation", "conversations"}),
+    "ferret": ("dialogues", {"box_x1y1x2y2"}),
+    "shikra": ("dialogues", {"boxes", "question_boxes_seq"}),
+    "kosmos2": ("captions", {"noun_chunks"}),
+    "grandf": ("captions", {"caption", "groundings"}),
+}
+"""Kind -> its key for the file, and keys of entries by which it is told."""
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_PLACES = ("images", "JPEGImages", "img", "data", "train", "train2017", "train2014", "val2017", "val2014")
+_MOST_FILES = 200  # of a folder that are looked into
+_PROBES = 20  # names by which the folder of pictures is found
+_SPLITS = ("train", "val", "valid", "test")
+_LONG_LABELS = "{categories: 1.0, referring: 1.0, region_names: 1.0}"
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """Data of one kind.
+
+    Args:
+        kind: of a source, `coco_captions` for a file that belongs to another.
+        values: the other keys of the source; paths as they were found.
+        missing: keys that must be said and were not found, with what they are.
+        splits: that there are besides.
+    """
+
+    kind: str
+    values: Mapping[str, Path | str | None] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    splits: tuple[str, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """What it is called."""
+        return WHAT[self.kind]
+
+    def recipe_line(self, root: Path) -> str:
+        """The source as a line of a recipe, with paths relative to `root`."""
+        words = [f"kind: {self.kind}"]
+        for key, value in {**self.values, **dict.fromkeys(self.missing, "...")}.items():
+            text = os.path.relpath(value, root) if isinstance(value, Path) else "null" if value is None else value
+            words.append(f"{key}: {_quoted(text)}")
+        if self.kind not in _TALKS and self.kind != "metadata":
+            words.append(f"dialogue: {_LONG_LABELS}")
+        return f"  - {{{', '.join(words)}}}"
+
+
+def recognise(path: Path) -> list[Recognised]:
+    """What is at a place: usually one kind of data, more where a folder holds several.
+
+    Raises:
+        DataError: if there is nothing that can be read, saying what there is instead.
+    """
+    if not path.exists():
+        raise DataError(f"there is nothing at {path}")
+    found = list(_of_folder(path)) if path.is_dir() else [_of_file(path)]
+    if not found:
+        pictures = sum(1 for one in _files(path) if one.suffix.lower() in _PICTURES)
+        raise DataError(
+            f"{path} has {pictures} pictures among the first {_MOST_FILES} files, and nothing that says what is in them"
+        )
+    return found
+
+
+def _quoted(text: str) -> str:
+    plain = text == "null" or (text.replace("/", "").replace("_", "").replace(".", "").replace("-", "").isalnum())
+    return text if plain else str(yaml.safe_dump(text, default_style='"', width=10_000)).strip()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    count = 0
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            if (count := count + 1) > _MOST_FILES:
+                return
+            yield Path(place) / name
+
+
+def _of_folder(folder: Path) -> Iterator[Recognised]:
+    configs = [path for path in sorted(folder.glob("*.y*ml")) if "names" in _yaml(path)]
+    if configs or any((folder / one).is_file() for one in ("classes.txt", "obj.names")):
+        splits = tuple(one for one in _SPLITS if configs and _yaml(configs[0]).get(one)) or _split_folders(folder)
+        first = splits[0] if splits else None
+        yield Recognised("yolo", {"data": configs[0] if configs else folder, "split": first}, splits=splits[1:])
+        return
+    if any((folder / one).is_file() for one in ("metadata.jsonl", "metadata.csv")) or any(folder.glob("*/metadata.*")):
+        yield Recognised("metadata", {"folder": folder})
+        return
+    if (folder / "Annotations").is_dir() and (folder / "Sentences").is_dir():
+        images = folder / "flickr30k-images"
+        place = {"images": images} if images.is_dir() else {}
+        missing = {} if place else {"images": "the folder of its pictures"}
+        yield Recognised("flickr30k", {"entities": folder, **place}, missing)
+        return
+    files = list(_files(folder))
+    if (folder / "annotations.xml").is_file():
+        yield _of_file(folder / "annotations.xml")
+        return
+    xml = next((path for path in files if path.suffix.lower() == ".xml"), None)
+    if xml is not None and _root_tag(xml) == "annotation":
+        yield Recognised("voc", {"annotations": folder})
+        return
+    if (folder / "labels").is_dir() or (files and _label_of_yolo(files)):
+        yield Recognised("yolo", {"data": folder, "split": None}, {"names": "a text file with a class per line"})
+        return
+    data = [path for path in files if path.suffix.lower() in (".json", ".jsonl", ".p")]
+    for number, path in enumerate(data):
+        try:
+            one = _of_file(path)
+        except DataError:
+            continue
+        if one.kind == "labelme":
+            yield Recognised("labelme", {"labels": folder if number < 2 else path.parent})
+            return
+        yield one
+
+
+def _split_folders(folder: Path) -> tuple[str, ...]:
+    return tuple(one for one in _SPLITS if (folder / one).is_dir() or (folder / "images" / one).is_dir())
+
+
+def _label_of_yolo(files: list[Path]) -> bool:
+    """Whether a text file lies beside a picture of its name and begins with a class and four numbers."""
+    stems = {path.with_suffix("") for path in files if path.suffix.lower() in _PICTURES}
+    for path in files:
+        if path.suffix == ".txt" and path.with_suffix("") in stems:
+            words = read_file(path)[:200].split()
+            return len(words) >= 5 and words[0].isdigit()
+    return False
+
+
+def _yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        data = read_file(path)
+        values = yaml.safe_load(data) if b"names" in data and b"&" not in data else None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, Mapping) else {}
+
+
+def _root_tag(path: Path) -> str:
+    try:
+        return str(parse_xml(path).tag)
+    except EntryError:
+        return ""
+
+
+def _of_file(path: Path) -> Recognised:
+    suffix = path.suffix.lower()
+    if suffix in (".yaml", ".yml") and "names" in _yaml(path):
+        splits = tuple(one for one in _SPLITS if _yaml(path).get(one))
+        return Recognised("yolo", {"data": path, "split": splits[0] if splits else None}, splits=splits[1:])
+    if path.name in ("metadata.jsonl", "metadata.csv"):
+        return Recognised("metadata", {"folder": path})
+    if suffix == ".xml":
+        tag = _root_tag(path)
+        if tag == "annotations":
+            return Recognised("cvat", {"labels": path})
+        if tag == "annotation":
+            return Recognised("voc", {"annotations": path})
+    if suffix == ".p":
+        return _with_images(Recognised("refcoco", {"refs": path}), [], path)
+    if suffix not in (".json", ".jsonl", ".txt", ""):
+        known = describe_file(path) or "a file"
+        raise DataError(f"{path} is {known}, and none of the formats that are read: {', '.join(WHAT.values())}")
+    data = read_json(path)
+    found = _of_mapping(data, path) if isinstance(data, Mapping) else _of_list(data, path)
+    if found is None:
+        raise DataError(f"{path} is JSON, but of none of the formats that are read: {', '.join(WHAT.values())}")
+    return found
+
+
+def _of_mapping(data: Mapping[str, Any], path: Path) -> Recognised | None:
+    if "_via_img_metadata" in data or any(isinstance(one, Mapping) and "regions" in one for one in _first(data)):
+        return Recognised("via", {"labels": path})
+    if "shapes" in data:
+        return Recognised("labelme", {"labels": path})
+    if not isinstance(data.get("annotations"), list):
+        return None
+    rows = [row for row in data["annotations"][:_PROBES] if isinstance(row, Mapping)]
+    images = [row for row in data.get("images") or [] if isinstance(row, Mapping)][:_PROBES]
+    names = [str(row.get("file_name") or str(row.get("coco_url", "")).rpartition("/")[2]) for row in images]
+    keys = {key for row in rows for key in row}
+    if "segments_info" in keys:
+        place = path.with_suffix("")
+        values: dict[str, Path | str | None] = {"panoptic": path}
+        missing = {} if place.is_dir() else {"segments": "the folder of its PNGs"}
+        return _with_images(
+            Recognised("coco_panoptic", values | ({} if missing else {"segments": place}), missing), names, path
+        )
+    if "tokens_positive" in keys:
+        return _with_images(Recognised("flickr30k_mdetr", {"captions": path}), names, path)
+    if "caption" in keys and "bbox" not in keys:
+        return Recognised("coco_captions", {"captions": path})
+    if "categories" not in data:
+        return None
+    if "sentences" in keys:
+        return _with_images(Recognised("refcoco", {"refs": path, "split": None}), names, path)
+    captions = path.with_name(path.name.replace("instances", "captions"))
+    beside = {"captions": captions} if captions != path and captions.is_file() else {}
+    return _with_images(Recognised("coco", {"instances": path, **beside}), names, path)
+
+
+def _first(data: Mapping[str, Any]) -> list[Any]:
+    return [value for value, _ in zip(data.values(), range(_PROBES), strict=False)]
+
+
+def _of_list(data: Any, path: Path) -> Recognised | None:
+    rows = [row for row in data[:_PROBES] if isinstance(row, Mapping)] if isinstance(data, list) else []
+    keys = {key for row in rows for key in row}
+    names = [str(row["image"]) for row in rows if isinstance(row.get("image"), str)]
+    if not rows:
+        return None
+    names += [row[key] for key in ("file_name", "img_path") for row in rows if isinstance(row.get(key), str)]
+    inner = {key for row in rows if len(row) == 1 for one in row.values() if isinstance(one, Mapping) for key in one}
+    for kind, (name, marks) in _GROUNDED.items():
+        if any(marks <= one for one in (keys, inner)):
+            return _with_images(Recognised(kind, {name: path}), names, path)
+    if {"caption", "refs"} <= keys | inner:
+        return _with_images(Recognised("grandf", {"captions": path}), names, path)
+    if "objects" in keys and "image_id" in keys:
+        data_file = path.with_name("image_data.json")
+        missing = {} if data_file.is_file() else {"image_data": "image_data.json of the release"}
+        values = {"objects": path, **({} if missing else {"image_data": data_file})}
+        return _with_images(Recognised("visual_genome_objects", values, missing), [], path)
+    if "messages" in keys or ("conversations" in keys and "images" in keys):
+        pictures = [one for row in rows for one in (row.get("images") or []) if isinstance(one, str)]
+        return _with_images(Recognised("messages", {"dialogues": path}), pictures, path)
+    if "conversations" in keys:
+        if keys & {"gd_ls", "q_gd_ls"}:
+            missing = {"instances": "the COCO file that its ids are of"}
+            return _with_images(Recognised("gvc", {"dialogues": path}, missing), names, path)
+        kind = "set_of_mark" if "marks" in keys else "llava"
+        return _with_images(Recognised(kind, {"dialogues": path}), names, path)
+    if "turns" in keys:
+        missing = {"instances": "a COCO file of its pictures"}
+        return _with_images(Recognised("custom", {"dialogues": path}, missing), names, path)
+    if "sentences" in keys and keys & {"ann_id", "ref_id"}:
+        return _with_images(Recognised("refcoco", {"refs": path}, {"instances": "the COCO file beside it"}), [], path)
+    if "annotation_id" in keys or ("data" in keys and keys & {"annotations", "predictions", "completions"}):
+        return Recognised("label_studio", {"labels": path})
+    if "regions" in keys:
+        data_file = path.with_name("image_data.json")
+        missing = {} if data_file.is_file() else {"image_data": "image_data.json of the release"}
+        values = {"regions": path, **({} if missing else {"image_data": data_file})}
+        return _with_images(Recognised("visual_genome", values, missing), [], path)
+    if "annotations" in keys:
+        return Recognised("createml", {"labels": path})
+    return None
+
+
+def _with_images(found: Recognised, names: list[str], path: Path) -> Recognised:
+    """The same with the folder in which most of its pictures are."""
+    folders = [path.parent, path.parent.parent] if names else [path.parent]  # without names, nothing tells them apart
+    tops = [*folders, *(one / place for one in folders for place in _PLACES)]
+    tops += [one for folder in folders for one in sorted(folder.iterdir())[:_MOST_FILES] if one.is_dir()]
+    best, most = None, 0
+    for place in dict.fromkeys(one for one in tops if one.is_dir()):
+        count = sum(FolderImages(place).locate(name).exists() for name in names if (place / Path(name).name).exists())
+        count = count or sum((place / name).is_file() for name in names)
+        if not names:
+            count = sum(
+                one.suffix.lower() in _PICTURES for one, _ in zip(place.iterdir(), range(_MOST_FILES), strict=False)
+            )
+        if count > most:
+            best, most = place, count
+    if best is None:
+        return Recognised(
+            found.kind, found.values, {**found.missing, "images": "the folder of its pictures"}, found.splits
+        )
+    return Recognised(found.kind, {**found.values, "images": best}, found.missing, found.splits)

@@ -1,0 +1,136 @@
+"""`llava-grounding data`: each format is recognised by what is in it, told, drawn, and written as COCO."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from label_files import coco, labelled, picture, write_files, write_json
+from llava_grounding.cli.main import run
+from llava_grounding.data.readers.coco import CocoPhotos
+from llava_grounding.data.recognise import recognise
+from llava_grounding.errors import DataError
+from llava_grounding.train.batching.sources import open_sources
+from tool_files import BOXES, TOOLS, H, W
+
+
+@pytest.mark.parametrize("kind", TOOLS)
+def test_what_a_tool_wrote_is_recognised_and_its_recipe_line_opens(kind: str, tmp_path: Path) -> None:
+    write, values = TOOLS[kind]
+    write(tmp_path)
+    key, name = next(iter(values.items()))
+    for place in {tmp_path, tmp_path / name}:
+        (found,) = recognise(place)
+        assert found.kind == kind
+        assert not found.missing
+        assert key in found.values
+    (source,) = yaml.safe_load(found.recipe_line(tmp_path))
+    source["dialogue"] = {"categories": 1.0, "dialogues": 1.0, "captions": 1.0, "region_names": 1.0}
+    ((opened, _),) = open_sources([source], tmp_path)
+    assert opened.size in (1, 2, 3)
+
+
+INSTANCES = coco([labelled(1, [1, 1, 4, 4])])
+TALK = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A dog."}]
+JSON: dict[str, tuple[Any, str, set[str]]] = {
+    "instances.json": (INSTANCES, "coco", set()),
+    "panoptic.json": (
+        {**INSTANCES, "annotations": [{"image_id": 1, "segments_info": []}]},
+        "coco_panoptic",
+        {"segments"},
+    ),
+    "captions.json": ({"annotations": [{"image_id": 1, "caption": "a dog"}]}, "coco_captions", set()),
+    "mdetr.json": (
+        {**INSTANCES, "annotations": [{**labelled(1, [1, 1, 4, 4]), "tokens_positive": []}]},
+        "flickr30k_mdetr",
+        set(),
+    ),
+    "merged.json": (
+        {**INSTANCES, "annotations": [{**labelled(1, [1, 1, 4, 4]), "sentences": ["it"]}]},
+        "refcoco",
+        set(),
+    ),
+    "refs.json": ([{"ann_id": 1, "ref_id": 1, "image_id": 1, "sentences": ["it"]}], "refcoco", {"instances"}),
+    "talk.json": ([{"image": "1.png", "conversations": TALK}], "llava", set()),
+    "gvc.json": ([{"image": "1.png", "conversations": TALK, "gd_ls": []}], "gvc", {"instances"}),
+    "marks.json": ([{"image": "1.png", "conversations": TALK, "marks": [1]}], "set_of_mark", set()),
+    "own.jsonl": ([{"image": "1.png", "turns": []}], "custom", {"instances"}),
+    "regions.json": ([{"id": 1, "regions": []}], "visual_genome", {"image_data"}),
+}
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_json_is_recognised_by_its_form_and_its_pictures_are_found(name: str, tmp_path: Path) -> None:
+    data, kind, missing = JSON[name]
+    write_files(tmp_path, {"pictures/1.png": picture()})
+    (tmp_path / name).write_text("\n".join(map(json.dumps, data)) if name.endswith("l") else json.dumps(data))
+    (found,) = recognise(tmp_path / name)
+    assert (found.kind, set(found.missing)) == (kind, missing)
+    assert found.values.get("images", tmp_path / "pictures") == tmp_path / "pictures"
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.json", b'{"a": 1}', "is JSON, but of none of the formats that are read: COCO instances, "),
+        ("a.json", b"{", "cannot read"),
+        ("a.xml", b"<html/>", "is a web page, and none of the formats"),
+        ("a.csv", b"a,b", r"is a table \(CSV\), and none of the formats"),
+        ("a.png", picture(), "is a PNG picture, and none of the formats"),
+        ("a/b.png", picture(), "has 1 pictures among the first 200 files, and nothing that says what is in them"),
+        ("none", None, "there is nothing at"),
+    ],
+)
+def test_what_is_no_data_is_named_as_what_it_is(tmp_path: Path, name: str, data: bytes | None, words: str) -> None:
+    if data is not None:
+        write_files(tmp_path, {name: data})
+    with pytest.raises(DataError, match=words):
+        recognise(tmp_path / name.partition("/")[0])
+
+
+def test_the_command_tells_draws_and_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    TOOLS["label_studio"][0](tmp_path)
+    assert run(["data", str(tmp_path), "--draw", "2", "--out", str(tmp_path / "drawn")]) == 0
+    told = capsys.readouterr().out
+    for line in (
+        "Label Studio (`kind: label_studio`)",
+        "export: ok",
+        "  instances: 3",
+        "  - {kind: label_studio, labels: ",
+    ):
+        assert line in told
+    for number in (1, 2):
+        with Image.open(tmp_path / f"drawn/00{number}.png") as drawn:
+            assert drawn.width >= W
+            assert drawn.height >= H
+    assert run(["data", "convert", str(tmp_path / "export.json"), str(tmp_path / "out")]) == 0
+    written = CocoPhotos.from_files(tmp_path / "out/instances.json", tmp_path)
+    assert {record.id: len(record.instances) for record in written} == {
+        name: len(things) for name, things in BOXES.items()
+    }
+    assert written.dropped == {}
+
+
+def test_captions_are_converted_too_and_what_is_missing_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TOOLS["metadata"][0](tmp_path)
+    assert run(["data", "convert", str(tmp_path), str(tmp_path / "out")]) == 0
+    files = [tmp_path / "out" / name for name in ("instances.json", "captions.json")]
+    assert [record.captions for record in CocoPhotos.from_files(files[0], tmp_path, files[1])] == [("a picture",)] * 3
+    refs = write_json(tmp_path / "refs.json", [{"ann_id": 1, "ref_id": 1, "image_id": 1, "sentences": ["it"]}])
+    assert run(["data", str(refs)]) == 1
+    told = capsys.readouterr().out
+    assert "not found: `instances`, the COCO file beside it; say instances=PATH" in told
+    assert run(["data", str(refs), "colour=red"]) == 2
+    assert "has no key `colour`" in capsys.readouterr().err
+    labels = write_json(tmp_path / "i.json", coco([labelled(1, [1, 1, 4, 4])]))
+    write_files(tmp_path, {"1.png": picture()})
+    keys = [f"instances={labels}", f"images={tmp_path}"]
+    assert run(["data", "look", str(refs), *keys, "--quick"]) == 0
+    assert "expressions: 1" in capsys.readouterr().out
