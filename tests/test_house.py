@@ -29,7 +29,6 @@ DISTRIBUTIONS = {
     "huggingface_hub": "huggingface-hub",
     "prometheus_client": "prometheus-client",
     "pydantic_core": "pydantic-core",
-    "distributed": "dask",  # by its extra of that name
 }
 """Of imports that are named otherwise than what is installed."""
 FURTHER_EXTRAS = {"detections.py": ["supervision"], "labelling": ["cluster"]}

@@ -101,7 +101,7 @@ def _prompts(record: Record, index: int, size: tuple[int, int], seed: int) -> li
         return [("click", middle), ("box", VisualPrompt.box(x0, y0, x1, y1))] if x1 > x0 and y1 > y0 else []
     if not can_point_at(mask, np.array([x0, y0, x1, y1])):
         return []
-    rng = np.random.default_rng([seed, record.image_id, index])
+    rng = np.random.default_rng([seed, record.seed, index])
     found: list[tuple[PromptKind, VisualPrompt]] = []
     for kind, settings in _ONLY.items():
         found.append((kind, sample_prompt(mask, np.array([x0, y0, x1, y1]), rng, settings)))

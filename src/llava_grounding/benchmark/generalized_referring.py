@@ -36,7 +36,7 @@ class GeneralizedReferring(Task):
         inputs.need(self.name, ["refs", "instances"])
         building = Building(inputs, self.name)
         records = read_expressions(inputs)
-        sizes: dict[int, tuple[str, tuple[int, int]]] = {}
+        sizes: dict[int | str, tuple[str, tuple[int, int]]] = {}
         for record, size in sized(records, building):
             sizes[record.image_id] = (record.image_name or record.id, size)
             building.samples += of_expressions(record, size, inputs.split, only_one=False)

@@ -21,7 +21,8 @@ from llava_grounding.data.readers.reading import naming, read_json
 from llava_grounding.errors import DataError, shown
 
 _IMAGE_PREFIX = "COCO_val2014_"
-_Labels = Mapping[int, tuple[tuple[int, int] | None, tuple[LabelledInstance, ...], tuple[str, ...], str]]
+_Label = tuple[tuple[int, int] | None, tuple[LabelledInstance, ...], tuple[str, ...], str]
+_Labels = Mapping[int | str, _Label]
 
 
 def official_samples(inputs: BuildInputs) -> SampleSet:
@@ -94,7 +95,9 @@ def _labels(path: Path, building: Building) -> _Labels:
     return {one.image_id: (one.image_size_wh, labelled(one), one.captions, one.image_name or one.id) for one in photos}
 
 
-def _caps_boxes(path: Path) -> Iterator[tuple[int, tuple[None, tuple[LabelledInstance, ...], tuple[str, ...], str]]]:
+def _caps_boxes(
+    path: Path,
+) -> Iterator[tuple[int, _Label]]:
     for number, line in read_lines(path):
         try:
             name = str(line["id"] if "id" in line else line["image"])

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeVar
-from zlib import crc32
 
 import numpy as np
 
@@ -344,8 +343,7 @@ def _scene_words(more: frozenset[str]) -> Lexicon:
 
 
 def _photo_item(record: Record, seed: int) -> EvalItem:
-    number = record.image_id if isinstance(record.image_id, int) else crc32(record.image_id.encode())
-    sample = photo_sample(record, np.random.default_rng([seed, number]))
+    sample = photo_sample(record, np.random.default_rng([seed, record.seed]))
     words = lexicon_with(instance.category for instance in sample.instances)
     polls = tuple((question, truth == "yes") for question, truth in record.questions)
     return EvalItem(sample, words, _questions(sample), record.captions, polls)

@@ -154,7 +154,7 @@ def of_photo(record: Record, size: tuple[int, int], inputs: BuildInputs) -> Iter
     """Things that words made from the labels tell apart."""
     if not any(one.region == "thing" for one in record.instances):
         return
-    sample = photo_sample(record, np.random.default_rng([inputs.seed, record.image_id]))
+    sample = photo_sample(record, np.random.default_rng([inputs.seed, record.seed]))
     things = labelled(record, size)
     said: dict[str, int] = {}
     for turn in sample.turns:

@@ -40,7 +40,7 @@ class LabelledInstance:
     category: str
     box_xyxy: tuple[float, float, float, float]
     mask: Rle | None = None
-    id: int | None = None
+    id: int | str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -292,7 +292,10 @@ def _instance(value: Mapping[str, Any], size_hw: tuple[int, int]) -> LabelledIns
     mask, number = value.get("mask"), value.get("id")
     checked = None if mask is None else check_rle(mask, size_hw)
     return LabelledInstance(
-        _text(value["category"], "a category"), (x0, y0, x1, y1), checked, None if number is None else int(number)
+        _text(value["category"], "a category"),
+        (x0, y0, x1, y1),
+        checked,
+        number if number is None or isinstance(number, str) else int(number),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from zlib import crc32
 
 import numpy as np
 from PIL import Image
@@ -139,6 +140,12 @@ class Record:
     dialogues: tuple[tuple[RecordedTurn, ...], ...] = ()
     image_name: str = ""
     marks: tuple[int, ...] = ()
+
+    @property
+    def seed(self) -> int:
+        """A number of its image, the same on every machine, for random choices about it."""
+        known = isinstance(self.image_id, int) and self.image_id >= 0
+        return int(self.image_id) if known else crc32(str(self.image_id).encode())
 
     def load_image(self) -> np.ndarray:
         """Pixels as (H, W, 3) uint8 RGB, upright; as they are stored where the labels are of the picture before it was
