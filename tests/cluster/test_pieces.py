@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from llava_grounding.cluster.pieces import map_pieces
-from llava_grounding.errors import DataError
+from llava_grounding.errors import UsageError
 
 distributed = pytest.importorskip("distributed")
 
@@ -42,6 +42,6 @@ def test_the_pieces_of_a_worker_that_is_killed_are_done_again() -> None:
 
 
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llava_grounding.cluster.pieces._CONNECT", 0.2)
-    with pytest.raises(DataError, match="cannot reach the scheduler"):
+    monkeypatch.setattr("llava_grounding.cluster.connection._CONNECT_SECONDS", 0.2)
+    with pytest.raises(UsageError, match="no Dask scheduler answers"):
         next(map_pieces("tcp://127.0.0.1:1", abs, {0: 1}))

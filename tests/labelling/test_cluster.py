@@ -14,6 +14,7 @@ from made_up_model import MadeUpModel, photo_bytes
 
 from llava_grounding.cli.label import Formats
 from llava_grounding.cli.label import label as label_command
+from llava_grounding.cluster import connection
 from llava_grounding.errors import UsageError
 from llava_grounding.labelling import cluster
 from llava_grounding.labelling.labeller import LabelSettings
@@ -82,7 +83,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_file(
         with open_progress(there.with_name("there.jsonl.progress.jsonl"), about) as progress:
             label_rest(found, 3, progress, work, told.extend)
         assert sorted(str(worker.poll()) for worker in workers) == ["-9", "None"]  # one was killed with its batch
-        monkeypatch.setattr(cluster, "__version__", "0.0.0")
+        monkeypatch.setattr(connection, "__version__", "0.0.0")
         with pytest.raises(UsageError, match=r"^workers must have llava-grounding 0\.0\.0, got "):
             list(work(iter([found[:1]])))
     assert flag.exists()
@@ -90,6 +91,6 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_file(
     label_command(photos, there, Formats.jsonl, class_=["dog"], batch_size=3)
     assert there.read_bytes() == here.read_bytes()
     assert sum(model.batches) == 11  # of the first file alone
-    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
+    monkeypatch.setattr(connection, "_CONNECT_SECONDS", 1)
     with pytest.raises(UsageError, match=r"^no Dask scheduler answers at `tcp://127\.0\.0\.1:9`: "):
         list(cluster.work_on_cluster("tcp://127.0.0.1:9", LoadDying(flag), settings)(iter([found])))

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeVar
 
-from llava_grounding.errors import DataError, missing_extra
+from llava_grounding.cluster.connection import connect
 
 _Piece = TypeVar("_Piece")
 _Result = TypeVar("_Result")
 _RETRIES = 3  # of a piece whose worker raised; those of lost workers are tried as often as the scheduler allows
-_CONNECT = 30  # seconds
 
 
 def map_pieces(
@@ -28,18 +27,11 @@ def map_pieces(
         at_once: pieces handed over and not yet done, so that millions of them need no more memory.
 
     Raises:
-        MissingExtraError: if Dask is not installed.
-        DataError: if the scheduler cannot be reached.
+        MissingExtraError, UsageError: as `connect`.
     """
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise missing_extra("cluster", "working on a cluster") from error
-    try:
-        client = Client(address, timeout=_CONNECT, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise DataError(f"cannot reach the scheduler at {address}: {error}") from error
-    with client:
+    with connect(address) as client:
+        from distributed import as_completed
+
         waiting = iter(pieces.items())
         numbers: dict[Any, int] = {}
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from llava_grounding import __version__
+from llava_grounding.cluster.connection import connect
 from llava_grounding.data.images import NoBytes
-from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, missing_extra, quoted
+from llava_grounding.errors import DataError, LlavaGroundingError, missing_extra
 from llava_grounding.labelling.labeller import Labeller, LabelSettings
 from llava_grounding.labelling.labels import BrokenPhoto, Result
 from llava_grounding.labelling.photos import Photo
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _AHEAD = 2  # batches per thread of a worker that are under way, so that none waits for its next
-_CONNECT_SECONDS = 30
 _LOCK = threading.Lock()  # a model is used by one thread at a time
 _LABELLERS: dict[tuple[LoadEngine, LabelSettings], Labeller] = {}
 
@@ -61,35 +60,10 @@ def work_on_cluster(address: str, load: LoadEngine, settings: LabelSettings) -> 
         raise missing_extra("cluster", "working on a cluster")
 
     def work(batches: Iterator[Batch]) -> Iterator[tuple[Batch, Sequence[Result]]]:
-        with _connect(address) as client:
+        with connect(address) as client:
             yield from _Sender(client, load, settings).results(batches)
 
     return work
-
-
-def _connect(address: str) -> Client:
-    from distributed import Client
-
-    try:
-        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"no Dask scheduler answers at {quoted(address)}: {error}") from error
-    try:
-        releases = client.run(_release)
-        if not releases:
-            raise UsageError(f"the cluster at {quoted(address)} has no worker; start some with `dask worker {address}`")
-        other = next(((one, said) for one, said in releases.items() if said != __version__), None)
-        if other is not None:
-            raise UsageError(f"workers must have llava-grounding {__version__}, got {other[1]} on {other[0]}")
-    except BaseException:
-        client.close()
-        raise
-    return client
-
-
-def _release() -> str:
-    """Of this package, on a worker."""
-    return __version__
 
 
 class _Sender:
