@@ -3,18 +3,18 @@
 import random
 import re
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pytest
 
-from llava_grounding.data.sample import Instance, Turn, mirror_sample
+from llava_grounding.data.sample import Instance, Sample, Turn, mirror_sample
 from llava_grounding.markup import parse_strict, strip_markup
 from llava_grounding.scenes.facts import NUMBER_WORDS, SceneFacts, listed, with_article
 from llava_grounding.scenes.kinds import GROUP_PLURALS, KINDS
 from llava_grounding.scenes.questions import prompt_inside
 from llava_grounding.scenes.synthetic import QUESTION_KINDS, draw_scene, scene_phrases
 
-SCENES = [draw_scene(seed) for seed in range(1000, 1500)]
 NOUNS = {word: kind.name for kind in KINDS.values() for word in (kind.name, kind.plural)}
 NOUN = re.compile(rf"\b({'|'.join(sorted(NOUNS, key=len, reverse=True))})\b")
 WIDER = {**{plural: group for group, plural in GROUP_PLURALS.items()}, **{group: group for group in GROUP_PLURALS}}
@@ -23,8 +23,14 @@ WIDER = {**{plural: group for group, plural in GROUP_PLURALS.items()}, **{group:
 AXES = {"to the left of": (0, 1), "to the right of": (0, -1), "above": (1, 1), "below": (1, -1)}
 
 
+@cache
+def scenes() -> list[Sample]:
+    """Drawn when first asked for, not when tests are gathered."""
+    return [draw_scene(seed) for seed in range(1000, 1500)]
+
+
 def every_turn():
-    return [(sample, turn) for sample in SCENES for turn in sample.turns]
+    return [(sample, turn) for sample in scenes() for turn in sample.turns]
 
 
 def kind_in(phrase: str) -> str | None:
@@ -86,7 +92,7 @@ def test_numbers_in_phrases_equal_the_number_of_targets():
 
 
 def test_a_description_names_every_thing_once_and_from_left_to_right():
-    for sample in SCENES:
+    for sample in scenes():
         turn = next(turn for turn in sample.turns if turn.kind == "describe")
         first_sentence = turn.answer.split(". ")[0].count("<seg>")
         named = [index for target in turn.targets[:first_sentence] for index in target]
@@ -189,7 +195,7 @@ def test_region_prompts_lie_inside_the_things_they_point_at():
 
 
 def test_a_follow_up_comes_right_after_what_it_refers_to():
-    for sample in SCENES:
+    for sample in scenes():
         for before, turn in zip(sample.turns, sample.turns[1:], strict=False):
             if turn.kind != "followup":
                 continue
@@ -207,7 +213,7 @@ def test_all_kinds_of_questions_occur_grounded_and_plain():
 
 
 def test_referring_phrases_fit_their_targets_and_nothing_else():
-    for sample in SCENES:
+    for sample in scenes():
         phrases = scene_phrases(sample)
         assert len({words for words, _ in phrases}) == len(phrases)
         for words, indices in phrases:
@@ -230,7 +236,7 @@ def _tells_colour(words: str) -> bool:
 
 def test_places_in_referring_phrases_are_extremes():
     seen = 0
-    for sample in SCENES:
+    for sample in scenes():
         for words, (index, *_) in scene_phrases(sample):
             if words.endswith("on the left"):
                 head = words.removeprefix("the ").removesuffix(" on the left")
@@ -245,7 +251,7 @@ def test_places_in_referring_phrases_are_extremes():
 
 
 def test_mirrored_answers_stay_true_on_the_left_and_right():
-    for sample in SCENES[:150]:
+    for sample in scenes()[:150]:
         mirrored = mirror_sample(sample)
         for turn in mirrored.turns:
             match = re.match(r"<g_s> [^<]* <g_e> <seg> is to the (left|right) of <g_s>", turn.answer)

@@ -1,6 +1,7 @@
 """The drawn world: determinism, exact masks and boxes, mirroring, configuration."""
 
 import random
+from functools import cache
 
 import numpy as np
 import pytest
@@ -14,13 +15,18 @@ from llava_grounding.scenes.pen import vary_colour
 from llava_grounding.scenes.sprites import EMOJI, drawn_sprite, emoji_sprite, num_variants, posed
 from llava_grounding.scenes.synthetic import QUESTION_KINDS, SceneConfig, draw_scene, scene_phrases
 
-SCENES = [draw_scene(seed) for seed in range(200)]
 COCO_KINDS = {
     "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "stop sign",
     "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack",
     "umbrella", "suitcase", "kite", "bottle", "cup", "bowl", "banana", "apple", "carrot", "pizza", "donut", "cake",
     "chair", "bed", "laptop", "book", "clock", "vase", "scissors",
 }  # fmt: skip
+
+
+@cache
+def scenes() -> list[Sample]:
+    """Drawn when first asked for, not when tests are gathered."""
+    return [draw_scene(seed) for seed in range(200)]
 
 
 def test_there_are_enough_kinds_and_most_coco_names_among_them():
@@ -70,7 +76,7 @@ def test_the_same_seed_gives_the_same_scene_whatever_was_drawn_before():
 
 
 def test_masks_are_disjoint_and_boxes_tight_around_them():
-    for sample in SCENES:
+    for sample in scenes():
         assert sample.masks.sum(axis=0).max() <= 1
         for instance, mask in zip(sample.instances, sample.masks, strict=True):
             assert instance.has_mask
@@ -130,9 +136,9 @@ def test_size_and_number_of_things_follow_the_configuration():
 
 
 def test_all_numbers_of_things_and_most_kinds_occur():
-    counts = {len(sample.instances) for sample in SCENES}
+    counts = {len(sample.instances) for sample in scenes()}
     assert counts >= {1, 2, 3, 4, 5, 6}
-    seen = {instance.category for sample in SCENES for instance in sample.instances}
+    seen = {instance.category for sample in scenes() for instance in sample.instances}
     assert len(seen) > 0.85 * len(KINDS)
 
 
@@ -193,7 +199,7 @@ def test_posing_keeps_the_size_asked_for():
 
 
 def test_mirroring_twice_gives_the_scene_back():
-    for sample in SCENES[:60]:
+    for sample in scenes()[:60]:
         mirrored = mirror_sample(sample)
         assert np.array_equal(mirrored.image, sample.image[:, ::-1])
         for instance, mask in zip(mirrored.instances, mirrored.masks, strict=True):
@@ -203,7 +209,7 @@ def test_mirroring_twice_gives_the_scene_back():
 
 def test_mirrored_prompts_point_at_the_mirrored_things():
     kinds = set()
-    for sample in SCENES[:60]:
+    for sample in scenes()[:60]:
         mirrored = mirror_sample(sample)
         for turn in mirrored.turns:
             if turn.kind != "region" or not turn.grounded or not turn.answer.startswith(("It is", "They are")):
@@ -221,7 +227,7 @@ def test_mirrored_prompts_point_at_the_mirrored_things():
 
 
 def test_mirrored_referring_phrases_are_those_of_the_mirrored_scene():
-    for sample in SCENES[:100]:
+    for sample in scenes()[:100]:
         expected = {(swap_left_right(words), indices) for words, indices in scene_phrases(sample)}
         assert set(scene_phrases(mirror_sample(sample))) == expected
 
