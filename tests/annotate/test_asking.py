@@ -128,7 +128,7 @@ def test_an_endpoint_without_schemas_is_asked_for_brackets_and_the_store_remembe
             AccessError,
             "404: The model `unknown` does not exist; is the model's name right",
         ),
-        ("error", "m", "right", BusyError, "500: out of memory; given up, the same command goes on from here"),
+        ("error", "m", "right", BusyError, "500: out of memory; given up, the same command resumes from here"),
         (
             "too_long",
             "m",

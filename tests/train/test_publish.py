@@ -91,7 +91,7 @@ def test_the_threshold_stands_in_model_and_processor(folders: tuple[Path, Path])
 def test_leftovers_of_training_stay_behind(folders: tuple[Path, Path]) -> None:
     names = {path.name for path in folders[1].iterdir()}
     assert not {name for name in names if name.endswith((".pt", ".bin", ".jsonl"))}
-    assert {"class_phrases.json", "class_phrases.safetensors"} <= names  # training can go on from what ships
+    assert {"class_phrases.json", "class_phrases.safetensors"} <= names  # training can start from what ships
     assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= names
 
 

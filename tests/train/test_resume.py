@@ -1,4 +1,4 @@
-"""Damaged files of a checkpoint that a run would go on from: one error that names them, before anything is trained."""
+"""Damaged files of a checkpoint that a run would resume from: one error that names them, before anything is trained."""
 
 import io
 import json

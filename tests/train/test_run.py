@@ -133,7 +133,7 @@ class TestGoingOn:
         with caplog.at_level(logging.INFO, logger="llava_grounding"):
             asked = AtStep(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
             assert finish_with(asked, tmp_path, **values)[1] == {}
-        assert "stopped at step 3; the same command goes on from there" in caplog.text
+        assert "stopped at step 3; the same command resumes from there" in caplog.text
         assert signal.getsignal(signal.SIGTERM) is before
         assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
         assert not (tmp_path / "last").exists()

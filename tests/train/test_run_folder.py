@@ -225,7 +225,7 @@ class TestWholeCheckpoints:
             finish(folder, **QUICK, steps=3)
         assert str(caught.value) == (
             f"the checkpoint `{folder}/checkpoint-2` lacks {', '.join(sorted(lost))}: put back what lacks, or remove "
-            f"the folder to go on from an earlier one"
+            f"the folder to resume from an earlier one"
         )
 
     def test_one_that_was_cut_short_is_refused_by_name(self, two_steps: Path, tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ class Asker:
         self._in_a_row += 1
         if self._in_a_row >= _FAILED_IN_A_ROW or not self._met:
             assert error is not None
-            raise BusyError(f"{error}; given up, the same command goes on from here")
+            raise BusyError(f"{error}; given up, the same command resumes from here")
         return False
 
     async def _reserve(self, guess: int, most: int) -> None:

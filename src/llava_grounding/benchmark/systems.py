@@ -176,7 +176,7 @@ class EndpointSystem:
             plain = await self._ask(endpoint, sample, ask, picture, grounded=False)
             return replace(answer, plain_text=plain.text)
         except (AccessError, BusyError):
-            raise  # no later sample would fare better; the same command goes on from here
+            raise  # no later sample would fare better; the same command resumes from here
         except (LlavaGroundingError, ValueError, LookupError, TypeError, AttributeError) as error:
             return _failed(sample, error)
 

@@ -183,14 +183,14 @@ def _tell_how_it_went(progress: Progress) -> None:
         f"{progress.retries} tries repeated, cost so far {progress.budget.cost:.2f}"
     )
     if progress.stopped == "interrupted":
-        note("Interrupted; what was answered is kept, and the same command goes on from here")
+        note("Interrupted; what was answered is kept, and the same command resumes from here")
         raise typer.Exit(_INTERRUPTED)
     if progress.unfinished:
         why = progress.stopped or (
             f"{progress.waiting} wait for a batch file" if progress.waiting else "requests failed"
         )
         raise DataError(
-            f"not all samples are answered: {why}; the same command goes on from here, and --no-ask writes the files "
+            f"not all samples are answered: {why}; the same command resumes from here, and --no-ask writes the files "
             "from what is answered"
         )
 

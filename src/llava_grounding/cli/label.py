@@ -169,7 +169,7 @@ class _Job:
         with open_progress(self.progress, {"model": self.model, **self.settings.to_dict()}) as progress:
             done = sum(map(progress.has, found))
             if done:
-                note(f"{done} of {len(found)} photos are in {self.progress}; going on from there")
+                note(f"{done} of {len(found)} photos are in {self.progress}; resuming from there")
             with _bar(len(found), done) as tell:
                 label_rest(found, batch_size, progress, work, tell)
             settings = self.settings

@@ -50,7 +50,7 @@ def train(
         bool, typer.Option("--check", help="Read all data once, and print counts and everything that is wrong.")
     ] = False,
 ) -> None:
-    """Train a model by a recipe; a stopped run goes on from its last checkpoint. Several devices: torchrun."""
+    """Train a model by a recipe; a stopped run resumes from its last checkpoint. Several devices: torchrun."""
     import logging
 
     from llava_grounding.train.recipe import load_recipe

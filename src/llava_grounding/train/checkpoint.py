@@ -139,15 +139,15 @@ def require_whole(checkpoint: Path, otherwise: Sequence[str] = ()) -> None:
     lacks = [name for name in names if not (checkpoint / name).is_file()]
     if lacks:
         raise CheckpointError(
-            f"the checkpoint `{checkpoint}` lacks {', '.join(lacks)}: put back what lacks, or remove the folder to go "
-            f"on from an earlier one"
+            f"the checkpoint `{checkpoint}` lacks {', '.join(lacks)}: put back what lacks, or remove the folder "
+            f"to resume from an earlier one"
         )
     for name, size in (sizes or {}).items():
         found = (checkpoint / name).stat().st_size
         if found != size:
             raise CheckpointError(
                 f"the checkpoint `{checkpoint}` is damaged: {name} has {found} bytes of {size}; remove the folder to "
-                f"go on from an earlier one"
+                f"resume from an earlier one"
             )
 
 

@@ -40,7 +40,7 @@ def publish(folder: Path, out: Path, score_threshold: float | None = None) -> in
         values["selection"]["score_threshold"] = score_threshold
         path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     model.save_pretrained(out)
-    for name in CLASS_PHRASE_FILES:  # so that training can go on from what ships
+    for name in CLASS_PHRASE_FILES:  # so that training can start from what ships
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
     return (out / "model.safetensors").stat().st_size

@@ -111,7 +111,7 @@ def seconds_done(checkpoint: Path, file: str) -> float:
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"the checkpoint `{checkpoint}` does not say in {file} how long the run had taken: {one_line(error)}; put "
-            f"the file back, or remove the folder to go on from an earlier one"
+            f"the file back, or remove the folder to resume from an earlier one"
         ) from error
     return float(seconds)
 
@@ -180,5 +180,5 @@ def _moments_fit(moments: Any, parameter: nn.Parameter) -> bool:
 def _damaged(checkpoint: Path, name: str, reason: object) -> CheckpointError:
     return CheckpointError(
         f"the checkpoint `{checkpoint}` is damaged: {name} cannot be read: {one_line(reason)}; remove the folder to "
-        f"go on from an earlier one"
+        f"resume from an earlier one"
     )

@@ -104,11 +104,11 @@ def _run(setup: TrainingSetup, arguments: TrainingArguments) -> dict[str, float]
     with _stop_signals() as stopped:
         trainer.add_callback(StopWhenAsked(stopped))
         if checkpoint is not None:
-            logger.info("going on from %s", checkpoint.name)
+            logger.info("resuming from %s", checkpoint.name)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         # On every process, whichever of them was asked.
         if trainer.state.global_step < recipe.steps and not trainer.out_of_time:
-            logger.info("stopped at step %d; the same command goes on from there", trainer.state.global_step)
+            logger.info("stopped at step %d; the same command resumes from there", trainer.state.global_step)
             return {}
     metrics = {name.removeprefix("eval_"): value for name, value in _last_validation(trainer).items()}
     trainer.save_whole(folder / "last")
