@@ -90,7 +90,7 @@ def test_the_packages_looked_for_are_those_of_the_project(monkeypatch: pytest.Mo
         "ruff ; extra == 'dev'",
         'llava-grounding[train]; extra == "all"',
     ]
-    monkeypatch.setattr(doctor, "requires", lambda name: lines)
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: lines)
     assert doctor.required_packages() == {None: ("torch",), "train": ("peft",)}
 
 

@@ -18,10 +18,11 @@ Call = Callable[..., Result]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(llava_grounding.__file__).parents[1])}
 
 
-def python(code: str) -> str:
+def python(code: str, **environment: str) -> str:
     """Standard output of a fresh interpreter."""
+    variables = {**ENVIRONMENT, **environment}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, env=variables, check=True, timeout=120
     )
     return done.stdout
 
@@ -33,15 +34,15 @@ def test_the_command_line_imports_neither_torch_nor_anything_else_that_is_slow()
     assert loaded.isdisjoint({"torch", "transformers", "numpy", "PIL", "scipy", "rich", "pydantic", "safetensors"})
 
 
-def test_help_takes_less_than_half_a_second() -> None:
+def test_help_takes_less_than_half_a_second(tmp_path: Path) -> None:
     spent = []
-    for _ in range(3):  # processor time, so that a busy machine does not matter; the best of three
+    for _ in range(4):  # processor time, for busy machines; the first one compiles, as installing does
         code = "import resource, subprocess, sys\n" + (
             "subprocess.run([sys.executable, '-m', 'llava_grounding.cli.main', '--help'], check=True,"
             " stdout=subprocess.DEVNULL)\n"
             "used = resource.getrusage(resource.RUSAGE_CHILDREN)\nprint(used.ru_utime + used.ru_stime)"
         )
-        spent.append(float(python(code)))
+        spent.append(float(python(code, PYTHONPYCACHEPREFIX=str(tmp_path), PYTHONDONTWRITEBYTECODE="")))
     assert min(spent) < 0.5
 
 

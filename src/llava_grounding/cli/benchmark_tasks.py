@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,6 +36,14 @@ _REPORTS = ("report.json", "report.md", "report.html")
 class _Benchmarks(TyperGroup):
     """Tasks with steps; what begins otherwise is `scenes` or `photos`, whose options may stand in front."""
 
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        made = typer.main.get_command(steps)  # once for all tasks: most of what `--help` takes is making commands
+        for name in TASKS:
+            group = copy(made)
+            group.name, group.help = name, IN_A_LINE.get(name, name)
+            self.add_command(group)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take the command of the drawn scenes and photos for what is no task with steps."""
         first = args[0] if args else "--help"
@@ -48,7 +57,7 @@ class _Benchmarks(TyperGroup):
 
 
 benchmarks = typer.Typer(cls=_Benchmarks, rich_markup_mode=None, no_args_is_help=False)
-steps = typer.Typer(rich_markup_mode=None, no_args_is_help=False)
+steps = typer.Typer(rich_markup_mode=None, no_args_is_help=False, add_completion=False)
 benchmarks.command(_QUALITY, hidden=True)(benchmark)
 
 
@@ -244,10 +253,6 @@ def compare(
     say(text if as_json else found.to_markdown())
     if out is not None:
         write_files(out.parent, {out.name: text.encode()})
-
-
-for _name in TASKS:
-    benchmarks.add_typer(steps, name=_name, help=IN_A_LINE.get(_name, _name))
 
 
 def _read_set(ctx: typer.Context, path: Path) -> SampleSet:

@@ -9,7 +9,6 @@ import platform
 import re
 import sys
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Annotated
 
@@ -258,16 +257,20 @@ def _cores() -> int:
 
 
 def _version(name: str) -> str | None:
+    from importlib import metadata  # slow to import, and `--help` needs none of it
+
     try:
-        return version(name)
-    except PackageNotFoundError:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
         return None
 
 
 def required_packages() -> dict[str | None, tuple[str, ...]]:
     """What the installed package says it needs: always (None), and for each of its extras but the developers'."""
+    from importlib import metadata
+
     found: dict[str | None, list[str]] = {None: []}
-    for line in requires("llava-grounding") or ():
+    for line in metadata.requires("llava-grounding") or ():
         requirement, _, marker = line.partition(";")
         extra = _EXTRA.search(marker)
         name = re.split(r"[^\w.-]", requirement.strip())[0]
