@@ -6,9 +6,11 @@ import json
 import re
 import runpy
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from xml.etree import ElementTree
 
 import jsonschema
@@ -20,9 +22,12 @@ import llava_grounding
 from house import CLI_PAGE, PACKAGE, ROOT, Block, blocks, help_text, pages, with_current_help
 from llava_grounding import GroundedAnswer
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
+from llava_grounding.benchmark.tasks import IN_A_LINE, TASKS
 from llava_grounding.checkpoints import find_checkpoint
 from llava_grounding.cli.main import app
+from llava_grounding.data.readers.registry import READERS
 from llava_grounding.errors import LlavaGroundingError
+from llava_grounding.labelling.exporters import EXPORTERS
 from llava_grounding.model.presets import PRESETS, preset
 from llava_grounding.scenes.synthetic import draw_scene
 from llava_grounding.train.plan import STAGES
@@ -49,8 +54,9 @@ NEED_MODEL = {"ask_many.py", "publish_checkpoint.py", "talk_about_photo.py"}
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a picture called photo.jpg and the log of a training in `run`."""
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to work in, with a picture called photo.jpg and the log of a training in `run`; what a page registers is
+    forgotten afterwards."""
     Image.fromarray(draw_scene(10**9).image).resize((640, 480)).save(tmp_path / "photo.jpg")
     (tmp_path / "run").mkdir()
     rows = [{"step": 50, "loss": 3.0, "language": 2.0}, {"step": 100, "phrase_f1": 0.25}]
@@ -59,7 +65,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     one = BenchmarkSample("1", "photo.jpg", (640, 480), answer="yes")
     SampleSet("pope", "one", (one,)).write(tmp_path / "set.jsonl")
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    with ExitStack() as registries:
+        for registry in (READERS, PRESETS, TASKS, IN_A_LINE, EXPORTERS):
+            registries.enter_context(mock.patch.dict(registry))
+        yield tmp_path
 
 
 @pytest.fixture

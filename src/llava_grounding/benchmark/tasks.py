@@ -122,7 +122,7 @@ def unanswered(sample: BenchmarkSample, prediction: Prediction | None) -> Sample
     )
 
 
-TASKS: dict[str, str] = {
+TASKS: dict[str, str | type[Task]] = {
     "grounding-bench": "llava_grounding.benchmark.grounding_bench:GroundingBench",
     "referring": "llava_grounding.benchmark.referring:Referring",
     "generalized-referring": "llava_grounding.benchmark.generalized_referring:GeneralizedReferring",
@@ -134,7 +134,7 @@ TASKS: dict[str, str] = {
     "vsr": "llava_grounding.benchmark.yes_no:SpatialStatements",
     "grounded-captions": "llava_grounding.benchmark.grounded_captions:GroundedCaptions",
 }
-"""Tasks by name: the module and class of each. A program may add its own."""
+"""Tasks by name: the class of each, or where it is. A program adds its own by `register_task`."""
 
 IN_A_LINE: dict[str, str] = {
     "grounding-bench": "Grounded descriptions, chat scores, phrases (table 4).",
@@ -151,6 +151,15 @@ IN_A_LINE: dict[str, str] = {
 """What each measures, for lists."""
 
 
+def register_task(task: type[Task], in_a_line: str) -> None:
+    """Add a task under its name.
+
+    Args:
+        in_a_line: what it measures, for lists.
+    """
+    TASKS[task.name], IN_A_LINE[task.name] = task, in_a_line
+
+
 def find_task(name: str) -> Task:
     """The task of this name.
 
@@ -160,6 +169,9 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         hint = did_you_mean(name, TASKS)
         raise UsageError(f"there is no task {shown(name)}{hint or ';'} known are {', '.join(TASKS)}")
-    module, _, kind = TASKS[name].partition(":")
-    task: Task = getattr(import_module(module), kind)()
+    made = TASKS[name]
+    if isinstance(made, str):
+        module, _, kind = made.partition(":")
+        made = getattr(import_module(module), kind)
+    task: Task = made()
     return task

@@ -1,5 +1,6 @@
 """Named configurations. Sizes only; weights come from checkpoints."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from llava_grounding.errors import ConfigError, did_you_mean
@@ -197,13 +198,26 @@ _GEMMA3_1B: dict[str, Any] = {
     "pad_token_id": 0,
 }
 
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "official_7b": _OFFICIAL_7B,
     "nano": _NANO,
     "nano_lite": _NANO_LITE,
     "qwen3_4b": _QWEN3_4B,
     "gemma3_1b": _GEMMA3_1B,
 }
+
+
+def register_preset(name: str, fields: Mapping[str, Any]) -> None:
+    """Add a preset, or replace one.
+
+    Args:
+        fields: of `LlavaGroundingConfig`.
+
+    Raises:
+        ConfigError: if they make no configuration.
+    """
+    LlavaGroundingConfig(**fields)
+    PRESETS[name] = dict(fields)
 
 
 def preset(name: str, **overrides: Any) -> LlavaGroundingConfig:

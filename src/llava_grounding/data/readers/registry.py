@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 from llava_grounding.data.record import Dataset
 from llava_grounding.errors import ConfigError, did_you_mean, quoted
 
-READERS: dict[str, str] = {
+READERS: dict[str, str | type[Any]] = {
     "coco": "coco:CocoPhotos",
     "coco_panoptic": "coco_panoptic:CocoPanoptic",
     "refcoco": "refcoco:RefCoco",
@@ -39,7 +40,16 @@ READERS: dict[str, str] = {
     "shikra": "grounded_texts:Shikra",
     "kosmos2": "grounded_texts:Kosmos2",
 }
-"""Kind -> module of this room, and class."""
+"""Kind -> module of this room and class, or a class of another place."""
+
+
+def register_reader(kind: str, reader: type[Any]) -> None:
+    """Make a kind known to recipes, in this process and in its worker processes where they are forked.
+
+    Args:
+        reader: a `Dataset` whose class method `from_files` takes the keys of a source, with type annotations.
+    """
+    READERS[kind] = reader
 
 
 def reader_of(kind: str, others: tuple[str, ...] = ()) -> Callable[..., Dataset]:
@@ -56,6 +66,9 @@ def reader_of(kind: str, others: tuple[str, ...] = ()) -> Callable[..., Dataset]
         raise ConfigError(
             f"unknown kind of data {quoted(kind)}{did_you_mean(kind, known)}; known are {', '.join(known)}"
         )
-    module, _, class_name = READERS[kind].partition(":")
-    read: Callable[..., Dataset] = getattr(import_module(f"{__package__}.{module}"), class_name).from_files
+    reader = READERS[kind]
+    if isinstance(reader, str):
+        module, _, class_name = reader.partition(":")
+        reader = getattr(import_module(f"{__package__}.{module}"), class_name)
+    read: Callable[..., Dataset] = reader.from_files
     return read

@@ -284,6 +284,7 @@ def _check_keys(kind: str, values: Mapping[str, Any], known: Sequence[str]) -> N
 
 def _resolved(name: str, value: Any, types: Sequence[type], root: Path | None) -> Any:
     """A path made absolute; other values as they are, if of a type they may be of."""
+    types = tuple(dict.fromkeys((*types, str))) if Path in types else types
     whole = float in types and isinstance(value, int) and not isinstance(value, bool)
     if type(value) not in types and not whole:
         words = [_WORDS[one] for one in types if one in _WORDS]
