@@ -10,6 +10,8 @@ UV := $(shell command -v uv 2>/dev/null)
 IMAGE ?=
 QUESTION ?= Describe the image.
 export IMAGE QUESTION
+# Tests start many processes: what Python has compiled once is kept, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE =
 
 ifeq ($(UV),)
 venv = $(PYTHON) -m venv $(VENV)
@@ -41,8 +43,9 @@ $(VENV)/.run: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(install) .
 	@touch $@
 
+DEVELOPMENT ?= dev
 $(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
-	$(install) '.[dev]'
+	$(install) '.[$(DEVELOPMENT)]'
 	@touch $(VENV)/.run $@
 
 demo: $(VENV)/.run ## answer a question about a picture: demo/answer.json, demo/answer.png (IMAGE=, QUESTION=)
@@ -64,7 +67,7 @@ $(LOWEST)/constraints.txt: pyproject.toml constraints.txt
 	sed -nE 's/.*"transformers>=([0-9.]+),.*/transformers==\1.*/p' pyproject.toml >> $@
 
 test-lowest: $(LOWEST)/constraints.txt ## run the model's tests with the lowest transformers allowed
-	@$(MAKE) --no-print-directory VENV=$(LOWEST) CONSTRAINTS=$< $(LOWEST)/.dev
+	@$(MAKE) --no-print-directory VENV=$(LOWEST) CONSTRAINTS=$< DEVELOPMENT=test $(LOWEST)/.dev
 	$(LOWEST)/bin/python -m pytest $(PYTEST_WORKERS) $(LOWEST_TESTS)
 
 # What differs between CPUs: products in half precision, whole models in it, adapters and offloading.

@@ -280,7 +280,7 @@ def required_packages() -> dict[str | None, tuple[str, ...]]:
     return {
         extra: tuple(sorted(names, key=lambda name: (name not in first, name)))
         for extra, names in found.items()
-        if extra != "dev"
+        if extra not in ("dev", "test")
     }
 
 
