@@ -1,4 +1,4 @@
-"""Asking a whole set, whatever happens: a folder of predictions that any run of the same command goes on with.
+"""Asking a whole set, whatever happens: a folder of predictions that the same command resumes.
 
 Samples are asked in blocks, always the same ones, so answers do not depend on where a run was ended, on how many
 processes share the work, or on which machine does a block. A block is one line of `parts/`, written when it is done;

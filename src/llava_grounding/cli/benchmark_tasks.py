@@ -153,7 +153,7 @@ def run(
         str | None, typer.Option(metavar="ADDRESS", help="Have a Dask scheduler's workers ask, as tcp://HOST:8786.")
     ] = None,
 ) -> None:
-    """Ask a system; the same command goes on where it was ended. Under torchrun the processes share the work."""
+    """Ask a system; the same command resumes an ended run. Under torchrun the processes share the work."""
     from llava_grounding.benchmark.runs import Run, Shard
 
     samples = _read_set(ctx, samples_file)

@@ -87,7 +87,7 @@ def label(
     ] = None,
     max_megapixels: MegapixelsOption = None,
 ) -> None:
-    """Label many photos; the same command goes on where it was stopped.
+    """Label many photos; the same command resumes a stopped run.
 
     Without --class and --classes, whatever the model sees is labelled.
     """

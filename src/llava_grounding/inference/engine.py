@@ -24,7 +24,7 @@ from llava_grounding.inference.answering import RunningAnswer
 from llava_grounding.inference.batching import RunningBatch, read_padded, read_texts
 from llava_grounding.inference.conversation import Conversation, fit_decoding, question_message
 from llava_grounding.inference.decoding import Decoding, GenerationOptions, StopSignal, read_options
-from llava_grounding.inference.runtime import Runtime, SeenImage
+from llava_grounding.inference.runtime import PHRASES_PER_PASS, Runtime, SeenImage
 from llava_grounding.markup import PhraseSpan
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.conversation import referring_turn
@@ -38,7 +38,6 @@ MAX_PHRASES = 10_000
 """Of one `ground`."""
 MAX_QUESTIONS = 100_000
 """Of one `ask_batch`, whose answers are held until the last is there."""
-_PHRASES_PER_PASS = 32  # texts of `ground` read in one pass; bounds the memory it takes
 _NO_IMAGE = Letterbox.fit((1, 1), (1, 1))  # for texts without visual prompts
 
 
@@ -271,8 +270,8 @@ class GroundedChat:
     ) -> list[tuple[PhraseSpan, PhraseSelection]]:
         said = [phrase.strip() for phrase in phrases]
         found: list[tuple[PhraseSpan, PhraseSelection]] = []
-        for start in range(0, len(texts), _PHRASES_PER_PASS):
-            states = self._seg_states(texts[start : start + _PHRASES_PER_PASS], image)
+        for start in range(0, len(texts), PHRASES_PER_PASS):
+            states = self._seg_states(texts[start : start + PHRASES_PER_PASS], image)
             for selection in self._runtime.ground_apart(image, states, score_threshold):
                 text = said[len(found)]
                 found.append((PhraseSpan(text, (0, len(text)), 0), selection))

@@ -18,7 +18,7 @@ from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingF
 from llava_grounding.processing.processor import EncodedImage, EncodedText, LlavaGroundingProcessor
 from llava_grounding.processing.selection import PhraseSelection
 
-_PHRASES_PER_PASS = 32  # phrases grounded apart in one pass; bounds the memory it takes
+PHRASES_PER_PASS = 32  # read or grounded apart in one pass; bounds the memory it takes
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Runtime:
         self, image: SeenImage, states: Tensor, score_threshold: float | None = None
     ) -> list[PhraseSelection]:
         """Regions of phrases `[G, D]` that have nothing to do with each other; `score_threshold` as above."""
-        parts = states[:, None].split(_PHRASES_PER_PASS)
+        parts = states[:, None].split(PHRASES_PER_PASS)
         return [selection for part in parts for (selection,) in self._ground(image, part, score_threshold)]
 
     def _ground(self, image: SeenImage, embeds: Tensor, score_threshold: float | None) -> list[list[PhraseSelection]]:
