@@ -12,9 +12,17 @@ from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.geometry import box_xyxy_to_cxcywh
 from llava_grounding.matching import GroundingCounts
 from llava_grounding.model.outputs import GrounderOutput
+from llava_grounding.processing.selection import SelectionSettings
 from llava_grounding.train import validation
 from llava_grounding.train.batching.batches import chat_batch, chat_item, longest_dialogue
-from llava_grounding.train.validation import Validation, count_matches, phrase_rows, validate_chat, validate_classes
+from llava_grounding.train.validation import (
+    Validation,
+    best_f1,
+    count_matches,
+    phrase_rows,
+    validate_chat,
+    validate_classes,
+)
 
 TRUTH = box_xyxy_to_cxcywh(np.array([[0.1, 0.1, 0.3, 0.5], [0.5, 0.1, 0.9, 0.5], [0.5, 0.6, 0.9, 0.9]]))
 WANTED = np.array([[True, False], [False, True], [False, True]])
@@ -36,26 +44,27 @@ def test_f1_is_the_harmonic_mean_of_precision_and_recall() -> None:
 
 
 def test_exact_boxes_are_all_found() -> None:
-    assert count_matches(scores((0.9, 0), (0, 0.8), (0, 0.7)), TRUTH, TRUTH, WANTED, 0.5) == counts(3, 3, 3)
+    assert count_matches(scores((0.9, 0), (0, 0.8), (0, 0.7)), TRUTH, TRUTH, WANTED, 0.5, 0.7) == counts(3, 3, 3)
 
 
 def test_what_is_not_above_the_threshold_is_not_predicted() -> None:
-    assert count_matches(scores((0.9, 0), (0, 0.8), (0, 0.5)), TRUTH, TRUTH, WANTED, 0.5) == counts(2, 2, 3)
+    assert count_matches(scores((0.9, 0), (0, 0.8), (0, 0.5)), TRUTH, TRUTH, WANTED, 0.5, 0.7) == counts(2, 2, 3)
 
 
 def test_the_right_box_for_the_wrong_phrase_counts_against() -> None:
-    assert count_matches(scores((0, 0.9), (0, 0), (0, 0)), TRUTH, TRUTH, WANTED, 0.5) == counts(0, 1, 3)
+    assert count_matches(scores((0, 0.9), (0, 0), (0, 0)), TRUTH, TRUTH, WANTED, 0.5, 0.7) == counts(0, 1, 3)
 
 
 def test_one_thing_is_found_once_only() -> None:
     near = TRUTH[1:2] * [1, 1, 0.82, 0.82]  # IoU 0.67: no double, and good enough alone
     boxes = np.concatenate([TRUTH[1:2], near])
-    assert count_matches(scores((0, 0.9), (0, 0.8)), boxes, TRUTH, WANTED, 0.5) == counts(1, 2, 3)
+    assert count_matches(scores((0, 0.9), (0, 0.8)), boxes, TRUTH, WANTED, 0.5, 0.7) == counts(1, 2, 3)
 
 
 def test_doubles_are_dropped_before_they_are_counted() -> None:
     boxes = np.concatenate([TRUTH[1:2], TRUTH[1:2] * [1, 1, 0.95, 0.95]])
-    assert count_matches(scores((0, 0.9), (0, 0.8)), boxes, TRUTH, WANTED, 0.5) == counts(1, 1, 3)
+    assert count_matches(scores((0, 0.9), (0, 0.8)), boxes, TRUTH, WANTED, 0.5, 0.7) == counts(1, 1, 3)
+    assert count_matches(scores((0, 0.9), (0, 0.8)), boxes, TRUTH, WANTED, 0.5, None) == counts(1, 2, 3)
 
 
 def test_a_second_box_takes_the_thing_the_first_has_left() -> None:
@@ -64,15 +73,17 @@ def test_a_second_box_takes_the_thing_the_first_has_left() -> None:
     boxes = box_xyxy_to_cxcywh(np.array([[0.0, 0.0, 0.4, 0.4], [0.04, 0.0, 0.44, 0.4]]))
     both = np.array([[True], [True]])
     assert (
-        count_matches(np.array([[0.9], [0.8]]), boxes, truth, both, 0.5).num_predicted == 1
+        count_matches(np.array([[0.9], [0.8]]), boxes, truth, both, 0.5, 0.7).num_predicted == 1
     )  # IoU 0.82 makes it a double
     apart = box_xyxy_to_cxcywh(np.array([[0.0, 0.0, 0.4, 0.4], [0.045, 0.07, 0.445, 0.4]]))
-    assert count_matches(np.array([[0.9], [0.8]]), apart, truth, both, 0.5) == counts(2, 2, 2)
+    assert count_matches(np.array([[0.9], [0.8]]), apart, truth, both, 0.5, 0.7) == counts(2, 2, 2)
 
 
 def test_nothing_wanted_and_nothing_there_are_fine() -> None:
-    assert count_matches(np.zeros((2, 0)), TRUTH[:2], TRUTH, np.zeros((3, 0), bool), 0.3) == counts(0, 0, 0)
-    assert count_matches(np.full((1, 1), 0.9), MISS, np.zeros((0, 4)), np.zeros((0, 1), bool), 0.3) == counts(0, 1, 0)
+    assert count_matches(np.zeros((2, 0)), TRUTH[:2], TRUTH, np.zeros((3, 0), bool), 0.3, 0.7) == counts(0, 0, 0)
+    assert count_matches(np.full((1, 1), 0.9), MISS, np.zeros((0, 4)), np.zeros((0, 1), bool), 0.3, 0.7) == counts(
+        0, 1, 0
+    )
 
 
 def told(output: GrounderOutput, boxes: torch.Tensor, phrase_map: torch.Tensor) -> GrounderOutput:
@@ -121,12 +132,28 @@ def test_phrases_without_known_instances_are_not_counted(monkeypatch: pytest.Mon
     monkeypatch.setattr(validation, "count_matches", lambda *row: seen.append(row) or counts(0, 0, 0))
     other = sample((thing("cat", (8, 8, 20, 20)),), sample().turns[1:2])
     validate_chat(model, processor, [sample(turns=(turn,)), other])
-    found, _, truth, wanted, _ = seen[0]
+    found, _, truth, wanted, *_ = seen[0]
     assert found.shape == (8, 1)
     assert wanted.tolist() == [[True], [False], [False]]
     assert truth.shape == (3, 4)
     assert seen[1][0].shape == (8, 0)
     assert seen[1][3].shape == (1, 0)
+
+
+def test_queries_are_chosen_as_the_checkpoint_chooses_them() -> None:
+    # Two equal dogs: a softmax over the queries gives each half a share, and these settings drop no doubles.
+    processor, model = training_processor(), training_model().eval()
+    softmax = SelectionSettings("softmax", 0.05, None)
+    processor.settings = replace(processor.settings, selection=softmax)
+    result = validate_chat(model, processor, four_samples())
+    assert result["phrase_threshold"] in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
+    rows, _ = phrase_rows(model, processor, four_samples())
+    assert all(np.allclose(row[0].sum(axis=0), 1) for row in rows)
+    shares = np.array([[0.45], [0.45], [0.05], [0.05]])
+    twins = np.concatenate([TRUTH[1:2], TRUTH[1:2] * [1, 1, 0.95, 0.95], MISS, MISS])
+    row = (shares, twins, TRUTH[1:2], np.array([[True]]))
+    assert best_f1([row], softmax, "phrase") == {"phrase_f1": pytest.approx(2 / 3), "phrase_threshold": 0.05}
+    assert best_f1([row], SelectionSettings("softmax", 0.05, 0.7), "phrase")["phrase_f1"] == 1
 
 
 def test_validation_draws_the_same_dialogues_each_time() -> None:

@@ -16,7 +16,7 @@ from llava_grounding.geometry import box_cxcywh_to_xyxy, box_iou
 from llava_grounding.matching import GroundingCounts, match_one_to_one
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.processing.selection import keep_queries
+from llava_grounding.processing.selection import SelectionSettings, keep_queries, query_scores
 from llava_grounding.train.batching.batches import (
     ChatItem,
     chat_item,
@@ -30,13 +30,20 @@ from llava_grounding.train.losses.step_losses import read_dialogues
 
 logger = logging.getLogger(__name__)
 
-_NMS_IOU = 0.7
 _TURNS = 4
-_THRESHOLDS = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
+_THRESHOLDS = {  # a softmax over all queries shares one among the instances, a sigmoid gives each its own
+    "sigmoid": (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5),
+    "softmax": (0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
+}
 
 
 def count_matches(
-    scores: np.ndarray, boxes_cxcywh: np.ndarray, truth: np.ndarray, wanted: np.ndarray, threshold: float
+    scores: np.ndarray,
+    boxes_cxcywh: np.ndarray,
+    truth: np.ndarray,
+    wanted: np.ndarray,
+    threshold: float,
+    nms_iou: float | None,
 ) -> GroundingCounts:
     """One-to-one matches of each phrase's kept boxes with its instances, at IoU 0.5.
 
@@ -45,11 +52,12 @@ def count_matches(
         boxes_cxcywh: (Q, 4).
         truth: (n, 4) cxcywh.
         wanted: (n, G) bool.
+        nms_iou: overlap from which the weaker of two boxes is a double; None keeps both.
     """
     corners, truth_corners = box_cxcywh_to_xyxy(boxes_cxcywh), box_cxcywh_to_xyxy(truth)
     found = predicted = 0
     for phrase in range(scores.shape[1]):
-        kept = keep_queries(scores[:, phrase], corners, threshold, _NMS_IOU)
+        kept = keep_queries(scores[:, phrase], corners, threshold, nms_iou)
         rows = np.flatnonzero(wanted[:, phrase])
         predicted += len(kept)
         found += len(match_one_to_one(box_iou(corners[kept], truth_corners[rows])))
@@ -60,11 +68,12 @@ Row = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """One image's scores, boxes, true boxes and truth, as `count_matches` takes them."""
 
 
-def best_f1(rows: Sequence[Row], prefix: str) -> dict[str, float]:
-    """F1 at the threshold that suits it best, and that threshold."""
+def best_f1(rows: Sequence[Row], selection: SelectionSettings, prefix: str) -> dict[str, float]:
+    """F1 at the threshold that suits it best, and that threshold; doubles are dropped as the checkpoint drops them."""
     results = {}
-    for threshold in _THRESHOLDS:
-        results[threshold] = sum((count_matches(*row, threshold) for row in rows), GroundingCounts()).f1
+    for threshold in _THRESHOLDS[selection.query_selection]:
+        counts = (count_matches(*row, threshold, selection.nms_iou) for row in rows)
+        results[threshold] = sum(counts, GroundingCounts()).f1
     threshold = max(results, key=lambda key: results[key])
     return {f"{prefix}_f1": results[threshold], f"{prefix}_threshold": threshold}
 
@@ -84,13 +93,13 @@ class ValidationRows:
         self.phrase_rows += other.phrase_rows
         self.losses += other.losses
 
-    def metrics(self) -> dict[str, float]:
-        """The numbers of a validation."""
-        result = best_f1(self.class_rows, "class") if self.class_rows else {}
+    def metrics(self, selection: SelectionSettings) -> dict[str, float]:
+        """The numbers of a validation, queries chosen as these settings choose them."""
+        result = best_f1(self.class_rows, selection, "class") if self.class_rows else {}
         tokens = sum(count for _, count in self.losses)
         if tokens:
             result["language_loss"] = sum(loss * count for loss, count in self.losses) / tokens
-        return result | (best_f1(self.phrase_rows, "phrase") if self.phrase_rows else {})
+        return result | (best_f1(self.phrase_rows, selection, "phrase") if self.phrase_rows else {})
 
 
 @dataclass
@@ -132,7 +141,7 @@ class Validation:
             for one in parts:
                 assert one is not None
                 rows.join(one)
-        return rows.metrics()
+        return rows.metrics(self.processor.settings.selection)
 
 
 def validate_classes(
@@ -142,7 +151,9 @@ def validate_classes(
     samples: Sequence[Sample],
 ) -> dict[str, float]:
     """F1 of class names as phrases at the best threshold."""
-    return ValidationRows(class_rows=class_rows(model, phrases, processor, samples)).metrics()
+    return ValidationRows(class_rows=class_rows(model, phrases, processor, samples)).metrics(
+        processor.settings.selection
+    )
 
 
 def validate_chat(
@@ -150,7 +161,7 @@ def validate_chat(
 ) -> dict[str, float]:
     """Language loss and F1 of the true answers' phrases at the best threshold."""
     rows, losses = phrase_rows(model, processor, samples)
-    return ValidationRows(phrase_rows=rows, losses=losses).metrics()
+    return ValidationRows(phrase_rows=rows, losses=losses).metrics(processor.settings.selection)
 
 
 @torch.no_grad()
@@ -163,14 +174,14 @@ def class_rows(
 ) -> list[Row]:
     """Class names looked for in every sample."""
     rows = []
-    device = phrases.embeds.device
+    device, chosen_by = phrases.embeds.device, processor.settings.selection.query_selection
     for start in range(0, len(samples), batch_size):
         part = samples[start : start + batch_size]
         images = [encode_sample_image(processor, sample) for sample in part]
         batch = class_batch(part, images, processor, phrases.index)
         memory = model.grounder.encode_image(batch.images["grounder_pixel_values"].to(device))
         output = ground_classes(model, phrases, memory, batch.phrase_mask.to(device))
-        scores = output.phrase_logits[:, :, 1:].float().sigmoid().cpu().numpy()
+        scores = query_scores(output.phrase_logits[:, :, 1:], chosen_by).cpu().numpy()
         boxes = output.boxes_cxcywh.float().cpu().numpy()
         for index, target in enumerate(batch.targets):
             wanted = target.phrase_map[:, 1:].numpy()
@@ -199,6 +210,7 @@ def phrase_rows(
     device = model.lm_head.weight.device
     left_out = set() if left_out is None else left_out
     longest = longest_dialogue(model.config, max_tokens)
+    chosen_by = processor.settings.selection.query_selection
     for start in range(0, len(samples), batch_size):
         items: list[ChatItem] = []
         for sample in samples[start : start + batch_size]:
@@ -218,7 +230,7 @@ def phrase_rows(
         if not embeds.shape[1]:
             continue
         grounding = model.ground(features.memory, embeds, found, features.proposals)
-        scores = grounding.phrase_logits.float().sigmoid().cpu().numpy()
+        scores = query_scores(grounding.phrase_logits, chosen_by).cpu().numpy()
         boxes = grounding.boxes_cxcywh.float().cpu().numpy()
         for index, target in enumerate(batch.targets):
             known = batch.phrase_mask[index, : target.phrase_map.shape[1]].cpu().numpy()
