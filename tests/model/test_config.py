@@ -138,6 +138,10 @@ def test_a_key_that_means_nothing_is_refused_and_keys_of_transformers_are_not() 
         VisualPromptConfig(share_image_features=True, num_maks_tokens=2)
 
 
+def test_a_backbone_is_not_used_where_the_image_is_read_once() -> None:
+    assert VisualPromptConfig(share_image_features=True, backbone_config={"model_type": "swin"}).backbone_config is None
+
+
 @pytest.mark.parametrize("name", ["text_config", "vision_config"])
 def test_an_unknown_kind_of_part_gets_the_nearest_name(name: str) -> None:
     wrong = {"text_config": ("lama", "llama"), "vision_config": ("clip_vision_modle", "clip_vision_model")}[name]

@@ -97,6 +97,38 @@ def llava(
 
 
 @convert.command()
+def language(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Folder of a causal language model of transformers.")
+    ],
+    out: OutFolder,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="What stands around it: qwen3_4b, gemma3_1b, nano, ...; default the one made for its kind."),
+    ] = None,
+    vision_tower: Annotated[
+        Path | None, typer.Option(help="SigLIP or CLIP checkpoint, where the preset has a vision tower.")
+    ] = None,
+    openseed: OpenSeeDFile = None,
+    semantic_sam: SemanticSamFile = None,
+    dtype: LanguagePrecision = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=32, help="Side of the canvas of the vision modules, pixels; default the preset's.")
+    ] = None,
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="Object queries of the grounder; default the preset's.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Put a language model of another family into a model that training can begin with."""
+    from llava_grounding.convert.language import LanguageParts, LanguageSettings, convert_language
+
+    parts = LanguageParts(vision_tower, openseed, semantic_sam)
+    settings = LanguageSettings(preset, image_size, queries, seed)
+    _print(convert_language(source, out, parts, settings, dtype=_dtype(dtype)))
+
+
+@convert.command()
 def vision(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of ours.")],
     out: OutFolder,

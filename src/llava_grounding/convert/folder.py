@@ -57,7 +57,7 @@ def write_converted(
     """
     settings = settings or FolderSettings()
     check_aliases(plan)
-    dtypes = _dtypes(plan, settings.dtype)
+    dtypes = _dtypes(plan, settings.dtype) | _counters(plan, config)
     with new_folder(out) as folder:
         files = _write_weights(folder, plan, dtypes, settings)
         config.dtype = dtypes["language_model.norm.weight"]
@@ -83,6 +83,12 @@ def write_converted(
 def expected_shapes(config: LlavaGroundingConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of everything a model of this configuration stores."""
     return {name: tuple(value.shape) for name, value in meta_model(config).state_dict().items()}
+
+
+def _counters(plan: Plan, config: LlavaGroundingConfig) -> dict[str, torch.dtype]:
+    """Types of what starts fresh and is no weight: the steps that a normalisation has seen."""
+    ours = meta_model(config).state_dict() if plan.fresh else {}
+    return {name: ours[name].dtype for name in plan.fresh if not ours[name].is_floating_point()}
 
 
 def _write_weights(

@@ -16,7 +16,7 @@ from llava_grounding.convert.folder import FolderSettings, expected_shapes, writ
 from llava_grounding.convert.keys import GROUNDER_PREFIX
 from llava_grounding.convert.llava_keys import in_llava_layout, llava_name, tower_key, tower_name, why_left_out
 from llava_grounding.convert.official import SYSTEM, read_source_config
-from llava_grounding.convert.plan import Rows, Shapes
+from llava_grounding.convert.plan import Shapes
 from llava_grounding.convert.report import ConversionReport
 from llava_grounding.convert.shards import Stored, find_shards, stored_in
 from llava_grounding.convert.sizes import (
@@ -32,7 +32,7 @@ from llava_grounding.convert.sizes import (
 )
 from llava_grounding.convert.sources import FreshValues, Source, join_plans
 from llava_grounding.convert.vision_files import VisionFile, open_openseed, open_semantic_sam
-from llava_grounding.convert.vocabulary import GrownVocabulary, grow_tokenizer, token_ids
+from llava_grounding.convert.vocabulary import GrownVocabulary, grow_tokenizer, rows_note, token_ids
 from llava_grounding.convert.writer import MAX_FILE_BYTES, check_new
 from llava_grounding.errors import CheckpointError
 from llava_grounding.model.config import LlavaGroundingConfig
@@ -170,7 +170,7 @@ def _language(stored: Sequence[Stored], shapes: Shapes, vocabulary: GrownVocabul
     parts = ["language_model.", "lm_head."]
     parts += ["multi_modal_projector."] if any(key.startswith(_PROJECTOR) for key in shapes) else []
     parts += [] if tower.source.stored else ["vision_tower."]
-    rows = Rows(shapes["model.embed_tokens.weight"][0], vocabulary.words, vocabulary.added)
+    rows = vocabulary.rows(shapes["model.embed_tokens.weight"][0])
     return Source(
         "the checkpoint", stored, llava_name, tuple(parts), why_left_out, rows={_EMBEDDING: rows, _OUTPUT: rows}
     )
@@ -245,10 +245,4 @@ def _processor_settings(config: LlavaGroundingConfig, values: Mapping[str, Any])
 
 
 def _notes(language: Source, prompts: VisionFile | None) -> tuple[str, ...]:
-    rows = language.rows[_EMBEDDING]
-    notes = []
-    if rows.stored > rows.kept:
-        notes.append(f"{rows.stored - rows.kept:,d} rows of the vocabulary left out: they belong to no token")
-    if rows.added:
-        notes.append(f"{rows.added} rows of the vocabulary are new: the mean of the {rows.kept:,d} others")
-    return (*notes, *(() if prompts is None else prompts.notes))
+    return (*rows_note(language.rows[_EMBEDDING]), *(() if prompts is None else prompts.notes))

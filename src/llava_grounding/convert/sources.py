@@ -97,6 +97,7 @@ class FreshValues:
             "visual_prompt_encoder": lambda: build_visual_prompt_encoder(
                 config.visual_prompt_config, config.text_config.hidden_size
             ),
+            "vision_tower": lambda: build_vision_tower(config)[0],
             "multi_modal_projector": lambda: build_vision_tower(config)[1],
             "phrase_projector": lambda: build_phrase_projector(config),
         }

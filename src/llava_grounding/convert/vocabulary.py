@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from llava_grounding.checkpoint_files import read_object
 from llava_grounding.convert.piece_model import build_tokenizer, read_pieces
+from llava_grounding.convert.plan import Rows
 from llava_grounding.errors import CheckpointError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG
 from llava_grounding.processing.sentencepiece import BLANK
@@ -34,6 +35,10 @@ class GrownVocabulary:
     """Tokens it had before; rows of the word embedding beyond them belong to none."""
     added: int
     """New tokens that need a row each, after those."""
+
+    def rows(self, stored: int) -> Rows:
+        """What becomes of a table with a row per word, of which `stored` are stored."""
+        return Rows(stored, self.words, self.added)
 
 
 def read_tokenizer(folder: Path, rows: int) -> PreTrainedTokenizerFast:
@@ -90,6 +95,16 @@ def grow_tokenizer(folder: Path, rows: int) -> GrownVocabulary:
     return GrownVocabulary(_wrapped(tokenizer, folder), words, added)
 
 
+def rows_note(rows: Rows) -> tuple[str, ...]:
+    """What a report should say of a table that was cut or grown."""
+    notes = []
+    if rows.stored > rows.kept:
+        notes.append(f"{rows.stored - rows.kept:,d} rows of the vocabulary left out: they belong to no token")
+    if rows.added:
+        notes.append(f"{rows.added} rows of the vocabulary are new: the mean of the {rows.kept:,d} others")
+    return tuple(notes)
+
+
 def _taking_text_as_it_is(tokenizer: Tokenizer) -> Tokenizer:
     """The same vocabulary without the blank that SentencePiece puts before a text and takes away from it again.
 
@@ -111,7 +126,11 @@ def _wrapped(tokenizer: Tokenizer, folder: Path) -> PreTrainedTokenizerFast:
     """With the roles that tokenizer_config.json gives to tokens."""
     settings = _read_json(folder / _SETTINGS) if (folder / _SETTINGS).is_file() else {}
     roles = {role: _role(settings.get(role), default) for role, default in _ROLES.items()}
-    roles["pad_token"] = _role(settings.get("pad_token"), roles["unk_token"])
+    # A byte-level vocabulary knows every character, and some texts begin with nothing.
+    for role in ("bos_token", "unk_token"):
+        if settings.get(role) is None and tokenizer.token_to_id(roles[role]) is None:
+            del roles[role]
+    roles["pad_token"] = _role(settings.get("pad_token"), roles.get("unk_token", roles["eos_token"]))
     absent = [token for token in roles.values() if tokenizer.token_to_id(token) is None]
     if absent:
         raise CheckpointError(

@@ -18,7 +18,7 @@ Entry = tuple[str, tuple[int, ...], torch.dtype]
 """Name, shape and type of a tensor."""
 MAX_FILE_BYTES = 2 * 10**9
 """Where one weight file ends and the next begins."""
-_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 _ROW_BYTES = 64 * 2**20  # how much of a tensor is converted at a time
 
 

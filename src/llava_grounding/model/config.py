@@ -262,8 +262,10 @@ class VisualPromptConfig(_StrictConfig):
     # Prompts of one image do not see each other, as the original trains; its inference takes one prompt.
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if not self.share_image_features:
-            self.backbone_config = _as_config(self.backbone_config, "swin", MODEL_FOR_BACKBONE_MAPPING_NAMES)
+        given = self.backbone_config
+        self.backbone_config = (
+            None if self.share_image_features else _as_config(given, "swin", MODEL_FOR_BACKBONE_MAPPING_NAMES)
+        )
         super().__post_init__(**kwargs)
 
 
