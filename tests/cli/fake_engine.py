@@ -64,10 +64,12 @@ class FakeEngine:
     def conversation(self, image: Image.Image) -> FakeTalk:
         return FakeTalk(self, image)
 
-    def ground(self, image: Image.Image, phrases: Sequence[str]) -> list[GroundedPhrase]:
+    def ground(
+        self, image: Image.Image, phrases: Sequence[str], threshold: float | None = None
+    ) -> list[GroundedPhrase]:
         if self.error is not None:
             raise self.error
-        return [disc_phrase(0, text.strip(), 0, image.size, "bird" not in text) for text in phrases]
+        return [disc_phrase(0, text.strip(), 0, image.size, "bird" not in text and not threshold) for text in phrases]
 
 
 @dataclass

@@ -51,6 +51,8 @@ def test_the_answer_is_said_with_its_regions(call: Call, engine: FakeEngine, pho
 def test_settings_reach_the_engine(call: Call, engine: FakeEngine, photo: Path) -> None:
     options = [
         "--no-grounding",
+        "--threshold",
+        0.4,
         "--max-new-tokens",
         5,
         "--temperature",
@@ -65,10 +67,11 @@ def test_settings_reach_the_engine(call: Call, engine: FakeEngine, photo: Path) 
     assert call("chat", photo, "Why?", "--json", *options).code == 0
     assert engine.loaded_with == ("m", "d")
     assert engine.asked == [
-        ("Why?", (), {"grounded": False, "max_new_tokens": 5, "temperature": 0.5, "seed": 3}),
+        ("Why?", (), {"grounded": False, "score_threshold": 0.4, "max_new_tokens": 5, "temperature": 0.5, "seed": 3}),
     ]
     call("chat", photo, "Why?")
-    assert engine.asked[1][2] == {"grounded": True, "max_new_tokens": 256, "temperature": 0.0, "seed": None}
+    defaults = {"max_new_tokens": 256, "temperature": 0.0, "seed": None}
+    assert engine.asked[1][2] == {"grounded": True, "score_threshold": None, **defaults}
 
 
 def test_prompts_bind_in_the_order_given_across_kinds(

@@ -35,6 +35,8 @@ def test_regions_are_said_by_phrase(call: Call, engine: FakeEngine, photo: Path,
         "   1  a disc: box 0,0,32,24  score 0.75",
         "   2  birds: not found (best score 0.10)",
     ]
+    assert "a disc: not found" in call("ground", photo, "a disc", "--threshold", 0.9).out
+    assert "less than or equal to 1" in call("ground", photo, "a disc", "--threshold", 1.2).err
     assert sorted(path.name for path in out.iterdir()) == ["answer.html", "answer.json", "answer.png"]
 
 

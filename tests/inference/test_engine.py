@@ -403,9 +403,22 @@ def test_a_threshold_says_which_regions_are_kept() -> None:
     assert 0 < len(kept) < len(scores)
     with saying(chat, RAW):
         (answer,) = chat.ask_batch([(images[0], "What?")], score_threshold=1.0)
+    with saying(chat, RAW):
+        one = chat.ask(images[0], "What?", score_threshold=1.0)
+    with saying(chat, RAW):
+        *_, streamed = chat.conversation(images[0]).stream("What?", score_threshold=1.0)
     assert (answer.text, [phrase.regions for phrase in answer.phrases]) == (TEXT, [()] * 3)
+    assert one.to_dict() == streamed.answer.to_dict() == answer.to_dict()
+    alone = chat.ground(images[0], phrases, middle)
+    assert [phrase.scores.tolist() for phrase in alone] == [phrase.scores.tolist() for phrase in fewer]
     assert chat.ground_batch([], phrases) == []
-    for call in (lambda: chat.ground_batch(images, phrases, 1.5), lambda: chat.ask_batch([], score_threshold="0.5")):
+    calls = (
+        lambda: chat.ground_batch(images, phrases, 1.5),
+        lambda: chat.ground(images[0], phrases, -0.1),
+        lambda: chat.ask_batch([], score_threshold="0.5"),
+        lambda: chat.ask(images[0], "What?", score_threshold=float("nan")),
+    )
+    for call in calls:
         with pytest.raises(UsageError, match=r"^score_threshold must be a number from 0 to 1, got "):
             call()
 

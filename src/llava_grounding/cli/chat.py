@@ -19,6 +19,7 @@ from llava_grounding.cli.common import (
     MegapixelsOption,
     ModelOption,
     OutOption,
+    ThresholdOption,
 )
 from llava_grounding.cli.lines import Lines
 from llava_grounding.cli.outputs import check_out, refuse_overwriting, write_files
@@ -76,6 +77,7 @@ def chat(
         list[str] | None, typer.Option(metavar="FILE", help="Point with a drawn mask, white on black; repeatable.")
     ] = None,
     grounding: Annotated[bool, typer.Option("--grounding/--no-grounding", help="Tie phrases to regions.")] = True,
+    threshold: ThresholdOption = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     out: OutOption = None,
@@ -105,7 +107,8 @@ def chat(
     given = {"click": click or [], "box": box or [], "scribble": scribble or [], "mask": mask or []}
     prompts = prompts_in_order(ctx.meta, given, limits)
     engine_arguments: tuple[Any, ...] = (model, device, *([limits] if max_megapixels else []))
-    settings = {"grounded": grounding, "max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    settings: dict[str, Any] = {"grounded": grounding, "score_threshold": threshold}
+    settings |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if question is not None:
         check_prompts(question, prompts, picture.size)
         _answer_once(picture, question, prompts, settings, engine_arguments, out, as_json)

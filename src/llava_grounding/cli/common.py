@@ -46,6 +46,12 @@ MegapixelsOption = Annotated[
     float | None,
     typer.Option("--max-megapixels", metavar="N", help="Largest image that is read, in million pixels.  [default: 65]"),
 ]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold", metavar="S", min=0, max=1, help="Score that a region needs.  [default: the model's own]"
+    ),
+]
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="A JPEG, PNG or WebP file.")]
 
 ANSWER_FILES = ("answer.json", "answer.png", "answer.html")
@@ -60,6 +66,7 @@ class Talk(Protocol):
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
+        score_threshold: float | None = None,
         **generation: Unpack[GenerationOptions],
     ) -> Iterator[Any]:
         """Events with `text`, then `phrase`, at last `answer`."""
@@ -76,6 +83,7 @@ class Engine(Protocol):
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
+        score_threshold: float | None = None,
         **generation: Unpack[GenerationOptions],
     ) -> GroundedAnswer:
         """Answer one question."""
@@ -83,7 +91,9 @@ class Engine(Protocol):
     def conversation(self, image: Image.Image) -> Talk:
         """Begin a dialogue."""
 
-    def ground(self, image: Image.Image, phrases: Sequence[str]) -> list[GroundedPhrase]:
+    def ground(
+        self, image: Image.Image, phrases: Sequence[str], score_threshold: float | None = None
+    ) -> list[GroundedPhrase]:
         """Find what each phrase names."""
 
 

@@ -15,6 +15,7 @@ from llava_grounding.cli.common import (
     MegapixelsOption,
     ModelOption,
     OutOption,
+    ThresholdOption,
 )
 from llava_grounding.cli.outputs import check_out, write_files
 from llava_grounding.cli.report import phrase_lines, say
@@ -27,6 +28,7 @@ def ground(
     ],
     model: ModelOption = None,
     device: DeviceOption = None,
+    threshold: ThresholdOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
     max_megapixels: MegapixelsOption = None,
@@ -43,7 +45,7 @@ def ground(
     picture = load_image(image, limits)
     with common.clean_stdout(as_json):
         engine = common.load_engine(model, device, *([limits] if max_megapixels else []))
-        answer = as_answer(picture, engine.ground(picture, phrases), engine.name)
+        answer = as_answer(picture, engine.ground(picture, phrases, threshold), engine.name)
         if out is not None:
             write_files(out, common.answer_files(picture, answer))
     if as_json:

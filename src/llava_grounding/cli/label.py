@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_grounding.cli import common
-from llava_grounding.cli.common import DeviceOption, MegapixelsOption, ModelOption
+from llava_grounding.cli.common import DeviceOption, MegapixelsOption, ModelOption, ThresholdOption
 from llava_grounding.cli.outputs import given_path, refuse_overwriting
 from llava_grounding.cli.report import note, say
 from llava_grounding.errors import DataError, UsageError, quoted
@@ -66,10 +66,7 @@ def label(
         str | None,
         typer.Option(metavar="TEXT", help='Asked where no class is given.  [default: "List everything you see."]'),
     ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(metavar="S", min=0, max=1, help="Score that a label needs.  [default: the model's own]"),
-    ] = None,
+    threshold: ThresholdOption = None,
     boxes_only: Annotated[bool, typer.Option("--boxes-only", help="Boxes without masks.")] = False,
     model: ModelOption = None,
     device: DeviceOption = None,

@@ -12,7 +12,7 @@ from typing import Unpack
 
 import torch
 
-from llava_grounding.errors import PromptError, UsageError
+from llava_grounding.errors import PromptError, UsageError, shown
 from llava_grounding.inference.answering import RunningAnswer, TextDelta
 from llava_grounding.inference.batching import KeysAndValues, RunningBatch, read_text
 from llava_grounding.inference.decoding import Decoding, GenerationOptions, StopSignal, read_options
@@ -96,10 +96,11 @@ class Conversation:
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
+        score_threshold: float | None = None,
         **generation: Unpack[GenerationOptions],
     ) -> GroundedAnswer:
         """Answer the next question; see `GroundedChat.ask` for the arguments."""
-        *_, done = self._start(question, prompts, grounded, generation, stream=False)
+        *_, done = self._start(question, prompts, grounded, score_threshold, generation, stream=False)
         assert isinstance(done, AnswerDone)
         return done.answer
 
@@ -108,23 +109,26 @@ class Conversation:
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
+        score_threshold: float | None = None,
         **generation: Unpack[GenerationOptions],
     ) -> Iterator[StreamEvent]:
         """Like `ask`, as it comes: text, regions of each phrase as soon as it closes, and the answer as last event.
 
         A question that cannot be asked raises here, before the first event.
         """
-        return self._start(question, prompts, grounded, generation, stream=True)
+        return self._start(question, prompts, grounded, score_threshold, generation, stream=True)
 
     def _start(
         self,
         question: str,
         prompts: Sequence[VisualPrompt],
         grounded: bool,
+        score_threshold: float | None,
         generation: GenerationOptions,
         stream: bool,
     ) -> Iterator[StreamEvent]:
         decoding, stop = read_options(generation)
+        check_threshold(score_threshold)
         message = question_message(question, prompts)
         processor, letterbox = self._runtime.processor, self._image.letterbox
         limit = self._runtime.max_positions
@@ -136,7 +140,7 @@ class Conversation:
             text = processor.encode_question(message, grounded, not self._messages, letterbox, limit)
         decoding = fit_decoding(decoding, self._length_with(text), limit)
         self._turn = turn = object()
-        return self._events(turn, message, text, grounded, decoding, stop, stream)
+        return self._events(turn, message, text, grounded, score_threshold, decoding, stop, stream)
 
     def _length_with(self, text: EncodedText) -> int:
         """Positions of the dialogue up to where the answer begins."""
@@ -150,6 +154,7 @@ class Conversation:
         message: Message,
         text: EncodedText,
         grounded: bool,
+        score_threshold: float | None,
         decoding: Decoding,
         stop: StopSignal | None,
         stream: bool,
@@ -163,7 +168,7 @@ class Conversation:
             parts.insert(0, runtime.embed_ids(self._unread))
         batch = RunningBatch(runtime.model)
         writing = batch.join(decoding, *read_text(runtime.model, torch.cat(parts, dim=1), self._read))
-        running = RunningAnswer(runtime, image, writing, length, grounded, stream)
+        running = RunningAnswer(runtime, image, writing, length, grounded, stream, score_threshold)
         for _ in batch.write(stop):
             for event in running.take():
                 if isinstance(event, TextDelta):
@@ -233,3 +238,14 @@ def fit_decoding(decoding: Decoding, prompt_length: int, max_positions: int | No
         return decoding
     check_tokens(prompt_length, max_positions, room=1)
     return replace(decoding, max_new_tokens=min(decoding.max_new_tokens, max_positions - prompt_length))
+
+
+def check_threshold(score_threshold: object) -> None:
+    """Refuse a threshold that no score can be compared with.
+
+    Raises:
+        UsageError: if it is neither None nor a number from 0 to 1.
+    """
+    if score_threshold is None or (isinstance(score_threshold, (int, float)) and 0 <= score_threshold <= 1):
+        return
+    raise UsageError(f"score_threshold must be a number from 0 to 1, got {shown(score_threshold)}")

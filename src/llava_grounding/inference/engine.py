@@ -22,7 +22,7 @@ from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
 from llava_grounding.inference.answering import RunningAnswer
 from llava_grounding.inference.batching import RunningBatch, read_padded, read_texts
-from llava_grounding.inference.conversation import Conversation, fit_decoding, question_message
+from llava_grounding.inference.conversation import Conversation, check_threshold, fit_decoding, question_message
 from llava_grounding.inference.decoding import Decoding, GenerationOptions, StopSignal, read_options
 from llava_grounding.inference.runtime import PHRASES_PER_PASS, Runtime, SeenImage
 from llava_grounding.markup import PhraseSpan
@@ -131,6 +131,7 @@ class GroundedChat:
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
+        score_threshold: float | None = None,
         **generation: Unpack[GenerationOptions],
     ) -> GroundedAnswer:
         """Answer one question about an image.
@@ -140,6 +141,7 @@ class GroundedChat:
             question: with one `<region>` per prompt.
             prompts: what the k-th `<region>` points at, at most 32, in pixels of the upright image.
             grounded: ask for regions; without, the answer has no phrases.
+            score_threshold: above which a region is kept, in [0, 1]; None is the model's own.
             generation: how it is written: `max_new_tokens`, `temperature`, `seed` and `stop`, see `GenerationOptions`.
 
         Returns:
@@ -148,7 +150,7 @@ class GroundedChat:
         Raises:
             ImageError, PromptError, UsageError: if something given cannot be used; the message says what.
         """
-        return self.conversation(image).ask(question, prompts, grounded, **generation)
+        return self.conversation(image).ask(question, prompts, grounded, score_threshold, **generation)
 
     def conversation(
         self, image: ImageSource, messages: Sequence[Message] = (), grounded: bool | Sequence[bool] = True
@@ -188,7 +190,7 @@ class GroundedChat:
         """
         decoding, stop = read_options(generation)
         _check_batch_size(batch_size)
-        _check_threshold(score_threshold)
+        check_threshold(score_threshold)
         if not isinstance(questions, Iterable):
             raise UsageError(f"questions must be a list of Question values, got {shown(questions)}")
         asked = [_question(index, value) for index, value in enumerate(islice(questions, MAX_QUESTIONS + 1))]
@@ -199,12 +201,15 @@ class GroundedChat:
             answers += self._answer_together(asked[start : start + batch_size], start, decoding, stop, score_threshold)
         return answers
 
-    def ground(self, image: ImageSource, phrases: Sequence[str]) -> list[GroundedPhrase]:
+    def ground(
+        self, image: ImageSource, phrases: Sequence[str], score_threshold: float | None = None
+    ) -> list[GroundedPhrase]:
         """Find what each phrase names, without chat; phrases do not influence each other.
 
         Args:
             phrases: at most 10,000, as anybody would type them: a bare noun is found as with its article, see
                 `as_spoken`.
+            score_threshold: above which a region is kept, in [0, 1]; None is the model's own.
 
         Returns:
             One per phrase, in order, with its text as it was given; the span covers the phrase itself.
@@ -213,10 +218,11 @@ class GroundedChat:
             PromptError: if a phrase is empty or holds special tokens.
             UsageError: if phrases are no list of texts, too many, or one is longer than the model reads.
         """
+        check_threshold(score_threshold)
         if not isinstance(phrases, str) and isinstance(phrases, Iterable):
             phrases = list(islice(phrases, MAX_PHRASES + 1))  # it may have no end
         texts = self._referring_texts(phrases)
-        return self._ground_in(self._look_at([image])[0], phrases, texts, None)
+        return self._ground_in(self._look_at([image])[0], phrases, texts, score_threshold)
 
     def ground_batch(
         self,
@@ -235,7 +241,7 @@ class GroundedChat:
             ImageError, PromptError, UsageError: as `ground`.
         """
         _check_batch_size(batch_size)
-        _check_threshold(score_threshold)
+        check_threshold(score_threshold)
         texts = self._referring_texts(phrases)
         found: list[list[GroundedPhrase]] = []
         for start in range(0, len(images), batch_size):
@@ -363,12 +369,6 @@ class GroundedChat:
 def _check_batch_size(batch_size: object) -> None:
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise UsageError(f"batch_size must be a whole number from 1 on, got {shown(batch_size)}")
-
-
-def _check_threshold(score_threshold: object) -> None:
-    if score_threshold is None or (isinstance(score_threshold, (int, float)) and 0 <= score_threshold <= 1):
-        return
-    raise UsageError(f"score_threshold must be a number from 0 to 1, got {shown(score_threshold)}")
 
 
 def _image_key(image: ImageSource) -> object:
