@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from fake_engine import Result
 from typer.testing import CliRunner
 
 from llava_grounding.benchmark.baselines import MostFrequentAnswerBaseline
 from llava_grounding.benchmark.report import Report
 from llava_grounding.cli.benchmark import benchmark
-from llava_grounding.errors import ConfigError, DataError
+from llava_grounding.cli.benchmark_tasks import _spec
+from llava_grounding.errors import ConfigError, DataError, UsageError
 from llava_grounding.scenes.synthetic import draw_scene
 
 app = typer.Typer()
@@ -66,6 +69,22 @@ def test_a_report_replaces_no_file_of_the_model_or_the_data(
         assert words in str(result.exception)
     assert "device must be" in str(run("scenes", "--model", blind_model, "--device", "banana").exception)
     assert "give its folder with --data" in str(run("photos", "--model", blind_model).exception)
+
+
+def test_usage_names_no_command_that_nobody_types(call: Callable[..., Result]) -> None:
+    for arguments in (["scenes", "--help"], ["--help"]):
+        said = call("benchmark", *arguments)
+        assert said.code == 0
+        assert "quality" not in said.out
+    assert "(see `llava-grounding benchmark --help`)" in call("benchmark", "scenes", "--limit", 0).err
+
+
+def test_a_run_says_how_many_queries_the_grounder_shall_pick(tmp_path: Path) -> None:
+    spec = _spec(None, tmp_path, None, None, 8, 50)
+    assert spec.num_queries == spec.about()["num_queries"] == 50
+    assert "num_queries" not in _spec(None, tmp_path, None, None, 8, None).about()
+    with pytest.raises(UsageError, match="a server decides by itself how many object queries it has"):
+        _spec("m", tmp_path, None, "http://127.0.0.1:1/v1", 8, 50)
 
 
 def test_photos_need_no_training_split(blind_model: Path, mini_pack_root: Path) -> None:

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from llava_grounding.errors import ShapeError, UsageError
+from llava_grounding.errors import ConfigError, ShapeError, UsageError
 from llava_grounding.model.llava_grounding import (
     ImageFeatures,
     LlavaGroundingForConditionalGeneration,
@@ -354,6 +354,22 @@ def test_phrases_can_be_zero_and_still_give_queries() -> None:
         assert output.phrase_logits.shape == (2, 8, 0)
         assert output.boxes_cxcywh.shape == (2, 8, 4)
         assert bool(torch.isfinite(output.boxes_cxcywh).all())
+
+
+@flavours
+def test_a_grounder_picks_as_many_queries_as_it_is_told(flavour: str) -> None:
+    model, inputs = LlavaGroundingForConditionalGeneration(whole_config(flavour)).eval(), example(whole_config(flavour))
+    model.set_num_queries(5)
+    features = model.encode_image(**inputs.images)
+    embeds, found = torch.randn(2, 2, 32), torch.ones(2, 2, dtype=torch.bool)
+    with torch.no_grad():
+        output = model.ground(features.memory, embeds, found, features.proposals)
+    assert output.boxes_cxcywh.shape == (2, 5, 4)
+    assert model.config.grounder_config.num_queries == 5
+    least = 4 if flavour == "shared" else 1  # the language model reads so many of them
+    for wrong in (least - 1, 2**16 + 1, True):
+        with pytest.raises(ConfigError, match=f"num_queries must be {least} to 65,536 here, got {wrong}"):
+            model.set_num_queries(wrong)
 
 
 @flavours

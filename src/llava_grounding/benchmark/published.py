@@ -203,14 +203,14 @@ LEDGER: tuple[Entry, ...] = (
     Entry(
         "Table 13: number of queries (50, 100, 300)",
         f"{_BENCH} referring",
-        "as table 5; a checkpoint per number",
-        difference="the number is a field of the configuration; the command measures the checkpoint it is given",
+        "as table 5; a checkpoint per number, or one with --queries",
+        difference="a key of the training recipe (num_queries); `run --queries` changes it for a checkpoint there is",
     ),
     Entry(
         "Table 14: gradient of the grounder detached from the language model",
         f"{_BENCH} grounding-bench",
         "as table 4; a checkpoint trained either way",
-        difference="a switch of the training recipe; the command measures the checkpoint it is given",
+        difference="a key of the training recipe (detach_grounding); the command measures the checkpoint it is given",
     ),
     Entry(
         "Tables 16 to 19: instruction templates of four kinds",

@@ -46,6 +46,7 @@ class SystemSpec:
         images: where the pictures are.
         device: for the model; None chooses.
         max_new_tokens: where answers are cut.
+        num_queries: object queries that the grounder picks; None: as many as the model was made for.
     """
 
     kind: Literal["model", "endpoint"]
@@ -55,11 +56,14 @@ class SystemSpec:
     images: str = ""
     device: str | None = None
     max_new_tokens: int = 256
+    num_queries: int | None = None
 
     def about(self) -> dict[str, Any]:
         """What decides the answers; the device and the place of the pictures do not."""
         data = asdict(self)
-        return {key: value for key, value in data.items() if key not in ("images", "device")}
+        own = self.num_queries is None
+        left_out = ("images", "device", *(("num_queries",) if own else ()))
+        return {key: value for key, value in data.items() if key not in left_out}
 
 
 class System(Protocol):
@@ -269,6 +273,8 @@ def load_system(spec: SystemSpec, api_key: str = "none") -> System:
     from llava_grounding.inference.engine import GroundedChat
 
     chat = GroundedChat.from_pretrained(spec.model, spec.device)
+    if spec.num_queries is not None:
+        chat.model.set_num_queries(spec.num_queries)
     return ChatSystem(chat, images, spec.max_new_tokens)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from llava_grounding.benchmark.tasks import IN_A_LINE, TASKS
 from llava_grounding.cli.benchmark import Task, benchmark
@@ -56,9 +56,17 @@ class _Benchmarks(TyperGroup):
         return list(super().parse_args(ctx, args))
 
 
+class _Scenes(TyperCommand):
+    """`scenes` and `photos`, which stand where others have a task: usage lines do not name the command itself."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """As if it were the group, whose arguments it takes."""
+        return super().make_context(parent.info_name, args, parent.parent, **extra)
+
+
 benchmarks = typer.Typer(cls=_Benchmarks, rich_markup_mode=None, no_args_is_help=False)
 steps = typer.Typer(rich_markup_mode=None, no_args_is_help=False, add_completion=False)
-benchmarks.command(_QUALITY, hidden=True)(benchmark)
+benchmarks.command(_QUALITY, cls=_Scenes, hidden=True)(benchmark)
 
 
 @benchmarks.callback()
@@ -149,6 +157,9 @@ def run(
     ] = "OPENAI_API_KEY",
     block: Annotated[int, typer.Option(min=1, help="Samples asked together; part of the configuration.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1, max=2000, help="Where answers are cut.")] = 256,
+    queries: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Object queries of the grounder; default the model's own.")
+    ] = None,
     cluster: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Have a Dask scheduler's workers ask, as tcp://HOST:8786.")
     ] = None,
@@ -157,7 +168,7 @@ def run(
     from llava_grounding.benchmark.runs import Run, Shard
 
     samples = _read_set(ctx, samples_file)
-    spec = _spec(model, images, device, base_url, max_new_tokens)
+    spec = _spec(model, images, device, base_url, max_new_tokens, queries)
     check_out(out, (), [("set", samples_file)])
     work = Run(out, samples, spec, block)
     with _progress(f"{samples.task} with {spec.model or 'nano'}") as tell:
@@ -265,7 +276,12 @@ def _read_set(ctx: typer.Context, path: Path) -> SampleSet:
 
 
 def _spec(
-    model: str | None, images: Path | None, device: str | None, base_url: str | None, max_new_tokens: int
+    model: str | None,
+    images: Path | None,
+    device: str | None,
+    base_url: str | None,
+    max_new_tokens: int,
+    num_queries: int | None,
 ) -> SystemSpec:
     from llava_grounding.benchmark.systems import SystemSpec
 
@@ -275,12 +291,14 @@ def _spec(
     if base_url is not None:
         if not model:
             raise UsageError("a server needs the name of its model; give --model")
+        if num_queries is not None:
+            raise UsageError("a server decides by itself how many object queries it has; leave out --queries")
         return SystemSpec("endpoint", model, "", base_url, place, None, max_new_tokens)
     from llava_grounding.benchmark.report import hash_weights
     from llava_grounding.checkpoints import find_checkpoint
 
     name, folder = find_checkpoint(model)
-    return SystemSpec("model", model or name, hash_weights(folder), "", place, device, max_new_tokens)
+    return SystemSpec("model", model or name, hash_weights(folder), "", place, device, max_new_tokens, num_queries)
 
 
 def _predictions(

@@ -36,6 +36,8 @@ _TRANSFORMERS_KEYS = {"model_type", "name_or_path", "dtype", "torch_dtype", "num
     "_experts_implementation_internal",
     "_output_attentions",
 }
+MAX_QUERIES = 2**16
+"""Object queries that a grounder may pick from an image."""
 # Least and most of what both vision modules are made of.
 _SIZES = {
     "image_size": (32, 2048),
@@ -49,7 +51,7 @@ _SIZES = {
     "encoder_ffn_size": (1, 2**20),
     "decoder_layers": (0, 1000),
     "decoder_ffn_size": (1, 2**20),
-    "num_queries": (1, 2**16),
+    "num_queries": (1, MAX_QUERIES),
     "num_mask_tokens": (1, 1000),
 }
 _Part = TypeVar("_Part", bound=PreTrainedConfig)
@@ -364,8 +366,8 @@ class LlavaGroundingConfig(_StrictConfig):
         """Parts that do not fit each other, or nothing."""
         grounder, prompts = self.grounder_config, self.visual_prompt_config
         problems = _size_problems("grounder_config", grounder) + _size_problems("visual_prompt_config", prompts)
-        if type(self.shared_tower_objects) is not int or not 0 <= self.shared_tower_objects <= _SIZES["num_queries"][1]:
-            problems.append(f"shared_tower_objects must be 0 to {_SIZES['num_queries'][1]:,}")
+        if type(self.shared_tower_objects) is not int or not 0 <= self.shared_tower_objects <= MAX_QUERIES:
+            problems.append(f"shared_tower_objects must be 0 to {MAX_QUERIES:,}")
         if self.phrase_queries == "image" and self.vision_config is not None:
             problems.append("phrase_queries can be `image` only with the shared tower (vision_config=None)")
         language_size = getattr(self.text_config, "hidden_size", grounder.phrase_size)

@@ -187,8 +187,7 @@ def _from_checkpoint(
     config, wanted = loaded.model.config, model_config(recipe)
     config.detach_grounding = wanted.detach_grounding
     if wanted.grounder_config.num_queries != config.grounder_config.num_queries:
-        config.grounder_config.num_queries = wanted.grounder_config.num_queries
-        loaded.model.grounder.query_selection.num_queries = wanted.grounder_config.num_queries
+        loaded.model.set_num_queries(wanted.grounder_config.num_queries)
     return loaded.model, loaded.processor
 
 
