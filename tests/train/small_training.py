@@ -101,9 +101,10 @@ def shrink_world(monkeypatch: pytest.MonkeyPatch) -> None:
         root: Path | None,
         scenes: Callable[[], SceneConfig] = SceneConfig,
         questions: bool = True,
+        commercial_use: bool = False,
     ) -> list[tuple[SampleSource, float]]:
         drawn = replace(SCENES, questions=()) if scenes is scenes_without_dialogues else SCENES
-        return open_sources(values, root, lambda: drawn, questions)
+        return open_sources(values, root, lambda: drawn, questions, commercial_use)
 
     monkeypatch.setattr(setup_module, "preset", lambda name: training_config(name))
     monkeypatch.setattr(setup_module, "KINDS", NAMES)

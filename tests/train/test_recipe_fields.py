@@ -96,6 +96,10 @@ CASES = [
     case("report_to", ["tensorboard"], "trackers"),
 ]
 ELSEWHERE = {
+    "commercial_use": (
+        "test_training_setup.py",
+        "test_photos_that_may_not_be_used_commercially_are_left_out_where_that_is_asked",
+    ),
     "save_total_limit": ("test_run.py", "test_only_the_newest_checkpoints_are_kept"),
     "sharding": ("test_run.py", "test_they_build_without_warnings"),
 }

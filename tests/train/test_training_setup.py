@@ -1,6 +1,8 @@
 """A stage put together from its recipe: what starts from nothing, what from an earlier stage, and what is refused."""
 
+import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,28 @@ def first_stage(folder: Path, flavour: str = "shared") -> Path:
     training_processor(flavour).save_pretrained(folder)
     save_phrases(class_phrases(3), folder)
     return folder
+
+
+def test_photos_that_may_not_be_used_commercially_are_left_out_where_that_is_asked(
+    mini_pack_root: Path, tmp_path: Path
+) -> None:
+    pack = tmp_path / "pack"
+    shutil.copytree(mini_pack_root, pack)
+    labels = json.loads((pack / "instances_val.json").read_text(encoding="utf-8"))
+    for row, license in zip(labels["images"], ("CC BY-NC 2.0", "CC BY 2.0", "", "CC0"), strict=True):
+        row["license"] = license
+    (pack / "instances_val.json").write_text(json.dumps(labels), encoding="utf-8")
+    free = {row["file_name"] for row in labels["images"][1::2]}
+    data = [{"kind": "photos", "split": "val", "mirrored": 0.0}, {"kind": "scenes"}]
+    for wanted in (True, False):
+        setup = build_training_setup(small("chat", commercial_use=wanted, data=data), tmp_path, pack)
+        photos = setup.mixture.sources[0]
+        names = {photos.sample(number, np.random.default_rng(0)).id for number in range(photos.size)}
+        assert names == (free if wanted else {row["file_name"] for row in labels["images"]})
+    for row in labels["images"]:
+        row["license"] = "CC BY-NC 2.0"
+    (pack / "instances_val.json").write_text(json.dumps(labels), encoding="utf-8")
+    assert open_sources([{**data[0], "optional": True}], pack, commercial_use=True) == []
 
 
 def test_both_stages_follow_each_other_and_the_result_can_be_published(

@@ -50,7 +50,8 @@ def dry_run(recipe: Recipe, root: Path | None = None, processes: int = 1) -> lis
         UsageError: whatever would stop the run before its first step.
     """
     plan = stage_plan(recipe)
-    sources = open_sources(recipe.data, root, SceneConfig if "language" in plan.tasks else scenes_without_dialogues)
+    scenes = SceneConfig if "language" in plan.tasks else scenes_without_dialogues
+    sources = open_sources(recipe.data, root, scenes, commercial_use=recipe.commercial_use)
     open_sources(recipe.validation, root)
     check_trackers(recipe.report_to)
     mixture = Mixture(sources, recipe.batch_size, recipe.seed)

@@ -52,6 +52,8 @@ class Recipe:
     """Published ImageNet weights that the backbone starts with, such as `efficientnet_lite0`; None: as above."""
     data: tuple[Source, ...] = ({"kind": "scenes"},)
     """What to learn from."""
+    commercial_use: bool = False
+    """Learn from those photos of the pack alone whose licence allows commercial use and changes."""
     validation: tuple[Source, ...] = ({"kind": "scenes", "held_out": True},)
     """What to look at in validations; `validation_samples` of them, by weight."""
     steps: int = 1000

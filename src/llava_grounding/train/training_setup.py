@@ -108,7 +108,7 @@ def build_training_setup(
     torch.manual_seed(recipe.seed)
     # Class names need no dialogues, and drawing is faster without.
     drawn = SceneConfig if "language" in plan.tasks else scenes_without_dialogues
-    sources = open_sources(recipe.data, root, drawn, "language" in plan.tasks)
+    sources = open_sources(recipe.data, root, drawn, "language" in plan.tasks, commercial_use=recipe.commercial_use)
     if not sources:
         kinds = ", ".join(dict.fromkeys(str(one["kind"]) for one in recipe.data))
         raise DataError(f"none of the sources is there: {kinds}; --data FOLDER or {PACK_VARIABLE} says where they are")
@@ -116,7 +116,9 @@ def build_training_setup(
     if not held_out:
         logger.warning("there is nothing to validate with, so no best weights will be kept, only the last")
     if recipe.start_from is None:
-        corpus = sources if drawn is SceneConfig else open_sources(recipe.data, root)  # a tokenizer needs dialogues
+        corpus = sources
+        if drawn is not SceneConfig:  # a tokenizer needs dialogues
+            corpus = open_sources(recipe.data, root, commercial_use=recipe.commercial_use)
         start = None if recipe.init_from is None else find_checkpoint(recipe.init_from)[1]
         model, processor = _from_nothing(recipe, corpus) if start is None else _from_fitting(recipe, start)
     else:

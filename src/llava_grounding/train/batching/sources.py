@@ -18,6 +18,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 
 from llava_grounding.data.augmentation import augment
+from llava_grounding.data.licenses import allows_commercial_use
 from llava_grounding.data.mark_drawing import draw_marks
 from llava_grounding.data.readers.coco import PACK_VARIABLE, CocoPhotos, PhotoPack
 from llava_grounding.data.readers.reading import IMAGE_MISSING
@@ -139,6 +140,7 @@ def open_sources(
     root: Path | None,
     scenes: Callable[[], SceneConfig] = SceneConfig,
     questions: bool = True,
+    commercial_use: bool = False,
 ) -> list[tuple[SampleSource, float]]:
     """Open what a recipe names, with weights; sources that are `optional` and whose files are not there are left out.
 
@@ -147,6 +149,7 @@ def open_sources(
             LLAVA_GROUNDING_DATA for the pack, and the working directory.
         scenes: what drawn scenes are like.
         questions: whether photos come with questions.
+        commercial_use: of the photo pack, only photos whose licence allows it; see `data/licenses.py`.
 
     Raises:
         ConfigError: if a source is unknown, or a key of it is.
@@ -162,7 +165,7 @@ def open_sources(
         if values.get("optional") and not is_there(values, root):
             logger.info("%s: left out: its files are not there", values.get("name", values["kind"]))
             continue
-        source = open_source(values, root, scenes, questions)
+        source = open_source(values, root, scenes, questions, commercial_use)
         if source.size == 0 and values.get("optional"):
             logger.info("%s: left out: the pack has no such photos", source.name)
             continue
@@ -175,6 +178,7 @@ def open_source(
     root: Path | None,
     scenes: Callable[[], SceneConfig] = SceneConfig,
     questions: bool = True,
+    commercial_use: bool = False,
 ) -> SampleSource:
     """Open one source; see `open_sources`."""
     kind = str(values["kind"])
@@ -186,11 +190,13 @@ def open_source(
             raise ConfigError(f"`held_out` of a source must be true or false, got `{held_out}`")
         return Scenes(scenes(), held_out, name)
     if kind == "photos":
-        return _open_photos(values, root, name, questions)
+        return _open_photos(values, root, name, questions, commercial_use)
     return Records(open_dataset(values, root), _dialogue_settings(values, name), name)
 
 
-def _open_photos(values: Mapping[str, Any], root: Path | None, name: str, questions: bool) -> Photos:
+def _open_photos(
+    values: Mapping[str, Any], root: Path | None, name: str, questions: bool, commercial_use: bool
+) -> Photos:
     _check_keys("photos", values, ("split", "mirrored", "only", "labelled", "augmented"))
     mirrored = values.get("mirrored", 0.5)
     if isinstance(mirrored, bool) or not isinstance(mirrored, int | float) or not 0 <= mirrored <= 1:
@@ -203,7 +209,7 @@ def _open_photos(values: Mapping[str, Any], root: Path | None, name: str, questi
         raise ConfigError(f"`only` of a source must be a list of names of photo sources, got `{only}`")
     records = PhotoPack(_pack(root)).split(_split(values))
     numbers = None
-    if only is not None or values.get("labelled"):
+    if only is not None or values.get("labelled") or commercial_use:
         known = {record.source for record in records}
         for one in only or ():
             if one not in known and not values.get("optional"):
@@ -211,7 +217,9 @@ def _open_photos(values: Mapping[str, Any], root: Path | None, name: str, questi
         numbers = tuple(
             number
             for number, record in enumerate(records)
-            if (only is None or record.source in only) and (record.instances or not values.get("labelled"))
+            if (only is None or record.source in only)
+            if record.instances or not values.get("labelled")
+            if not commercial_use or allows_commercial_use(record.license)
         )
     return Photos(records, float(mirrored), name, numbers, values.get("augmented", False), questions)
 
