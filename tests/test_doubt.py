@@ -27,6 +27,12 @@ def test_its_regions_say_so_in_text() -> None:
     assert list(phrase_lines(answer(True, found=False))) == ["   1  A sun: not found (best score 0.40)"]
 
 
+def test_an_answer_is_doubtful_where_nothing_was_surely_found() -> None:
+    sure, doubted, missing = answer(False), answer(True), answer(False, found=False)
+    assert [one.doubtful for one in (sure, doubted, missing)] == [False, True, True]
+    assert not replace(sure, phrases=()).doubtful
+
+
 def test_its_words_have_a_mark_in_drawing_and_page_and_a_line_says_what_it_means() -> None:
     for shown in (True, False):
         pieces = "".join(text for text, _ in drawing._legend_pieces(answer(shown)))

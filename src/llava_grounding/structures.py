@@ -278,6 +278,11 @@ class GroundedAnswer:
                 if region.mask_size_hw not in (None, (height, width)):
                     raise ShapeError(f"masks must be ({height}, {width}) like the image, got {region.mask_size_hw}")
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether it names things and none of them was surely found, as of an image unlike those the model knows."""
+        return bool(self.phrases) and not any(phrase.regions and not phrase.doubtful for phrase in self.phrases)
+
     def to_dict(self) -> dict[str, Any]:
         """The answer as plain data for JSON, version 1 of the format; `from_dict` reads it back."""
         width, height = self.image_size_wh

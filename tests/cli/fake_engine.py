@@ -57,7 +57,8 @@ class FakeEngine:
         if self.error is not None:
             raise self.error
         self.asked.append((question, tuple(prompts), settings))
-        phrases = (disc_phrase(0, "A disc", 0, image.size), disc_phrase(1, "no birds", 8, image.size, False))
+        found = not (settings.get("score_threshold") or 0) > 0.75
+        phrases = (disc_phrase(0, "A disc", 0, image.size, found), disc_phrase(1, "no birds", 8, image.size, False))
         raw = "<g_s> A disc <g_e> <seg>, <g_s> no birds <g_e> <seg>."
         return GroundedAnswer("A disc, no birds.", phrases, image.size, raw, self.name, 7, 9, image=image)
 

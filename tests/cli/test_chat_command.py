@@ -74,6 +74,14 @@ def test_settings_reach_the_engine(call: Call, engine: FakeEngine, photo: Path) 
     assert engine.asked[1][2] == {"grounded": True, "score_threshold": None, **defaults}
 
 
+def test_an_answer_of_which_nothing_was_surely_found_says_so(call: Call, engine: FakeEngine, photo: Path) -> None:
+    words = "Doubtful: none of this was surely found in the picture; the model may not know such images.\n"
+    assert call("chat", photo, "What is there?").err == ""
+    doubtful = call("chat", photo, "What is there?", "--threshold", 0.9)
+    assert (doubtful.code, doubtful.err) == (0, words)
+    assert doubtful.out.splitlines()[1] == "   1  A disc: not found (best score 0.10)"
+
+
 def test_prompts_bind_in_the_order_given_across_kinds(
     call: Call, engine: FakeEngine, photo: Path, tmp_path: Path
 ) -> None:

@@ -162,6 +162,8 @@ def _stream(talk: common.Talk, question: str, prompts: list[VisualPrompt], setti
     say("\n")
     for line in phrase_lines(answer):
         say(f"{line}\n")
+    if answer.doubtful:
+        note("Doubtful: none of this was surely found in the picture; the model may not know such images.")
     return answer
 
 

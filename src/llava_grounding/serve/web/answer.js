@@ -27,9 +27,10 @@ export class AnswerView {
     this.pinned = null;
     this.said = element("p", { class: "said writing" });
     this.found = element("ul", { class: "found", "aria-label": "Phrases and what they name" });
+    this.unsure = element("p", { class: "unsure" });
     this.files = element("div", { class: "files" });
     const heading = title ? [element("h2", {}, title)] : [];
-    this.root = element("article", { class: "answer" }, ...heading, this.said, this.found, this.files);
+    this.root = element("article", { class: "answer" }, ...heading, this.said, this.found, this.unsure, this.files);
   }
 
   /** @param {string} text */
@@ -91,6 +92,8 @@ export class AnswerView {
     }
     this.said.replaceChildren(...pieces, characters.slice(end).join(""));
     this.found.replaceChildren(...this.shown.map((phrase) => this.#row(phrase)));
+    const sure = this.shown.some((phrase) => phrase.regions.length && !phrase.doubtful);
+    this.unsure.textContent = this.answer && this.phrases.length && !sure ? "None of this was surely found in the picture." : "";
     if (focused) /** @type {HTMLElement | null} */ (this.root.querySelector(`[data-key="${focused}"]`))?.focus();
   }
 
