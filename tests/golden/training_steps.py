@@ -4,8 +4,9 @@ Group E compares what comes of it. Random points are read from the recording, or
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from typing import Any
 
 import torch
 from group_c import Watch
@@ -17,13 +18,17 @@ from llava_grounding.convert.official_keys import official_name
 from llava_grounding.geometry import box_xyxy_to_cxcywh
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.model.heads import inverse_sigmoid
-from llava_grounding.model.llava_grounding import LlavaGroundingOutput
 from llava_grounding.model.outputs import VisualPromptOutput, mask_logits_from
 from llava_grounding.processing.processor import EncodedImage, EncodedText
+from llava_grounding.train.batching.batches import ChatBatch
 from llava_grounding.train.batching.instance_prompts import jitter_prompts
 from llava_grounding.train.batching.targets import GroundingTarget
 from llava_grounding.train.losses.prompt_losses import PromptCriterion, named_prompt_predictions
-from llava_grounding.train.losses.set_criterion import CriterionResult
+from llava_grounding.train.losses.set_criterion import CriterionResult, SetCriterion
+from llava_grounding.train.losses.step_losses import Criteria
+from llava_grounding.train.losses.weights import LossWeights
+from llava_grounding.train.plan import STAGES, StagePlan
+from llava_grounding.train.training_module import LossConfig, TrainingModule
 
 BATCHES = {
     "stage1_flickr_ref": ("flickr0", "coco0", "llava0"),
@@ -95,52 +100,110 @@ class PointsInOrder:
 def grounding_step(
     trainee: Trainee, stage: str, mapped: dict[str, Mapped], case: Json, recorded: dict[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Forward and backward of a stage that learns words and grounding."""
+    """Forward and backward of a stage that learns words and grounding, by the module that `train` trains.
+
+    The original computes the losses of each kind of rows by itself; here each kind is a micro-batch of the step.
+    """
     model, names = trainee.chat.model, BATCHES[stage]
     model.config.phrase_state = "at_seg"
     model.requires_grad_(True).zero_grad(set_to_none=True)
-    rows = [mapped[name] for name in names]
+    ours = read_together(trainee, [mapped[name] for name in names])
+    points = PointsInOrder(recorded, torch.Generator().manual_seed(case["manual_seed"]))
+    criterion = Watched(**vars(build_criterion(case, trainee.config)), points_of_all=points)
+    criterion = replace(criterion, phrase_normalisation="valid")  # as in training, where a phrase may not be judged
+    batches = micro_batches(trainee, stage, mapped)
+    num_tokens = sum(batch.counts[0] for batch in batches.values())
+    language = total = torch.zeros(())
+    for key, batch in batches.items():
+        plan = StagePlan(("language",), ()) if key is None else STAGES["align"]
+        criteria = replace(Criteria.of(0, None), phrases=criterion)
+        module = TrainingModule(
+            model, None, LossConfig(plan, LossWeights(grounding=1.0), None, True), criteria=criteria
+        ).eval()
+        losses = module(batch, torch.stack([num_tokens, batch.counts[1], batch.counts[2]]))
+        losses["loss"].backward()
+        language, total = language + losses["language"].detach(), total + losses["loss"].detach()
+        if key is not None:
+            found = matches_of(criterion.results.pop(), batch.targets)
+            ours |= numbered(found, sum(name.startswith("match.") for name in ours) // 2)
+            last = stage in LAST_LAYER_ONLY
+            ours |= {f"loss.{key}.{name}": value for name, value in original_names(losses, last).items()}
+    norms = {f"grad_norms.{name}": gradient(model, name).norm() for name in case["grad_norms"]}
+    return ours | {"loss.llava": language, "loss.loss_total": total} | points.drawn | norms
+
+
+@dataclass(frozen=True)
+class Watched(SetCriterion):
+    """The criterion with the recording's points, which keeps what it found."""
+
+    points_of_all: PointsInOrder | None = None
+    results: list[CriterionResult] = field(default_factory=list)
+
+    def unweighted(self, *arguments: Any, **named: Any) -> CriterionResult:
+        """As ever."""
+        output, targets, mask = arguments[:3]
+        self.results.append(super().unweighted(output, targets, mask, self.points_of_all, **named))
+        return self.results[-1]
+
+
+def read_together(trainee: Trainee, rows: Sequence[Mapped]) -> dict[str, Tensor]:
+    """What the language model is given of all rows in one batch, and what it makes of it."""
+    model = trainee.chat.model
     batch = trainee.chat.processor.collate_texts([row.text for row in rows])
     images = trainee.chat.processor.collate_images([row.image for row in rows])
-    labels = batch["labels"].clone()
-    for row, name in enumerate(names):
-        if kind_of(name) == WITHOUT_WORDS.get(stage):
-            labels[row] = -100
-    with Watch(trunk=(model.language_model, "forward")) as watch:
-        output = model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            labels=labels,
-            use_cache=False,
-            **images,
-        )
-    points = PointsInOrder(recorded, torch.Generator().manual_seed(case["manual_seed"]))
-    ours = {
+    with torch.no_grad(), Watch(trunk=(model.language_model, "forward")) as watch:
+        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, **images)
+    return {
         "spliced.inputs_embeds": watch.calls["trunk"][0][1]["inputs_embeds"],
         "spliced.labels": batch["labels"],
         "spliced.attention_mask": batch["attention_mask"],
         "last_hidden_state": output.last_hidden_state,
         "phrase_positions": (batch["input_ids"] == model.config.seg_token_id).nonzero()[:, 1],
-        "loss.llava": output.loss,
     }
-    total = output.loss
-    for kind, key in ROLES[stage].items():
-        grounded = [row for row, name in enumerate(names) if kind_of(name) == kind and mapped[name].is_grounded]
-        if not grounded:
-            continue
-        kept = batch["input_ids"] == model.config.seg_token_id
-        if key == MAY_LACK_MATCHES:
-            for row in grounded:
-                kept[row, kept[row].clone()] = torch.tensor(rows[row].case["grounding_mask"], dtype=torch.bool)
-        found, loss = ground_rows(trainee, output, grounded, kept[grounded], [rows[r] for r in grounded], case, points)
-        matches = sum(name.startswith("match.") for name in ours) // 2
-        ours |= numbered(found["match"], matches)
-        keep = {k: v for k, v in found["loss"].items() if stage not in LAST_LAYER_ONLY or k.endswith("_0")}
-        ours |= {f"loss.{key}.{name}": value for name, value in keep.items()}
-        total = total + loss
-    total.backward()
-    norms = {f"grad_norms.{name}": gradient(model, name).norm() for name in case["grad_norms"]}
-    return ours | {"loss.loss_total": total} | points.drawn | norms
+
+
+def micro_batches(trainee: Trainee, stage: str, mapped: dict[str, Mapped]) -> dict[str | None, ChatBatch]:
+    """The rows of each kind that has a grounding loss, by the original's name of it, and under None all others."""
+    names = BATCHES[stage]
+    parts: dict[str | None, list[str]] = {key: [] for key in (*ROLES[stage].values(), None)}
+    for name in names:
+        key = ROLES[stage].get(kind_of(name)) if mapped[name].is_grounded else None
+        parts[key].append(name)
+    return {key: chat_batch_of(trainee, stage, key, part, mapped) for key, part in parts.items() if part}
+
+
+def chat_batch_of(
+    trainee: Trainee, stage: str, key: str | None, names: Sequence[str], mapped: dict[str, Mapped]
+) -> ChatBatch:
+    """Some rows as training has them; those without a key have no phrases that are judged."""
+    processor, rows = trainee.chat.processor, [mapped[name] for name in names]
+    texts = processor.collate_texts([row.text for row in rows])
+    segs = [row.text.input_ids.count(processor.tokens.ids.seg) for row in rows]
+    judged = torch.zeros(len(rows), max(segs), dtype=torch.bool)
+    targets = []
+    for place, (name, row) in enumerate(zip(names, rows, strict=True)):
+        if kind_of(name) == WITHOUT_WORDS.get(stage):
+            texts["labels"][place] = -100
+        if key is not None:
+            kept = row.case["grounding_mask"] if key == MAY_LACK_MATCHES else [True] * segs[place]
+            judged[place, : segs[place]] = torch.tensor(kept, dtype=torch.bool)
+        targets.append(target_of(row, judged[place]) if key is not None else nothing())
+    return ChatBatch(processor.collate_images([row.image for row in rows]), texts, None, targets, judged)
+
+
+def nothing() -> GroundingTarget:
+    """The target of a row without things."""
+    return GroundingTarget(torch.zeros(0, 4), None, torch.zeros(0, dtype=torch.bool), torch.zeros(0, 0).bool())
+
+
+def original_names(losses: dict[str, Tensor], last_layer_only: bool) -> dict[str, Tensor]:
+    """Grounding losses of a step by the original's names."""
+    found = {}
+    for ours, value in losses.items():
+        kind, _, layer = ours.removeprefix("phrase_loss_").partition("_")
+        if ours.startswith("phrase_loss_"):
+            found[LOSS_NAMES[f"loss_{kind}"] + suffix(layer or "final")] = value.detach()
+    return {name: value for name, value in found.items() if not last_layer_only or name.endswith("_0")}
 
 
 def kind_of(name: str) -> str:
@@ -148,47 +211,17 @@ def kind_of(name: str) -> str:
     return name.rstrip("0123456789")
 
 
-def ground_rows(
-    trainee: Trainee,
-    output: LlavaGroundingOutput,
-    rows: Sequence[int],
-    kept: Tensor,
-    samples: Sequence[Mapped],
-    case: Json,
-    points: PointsInOrder,
-) -> tuple[dict[str, dict[str, Tensor]], Tensor]:
-    """Grounding losses and pairs of some rows together, by the original's names, and the sum of the losses.
+def target_of(sample: Mapped, judged: Tensor) -> GroundingTarget:
+    """The things of a sample, each with the phrases that name it.
 
     Args:
-        rows: of the batch; `samples` are theirs.
-        kept: [rows, T] bool: positions of their phrases.
+        judged: [G] bool: phrases that have things; the recording counts these alone.
     """
-    model = trainee.chat.model
-    assert output.last_hidden_state is not None
-    assert output.image_features is not None
-    index = torch.tensor(rows)
-    everywhere = torch.full(kept.shape, model.config.seg_token_id)
-    states, phrase_mask = model.phrase_states(output.last_hidden_state[index], everywhere, kept)
-    memory = output.image_features.memory.index(index)
-    prediction = model.grounder.ground(memory, model.phrase_projector(states), phrase_mask, with_aux=True)
-    targets = [target_of(sample, phrase_mask.shape[1]) for sample in samples]
-    criterion = build_criterion(case, trainee.config)
-    result = criterion.unweighted(prediction, targets, phrase_mask, points)
-    weighted = criterion.weigh(result.losses)
-    losses = {
-        LOSS_NAMES[key.split("_")[0] + "_" + key.split("_")[1]] + suffix("_".join(key.split("_")[2:]) or "final"): value
-        for key, value in weighted.items()
-        if key != "loss"
-    }
-    return {"loss": losses, "match": matches_of(result, targets)}, weighted["loss"]
-
-
-def target_of(sample: Mapped, phrases: int) -> GroundingTarget:
-    """The things of a sample, each with the phrases that name it."""
     side = torch.tensor(sample.image.letterbox.canvas_size_wh).repeat(2)
-    phrase_map = torch.zeros(len(sample.masks), phrases, dtype=torch.bool)
-    for row, named in enumerate(sample.case["gt_classes"] if phrases else ()):
-        phrase_map[row, named] = True
+    phrase_map = torch.zeros(len(sample.masks), len(judged), dtype=torch.bool)
+    places = judged.nonzero()[:, 0]
+    for row, named in enumerate(sample.case["gt_classes"] if len(places) else ()):
+        phrase_map[row, places[named]] = True
     boxes = box_xyxy_to_cxcywh(sample.boxes_xyxy) / side
     return GroundingTarget(boxes, sample.masks.to(torch.uint8), torch.ones(len(boxes), dtype=torch.bool), phrase_map)
 
@@ -221,7 +254,7 @@ def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str
     """Forward of the stage that learns visual prompts."""
     encoder = trainee.chat.model.visual_prompt_encoder
     images = trainee.chat.processor.collate_images([sample.image])
-    target = target_of(sample, 0)
+    target = target_of(sample, torch.zeros(0, dtype=torch.bool))
     generator = torch.Generator().manual_seed(case["manual_seed"])
     noise = torch.rand(1, len(target), 4, generator=generator)
     clicks = recorded["targets.points_cxcywh"]

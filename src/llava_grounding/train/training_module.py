@@ -45,6 +45,7 @@ class TrainingModule(nn.Module):
     Args:
         phrases: of the class names, where class names are a task.
         stored_dtypes: types in which a whole folder keeps weights of the model, where they are wider while they learn.
+        criteria: in place of those that `loss_config` says.
     """
 
     def __init__(
@@ -53,13 +54,15 @@ class TrainingModule(nn.Module):
         phrases: ClassPhrases | None,
         loss_config: LossConfig,
         stored_dtypes: Mapping[str, torch.dtype] | None = None,
+        criteria: Criteria | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.class_phrases = phrases
         self.loss_config = loss_config
         self.stored_dtypes = dict(stored_dtypes or {})
-        self._criteria = Criteria.of(len(phrases.names) if phrases else 0, loss_config.num_points, loss_config.weights)
+        num_classes = len(phrases.names) if phrases else 0
+        self._criteria = criteria or Criteria.of(num_classes, loss_config.num_points, loss_config.weights)
         self.scalars: set[str] = set()
         # What sharding makes a unit of, under the name it asks for: layers that are only ever called. It would not see
         # that somebody enters a vision module by another method than `forward`; these belong to the unit of the whole.
