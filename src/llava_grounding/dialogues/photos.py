@@ -21,11 +21,10 @@ from llava_grounding.data.grounded_captions import (
 from llava_grounding.data.readers.exhaustive import missing_names
 from llava_grounding.data.record import Annotation, Record, open_record
 from llava_grounding.data.sample import Sample, Targets, Turn
+from llava_grounding.dialogues.layout import CLEAR_GAP, Layout, PlainNoun, Thing, place_of
+from llava_grounding.dialogues.prompts import prompt_inside
 from llava_grounding.language.nouns import is_mass, is_plural_name, number_word, plural, with_article
 from llava_grounding.markup import REGION, format_markup, strip_markup
-from llava_grounding.scenes.facts import CLEAR_GAP, SceneFacts, Thing, place_of
-from llava_grounding.scenes.kinds import Kind
-from llava_grounding.scenes.questions import prompt_inside
 from llava_grounding.structures import VisualPrompt
 
 DESCRIBE_QUESTIONS = (
@@ -91,11 +90,11 @@ class _Photo:
     masks: np.ndarray
     has_mask: list[bool]
     by_category: dict[str, list[int]] = field(init=False)
-    facts: SceneFacts = field(init=False)
+    layout: Layout = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_category", group_by_category(self.instances))
-        object.__setattr__(self, "facts", _facts(self.instances, (self.masks.shape[2], self.masks.shape[1])))
+        object.__setattr__(self, "layout", _layout(self.instances, (self.masks.shape[2], self.masks.shape[1])))
 
     def complete(self) -> list[str]:
         """Names of which every visible thing is labelled: those that may be counted or listed."""
@@ -115,7 +114,7 @@ class _Photo:
             told_apart = few and self.countable(name) and not is_plural_name(name) and not is_mass(name)
             if name in self.record.exhaustive and (alone or told_apart):
                 for index in rows:
-                    words = self.facts.single_references(self.facts.things[index])
+                    words = self.layout.single_references(self.layout.things[index])
                     found += [(f"the {reference.words}", index) for reference in words]
         return found
 
@@ -214,12 +213,12 @@ def _where(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
     if not named:
         return []
     phrase, index = _pick(named, rng)
-    thing = photo.facts.things[index]
+    thing = photo.layout.things[index]
     answer = _Answer().name(phrase[0].upper() + phrase[1:], (index,)).say(f" {_be(phrase)} {place_of(thing)}")
     others = [(other_phrase, other) for other_phrase, other in named if other != index]
     if others:
-        other_phrase, other = min(others, key=lambda entry: _distance(thing, photo.facts.things[entry[1]]))
-        side = _side(thing, photo.facts.things[other])
+        other_phrase, other = min(others, key=lambda entry: _distance(thing, photo.layout.things[entry[1]]))
+        side = _side(thing, photo.layout.things[other])
         if side is not None:
             answer.say(f", {side} ").name(other_phrase, (other,))
     return [answer.say(".").turn(_pick(_WHERE_QUESTIONS, rng).format(_be(phrase), phrase), "where")]
@@ -365,15 +364,14 @@ def _prompt(photo: _Photo, index: int, rng: np.random.Generator) -> VisualPrompt
     return VisualPrompt.box(*photo.instances[index].box_xyxy)
 
 
-def _facts(instances: Sequence[Annotation], size_wh: tuple[int, int]) -> SceneFacts:
+def _layout(instances: Sequence[Annotation], size_wh: tuple[int, int]) -> Layout:
     """Where the instances are and which phrases fit only one of them; photos know no colours."""
-    kinds = {name: Kind(name, plural(name), ()) for name in {instance.category for instance in instances}}
     things = []
     for index, instance in enumerate(instances):
         x0, y0, x1, y1 = instance.box_xyxy
         x, y = (x0 + x1) / 2 / size_wh[0], (y0 + y1) / 2 / size_wh[1]
-        things.append(Thing(index, kinds[instance.category], None, x, y, box_area_of(instance)))
-    return SceneFacts(tuple(things))
+        things.append(Thing(index, PlainNoun(instance.category), None, x, y, box_area_of(instance)))
+    return Layout(tuple(things))
 
 
 def _pick(options: Sequence[_T], rng: np.random.Generator) -> _T:

@@ -14,9 +14,9 @@ from PIL import Image
 
 from llava_grounding.colours import COLOURS
 from llava_grounding.data.sample import Instance, Sample
+from llava_grounding.dialogues.layout import Layout
 from llava_grounding.errors import ConfigError, did_you_mean
 from llava_grounding.scenes.backgrounds import Background, paint_background, photo_background
-from llava_grounding.scenes.facts import SceneFacts
 from llava_grounding.scenes.kinds import KINDS, confusable, kind_named
 from llava_grounding.scenes.questions import QUESTION_KINDS, scene_phrases, scene_turns
 from llava_grounding.scenes.sprites import OPAQUE, cropped, drawn_sprite, emoji_sprite, num_variants, posed
@@ -124,15 +124,11 @@ def draw_scene(seed: int, config: SceneConfig = SceneConfig()) -> Sample:
         image.paste(thing.sprite, (thing.x, thing.y), thing.sprite)
     masks = np.stack([thing.mask for thing in placed])
     instances = tuple(_instance(thing) for thing in placed)
-    facts = SceneFacts.of_instances(
-        instances,
-        masks.sum(axis=(1, 2)).tolist(),
-        size_wh,
-        background=background.sentence,
-        stands_on=canvas.stands_on,
-        in_front=frozenset(canvas.in_front()),
+    areas = masks.sum(axis=(1, 2)).tolist()
+    layout = Layout.of_instances(instances, areas, size_wh, kind_named, canvas.stands_on, canvas.in_front())
+    turns = (
+        scene_turns(layout, background.sentence, masks, rng, config.questions, config.kinds) if config.questions else ()
     )
-    turns = scene_turns(facts, masks, rng, config.questions, config.kinds) if config.questions else ()
     return Sample(f"scene-{seed}", np.asarray(image).copy(), instances, masks, turns, None, "drawn")
 
 
