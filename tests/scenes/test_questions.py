@@ -1,6 +1,5 @@
 """Dialogues of drawn scenes: whatever an answer says is true of the instances it names."""
 
-import random
 import re
 from collections import Counter
 from functools import cache
@@ -10,7 +9,7 @@ import pytest
 
 from llava_grounding.data.sample import Instance, Sample, Turn, mirror_sample
 from llava_grounding.dialogues.layout import Layout
-from llava_grounding.dialogues.prompts import prompt_inside
+from llava_grounding.dialogues.prompts import EXACT_PROMPTS, sample_prompt
 from llava_grounding.language.nouns import listed, number_word, parse_number, with_article
 from llava_grounding.markup import parse_strict, strip_markup
 from llava_grounding.scenes.kinds import GROUP_PLURALS, KINDS, kind_named
@@ -303,6 +302,6 @@ def test_a_prompt_on_a_single_pixel_still_points_at_it():
     mask = np.zeros((5, 5), bool)
     mask[3, 2] = True
     for seed in range(30):
-        prompt = prompt_inside(mask, random.Random(seed))
+        prompt = sample_prompt(mask, np.array([2.0, 3, 3, 4]), np.random.default_rng(seed), EXACT_PROMPTS)
         prompt.validate((5, 5))
         assert isinstance(Turn("What is <region>?", "A dot.", (), (prompt,), False), Turn)

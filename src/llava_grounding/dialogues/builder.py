@@ -10,7 +10,7 @@ frame.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -20,12 +20,11 @@ from llava_grounding.data.record import Record
 from llava_grounding.data.sample import Sample, Turn, mirror_sample
 from llava_grounding.dialogues.drafts import Draft
 from llava_grounding.dialogues.facts import Facts
-from llava_grounding.dialogues.prompts import sample_prompt
-from llava_grounding.dialogues.settings import DialogueSettings
+from llava_grounding.dialogues.prompts import EXACT_PROMPTS
+from llava_grounding.dialogues.settings import DialogueSettings, PromptSettings
 from llava_grounding.dialogues.turns import MAKERS, possible_kinds
 from llava_grounding.errors import ConfigError
 from llava_grounding.markup import REGION
-from llava_grounding.visual_prompts import VisualPrompt
 
 # Words that are not true of the mirror image whatever is done with left and right: lettering, clocks and compasses, and
 # "left" and "right" in other senses.
@@ -75,11 +74,7 @@ def build_sample(
     if marked := _marked_rows(drafts, facts, settings, rng):
         turns = _with_numbers(drafts, marked)
     else:
-
-        def point(row: int) -> VisualPrompt:
-            return sample_prompt(facts.masks[row], facts.instances[row].box_xyxy, rng, settings.prompts)
-
-        turns = tuple(pointed(draft, point) for draft in drafts)
+        turns = tuple(pointed(draft, facts, rng, settings.prompts) for draft in drafts)
     sample = sample_of(facts, turns, ordered=True)
     if rng.random() < settings.mirror and not record.marks and may_be_mirrored(turns):
         sample = mirror_sample(sample)
@@ -89,13 +84,9 @@ def build_sample(
     return sample
 
 
-def pointed(draft: Draft, point: Callable[[int], VisualPrompt]) -> Turn:
-    """The turn of a draft.
-
-    Args:
-        point: a row -> how somebody points at it.
-    """
-    prompts = tuple(point(row) for row in draft.regions)
+def pointed(draft: Draft, facts: Facts, rng: np.random.Generator, settings: PromptSettings = EXACT_PROMPTS) -> Turn:
+    """The turn of a draft, with a prompt on each of the things it points at."""
+    prompts = tuple(facts.point(row, rng, settings) for row in draft.regions)
     return Turn(draft.question, draft.answer, draft.targets, prompts, draft.grounded, draft.kind)
 
 

@@ -16,8 +16,10 @@ import numpy as np
 from llava_grounding.data.readers.exhaustive import exhaustive_names, missing_names
 from llava_grounding.data.record import Expression, GroundedText, Record, RecordedTurn, open_record
 from llava_grounding.data.sample import Instance
-from llava_grounding.dialogues.prompts import can_point_at
+from llava_grounding.dialogues.prompts import can_point_at, sample_prompt
+from llava_grounding.dialogues.settings import PromptSettings
 from llava_grounding.language.nouns import spoken_name
+from llava_grounding.visual_prompts import VisualPrompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ class Facts:
         )
 
     @property
-    def size_wh(self) -> tuple[int, int]:
+    def image_size_wh(self) -> tuple[int, int]:
         """Of the image in pixels."""
         return self.image.shape[1], self.image.shape[0]
 
@@ -111,3 +113,7 @@ class Facts:
     def can_point(self, row: int) -> bool:
         """Whether a question may point at this thing."""
         return can_point_at(self.masks[row], self.instances[row].box_xyxy)
+
+    def point(self, row: int, rng: np.random.Generator, settings: PromptSettings) -> VisualPrompt:
+        """A prompt on this thing."""
+        return sample_prompt(self.masks[row], self.instances[row].box_xyxy, rng, settings)

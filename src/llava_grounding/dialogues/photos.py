@@ -5,7 +5,6 @@ Nothing is asked that the labels cannot answer: counts and absences only of clas
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +17,6 @@ from llava_grounding.dialogues.builder import pointed, sample_of
 from llava_grounding.dialogues.drafts import Draft, Phrase, grounded_draft
 from llava_grounding.dialogues.facts import Facts
 from llava_grounding.dialogues.layout import CLEAR_GAP, Layout, Thing, place_of
-from llava_grounding.dialogues.prompts import prompt_inside
 from llava_grounding.dialogues.turns import pick
 from llava_grounding.language.nouns import (
     is_mass,
@@ -30,7 +28,6 @@ from llava_grounding.language.nouns import (
     with_article,
 )
 from llava_grounding.markup import REGION, strip_markup
-from llava_grounding.visual_prompts import VisualPrompt
 
 DESCRIBE_QUESTIONS = (
     "Describe the image.",
@@ -67,15 +64,14 @@ def photo_sample(record: Record, rng: np.random.Generator, questions: bool = Tru
     more.
     """
     facts = Facts.of_record(record)
-
-    def point(row: int) -> VisualPrompt:
-        mask, box_xyxy = facts.masks[row], facts.instances[row].box_xyxy
-        if not mask.any():
-            return VisualPrompt.box(*box_xyxy)
-        return prompt_inside(mask, random.Random(int(rng.integers(2**32))))
-
     drafts = _drafts(_Photo(facts), rng) if questions else ()
-    return sample_of(facts, tuple(_sometimes_plain(pointed(draft, point), rng) for draft in drafts))
+    return sample_of(facts, tuple(_sometimes_plain(_turn(draft, facts, rng), rng) for draft in drafts))
+
+
+def _turn(draft: Draft, facts: Facts, rng: np.random.Generator) -> Turn:
+    """Pointed at by a generator of its own, so that how that is done moves no other draw; a box leaves no choice."""
+    draws = any(facts.masks[row].any() for row in draft.regions)
+    return pointed(draft, facts, np.random.default_rng(int(rng.integers(2**32)) if draws else 0))
 
 
 def _drafts(photo: _Photo, rng: np.random.Generator) -> Iterator[Draft]:
@@ -92,7 +88,7 @@ class _Photo:
     def __post_init__(self) -> None:
         facts = self.facts
         areas = [facts.area(row) for row in range(len(facts.instances))]
-        object.__setattr__(self, "layout", Layout.of_instances(facts.instances, areas, facts.size_wh))
+        object.__setattr__(self, "layout", Layout.of_instances(facts.instances, areas, facts.image_size_wh))
 
     def countable(self, name: str) -> bool:
         return all(self.facts.regions[row] == "thing" for row in self.facts.complete[name])

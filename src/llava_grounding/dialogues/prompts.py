@@ -5,13 +5,14 @@ Coordinates are in pixels of the image. Knows no questions and no model frame.
 
 from __future__ import annotations
 
-import random
-
 import numpy as np
 
 from llava_grounding.dialogues.settings import PromptSettings
 from llava_grounding.masks import mask_to_box
 from llava_grounding.structures import VisualPrompt
+
+EXACT_PROMPTS = PromptSettings(boxes=0.35, jittered_boxes=0.0)
+"""How drawn scenes and photos are pointed at: no box strays."""
 
 _GRID = 8.0
 """Corners drawn at random lie on eighths of a pixel, so that mirroring twice gives them back exactly."""
@@ -86,22 +87,3 @@ def _jittered(box_xyxy: np.ndarray, shape_hw: tuple[int, ...], rng: np.random.Ge
     low = np.clip(np.floor((middle - half) * _GRID) / _GRID, 0, limits - 1)
     high = np.clip(np.ceil((middle + half) * _GRID) / _GRID, low + 1, limits)
     return VisualPrompt.box(*low, *high)
-
-
-def prompt_inside(mask: np.ndarray, rng: random.Random) -> VisualPrompt:
-    """A click, box, scribble or mask that points at the visible part of a thing."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    pick = rng.random()
-    if pick < 0.15:
-        return VisualPrompt.mask_of(mask)
-    if pick < 0.5:
-        return VisualPrompt.box(x0, y0, x1, y1)
-    ys, xs = mask[y0:y1, x0:x1].nonzero()
-    count = 1 if pick < 0.85 else rng.randint(3, 6)
-    chosen = [rng.randrange(len(xs)) for _ in range(count)]
-    points = [(float(x0 + xs[k]) + 0.5, float(y0 + ys[k]) + 0.5) for k in chosen]
-    if count == 1:
-        return VisualPrompt.click(*points[0])
-    across = rng.random() < 0.5
-    return VisualPrompt.scribble(sorted(points, key=lambda point: point[0 if across else 1]))
