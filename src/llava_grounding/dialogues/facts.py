@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 
+from llava_grounding.data.grounded_captions import box_area_of
 from llava_grounding.data.readers.exhaustive import exhaustive_names, missing_names
 from llava_grounding.data.record import Expression, GroundedText, Record, RecordedTurn, open_record
 from llava_grounding.data.sample import Instance
@@ -107,8 +108,7 @@ class Facts:
 
     def area(self, row: int) -> float:
         """Square pixels of its box."""
-        x0, y0, x1, y1 = self.instances[row].box_xyxy
-        return float((x1 - x0) * (y1 - y0))
+        return box_area_of(self.instances[row])
 
     def can_point(self, row: int) -> bool:
         """Whether a question may point at this thing."""
