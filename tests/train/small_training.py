@@ -24,7 +24,6 @@ from llava_grounding.train.batching.sources import Scenes, open_sources, scenes_
 from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.plan import set_trainable, stage_plan
 from llava_grounding.train.recipe import Recipe, recipe_of
-from llava_grounding.train.renamed import with_present_names
 from llava_grounding.train.tokenizer import train_tokenizer
 from llava_grounding.train.training_module import LossConfig, TrainingModule
 from llava_grounding.train.training_setup import TrainingSetup
@@ -71,7 +70,7 @@ def recipe(stage: str = "chat", **values: Any) -> Recipe:
     """A recipe of a few quick steps in one process and full precision, that draws no pictures."""
     quick = {"steps": 4, "batch_size": 2, "num_points": 0, "bf16": False, "workers": 0, "validation_samples": 2}
     often = {"logging_steps": 1, "save_steps": 2, "eval_steps": 100, "pictures": 0, "report_to": []}
-    return recipe_of({"stage": stage, **quick, **often, **with_present_names(values)})
+    return recipe_of({"stage": stage, **quick, **often, **values})
 
 
 def training_setup(
