@@ -225,7 +225,7 @@ def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str
     generator = torch.Generator().manual_seed(case["manual_seed"])
     noise = torch.rand(1, len(target), 4, generator=generator)
     clicks = recorded["targets.points_cxcywh"]
-    boxes = torch.cat([clicks, target.boxes_cxcywh[len(clicks) :]])
+    boxes = torch.cat([clicks, target.boxes_cxcywh_norm[len(clicks) :]])
     types = (torch.arange(len(boxes)) >= case["box_start"]).long()
     moved = torch.from_numpy(jitter_prompts(boxes.numpy(), types.numpy(), noise[0].numpy()))
     with torch.no_grad(), Watch(decoder=(encoder.query_decoder, "forward")) as watch:
@@ -242,7 +242,7 @@ def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str
     total = words["loss.coco.llava"] + losses.pop("loss")
     [((content, references, *_), keywords, _)] = watch.calls["decoder"]
     return {
-        "targets.boxes_cxcywh": target.boxes_cxcywh,
+        "targets.boxes_cxcywh": target.boxes_cxcywh_norm,
         "targets.masks": sample.masks,
         "targets.prompt_boxes": boxes,
         "targets.prompt_type": types,
@@ -281,7 +281,7 @@ def network(output: VisualPromptOutput) -> dict[str, Tensor]:
     """What every layer says of every token."""
     ours = {}
     for name, prediction in named_prompt_predictions(output).items():
-        ours[f"net.{name}.boxes"] = prediction.boxes_cxcywh.flatten(1, 2)
+        ours[f"net.{name}.boxes"] = prediction.boxes_cxcywh_norm.flatten(1, 2)
         ours[f"net.{name}.ious"] = prediction.ious
         ours[f"net.{name}.masks"] = mask_logits_from(prediction.mask_embeds.flatten(1, 2), output.mask_features)
     return ours

@@ -27,7 +27,7 @@ def test_what_has_neither_mask_nor_area_is_not_pointed_at() -> None:
 def test_every_thing_gets_a_prompt_in_the_frame_of_the_model() -> None:
     for seed in range(20):
         prompts = instance_prompts(SAMPLE, [0, 1, 2], CANVAS, np.random.default_rng(seed))
-        middle = prompts.boxes_cxcywh[:, :2] * 160
+        middle = prompts.boxes_cxcywh_norm[:, :2] * 160
         for (x, y), row in zip(middle, (0, 1, 2), strict=True):
             x0, y0, x1, y1 = CANVAS.boxes_to_canvas(THINGS[row].box_xyxy)
             assert x0 <= x <= x1
@@ -43,7 +43,7 @@ def test_the_original_clicks_at_the_first_things_and_boxes_the_others() -> None:
         seen.add(kinds)
         assert not prompts.coverage.any()
         for place, row in enumerate((1, 0, 2)):
-            box = prompts.boxes_cxcywh[place] * 160
+            box = prompts.boxes_cxcywh_norm[place] * 160
             exact = CANVAS.image_to_norm_cxcywh(THINGS[row].box_xyxy[None])[0] * 160
             if prompts.types[place] == 0:
                 assert np.abs(box[2:] - CLICK_PIXELS).max() < 0.03
@@ -68,5 +68,5 @@ def test_noise_moves_boxes_by_their_size_and_clicks_by_a_hundredth_of_that() -> 
 
 def test_an_image_without_things_has_no_prompts() -> None:
     empty = original_prompts(sample((), ()), [], CANVAS, np.random.default_rng(0))
-    assert empty.boxes_cxcywh.shape == (0, 4)
+    assert empty.boxes_cxcywh_norm.shape == (0, 4)
     assert promptable(sample((), ())) == []

@@ -88,7 +88,7 @@ def test_a_perfect_query_is_matched_by_each_single_cost() -> None:
     assert target.masks is not None
     features[0, 0] = target.masks[0] * 40.0 - 20.0
     prediction.mask_embeds[0, 2] = torch.eye(8)[0]
-    prediction.boxes_cxcywh[0, 4] = target.boxes_cxcywh[0]
+    prediction.boxes_cxcywh_norm[0, 4] = target.boxes_cxcywh_norm[0]
     found = {"cost_class": 1, "cost_mask": 2, "cost_dice": 2, "cost_box": 4, "cost_giou": 4}
     for cost, expected in found.items():
         matcher = HungarianMatcher(**(nothing | {cost: 1.0}), num_points=None)
@@ -137,16 +137,16 @@ def test_zero_phrases_and_degenerate_boxes_give_finite_costs() -> None:
     torch.manual_seed(7)
     prediction, features = random_prediction(batch=1, phrases=0)
     target = random_target(3, phrases=0)
-    target.boxes_cxcywh[0, 2:] = 0.0
-    target.boxes_cxcywh[1, 2] = 0.0
-    prediction.boxes_cxcywh[0, 0] = target.boxes_cxcywh[0]
+    target.boxes_cxcywh_norm[0, 2:] = 0.0
+    target.boxes_cxcywh_norm[1, 2] = 0.0
+    prediction.boxes_cxcywh_norm[0, 0] = target.boxes_cxcywh_norm[0]
     [cost] = HungarianMatcher(num_points=None).cost_matrices(prediction, features, [target])
     assert cost.isfinite().all()
 
 
 def test_a_diverged_prediction_is_still_matched() -> None:
     prediction, features = random_prediction(batch=1)
-    prediction.boxes_cxcywh[0, 3] = torch.nan
+    prediction.boxes_cxcywh_norm[0, 3] = torch.nan
     [(queries, _)] = HungarianMatcher(num_points=None)(prediction, features, [random_target(2)])
     assert 3 not in queries.tolist()
 

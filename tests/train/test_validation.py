@@ -89,10 +89,10 @@ def test_nothing_wanted_and_nothing_there_are_fine() -> None:
 def told(output: GrounderOutput, boxes: torch.Tensor, phrase_map: torch.Tensor) -> GrounderOutput:
     """The output of a grounder that knows: its first queries are the instances."""
     count = len(boxes)
-    logits, found = torch.full_like(output.phrase_logits, -9.0), output.boxes_cxcywh.clone()
+    logits, found = torch.full_like(output.phrase_logits, -9.0), output.boxes_cxcywh_norm.clone()
     logits[0, :count, : phrase_map.shape[1]] = torch.where(phrase_map, 3.0, -9.0)
     found[0, :count] = boxes
-    return replace(output, phrase_logits=logits, boxes_cxcywh=found)
+    return replace(output, phrase_logits=logits, boxes_cxcywh_norm=found)
 
 
 @torch.no_grad()

@@ -293,7 +293,7 @@ class TransformersProcessorMixin(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Names of the tensors that `processor(...)` may give."""
-        regions = ["region_boxes", "region_types", "region_mask", "region_coverage"]
+        regions = ["region_boxes", "region_types", "region_valid", "region_coverage"]
         return ["input_ids", "attention_mask", *IMAGE_INPUT_NAMES, *regions]
 
     def _encode_chat(
@@ -392,7 +392,11 @@ class TransformersProcessorMixin(ProcessorMixin):
             data |= image_tensors(images, self.collate_images)
         prompts = self.collate_prompts([row.prompts for row in rows])
         if prompts is not None:
-            data |= {"region_boxes": prompts.boxes_cxcywh, "region_types": prompts.types, "region_mask": prompts.mask}
+            data |= {
+                "region_boxes": prompts.boxes_cxcywh_norm,
+                "region_types": prompts.types,
+                "region_valid": prompts.valid,
+            }
             data |= {} if prompts.coverage is None else {"region_coverage": prompts.coverage}
         return GroundingBatch(data)
 

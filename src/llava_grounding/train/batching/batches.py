@@ -160,7 +160,7 @@ def grounding_target(sample: Sample, letterbox: Letterbox, phrase_map: np.ndarra
     # A thing too small for a single cell has no mask to learn from, rather than an empty one.
     has_mask = np.array([instance.has_mask for instance in sample.instances], dtype=bool) & masks.any(axis=(1, 2))
     return GroundingTarget(
-        boxes_cxcywh=torch.from_numpy(norm),
+        boxes_cxcywh_norm=torch.from_numpy(norm),
         masks=torch.from_numpy(masks) if has_mask.any() else None,
         has_mask=torch.from_numpy(has_mask),
         phrase_map=torch.from_numpy(phrase_map),
@@ -349,7 +349,7 @@ def _rows_of(target: GroundingTarget, rows: list[int]) -> GroundingTarget:
     masks = None if target.masks is None else target.masks[rows]
     has_mask = target.has_mask[rows]
     return GroundingTarget(
-        target.boxes_cxcywh[rows], masks if bool(has_mask.any()) else None, has_mask, target.phrase_map[rows]
+        target.boxes_cxcywh_norm[rows], masks if bool(has_mask.any()) else None, has_mask, target.phrase_map[rows]
     )
 
 

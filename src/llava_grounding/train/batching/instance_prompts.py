@@ -61,13 +61,13 @@ def original_prompts(sample: Sample, rows: list[int], letterbox: Letterbox, rng:
     return EncodedPrompts(prompts, types, np.zeros((len(rows), *coverage.shape[1:]), dtype=np.float32))
 
 
-def jitter_prompts(boxes_cxcywh: np.ndarray, types: np.ndarray, noise: np.ndarray) -> np.ndarray:
+def jitter_prompts(boxes_cxcywh_norm: np.ndarray, types: np.ndarray, noise: np.ndarray) -> np.ndarray:
     """Boxes [k, 4] moved and stretched by uniform noise [k, 4] in [0, 1), cut to [0, 1]; clicks hardly move."""
-    reach = boxes_cxcywh * np.array([0, 0, 1, 1], dtype=boxes_cxcywh.dtype)
-    reach[:, :2] = boxes_cxcywh[:, 2:] / 2
+    reach = boxes_cxcywh_norm * np.array([0, 0, 1, 1], dtype=boxes_cxcywh_norm.dtype)
+    reach[:, :2] = boxes_cxcywh_norm[:, 2:] / 2
     scale = np.where(types == _CLICK, BOX_NOISE * CLICK_NOISE, BOX_NOISE)[:, None]
-    moved = boxes_cxcywh + (2 * noise - 1) * reach * scale
-    return np.clip(moved, 0, 1).astype(boxes_cxcywh.dtype)
+    moved = boxes_cxcywh_norm + (2 * noise - 1) * reach * scale
+    return np.clip(moved, 0, 1).astype(boxes_cxcywh_norm.dtype)
 
 
 def _click(mask: np.ndarray, letterbox: Letterbox, rng: np.random.Generator) -> tuple[float, float, float, float]:
