@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
 import torch
 from group_c import Watch
 from group_d import LOSS_NAMES, build_criterion, suffix
@@ -20,7 +21,6 @@ from llava_grounding.model.heads import inverse_sigmoid
 from llava_grounding.model.llava_grounding import LlavaGroundingOutput
 from llava_grounding.model.outputs import VisualPromptOutput, mask_logits_from
 from llava_grounding.processing.processor import EncodedImage, EncodedText
-from llava_grounding.train.batching.instance_prompts import jitter_prompts
 from llava_grounding.train.batching.targets import GroundingTarget
 from llava_grounding.train.losses.prompt_losses import PromptCriterion, named_prompt_predictions
 from llava_grounding.train.losses.set_criterion import CriterionResult
@@ -215,6 +215,19 @@ def gradient(model: torch.nn.Module, key: str) -> Tensor:
     name = official_name(key)
     value = None if name is None else dict(model.named_parameters())[name].grad
     return torch.zeros(()) if value is None else value
+
+
+_BOX_NOISE = 0.4  # share of half its size by which a box moves, and of its size by which it is stretched
+_CLICK_NOISE = 0.01  # the same of clicks, share of that
+
+
+def jitter_prompts(boxes_cxcywh_norm: np.ndarray, types: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """As the original: boxes [k, 4] moved and stretched by uniform noise [k, 4] in [0, 1), cut; clicks hardly move."""
+    reach = boxes_cxcywh_norm * np.array([0, 0, 1, 1], dtype=boxes_cxcywh_norm.dtype)
+    reach[:, :2] = boxes_cxcywh_norm[:, 2:] / 2
+    scale = np.where(types == 0, _BOX_NOISE * _CLICK_NOISE, _BOX_NOISE)[:, None]
+    moved = boxes_cxcywh_norm + (2 * noise - 1) * reach * scale
+    return np.clip(moved, 0, 1).astype(boxes_cxcywh_norm.dtype)
 
 
 def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str, Tensor]) -> dict[str, Tensor]:

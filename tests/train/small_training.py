@@ -8,10 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hand_made import NAMES, SCENES, four_samples
 
+from llava_grounding.data.sample import Sample
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.image import CanvasSettings, TowerSettings
@@ -19,6 +21,7 @@ from llava_grounding.processing.processor import LlavaGroundingProcessor, Proces
 from llava_grounding.processing.selection import SelectionSettings
 from llava_grounding.scenes.synthetic import SceneConfig
 from llava_grounding.train import training_setup as setup_module
+from llava_grounding.train.batching.batches import ChatBatch, chat_item, collate_chat
 from llava_grounding.train.batching.mixture import Mixture, SampleSource
 from llava_grounding.train.batching.sources import Scenes, open_sources, scenes_without_dialogues
 from llava_grounding.train.losses.class_losses import ClassPhrases
@@ -109,3 +112,18 @@ def shrink_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup_module, "KINDS", NAMES)
     monkeypatch.setattr(setup_module, "_TOKENIZER_SAMPLES", 3)
     monkeypatch.setattr(setup_module, "open_sources", opened)
+
+
+def chat_batch(
+    samples: Sequence[Sample],
+    processor: LlavaGroundingProcessor,
+    class_index: Mapping[str, int] | None,
+    max_turns: int,
+    rng: np.random.Generator,
+) -> ChatBatch:
+    """Dialogues about images, and the class batch of the same images if there is a `class_index`.
+
+    Raises:
+        DataError: if a sample has no turns.
+    """
+    return collate_chat([chat_item(sample, processor, max_turns, rng) for sample in samples], processor, class_index)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hand_made import DOG, LEFT_CAT, NAMES, RIGHT_CAT, SIZE_WH, TURNS, sample, thing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_training import training_config, training_processor
+from small_training import chat_batch, training_config, training_processor
 
 from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.errors import DataError
@@ -20,7 +20,6 @@ from llava_grounding.train.batching.batches import (
     ANYTHING,
     ChatBatch,
     ClassBatch,
-    chat_batch,
     choose_turns,
     class_batch,
     encode_sample_image,

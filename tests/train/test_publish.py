@@ -9,11 +9,10 @@ import pytest
 import torch
 from hand_made import four_samples
 from safetensors import safe_open
-from small_training import class_phrases, training_processor, training_setup
+from small_training import chat_batch, class_phrases, training_processor, training_setup
 
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
-from llava_grounding.train.batching.batches import chat_batch
 from llava_grounding.train.checkpoint import save_whole
 from llava_grounding.train.publish import publish
 from llava_grounding.train.training_setup import TrainingSetup

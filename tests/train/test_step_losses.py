@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hand_made import DOG, NAMES, TURNS, four_samples, sample, thing
-from small_training import class_phrases, recipe, training_model, training_processor
+from small_training import chat_batch, class_phrases, recipe, training_model, training_processor
 from torch import Tensor
 
 from llava_grounding.data.sample import Sample
@@ -18,7 +18,6 @@ from llava_grounding.train.batching.batches import (
     ANYTHING,
     ChatBatch,
     ClassBatch,
-    chat_batch,
     class_batch,
     encode_sample_image,
 )

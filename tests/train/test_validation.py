@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hand_made import NAMES, four_samples, sample, thing
-from small_training import class_phrases, training_model, training_processor
+from small_training import chat_batch, class_phrases, training_model, training_processor
 
 from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.geometry import box_xyxy_to_cxcywh
@@ -14,7 +14,7 @@ from llava_grounding.matching import GroundingCounts
 from llava_grounding.model.outputs import GrounderOutput
 from llava_grounding.processing.selection import SelectionSettings
 from llava_grounding.train import validation
-from llava_grounding.train.batching.batches import chat_batch, chat_item, longest_dialogue
+from llava_grounding.train.batching.batches import chat_item, longest_dialogue
 from llava_grounding.train.validation import (
     Validation,
     best_f1,

@@ -351,18 +351,3 @@ def _rows_of(target: GroundingTarget, rows: list[int]) -> GroundingTarget:
     return GroundingTarget(
         target.boxes_cxcywh_norm[rows], masks if bool(has_mask.any()) else None, has_mask, target.phrase_map[rows]
     )
-
-
-def chat_batch(
-    samples: Sequence[Sample],
-    processor: LlavaGroundingProcessor,
-    class_index: Mapping[str, int] | None,
-    max_turns: int,
-    rng: np.random.Generator,
-) -> ChatBatch:
-    """Dialogues about images, and the class batch of the same images if there is a `class_index`.
-
-    Raises:
-        DataError: if a sample has no turns.
-    """
-    return collate_chat([chat_item(sample, processor, max_turns, rng) for sample in samples], processor, class_index)

@@ -118,18 +118,6 @@ class HungarianMatcher:
         rows = pairs.targets[0].cpu().split(pairs.counts)
         return [(query, row - int(first)) for query, row, first in zip(queries, rows, first_rows, strict=True)]
 
-    def cost_matrices(
-        self,
-        prediction: GrounderPrediction,
-        mask_features: Tensor,
-        targets: Sequence[GroundingTarget] | TargetBatch,
-        points: PointSource | None = None,
-    ) -> list[Tensor]:
-        """Costs [Q, n] of each image for one prediction."""
-        stacked, batch, drawn = self._prepare(prediction, mask_features, targets, points)
-        costs = self.costs(stacked, batch, drawn)[0]
-        return [cost[:, :count] for cost, count in zip(costs, batch.counts, strict=True)]
-
     @torch.no_grad()
     def costs(self, predictions: StackedPredictions, targets: TargetBatch, points: Tensor | None) -> Tensor:
         """Costs [D, B, Q, M]; columns past an image's objects mean nothing.
