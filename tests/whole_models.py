@@ -180,14 +180,14 @@ class Inputs:
         here = self.text["attention_mask"][index].bool()
         text = {name: value[index : index + 1, here] for name, value in self.text.items()}
         images = {name: value[index : index + 1] for name, value in self.images.items()}
-        if self.prompts is None or not self.prompts.mask[index].any():
+        if self.prompts is None or not self.prompts.valid[index].any():
             return Inputs(text, images, None)
-        kept = self.prompts.mask[index]
+        kept = self.prompts.valid[index]
         coverage = None if self.prompts.coverage is None else self.prompts.coverage[index : index + 1, kept]
         prompts = RegionPrompts(
-            self.prompts.boxes_cxcywh[index : index + 1, kept],
+            self.prompts.boxes_cxcywh_norm[index : index + 1, kept],
             self.prompts.types[index : index + 1, kept],
-            self.prompts.mask[index : index + 1, kept],
+            self.prompts.valid[index : index + 1, kept],
             coverage,
         )
         return Inputs(text, images, prompts)
@@ -237,7 +237,7 @@ def example(config: LlavaGroundingConfig, padding_side: str = "right", seed: int
     coverage = torch.zeros(2, 2, 8, 8)
     coverage[0, 1, 2:5, 3:7] = 1.0
     prompts = RegionPrompts(
-        boxes_cxcywh=torch.rand(2, 2, 4, generator=generator) * 0.4 + 0.3,
+        boxes_cxcywh_norm=torch.rand(2, 2, 4, generator=generator) * 0.4 + 0.3,
         types=torch.tensor([[1, 0], [1, 0]]),
         mask=torch.tensor([[True, True], [True, False]]),
         coverage=coverage,

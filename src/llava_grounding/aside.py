@@ -56,3 +56,10 @@ def _runs(process: str) -> bool:
 def plain_name(name: str) -> str:
     """A name without what `glob` would take for a pattern, short enough to be part of another."""
     return "".join(one if one.isalnum() or one in "-_." else "_" for one in name)[:40]
+
+
+def umask() -> int:
+    """The permissions that new files of this process do not get."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

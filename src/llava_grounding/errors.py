@@ -17,6 +17,7 @@ Knows of the command line no more than its exit codes.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import SequenceMatcher
 from typing import Any, ClassVar
@@ -29,6 +30,8 @@ MAX_VALUE = 60
 """Characters a message shows of a value."""
 MAX_MESSAGE = 2000
 """Characters of a whole message."""
+STAND_IN = "\ufffd"
+"""For a character that is not shown."""
 
 
 class LlavaGroundingError(Exception):
@@ -114,6 +117,13 @@ def quoted(value: object, length: int = MAX_VALUE) -> str:
     text = value if isinstance(value, str) else _in_words(value, str)
     text = text if len(text) <= length else f"{text[: length - 3]}..."
     return f"`{''.join(one if one.isprintable() else repr(one)[1:-1] for one in text)}`"
+
+
+def printable_character(character: str) -> str:
+    """The character itself; of a control or a separator but a line end a blank, or a stand-in."""
+    if character == "\n" or unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp"):
+        return character
+    return " " if character.isspace() else STAND_IN
 
 
 def _written(value: object, length: int) -> Iterator[str]:

@@ -257,12 +257,30 @@ class Letterbox:
 
         The cells, `size_wh` of them, cover the whole canvas; the padding counts as not covered.
         """
-        width, height = self.image_size_wh
-        if mask.shape != (height, width):
-            raise ShapeError(f"mask must be ({height}, {width}) like the image, got {mask.shape}")
+        width, height = self._check_masks(mask)
         covered_w, covered_h = self.covered_cells(size_wh)
         rows = _sum_cells((mask != 0).astype(np.float32), size_wh[1], covered_h)
         return (_sum_cells(rows.T, size_wh[0], covered_w).T * (covered_w * covered_h / (width * height))).clip(0, 1)
+
+    def masks_at_cells(self, masks: np.ndarray, size_wh: SizeWH) -> np.ndarray:
+        """Whether each of (n, H, W) masks of the image covers the middle of each of (h, w) cells, (n, h, w) uint8.
+
+        Cells as of `mask_to_canvas`. Much quicker, and thin things do not vanish because they fill no cell by half.
+        """
+        sides, result = self._check_masks(masks), np.zeros((len(masks), size_wh[1], size_wh[0]), dtype=np.uint8)
+        columns, rows = (
+            np.minimum((np.arange(0.5, covered) * side / covered).astype(int), side - 1)[:cells]
+            for covered, side, cells in zip(self.covered_cells(size_wh), sides, size_wh, strict=True)
+        )
+        result[:, : len(rows), : len(columns)] = masks[:, rows[:, None], columns[None]]
+        return result
+
+    def _check_masks(self, masks: np.ndarray) -> SizeWH:
+        """Size of the image, which masks must have."""
+        width, height = self.image_size_wh
+        if masks.shape[-2:] != (height, width):
+            raise ShapeError(f"mask must be ({height}, {width}) like the image, got {masks.shape}")
+        return self.image_size_wh
 
     def covered_cells(self, size_wh: SizeWH) -> tuple[float, float]:
         """How many of the cells that divide the canvas the content covers in each direction."""

@@ -179,16 +179,9 @@ def encode_rle_at(part: np.ndarray, left_top: tuple[int, int], size_hw: tuple[in
     columns = np.zeros((part.shape[1], part.shape[0] + 2), dtype=bool)
     columns[:, 1:-1] = part.T
     column, row = np.divmod(np.flatnonzero(columns[:, 1:] != columns[:, :-1]), part.shape[0] + 1)
-    starts, ends = ((left + column) * height + top + row).reshape(-1, 2).T
-    apart = starts[1:] != ends[:-1]  # else a run goes on from the foot of one column to the head of the next
-    starts, ends = (
-        starts[np.concatenate(([True], apart))[: len(starts)]],
-        ends[np.concatenate((apart, [True]))[: len(ends)]],
-    )
-    counts = np.diff(np.concatenate(([0], np.stack((starts, ends), axis=1).reshape(-1), [height * width])))
-    if len(counts) > 1 and not counts[-1]:
-        counts = counts[:-1]
-    return {"size": [height, width], "counts": _counts_to_text(counts)}
+    places = (left + column) * height + top + row  # where a run starts, where it ends, ...
+    counts = np.diff(np.concatenate(([0], places, [height * width])))
+    return {"size": [height, width], "counts": _counts_to_text(_joined(counts))}
 
 
 def decode_rle(rle: Mapping[str, Any], size_hw: tuple[int, int] | None = None) -> np.ndarray:
@@ -218,15 +211,8 @@ def rle_area(rle: Mapping[str, Any]) -> int:
 
 def rle_to_box(rle: Mapping[str, Any]) -> np.ndarray | None:
     """What `mask_to_box` gives for the mask of a COCO run-length code, without unpacking it."""
-    (height, _), counts = _read(rle)
-    ends = np.cumsum(counts)
-    first, last = (ends - counts)[1::2][counts[1::2] > 0], ends[1::2][counts[1::2] > 0] - 1
-    if not len(first):
-        return None
-    (left, top), (right, bottom) = np.divmod(first, height), np.divmod(last, height)
-    whole = bool((left < right).any())  # such a run goes on from the foot of one column to the head of the next
-    rows = (0, height) if whole else (top.min(), bottom.max() + 1)
-    return np.array([left.min(), rows[0], right.max() + 1, rows[1]], dtype=np.float64)
+    runs = MaskRuns([rle])
+    return runs.boxes_xyxy[0] if runs.areas[0] else None
 
 
 class MaskRuns:
@@ -361,14 +347,16 @@ def check_rle(rle: Mapping[str, Any], size_hw: tuple[int, int] | None = None) ->
         DataError: if it is damaged, or of another size than `size_hw` where that is given.
     """
     (height, width), counts = _read(rle, size_hw)
-    # As `encode_rle` writes it: no run without length but the first, so what lies on both sides of one is joined.
+    return {"size": [height, width], "counts": _counts_to_text(_joined(counts))}
+
+
+def _joined(counts: np.ndarray) -> np.ndarray:
+    """Run lengths as `encode_rle` writes them: none is 0 but the first, so what lies on both sides of one is joined."""
     kept = np.flatnonzero(counts)
     is_set = kept % 2
     first = np.flatnonzero(np.diff(is_set, prepend=-1))
     joined = np.add.reduceat(counts[kept], first) if len(kept) else np.zeros(1, dtype=np.int64)
-    if len(kept) and is_set[0]:
-        joined = np.concatenate(([0], joined))
-    return {"size": [height, width], "counts": _counts_to_text(joined)}
+    return np.concatenate(([0], joined)) if len(kept) and is_set[0] else joined
 
 
 def _as_mask(mask: np.ndarray) -> np.ndarray:

@@ -124,7 +124,7 @@ def run_case(grounder: Grounder, memory: ImageMemory, recorded: dict[str, Tensor
     proposals, valid = grounder.query_selection.proposals(memory.level_sizes_hw, phrases.device)
     unsigmoid = grounder.query_decoder.box_head(selected.states) + proposals[selected.indices]
     assert output.interm is not None
-    references = [selected.boxes_cxcywh, *(step.references_out for step in steps)]
+    references = [selected.boxes_cxcywh_norm, *(step.references_out for step in steps)]
     predictions = [*output.aux_outputs, output]
     return {
         "two_stage.class_logits": scoring.results[0].masked_fill(~valid[:, None], -torch.inf),
@@ -132,14 +132,14 @@ def run_case(grounder: Grounder, memory: ImageMemory, recorded: dict[str, Tensor
         "two_stage.tgt": selected.states,
         "two_stage.refpoint_unsigmoid": unsigmoid,
         "two_stage.pred_logits": output.interm.phrase_logits,
-        "two_stage.pred_boxes": output.interm.boxes_cxcywh,
+        "two_stage.pred_boxes": output.interm.boxes_cxcywh_norm,
         "two_stage.pred_masks": torch.einsum("bqc,bchw->bqhw", output.interm.mask_embeds, output.mask_features),
         **{f"decoder.hs.{index}": step.states for index, step in enumerate(steps)},
         **{f"decoder.reference.{index}": value for index, value in enumerate(references)},
         **{f"pred.{index}.logits": value.phrase_logits for index, value in enumerate(predictions)},
-        **{f"pred.{index}.boxes": value.boxes_cxcywh for index, value in enumerate(predictions)},
+        **{f"pred.{index}.boxes": value.boxes_cxcywh_norm for index, value in enumerate(predictions)},
         "out.pred_logits": output.phrase_logits,
-        "out.pred_boxes": output.boxes_cxcywh,
+        "out.pred_boxes": output.boxes_cxcywh_norm,
         "out.pred_masks": output.mask_logits,
         "out.match_prob": query_scores(output.phrase_logits, "softmax")[0],
         **_regions(output, case["matching_threshold"]),
@@ -152,7 +152,7 @@ def _regions(output: GrounderOutput, threshold: float) -> dict[str, Tensor]:
     ours: dict[str, Tensor] = {}
     for phrase, kept in enumerate(_select(output, threshold)):
         order = kept.query_index.argsort()
-        boxes, masks = box_cxcywh_to_xyxy(kept.boxes_cxcywh[order]), kept.mask_logits[order] > 0
+        boxes, masks = box_cxcywh_to_xyxy(kept.boxes_cxcywh_norm[order]), kept.mask_logits[order] > 0
         found = len(order) > 0
         ours[f"out.matched_index.{phrase}"] = torch.from_numpy(kept.query_index[order])
         ours[f"out.boxes.{phrase}"] = torch.from_numpy(boxes) if found else torch.zeros(1, 4)

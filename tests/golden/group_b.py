@@ -111,11 +111,14 @@ def run_case(
         "query.reference_unsigmoid": inverse_sigmoid(references),
         **{f"decoder.hs.{index}": step.states for index, step in enumerate(steps)},
         **{f"decoder.reference.{index}": value for index, value in enumerate(all_references)},
-        "pred.boxes": output.boxes_cxcywh.flatten(1, 2),
+        "pred.boxes": output.boxes_cxcywh_norm.flatten(1, 2),
         "pred.ious": output.ious,
         "pred.masks": output.all_mask_logits.flatten(1, 2),
         "pred.obj_features": output.queries.flatten(1, 2),
-        **{f"pred_aux.{index}.boxes": aux.boxes_cxcywh.flatten(1, 2) for index, aux in enumerate(output.aux_outputs)},
+        **{
+            f"pred_aux.{index}.boxes": aux.boxes_cxcywh_norm.flatten(1, 2)
+            for index, aux in enumerate(output.aux_outputs)
+        },
         **{f"pred_aux.{index}.ious": aux.ious for index, aux in enumerate(output.aux_outputs)},
         "out.ious": output.ious,
         "out.masks": _image_masks(output, padded_hw)[:, :height, :width],

@@ -176,7 +176,7 @@ def drawn_region(case: Json, canvas: int) -> Tensor:
     else:
         prompt = VisualPrompt.box(*bounds)
     letterbox = Letterbox.fit((case["width"], case["height"]), (canvas, canvas))
-    return torch.from_numpy(encode_prompts([prompt], letterbox).boxes_cxcywh)
+    return torch.from_numpy(encode_prompts([prompt], letterbox).boxes_cxcywh_norm)
 
 
 class Watch:
@@ -309,7 +309,7 @@ def grounding(
         "seg_hidden": states,
         "seg_model.topk_indices": output.topk_indices,
         "seg_model.pred_logits": output.phrase_logits,
-        "seg_model.pred_boxes": output.boxes_cxcywh,
+        "seg_model.pred_boxes": output.boxes_cxcywh_norm,
     }
     shown: list[np.ndarray] = []
     selections = chat.processor.select(output, 0, states.shape[1])
@@ -317,7 +317,7 @@ def grounding(
     left = [phrase for phrase, kept in enumerate(selections) if len(kept.query_index) or numbered == len(selections)]
     for phrase, kept in enumerate(selections):
         order = kept.query_index.argsort()
-        boxes = box_cxcywh_to_xyxy(kept.boxes_cxcywh[order])
+        boxes = box_cxcywh_to_xyxy(kept.boxes_cxcywh_norm[order])
         logits = torch.from_numpy(kept.mask_logits[order])
         masks, regions = logits > 0, answer_boxes(answer.phrases[phrase].regions, order, letterbox)
         shown.append(boxes / longer_sides(letterbox))

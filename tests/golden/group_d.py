@@ -94,7 +94,7 @@ def run_case(grounder: Grounder, recorded: dict[str, Tensor], case: Json, config
     weighted = criterion.weigh(result.losses)
     weighted["loss"].backward()
     return {
-        **{f"targets.boxes_cxcywh.{image}": target.boxes_cxcywh for image, target in enumerate(targets)},
+        **{f"targets.boxes_cxcywh.{image}": target.boxes_cxcywh_norm for image, target in enumerate(targets)},
         **_network(output, has_masks(case)),
         **{f"rand.{name}": drawn for name, drawn in points.drawn.items()},
         **_matching(result, output, targets),
@@ -161,7 +161,7 @@ def _network(output: GrounderOutput, with_masks: bool) -> dict[str, Tensor]:
     ours = {}
     for name, prediction in named_predictions(output).items():
         ours[f"net.{name}.logits"] = prediction.phrase_logits
-        ours[f"net.{name}.boxes"] = prediction.boxes_cxcywh
+        ours[f"net.{name}.boxes"] = prediction.boxes_cxcywh_norm
         if with_masks:
             ours[f"net.{name}.masks"] = mask_logits_from(prediction.mask_embeds, output.mask_features)
     return ours

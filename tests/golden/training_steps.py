@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from group_c import Watch
 from group_d import LOSS_NAMES, build_criterion, suffix
@@ -21,7 +22,6 @@ from llava_grounding.model.heads import inverse_sigmoid
 from llava_grounding.model.outputs import VisualPromptOutput, mask_logits_from
 from llava_grounding.processing.processor import EncodedImage, EncodedText
 from llava_grounding.train.batching.batches import ChatBatch
-from llava_grounding.train.batching.instance_prompts import jitter_prompts
 from llava_grounding.train.batching.targets import GroundingTarget
 from llava_grounding.train.losses.prompt_losses import PromptCriterion, named_prompt_predictions
 from llava_grounding.train.losses.set_criterion import CriterionResult, SetCriterion
@@ -250,6 +250,19 @@ def gradient(model: torch.nn.Module, key: str) -> Tensor:
     return torch.zeros(()) if value is None else value
 
 
+_BOX_NOISE = 0.4  # share of half its size by which a box moves, and of its size by which it is stretched
+_CLICK_NOISE = 0.01  # the same of clicks, share of that
+
+
+def jitter_prompts(boxes_cxcywh_norm: np.ndarray, types: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """As the original: boxes [k, 4] moved and stretched by uniform noise [k, 4] in [0, 1), cut; clicks hardly move."""
+    reach = boxes_cxcywh_norm * np.array([0, 0, 1, 1], dtype=boxes_cxcywh_norm.dtype)
+    reach[:, :2] = boxes_cxcywh_norm[:, 2:] / 2
+    scale = np.where(types == 0, _BOX_NOISE * _CLICK_NOISE, _BOX_NOISE)[:, None]
+    moved = boxes_cxcywh_norm + (2 * noise - 1) * reach * scale
+    return np.clip(moved, 0, 1).astype(boxes_cxcywh_norm.dtype)
+
+
 def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str, Tensor]) -> dict[str, Tensor]:
     """Forward of the stage that learns visual prompts."""
     encoder = trainee.chat.model.visual_prompt_encoder
@@ -258,7 +271,7 @@ def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str
     generator = torch.Generator().manual_seed(case["manual_seed"])
     noise = torch.rand(1, len(target), 4, generator=generator)
     clicks = recorded["targets.points_cxcywh"]
-    boxes = torch.cat([clicks, target.boxes_cxcywh[len(clicks) :]])
+    boxes = torch.cat([clicks, target.boxes_cxcywh_norm[len(clicks) :]])
     types = (torch.arange(len(boxes)) >= case["box_start"]).long()
     moved = torch.from_numpy(jitter_prompts(boxes.numpy(), types.numpy(), noise[0].numpy()))
     with torch.no_grad(), Watch(decoder=(encoder.query_decoder, "forward")) as watch:
@@ -275,7 +288,7 @@ def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str
     total = words["loss.coco.llava"] + losses.pop("loss")
     [((content, references, *_), keywords, _)] = watch.calls["decoder"]
     return {
-        "targets.boxes_cxcywh": target.boxes_cxcywh,
+        "targets.boxes_cxcywh": target.boxes_cxcywh_norm,
         "targets.masks": sample.masks,
         "targets.prompt_boxes": boxes,
         "targets.prompt_type": types,
@@ -314,7 +327,7 @@ def network(output: VisualPromptOutput) -> dict[str, Tensor]:
     """What every layer says of every token."""
     ours = {}
     for name, prediction in named_prompt_predictions(output).items():
-        ours[f"net.{name}.boxes"] = prediction.boxes_cxcywh.flatten(1, 2)
+        ours[f"net.{name}.boxes"] = prediction.boxes_cxcywh_norm.flatten(1, 2)
         ours[f"net.{name}.ious"] = prediction.ious
         ours[f"net.{name}.masks"] = mask_logits_from(prediction.mask_embeds.flatten(1, 2), output.mask_features)
     return ours

@@ -28,7 +28,7 @@ LABELS = INPUTS["input_ids"].masked_fill(torch.arange(LENGTH) < LENGTH - 6, -100
 REGION = {
     "region_boxes": torch.tensor([[[0.5, 0.5, 0.3, 0.3]]]),
     "region_types": torch.tensor([[1]]),
-    "region_mask": torch.tensor([[True]]),
+    "region_valid": torch.tensor([[True]]),
 }
 
 
@@ -94,7 +94,7 @@ def test_every_argument_of_forward_does_what_it_says() -> None:
     }
     assert [name for name, fact in shown.items() if not fact] == []
     # Held by tests of their own; the sizes of the originals are for the way out.
-    elsewhere = {"self", "kwargs", "region_prompts", "region_mask", "image_sizes"}
+    elsewhere = {"self", "kwargs", "region_prompts", "region_valid", "image_sizes"}
     assert shown.keys() | elsewhere == set(inspect.signature(type(MODEL).forward).parameters)
 
 

@@ -13,8 +13,8 @@ from llava_grounding.errors import ConfigError
 from llava_grounding.model.deformable import (
     MultiScaleDeformableAttention,
     pad_levels,
-    sample_by_gather,
     sample_by_grid_sample,
+    sample_padded_levels,
 )
 
 Sizes = tuple[tuple[int, int], ...]
@@ -33,6 +33,10 @@ def random_case(sizes: Sizes, seed: int, batch: int = 2, heads: int = 2, reach: 
     points = ((places - 0.5) * (1 + reach) + 0.5) * sides
     weights = torch.randn(batch, 5, heads, len(sizes), 2, generator=generator)
     return value, points, weights
+
+
+def sample_by_gather(value: Tensor, sizes: Sizes, points: Tensor, weights: Tensor) -> Tensor:
+    return sample_padded_levels(pad_levels(value, sizes), sizes, points, weights)
 
 
 def gradients(sample: Callable[..., Tensor], case: tuple[Tensor, ...], sizes: Sizes) -> tuple[Tensor, ...]:

@@ -29,13 +29,13 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 
 def assert_same(ours: GrounderPrediction, theirs: GrounderPrediction) -> None:
     torch.testing.assert_close(ours.phrase_logits, theirs.phrase_logits, **CLOSE)
-    torch.testing.assert_close(ours.boxes_cxcywh, theirs.boxes_cxcywh, **CLOSE)
+    torch.testing.assert_close(ours.boxes_cxcywh_norm, theirs.boxes_cxcywh_norm, **CLOSE)
     torch.testing.assert_close(ours.mask_embeds, theirs.mask_embeds, **CLOSE)
 
 
 def row(output: GrounderOutput, index: int) -> GrounderPrediction:
     rows = slice(index, index + 1)
-    return GrounderPrediction(output.phrase_logits[rows], output.boxes_cxcywh[rows], output.mask_embeds[rows])
+    return GrounderPrediction(output.phrase_logits[rows], output.boxes_cxcywh_norm[rows], output.mask_embeds[rows])
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +57,14 @@ def test_every_prediction_is_the_recorded_one() -> None:
     output = grounder.ground(memory, *phrases, with_aux=True)
     assert torch.equal(output.topk_indices, case["two_stage.topk_indices"])
     torch.testing.assert_close(output.phrase_logits, case["out.pred_logits"], **LOGITS)
-    torch.testing.assert_close(output.boxes_cxcywh, case["out.pred_boxes"], **FEATURES)
+    torch.testing.assert_close(output.boxes_cxcywh_norm, case["out.pred_boxes"], **FEATURES)
     torch.testing.assert_close(output.mask_logits, case["out.pred_masks"], **LOGITS)
     for index, prediction in enumerate([*output.aux_outputs, output]):
         torch.testing.assert_close(prediction.phrase_logits, case[f"pred.{index}.logits"], **LOGITS)
-        torch.testing.assert_close(prediction.boxes_cxcywh, case[f"pred.{index}.boxes"], **FEATURES)
+        torch.testing.assert_close(prediction.boxes_cxcywh_norm, case[f"pred.{index}.boxes"], **FEATURES)
     assert output.interm is not None
     torch.testing.assert_close(output.interm.phrase_logits, case["two_stage.pred_logits"], **LOGITS)
-    torch.testing.assert_close(output.interm.boxes_cxcywh, case["two_stage.pred_boxes"], **FEATURES)
+    torch.testing.assert_close(output.interm.boxes_cxcywh_norm, case["two_stage.pred_boxes"], **FEATURES)
 
 
 @torch.no_grad()
@@ -98,7 +98,7 @@ def test_padded_phrases_change_nothing(grounder: Grounder, memory: ImageMemory) 
     alone = grounder.ground(memory, phrases, mask)
     padded = grounder.ground(memory, torch.cat([phrases, padding], dim=1), padded_mask)
     assert (padded.phrase_logits[:, :, 2:] == -100).all()
-    kept = GrounderPrediction(padded.phrase_logits[:, :, :2], padded.boxes_cxcywh, padded.mask_embeds)
+    kept = GrounderPrediction(padded.phrase_logits[:, :, :2], padded.boxes_cxcywh_norm, padded.mask_embeds)
     assert_same(kept, alone)
 
 
@@ -173,8 +173,8 @@ def test_without_any_phrase_queries_start_from_valid_cells_coarse_to_fine(
 def test_a_small_memory_gives_fewer_queries(memory: ImageMemory) -> None:
     grounder = small_grounder("feature_pyramid", num_levels=3, num_queries=500)
     output = grounder.ground(memory, *random_phrases(2, 2))
-    assert output.boxes_cxcywh.shape == (2, memory.memory.shape[1], 4)
-    assert output.boxes_cxcywh.isfinite().all()
+    assert output.boxes_cxcywh_norm.shape == (2, memory.memory.shape[1], 4)
+    assert output.boxes_cxcywh_norm.isfinite().all()
     assert output.phrase_logits.isfinite().all()
 
 
@@ -248,7 +248,10 @@ def test_every_weight_learns_in_training(kind: str) -> None:
     output = grounder(torch.randn(2, 3, 64, 64), *random_phrases(2, 2))
     assert len(output.aux_outputs) == 2
     assert output.interm is not None
-    predictions = [GrounderPrediction(output.phrase_logits, output.boxes_cxcywh, output.mask_embeds), output.interm]
+    predictions = [
+        GrounderPrediction(output.phrase_logits, output.boxes_cxcywh_norm, output.mask_embeds),
+        output.interm,
+    ]
     loss = sum(loss_of(prediction) for prediction in [*predictions, *output.aux_outputs])
     (loss + output.mask_logits_of(torch.tensor([1]), torch.tensor([0])).square().mean()).backward()
     assert [name for name, parameter in grounder.named_parameters() if parameter.grad is None] == []
@@ -273,7 +276,7 @@ def test_queries_found_earlier_are_scored_against_other_phrases(grounder: Ground
     image = grounder.ground(memory.index(torch.tensor([0])), phrases[:1, :2], mask[:1, :2])
     shared = grounder.rescore(image, *random_phrases(2, 1))
     assert shared.phrase_logits.shape == (2, 10, 1)
-    assert torch.equal(shared.boxes_cxcywh, image.boxes_cxcywh.expand(2, -1, -1))
+    assert torch.equal(shared.boxes_cxcywh_norm, image.boxes_cxcywh_norm.expand(2, -1, -1))
     assert shared.mask_logits.shape == (2, 10, 16, 24)
 
 
@@ -295,7 +298,7 @@ def test_masks_of_chosen_queries_are_those_of_all(batch: int, pairs: list[tuple[
     torch.manual_seed(0)
     output = GrounderOutput(
         phrase_logits=torch.zeros(batch, 4, 1),
-        boxes_cxcywh=torch.zeros(batch, 4, 4),
+        boxes_cxcywh_norm=torch.zeros(batch, 4, 4),
         mask_embeds=torch.randn(batch, 4, 5),
         queries=torch.zeros(batch, 4, 6),
         mask_features=torch.randn(batch, 5, 3, 2),
@@ -312,11 +315,11 @@ def test_half_precision_and_autocast_work(grounder: Grounder, memory: ImageMemor
     exact = grounder.ground(memory, phrases, mask)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = grounder.ground(memory, phrases, mask)
-    assert mixed.phrase_logits.dtype == mixed.boxes_cxcywh.dtype == torch.float32
-    assert (mixed.boxes_cxcywh.mean() - exact.boxes_cxcywh.mean()).abs() < 0.05
+    assert mixed.phrase_logits.dtype == mixed.boxes_cxcywh_norm.dtype == torch.float32
+    assert (mixed.boxes_cxcywh_norm.mean() - exact.boxes_cxcywh_norm.mean()).abs() < 0.05
     half = small_grounder("feature_pyramid", num_levels=3).bfloat16()
     output = half(torch.randn(1, 3, 64, 64).bfloat16(), phrases[:1].bfloat16(), mask[:1])
-    assert output.boxes_cxcywh.isfinite().all()
+    assert output.boxes_cxcywh_norm.isfinite().all()
 
 
 def test_memory_and_phrases_must_fit(grounder: Grounder, memory: ImageMemory) -> None:

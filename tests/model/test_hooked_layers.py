@@ -34,7 +34,7 @@ def answers(model: Model) -> list[Tensor]:
         alone = inputs.row(1)
         generated = model.generate(**alone.text, **alone.images, region_prompts=alone.prompts, max_new_tokens=3)
     prompt = output.prompt_output
-    return [output.logits, found.phrase_logits, found.boxes_cxcywh, found.mask_logits, prompt.ious, generated]
+    return [output.logits, found.phrase_logits, found.boxes_cxcywh_norm, found.mask_logits, prompt.ious, generated]
 
 
 def regions(model: Model) -> list[Tensor]:
@@ -44,7 +44,7 @@ def regions(model: Model) -> list[Tensor]:
         output = model(**inputs.everything())
         states, mask = model.phrase_states(output.last_hidden_state, inputs.text["input_ids"])
         found = model.ground(output.image_features.memory, states, mask)
-    return [output.logits, found.phrase_logits, found.boxes_cxcywh, output.prompt_output.ious]
+    return [output.logits, found.phrase_logits, found.boxes_cxcywh_norm, output.prompt_output.ious]
 
 
 def note(called: set[str], name: str) -> Callable[..., None]:

@@ -51,7 +51,7 @@ def answers(model: LlavaGroundingForConditionalGeneration, inputs: Inputs) -> di
     return {
         "logits": output.logits,
         "phrase_logits": grounding.phrase_logits,
-        "boxes": grounding.boxes_cxcywh,
+        "boxes": grounding.boxes_cxcywh_norm,
         "masks": grounding.mask_logits,
     }
 
@@ -231,9 +231,9 @@ def test_each_image_and_each_prompt_reaches_the_answer_from_its_place_on(flavour
 
     assert inputs.prompts is not None
     regions = (inputs.text["input_ids"][0] == REGION).nonzero()[:, 0]
-    boxes = inputs.prompts.boxes_cxcywh.clone()
+    boxes = inputs.prompts.boxes_cxcywh_norm.clone()
     boxes[0, 1] = torch.tensor([0.2, 0.8, 0.1, 0.1])
-    prompts = RegionPrompts(boxes, inputs.prompts.types, inputs.prompts.mask, inputs.prompts.coverage)
+    prompts = RegionPrompts(boxes, inputs.prompts.types, inputs.prompts.valid, inputs.prompts.coverage)
     output = model(**Inputs(inputs.text, inputs.images, prompts).everything())
     moved = (output.logits - logits).abs().amax(-1)
     # Prompts that see each other change the first region too.
@@ -333,10 +333,13 @@ def test_every_part_learns_from_text_phrases_and_prompts_together(flavour: str) 
         embeds, found = model.phrase_states(output.last_hidden_state, inputs.text["input_ids"])
         grounding = model.grounder.ground(output.image_features.memory, model.phrase_projector(embeds), found)
         prompts = output.prompt_output
-        total = output.loss + prompts.boxes_cxcywh.sum() + prompts.all_mask_logits.sum() + prompts.ious.sum()
+        total = output.loss + prompts.boxes_cxcywh_norm.sum() + prompts.all_mask_logits.sum() + prompts.ious.sum()
         for prediction in (grounding, *grounding.aux_outputs, grounding.interm):
             total = (
-                total + prediction.phrase_logits.sum() + prediction.boxes_cxcywh.sum() + prediction.mask_embeds.sum()
+                total
+                + prediction.phrase_logits.sum()
+                + prediction.boxes_cxcywh_norm.sum()
+                + prediction.mask_embeds.sum()
             )
         (total + grounding.mask_logits.sum()).backward()
     idle = {name for name, parameter in model.named_parameters() if parameter.grad is None}
@@ -352,8 +355,8 @@ def test_phrases_can_be_zero_and_still_give_queries() -> None:
         memory = model.encode_image(**inputs.images).memory
         output = model.ground(memory, torch.zeros(2, 0, 32), torch.zeros(2, 0, dtype=torch.bool))
         assert output.phrase_logits.shape == (2, 8, 0)
-        assert output.boxes_cxcywh.shape == (2, 8, 4)
-        assert bool(torch.isfinite(output.boxes_cxcywh).all())
+        assert output.boxes_cxcywh_norm.shape == (2, 8, 4)
+        assert bool(torch.isfinite(output.boxes_cxcywh_norm).all())
 
 
 @flavours
@@ -364,7 +367,8 @@ def test_a_grounder_picks_as_many_queries_as_it_is_told(flavour: str) -> None:
     embeds, found = torch.randn(2, 2, 32), torch.ones(2, 2, dtype=torch.bool)
     with torch.no_grad():
         output = model.ground(features.memory, embeds, found, features.proposals)
-    assert output.boxes_cxcywh.shape == (2, 5, 4)
+    assert output.boxes_cxcywh_norm.shape == (2, 5, 4)
+    assert output.boxes_cxcywh is output.boxes_cxcywh_norm  # as it was called before
     assert model.config.grounder_config.num_queries == 5
     least = 4 if flavour == "shared" else 1  # the language model reads so many of them
     for wrong in (least - 1, 2**16 + 1, True):
@@ -380,7 +384,7 @@ def test_one_memory_serves_all_rows_of_phrases(flavour: str) -> None:
     shared = model.ground(memory, embeds, found)
     copied = model.ground(memory.index(torch.tensor([0, 0, 0])), embeds, found)
     torch.testing.assert_close(shared.phrase_logits, copied.phrase_logits, **CLOSE)
-    torch.testing.assert_close(shared.boxes_cxcywh, copied.boxes_cxcywh, **CLOSE)
+    torch.testing.assert_close(shared.boxes_cxcywh_norm, copied.boxes_cxcywh_norm, **CLOSE)
     torch.testing.assert_close(shared.mask_logits, copied.mask_logits, **CLOSE)
 
 
@@ -390,7 +394,7 @@ def test_queries_picked_by_the_image_do_not_depend_on_the_other_phrases() -> Non
     embeds, found = torch.randn(1, 3, 32), torch.ones(1, 3, dtype=torch.bool)
     together, alone = model.ground(memory, embeds, found), model.ground(memory, embeds[:, 2:], found[:, 2:])
     torch.testing.assert_close(alone.phrase_logits, together.phrase_logits[:, :, 2:])
-    torch.testing.assert_close(alone.boxes_cxcywh, together.boxes_cxcywh)
+    torch.testing.assert_close(alone.boxes_cxcywh_norm, together.boxes_cxcywh_norm)
     assert together.phrase_logits.std() > 1e-3
 
 
@@ -452,7 +456,7 @@ def test_prompts_move_to_another_device_whole() -> None:
     assert prompts is not None
     moved = prompts.to("meta")
     assert {value.device.type for value in vars(moved).values()} == {"meta"}
-    assert RegionPrompts(prompts.boxes_cxcywh, prompts.types, prompts.mask).to("meta").coverage is None
+    assert RegionPrompts(prompts.boxes_cxcywh_norm, prompts.types, prompts.valid).to("meta").coverage is None
 
 
 def test_image_features_can_be_put_together_by_hand() -> None:

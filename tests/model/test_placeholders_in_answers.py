@@ -18,7 +18,7 @@ IMAGE = picture(1)
 REGION: dict[str, Any] = {
     "region_boxes": torch.tensor([[[0.5, 0.5, 0.3, 0.3]]]),
     "region_types": torch.tensor([[1]]),
-    "region_mask": torch.tensor([[True]]),
+    "region_valid": torch.tensor([[True]]),
 }
 GREEDY: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False}
 RECORD: dict[str, Any] = {"return_dict_in_generate": True, "output_hidden_states": True}
@@ -140,7 +140,7 @@ def without(inputs: dict[str, Any], *names: str) -> dict[str, Any]:
     ("change", "error", "message"),
     [
         (lambda i: without(i, "region_types"), UsageError, "belong together, region_types is missing"),
-        (lambda i: without(i, "region_boxes", "region_mask"), UsageError, "region_boxes and region_mask is missing"),
+        (lambda i: without(i, "region_boxes", "region_valid"), UsageError, "region_boxes and region_valid is missing"),
         (lambda i: {**i, "region_prompts": RegionPrompts(*REGION.values())}, UsageError, "and so on, got both"),
         (lambda i: {**i, "region_boxes": i["region_boxes"] * float("nan")}, PromptError, "finite coordinates"),
         (lambda i: {**i, "region_boxes": i["region_boxes"] / 0}, PromptError, "finite coordinates"),

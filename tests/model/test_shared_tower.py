@@ -20,7 +20,7 @@ def proposals(scores: Tensor) -> GrounderOutput:
     batch, queries = scores.shape
     return GrounderOutput(
         phrase_logits=torch.stack([scores, -scores], dim=2),
-        boxes_cxcywh=torch.rand(batch, queries, 4),
+        boxes_cxcywh_norm=torch.rand(batch, queries, 4),
         mask_embeds=torch.randn(batch, queries, 4),
         queries=torch.randn(batch, queries, HIDDEN),
         mask_features=torch.randn(batch, 4, 8, 12),
@@ -50,7 +50,7 @@ def test_objects_come_best_first_whatever_their_order() -> None:
     order = torch.tensor([1, 3, 4])
     ranked = GrounderOutput(
         phrase_logits=found.phrase_logits[:, order],
-        boxes_cxcywh=found.boxes_cxcywh[:, order],
+        boxes_cxcywh_norm=found.boxes_cxcywh_norm[:, order],
         mask_embeds=found.mask_embeds[:, order],
         queries=found.queries[:, order],
         mask_features=found.mask_features,
@@ -71,7 +71,7 @@ def test_a_box_and_a_score_change_the_token_of_an_object() -> None:
     before = part.tokens(image, found)[0, 6]
     found.phrase_logits = found.phrase_logits + 1.0
     after_score = part.tokens(image, found)[0, 6]
-    found.boxes_cxcywh = found.boxes_cxcywh * 0.5
+    found.boxes_cxcywh_norm = found.boxes_cxcywh_norm * 0.5
     assert not torch.allclose(after_score, before, atol=1e-4)
     assert not torch.allclose(part.tokens(image, found)[0, 6], after_score, atol=1e-4)
 
@@ -85,11 +85,11 @@ def test_places_of_missing_objects_are_zero() -> None:
 
 def test_tokens_teach_queries_but_neither_boxes_nor_scores() -> None:
     part, image, found = tower(), memory(1), proposals(torch.randn(1, 5))
-    for value in (found.queries, found.boxes_cxcywh, found.phrase_logits):
+    for value in (found.queries, found.boxes_cxcywh_norm, found.phrase_logits):
         value.requires_grad_()
     part.tokens(image, found).sum().backward()
     assert found.queries.grad.abs().max() > 0
-    assert found.boxes_cxcywh.grad is None
+    assert found.boxes_cxcywh_norm.grad is None
     assert found.phrase_logits.grad is None
 
 

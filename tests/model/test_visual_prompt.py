@@ -53,17 +53,17 @@ def test_several_prompts_at_once_give_the_recorded_numbers() -> None:
     )
     torch.testing.assert_close(output.region_embeds[0], case["out.llm_features"], **FEATURES)
     torch.testing.assert_close(output.queries.flatten(1, 2), case["pred.obj_features"], **FEATURES)
-    torch.testing.assert_close(output.boxes_cxcywh.flatten(1, 2), case["pred.boxes"], **FEATURES)
+    torch.testing.assert_close(output.boxes_cxcywh_norm.flatten(1, 2), case["pred.boxes"], **FEATURES)
     torch.testing.assert_close(output.ious, case["pred.ious"], **FEATURES)
     torch.testing.assert_close(output.all_mask_logits.flatten(1, 2), case["pred.masks"], **LOGITS)
     torch.testing.assert_close(output.mask_logits, output.all_mask_logits[:, :, 0], **CLOSE)
     for index, aux in enumerate(output.aux_outputs):
-        torch.testing.assert_close(aux.boxes_cxcywh.flatten(1, 2), case[f"pred_aux.{index}.boxes"], **FEATURES)
+        torch.testing.assert_close(aux.boxes_cxcywh_norm.flatten(1, 2), case[f"pred_aux.{index}.boxes"], **FEATURES)
         torch.testing.assert_close(aux.ious, case[f"pred_aux.{index}.ious"], **FEATURES)
 
 
 def assert_rows_equal(together: VisualPromptOutput, batch: int, prompt: int, alone: VisualPromptOutput) -> None:
-    for name in ("region_embeds", "boxes_cxcywh", "ious", "mask_embeds"):
+    for name in ("region_embeds", "boxes_cxcywh_norm", "ious", "mask_embeds"):
         torch.testing.assert_close(getattr(together, name)[batch, prompt], getattr(alone, name)[0, 0], **CLOSE)
 
 
@@ -119,8 +119,8 @@ def test_no_prompts_give_no_embeddings(encoder: VisualPromptEncoder, memory: Ima
 @torch.no_grad()
 def test_one_memory_serves_several_rows_of_prompts(encoder: VisualPromptEncoder) -> None:
     memory, prompts, regions = random_memory(1), random_prompts(3, 2), torch.rand(3, 2, 5, 7)
-    shared = encoder.encode_prompts(memory, *prompts, region_masks=regions)
-    repeated = encoder.encode_prompts(memory.repeat(3), *prompts, region_masks=regions)
+    shared = encoder.encode_prompts(memory, *prompts, region_coverage=regions)
+    repeated = encoder.encode_prompts(memory.repeat(3), *prompts, region_coverage=regions)
     torch.testing.assert_close(shared.region_embeds, repeated.region_embeds, **CLOSE)
 
 
@@ -137,13 +137,13 @@ def test_a_drawn_region_counts_once_its_projection_has_learnt(memory: ImageMemor
     regions = torch.zeros(2, 2, 16, 24)
     regions[:, 0, 2:5, 3:9] = 1.0  # the second prompt is a click or a box: nothing drawn
     plain = encoder.encode_prompts(memory, boxes, types, mask).region_embeds
-    fresh = encoder.encode_prompts(memory, boxes, types, mask, region_masks=regions).region_embeds
+    fresh = encoder.encode_prompts(memory, boxes, types, mask, region_coverage=regions).region_embeds
     assert torch.equal(fresh, plain)
     torch.nn.init.normal_(encoder.coverage_projection.weight)
-    learnt = encoder.encode_prompts(memory, boxes, types, mask, region_masks=regions).region_embeds
+    learnt = encoder.encode_prompts(memory, boxes, types, mask, region_coverage=regions).region_embeds
     assert not torch.allclose(learnt[:, 0], plain[:, 0], atol=1e-2)
     torch.testing.assert_close(learnt[:, 1], plain[:, 1], **CLOSE)
-    elsewhere = encoder.encode_prompts(memory, boxes, types, mask, region_masks=regions.flip(-1)).region_embeds
+    elsewhere = encoder.encode_prompts(memory, boxes, types, mask, region_coverage=regions.flip(-1)).region_embeds
     assert not torch.allclose(elsewhere[:, 0], learnt[:, 0], atol=1e-2)  # two scribbles with the same bounds differ
 
 
@@ -169,9 +169,9 @@ def test_area_resizing_averages_and_keeps_thin_lines() -> None:
 
 def test_every_weight_that_is_used_learns(memory: ImageMemory) -> None:
     encoder = small_prompt_encoder().train()
-    output = encoder.encode_prompts(memory, *random_prompts(2, 2), region_masks=torch.rand(2, 2, 8, 8))
+    output = encoder.encode_prompts(memory, *random_prompts(2, 2), region_coverage=torch.rand(2, 2, 8, 8))
     assert len(output.aux_outputs) == 1
-    losses = [output.region_embeds, output.boxes_cxcywh, output.ious, output.mask_logits]
+    losses = [output.region_embeds, output.boxes_cxcywh_norm, output.ious, output.mask_logits]
     sum(value.square().mean() for value in losses).backward()  # type: ignore[union-attr]
     assert [name for name, parameter in encoder.named_parameters() if parameter.grad is None] == []
     assert encoder.coverage_projection.weight.grad.any()  # type: ignore[union-attr]

@@ -49,7 +49,9 @@ def test_every_percent_sign_of_the_demo_gets_the_first_prompt() -> None:
     assert PERCENT not in encoded.input_ids
     assert encoded.input_ids.count(IDS.region) == 3
     assert len(encoded.prompts.types) == 3
-    np.testing.assert_array_equal(encoded.prompts.boxes_cxcywh, np.tile(encoded.prompts.boxes_cxcywh[:1], (3, 1)))
+    np.testing.assert_array_equal(
+        encoded.prompts.boxes_cxcywh_norm, np.tile(encoded.prompts.boxes_cxcywh_norm[:1], (3, 1))
+    )
     assert not encoded.prompts.types.any()  # all of them the click
 
 

@@ -59,7 +59,8 @@ def test_a_dialogue_read_at_once_has_the_ids_of_one_read_turn_by_turn() -> None:
     assert whole.input_ids == [*first.input_ids, *answer, PROCESSOR.tokens.ids.eos, *second.input_ids]
     np.testing.assert_array_equal(whole.prompts.types, [0, 1])
     np.testing.assert_array_equal(
-        whole.prompts.boxes_cxcywh, np.concatenate([first.prompts.boxes_cxcywh, second.prompts.boxes_cxcywh])
+        whole.prompts.boxes_cxcywh_norm,
+        np.concatenate([first.prompts.boxes_cxcywh_norm, second.prompts.boxes_cxcywh_norm]),
     )
 
 

@@ -17,7 +17,7 @@ LETTERBOX = Letterbox.fit((200, 100), (64, 64))  # content 64 x 32
 
 def test_a_click_is_a_small_box_where_it_was_made() -> None:
     encoded = encode_prompts([VisualPrompt.click(100, 50)], LETTERBOX)
-    np.testing.assert_allclose(encoded.boxes_cxcywh, [[0.5, 0.25, CLICK_SIZE, CLICK_SIZE]], atol=1e-6)
+    np.testing.assert_allclose(encoded.boxes_cxcywh_norm, [[0.5, 0.25, CLICK_SIZE, CLICK_SIZE]], atol=1e-6)
     assert encoded.types.tolist() == [0]
     assert not encoded.coverage.any()
 
@@ -25,13 +25,15 @@ def test_a_click_is_a_small_box_where_it_was_made() -> None:
 @pytest.mark.parametrize("place", [(0, 0), (199.9, 0), (0, 99.9), (199.9, 99.9), (0.2, 50)])
 def test_a_click_near_the_edge_stays_where_it_was_made(place: tuple[float, float]) -> None:
     encoded = encode_prompts([VisualPrompt.click(*place)], LETTERBOX)
-    np.testing.assert_allclose(encoded.boxes_cxcywh[0, :2], [place[0] / 200, place[1] / 200], atol=1e-6)
+    np.testing.assert_allclose(encoded.boxes_cxcywh_norm[0, :2], [place[0] / 200, place[1] / 200], atol=1e-6)
 
 
 def test_a_box_keeps_its_place_and_size_and_is_cut_to_the_image() -> None:
     prompts = [VisualPrompt.box(50, 25, 100, 75), VisualPrompt.box(150, -20, 500, 100)]
     encoded = encode_prompts(prompts, LETTERBOX)
-    np.testing.assert_allclose(encoded.boxes_cxcywh, [[0.375, 0.25, 0.25, 0.25], [0.875, 0.25, 0.25, 0.5]], atol=1e-6)
+    np.testing.assert_allclose(
+        encoded.boxes_cxcywh_norm, [[0.375, 0.25, 0.25, 0.25], [0.875, 0.25, 0.25, 0.5]], atol=1e-6
+    )
     assert encoded.types.tolist() == [1, 1]
     assert not encoded.coverage.any()
 
@@ -49,7 +51,7 @@ def test_a_mask_covers_its_cells_fully_and_has_its_bounds() -> None:
     mask = np.zeros((100, 200), dtype=bool)
     mask[0:50, 100:200] = True
     encoded = encode_prompts([VisualPrompt.mask_of(mask)], LETTERBOX)
-    np.testing.assert_allclose(encoded.boxes_cxcywh, [[0.75, 0.125, 0.5, 0.25]], atol=1e-6)
+    np.testing.assert_allclose(encoded.boxes_cxcywh_norm, [[0.75, 0.125, 0.5, 0.25]], atol=1e-6)
     expected = np.zeros((8, 8))
     expected[:2, 4:] = 1
     np.testing.assert_allclose(encoded.coverage[0], expected, atol=1e-5)
@@ -61,7 +63,7 @@ def test_drawn_shapes_of_one_pixel_are_as_large_as_a_click() -> None:
     mask[7, 9] = True
     letterbox = Letterbox.fit((2000, 2000), (64, 64))
     encoded = encode_prompts([VisualPrompt.mask_of(mask), VisualPrompt.scribble([(9, 7)])], letterbox)
-    np.testing.assert_allclose(encoded.boxes_cxcywh[:, 2:], CLICK_SIZE, atol=1e-7)
+    np.testing.assert_allclose(encoded.boxes_cxcywh_norm[:, 2:], CLICK_SIZE, atol=1e-7)
     assert (encoded.coverage.reshape(2, -1).sum(axis=1) > 0).all()
 
 
@@ -85,10 +87,10 @@ def test_any_scribble_that_touches_the_image_encodes_inside_the_canvas(
         encoded = encode_prompts([prompt], letterbox)
     except PromptError:
         return
-    assert np.isfinite(encoded.boxes_cxcywh).all()
-    assert (encoded.boxes_cxcywh >= 0).all()
-    assert (encoded.boxes_cxcywh <= 1).all()
-    assert (encoded.boxes_cxcywh[:, 2:] > 0).all()
+    assert np.isfinite(encoded.boxes_cxcywh_norm).all()
+    assert (encoded.boxes_cxcywh_norm >= 0).all()
+    assert (encoded.boxes_cxcywh_norm <= 1).all()
+    assert (encoded.boxes_cxcywh_norm[:, 2:] > 0).all()
     assert (encoded.coverage >= 0).all()
     assert (encoded.coverage <= 1).all()
     assert encoded.coverage.any()
@@ -101,7 +103,7 @@ def test_a_prompt_that_does_not_fit_the_image_is_refused() -> None:
 
 def test_no_prompts_encode_to_empty_arrays_and_collate_to_nothing() -> None:
     empty = encode_prompts([], LETTERBOX)
-    assert (empty.boxes_cxcywh.shape, empty.types.shape, empty.coverage.shape) == ((0, 4), (0,), (0, 8, 8))
+    assert (empty.boxes_cxcywh_norm.shape, empty.types.shape, empty.coverage.shape) == ((0, 4), (0,), (0, 8, 8))
     assert collate_prompts([empty, empty]) is None
     assert collate_prompts([]) is None
 
@@ -110,9 +112,9 @@ def test_rows_of_prompts_are_padded_to_the_longest_and_marked() -> None:
     two = encode_prompts([VisualPrompt.box(0, 0, 50, 50), VisualPrompt.click(9, 9)], LETTERBOX)
     batch = collate_prompts([two, encode_prompts([], LETTERBOX)])
     assert batch is not None
-    assert batch.mask.tolist() == [[True, True], [False, False]]
+    assert batch.valid.tolist() == [[True, True], [False, False]]
     assert batch.types[0].tolist() == [1, 0]
-    np.testing.assert_allclose(batch.boxes_cxcywh[0].numpy(), two.boxes_cxcywh)
+    np.testing.assert_allclose(batch.boxes_cxcywh_norm[0].numpy(), two.boxes_cxcywh_norm)
     assert batch.coverage is None
     drawn = collate_prompts([two, encode_prompts([VisualPrompt.scribble([(5, 5), (90, 90)])], LETTERBOX)])
     assert drawn is not None

@@ -26,7 +26,7 @@ def output(logits: list[list[float]]) -> GrounderOutput:
     boxes = torch.stack([centres, centres, torch.full_like(centres, 0.1), torch.full_like(centres, 0.1)], dim=-1)
     return GrounderOutput(
         phrase_logits=phrase_logits,
-        boxes_cxcywh=boxes[None],
+        boxes_cxcywh_norm=boxes[None],
         mask_embeds=torch.eye(queries)[None],
         queries=torch.zeros(1, queries, 4),
         mask_features=torch.arange(queries * 6.0).reshape(1, queries, 2, 3),
@@ -95,7 +95,7 @@ def test_each_phrase_gets_its_own_boxes_scores_and_masks() -> None:
     first, second = found
     np.testing.assert_allclose(first.scores, 1 / (1 + np.exp([-4.0, -3.0])), rtol=1e-5)
     assert first.best_score == pytest.approx(first.scores[0])
-    np.testing.assert_allclose(first.boxes_cxcywh[:, 0], [0.8, 0.2], atol=1e-6)
+    np.testing.assert_allclose(first.boxes_cxcywh_norm[:, 0], [0.8, 0.2], atol=1e-6)
     assert first.mask_logits.shape == (2, 2, 3)
     np.testing.assert_array_equal(first.mask_logits[0], np.arange(12, 18).reshape(2, 3))
     np.testing.assert_array_equal(second.mask_logits[0], np.arange(6, 12).reshape(2, 3))
@@ -104,7 +104,7 @@ def test_each_phrase_gets_its_own_boxes_scores_and_masks() -> None:
 def test_a_phrase_that_finds_nothing_keeps_its_best_score() -> None:
     (phrase,) = select_regions(output([[-2.0], [-1.0]]), 0, 1, SelectionSettings("sigmoid", 0.5))
     assert len(phrase.query_index) == len(phrase.scores) == len(phrase.mask_logits) == 0
-    assert phrase.boxes_cxcywh.shape == (0, 4)
+    assert phrase.boxes_cxcywh_norm.shape == (0, 4)
     assert phrase.best_score == pytest.approx(1 / (1 + np.e), abs=1e-5)
 
 
@@ -123,7 +123,7 @@ def masked(cells: list[list[tuple[int, int]]], boxes: list[list[float]], scores:
     logits = torch.tensor(scores).logit()[:, None]
     return replace(
         output(logits.tolist()),
-        boxes_cxcywh=torch.tensor(boxes)[None],
+        boxes_cxcywh_norm=torch.tensor(boxes)[None],
         mask_features=features[None],
         mask_embeds=torch.eye(queries)[None],
     )
@@ -162,7 +162,7 @@ def test_a_phrase_of_which_nothing_is_in_the_image_has_the_score_of_what_was_too
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(
     ("field", "what"),
-    [("phrase_logits", "scores"), ("boxes_cxcywh", "boxes"), ("mask_features", "masks"), ("mask_embeds", "masks")],
+    [("phrase_logits", "scores"), ("boxes_cxcywh_norm", "boxes"), ("mask_features", "masks"), ("mask_embeds", "masks")],
 )
 def test_what_is_no_number_is_no_region(field: str, what: str, value: float) -> None:
     found = masked([[(0, 0)], [(1, 1)]], [BOX] * 2, [0.9, 0.8])

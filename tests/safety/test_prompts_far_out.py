@@ -87,8 +87,8 @@ def test_a_box_far_beyond_the_picture_is_cut_to_it() -> None:
     prompt = VisualPrompt.box(-1e9, -1e9, 1e9, 1e9)
     encoded = encode_prompts([prompt], LETTERBOX)
     assert prompt.bounds(SIZE).tolist() == [0, 0, *SIZE]
-    assert (encoded.boxes_cxcywh >= 0).all()
-    assert (encoded.boxes_cxcywh <= 1).all()
+    assert (encoded.boxes_cxcywh_norm >= 0).all()
+    assert (encoded.boxes_cxcywh_norm <= 1).all()
 
 
 def test_a_mask_of_a_few_bytes_is_unpacked_only_for_an_image_of_its_size() -> None:

@@ -1,6 +1,5 @@
 """Dialogues of drawn scenes: whatever an answer says is true of the instances it names."""
 
-import random
 import re
 from collections import Counter
 from functools import cache
@@ -9,10 +8,11 @@ import numpy as np
 import pytest
 
 from llava_grounding.data.sample import Instance, Sample, Turn, mirror_sample
+from llava_grounding.dialogues.layout import Layout
+from llava_grounding.dialogues.prompts import EXACT_PROMPTS, sample_prompt
+from llava_grounding.language.nouns import listed, number_word, parse_number, with_article
 from llava_grounding.markup import parse_strict, strip_markup
-from llava_grounding.scenes.facts import NUMBER_WORDS, SceneFacts, listed, with_article
-from llava_grounding.scenes.kinds import GROUP_PLURALS, KINDS
-from llava_grounding.scenes.questions import prompt_inside
+from llava_grounding.scenes.kinds import GROUP_PLURALS, KINDS, kind_named
 from llava_grounding.scenes.synthetic import QUESTION_KINDS, draw_scene, scene_phrases
 
 NOUNS = {word: kind.name for kind in KINDS.values() for word in (kind.name, kind.plural)}
@@ -84,7 +84,7 @@ def test_a_colour_in_a_phrase_is_that_of_the_things_it_points_at():
 def test_numbers_in_phrases_equal_the_number_of_targets():
     for _, turn in every_turn():
         for phrase, target in zip(parse_strict(turn.answer).phrases, turn.targets, strict=True):
-            number = next((NUMBER_WORDS.index(w) for w in phrase.text.lower().split() if w in NUMBER_WORDS), None)
+            number = next((n for w in phrase.text.split() if (n := parse_number(w)) is not None), None)
             if number is not None:
                 assert number == len(target)
             elif phrase.text.lower().startswith(("a ", "an ")):
@@ -112,7 +112,8 @@ def test_counts_equal_the_truth_for_kinds():
         colour = next((c for c in KINDS[asked].colours if re.search(rf"\b{c}\b", turn.question)), None)
         if colour:
             matching = [i for i in matching if i.attributes == (colour,)]
-        assert NUMBER_WORDS[len(matching)] in strip_markup(turn.answer).lower().split(), (turn, matching)
+        said = number_word(len(matching)) if matching else "no"
+        assert said in strip_markup(turn.answer).lower().split(), (turn, matching)
 
 
 def test_yes_and_no_are_true():
@@ -264,23 +265,23 @@ def test_standing_on_and_being_in_front_come_before_left_and_right():
     boxes = [(10, 40, 90, 90), (30, 20, 50, 45), (0, 50, 40, 99)]
     names = ["table", "cup", "dog"]
     instances = [Instance(n, np.array(b, float), True) for n, b in zip(names, boxes, strict=True)]
-    facts = SceneFacts.of_instances(
-        instances, [100.0, 20.0, 50.0], (100, 100), stands_on={1: 0}, in_front=frozenset({(2, 0)})
+    layout = Layout.of_instances(
+        instances, [100.0, 20.0, 50.0], (100, 100), kind_named, stands_on={1: 0}, in_front=[(2, 0)]
     )
-    table, cup, dog = facts.things
-    assert facts.relation(cup, table) == "on"
-    assert facts.relation(table, cup) == "under"
-    assert facts.relation(dog, table) == "in front of"
-    assert facts.relation(table, dog) == "behind"
-    assert facts.relation(dog, cup) == "below"
-    assert facts.nearest(cup) is table
+    table, cup, dog = layout.things
+    assert layout.relation(cup, table) == "on"
+    assert layout.relation(table, cup) == "under"
+    assert layout.relation(dog, table) == "in front of"
+    assert layout.relation(table, dog) == "behind"
+    assert layout.relation(dog, cup) == "below"
+    assert layout.nearest(cup) is table
 
 
 def test_two_things_too_close_to_tell_apart_have_no_name_of_their_own():
     instances = [Instance("apple", np.array([x, 50, x + 10, 60.0]), True, ("red",)) for x in (40, 45)]
-    facts = SceneFacts.of_instances(instances, [50.0, 50.0], (100, 100))
-    assert facts.name(facts.things[0]) is None
-    assert [(r.words, r.indices) for r in facts.plural_references()] == [
+    layout = Layout.of_instances(instances, [50.0, 50.0], (100, 100), kind_named)
+    assert layout.name(layout.things[0]) is None
+    assert [(r.words, r.indices) for r in layout.plural_references()] == [
         ("apples", (0, 1)),
         ("red apples", (0, 1)),
         ("fruits", (0, 1)),
@@ -301,6 +302,6 @@ def test_a_prompt_on_a_single_pixel_still_points_at_it():
     mask = np.zeros((5, 5), bool)
     mask[3, 2] = True
     for seed in range(30):
-        prompt = prompt_inside(mask, random.Random(seed))
+        prompt = sample_prompt(mask, np.array([2.0, 3, 3, 4]), np.random.default_rng(seed), EXACT_PROMPTS)
         prompt.validate((5, 5))
         assert isinstance(Turn("What is <region>?", "A dot.", (), (prompt,), False), Turn)

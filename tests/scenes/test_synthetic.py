@@ -10,7 +10,7 @@ from llava_grounding.colours import COLOURS
 from llava_grounding.data.sample import Sample, Turn, mirror_sample, swap_left_right
 from llava_grounding.errors import ConfigError, DataError
 from llava_grounding.masks import mask_to_box
-from llava_grounding.scenes.kinds import KINDS, confusable, kind_named, plural_of
+from llava_grounding.scenes.kinds import KINDS, confusable, kind_named
 from llava_grounding.scenes.pen import vary_colour
 from llava_grounding.scenes.sprites import EMOJI, drawn_sprite, emoji_sprite, num_variants, posed
 from llava_grounding.scenes.synthetic import QUESTION_KINDS, SceneConfig, draw_scene, scene_phrases
@@ -259,8 +259,7 @@ def test_a_turn_without_a_target_for_each_seg_is_refused():
 
 
 def test_kinds_unknown_to_us_still_have_a_plural():
-    assert plural_of("box") == "boxes"
-    assert plural_of("puppy") == "puppies"
+    assert kind_named("box").plural == "boxes"
     assert kind_named("toy").plural == "toys"
     assert confusable("vase", "flower")
     assert not confusable("dog", "cat")

@@ -73,11 +73,11 @@ def read_case(name: str) -> RecordedCase:
     final = predictions["final"]
     output = GrounderOutput(
         final.phrase_logits,
-        final.boxes_cxcywh,
+        final.boxes_cxcywh_norm,
         final.mask_embeds,
         queries=final.mask_embeds,
         mask_features=features,
-        topk_indices=torch.zeros(final.boxes_cxcywh.shape[:2], dtype=torch.long),
+        topk_indices=torch.zeros(final.boxes_cxcywh_norm.shape[:2], dtype=torch.long),
         aux_outputs=tuple(predictions[name] for name in names if name.startswith("aux")),
         interm=predictions["interm"],
     )

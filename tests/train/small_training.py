@@ -8,10 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hand_made import NAMES, SCENES, four_samples
 
+from llava_grounding.data.sample import Sample
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.image import CanvasSettings, TowerSettings
@@ -19,12 +21,12 @@ from llava_grounding.processing.processor import LlavaGroundingProcessor, Proces
 from llava_grounding.processing.selection import SelectionSettings
 from llava_grounding.scenes.synthetic import SceneConfig
 from llava_grounding.train import training_setup as setup_module
+from llava_grounding.train.batching.batches import ChatBatch, chat_item, collate_chat
 from llava_grounding.train.batching.mixture import Mixture, SampleSource
 from llava_grounding.train.batching.sources import Scenes, open_sources, scenes_without_dialogues
 from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.plan import set_trainable, stage_plan
 from llava_grounding.train.recipe import Recipe, recipe_of
-from llava_grounding.train.renamed import with_present_names
 from llava_grounding.train.tokenizer import train_tokenizer
 from llava_grounding.train.training_module import LossConfig, TrainingModule
 from llava_grounding.train.training_setup import TrainingSetup
@@ -71,7 +73,7 @@ def recipe(stage: str = "chat", **values: Any) -> Recipe:
     """A recipe of a few quick steps in one process and full precision, that draws no pictures."""
     quick = {"steps": 4, "batch_size": 2, "num_points": 0, "bf16": False, "workers": 0, "validation_samples": 2}
     often = {"logging_steps": 1, "save_steps": 2, "eval_steps": 100, "pictures": 0, "report_to": []}
-    return recipe_of({"stage": stage, **quick, **often, **with_present_names(values)})
+    return recipe_of({"stage": stage, **quick, **often, **values})
 
 
 def training_setup(
@@ -110,3 +112,18 @@ def shrink_world(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup_module, "KINDS", NAMES)
     monkeypatch.setattr(setup_module, "_TOKENIZER_SAMPLES", 3)
     monkeypatch.setattr(setup_module, "open_sources", opened)
+
+
+def chat_batch(
+    samples: Sequence[Sample],
+    processor: LlavaGroundingProcessor,
+    class_index: Mapping[str, int] | None,
+    max_turns: int,
+    rng: np.random.Generator,
+) -> ChatBatch:
+    """Dialogues about images, and the class batch of the same images if there is a `class_index`.
+
+    Raises:
+        DataError: if a sample has no turns.
+    """
+    return collate_chat([chat_item(sample, processor, max_turns, rng) for sample in samples], processor, class_index)

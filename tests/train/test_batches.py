@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hand_made import DOG, LEFT_CAT, NAMES, RIGHT_CAT, SIZE_WH, TURNS, sample, thing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_training import training_config, training_processor
+from small_training import chat_batch, training_config, training_processor
 
 from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.errors import DataError
@@ -20,7 +20,6 @@ from llava_grounding.train.batching.batches import (
     ANYTHING,
     ChatBatch,
     ClassBatch,
-    chat_batch,
     choose_turns,
     class_batch,
     encode_sample_image,
@@ -56,7 +55,7 @@ class TestClasses:
     def test_boxes_and_masks_are_in_the_frame_of_the_canvas(self) -> None:
         target = classes_of(sample()).targets[0]
         # 80 x 60 pixels become 64 x 48 of 64 x 64: the dog's box is 6.4, 6.4, 25.6, 32.
-        assert target.boxes_cxcywh[0].tolist() == pytest.approx([0.25, 0.3, 0.3, 0.4], abs=1e-6)
+        assert target.boxes_cxcywh_norm[0].tolist() == pytest.approx([0.25, 0.3, 0.3, 0.4], abs=1e-6)
         assert int(target.masks[0].sum()) == pytest.approx(0.3 * 32 * 0.4 * 32, rel=0.15)
         assert target.masks[0, 4:15, 4:12].all()
 
@@ -94,7 +93,7 @@ class TestClasses:
         boxes_only = thing("dog", (8, 8, 32, 40), has_mask=False)
         batch = classes_of(sample((), ()), sample((boxes_only,), ()), sample((boxes_only, LEFT_CAT), ()))
         assert batch.targets[0].phrase_map.shape == (0, 4)
-        assert batch.targets[0].boxes_cxcywh.shape == (0, 4)
+        assert batch.targets[0].boxes_cxcywh_norm.shape == (0, 4)
         assert batch.targets[1].masks is None
         assert batch.targets[2].has_mask.tolist() == [False, True]
 
@@ -236,8 +235,8 @@ class TestDialogues:
             said = processor.tokens.decode(batch.texts["input_ids"][1].tolist())
             order = [int(found) for found in re.findall(r"region (\d+) <region>", said)]
             assert sorted(order) == [10, 20, 40, 60, 70]
-            assert batch.prompts.mask.tolist() == [[False] * 5, [True] * 5]
-            assert (batch.prompts.boxes_cxcywh[1, :, 0] * SIZE_WH[0]).tolist() == pytest.approx(order, abs=1e-3)
+            assert batch.prompts.valid.tolist() == [[False] * 5, [True] * 5]
+            assert (batch.prompts.boxes_cxcywh_norm[1, :, 0] * SIZE_WH[0]).tolist() == pytest.approx(order, abs=1e-3)
 
     def test_prompts_of_every_kind_are_encoded(self) -> None:
         stroke = VisualPrompt.scribble([(8, 8), (32, 40)])
@@ -247,8 +246,8 @@ class TestDialogues:
         prompts = chat_of(sample(turns=(turn,)), sample(turns=TURNS[2:3])).prompts
         assert prompts.types.tolist() == [[0, 1], [1, 0]]
         assert prompts.coverage.flatten(2).amax(-1).gt(0).tolist() == [[True, True], [False, False]]
-        assert prompts.boxes_cxcywh[1, 0].tolist() == pytest.approx([0.25, 0.3, 0.3, 0.4], abs=1e-6)
-        assert prompts.boxes_cxcywh[1, 1].tolist() == pytest.approx([0.75, 0.625, 0.006, 0.006], abs=1e-6)
+        assert prompts.boxes_cxcywh_norm[1, 0].tolist() == pytest.approx([0.25, 0.3, 0.3, 0.4], abs=1e-6)
+        assert prompts.boxes_cxcywh_norm[1, 1].tolist() == pytest.approx([0.75, 0.625, 0.006, 0.006], abs=1e-6)
 
     def test_dialogues_without_prompts_or_phrases_are_fine(self) -> None:
         batch = chat_of(sample(turns=TURNS[1:2]), sample(turns=TURNS[4:]))
@@ -258,7 +257,7 @@ class TestDialogues:
     def test_the_class_batch_is_of_the_same_images(self) -> None:
         batch = chat_of(sample(), sample((DOG,), TURNS[1:2]))
         assert torch.equal(batch.classes.images["grounder_pixel_values"], batch.images["grounder_pixel_values"])
-        assert torch.equal(batch.classes.targets[0].boxes_cxcywh, batch.targets[0].boxes_cxcywh)
+        assert torch.equal(batch.classes.targets[0].boxes_cxcywh_norm, batch.targets[0].boxes_cxcywh_norm)
 
     def test_a_sample_without_turns_is_refused_by_name(self) -> None:
         with pytest.raises(DataError) as caught:

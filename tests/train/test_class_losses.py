@@ -107,7 +107,7 @@ def test_without_a_cell_that_counts_the_loss_is_zero_with_a_gradient() -> None:
 def prediction(logits: Tensor) -> dict[str, Tensor]:
     queries = logits.shape[1]
     boxes = torch.tensor([[[0.25, 0.25, 0.5, 0.5], [0.75, 0.75, 0.5, 0.5], [0.5, 0.5, 0.1, 0.1]]])
-    return {"phrase_logits": logits, "boxes_cxcywh": boxes, "mask_embeds": torch.zeros(1, queries, 2)}
+    return {"phrase_logits": logits, "boxes_cxcywh_norm": boxes, "mask_embeds": torch.zeros(1, queries, 2)}
 
 
 def test_the_naming_loss_asks_each_matched_query_for_its_class_in_every_layer() -> None:

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from hand_made import four_samples, sample
-from small_training import recipe, training_model, training_processor
+from small_training import chat_batch, recipe, training_model, training_processor
 
 from llava_grounding.errors import ConfigError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.train.adapters import add_adapters, is_adapted, merged_state
-from llava_grounding.train.batching.batches import ChatBatch, chat_batch
+from llava_grounding.train.batching.batches import ChatBatch
 from llava_grounding.train.plan import set_trainable, stage_plan
 from llava_grounding.train.recipe import LoraSettings
 from whole_models import LANGUAGE

@@ -1,6 +1,7 @@
 """The matcher against recorded costs and assignments of the original, and what must not change a match."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,13 @@ def random_prediction(batch: int = 3, queries: int = 12, phrases: int = 4) -> tu
     return prediction, torch.randn(batch, 8, 6, 5)
 
 
+def cost_matrices(matcher: HungarianMatcher, *arguments: Any) -> list[Tensor]:
+    """Costs [Q, n] of each image for one prediction."""
+    stacked, batch, drawn = matcher._prepare(*arguments, *[None] * (4 - len(arguments)))
+    costs = matcher.costs(stacked, batch, drawn)[0]
+    return [cost[:, :count] for cost, count in zip(costs, batch.counts, strict=True)]
+
+
 def random_target(count: int, phrases: int = 4, size_hw: tuple[int, int] = (24, 20)) -> GroundingTarget:
     return GroundingTarget(
         torch.rand(count, 4) * 0.3 + 0.3,
@@ -34,7 +42,7 @@ def test_costs_and_assignments_are_those_of_the_original(case_name: str) -> None
     matcher = HungarianMatcher(num_points=case.settings["num_points"])
     for name, prediction in case.predictions.items():
         arguments = prediction, case.output.mask_features, case.targets, case.points_of(name)
-        for image, cost in enumerate(matcher.cost_matrices(*arguments)):
+        for image, cost in enumerate(cost_matrices(matcher, *arguments)):
             torch.testing.assert_close(cost, case.tensors[f"match.{name}.{image}.cost"], atol=1e-3, rtol=1e-4)
         for image, (queries, targets) in enumerate(matcher(*arguments)):
             assert torch.equal(queries, case.tensors[f"match.{name}.{image}.query"])
@@ -48,11 +56,11 @@ def test_a_batch_is_matched_as_its_images_one_by_one(num_points: int | None) -> 
     targets = [random_target(5), random_target(0), random_target(2)]
     points = {f"final.matcher.{image}": torch.rand(1, 40, 2) for image in range(3)}
     matcher = HungarianMatcher(num_points=num_points)
-    together = matcher.cost_matrices(prediction, features, targets, points)
+    together = cost_matrices(matcher, prediction, features, targets, points)
     for image in range(3):
         alone = GrounderPrediction(*(value[image : image + 1] for value in vars(prediction).values()))
         own_points = {"final.matcher.0": points[f"final.matcher.{image}"]}
-        [cost] = matcher.cost_matrices(alone, features[image : image + 1], targets[image : image + 1], own_points)
+        [cost] = cost_matrices(matcher, alone, features[image : image + 1], targets[image : image + 1], own_points)
         torch.testing.assert_close(together[image], cost)
 
 
@@ -62,8 +70,8 @@ def test_comparing_cells_equals_comparing_points_at_the_cell_centres() -> None:
     targets = [random_target(3, size_hw=(6, 5))]
     y, x = torch.meshgrid((torch.arange(6) + 0.5) / 6, (torch.arange(5) + 0.5) / 5, indexing="ij")
     centres = {"final.matcher.0": torch.stack([x, y], dim=-1).view(1, 30, 2)}
-    [at_points] = HungarianMatcher(num_points=30).cost_matrices(prediction, features, targets, centres)
-    [in_cells] = HungarianMatcher(num_points=None).cost_matrices(prediction, features, targets)
+    [at_points] = cost_matrices(HungarianMatcher(num_points=30), prediction, features, targets, centres)
+    [in_cells] = cost_matrices(HungarianMatcher(num_points=None), prediction, features, targets)
     torch.testing.assert_close(at_points, in_cells)
 
 
@@ -73,8 +81,8 @@ def test_coarse_cells_compare_the_mean_mask() -> None:
     features = features[..., :4]
     coarse = torch.nn.functional.avg_pool2d(features, 2)
     targets = [random_target(3)]
-    [expected] = HungarianMatcher(num_points=None).cost_matrices(prediction, coarse, targets)
-    [cost] = HungarianMatcher(num_points=None, max_cells=3).cost_matrices(prediction, features, targets)
+    [expected] = cost_matrices(HungarianMatcher(num_points=None), prediction, coarse, targets)
+    [cost] = cost_matrices(HungarianMatcher(num_points=None, max_cells=3), prediction, features, targets)
     torch.testing.assert_close(cost, expected)
 
 
@@ -88,7 +96,7 @@ def test_a_perfect_query_is_matched_by_each_single_cost() -> None:
     assert target.masks is not None
     features[0, 0] = target.masks[0] * 40.0 - 20.0
     prediction.mask_embeds[0, 2] = torch.eye(8)[0]
-    prediction.boxes_cxcywh[0, 4] = target.boxes_cxcywh[0]
+    prediction.boxes_cxcywh_norm[0, 4] = target.boxes_cxcywh_norm[0]
     found = {"cost_class": 1, "cost_mask": 2, "cost_dice": 2, "cost_box": 4, "cost_giou": 4}
     for cost, expected in found.items():
         matcher = HungarianMatcher(**(nothing | {cost: 1.0}), num_points=None)
@@ -116,7 +124,7 @@ def test_objects_without_a_mask_cost_nothing_by_mask(num_points: int | None) -> 
     unmasked = dataclasses.replace(target, masks=None, has_mask=torch.zeros(3, dtype=torch.bool))
     matcher = HungarianMatcher(num_points=num_points)
     [with_masks], [mixed], [without] = (
-        matcher.cost_matrices(prediction, features, [each], points) for each in (target, partly, unmasked)
+        cost_matrices(matcher, prediction, features, [each], points) for each in (target, partly, unmasked)
     )
     torch.testing.assert_close(mixed[:, [0, 2]], with_masks[:, [0, 2]])
     torch.testing.assert_close(mixed[:, 1], without[:, 1])
@@ -128,7 +136,7 @@ def test_objects_without_phrases_cost_nothing_by_class() -> None:
     target = random_target(2)
     target.phrase_map[1] = False
     matcher = HungarianMatcher(cost_mask=0, cost_dice=0, cost_box=0, cost_giou=0)
-    [cost] = matcher.cost_matrices(prediction, features, [target])
+    [cost] = cost_matrices(matcher, prediction, features, [target])
     assert cost[:, 0].abs().min() > 0
     assert not cost[:, 1].any()
 
@@ -137,16 +145,16 @@ def test_zero_phrases_and_degenerate_boxes_give_finite_costs() -> None:
     torch.manual_seed(7)
     prediction, features = random_prediction(batch=1, phrases=0)
     target = random_target(3, phrases=0)
-    target.boxes_cxcywh[0, 2:] = 0.0
-    target.boxes_cxcywh[1, 2] = 0.0
-    prediction.boxes_cxcywh[0, 0] = target.boxes_cxcywh[0]
-    [cost] = HungarianMatcher(num_points=None).cost_matrices(prediction, features, [target])
+    target.boxes_cxcywh_norm[0, 2:] = 0.0
+    target.boxes_cxcywh_norm[1, 2] = 0.0
+    prediction.boxes_cxcywh_norm[0, 0] = target.boxes_cxcywh_norm[0]
+    [cost] = cost_matrices(HungarianMatcher(num_points=None), prediction, features, [target])
     assert cost.isfinite().all()
 
 
 def test_a_diverged_prediction_is_still_matched() -> None:
     prediction, features = random_prediction(batch=1)
-    prediction.boxes_cxcywh[0, 3] = torch.nan
+    prediction.boxes_cxcywh_norm[0, 3] = torch.nan
     [(queries, _)] = HungarianMatcher(num_points=None)(prediction, features, [random_target(2)])
     assert 3 not in queries.tolist()
 

@@ -26,7 +26,7 @@ def random_output(images: int, prompts: int, layers: int = 1) -> VisualPromptOut
 
     def prediction() -> dict[str, Tensor]:
         return {
-            "boxes_cxcywh": (torch.rand(images, prompts, TOKENS, 4) * 0.4 + 0.2).requires_grad_(),
+            "boxes_cxcywh_norm": (torch.rand(images, prompts, TOKENS, 4) * 0.4 + 0.2).requires_grad_(),
             "mask_embeds": torch.randn(images, prompts, TOKENS, CHANNELS).requires_grad_(),
             "ious": torch.rand(images, prompts, TOKENS).requires_grad_(),
         }
@@ -64,13 +64,13 @@ def test_every_loss_is_the_mean_over_objects_of_what_it_says() -> None:
         assert target.masks is not None
         truth = torch.nn.functional.adaptive_avg_pool2d(target.masks.float(), SIZE_HW)
         for row in range(len(target)):
-            box, chance, part = output.boxes_cxcywh[image, row, 0], logits[image, row].sigmoid(), truth[row]
-            corners = [box_cxcywh_to_xyxy(b[None]) for b in (box, target.boxes_cxcywh[row])]
+            box, chance, part = output.boxes_cxcywh_norm[image, row, 0], logits[image, row].sigmoid(), truth[row]
+            corners = [box_cxcywh_to_xyxy(b[None]) for b in (box, target.boxes_cxcywh_norm[row])]
             dice = 1 - (2 * (chance * part).sum() + 1) / (chance.sum() + part.sum() + 1)
             entropy = -(part * chance.log() + (1 - part) * (1 - chance).log()).mean()
             sums["loss_mask"] += float(entropy)
             sums["loss_dice"] += float(dice)
-            sums["loss_box"] += float((box - target.boxes_cxcywh[row]).abs().sum())
+            sums["loss_box"] += float((box - target.boxes_cxcywh_norm[row]).abs().sum())
             sums["loss_giou"] += 1 - float(generalized_iou(*corners))
             sums["loss_score"] += float((output.ious[image, row, 0] - (1 - dice)) ** 2)
     assert losses.keys() == {f"{name}{suffix}" for name in PROMPT_LOSS_NAMES for suffix in ("", "_aux0")}
@@ -103,7 +103,7 @@ def rows(output: VisualPromptOutput, image: int) -> VisualPromptOutput:
     """One image of a batch."""
 
     def of(prediction: VisualPromptPrediction) -> dict[str, Tensor]:
-        names = ("boxes_cxcywh", "mask_embeds", "ious")
+        names = ("boxes_cxcywh_norm", "mask_embeds", "ious")
         return {name: getattr(prediction, name)[image : image + 1] for name in names}
 
     aux = tuple(VisualPromptPrediction(**of(layer)) for layer in output.aux_outputs)
@@ -114,7 +114,7 @@ def rows(output: VisualPromptOutput, image: int) -> VisualPromptOutput:
 def test_padded_prompts_and_other_tokens_lose_nothing() -> None:
     output = random_output(2, 3)
     IN_CELLS(output, [random_target(3), random_target(1)])["loss"].backward()
-    for value in (output.boxes_cxcywh, output.mask_embeds, output.ious):
+    for value in (output.boxes_cxcywh_norm, output.mask_embeds, output.ious):
         assert value.grad is not None
         learnt = value.grad.flatten(3).abs().sum(3) > 0 if value.ndim == 4 else value.grad.abs() > 0
         assert learnt[:, :, 0].tolist() == [[True, True, True], [True, False, False]]

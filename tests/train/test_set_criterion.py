@@ -29,7 +29,7 @@ def random_output(phrases: int = PHRASES, layers: int = 2) -> GrounderOutput:
     def prediction() -> dict[str, Tensor]:
         return {
             "phrase_logits": torch.randn(BATCH, QUERIES, phrases).requires_grad_(),
-            "boxes_cxcywh": (torch.rand(BATCH, QUERIES, 4) * 0.4 + 0.2).requires_grad_(),
+            "boxes_cxcywh_norm": (torch.rand(BATCH, QUERIES, 4) * 0.4 + 0.2).requires_grad_(),
             "mask_embeds": torch.randn(BATCH, QUERIES, CHANNELS).requires_grad_(),
         }
 
@@ -58,7 +58,7 @@ def random_targets(*counts: int) -> list[GroundingTarget]:
 
 def leaves(output: GrounderOutput) -> list[Tensor]:
     predictions = [output, *output.aux_outputs, *([output.interm] if output.interm else [])]
-    tensors = [tensor for p in predictions for tensor in (p.phrase_logits, p.boxes_cxcywh, p.mask_embeds)]
+    tensors = [tensor for p in predictions for tensor in (p.phrase_logits, p.boxes_cxcywh_norm, p.mask_embeds)]
     return [*tensors, output.mask_features]
 
 
@@ -126,9 +126,9 @@ def plain_losses(output: GrounderPrediction, features: Tensor, targets: list[Gro
             total["loss_mask"] = total["loss_mask"] + F.binary_cross_entropy_with_logits(logits, coverage)
             overlap = 2 * (chance * coverage).sum() + 1
             total["loss_dice"] = total["loss_dice"] + 1 - overlap / (chance.sum() + coverage.sum() + 1)
-            difference = output.boxes_cxcywh[image, query] - target.boxes_cxcywh[row]
+            difference = output.boxes_cxcywh_norm[image, query] - target.boxes_cxcywh_norm[row]
             total["loss_box"] = total["loss_box"] + difference.abs().sum()
-            corners = output.boxes_cxcywh[image, query], target.boxes_cxcywh[row]
+            corners = output.boxes_cxcywh_norm[image, query], target.boxes_cxcywh_norm[row]
             giou = generalized_iou(*map(box_cxcywh_to_xyxy, corners))
             total["loss_giou"] = total["loss_giou"] + 1 - giou
         logits = output.phrase_logits[image]
@@ -250,7 +250,7 @@ def test_order_of_objects_and_images_changes_nothing() -> None:
     order = torch.tensor([2, 0, 3, 1])
     assert targets[0].masks is not None
     shuffled = GroundingTarget(
-        targets[0].boxes_cxcywh[order],
+        targets[0].boxes_cxcywh_norm[order],
         targets[0].masks[order],
         targets[0].has_mask[order],
         targets[0].phrase_map[order],
@@ -260,7 +260,7 @@ def test_order_of_objects_and_images_changes_nothing() -> None:
 
     images = [1, 2, 0]
     turned = [
-        GrounderPrediction(*(value[images] for value in (p.phrase_logits, p.boxes_cxcywh, p.mask_embeds)))
+        GrounderPrediction(*(value[images] for value in (p.phrase_logits, p.boxes_cxcywh_norm, p.mask_embeds)))
         for p in (output, *output.aux_outputs, output.interm)
         if p is not None
     ]
@@ -323,13 +323,13 @@ def test_half_precision_predictions_under_autocast_are_judged_in_single() -> Non
 def test_degenerate_boxes_give_finite_gradients() -> None:
     torch.manual_seed(10)
     output, targets = random_output(layers=0), random_targets(2, 1, 0)
-    targets[0].boxes_cxcywh[:, 2:] = 0.0
+    targets[0].boxes_cxcywh_norm[:, 2:] = 0.0
     with torch.no_grad():
-        output.boxes_cxcywh[0, 0] = targets[0].boxes_cxcywh[0]
-        output.boxes_cxcywh[0, 1, 2:] = 0.0
+        output.boxes_cxcywh_norm[0, 0] = targets[0].boxes_cxcywh_norm[0]
+        output.boxes_cxcywh_norm[0, 1, 2:] = 0.0
     in_cells()(output, targets)["loss"].backward()
-    assert output.boxes_cxcywh.grad is not None
-    assert output.boxes_cxcywh.grad.isfinite().all()
+    assert output.boxes_cxcywh_norm.grad is not None
+    assert output.boxes_cxcywh_norm.grad.isfinite().all()
 
 
 def test_sums_are_divided_by_the_mean_number_of_objects_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:

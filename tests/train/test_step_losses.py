@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hand_made import DOG, NAMES, TURNS, four_samples, sample, thing
-from small_training import class_phrases, recipe, training_model, training_processor
+from small_training import chat_batch, class_phrases, recipe, training_model, training_processor
 from torch import Tensor
 
 from llava_grounding.data.sample import Sample
@@ -18,7 +18,6 @@ from llava_grounding.train.batching.batches import (
     ANYTHING,
     ChatBatch,
     ClassBatch,
-    chat_batch,
     class_batch,
     encode_sample_image,
 )
@@ -181,7 +180,7 @@ def test_queries_are_picked_in_training_as_in_chat_whatever_is_labelled(judged: 
     torch.testing.assert_close(
         losses["phrase_loss"], CRITERIA.phrases(grounding, batch.targets, batch.phrase_mask)["loss"]
     )
-    torch.testing.assert_close(classes.boxes_cxcywh, chosen.boxes_cxcywh)
+    torch.testing.assert_close(classes.boxes_cxcywh_norm, chosen.boxes_cxcywh_norm)
 
 
 @pytest.mark.parametrize("flavour", ["shared", "official"])
@@ -212,7 +211,7 @@ def test_hidden_phrases_look_like_padding_in_every_layer() -> None:
     ):
         assert (after.phrase_logits[:, :, 1] == PADDED_PHRASE_LOGIT).all()
         assert torch.equal(after.phrase_logits[:, :, [0, 2, 3]], before.phrase_logits[:, :, [0, 2, 3]])
-        assert after.boxes_cxcywh is before.boxes_cxcywh
+        assert after.boxes_cxcywh_norm is before.boxes_cxcywh_norm
     assert (output.phrase_logits[:, :, 1] != PADDED_PHRASE_LOGIT).all()
 
 

@@ -171,7 +171,7 @@ class TestMaking:
             assert np.array_equal(one.phrase_map, both.phrase_map[:, :2])
             batch = maker().collate([one])
             regions = int((batch.texts["input_ids"] == training_processor().tokens.ids.region).sum())
-            assert regions == (0 if batch.prompts is None else int(batch.prompts.mask.sum()))
+            assert regions == (0 if batch.prompts is None else int(batch.prompts.valid.sum()))
 
     def test_a_first_turn_that_is_too_long_breaks_its_sample(self) -> None:
         with pytest.raises(DataError, match=r"^the dialogue of `drawn by hand` takes \d+ tokens of 20 allowed$"):

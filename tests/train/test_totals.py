@@ -49,7 +49,7 @@ def undecided(num_phrases: int, box: Tensor) -> GrounderOutput:
         boxes = torch.cat([box.reshape(1, 1, 4), torch.full((1, QUERIES - 1, 4), 0.05)], dim=1)
         return {
             "phrase_logits": torch.zeros(1, QUERIES, num_phrases),
-            "boxes_cxcywh": boxes,
+            "boxes_cxcywh_norm": boxes,
             "mask_embeds": torch.zeros(1, QUERIES, 2),
         }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from hand_made import NAMES, four_samples, sample, thing
-from small_training import class_phrases, training_model, training_processor
+from small_training import chat_batch, class_phrases, training_model, training_processor
 
 from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.geometry import box_xyxy_to_cxcywh
@@ -14,7 +14,7 @@ from llava_grounding.matching import GroundingCounts
 from llava_grounding.model.outputs import GrounderOutput
 from llava_grounding.processing.selection import SelectionSettings
 from llava_grounding.train import validation
-from llava_grounding.train.batching.batches import chat_batch, chat_item, longest_dialogue
+from llava_grounding.train.batching.batches import chat_item, longest_dialogue
 from llava_grounding.train.validation import (
     Validation,
     best_f1,
@@ -89,10 +89,10 @@ def test_nothing_wanted_and_nothing_there_are_fine() -> None:
 def told(output: GrounderOutput, boxes: torch.Tensor, phrase_map: torch.Tensor) -> GrounderOutput:
     """The output of a grounder that knows: its first queries are the instances."""
     count = len(boxes)
-    logits, found = torch.full_like(output.phrase_logits, -9.0), output.boxes_cxcywh.clone()
+    logits, found = torch.full_like(output.phrase_logits, -9.0), output.boxes_cxcywh_norm.clone()
     logits[0, :count, : phrase_map.shape[1]] = torch.where(phrase_map, 3.0, -9.0)
     found[0, :count] = boxes
-    return replace(output, phrase_logits=logits, boxes_cxcywh=found)
+    return replace(output, phrase_logits=logits, boxes_cxcywh_norm=found)
 
 
 @torch.no_grad()

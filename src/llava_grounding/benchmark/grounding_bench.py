@@ -184,13 +184,11 @@ def match_question(
 ) -> JudgeQuestion:
     """What a judge is asked about a grounded description: what its regions overlap by box or by mask."""
     pairs = sorted({*boxes.candidates(), *(masks.candidates() if masks is not None else ())})
-    width, height = sample.image_size_wh
-    shares = np.round(sample.boxes_xyxy() / (width, height, width, height), 3).tolist()
     content = {
         "text": prediction.text,
         "phrases": [phrase.text for phrase in prediction.phrases],
         "categories": [one.category for one in sample.instances],
-        "boxes": shares,
+        "boxes": _boxes_xyxy_norm(sample),
         "candidates": pairs,
         "references": list(sample.references or ([sample.answer] if sample.answer else ())),
         "exhaustive": None if sample.exhaustive is None else sorted(sample.exhaustive),
@@ -199,10 +197,14 @@ def match_question(
 
 
 def _context(sample: BenchmarkSample) -> str:
-    width, height = sample.image_size_wh
-    shares = np.round(sample.boxes_xyxy() / (width, height, width, height), 3).tolist()
-    things = [f"{one.category}: {box}" for one, box in zip(sample.instances, shares, strict=True)]
+    boxes = _boxes_xyxy_norm(sample)
+    things = [f"{one.category}: {box}" for one, box in zip(sample.instances, boxes, strict=True)]
     return "\n".join([*sample.references, *things])
+
+
+def _boxes_xyxy_norm(sample: BenchmarkSample) -> list[list[float]]:
+    """Of its things, to three digits, as a judge reads them."""
+    return np.round(sample.boxes_xyxy() / np.tile(sample.image_size_wh, 2), 3).tolist()
 
 
 def _described(

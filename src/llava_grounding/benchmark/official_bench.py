@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from llava_grounding.benchmark.building import Building, BuildInputs, labelled, picture_size, rounded_box
@@ -21,8 +22,25 @@ from llava_grounding.data.readers.reading import naming, read_json
 from llava_grounding.errors import DataError, shown
 
 _IMAGE_PREFIX = "COCO_val2014_"
-_Label = tuple[tuple[int, int] | None, tuple[LabelledInstance, ...], tuple[str, ...], str]
-_Labels = Mapping[int | str, _Label]
+
+
+@dataclass(frozen=True)
+class _ImageLabels:
+    """What is known of one image.
+
+    Args:
+        things: in pixels, where its size is known.
+        things_norm: else category and box_xyxy_norm of each.
+    """
+
+    captions: tuple[str, ...]
+    name: str = ""
+    size_wh: tuple[int, int] | None = None
+    things: tuple[LabelledInstance, ...] = ()
+    things_norm: tuple[tuple[str, tuple[float, ...]], ...] = ()
+
+
+_Labels = Mapping[int | str, _ImageLabels]
 
 
 def official_samples(inputs: BuildInputs) -> SampleSet:
@@ -58,29 +76,22 @@ def official_samples(inputs: BuildInputs) -> SampleSet:
 
 
 def _add(building: Building, labels: _Labels, image: int, key: str, kind: str, question: str, answer: str) -> None:
-    size, things, captions, name = labels[image]
-    name = name or f"{_IMAGE_PREFIX}{image:012d}.jpg"
-    size = size or picture_size(building.inputs, name)
+    known = labels[image]
+    name = known.name or f"{_IMAGE_PREFIX}{image:012d}.jpg"
+    size = known.size_wh or picture_size(building.inputs, name)
     if size is None:
         building.left_out["size of the image not known; give --images"] += 1
         return
-    if things and things[0].id == _SHARES:
-        width, height = size
-        sides = (width, height, width, height)
-        things = tuple(
-            LabelledInstance(
-                one.category, rounded_box([share * side for share, side in zip(one.box_xyxy, sides, strict=True)])
-            )
-            for one in things
-        )
+    scaled = (
+        LabelledInstance(category, rounded_box([part * side for part, side in zip(box_norm, size * 2, strict=True)]))
+        for category, box_norm in known.things_norm
+    )
+    things = (*known.things, *scaled)
     building.samples.append(
         BenchmarkSample(
-            key, name, size, kind, question, instances=things, references=captions, answer=answer, split="val2014"
+            key, name, size, kind, question, instances=things, references=known.captions, answer=answer, split="val2014"
         )
     )
-
-
-_SHARES = -1  # id of instances whose boxes are still shares of the image
 
 
 def _labels(path: Path, building: Building) -> _Labels:
@@ -92,28 +103,27 @@ def _labels(path: Path, building: Building) -> _Labels:
             read_json(path), inputs.pictures(), read_json(inputs.captions) if inputs.captions else None, name=path.stem
         )
     building.take_dropped(photos)
-    return {one.image_id: (one.image_size_wh, labelled(one), one.captions, one.image_name or one.id) for one in photos}
+    return {
+        one.image_id: _ImageLabels(one.captions, one.image_name or one.id, one.image_size_wh, labelled(one))
+        for one in photos
+    }
 
 
-def _caps_boxes(
-    path: Path,
-) -> Iterator[tuple[int, _Label]]:
+def _caps_boxes(path: Path) -> Iterator[tuple[int, _ImageLabels]]:
     for number, line in read_lines(path):
         try:
             name = str(line["id"] if "id" in line else line["image"])
             image = coco_number(name if "." in name else f"{name}.jpg")
-            things = [
-                LabelledInstance(str(one["category"]), as_box(one["bbox"]), None, _SHARES) for one in line["instances"]
-            ]
+            things = tuple((str(one["category"]), as_box(one["bbox"])) for one in line["instances"])
             captions = tuple(str(one) for one in line.get("captions", ()))
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}, line {number}: expected `id`, `captions` and `instances`, got {shown(line)}"
             ) from error
-        if any(side > 1 for one in things for side in one.box_xyxy):
+        if any(side > 1 for _, box_norm in things for side in box_norm):
             raise DataError(f"{path}, line {number}: boxes must be shares of the image, in 0 to 1")
         if image is not None:
-            yield image, (None, tuple(things), captions, "")
+            yield image, _ImageLabels(captions, things_norm=things)
 
 
 def _texts(path: Path, building: Building) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from llava_grounding.aside import aside_folder
+from llava_grounding.aside import aside_folder, umask
 from llava_grounding.errors import UsageError, quoted
 
 Inputs = Iterable[tuple[str, str | os.PathLike[str]]]
@@ -202,7 +202,7 @@ def _may_be_exchanged(folder: Path, names: Collection[str]) -> bool:
 
 def _exchange(new: Path, folder: Path, names: Iterable[str]) -> bool:
     """Put a folder in the place of an older one in one step; whether that could be done."""
-    mode = folder.stat().st_mode if folder.exists() else 0o777 & ~_umask()
+    mode = folder.stat().st_mode if folder.exists() else 0o777 & ~umask()
     new.chmod(stat.S_IMODE(mode))
     try:
         new.rename(folder)  # nothing, or an empty folder, is replaced in one step everywhere
@@ -274,9 +274,3 @@ def _identities(path: str | os.PathLike[str]) -> Iterator[tuple[int, int]]:
         return
     real = Path(path).resolve()
     yield from filter(None, map(_identity, (real, *real.parents)))
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -12,21 +12,17 @@ import re
 import sys
 import threading
 import traceback
-import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import IO, Any, TextIO
 
-from llava_grounding.errors import cut_short
+from llava_grounding.errors import STAND_IN, cut_short, printable_character
 
 MAX_LINE = 4000
 """Characters of a log record or a warning, and of an error."""
-STAND_IN = "\ufffd"
-"""For a character that is not shown."""
 _NULL: list[IO[Any]] = []  # what stands for streams that were closed
-_STEERING = ("Cc", "Cs", "Zl", "Zp")
 # Marks, embeddings, overrides and isolates: they turn the direction of what stands beside them.
 _DIRECTIONS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # What JSON may hold as it is, yet a terminal may obey: DEL, C1 controls, separators, directions.
@@ -38,7 +34,7 @@ def printable(text: str) -> str:
 
     Line ends stay; other white space that is a control becomes a blank.
     """
-    return _DIRECTIONS.sub(STAND_IN, "".join(map(_shown, text)))
+    return _DIRECTIONS.sub(STAND_IN, "".join(map(printable_character, text)))
 
 
 def one_line(text: str) -> str:
@@ -150,9 +146,3 @@ def _tell(kind: type[BaseException], error: BaseException | None, trace: Traceba
     """A traceback of what nobody caught, in a thread or while the process ends."""
     with suppress(OSError, ValueError):  # nobody is there to be told
         write("".join(traceback.format_exception(kind, error, trace)), sys.stderr)
-
-
-def _shown(character: str) -> str:
-    if character == "\n" or unicodedata.category(character) not in _STEERING:
-        return character
-    return " " if character.isspace() else STAND_IN

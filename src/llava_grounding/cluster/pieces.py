@@ -6,11 +6,14 @@ on the workers, and give the same for the same piece wherever it runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from llava_grounding.cluster.connection import connect
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
 
 _Piece = TypeVar("_Piece")
 _Result = TypeVar("_Result")
@@ -30,25 +33,36 @@ def map_pieces(
         MissingExtraError, UsageError: as `connect`.
     """
     with connect(address) as client:
-        from distributed import as_completed
 
-        waiting = iter(pieces.items())
-        numbers: dict[Any, int] = {}
+        def submit(entry: tuple[int, _Piece]) -> Future:
+            return client.submit(work, entry[1], pure=False, retries=_RETRIES)
 
-        def hand_over(some: Iterable[tuple[int, _Piece]]) -> list[Any]:
-            futures = []
-            for number, piece in some:
-                future = client.submit(work, piece, pure=False, retries=_RETRIES)
-                numbers[future.key] = number
-                futures.append(future)
-            return futures
-
-        done = as_completed(hand_over(_first(waiting, at_once)), loop=client.loop)
-        for future in done:
-            yield numbers.pop(future.key), future.result()
-            for more in hand_over(_first(waiting, 1)):
-                done.add(more)
+        for (number, _), future in as_done(client, submit, iter(pieces.items()), at_once):
+            yield number, future.result()
 
 
-def _first(items: Iterator[tuple[int, _Piece]], count: int) -> list[tuple[int, _Piece]]:
-    return list(islice(items, count))
+def as_done(
+    client: Client, submit: Callable[[_Piece], Future], pieces: Iterator[_Piece], at_once: int
+) -> Iterator[tuple[_Piece, Future]]:
+    """Every piece with the future of its result, as they are done; another piece is submitted for each that is.
+
+    Args:
+        at_once: pieces submitted and not yet taken.
+    """
+    from distributed import as_completed
+
+    waiting: dict[Future, _Piece] = {}
+    finished = as_completed(loop=client.loop)
+
+    def send(count: int) -> None:
+        for piece in islice(pieces, count):
+            future = submit(piece)
+            waiting[future] = piece
+            finished.add(future)
+
+    send(at_once)
+    while waiting:
+        future = next(finished)
+        yield waiting.pop(future), future
+        future.release()
+        send(1)

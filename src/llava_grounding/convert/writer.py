@@ -11,7 +11,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from llava_grounding.aside import aside_folder
+from llava_grounding.aside import aside_folder, umask
 from llava_grounding.errors import CheckpointError, UsageError
 
 Entry = tuple[str, tuple[int, ...], torch.dtype]
@@ -38,7 +38,7 @@ def new_folder(out: Path) -> Iterator[Path]:
             raise UsageError(f"`{out}` cannot be written: {error.strerror or error}") from error
         try:
             yield aside
-            aside.chmod(0o777 & ~_umask())
+            aside.chmod(0o777 & ~umask())
             aside.replace(out)  # takes the place of an empty folder, and of nothing else
         except OSError as error:
             raise CheckpointError(f"`{out}` cannot be written: {error.strerror or error}") from error
@@ -176,9 +176,3 @@ def _check_space(folder: Path, needed: int) -> None:
         raise CheckpointError(
             f"the weights take {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free where they shall be written"
         )
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 
 from llava_grounding.data.record import Annotation
-from llava_grounding.data.sample import Targets
+from llava_grounding.data.sample import Instance, Targets
 from llava_grounding.language.nouns import Mention, is_plural_name, lexicon_with
 from llava_grounding.markup import format_markup, strip_markup
 
@@ -16,7 +16,7 @@ _DOMINANT_AREA = 3.0  # a singular noun means the one thing this many times larg
 
 
 def ground_caption(
-    caption: str, instances: Sequence[Annotation], exhaustive: Container[str] | None = None
+    caption: str, instances: Sequence[Annotation | Instance], exhaustive: Container[str] | None = None
 ) -> tuple[str, Targets]:
     """Caption in markup, with the instances each phrase names: phrases about categories that are in the photo.
 
@@ -51,7 +51,7 @@ def tidy_caption(caption: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(("!", "?")) else ".")
 
 
-def group_by_category(instances: Sequence[Annotation]) -> dict[str, list[int]]:
+def group_by_category(instances: Sequence[Annotation | Instance]) -> dict[str, list[int]]:
     """Indices of the instances by category name, in the order of the labels."""
     grouped: dict[str, list[int]] = {}
     for index, instance in enumerate(instances):
@@ -60,7 +60,7 @@ def group_by_category(instances: Sequence[Annotation]) -> dict[str, list[int]]:
 
 
 def _target(
-    mention: Mention, rows: list[int], instances: Sequence[Annotation], complete: bool
+    mention: Mention, rows: list[int], instances: Sequence[Annotation | Instance], complete: bool
 ) -> tuple[int, ...] | None:
     """Instances one mention means, or None when its words leave it open, or the labels do, as they are not complete."""
     if mention.vague:
@@ -76,7 +76,7 @@ def _target(
     return None
 
 
-def box_area_of(instance: Annotation) -> float:
+def box_area_of(instance: Annotation | Instance) -> float:
     """Square pixels of its box."""
     x0, y0, x1, y1 = instance.box_xyxy
-    return (x1 - x0) * (y1 - y0)
+    return float((x1 - x0) * (y1 - y0))

@@ -1,8 +1,10 @@
-"""A record as something to learn from: one dialogue about it, its prompts, mirrored now and then.
+"""From what is known of an image to something to learn from: drafts pointed at things, or numbered, and put together.
 
-    record --open_record--> pixels, masks, rows --talk_turns--> drafts --> Sample
+    Facts --makers--> drafts --> turns --> Sample
 
-The same generator state gives the same sample. Knows no file format, no tokenizer and no model frame.
+Three sources make drafts: `photos`, any record (`turns`, which `build_sample` asks here), and the drawn world, which
+lies above this room. The same generator state gives the same sample. Knows no file format, no tokenizer and no model
+frame.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from typing import Protocol
 
 import numpy as np
 
-from llava_grounding.data.record import OpenedRecord, Record, open_record
+from llava_grounding.data.record import Record
 from llava_grounding.data.sample import Sample, Turn, mirror_sample
-from llava_grounding.dialogues.prompts import can_point_at, sample_prompt
-from llava_grounding.dialogues.settings import DialogueSettings
-from llava_grounding.dialogues.turns import MAKERS, Draft, Material, possible_kinds
+from llava_grounding.dialogues.drafts import Draft
+from llava_grounding.dialogues.facts import Facts
+from llava_grounding.dialogues.prompts import EXACT_PROMPTS
+from llava_grounding.dialogues.settings import DialogueSettings, PromptSettings
+from llava_grounding.dialogues.turns import MAKERS, possible_kinds
 from llava_grounding.errors import ConfigError
 from llava_grounding.markup import REGION
 
@@ -65,21 +69,13 @@ def build_sample(
     settings = settings or DialogueSettings()
     if settings.marks and draw is None:
         raise ConfigError("`marks` above 0 needs a function that draws them")
-    opened = open_record(record)
-    drafts = _drafts(Material(record, opened, settings), rng)
-    marked = _marked_rows(drafts, opened, settings, rng)
-    turns = _with_numbers(drafts, marked) if marked else _with_prompts(drafts, opened, settings, rng)
-    hidden = {thing.category for thing in record.instances if thing.region == "crowd"}
-    sample = Sample(
-        id=record.id,
-        image=opened.image,
-        instances=opened.instances,
-        masks=opened.masks,
-        turns=turns,
-        exhaustive=record.exhaustive - hidden,
-        source=record.source or "photos",
-        ordered=True,
-    )
+    facts = Facts.of_record(record)
+    drafts = _drafts(record, facts, settings, rng)
+    if marked := _marked_rows(drafts, facts, settings, rng):
+        turns = _with_numbers(drafts, marked)
+    else:
+        turns = tuple(pointed(draft, facts, rng, settings.prompts) for draft in drafts)
+    sample = sample_of(facts, turns, ordered=True)
     if rng.random() < settings.mirror and not record.marks and may_be_mirrored(turns):
         sample = mirror_sample(sample)
     if marked:
@@ -88,18 +84,37 @@ def build_sample(
     return sample
 
 
+def pointed(draft: Draft, facts: Facts, rng: np.random.Generator, settings: PromptSettings = EXACT_PROMPTS) -> Turn:
+    """The turn of a draft, with a prompt on each of the things it points at."""
+    prompts = tuple(facts.point(row, rng, settings) for row in draft.regions)
+    return Turn(draft.question, draft.answer, draft.targets, prompts, draft.grounded, draft.kind)
+
+
+def sample_of(facts: Facts, turns: Sequence[Turn], ordered: bool = False) -> Sample:
+    """What is known of an image with turns about it."""
+    return Sample(
+        id=facts.id,
+        image=facts.image,
+        instances=facts.instances,
+        masks=facts.masks,
+        turns=tuple(turns),
+        exhaustive=facts.exhaustive,
+        source=facts.source,
+        ordered=ordered,
+    )
+
+
 def may_be_mirrored(turns: Sequence[Turn]) -> bool:
     """Whether exchanging the words left and right makes everything said true of the mirror image."""
     return not any(_ONE_WAY.search(text) for turn in turns for text in (turn.question, turn.answer))
 
 
-def _drafts(material: Material, rng: np.random.Generator) -> list[Draft]:
+def _drafts(record: Record, facts: Facts, settings: DialogueSettings, rng: np.random.Generator) -> list[Draft]:
     """Turns of `max_kinds` kinds, drawn by weight; a kind that turns out to have nothing makes room for the next.
 
     There are at most `max_turns`, but a recorded dialogue is never cut: its last turns are as good as its first.
     """
-    settings = material.settings
-    kinds = possible_kinds(material.record, settings)
+    kinds = possible_kinds(record, settings)
     if not kinds:
         return []
     weights = np.array([getattr(settings, kind) for kind in kinds])
@@ -109,34 +124,20 @@ def _drafts(material: Material, rng: np.random.Generator) -> list[Draft]:
         if used == settings.max_kinds or len(drafts) >= settings.max_turns:
             break
         kind = kinds[number]
-        made = MAKERS[kind](material, rng)
+        made = MAKERS[kind](facts, settings, rng)
         drafts += made if kind == "dialogues" else made[: settings.max_turns - len(drafts)]
         used += bool(made)
     return drafts
 
 
-def _with_prompts(
-    drafts: Sequence[Draft], opened: OpenedRecord, settings: DialogueSettings, rng: np.random.Generator
-) -> tuple[Turn, ...]:
-    turns = []
-    for draft in drafts:
-        prompts = tuple(
-            sample_prompt(opened.masks[row], opened.instances[row].box_xyxy, rng, settings.prompts)
-            for row in draft.regions
-        )
-        turns.append(Turn(draft.question, draft.answer, draft.targets, prompts, draft.grounded, draft.kind))
-    return tuple(turns)
-
-
 def _marked_rows(
-    drafts: Sequence[Draft], opened: OpenedRecord, settings: DialogueSettings, rng: np.random.Generator
+    drafts: Sequence[Draft], facts: Facts, settings: DialogueSettings, rng: np.random.Generator
 ) -> tuple[int, ...]:
     """Rows in the order of their numbers; none where regions are pointed at by prompts."""
     needed = list(dict.fromkeys(row for draft in drafts for row in draft.regions))
     if not needed or rng.random() >= settings.marks:
         return ()
-    places = enumerate(zip(opened.masks, opened.instances, strict=True))
-    others = [row for row, (mask, thing) in places if row not in needed and can_point_at(mask, thing.box_xyxy)]
+    others = [row for row in range(len(facts.instances)) if row not in needed and facts.can_point(row)]
     room = max(settings.max_marks - len(needed), 0)
     rows = needed + [others[index] for index in rng.permutation(len(others))[:room]]
     return tuple(rows[index] for index in rng.permutation(len(rows)))

@@ -1,32 +1,33 @@
-"""Photo records as samples: questions and grounded answers made from boxes, masks, captions and spatial statements.
+"""Photos as samples: questions and grounded answers made from boxes, masks, captions and spatial statements.
 
 Nothing is asked that the labels cannot answer: counts and absences only of classes labelled exhaustively.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import numpy as np
 
-from llava_grounding.data.grounded_captions import (
-    box_area_of,
-    ground_caption,
-    group_by_category,
-    tidy_caption,
-)
-from llava_grounding.data.readers.exhaustive import missing_names
-from llava_grounding.data.record import Annotation, Record, open_record
+from llava_grounding.data.grounded_captions import ground_caption, tidy_caption
+from llava_grounding.data.record import Record
 from llava_grounding.data.sample import Sample, Targets, Turn
-from llava_grounding.language.nouns import is_mass, is_plural_name, number_word, plural, with_article
-from llava_grounding.markup import REGION, format_markup, strip_markup
-from llava_grounding.scenes.facts import CLEAR_GAP, SceneFacts, Thing, place_of
-from llava_grounding.scenes.kinds import Kind
-from llava_grounding.scenes.questions import prompt_inside
-from llava_grounding.structures import VisualPrompt
+from llava_grounding.dialogues.builder import pointed, sample_of
+from llava_grounding.dialogues.drafts import Draft, Phrase, grounded_draft
+from llava_grounding.dialogues.facts import Facts
+from llava_grounding.dialogues.layout import CLEAR_GAP, Layout, Thing, place_of
+from llava_grounding.dialogues.turns import pick
+from llava_grounding.language.nouns import (
+    is_mass,
+    is_plural_name,
+    listed,
+    number_word,
+    plural,
+    spoken_name,
+    with_article,
+)
+from llava_grounding.markup import REGION, strip_markup
 
 DESCRIBE_QUESTIONS = (
     "Describe the image.",
@@ -53,7 +54,6 @@ _COMMON = (
 )
 _SHORT_KINDS = frozenset({"count", "where", "region", "absent", "relation"})
 _PLAIN_SHARE = 0.25
-_T = TypeVar("_T")
 _COMMON_NAMES = frozenset(name.replace("+", " ") for name in _COMMON.split())
 
 
@@ -63,234 +63,195 @@ def photo_sample(record: Record, rng: np.random.Generator, questions: bool = Tru
     Without `questions` none are made, which is quicker. Crowd regions are dropped; their category is not exhaustive any
     more.
     """
-    opened = open_record(record)
-    kept = [
-        replace(record.instances[index], box_xyxy=tuple(opened.instances[row].box_xyxy.tolist()))
-        for index, row in opened.rows.items()
-    ]
-    photo = _Photo(record, kept, opened.masks, [instance.has_mask for instance in opened.instances])
-    return Sample(
-        id=record.id,
-        image=opened.image,
-        instances=opened.instances,
-        masks=opened.masks,
-        turns=_turns(photo, rng) if questions else (),
-        exhaustive=record.exhaustive,
-        source=record.source or "photos",
-    )
+    facts = Facts.of_record(record)
+    drafts = _drafts(_Photo(facts), rng) if questions else ()
+    return sample_of(facts, tuple(_sometimes_plain(_turn(draft, facts, rng), rng) for draft in drafts))
 
 
-def _turns(photo: _Photo, rng: np.random.Generator) -> tuple[Turn, ...]:
-    return tuple(_sometimes_plain(turn, rng) for make in _KINDS for turn in make(photo, rng))
+def _turn(draft: Draft, facts: Facts, rng: np.random.Generator) -> Turn:
+    """Pointed at by a generator of its own, so that how that is done moves no other draw; a box leaves no choice."""
+    draws = any(facts.masks[row].any() for row in draft.regions)
+    return pointed(draft, facts, np.random.default_rng(int(rng.integers(2**32)) if draws else 0))
+
+
+def _drafts(photo: _Photo, rng: np.random.Generator) -> Iterator[Draft]:
+    """Kind by kind as they are asked for."""
+    for make in _KINDS:
+        yield from make(photo, rng)
 
 
 @dataclass(frozen=True)
 class _Photo:
-    record: Record
-    instances: list[Annotation]
-    masks: np.ndarray
-    has_mask: list[bool]
-    by_category: dict[str, list[int]] = field(init=False)
-    facts: SceneFacts = field(init=False)
+    facts: Facts
+    layout: Layout = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "by_category", group_by_category(self.instances))
-        object.__setattr__(self, "facts", _facts(self.instances, (self.masks.shape[2], self.masks.shape[1])))
+        facts = self.facts
+        areas = [facts.area(row) for row in range(len(facts.instances))]
+        object.__setattr__(self, "layout", Layout.of_instances(facts.instances, areas, facts.image_size_wh))
 
-    def complete(self) -> list[str]:
-        """Names of which every visible thing is labelled: those that may be counted or listed."""
-        return [name for name in self.by_category if name in self.record.exhaustive]
-
-    def countable(self, category: str) -> bool:
-        return all(self.instances[index].region == "thing" for index in self.by_category[category])
+    def countable(self, name: str) -> bool:
+        return all(self.facts.regions[row] == "thing" for row in self.facts.complete[name])
 
     def referable(self) -> list[tuple[str, int]]:
-        """Phrases that mean exactly one instance, with its index; only of categories labelled everywhere."""
+        """Phrases that mean exactly one instance, with its row; only of categories labelled everywhere."""
         found: list[tuple[str, int]] = []
-        if len(self.instances) > _MAX_REFERRED:
+        if len(self.facts.instances) > _MAX_REFERRED:
             return found
-        for name, rows in self.by_category.items():
+        for name, rows in self.facts.complete.items():
             alone = len(rows) == 1 and (self.countable(name) or name in _SURFACES)
             few = 1 < len(rows) <= _MAX_TOLD_APART
             told_apart = few and self.countable(name) and not is_plural_name(name) and not is_mass(name)
-            if name in self.record.exhaustive and (alone or told_apart):
-                for index in rows:
-                    words = self.facts.single_references(self.facts.things[index])
-                    found += [(f"the {reference.words}", index) for reference in words]
+            if alone or told_apart:
+                for row in rows:
+                    words = self.layout.single_references(self.layout.things[row])
+                    found += [(f"the {reference.words}", row) for reference in words]
         return found
 
 
-@dataclass
-class _Answer:
-    """Text with the phrases said so far."""
-
-    text: str = ""
-    spans: list[tuple[int, int]] = field(default_factory=list)
-    targets: list[tuple[int, ...] | None] = field(default_factory=list)
-
-    def say(self, text: str) -> _Answer:
-        self.text += text
-        return self
-
-    def name(self, phrase: str, target: Iterable[int]) -> _Answer:
-        self.spans.append((len(self.text), len(self.text) + len(phrase)))
-        self.targets.append(tuple(target))
-        return self.say(phrase)
-
-    def turn(self, question: str, kind: str, prompts: tuple[VisualPrompt, ...] = ()) -> Turn:
-        return Turn(question, format_markup(self.text, self.spans), tuple(self.targets), prompts, True, kind)
-
-
-def _describe(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
+def _describe(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     """Grounded caption by a person where one names something labelled, else a list of the labels.
 
     Without any labels the phrases are marked all the same, with no match known: words are learnt from it, not regions.
     """
-    captions = photo.record.captions
+    captions = photo.facts.captions
     order = rng.permutation(len(captions))
     if captions:
         best: tuple[int, str, Targets] | None = None
         for index in order:
-            answer, targets = ground_caption(captions[index], photo.instances, photo.record.exhaustive)
+            answer, targets = ground_caption(captions[index], photo.facts.instances, photo.facts.exhaustive)
             located = sum(target is not None for target in targets)
             if best is None or located > best[0]:
                 best = (located, answer, targets)
         assert best is not None
-        if best[0] or (best[2] and not photo.instances):
-            return [Turn(_pick(DESCRIBE_QUESTIONS, rng), best[1], best[2], (), True, "describe")]
+        if best[0] or (best[2] and not photo.facts.instances):
+            return [Draft(pick(DESCRIBE_QUESTIONS, rng), best[1], best[2], (), True, "describe")]
         return []
-    return [_listing(photo).turn(_pick(DESCRIBE_QUESTIONS, rng), "describe")] if photo.complete() else []
+    return [_listing(photo, pick(DESCRIBE_QUESTIONS, rng), "describe")] if photo.facts.complete else []
 
 
-def _list(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
+def _list(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     """What is labelled, as a list, for photos whose description is a caption."""
-    if not photo.record.captions or not photo.complete():
+    if not photo.facts.captions or not photo.facts.complete:
         return []
-    question = _pick(_LIST_QUESTIONS, rng)
-    return [_listing(photo).turn(question, "list")]
+    return [_listing(photo, pick(_LIST_QUESTIONS, rng), "list")]
 
 
-def _listing(photo: _Photo) -> _Answer:
+def _listing(photo: _Photo, question: str, kind: str) -> Draft:
     """There are two dogs and a person. Largest categories first, and only those that are labelled exhaustively."""
-    area = {name: sum(box_area_of(photo.instances[i]) for i in photo.by_category[name]) for name in photo.complete()}
-    names = sorted(area, key=lambda name: (-area[name], name))[:_MAX_LISTED]
-    groups = [_group_phrase(photo, name) for name in names]
-    answer = _Answer().say("There are " if groups[0][1] else "There is ")
-    for position, (name, (phrase, _)) in enumerate(zip(names, groups, strict=True)):
-        if position:
-            answer.say(" and " if position == len(names) - 1 else ", ")
-        answer.name(phrase, photo.by_category[name])
-    return answer.say(".")
+    names = photo.facts.largest(_MAX_LISTED)
+    phrases: list[Phrase] = [(_group_phrase(photo, name)[0], photo.facts.complete[name]) for name in names]
+    verb = "are" if _group_phrase(photo, names[0])[1] else "is"
+    return grounded_draft(kind, question, f"There {verb} {listed(['{}'] * len(names))}.", phrases)
 
 
-def _describe_plain(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
-    if not photo.record.captions:
+def _describe_plain(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
+    if not photo.facts.captions:
         return []
-    caption = tidy_caption(_pick(photo.record.captions, rng))
-    return [Turn(_pick(DESCRIBE_QUESTIONS, rng), caption, (), (), False, "describe_plain")]
+    caption = tidy_caption(pick(photo.facts.captions, rng))
+    return [Draft(pick(DESCRIBE_QUESTIONS, rng), caption, kind="describe_plain")]
 
 
-def _count(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
+def _count(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     names = [
         name
-        for name in photo.complete()
-        if photo.countable(name) and len(photo.by_category[name]) <= _MAX_COUNT
+        for name in photo.facts.complete
+        if photo.countable(name) and len(photo.facts.complete[name]) <= _MAX_COUNT
         if not is_mass(name) and not is_plural_name(name)
     ]
     if not names:
         return []
-    name = _pick(names, rng)
-    rows = photo.by_category[name]
-    question = _pick(_COUNT_QUESTIONS, rng)
-    answer = _Answer().say("There is " if len(rows) == 1 else "There are ")
+    name = pick(names, rng)
+    rows = photo.facts.complete[name]
+    question = pick(_COUNT_QUESTIONS, rng)
     phrase = f"{number_word(len(rows))} {name if len(rows) == 1 else plural(name)}"
-    return [answer.name(phrase, rows).say(".").turn(question.format(plural(name)), "count")]
+    template = "There is {}." if len(rows) == 1 else "There are {}."
+    return [grounded_draft("count", question.format(plural(name)), template, [(phrase, rows)])]
 
 
-def _where(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
+def _where(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     """The part of the photo, and left or right of the nearest thing that has a name of its own."""
     # A phrase that tells the place already would answer itself.
     named = [(phrase, index) for phrase, index in photo.referable() if not _says_place(phrase)]
     if not named:
         return []
-    phrase, index = _pick(named, rng)
-    thing = photo.facts.things[index]
-    answer = _Answer().name(phrase[0].upper() + phrase[1:], (index,)).say(f" {_be(phrase)} {place_of(thing)}")
+    phrase, index = pick(named, rng)
+    things = photo.layout.things
+    template, phrases = "{} " + f"{_be(phrase)} {place_of(things[index])}", [(phrase, (index,))]
     others = [(other_phrase, other) for other_phrase, other in named if other != index]
     if others:
-        other_phrase, other = min(others, key=lambda entry: _distance(thing, photo.facts.things[entry[1]]))
-        side = _side(thing, photo.facts.things[other])
+        other_phrase, other = min(others, key=lambda entry: _distance(things[index], things[entry[1]]))
+        side = _side(things[index], things[other])
         if side is not None:
-            answer.say(f", {side} ").name(other_phrase, (other,))
-    return [answer.say(".").turn(_pick(_WHERE_QUESTIONS, rng).format(_be(phrase), phrase), "where")]
+            template, phrases = template + f", {side} {{}}", [*phrases, (other_phrase, (other,))]
+    return [grounded_draft("where", pick(_WHERE_QUESTIONS, rng).format(_be(phrase), phrase), f"{template}.", phrases)]
 
 
-def _find(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
+def _find(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     """One thing, and all things of a category that has several."""
-    turns = []
+    drafts = []
     named = photo.referable()
     if named:
-        phrase, index = _pick(named, rng)
-        turns.append(_found(phrase, (index,), rng))
-    several = [name for name in photo.complete() if len(photo.by_category[name]) > 1 and not is_mass(name)]
+        phrase, index = pick(named, rng)
+        drafts.append(_found(phrase, (index,), rng))
+    several = [name for name in photo.facts.complete if len(photo.facts.complete[name]) > 1 and not is_mass(name)]
     if several:
-        name = _pick(several, rng)
-        turns.append(_found(f"the {plural(name)}", tuple(photo.by_category[name]), rng))
-    return turns
+        name = pick(several, rng)
+        drafts.append(_found(f"the {plural(name)}", photo.facts.complete[name], rng))
+    return drafts
 
 
-def _found(phrase: str, target: tuple[int, ...], rng: np.random.Generator) -> Turn:
-    answer = _Answer().name(phrase[0].upper() + phrase[1:], target).say(".")
-    return answer.turn(_pick(_FIND_QUESTIONS, rng).format(phrase), "find")
+def _found(phrase: str, rows: tuple[int, ...], rng: np.random.Generator) -> Draft:
+    return grounded_draft("find", pick(_FIND_QUESTIONS, rng).format(phrase), "{}.", [(phrase, rows)])
 
 
-def _region(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
+def _region(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     """What is at a box, click, scribble or mask; without a mask only the box is sure to lie on the thing."""
-    things = [
-        index
-        for index, instance in enumerate(photo.instances)
-        if instance.category and instance.region in ("thing", "stuff")
+    facts = photo.facts
+    rows = [
+        row
+        for row, instance in enumerate(facts.instances)
+        if spoken_name(instance.category) and facts.regions[row] in ("thing", "stuff")
     ]
-    if not things:
+    if not rows:
         return []
-    index = _pick(things, rng)
-    name = photo.instances[index].category
+    row = pick(rows, rng)
+    name = spoken_name(facts.instances[row].category)
+    words = f"the {name}" if facts.regions[row] == "stuff" and name in _SURFACES else with_article(name)
     several = is_plural_name(name) and not with_article(name).startswith("a pair")
-    answer = _Answer().say("They are " if several else "It is ").name(_one(name, photo.instances[index]), (index,))
-    question = _pick(_REGION_QUESTIONS, rng).format(REGION)
-    return [answer.say(".").turn(question, "region", (_prompt(photo, index, rng),))]
+    question = pick(_REGION_QUESTIONS, rng).format(REGION)
+    return [grounded_draft("region", question, "They are {}." if several else "It is {}.", [(words, (row,))], [row])]
 
 
-def _absent(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
+def _absent(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     """One yes and one no question about presence, worded as object-hallucination tests word them."""
-    turns = []
-    present = [name for name in photo.complete() if photo.countable(name) and not is_mass(name)]
+    drafts = []
+    present = [name for name in photo.facts.complete if photo.countable(name) and not is_mass(name)]
     if present:
-        name = _pick(present, rng)
+        name = pick(present, rng)
         phrase, several = _group_phrase(photo, name)
-        answer = _Answer().say("Yes, there are " if several else "Yes, there is ")
-        turns.append(answer.name(phrase, photo.by_category[name]).say(".").turn(_is_there(name, rng), "absent"))
-    missing = [name for name in missing_names(photo.record) if not is_mass(name)]
+        template = "Yes, there are {}." if several else "Yes, there is {}."
+        drafts.append(grounded_draft("absent", _is_there(name, rng), template, [(phrase, photo.facts.complete[name])]))
+    missing = [name for name in photo.facts.absent if not is_mass(name)]
     common = [name for name in missing if name in _COMMON_NAMES]
     if missing:
-        name = _pick(common if common and rng.random() < 0.5 else missing, rng)
+        name = pick(common if common and rng.random() < 0.5 else missing, rng)
         nothing = f"are no {plural(name)}" if is_plural_name(name) else f"is no {name}"
-        said = f"No, there {nothing} in the picture."
-        turns.append(Turn(_is_there(name, rng), said, (), (), True, "absent"))
-    return turns
+        drafts.append(grounded_draft("absent", _is_there(name, rng), f"No, there {nothing} in the picture."))
+    return drafts
 
 
-def _relation(photo: _Photo, rng: np.random.Generator) -> list[Turn]:
+def _relation(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     """A spatial statement as a yes/no question."""
-    if not photo.record.statements:
+    if not photo.facts.statements:
         return []
-    statement, true = _pick(photo.record.statements, rng)
+    statement, true = pick(photo.facts.statements, rng)
     clause = statement[0].lower() + statement[1:].rstrip(". ")
-    question = _pick(("Is it true that {}?", "Is this true: {}?"), rng).format(clause)
+    question = pick(("Is it true that {}?", "Is this true: {}?"), rng).format(clause)
     if not true:
-        return [Turn(question, "No, that is not true.", (), (), True, "relation")]
-    answer, targets = ground_caption(f"Yes, {clause}.", photo.instances, photo.record.exhaustive)
-    return [Turn(question, answer, targets, (), True, "relation")]
+        return [grounded_draft("relation", question, "No, that is not true.")]
+    answer, targets = ground_caption(f"Yes, {clause}.", photo.facts.instances, photo.facts.exhaustive)
+    return [Draft(question, answer, targets, (), True, "relation")]
 
 
 def _sometimes_plain(turn: Turn, rng: np.random.Generator) -> Turn:
@@ -300,7 +261,7 @@ def _sometimes_plain(turn: Turn, rng: np.random.Generator) -> Turn:
     return replace(turn, answer=strip_markup(turn.answer), targets=(), grounded=False)
 
 
-_KINDS: tuple[Callable[[_Photo, np.random.Generator], list[Turn]], ...] = (
+_KINDS: tuple[Callable[[_Photo, np.random.Generator], list[Draft]], ...] = (
     _describe,
     _list,
     _describe_plain,
@@ -315,8 +276,8 @@ _KINDS: tuple[Callable[[_Photo, np.random.Generator], list[Turn]], ...] = (
 
 def _group_phrase(photo: _Photo, name: str) -> tuple[str, bool]:
     """All instances of a category as one phrase, and whether it is plural: `two dogs`, `a cat`, `cars`, `the sky`."""
-    rows = photo.by_category[name]
-    region = photo.instances[rows[0]].region
+    rows = photo.facts.complete[name]
+    region = photo.facts.regions[rows[0]]
     if region != "thing" and name in _SURFACES:
         return f"the {name}", False
     if region == "class":
@@ -328,12 +289,8 @@ def _group_phrase(photo: _Photo, name: str) -> tuple[str, bool]:
     return f"{number_word(len(rows)) if len(rows) <= _MAX_COUNT else 'many'} {plural(name)}", True
 
 
-def _one(name: str, instance: Annotation) -> str:
-    return f"the {name}" if instance.region == "stuff" and name in _SURFACES else with_article(name)
-
-
 def _is_there(name: str, rng: np.random.Generator) -> str:
-    place = _pick(_PLACES, rng)
+    place = pick(_PLACES, rng)
     if is_plural_name(name):
         return f"Are there {name} {place}?"
     return f"Is there {with_article(name)} {place}?"
@@ -357,24 +314,3 @@ def _side(first: Thing, second: Thing) -> str | None:
     if abs(dx) < max(CLEAR_GAP, abs(dy)):
         return None
     return "to the left of" if dx < 0 else "to the right of"
-
-
-def _prompt(photo: _Photo, index: int, rng: np.random.Generator) -> VisualPrompt:
-    if photo.has_mask[index]:
-        return prompt_inside(photo.masks[index], random.Random(int(rng.integers(2**32))))
-    return VisualPrompt.box(*photo.instances[index].box_xyxy)
-
-
-def _facts(instances: Sequence[Annotation], size_wh: tuple[int, int]) -> SceneFacts:
-    """Where the instances are and which phrases fit only one of them; photos know no colours."""
-    kinds = {name: Kind(name, plural(name), ()) for name in {instance.category for instance in instances}}
-    things = []
-    for index, instance in enumerate(instances):
-        x0, y0, x1, y1 = instance.box_xyxy
-        x, y = (x0 + x1) / 2 / size_wh[0], (y0 + y1) / 2 / size_wh[1]
-        things.append(Thing(index, kinds[instance.category], None, x, y, box_area_of(instance)))
-    return SceneFacts(tuple(things))
-
-
-def _pick(options: Sequence[_T], rng: np.random.Generator) -> _T:
-    return options[int(rng.integers(len(options)))]

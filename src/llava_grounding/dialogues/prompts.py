@@ -11,6 +11,9 @@ from llava_grounding.dialogues.settings import PromptSettings
 from llava_grounding.masks import mask_to_box
 from llava_grounding.structures import VisualPrompt
 
+EXACT_PROMPTS = PromptSettings(boxes=0.35, jittered_boxes=0.0)
+"""How drawn scenes and photos are pointed at: no box strays."""
+
 _GRID = 8.0
 """Corners drawn at random lie on eighths of a pixel, so that mirroring twice gives them back exactly."""
 

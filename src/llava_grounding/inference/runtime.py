@@ -96,7 +96,7 @@ class Runtime:
         if prompts is None:
             return self.model.embed(ids, tokens)
         prompts = prompts.to(self.device)
-        return self.model.embed(ids, tokens, self._region_embeds(image, prompts), prompts.mask)
+        return self.model.embed(ids, tokens, self._region_embeds(image, prompts), prompts.valid)
 
     def _region_embeds(self, image: SeenImage, prompts: RegionPrompts) -> Tensor:
         pixels = self.processor.collate_images([image.encoded])["grounder_pixel_values"].to(self.device)

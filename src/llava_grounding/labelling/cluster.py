@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from llava_grounding.cluster.connection import connect
+from llava_grounding.cluster.pieces import as_done
 from llava_grounding.data.images import NoBytes
 from llava_grounding.errors import DataError, LlavaGroundingError, missing_extra
 from llava_grounding.labelling.labeller import Labeller, LabelSettings
@@ -75,25 +76,9 @@ class _Sender:
         self._settings = settings
 
     def results(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Sequence[Result]]]:
-        from distributed import as_completed
-
         threads = sum(self._client.nthreads().values()) or 1
-        waiting: dict[Any, Batch] = {}
-        finished = as_completed(loop=self._client.loop)
-
-        def send(count: int) -> None:
-            for _, batch in zip(range(count), batches, strict=False):
-                future = self._submit(batch)
-                waiting[future] = batch
-                finished.add(future)
-
-        send(_AHEAD * threads)
-        while waiting:
-            future = next(finished)
-            batch = waiting.pop(future)
+        for batch, future in as_done(self._client, self._submit, batches, _AHEAD * threads):
             yield batch, self._result(future, batch)
-            future.release()
-            send(1)
 
     def _submit(self, photos: Sequence[Photo]) -> Any:
         return self._client.submit(_label, self._load, self._settings, [_carried(one) for one in photos], pure=False)

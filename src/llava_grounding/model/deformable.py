@@ -159,16 +159,6 @@ def sample_by_grid_sample(
     return mixed.view(batch, num_heads * value.shape[3], num_queries).transpose(1, 2)
 
 
-def sample_by_gather(
-    value: Float[Tensor, "Bm N heads d"],
-    level_sizes_hw: tuple[tuple[int, int], ...],
-    points: Float[Tensor, "B Q heads levels points 2"],
-    weights: Float[Tensor, "B Q heads levels points"],
-) -> Float[Tensor, "B Q heads*d"]:
-    """Equal to `sample_by_grid_sample`, by corner indices and one `embedding_bag`."""
-    return sample_padded_levels(pad_levels(value, level_sizes_hw), level_sizes_hw, points, weights)
-
-
 def pad_levels(
     value: Float[Tensor, "Bm N heads d"], level_sizes_hw: tuple[tuple[int, int], ...]
 ) -> Float[Tensor, "Bm heads n d"]:

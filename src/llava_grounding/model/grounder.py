@@ -26,7 +26,7 @@ class SelectedQueries:
 
     states: Float[Tensor, "B Q C"]
     """Their projected content."""
-    boxes_cxcywh: Float[Tensor, "B Q 4"]
+    boxes_cxcywh_norm: Float[Tensor, "B Q 4"]
     """Their boxes in [0, 1]."""
     indices: Int[Tensor, "B Q"]
     """Which memory cells they are, best first."""
@@ -191,11 +191,11 @@ class Grounder(nn.Module):
         # given as an argument as if it were a tensor.
         heads = self.similarity_head.__call__, self.query_decoder.box_head.__call__
         selected = self.query_selection(memory, *picking, *heads)
-        states, boxes = selected.states.detach(), selected.boxes_cxcywh.detach()
+        states, boxes = selected.states.detach(), selected.boxes_cxcywh_norm.detach()
         output = self.refine(memory, states, boxes, *phrases, with_aux=with_aux)
         interm = None
         if with_aux:
-            interm = self._predict(self.query_decoder.norm(selected.states), selected.boxes_cxcywh, *phrases)
+            interm = self._predict(self.query_decoder.norm(selected.states), selected.boxes_cxcywh_norm, *phrases)
         return replace(output, topk_indices=selected.indices, interm=interm)
 
     def refine(
@@ -228,7 +228,7 @@ class Grounder(nn.Module):
         final = self._predict(queries, boxes, *phrases)
         return GrounderOutput(
             phrase_logits=final.phrase_logits,
-            boxes_cxcywh=final.boxes_cxcywh,
+            boxes_cxcywh_norm=final.boxes_cxcywh_norm,
             mask_embeds=final.mask_embeds,
             queries=queries,
             mask_features=memory.mask_features.expand(len(states), -1, -1, -1),
@@ -250,7 +250,7 @@ class Grounder(nn.Module):
         batch = phrase_embeds.shape[0]
         return GrounderOutput(
             phrase_logits=self.similarity_head(output.queries, phrase_embeds, phrase_mask),
-            boxes_cxcywh=output.boxes_cxcywh.expand(batch, -1, -1),
+            boxes_cxcywh_norm=output.boxes_cxcywh_norm.expand(batch, -1, -1),
             mask_embeds=output.mask_embeds.expand(batch, -1, -1),
             queries=output.queries.expand(batch, -1, -1),
             mask_features=output.mask_features.expand(batch, -1, -1, -1),
@@ -274,6 +274,6 @@ class Grounder(nn.Module):
     def _predict(self, states: Tensor, boxes: Tensor, phrase_embeds: Tensor, phrase_mask: Tensor) -> GrounderPrediction:
         return GrounderPrediction(
             phrase_logits=self.similarity_head(states, phrase_embeds, phrase_mask),
-            boxes_cxcywh=boxes,
+            boxes_cxcywh_norm=boxes,
             mask_embeds=self.mask_head(states),
         )

@@ -103,7 +103,7 @@ def sine_code(positions: Tensor, size: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
-def sine_box_embedding(boxes_cxcywh: Float[Tensor, "B Q 4"], size: int) -> Float[Tensor, "B Q size"]:
+def sine_box_embedding(boxes_cxcywh_norm: Float[Tensor, "B Q 4"], size: int) -> Float[Tensor, "B Q size"]:
     """Sine code of whole boxes: a quarter of `size` each for cy, cx, w, h, in this order."""
-    order = torch.stack([boxes_cxcywh[..., axis] for axis in (1, 0, 2, 3)], dim=-1)
+    order = torch.stack([boxes_cxcywh_norm[..., axis] for axis in (1, 0, 2, 3)], dim=-1)
     return sine_code(order, size // 4).flatten(-2)

@@ -191,11 +191,11 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         prompts = prompts.to(memory.memory.device)
         return self.visual_prompt_encoder.encode_prompts(
             memory,
-            prompts.boxes_cxcywh,
+            prompts.boxes_cxcywh_norm,
             prompts.types,
-            prompts.mask,
+            prompts.valid,
             isolate=isolate,
-            region_masks=prompts.coverage,
+            region_coverage=prompts.coverage,
             with_aux=with_aux,
         )
 
@@ -204,7 +204,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         input_ids: Int[Tensor, "B T"],
         image_tokens: Float[Tensor, "B P D"] | None = None,
         region_embeds: Float[Tensor, "B K D"] | None = None,
-        region_mask: Bool[Tensor, "B K"] | None = None,
+        region_valid: Bool[Tensor, "B K"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Word embeddings with image and region features in their slots.
 
@@ -215,9 +215,9 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             everywhere = torch.ones(image_tokens.shape[:2], dtype=torch.bool, device=embeds.device)
             slots = input_ids == self.config.image_token_id
             embeds = put_into_slots(embeds, slots, image_tokens, everywhere, "image")
-        if region_embeds is not None and region_mask is not None:
+        if region_embeds is not None and region_valid is not None:
             slots = input_ids == self.config.region_token_id
-            embeds = put_into_slots(embeds, slots, region_embeds, region_mask, "region")
+            embeds = put_into_slots(embeds, slots, region_embeds, region_valid, "region")
         return embeds
 
     def _within_vocabulary(
@@ -274,7 +274,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             input_ids,
             None if features is None or already_read else features.tokens,
             None if found is None else found.region_embeds,
-            None if prompts is None else prompts.mask,
+            None if prompts is None else prompts.valid,
         )
         return embeds, found
 
@@ -295,7 +295,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         output_hidden_states: bool | None = None,
         region_boxes: Float[Tensor, "B K 4"] | None = None,
         region_types: Int[Tensor, "B K"] | None = None,
-        region_mask: Bool[Tensor, "B K"] | None = None,
+        region_valid: Bool[Tensor, "B K"] | None = None,
         region_coverage: Float[Tensor, "B K c d"] | None = None,
         image_sizes: Int[Tensor, "B 2"] | None = None,
         prompt_embeds: Float[Tensor, "B P D"] | None = None,
@@ -311,7 +311,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             image_features: from `encode_image`, instead of pixels.
             labels: token ids to learn, -100 elsewhere, unshifted.
             logits_to_keep: compute logits of only that many last positions, or of those positions; 0 means all.
-            region_boxes: with `region_types`, `region_mask`, `region_coverage`: `region_prompts` as in a batch.
+            region_boxes: with `region_types`, `region_valid`, `region_coverage`: `region_prompts` as in a batch.
             image_sizes: part of a processor's batch, for the way out; not used here.
             prompt_embeds: from `embed_prompt`, what the first P positions of the sequence are read as; whatever comes
                 after them is words, also the id of a placeholder.
@@ -324,7 +324,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         """
         text_kwargs = _text_arguments(kwargs)
         num_items = text_kwargs.pop("num_items_in_batch", None)
-        prompts = RegionPrompts.given(region_prompts, region_boxes, region_types, region_mask, region_coverage)
+        prompts = RegionPrompts.given(region_prompts, region_boxes, region_types, region_valid, region_coverage)
         pixels = {"grounder_pixel_values": grounder_pixel_values, "pixel_values": pixel_values}
         image = {**pixels, "image_features": image_features}
         embeds, image_features, prompt_output = self._embed_inputs(

@@ -99,7 +99,13 @@ class ImageFeatures:
         parts = [self.tokens, *(part for one in memories for part in (one.memory, one.mask_features))]
         found = self.proposals
         if found is not None:
-            parts += [found.phrase_logits, found.boxes_cxcywh, found.mask_embeds, found.queries, found.mask_features]
+            parts += [
+                found.phrase_logits,
+                found.boxes_cxcywh_norm,
+                found.mask_embeds,
+                found.queries,
+                found.mask_features,
+            ]
         return sum(part.numel() * part.element_size() for part in {part.data_ptr(): part for part in parts}.values())
 
     def rows(self, index: Int[Tensor, " R"]) -> "ImageFeatures":
@@ -117,15 +123,26 @@ class ImageFeatures:
         return self.rows(rows.repeat_interleave(times))
 
 
+class _FormerNames:
+    """What fields were called before 0.2."""
+
+    boxes_cxcywh_norm: Tensor
+
+    @property
+    def boxes_cxcywh(self) -> Tensor:
+        """The former name of `boxes_cxcywh_norm`."""
+        return self.boxes_cxcywh_norm
+
+
 @dataclass
-class RegionPrompts:
+class RegionPrompts(_FormerNames):
     """Visual prompts of a batch, in the model's frame."""
 
-    boxes_cxcywh: Float[Tensor, "B K 4"]
+    boxes_cxcywh_norm: Float[Tensor, "B K 4"]
     """Bounds in [0, 1] of the canvas; a click is a small box."""
     types: Int[Tensor, "B K"]
     """0 point-like (click, scribble), 1 box-like (box, mask)."""
-    mask: Bool[Tensor, "B K"]
+    valid: Bool[Tensor, "B K"]
     """False where a row has fewer prompts than the longest."""
     coverage: Float[Tensor, "B K h w"] | None = None
     """Share of each coarse cell a scribble or free mask covers; zero rows for clicks and boxes."""
@@ -136,20 +153,20 @@ class RegionPrompts:
         region_prompts: "RegionPrompts | None" = None,
         region_boxes: Tensor | None = None,
         region_types: Tensor | None = None,
-        region_mask: Tensor | None = None,
+        region_valid: Tensor | None = None,
         region_coverage: Tensor | None = None,
     ) -> "RegionPrompts | None":
         """The visual prompts of a call, in whichever of the two spellings they came; None if it has none.
 
         Args:
             region_prompts: as one value.
-            region_boxes, region_types, region_mask, region_coverage: as a processor's batch has them.
+            region_boxes, region_types, region_valid, region_coverage: as a processor's batch has them.
 
         Raises:
             UsageError: if they came in both, or a part of the second is missing.
             PromptError: if a box is not made of finite numbers.
         """
-        needed = {"region_boxes": region_boxes, "region_types": region_types, "region_mask": region_mask}
+        needed = {"region_boxes": region_boxes, "region_types": region_types, "region_valid": region_valid}
         missing = [name for name, value in needed.items() if value is None]
         if region_coverage is None and len(missing) == len(needed):
             prompts = region_prompts
@@ -160,25 +177,25 @@ class RegionPrompts:
         else:
             assert region_boxes is not None
             assert region_types is not None
-            assert region_mask is not None
-            prompts = cls(region_boxes.float(), region_types, region_mask.bool(), region_coverage)
-        if prompts is not None and not bool(prompts.boxes_cxcywh[prompts.mask].isfinite().all()):
+            assert region_valid is not None
+            prompts = cls(region_boxes.float(), region_types, region_valid.bool(), region_coverage)
+        if prompts is not None and not bool(prompts.boxes_cxcywh_norm[prompts.valid].isfinite().all()):
             raise PromptError("visual prompts must have finite coordinates, got a box with one that is no number")
         return prompts
 
     def to(self, device: torch.device | str) -> "RegionPrompts":
         """The same prompts on another device."""
         coverage = None if self.coverage is None else self.coverage.to(device)
-        return RegionPrompts(self.boxes_cxcywh.to(device), self.types.to(device), self.mask.to(device), coverage)
+        return RegionPrompts(self.boxes_cxcywh_norm.to(device), self.types.to(device), self.valid.to(device), coverage)
 
 
 @dataclass
-class GrounderPrediction:
+class GrounderPrediction(_FormerNames):
     """What one decoder layer says about every query."""
 
     phrase_logits: Float[Tensor, "B Q G"]
     """Similarity of query and phrase; padded phrases hold -100."""
-    boxes_cxcywh: Float[Tensor, "B Q 4"]
+    boxes_cxcywh_norm: Float[Tensor, "B Q 4"]
     """In [0, 1] of the padded image."""
     mask_embeds: Float[Tensor, "B Q Cm"]
     """Multiplied with the mask features they give mask logits."""
@@ -203,7 +220,7 @@ class GrounderOutput(GrounderPrediction):
         """The last layer's prediction of the chosen images, in the chosen order."""
         return GrounderOutput(
             phrase_logits=self.phrase_logits[rows],
-            boxes_cxcywh=self.boxes_cxcywh[rows],
+            boxes_cxcywh_norm=self.boxes_cxcywh_norm[rows],
             mask_embeds=self.mask_embeds[rows],
             queries=self.queries[rows],
             mask_features=self.mask_features[rows],
@@ -221,10 +238,10 @@ class GrounderOutput(GrounderPrediction):
 
 
 @dataclass
-class VisualPromptPrediction:
+class VisualPromptPrediction(_FormerNames):
     """What one decoder layer says about every prompt; each prompt has T mask tokens."""
 
-    boxes_cxcywh: Float[Tensor, "B K T 4"]
+    boxes_cxcywh_norm: Float[Tensor, "B K T 4"]
     """In [0, 1] of the padded image."""
     mask_embeds: Float[Tensor, "B K T Cm"]
     """Multiplied with the mask features they give mask logits."""

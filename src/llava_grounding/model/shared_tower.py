@@ -88,7 +88,7 @@ class SharedVisionTower(nn.Module):
 
     def object_tokens(self, proposals: GrounderOutput) -> Float[Tensor, "B Q C"]:
         """Every query as a token: what it is, where, and how sure."""
-        places = sine_box_embedding(proposals.boxes_cxcywh.detach().float(), 4 * _NUM_FREQS)
+        places = sine_box_embedding(proposals.boxes_cxcywh_norm.detach().float(), 4 * _NUM_FREQS)
         queries = self.object_norm(proposals.queries)
         score = proposals.phrase_logits[:, :, :1].detach().float().sigmoid()
         return self.object_in(torch.cat([queries, places.to(queries), score.to(queries)], dim=-1))

@@ -73,32 +73,32 @@ class VisualPromptEncoder(nn.Module):
     def encode_prompts(
         self,
         memory: ImageMemory,
-        boxes_cxcywh: Float[Tensor, "B K 4"],
+        boxes_cxcywh_norm: Float[Tensor, "B K 4"],
         prompt_types: Int[Tensor, "B K"],
         prompt_mask: Bool[Tensor, "B K"],
         isolate: bool = True,
-        region_masks: Float[Tensor, "B K h w"] | None = None,
+        region_coverage: Float[Tensor, "B K h w"] | None = None,
         with_aux: bool | None = None,
     ) -> VisualPromptOutput:
         """Encode the prompts of each image.
 
         Args:
             memory: from `encode_image`; of batch B, or of batch 1 to share one image.
-            boxes_cxcywh: bounds of each prompt in [0, 1] of the padded image; a click is a small box around it.
+            boxes_cxcywh_norm: bounds of each prompt in [0, 1] of the padded image; a click is a small box around it.
             prompt_types: 0 click or scribble, 1 box or mask.
             prompt_mask: False where a prompt is padding; such prompts influence nothing.
             isolate: prompts of one image do not see each other. The original isolates in training only.
-            region_masks: share of each cell of any grid over the padded image that a scribble or free mask covers; all
-                zero for clicks and boxes.
+            region_coverage: share of each cell of any grid over the padded image that a scribble or free mask covers;
+                all zero for clicks and boxes.
             with_aux: also predict from every earlier layer, as the losses need; None: in training mode.
         """
-        batch, prompts = boxes_cxcywh.shape[:2]
+        batch, prompts = boxes_cxcywh_norm.shape[:2]
         if memory.memory.shape[0] not in (1, batch):
             raise ShapeError(f"memory of {memory.memory.shape[0]} images does not fit prompts of {batch} images")
         with_aux = self.training if with_aux is None else with_aux
         tokens = self.mask_tokens.num_embeddings
-        content = self.prompt_content(memory, prompt_types, region_masks)
-        references = inverse_sigmoid(boxes_cxcywh.float()).sigmoid()[:, :, None].expand(-1, -1, tokens, -1)
+        content = self.prompt_content(memory, prompt_types, region_coverage)
+        references = inverse_sigmoid(boxes_cxcywh_norm.float()).sigmoid()[:, :, None].expand(-1, -1, tokens, -1)
         steps = self.query_decoder(
             content.flatten(1, 2),
             references.flatten(1, 2),
@@ -110,7 +110,7 @@ class VisualPromptEncoder(nn.Module):
         queries = self.query_decoder.norm(steps[-1].states).unflatten(1, (prompts, tokens))
         region_embeds = self.region_projection(queries[:, :, 0]) * prompt_mask[..., None]
         return VisualPromptOutput(
-            boxes_cxcywh=final.boxes_cxcywh,
+            boxes_cxcywh_norm=final.boxes_cxcywh_norm,
             mask_embeds=final.mask_embeds,
             ious=final.ious,
             region_embeds=region_embeds,
@@ -123,12 +123,12 @@ class VisualPromptEncoder(nn.Module):
         self,
         memory: ImageMemory,
         prompt_types: Int[Tensor, "B K"],
-        region_masks: Float[Tensor, "B K h w"] | None = None,
+        region_coverage: Float[Tensor, "B K h w"] | None = None,
     ) -> Float[Tensor, "B K T C"]:
         """What each prompt's queries start from: what it is, and what the image shows where it was drawn."""
         content = self.label_embed(torch.zeros_like(prompt_types)) + self.type_embed(prompt_types)
-        if region_masks is not None:
-            content = content + self.coverage_projection(pool_by_coverage(memory, region_masks))
+        if region_coverage is not None:
+            content = content + self.coverage_projection(pool_by_coverage(memory, region_coverage))
         tokens = torch.arange(self.mask_tokens.num_embeddings, device=content.device)
         return content[:, :, None] + self.mask_tokens(tokens)
 
@@ -138,19 +138,19 @@ class VisualPromptEncoder(nn.Module):
         boxes = self.query_decoder.boxes_of(states, step.references_in)
         per_prompt = (-1, self.mask_tokens.num_embeddings)
         return VisualPromptPrediction(
-            boxes_cxcywh=boxes.unflatten(1, per_prompt),
+            boxes_cxcywh_norm=boxes.unflatten(1, per_prompt),
             mask_embeds=self.mask_head(states).unflatten(1, per_prompt),
             ious=self.iou_head(states)[..., 0].unflatten(1, per_prompt),
         )
 
 
-def pool_by_coverage(memory: ImageMemory, region_masks: Float[Tensor, "B K h w"]) -> Float[Tensor, "B K C"]:
+def pool_by_coverage(memory: ImageMemory, region_coverage: Float[Tensor, "B K h w"]) -> Float[Tensor, "B K C"]:
     """Mean memory under each region, weighted by coverage; levels count alike; zeros where nothing is covered."""
     shares = []
     for size_hw in memory.level_sizes_hw:
-        rows = area_resize_matrix(region_masks.shape[2], size_hw[0], region_masks.device)
-        columns = area_resize_matrix(region_masks.shape[3], size_hw[1], region_masks.device)
-        coverage = (rows @ region_masks.float() @ columns.T).flatten(2)
+        rows = area_resize_matrix(region_coverage.shape[2], size_hw[0], region_coverage.device)
+        columns = area_resize_matrix(region_coverage.shape[3], size_hw[1], region_coverage.device)
+        coverage = (rows @ region_coverage.float() @ columns.T).flatten(2)
         shares.append(coverage / coverage.sum(-1, keepdim=True).clamp(min=1e-6))
     weights = torch.cat(shares, dim=-1).to(memory.memory.dtype) / len(shares)
     return weights @ memory.memory

@@ -315,7 +315,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
                 for region in regions
                 if region.mask is not None
             )
-        boxes = letterbox.norm_cxcywh_to_image(selection.boxes_cxcywh)
+        boxes = letterbox.norm_cxcywh_to_image(selection.boxes_cxcywh_norm)
         width, height = letterbox.image_size_wh
         boxes = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float64))
         masks = letterbox.mask_to_image(selection.mask_logits)

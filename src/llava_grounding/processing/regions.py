@@ -31,7 +31,7 @@ _TYPES = {"click": _POINT, "scribble": _POINT, "box": _BOX, "mask": _BOX}
 class EncodedPrompts:
     """Visual prompts of one conversation, k of them."""
 
-    boxes_cxcywh: np.ndarray
+    boxes_cxcywh_norm: np.ndarray
     """(k, 4) float32 in [0, 1] of the canvas."""
     types: np.ndarray
     """(k,) int64: 0 point-like, 1 box-like."""
@@ -93,17 +93,17 @@ def collate_prompts(prompts: Sequence[EncodedPrompts]) -> RegionPrompts | None:
         return None
     boxes = np.full((len(prompts), longest, 4), 0.5, dtype=np.float32)
     types = np.zeros((len(prompts), longest), dtype=np.int64)
-    mask = np.zeros((len(prompts), longest), dtype=bool)
+    valid = np.zeros((len(prompts), longest), dtype=bool)
     coverage = np.zeros((len(prompts), longest, *prompts[0].coverage.shape[1:]), dtype=np.float32)
     for row, encoded in enumerate(prompts):
         count = len(encoded.types)
-        boxes[row, :count] = encoded.boxes_cxcywh
+        boxes[row, :count] = encoded.boxes_cxcywh_norm
         types[row, :count] = encoded.types
-        mask[row, :count] = True
+        valid[row, :count] = True
         coverage[row, :count] = encoded.coverage
     return RegionPrompts(
-        boxes_cxcywh=torch.from_numpy(boxes),
+        boxes_cxcywh_norm=torch.from_numpy(boxes),
         types=torch.from_numpy(types),
-        mask=torch.from_numpy(mask),
+        valid=torch.from_numpy(valid),
         coverage=torch.from_numpy(coverage) if coverage.any() else None,
     )

@@ -56,7 +56,7 @@ class PhraseSelection:
 
     query_index: np.ndarray
     """(n,) int."""
-    boxes_cxcywh: np.ndarray
+    boxes_cxcywh_norm: np.ndarray
     """(n, 4) in [0, 1] of the canvas."""
     scores: np.ndarray
     """(n,) in [0, 1]."""
@@ -70,7 +70,7 @@ class PhraseSelection:
         place = slice(row, row + 1)
         return PhraseSelection(
             self.query_index[place],
-            self.boxes_cxcywh[place],
+            self.boxes_cxcywh_norm[place],
             self.scores[place],
             self.mask_logits[place],
             self.best_score,
@@ -129,10 +129,10 @@ def select_regions(
     """
     logits = _finite(output.phrase_logits[row, :, :num_phrases], "scores")
     scores = query_scores(logits, settings.query_selection).numpy()
-    boxes = _finite(output.boxes_cxcywh[row], "boxes").numpy()
+    boxes = _finite(output.boxes_cxcywh_norm[row], "boxes").numpy()
     corners = box_cxcywh_to_xyxy(boxes)
     wanted = np.flatnonzero((scores > settings.score_threshold).any(axis=1))
-    index = torch.as_tensor(wanted, dtype=torch.long, device=output.boxes_cxcywh.device)
+    index = torch.as_tensor(wanted, dtype=torch.long, device=output.boxes_cxcywh_norm.device)
     embeds = output.mask_embeds[row, index].float()
     features = output.mask_features[row if output.mask_features.shape[0] > 1 else 0].float()
     with torch.autocast(embeds.device.type, enabled=False):  # or the product would be bfloat16, which numpy has not
@@ -146,7 +146,7 @@ def select_regions(
         selections.append(
             PhraseSelection(
                 query_index=queries,
-                boxes_cxcywh=boxes[queries],
+                boxes_cxcywh_norm=boxes[queries],
                 scores=column[queries],
                 mask_logits=masks[np.searchsorted(wanted, queries)],
                 best_score=float(column[~absent].max(initial=0)),
@@ -155,9 +155,9 @@ def select_regions(
     return selections
 
 
-def _in_image(boxes_cxcywh: np.ndarray, mask_logits: np.ndarray, letterbox: Letterbox) -> np.ndarray:
+def _in_image(boxes_cxcywh_norm: np.ndarray, mask_logits: np.ndarray, letterbox: Letterbox) -> np.ndarray:
     """Which of n queries have a box with an area and a mask with a pixel in the image, (n,) bool."""
-    boxes = clip_boxes_xyxy(letterbox.norm_cxcywh_to_image(boxes_cxcywh), letterbox.image_size_wh)
+    boxes = clip_boxes_xyxy(letterbox.norm_cxcywh_to_image(boxes_cxcywh_norm), letterbox.image_size_wh)
     return (box_area(boxes) > 0) & _has_pixel(mask_logits, letterbox)
 
 

@@ -195,13 +195,11 @@ class TransformersProcessorMixin(ProcessorMixin):
         foreign = template != self.chat_template
         processor_kwargs = dict(processor_kwargs or {})
         images = processor_kwargs.pop("images", images)
-        asked = {**{name: kwargs.pop(name) for name in list(kwargs) if name in STANDARD_NAMES}, **processor_kwargs}
-        if asked.get("sanitize_control_tokens"):  # what a message says never is one
-            del asked["sanitize_control_tokens"]
+        asked = _asked_options(kwargs, processor_kwargs)
         given = {"padding": padding, "padding_side": padding_side, "return_tensors": return_tensors}
         options = read_options({**given, **asked}, "apply_chat_template")
         _check_variables(kwargs, template)
-        text = None
+        text: Any = None
         if foreign or not tokenize:
             variables = {**kwargs, "add_generation_prompt": add_generation_prompt, "grounded": grounded}
             text = super().apply_chat_template(
@@ -212,25 +210,33 @@ class TransformersProcessorMixin(ProcessorMixin):
             return text
         if return_assistant_tokens_mask and not return_dict:
             raise UsageError("return_assistant_tokens_mask gives a mask beside the ids, so it needs return_dict=True")
-        batched = _is_batch(conversation)
-        chats = [read_chat(chat, grounded) for chat in (conversation if batched else [conversation])]
+        chats = [read_chat(chat, grounded) for chat in (conversation if _is_batch(conversation) else [conversation])]
         placed = _one_each(images, len(chats))
         seen = self._look([chat.image if image is None else image for chat, image in zip(chats, placed, strict=True)])
-        if foreign:
-            texts = [text] if isinstance(text, str) else list(text or [])
-            rows = [
-                self._encode_prompt(each, image, chat.prompts, grounded, options)
-                for each, image, chat in zip(texts, seen, chats, strict=True)
-            ]
-        else:
-            rows = [
-                self._encode_chat(chat, image, add_generation_prompt, continue_final_message, options)
-                for chat, image in zip(chats, seen, strict=True)
-            ]
+        texts = ([text] if isinstance(text, str) else text) if foreign else None
+        ends = add_generation_prompt, continue_final_message
+        rows = self._encode_chats(chats, seen, texts, grounded, ends, options)
         batch = self._batch(rows, seen, options)
         if return_assistant_tokens_mask:
             batch["assistant_masks"] = (self._collate(rows, options)["labels"] != -100).long()
         return batch if return_dict else batch["input_ids"]
+
+    def _encode_chats(
+        self,
+        chats: Sequence[Chat],
+        seen: Sequence[EncodedImage | None],
+        texts: Sequence[str] | None,
+        grounded: bool,
+        ends: tuple[bool, bool],
+        options: TextOptions,
+    ) -> list[EncodedText]:
+        """Chats in the form of the checkpoint, or as a template of another's making wrote them as `texts`."""
+        if texts is None:
+            return [self._encode_chat(chat, image, *ends, options) for chat, image in zip(chats, seen, strict=True)]
+        return [
+            self._encode_prompt(text, image, chat.prompts, grounded, options)
+            for text, image, chat in zip(texts, seen, chats, strict=True)
+        ]
 
     def post_process_image_text_to_text(
         self, generated_outputs: Any, skip_special_tokens: bool = True, **kwargs: Any
@@ -293,7 +299,7 @@ class TransformersProcessorMixin(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Names of the tensors that `processor(...)` may give."""
-        regions = ["region_boxes", "region_types", "region_mask", "region_coverage"]
+        regions = ["region_boxes", "region_types", "region_valid", "region_coverage"]
         return ["input_ids", "attention_mask", *IMAGE_INPUT_NAMES, *regions]
 
     def _encode_chat(
@@ -392,7 +398,11 @@ class TransformersProcessorMixin(ProcessorMixin):
             data |= image_tensors(images, self.collate_images)
         prompts = self.collate_prompts([row.prompts for row in rows])
         if prompts is not None:
-            data |= {"region_boxes": prompts.boxes_cxcywh, "region_types": prompts.types, "region_mask": prompts.mask}
+            data |= {
+                "region_boxes": prompts.boxes_cxcywh_norm,
+                "region_types": prompts.types,
+                "region_valid": prompts.valid,
+            }
             data |= {} if prompts.coverage is None else {"region_coverage": prompts.coverage}
         return GroundingBatch(data)
 
@@ -402,6 +412,14 @@ class TransformersProcessorMixin(ProcessorMixin):
             raise UsageError(f"texts of {lengths[0]} to {lengths[-1]} tokens make no batch without padding=True")
         length = options.padded_length(lengths[-1]) if options.pads else None
         return self.collate_texts(rows, options.padding_side or "left", length)
+
+
+def _asked_options(kwargs: dict[str, Any], processor_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of `processor(...)` among the arguments of `apply_chat_template`, taken out of `kwargs`."""
+    asked = {**{name: kwargs.pop(name) for name in list(kwargs) if name in STANDARD_NAMES}, **processor_kwargs}
+    if asked.get("sanitize_control_tokens"):  # what a message says never is one
+        del asked["sanitize_control_tokens"]
+    return asked
 
 
 def _check_variables(variables: Mapping[str, Any], template: str) -> None:

@@ -11,9 +11,8 @@ from typing import Any
 
 from transformers.processing_utils import AudioKwargs, ImagesKwargs, TextKwargs, VideosKwargs
 
-from llava_grounding.errors import UsageError, did_you_mean
+from llava_grounding.errors import UsageError, did_you_mean, shown
 
-_SHOWN_LENGTH = 40
 _NESTED = ("common_kwargs", "text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs")
 _PADDINGS = (True, "longest", "max_length", False, "do_not_pad", None)
 _CUTS = (True, "longest_first", "only_first")
@@ -54,12 +53,12 @@ class TextOptions:
             value = getattr(self, name)
             value = getattr(value, "value", value)  # transformers has enumerations of these words
             if not any(value is one or (isinstance(value, str) and value == one) for one in known):
-                raise UsageError(f"{name} must be {_listed(known)}, got {_shown(value)}")
+                raise UsageError(f"{name} must be {_listed(known)}, got {shown(value)}")
             object.__setattr__(self, name, value)
         for name in ("max_length", "pad_to_multiple_of"):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UsageError(f"{name} must be a whole number from 1 on, got {_shown(value)}")
+                raise UsageError(f"{name} must be a whole number from 1 on, got {shown(value)}")
         if self.padding == "max_length" and self.max_length is None:
             raise UsageError('padding="max_length" needs max_length')
 
@@ -110,16 +109,11 @@ def read_options(given: Mapping[str, Any], where: str) -> TextOptions:
         if (name in _TEXT and value is False) or (name == "return_attention_mask" and value is True):
             continue
         if name in _TEXT:
-            raise UsageError(f"{where} cannot do `{name}={_shown(value)}`; it knows {', '.join(sorted(OPTION_NAMES))}")
+            raise UsageError(f"{where} cannot do `{name}={shown(value)}`; it knows {', '.join(sorted(OPTION_NAMES))}")
         raise UsageError(f"{where} cannot take `{name}`: how a picture is prepared is part of the checkpoint")
     return TextOptions(**{name: value for name, value in flat.items() if name in OPTION_NAMES})
 
 
 def _listed(values: tuple[Any, ...]) -> str:
-    shown = [f'"{value}"' if isinstance(value, str) else repr(value) for value in values if value is not None]
-    return " or ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}..."
+    texts = [f'"{value}"' if isinstance(value, str) else repr(value) for value in values if value is not None]
+    return " or ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)

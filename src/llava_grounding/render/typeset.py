@@ -13,6 +13,8 @@ from itertools import groupby
 
 from PIL import ImageFont
 
+from llava_grounding.errors import printable_character
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 Piece = tuple[str, int]
@@ -97,7 +99,7 @@ _Word = list[_Letter]
 
 def clean(text: str) -> str:
     """The text with every character that cannot be shown replaced, position by position: lengths and spans stay."""
-    return "".join(map(_shown, text))
+    return "".join(map(printable_character, text))
 
 
 class Typesetter:
@@ -237,12 +239,6 @@ def _can_write(character: str, index: int) -> bool:
     assert font is not None
     glyph, missing = (font.getmask(c, mode="L") for c in (character, _NEVER_A_CHARACTER))
     return glyph.size != missing.size or bytes(glyph) != bytes(missing)
-
-
-def _shown(character: str) -> str:
-    if character == "\n" or unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp"):
-        return character
-    return " " if character.isspace() else "\ufffd"
 
 
 def _paragraphs(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

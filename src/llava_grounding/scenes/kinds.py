@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llava_grounding.colours import RGB
+from llava_grounding.language.nouns import plural
 from llava_grounding.scenes import drawings_animals as animals
 from llava_grounding.scenes import drawings_food as food
 from llava_grounding.scenes import drawings_outdoors as outdoors
@@ -56,6 +57,11 @@ class Kind:
     def says_colour(self) -> bool:
         """Whether naming it with its colour tells something."""
         return len(self.colours) > 1
+
+    @property
+    def group_plural(self) -> str:
+        """The plural of the wider word, or ""."""
+        return GROUP_PLURALS.get(self.group, "")
 
 
 def _animal(name: str, draw: Drawing, colours: tuple[str, ...], plural: str = "", place: str = "ground") -> Kind:
@@ -248,13 +254,4 @@ def confusable(first: str, second: str) -> bool:
 
 def kind_named(name: str) -> Kind:
     """The kind of this name; an unknown name, as of a cut-out, becomes a kind without colours."""
-    return KINDS.get(name) or Kind(name, plural_of(name), ())
-
-
-def plural_of(noun: str) -> str:
-    """The regular English plural."""
-    if noun.endswith(("s", "x", "z", "ch", "sh")):
-        return noun + "es"
-    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
-        return noun[:-1] + "ies"
-    return noun + "s"
+    return KINDS.get(name) or Kind(name, plural(name), ())

@@ -1,35 +1,30 @@
 """Questions about a drawn scene with exact answers: many phrasings of each question, one fixed style of each answer.
 
-Knows what is true (`SceneFacts`) and where (masks), and writes `Turn`s in canonical markup. Draws nothing.
+Knows what is true (`Layout`), and writes drafts. Draws nothing.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
-from llava_grounding.data.sample import Sample, Turn
-from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG
-from llava_grounding.scenes.facts import (
+from llava_grounding.data.sample import Sample
+from llava_grounding.dialogues.drafts import Draft, Phrase, grounded_draft
+from llava_grounding.dialogues.facts import Facts
+from llava_grounding.dialogues.layout import (
     CLEAR_RATIO,
     OPPOSITE,
+    Layout,
     Reference,
-    SceneFacts,
     Thing,
     counted,
-    listed,
     name_of,
-    number_word,
     place_of,
-    with_article,
 )
-from llava_grounding.scenes.kinds import GROUP_PLURALS, KINDS, confusable
-from llava_grounding.structures import VisualPrompt
-
-Phrase = tuple[str, tuple[int, ...]]
+from llava_grounding.language.nouns import listed, number_word, with_article
+from llava_grounding.markup import REGION
+from llava_grounding.scenes.kinds import GROUP_PLURALS, KINDS, confusable, kind_named
 
 _PRONOUNS = {"man": "he", "woman": "she", "child": ""}
 
@@ -63,97 +58,78 @@ _ARE_THERE = ("Are there any {}?", "Are there any {} in the picture?", "Can you 
 _RELATION = ("What is {} {}?", "What can you see {} {}?", "Which thing is {} {}?")
 
 
-def scene_turns(
-    facts: SceneFacts,
-    masks: np.ndarray,
+def scene_drafts(
+    layout: Layout,
+    background: str,
     rng: random.Random,
     kinds: Sequence[str] | None = None,
     absent_kinds: Sequence[str] = (),
-) -> tuple[Turn, ...]:
-    """Every kind of question that fits the scene; a `followup` directly follows the turn it refers to.
+) -> tuple[Draft, ...]:
+    """Every kind of question that fits the scene; a `followup` directly follows the draft it refers to.
 
     Args:
-        facts: what is true.
-        masks: (n, H, W) bool, visible pixels of the things, for visual prompts.
+        layout: what is true.
+        background: one sentence, or "".
         rng: picks phrasings and what is asked about.
         kinds: the kinds of `QUESTION_KINDS` wanted; None = all.
         absent_kinds: names of things to ask about where they are absent; empty = any.
     """
-    turns: list[Turn] = []
-    for kind, ask in _ASKERS.items():
-        if kinds is None or kind in kinds:
-            turns += ask(_Scene(facts, masks, rng, tuple(absent_kinds) or _KIND_NAMES))
+    scene = _Scene(layout, background, rng, tuple(absent_kinds) or _KIND_NAMES)
     wanted = QUESTION_KINDS if kinds is None else kinds
-    return tuple(turn for turn in turns if turn.kind in wanted)
+    drafts = [draft for kind, ask in _ASKERS.items() if kind in wanted for draft in ask(scene)]
+    return tuple(draft for draft in drafts if draft.kind in wanted)
 
 
-def scene_phrases(sample: Sample) -> list[tuple[str, tuple[int, ...]]]:
+def scene_layout(
+    scene: Sample | Facts, stands_on: Mapping[int, int] | None = None, in_front: Sequence[tuple[int, int]] = ()
+) -> Layout:
+    """Where the things of a scene are, by their visible pixels."""
+    areas = scene.masks.sum(axis=(1, 2)).tolist()
+    return Layout.of_instances(scene.instances, areas, scene.image_size_wh, kind_named, stands_on, in_front)
+
+
+def scene_phrases(scene: Sample | Facts) -> list[Phrase]:
     """Referring phrases with their exact targets: "the red car", "the dog on the left", "apples"."""
-    areas = sample.masks.sum(axis=(1, 2)).tolist()
-    facts = SceneFacts.of_instances(sample.instances, areas, sample.image_size_wh)
-    phrases = [(f"the {ref.words}", ref.indices) for thing in facts.things for ref in facts.single_references(thing)]
-    return phrases + [(ref.words, ref.indices) for ref in facts.plural_references()]
+    layout = scene_layout(scene)
+    phrases = [(f"the {ref.words}", ref.indices) for thing in layout.things for ref in layout.single_references(thing)]
+    return phrases + [(ref.words, ref.indices) for ref in layout.plural_references()]
 
 
 class _Scene:
-    """Facts, masks and random generator of one scene, and how its turns are put into words."""
+    """What is true in one scene, its random generator, and how questions about it are put into words."""
 
-    def __init__(self, facts: SceneFacts, masks: np.ndarray, rng: random.Random, absent_kinds: tuple[str, ...]) -> None:
-        self.facts, self.masks, self.rng, self.absent_kinds = facts, masks, rng, absent_kinds
+    def __init__(self, layout: Layout, background: str, rng: random.Random, absent_kinds: tuple[str, ...]) -> None:
+        self.layout, self.background, self.rng, self.absent_kinds = layout, background, rng, absent_kinds
 
     def some(self, things: Sequence[Thing], count: int) -> list[Thing]:
         return self.rng.sample(list(things), min(count, len(things)))
 
     def named(self) -> list[Thing]:
-        return [thing for thing in self.facts.things if self.facts.name(thing)]
+        return [thing for thing in self.layout.things if self.layout.name(thing)]
 
     def the(self, thing: Thing) -> Phrase:
-        name = self.facts.name(thing)
+        name = self.layout.name(thing)
         assert name is not None
         return f"the {name}", (thing.index,)
 
     def any_name(self, thing: Thing) -> Phrase:
         """One of its names, not always the shortest."""
-        return f"the {self.rng.choice(self.facts.single_references(thing)).words}", (thing.index,)
+        return f"the {self.rng.choice(self.layout.single_references(thing)).words}", (thing.index,)
 
     def ask(self, questions: Sequence[str], *words: str) -> str:
         return self.rng.choice(questions).format(*words)
 
     def where(self, thing: Thing, phrase: Phrase) -> tuple[str, list[Phrase]]:
         """The answer to where a thing is: its part of the image, and its relation to the nearest other thing."""
-        other = self.facts.nearest(thing)
+        other = self.layout.nearest(thing)
         if other is None or other.index == thing.index:
             return "{} is " + place_of(thing) + ".", [phrase]
-        relation = self.facts.relation(thing, other)
+        relation = self.layout.relation(thing, other)
         return "{} is " + f"{place_of(thing)}, {relation} " + "{}.", [phrase, self.the(other)]
 
-    def prompt(self, thing: Thing) -> VisualPrompt:
-        return prompt_inside(self.masks[thing.index], self.rng)
 
-
-def _turn(
-    kind: str, question: str, template: str, phrases: Sequence[Phrase] = (), prompts: Sequence[VisualPrompt] = ()
-) -> Turn:
-    """A grounded turn; `template` has one `{}` per phrase, and the answer starts with a capital letter.
-
-    An answer without phrases ("No, there is no dog") is grounded too: otherwise asking for grounding tells the answer.
-    """
-    texts = [text for text, _ in phrases]
-    if template.startswith("{}"):
-        texts[0] = texts[0][0].upper() + texts[0][1:]
-    answer = template.format(*(f"{PHRASE_START} {text} {PHRASE_END} {SEG}" for text in texts))
-    targets = tuple(indices for _, indices in phrases)
-    return Turn(question, answer, targets, tuple(prompts), True, kind)
-
-
-def _plain(turn: Turn) -> Turn:
-    """The same turn answered without markup."""
-    answer = turn.answer.replace(f"{PHRASE_START} ", "").replace(f" {PHRASE_END} {SEG}", "")
-    return replace(turn, answer=answer, targets=(), grounded=False)
-
-
-def _describe(scene: _Scene) -> list[Turn]:
-    groups = scene.facts.groups()
+def _describe(scene: _Scene) -> list[Draft]:
+    groups = scene.layout.groups()
     phrases: list[Phrase] = []
     for group in groups:
         first = group[0]
@@ -162,167 +138,173 @@ def _describe(scene: _Scene) -> list[Turn]:
     pair = _telling_pair(scene, groups)
     if pair:
         first, second = pair
-        template += " {} is " + scene.facts.relation(first, second) + " {}."
+        template += " {} is " + scene.layout.relation(first, second) + " {}."
         name, indices = scene.the(first)
         phrases += [(name[0].upper() + name[1:], indices), scene.the(second)]
-    if scene.facts.background:
-        template += f" {scene.facts.background}"
-    return [_turn("describe", scene.ask(_DESCRIBE), template, phrases)]
+    if scene.background:
+        template += f" {scene.background}"
+    return [grounded_draft("describe", scene.ask(_DESCRIBE), template, phrases)]
 
 
-def _describe_plain(scene: _Scene) -> list[Turn]:
-    return [replace(_plain(turn), kind="describe_plain") for turn in _describe(scene)]
+def _describe_plain(scene: _Scene) -> list[Draft]:
+    return [replace(turn.plain(), kind="describe_plain") for turn in _describe(scene)]
 
 
 def _telling_pair(scene: _Scene, groups: Sequence[Sequence[Thing]]) -> tuple[Thing, Thing] | None:
     """The pair whose relation a description tells: standing on, then in front of, then the first two single things."""
-    facts = scene.facts
-    for i, j in [*sorted(facts.stands_on.items()), *sorted(facts.in_front)]:
-        first, second = facts.things[i], facts.things[j]
-        if facts.name(first) and facts.name(second):
+    layout = scene.layout
+    for i, j in [*sorted(layout.stands_on.items()), *sorted(layout.in_front)]:
+        first, second = layout.things[i], layout.things[j]
+        if layout.name(first) and layout.name(second):
             return first, second
-    singles = [group[0] for group in groups if len(group) == 1 and facts.name(group[0])]
+    singles = [group[0] for group in groups if len(group) == 1 and layout.name(group[0])]
     return (singles[0], singles[1]) if len(singles) > 1 else None
 
 
-def _count(scene: _Scene) -> list[Turn]:
-    facts, rng, turns = scene.facts, scene.rng, []
-    groups = facts.groups()
+def _count(scene: _Scene) -> list[Draft]:
+    layout, rng, turns = scene.layout, scene.rng, []
+    groups = layout.groups()
     asked: list[tuple[str, str, tuple[int, ...]]] = []  # plural words, counted words, who
     for group in rng.sample(groups, min(2, len(groups))):
         thing = group[0]
         colour = thing.said_colour if rng.random() < 0.5 else None
-        indices = facts.of_kind(thing.kind.name, colour)
+        indices = layout.of_kind(thing.kind.name, colour)
         words = number_word(len(indices)) + " " + name_of(thing.kind, colour, len(indices))
         asked.append((name_of(thing.kind, colour, 2), words, indices))
-    wider = sorted({thing.kind.group for thing in facts.things} - {""})
+    wider = sorted({thing.kind.group for thing in layout.things} - {""})
     if wider:
         group_name = rng.choice(wider)
-        indices = facts.of_group(group_name)
+        indices = layout.of_group(group_name)
         noun = group_name if len(indices) == 1 else GROUP_PLURALS[group_name]
         asked.append((GROUP_PLURALS[group_name], f"{number_word(len(indices))} {noun}", indices))
-    everything = tuple(range(len(facts.things)))
+    everything = tuple(range(len(layout.things)))
     noun = "thing" if len(everything) == 1 else "things"
     asked.append(("things", f"{number_word(len(everything))} {noun}", everything))
     for plural, words, indices in asked:
         verb = "is" if len(indices) == 1 else "are"
-        turns.append(_turn("count", scene.ask(_COUNT, plural), f"There {verb} {{}}.", [(words, indices)]))
-    turns.append(_plain(turns[0]))
+        turns.append(grounded_draft("count", scene.ask(_COUNT, plural), f"There {verb} {{}}.", [(words, indices)]))
+    turns.append(turns[0].plain())
     missing = _absent_kind(scene)
     if missing:
         plural = KINDS[missing].plural
-        turns.append(_turn("count", scene.ask(_COUNT, plural), f"There are no {plural} in the picture."))
+        turns.append(grounded_draft("count", scene.ask(_COUNT, plural), f"There are no {plural} in the picture."))
     return turns
 
 
-def _colour(scene: _Scene) -> list[Turn]:
+def _colour(scene: _Scene) -> list[Draft]:
     turns = []
     for thing in scene.some([t for t in scene.named() if t.colour], 2):
         # The question must not give the colour away.
-        names = [ref.words for ref in scene.facts.single_references(thing) if not _says_colour(ref, thing)]
+        names = [ref.words for ref in scene.layout.single_references(thing) if not _says_colour(ref, thing)]
         if not names:
             continue
         words = f"the {scene.rng.choice(names)}"
         questions = _WEARING if thing.kind.worn else _COLOUR_ONE
         verb = "is wearing" if thing.kind.worn else "is"
         turns.append(
-            _turn("colour", scene.ask(questions, words), f"{{}} {verb} {thing.colour}.", [(words, (thing.index,))])
+            grounded_draft(
+                "colour", scene.ask(questions, words), f"{{}} {verb} {thing.colour}.", [(words, (thing.index,))]
+            )
         )
-    for group in scene.facts.groups():
+    for group in scene.layout.groups():
         kind, colour = group[0].kind, group[0].colour
-        indices = scene.facts.of_kind(kind.name)
+        indices = scene.layout.of_kind(kind.name)
         if colour and not kind.worn and 1 < len(group) == len(indices):
             words = f"the {kind.plural}"
-            turns.append(_turn("colour", scene.ask(_COLOUR_MANY, words), f"{{}} are {colour}.", [(words, indices)]))
-    return turns + [_plain(turn) for turn in turns[:1]]
+            turns.append(
+                grounded_draft("colour", scene.ask(_COLOUR_MANY, words), f"{{}} are {colour}.", [(words, indices)])
+            )
+    return turns + [turn.plain() for turn in turns[:1]]
 
 
 def _says_colour(reference: Reference, thing: Thing) -> bool:
     return thing.colour is not None and thing.colour in reference.words.split()
 
 
-def _where(scene: _Scene) -> list[Turn]:
+def _where(scene: _Scene) -> list[Draft]:
     turns = []
     for number, thing in enumerate(scene.some(scene.named(), 3)):
         phrase = scene.any_name(thing)
-        turn = _turn("where", scene.ask(_WHERE, phrase[0]), *scene.where(thing, phrase))
-        turns.append(_plain(turn) if number == 2 else turn)
+        turn = grounded_draft("where", scene.ask(_WHERE, phrase[0]), *scene.where(thing, phrase))
+        turns.append(turn.plain() if number == 2 else turn)
         if number == 0:
             turns += _follow_up(scene, thing, located=True)
     return turns
 
 
-def _find(scene: _Scene) -> list[Turn]:
+def _find(scene: _Scene) -> list[Draft]:
     turns = []
     for number, thing in enumerate(scene.some(scene.named(), 3)):
         phrase = scene.any_name(thing)
-        turns.append(_turn("find", scene.ask(_FIND, phrase[0]), "{}.", [phrase]))
+        turns.append(grounded_draft("find", scene.ask(_FIND, phrase[0]), "{}.", [phrase]))
         if number == 0:
             turns += _follow_up(scene, thing, located=False)
-    plurals = scene.facts.plural_references()
+    plurals = scene.layout.plural_references()
     for number, reference in enumerate(scene.rng.sample(plurals, min(2, len(plurals)))):
         words = f"the {reference.words}"
-        turns.append(_turn("find", scene.ask(_FIND, words), "{}.", [(words, reference.indices)]))
+        turns.append(grounded_draft("find", scene.ask(_FIND, words), "{}.", [(words, reference.indices)]))
         if number == 0:
             how_many = f"{number_word(len(reference.indices))} {reference.words}", reference.indices
             question = scene.rng.choice(("How many are there?", "How many of them are there?", "How many do you see?"))
-            turns.append(_turn("followup", question, "There are {}.", [how_many]))
+            turns.append(grounded_draft("followup", question, "There are {}.", [how_many]))
     return turns
 
 
-def _follow_up(scene: _Scene, thing: Thing, located: bool) -> list[Turn]:
+def _follow_up(scene: _Scene, thing: Thing, located: bool) -> list[Draft]:
     """A turn that says "it" for the thing just talked about; `located` = where it is has been said."""
     pronoun = _PRONOUNS.get(thing.kind.name, "it")
-    if not pronoun or scene.facts.name(thing) is None:
+    if not pronoun or scene.layout.name(thing) is None:
         return []
     rng, phrase = scene.rng, scene.the(thing)
-    options: list[Callable[[], Turn]] = []
+    options: list[Callable[[], Draft]] = []
     if thing.colour and thing.kind.worn:
         question = rng.choice((f"What colour is {pronoun} wearing?", f"What color does {pronoun} wear?"))
-        options.append(lambda: _turn("followup", question, f"{{}} is wearing {thing.colour}.", [phrase]))
+        options.append(lambda: grounded_draft("followup", question, f"{{}} is wearing {thing.colour}.", [phrase]))
     elif thing.colour:
         colour_question = rng.choice(("What colour is it?", "And what colour is it?", "What color is it?"))
-        options.append(lambda: _turn("followup", colour_question, f"{{}} is {thing.colour}.", [phrase]))
+        options.append(lambda: grounded_draft("followup", colour_question, f"{{}} is {thing.colour}.", [phrase]))
     if not located:
         where_question = rng.choice((f"Where is {pronoun}?", f"And where is {pronoun}?"))
-        options.append(lambda: _turn("followup", where_question, *scene.where(thing, phrase)))
-    other = scene.facts.clearly_nearest(thing)
+        options.append(lambda: grounded_draft("followup", where_question, *scene.where(thing, phrase)))
+    other = scene.layout.clearly_nearest(thing)
     if other is not None:
         obj = {"he": "him", "she": "her"}.get(pronoun, pronoun)
         near_question = rng.choice((f"What is nearest to {obj}?", f"What is closest to {obj}?"))
-        options.append(lambda: _turn("followup", near_question, "{} is nearest to {}.", [scene.the(other), phrase]))
+        options.append(
+            lambda: grounded_draft("followup", near_question, "{} is nearest to {}.", [scene.the(other), phrase])
+        )
     return [rng.choice(options)()] if options else []
 
 
-def _region(scene: _Scene) -> list[Turn]:
-    turns: list[Turn] = []
-    facts, rng = scene.facts, scene.rng
-    for number, thing in enumerate(scene.some(facts.things, 3)):
+def _region(scene: _Scene) -> list[Draft]:
+    turns: list[Draft] = []
+    layout, rng = scene.layout, scene.rng
+    for number, thing in enumerate(scene.some(layout.things, 3)):
         words = with_article(name_of(thing.kind, thing.said_colour)), (thing.index,)
         question = scene.ask(_REGION_WHAT, REGION)
-        turn = _turn("region", question, "It is {}.", [words], [scene.prompt(thing)])
-        turns.append(_plain(turn) if number == 1 else turn)
+        turn = grounded_draft("region", question, "It is {}.", [words], [thing.index])
+        turns.append(turn.plain() if number == 1 else turn)
         if number == 0 and not thing.kind.worn:
             turns += _follow_up(scene, thing, located=False)
-    thing = rng.choice(facts.things)
+    thing = rng.choice(layout.things)
     if thing.colour and not thing.kind.worn:
         question = scene.ask(_REGION_COLOUR, REGION)
         phrase = f"the {thing.kind.name}", (thing.index,)
-        turns.append(_turn("region", question, f"{{}} is {thing.colour}.", [phrase], [scene.prompt(thing)]))
+        turns.append(grounded_draft("region", question, f"{{}} is {thing.colour}.", [phrase], [thing.index]))
     for thing in scene.some(scene.named(), 1):
         template, phrases = scene.where(thing, scene.the(thing))
-        turns.append(_turn("region", scene.ask(_REGION_WHERE, REGION), template, phrases, [scene.prompt(thing)]))
+        turns.append(grounded_draft("region", scene.ask(_REGION_WHERE, REGION), template, phrases, [thing.index]))
     return turns + _region_pair(scene) + _relation_of(scene, region=True)
 
 
-def _region_pair(scene: _Scene) -> list[Turn]:
+def _region_pair(scene: _Scene) -> list[Draft]:
     """Two regions in one question."""
     named = scene.named()
     if len(named) < 2:
         return []
     rng = scene.rng
     first, second = rng.sample(named, 2)
-    prompts = [scene.prompt(first), scene.prompt(second)]
+    regions = [first.index, second.index]
     phrases = [scene.the(first), scene.the(second)]
     turns = []
     ratio = first.area / second.area
@@ -332,17 +314,19 @@ def _region_pair(scene: _Scene) -> list[Turn]:
         truth = "bigger" if ratio > 1 else "smaller"
         yes = (truth == "bigger") == bigger_asked
         turns.append(
-            _turn("region", question, f"{'Yes' if yes else 'No'}, {{}} is {truth} than {{}}.", phrases, prompts)
+            grounded_draft(
+                "region", question, f"{'Yes' if yes else 'No'}, {{}} is {truth} than {{}}.", phrases, regions
+            )
         )
     question = rng.choice((f"What are {REGION} and {REGION}?", f"Name {REGION} and {REGION}."))
     words = [(with_article(name_of(t.kind, t.said_colour)), (t.index,)) for t in (first, second)]
-    turns.append(_turn("region", question, "They are {} and {}.", words, prompts))
+    turns.append(grounded_draft("region", question, "They are {} and {}.", words, regions))
     return turns
 
 
-def _absent(scene: _Scene) -> list[Turn]:
+def _absent(scene: _Scene) -> list[Draft]:
     """Yes/no about things that are there and things that are not."""
-    turns = [_yes(scene, thing) for thing in scene.some(scene.facts.things, 2)]
+    turns = [_yes(scene, thing) for thing in scene.some(scene.layout.things, 2)]
     missing = _absent_kind(scene)
     if missing:
         turns.append(_no(scene, missing, None))
@@ -350,91 +334,99 @@ def _absent(scene: _Scene) -> list[Turn]:
     if twin:
         turns.append(_no(scene, *twin))
     group = scene.rng.choice(tuple(GROUP_PLURALS))
-    plural, members = GROUP_PLURALS[group], scene.facts.of_group(group)
+    plural, members = GROUP_PLURALS[group], scene.layout.of_group(group)
     question = scene.ask(_ARE_THERE, plural)
     if members:
         verb, noun = ("is", group) if len(members) == 1 else ("are", plural)
         words = f"{number_word(len(members))} {noun}"
-        turns.append(_turn("absent", question, f"Yes, there {verb} {{}}.", [(words, members)]))
+        turns.append(grounded_draft("absent", question, f"Yes, there {verb} {{}}.", [(words, members)]))
     else:
-        turns.append(_turn("absent", question, f"No, there are no {plural} in the picture."))
+        turns.append(grounded_draft("absent", question, f"No, there are no {plural} in the picture."))
     if scene.rng.random() < 0.5:
-        turns.append(_plain(scene.rng.choice(turns)))
+        turns.append(scene.rng.choice(turns).plain())
     return turns
 
 
-def _yes(scene: _Scene, thing: Thing) -> Turn:
+def _yes(scene: _Scene, thing: Thing) -> Draft:
     colour = thing.said_colour if scene.rng.random() < 0.5 else None
-    indices = scene.facts.of_kind(thing.kind.name, colour)
+    indices = scene.layout.of_kind(thing.kind.name, colour)
     question = scene.ask(_IS_THERE, with_article(name_of(thing.kind, colour)))
     if scene.rng.random() < 0.3:
         question = scene.ask(_ARE_THERE, name_of(thing.kind, colour, 2))
     verb = "is" if len(indices) == 1 else "are"
-    return _turn("absent", question, f"Yes, there {verb} {{}}.", [(counted(thing.kind, colour, len(indices)), indices)])
+    return grounded_draft(
+        "absent", question, f"Yes, there {verb} {{}}.", [(counted(thing.kind, colour, len(indices)), indices)]
+    )
 
 
-def _no(scene: _Scene, kind_name: str, colour: str | None) -> Turn:
+def _no(scene: _Scene, kind_name: str, colour: str | None) -> Draft:
     kind = KINDS[kind_name]
     if scene.rng.random() < 0.3:
         plural = name_of(kind, colour, 2)
-        return _turn("absent", scene.ask(_ARE_THERE, plural), f"No, there are no {plural} in the picture.")
+        return grounded_draft("absent", scene.ask(_ARE_THERE, plural), f"No, there are no {plural} in the picture.")
     name = name_of(kind, colour)
     question = scene.ask(_IS_THERE, with_article(name))
-    return _turn("absent", question, f"No, there is no {name} in the picture.")
+    return grounded_draft("absent", question, f"No, there is no {name} in the picture.")
 
 
 def _absent_kind(scene: _Scene) -> str | None:
-    present = [thing.kind.name for thing in scene.facts.things]
+    present = [thing.kind.name for thing in scene.layout.things]
     candidates = scene.rng.sample(scene.absent_kinds, min(12, len(scene.absent_kinds)))
     return next((name for name in candidates if not any(confusable(name, other) for other in present)), None)
 
 
 def _absent_colour(scene: _Scene) -> tuple[str, str] | None:
     """A kind that is there, in a colour that it has not."""
-    kinds = [thing.kind for thing in scene.facts.things if thing.said_colour]
+    kinds = [thing.kind for thing in scene.layout.things if thing.said_colour]
     if not kinds:
         return None
     kind = scene.rng.choice(kinds)
-    free = [colour for colour in kind.colours if not scene.facts.of_kind(kind.name, colour)]
+    free = [colour for colour in kind_named(kind.name).colours if not scene.layout.of_kind(kind.name, colour)]
     return (kind.name, scene.rng.choice(free)) if free else None
 
 
-def _relation(scene: _Scene) -> list[Turn]:
+def _relation(scene: _Scene) -> list[Draft]:
     """Yes/no about a relation, and what stands in a relation to a thing."""
     named = scene.named()
     turns = []
     if len(named) > 1:
         first, second = scene.rng.sample(named, 2)
-        if scene.facts.relation_is_clear(first, second):
-            truth = scene.facts.relation(first, second)
+        if scene.layout.relation_is_clear(first, second):
+            truth = scene.layout.relation(first, second)
             yes = scene.rng.random() < 0.5
             claim = truth if yes else OPPOSITE[truth]
             phrases = [scene.the(first), scene.the(second)]
             question = f"Is {phrases[0][0]} {claim} {phrases[1][0]}?"
-            turns.append(_turn("relation", question, f"{'Yes' if yes else 'No'}, {{}} is {truth} {{}}.", phrases))
+            turns.append(
+                grounded_draft("relation", question, f"{'Yes' if yes else 'No'}, {{}} is {truth} {{}}.", phrases)
+            )
     return turns + _relation_of(scene, region=False)
 
 
-def _relation_of(scene: _Scene, region: bool) -> list[Turn]:
+def _relation_of(scene: _Scene, region: bool) -> list[Draft]:
     """ "What is to the left of the dog?", where exactly one thing is."""
-    facts, rng = scene.facts, scene.rng
+    layout, rng = scene.layout, scene.rng
     for anchor in scene.some(scene.named(), 2):
         others = [thing for thing in scene.named() if thing is not anchor]
         for thing in scene.some(others, 2):
-            relation = facts.relation(thing, anchor)
-            rivals = [o for o in facts.things if o not in (thing, anchor) and _may_be(relation, o, anchor, facts)]
-            if rivals or not facts.relation_is_clear(thing, anchor):
+            relation = layout.relation(thing, anchor)
+            rivals = [o for o in layout.things if o not in (thing, anchor) and _may_be(relation, o, anchor, layout)]
+            if rivals or not layout.relation_is_clear(thing, anchor):
                 continue
             short = relation.replace("to the ", "") if rng.random() < 0.4 else relation
             asked = REGION if region else scene.the(anchor)[0]
             question = scene.ask(_RELATION, short, asked)
-            prompts = [scene.prompt(anchor)] if region else []
+            regions = [anchor.index] if region else []
             phrases = [scene.the(thing), scene.the(anchor)]
-            return [_turn("region" if region else "relation", question, f"{{}} is {relation} {{}}.", phrases, prompts)]
+            return [
+                grounded_draft(
+                    "region" if region else "relation", question, f"{{}} is {relation} {{}}.", phrases, regions
+                )
+            ]
     return []
 
 
-def _may_be(relation: str, thing: Thing, anchor: Thing, facts: SceneFacts) -> bool:
+def _may_be(relation: str, thing: Thing, anchor: Thing, layout: Layout) -> bool:
     """Whether somebody could say that the thing is in this relation to the anchor."""
     margin = {
         "to the left of": anchor.x - thing.x,
@@ -444,30 +436,11 @@ def _may_be(relation: str, thing: Thing, anchor: Thing, facts: SceneFacts) -> bo
     }
     if relation in margin:
         return margin[relation] > 0.03
-    return facts.relation(thing, anchor) == relation
-
-
-def prompt_inside(mask: np.ndarray, rng: random.Random) -> VisualPrompt:
-    """A click, box, scribble or mask that points at the visible part of a thing."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    y0, y1, x0, x1 = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    pick = rng.random()
-    if pick < 0.15:
-        return VisualPrompt.mask_of(mask)
-    if pick < 0.5:
-        return VisualPrompt.box(x0, y0, x1, y1)
-    ys, xs = mask[y0:y1, x0:x1].nonzero()
-    count = 1 if pick < 0.85 else rng.randint(3, 6)
-    chosen = [rng.randrange(len(xs)) for _ in range(count)]
-    points = [(float(x0 + xs[k]) + 0.5, float(y0 + ys[k]) + 0.5) for k in chosen]
-    if count == 1:
-        return VisualPrompt.click(*points[0])
-    across = rng.random() < 0.5
-    return VisualPrompt.scribble(sorted(points, key=lambda point: point[0 if across else 1]))
+    return layout.relation(thing, anchor) == relation
 
 
 _KIND_NAMES = tuple(KINDS)
-_ASKERS: dict[str, Callable[[_Scene], list[Turn]]] = {
+_ASKERS: dict[str, Callable[[_Scene], list[Draft]]] = {
     "describe": _describe,
     "describe_plain": _describe_plain,
     "count": _count,

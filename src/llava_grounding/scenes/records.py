@@ -9,7 +9,7 @@ import io
 import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
@@ -19,13 +19,12 @@ from PIL import Image
 from llava_grounding.data.coco_writer import coco_captions, coco_instances, write_json
 from llava_grounding.data.readers.notation import written_dialogue
 from llava_grounding.data.record import Annotation, Expression, GroundedText, Record, RecordedTurn
-from llava_grounding.data.sample import Sample
+from llava_grounding.dialogues.drafts import Draft
 from llava_grounding.errors import ConfigError
 from llava_grounding.markup import strip_markup
-from llava_grounding.masks import encode_rle, mask_to_box
+from llava_grounding.masks import encode_rle
 from llava_grounding.scenes.kinds import KINDS, confusable
-from llava_grounding.scenes.synthetic import SceneConfig, draw_scene, scene_phrases
-from llava_grounding.structures import VisualPrompt
+from llava_grounding.scenes.synthetic import SceneConfig, draft_scene, scene_phrases
 
 HELD_OUT = 10**9
 """Scenes with a seed from here on are never trained on."""
@@ -42,7 +41,10 @@ class ScenePicture:
     config: SceneConfig
 
     def __call__(self) -> bytes:
-        return _png(draw_scene(self.seed, self.config))
+        stream = io.BytesIO()
+        image = draft_scene(self.seed, replace(self.config, questions=())).facts.image
+        Image.fromarray(image).save(stream, "PNG", compress_level=1)
+        return stream.getvalue()
 
 
 class DrawnScenes(Sequence[Record]):
@@ -89,27 +91,28 @@ class DrawnScenes(Sequence[Record]):
 def scene_record(seed: int, config: SceneConfig | None = None) -> Record:
     """The scene of this seed as a record: exact masks, grounded captions, expressions and dialogues."""
     config = config or SceneConfig()
-    sample = draw_scene(seed, config)
-    descriptions = [turn for turn in sample.turns if turn.kind == "describe"]
-    present = {thing.category for thing in sample.instances}
+    scene = draft_scene(seed, config)
+    facts = scene.facts
+    descriptions = [turn for turn in scene.drafts if turn.kind == "describe"]
+    present = {thing.category for thing in facts.instances}
     return Record(
-        id=sample.id,
+        id=facts.id,
         image_id=seed,
-        image_size_wh=sample.image_size_wh,
+        image_size_wh=facts.image_size_wh,
         instances=tuple(
             Annotation(
                 thing.category, _box(thing.box_xyxy), encode_rle(mask), "thing", seed * _IDS_PER_SCENE + index + 1
             )
-            for index, (thing, mask) in enumerate(zip(sample.instances, sample.masks, strict=True))
+            for index, (thing, mask) in enumerate(zip(facts.instances, facts.masks, strict=True))
         ),
         captions=tuple(dict.fromkeys(strip_markup(turn.answer) for turn in descriptions)),
         exhaustive=frozenset(present | {name for name in KINDS if not any(confusable(name, one) for one in present)}),
-        source=sample.source,
+        source=facts.source,
         read_bytes=ScenePicture(seed, config),
         grounded_captions=tuple(dict.fromkeys(GroundedText(turn.answer, turn.targets) for turn in descriptions)),
-        expressions=tuple(Expression(text, targets) for text, targets in scene_phrases(sample)),
-        dialogues=_dialogues(sample, random.Random(f"dialogues {seed}")),
-        image_name=f"{sample.id}.png",
+        expressions=tuple(Expression(text, targets) for text, targets in scene_phrases(facts)),
+        dialogues=_dialogues(scene.drafts, random.Random(f"dialogues {seed}")),
+        image_name=f"{facts.id}.png",
     )
 
 
@@ -140,24 +143,17 @@ def write_scenes(folder: str | Path, count: int, seed: int = 0, config: SceneCon
     return paths
 
 
-def _png(sample: Sample) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(sample.image).save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
-
-
 def _box(box_xyxy: np.ndarray) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = (float(value) for value in box_xyxy)
     return x0, y0, x1, y1
 
 
-def _dialogues(sample: Sample, rng: random.Random) -> tuple[tuple[RecordedTurn, ...], ...]:
+def _dialogues(drafts: Sequence[Draft], rng: random.Random) -> tuple[tuple[RecordedTurn, ...], ...]:
     """All turns, each with its follow-up, shuffled into dialogues of one to three rounds."""
     rounds: list[list[RecordedTurn]] = []
-    for turn in sample.turns:
-        regions = tuple(_thing_at(prompt, sample.masks) for prompt in turn.prompts)
-        recorded = RecordedTurn(turn.question, turn.answer, turn.targets, regions, turn.grounded)
-        if turn.kind == "followup" and rounds:
+    for draft in drafts:
+        recorded = RecordedTurn(draft.question, draft.answer, draft.targets, draft.regions, draft.grounded)
+        if draft.kind == "followup" and rounds:
             rounds[-1].append(recorded)
         else:
             rounds.append([recorded])
@@ -167,17 +163,3 @@ def _dialogues(sample: Sample, rng: random.Random) -> tuple[tuple[RecordedTurn, 
         taken = [rounds.pop() for _ in range(min(rng.randint(1, _MOST_ROUNDS), len(rounds)))]
         dialogues.append(tuple(turn for one in taken for turn in one))
     return tuple(dialogues)
-
-
-def _thing_at(prompt: VisualPrompt, masks: np.ndarray) -> int:
-    """Which thing a prompt points at: its points, its box or its mask belong to one thing only."""
-    if prompt.mask is not None:
-        hits = (masks & prompt.mask).sum(axis=(1, 2))
-    elif prompt.points_xy is not None:
-        columns, rows = prompt.points_xy.astype(int).T
-        hits = masks[:, rows, columns].sum(axis=1)
-    else:
-        assert prompt.box_xyxy is not None
-        boxes = np.array([mask_to_box(mask) for mask in masks])
-        hits = -np.abs(boxes - prompt.box_xyxy).sum(axis=1)
-    return int(hits.argmax())

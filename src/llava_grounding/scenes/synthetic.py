@@ -14,11 +14,13 @@ from PIL import Image
 
 from llava_grounding.colours import COLOURS
 from llava_grounding.data.sample import Instance, Sample
+from llava_grounding.dialogues.builder import pointed, sample_of
+from llava_grounding.dialogues.drafts import Draft
+from llava_grounding.dialogues.facts import Facts
 from llava_grounding.errors import ConfigError, did_you_mean
 from llava_grounding.scenes.backgrounds import Background, paint_background, photo_background
-from llava_grounding.scenes.facts import SceneFacts
 from llava_grounding.scenes.kinds import KINDS, confusable, kind_named
-from llava_grounding.scenes.questions import QUESTION_KINDS, scene_phrases, scene_turns
+from llava_grounding.scenes.questions import QUESTION_KINDS, scene_drafts, scene_layout, scene_phrases
 from llava_grounding.scenes.sprites import OPAQUE, cropped, drawn_sprite, emoji_sprite, num_variants, posed
 
 __all__ = ["COLOURS", "KINDS", "QUESTION_KINDS", "SceneConfig", "draw_scene", "scene_phrases"]
@@ -114,6 +116,23 @@ class _Placed:
 
 def draw_scene(seed: int, config: SceneConfig = SceneConfig()) -> Sample:
     """The scene of this seed: image, things with their visible masks, and dialogue turns."""
+    scene = draft_scene(seed, config)
+    rng = np.random.default_rng(scene.prompt_seed)
+    return sample_of(scene.facts, [pointed(draft, scene.facts, rng) for draft in scene.drafts])
+
+
+@dataclass(frozen=True)
+class DraftedScene:
+    """A drawn scene with the questions about it, of which none has pointed at anything yet."""
+
+    facts: Facts
+    drafts: tuple[Draft, ...]
+    prompt_seed: int
+    """Of how things are pointed at."""
+
+
+def draft_scene(seed: int, config: SceneConfig = SceneConfig()) -> DraftedScene:
+    """The scene of this seed."""
     rng = random.Random(f"scene {seed}")
     size_wh = _image_size(rng, config)
     background = _background(rng, config, size_wh)
@@ -122,18 +141,22 @@ def draw_scene(seed: int, config: SceneConfig = SceneConfig()) -> Sample:
     image = Image.fromarray(background.image)
     for thing in placed:
         image.paste(thing.sprite, (thing.x, thing.y), thing.sprite)
-    masks = np.stack([thing.mask for thing in placed])
     instances = tuple(_instance(thing) for thing in placed)
-    facts = SceneFacts.of_instances(
-        instances,
-        masks.sum(axis=(1, 2)).tolist(),
-        size_wh,
-        background=background.sentence,
-        stands_on=canvas.stands_on,
-        in_front=frozenset(canvas.in_front()),
+    facts = Facts(
+        id=f"scene-{seed}",
+        image=np.asarray(image).copy(),
+        instances=instances,
+        masks=np.stack([thing.mask for thing in placed]),
+        source="drawn",
+        exhaustive_names=frozenset(instance.category for instance in instances),
+        regions=("thing",) * len(instances),
+        rows={row: row for row in range(len(instances))},
     )
-    turns = scene_turns(facts, masks, rng, config.questions, config.kinds) if config.questions else ()
-    return Sample(f"scene-{seed}", np.asarray(image).copy(), instances, masks, turns, None, "drawn")
+    if not config.questions:
+        return DraftedScene(facts, (), 0)
+    layout = scene_layout(facts, canvas.stands_on, canvas.in_front())
+    drafts = scene_drafts(layout, background.sentence, rng, config.questions, config.kinds)
+    return DraftedScene(facts, drafts, rng.getrandbits(64))
 
 
 def _image_size(rng: random.Random, config: SceneConfig) -> tuple[int, int]:

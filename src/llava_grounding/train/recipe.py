@@ -15,7 +15,7 @@ import yaml
 from llava_grounding.errors import ConfigError, did_you_mean, quoted
 from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.recipe_file import MAX_DEPTH, find_recipe, parse_yaml, read_recipe_file, yaml_problem
-from llava_grounding.train.renamed import present_key, with_present_names
+from llava_grounding.train.renamed import FORMER, former_name, former_names
 
 Stage = Literal["pretrain_grounder", "chat", "align", "grounded_chat", "visual_prompt", "set_of_mark"]
 Weights = Literal["float32", "bfloat16", "int8", "int4"]
@@ -168,13 +168,12 @@ def load_recipe(path: str | Path, overrides: Mapping[str, str] | None = None) ->
             `data.0.weight`.
 
     Raises:
-        ConfigError: naming every unknown key and every value of the wrong type; or saying that there is no such
-            recipe, or what keeps the file from being read, with its line.
+        ConfigError: naming every unknown or former key and every value of the wrong type; or saying that there is no
+            such recipe, or what keeps the file from being read, with its line.
     """
-    values = with_present_names(read_recipe_file(find_recipe(path)))
+    values = read_recipe_file(find_recipe(path))
     problems = []
     for key, text in (overrides or {}).items():
-        key = present_key(key)
         try:
             _put(values, key, parse_yaml(text))
         except yaml.YAMLError as error:
@@ -229,8 +228,10 @@ def _place(values: Any, step: str) -> str | int:
 
 
 def _checked(values: Mapping[str, Any], problems: list[str]) -> Recipe:
-    values = with_present_names(values)
-    checked = _fields_of(Recipe, values, problems)
+    problems += former_names(values)
+    former = {*FORMER["recipe key"], *(["stage"] if former_name("stage", values.get("stage")) else ())}
+    present = {key: value for key, value in values.items() if key not in former}
+    checked = _fields_of(Recipe, present, problems)
     if "stage" not in values:
         problems.append("`stage` is missing")
     for name in ("data", "validation"):

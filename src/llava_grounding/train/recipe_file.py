@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from llava_grounding.errors import ConfigError, did_you_mean, nearest, quoted
-from llava_grounding.train.renamed import RECIPES
+from llava_grounding.train.renamed import former_name
 
 MAX_BYTES = 2**18
 """Of a recipe file."""
@@ -38,12 +38,13 @@ def find_recipe(name: str | Path) -> Path:
         ConfigError: if there is none; the message says which there are.
     """
     shipped = shipped_recipes()
-    present = RECIPES.get(str(name), str(name))
-    if present in shipped:
-        return shipped[present]
+    if str(name) in shipped:
+        return shipped[str(name)]
     path = Path(name)
     if str(name) and _exists(path):
         return path
+    if renamed := former_name("recipe", str(name)):
+        raise ConfigError(renamed)
     if path.suffix not in (_SUFFIX, ".yml", ".json") and path.name in ("", str(name)):
         known = f"those that ship are {', '.join(shipped)}; any other is given by the path of its file"
         raise ConfigError(f"there is no recipe {quoted(str(name), _PATH)}{did_you_mean(str(name), shipped)}; {known}")

@@ -39,7 +39,7 @@ _THRESHOLDS = {  # a softmax over all queries shares one among the instances, a 
 
 def count_matches(
     scores: np.ndarray,
-    boxes_cxcywh: np.ndarray,
+    boxes_cxcywh_norm: np.ndarray,
     truth: np.ndarray,
     wanted: np.ndarray,
     threshold: float,
@@ -49,12 +49,12 @@ def count_matches(
 
     Args:
         scores: (Q, G).
-        boxes_cxcywh: (Q, 4).
+        boxes_cxcywh_norm: (Q, 4).
         truth: (n, 4) cxcywh.
         wanted: (n, G) bool.
         nms_iou: overlap from which the weaker of two boxes is a double; None keeps both.
     """
-    corners, truth_corners = box_cxcywh_to_xyxy(boxes_cxcywh), box_cxcywh_to_xyxy(truth)
+    corners, truth_corners = box_cxcywh_to_xyxy(boxes_cxcywh_norm), box_cxcywh_to_xyxy(truth)
     found = predicted = 0
     for phrase in range(scores.shape[1]):
         kept = keep_queries(scores[:, phrase], corners, threshold, nms_iou)
@@ -182,10 +182,10 @@ def class_rows(
         memory = model.grounder.encode_image(batch.images["grounder_pixel_values"].to(device))
         output = ground_classes(model, phrases, memory, batch.phrase_mask.to(device))
         scores = query_scores(output.phrase_logits[:, :, 1:], chosen_by).cpu().numpy()
-        boxes = output.boxes_cxcywh.float().cpu().numpy()
+        boxes = output.boxes_cxcywh_norm.float().cpu().numpy()
         for index, target in enumerate(batch.targets):
             wanted = target.phrase_map[:, 1:].numpy()
-            rows.append((scores[index], boxes[index], target.boxes_cxcywh.numpy(), wanted))
+            rows.append((scores[index], boxes[index], target.boxes_cxcywh_norm.numpy(), wanted))
     return rows
 
 
@@ -231,10 +231,10 @@ def phrase_rows(
             continue
         grounding = model.ground(features.memory, embeds, found, features.proposals)
         scores = query_scores(grounding.phrase_logits, chosen_by).cpu().numpy()
-        boxes = grounding.boxes_cxcywh.float().cpu().numpy()
+        boxes = grounding.boxes_cxcywh_norm.float().cpu().numpy()
         for index, target in enumerate(batch.targets):
             known = batch.phrase_mask[index, : target.phrase_map.shape[1]].cpu().numpy()
             wanted = target.phrase_map.cpu().numpy()[:, known]
             shown = scores[index][:, : len(known)][:, known]
-            rows.append((shown, boxes[index], target.boxes_cxcywh.cpu().numpy(), wanted))
+            rows.append((shown, boxes[index], target.boxes_cxcywh_norm.cpu().numpy(), wanted))
     return rows, losses

@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from llava_grounding.data.images import FolderImages, ImageStore, TarImages, open_images, read_index
 from llava_grounding.data.readers.coco_labels import TEXT_KEYS as TEXT_KEYS
 from llava_grounding.data.readers.coco_labels import CocoLabels as CocoLabels
+from llava_grounding.data.readers.coco_labels import LabelOptions
 from llava_grounding.data.readers.exhaustive import Coverage
 from llava_grounding.data.readers.files import without_collections
 from llava_grounding.data.readers.reading import (
@@ -57,7 +58,7 @@ class CocoPhotos(PackedRecords):
         statements: rows with `image_id`, `statement` and `label`, 1 where it is true, else 0.
         questions: rows with `image_id`, `question` and `answer`, `yes` or `no`.
         name: what the data is called in reports.
-        thorough, label_sets, exhaustive, crowds_as_things, used, release, texts: see `CocoLabels`.
+        options: see `CocoLabels`.
 
     Raises:
         DataError: if a file is not in COCO's form at all, or an image's `label_set` is unknown.
@@ -71,23 +72,15 @@ class CocoPhotos(PackedRecords):
         statements: Iterable[Any] = (),
         questions: Iterable[Any] = (),
         name: str = "coco",
-        thorough: bool = False,
-        label_sets: Mapping[str, frozenset[str]] | None = None,
-        exhaustive: bool = True,
-        crowds_as_things: bool = False,
-        used: Iterable[Key] | None = None,
-        release: bool = False,
-        texts: Sequence[str] = TEXT_KEYS,
+        **options: Unpack[LabelOptions],
     ) -> None:
         left_out = LeftOut()
-        labels = CocoLabels(
-            instances, left_out, thorough, label_sets, exhaustive, crowds_as_things, used, release, texts
-        )
+        labels = CocoLabels(instances, left_out, **options)
         self.categories = {number: name for number, name in labels.categories.items() if name}
         self.ambiguous = labels.ambiguous
         self._coverage = labels.coverage
         for label_set in {_label_set(image) for image in labels.images.values()} - {None}:
-            _check_label_set(label_set, label_sets)
+            _check_label_set(label_set, options.get("label_sets"))
         said = _ImageTexts(
             _by_image("caption", _caption_rows(captions), _caption, labels.images, left_out),
             _by_image("statement", statements, _statement, labels.images, left_out),

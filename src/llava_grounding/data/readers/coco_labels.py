@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from llava_grounding.data.readers.box_forms import BoxForms
 from llava_grounding.data.readers.category_names import natural_name, read_categories, surfaces_of
@@ -40,6 +40,18 @@ TEXT_KEYS = ("caption", "captions", "expressions", "sentences", "phrase", "phras
 _UNREAD = ("attributes", "score", "keypoints", "tokens_positive")
 _TELLING = frozenset((*TEXT_KEYS, *_UNREAD))
 _ANYTHING = ("object", "objects", "region", "thing")  # categories of files whose annotations say what they are
+
+
+class LabelOptions(TypedDict, total=False):
+    """What `CocoLabels` takes beside its data, for those who pass it on."""
+
+    thorough: bool
+    label_sets: Mapping[str, frozenset[str]] | None
+    exhaustive: bool
+    crowds_as_things: bool
+    used: Iterable[Key] | None
+    release: bool
+    texts: Sequence[str]
 
 
 class CocoLabels:

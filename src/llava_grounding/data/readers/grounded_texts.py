@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.readers.files import without_collections
@@ -50,76 +50,22 @@ _BLANKS = re.compile(r" +(?=[.,;:!?])|(?<= ) +")
 class _GroundedTexts(PictureRecords):
     """Records of a file of entries, each about one picture."""
 
+    _take: ClassVar[staticmethod[[Mapping[str, Any], Picture, Counter[str]], None]]
+    """Reads one entry."""
+
     @classmethod
-    def _of(
-        cls,
-        path: str | Path,
-        images: str | Path | ImageStore,
-        name: str | None,
-        read: Callable[[Mapping[str, Any], Picture, Counter[str]], None],
-    ) -> Any:
-        path = Path(path)
+    def from_files(cls, dialogues: str | Path, images: str | Path | ImageStore, name: str | None = None) -> Self:
+        """Reads a file of this form, with its pictures in a folder, shards or a zip.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        path = Path(dialogues)
         with without_collections(), naming(path):
             entries = read_entries(path, "grounded texts")
             store, left_out, unread = image_store(images), LeftOut(), Counter[str]()
-            pictures = _read(entries, store, read, left_out, unread)
+            pictures = _read(entries, store, cls._take, left_out, unread)
             return cls(name or path.stem, pictures, store, left_out, exhaustive=False, unread=unread)
-
-
-class Osprey(_GroundedTexts):
-    """Dialogues whose questions point at `<region1>`, ... of the entry's `annotation`; `description` means them."""
-
-    @classmethod
-    def from_files(cls, dialogues: str | Path, images: str | Path | ImageStore, name: str | None = None) -> Osprey:
-        """Reads a file such as `osprey_conversation.json`, with COCO's pictures in a folder, shards or a zip.
-
-        Raises:
-            DataError: if it cannot be read.
-        """
-        found: Osprey = cls._of(dialogues, images, name, _osprey)
-        return found
-
-
-class Ferret(_GroundedTexts):
-    """Dialogues with `<bbox_location0>`, ... of the `box_x1y1x2y2` of their turn."""
-
-    @classmethod
-    def from_files(cls, dialogues: str | Path, images: str | Path | ImageStore, name: str | None = None) -> Ferret:
-        """Reads a file of Ferret's form, with its pictures in a folder, shards or a zip.
-
-        Raises:
-            DataError: if it cannot be read.
-        """
-        found: Ferret = cls._of(dialogues, images, name, _ferret)
-        return found
-
-
-class Shikra(_GroundedTexts):
-    """One question and answer per entry, with `<boxes>` of its `boxes`, and phrases between `<ph_st>` and `<ph_ed>`."""
-
-    @classmethod
-    def from_files(cls, dialogues: str | Path, images: str | Path | ImageStore, name: str | None = None) -> Shikra:
-        """Reads a file of Shikra's form, with its pictures in a folder, shards or a zip.
-
-        Raises:
-            DataError: if it cannot be read.
-        """
-        found: Shikra = cls._of(dialogues, images, name, _shikra)
-        return found
-
-
-class Kosmos2(_GroundedTexts):
-    """Captions with phrases: as text with `<phrase>` and `<object>`, or with the `noun_chunks` of GrIT."""
-
-    @classmethod
-    def from_files(cls, captions: str | Path, images: str | Path | ImageStore, name: str | None = None) -> Kosmos2:
-        """Reads a file of Kosmos-2's or GrIT's form, with its pictures in a folder, shards or a zip.
-
-        Raises:
-            DataError: if it cannot be read.
-        """
-        found: Kosmos2 = cls._of(captions, images, name, _kosmos)
-        return found
 
 
 def _read(
@@ -320,3 +266,32 @@ def _scaled(shares: list[float], size_wh: tuple[int, int]) -> tuple[float, float
 
 def _tidy(text: str) -> str:
     return _BLANKS.sub("", text).strip()
+
+
+class Osprey(_GroundedTexts):
+    """Dialogues whose questions point at `<region1>`, ... of the entry's `annotation`; `description` means them."""
+
+    _take = staticmethod(_osprey)
+
+
+class Ferret(_GroundedTexts):
+    """Dialogues with `<bbox_location0>`, ... of the `box_x1y1x2y2` of their turn."""
+
+    _take = staticmethod(_ferret)
+
+
+class Shikra(_GroundedTexts):
+    """One question and answer per entry, with `<boxes>` of its `boxes`, and phrases between `<ph_st>` and `<ph_ed>`."""
+
+    _take = staticmethod(_shikra)
+
+
+class Kosmos2(_GroundedTexts):
+    """Captions with phrases: as text with `<phrase>` and `<object>`, or with the `noun_chunks` of GrIT."""
+
+    _take = staticmethod(_kosmos)
+
+    @classmethod
+    def from_files(cls, captions: str | Path, images: str | Path | ImageStore, name: str | None = None) -> Self:
+        """As the others, from a file of captions."""
+        return super().from_files(captions, images, name)

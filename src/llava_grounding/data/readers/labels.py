@@ -6,14 +6,15 @@ Knows no dialogues; what a label must be is `coco`'s business.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from llava_grounding.data.images import ImageStore, coco_number, place_of
 from llava_grounding.data.readers.coco import CocoPhotos, read_label_sets
+from llava_grounding.data.readers.coco_labels import LabelOptions
 from llava_grounding.data.readers.reading import (
     EntryError,
     Key,
@@ -39,7 +40,7 @@ class LabelledImages:
     Args:
         instances: parsed file; its broken images and annotations are left out and listed in `left_out`.
         images: where pixels come from.
-        thorough, label_sets, exhaustive, crowds_as_things, used, texts: see `CocoLabels`.
+        options: see `CocoLabels`; no `texts` are read unless they are named.
 
     Attributes:
         expressions: what stands under that key of annotations, unchecked, by annotation id.
@@ -50,24 +51,10 @@ class LabelledImages:
         self,
         instances: Mapping[str, Any],
         images: ImageStore,
-        thorough: bool = False,
-        label_sets: Mapping[str, frozenset[str]] | None = None,
-        exhaustive: bool = True,
-        crowds_as_things: bool = False,
-        used: Iterable[Key] | None = None,
-        texts: Sequence[str] = (),
+        **options: Unpack[LabelOptions],
     ) -> None:
         self.images = images
-        self._photos = CocoPhotos(
-            instances,
-            images,
-            thorough=thorough,
-            label_sets=label_sets,
-            exhaustive=exhaustive,
-            crowds_as_things=crowds_as_things,
-            used=used,
-            texts=texts,
-        )
+        self._photos = CocoPhotos(instances, images, **({"texts": ()} | options))
         self.left_out, self.unread = self._photos.left_out, self._photos.unread
         # Many dialogues may be about one image, and it may have many labels.
         self._recent: dict[int, tuple[Record, Mapping[Key, int]]] = {}
@@ -108,8 +95,15 @@ class LabelledImages:
         """
         data = read_json(instances)
         with naming(instances):
-            sets = read_label_sets(Path(instances).parent)
-            return cls(data, image_store(images), thorough, sets, exhaustive, crowds_as_things, texts=texts)
+            return cls(
+                data,
+                image_store(images),
+                thorough=thorough,
+                label_sets=read_label_sets(Path(instances).parent),
+                exhaustive=exhaustive,
+                crowds_as_things=crowds_as_things,
+                texts=texts,
+            )
 
     def __len__(self) -> int:
         return len(self._names)

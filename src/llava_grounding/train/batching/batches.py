@@ -155,26 +155,16 @@ def grounding_target(sample: Sample, letterbox: Letterbox, phrase_map: np.ndarra
     count = len(sample.instances)
     boxes = np.array([instance.box_xyxy for instance in sample.instances], dtype=np.float64).reshape(count, 4)
     norm = np.clip(letterbox.image_to_norm_cxcywh(boxes), 0, 1).astype(np.float32)
-    masks = _canvas_masks(sample.masks, letterbox)
+    wide, high = letterbox.canvas_size_wh
+    masks = letterbox.masks_at_cells(sample.masks, (wide // 2, high // 2))
     # A thing too small for a single cell has no mask to learn from, rather than an empty one.
     has_mask = np.array([instance.has_mask for instance in sample.instances], dtype=bool) & masks.any(axis=(1, 2))
     return GroundingTarget(
-        boxes_cxcywh=torch.from_numpy(norm),
+        boxes_cxcywh_norm=torch.from_numpy(norm),
         masks=torch.from_numpy(masks) if has_mask.any() else None,
         has_mask=torch.from_numpy(has_mask),
         phrase_map=torch.from_numpy(phrase_map),
     )
-
-
-def _canvas_masks(masks: np.ndarray, letterbox: Letterbox) -> np.ndarray:
-    """Nearest-neighbour masks on the canvas grid at half resolution, (n, S/2, S/2) uint8."""
-    (width, height), (wide, high) = letterbox.content_size_wh, letterbox.canvas_size_wh
-    result = np.zeros((len(masks), high // 2, wide // 2), dtype=np.uint8)
-    rows = np.minimum((np.arange(0.5, height / 2) * 2 * masks.shape[1] / height).astype(int), masks.shape[1] - 1)
-    columns = np.minimum((np.arange(0.5, width / 2) * 2 * masks.shape[2] / width).astype(int), masks.shape[2] - 1)
-    rows, columns = rows[: high // 2], columns[: wide // 2]
-    result[:, : len(rows), : len(columns)] = masks[:, rows[:, None], columns[None]]
-    return result
 
 
 def class_batch(
@@ -359,20 +349,5 @@ def _rows_of(target: GroundingTarget, rows: list[int]) -> GroundingTarget:
     masks = None if target.masks is None else target.masks[rows]
     has_mask = target.has_mask[rows]
     return GroundingTarget(
-        target.boxes_cxcywh[rows], masks if bool(has_mask.any()) else None, has_mask, target.phrase_map[rows]
+        target.boxes_cxcywh_norm[rows], masks if bool(has_mask.any()) else None, has_mask, target.phrase_map[rows]
     )
-
-
-def chat_batch(
-    samples: Sequence[Sample],
-    processor: LlavaGroundingProcessor,
-    class_index: Mapping[str, int] | None,
-    max_turns: int,
-    rng: np.random.Generator,
-) -> ChatBatch:
-    """Dialogues about images, and the class batch of the same images if there is a `class_index`.
-
-    Raises:
-        DataError: if a sample has no turns.
-    """
-    return collate_chat([chat_item(sample, processor, max_turns, rng) for sample in samples], processor, class_index)

@@ -25,7 +25,7 @@ class GroundingTarget:
         ShapeError: if the fields do not agree on the number of objects.
     """
 
-    boxes_cxcywh: Tensor
+    boxes_cxcywh_norm: Tensor
     """[n, 4] in [0, 1] of the canvas."""
     masks: Tensor | None
     """[n, H, W] bool or uint8 over the canvas, at any resolution; None when no object has a mask."""
@@ -35,27 +35,27 @@ class GroundingTarget:
     """[n, G] bool: object n is named by phrase g. Rows may be empty or have several entries."""
 
     def __post_init__(self) -> None:
-        count = len(self.boxes_cxcywh)
-        if self.boxes_cxcywh.shape != (count, 4):
-            raise ShapeError(f"boxes_cxcywh must be (n, 4), got {tuple(self.boxes_cxcywh.shape)}")
+        count = len(self.boxes_cxcywh_norm)
+        if self.boxes_cxcywh_norm.shape != (count, 4):
+            raise ShapeError(f"boxes_cxcywh_norm must be (n, 4), got {tuple(self.boxes_cxcywh_norm.shape)}")
         for name, ndim in (("masks", 3), ("has_mask", 1), ("phrase_map", 2)):
             value = getattr(self, name)
             if value is not None and (value.ndim != ndim or len(value) != count):
                 raise ShapeError(
-                    f"{name} must have {ndim} dimensions and n = {count} rows to match boxes_cxcywh, "
+                    f"{name} must have {ndim} dimensions and n = {count} rows to match boxes_cxcywh_norm, "
                     f"got {tuple(value.shape)}"
                 )
         if self.masks is None and bool(self.has_mask.any()):
             raise ShapeError("has_mask says that some objects have a mask, but masks is None")
 
     def __len__(self) -> int:
-        return len(self.boxes_cxcywh)
+        return len(self.boxes_cxcywh_norm)
 
     def to(self, device: torch.device | str) -> "GroundingTarget":
         """The same target on another device."""
         masks = None if self.masks is None else self.masks.to(device, non_blocking=True)
         return GroundingTarget(
-            self.boxes_cxcywh.to(device), masks, self.has_mask.to(device), self.phrase_map.to(device)
+            self.boxes_cxcywh_norm.to(device), masks, self.has_mask.to(device), self.phrase_map.to(device)
         )
 
 
@@ -65,7 +65,7 @@ class TargetBatch:
 
     counts: tuple[int, ...]
     """Objects of each image."""
-    boxes_cxcywh: Tensor
+    boxes_cxcywh_norm: Tensor
     """[N, 4] float32."""
     masks: Tensor | None
     """[N, H, W] uint8, or None when no object of the batch has one."""
@@ -93,7 +93,7 @@ class TargetBatch:
         has_mask = torch.cat([target.has_mask.to(device) for target in targets])
         return cls(
             counts=counts,
-            boxes_cxcywh=torch.cat([target.boxes_cxcywh.to(device).float() for target in targets]),
+            boxes_cxcywh_norm=torch.cat([target.boxes_cxcywh_norm.to(device).float() for target in targets]),
             masks=_join_masks(targets, device) if bool(has_mask.any()) else None,
             has_mask=has_mask.float(),
             phrase_map=torch.cat([_pad_phrases(target.phrase_map.to(device), num_phrases) for target in targets]),

@@ -199,9 +199,9 @@ def _box_cells(targets: TargetBatch, size_hw: tuple[int, int]) -> tuple[Tensor, 
 
     Of two boxes the smaller owns a cell, being in front more often; a mask, whose coverage is 1, owns it before both.
     """
-    centres = cell_centres(size_hw, targets.boxes_cxcywh.device).flatten(0, 1)  # [n, 2]
+    centres = cell_centres(size_hw, targets.boxes_cxcywh_norm.device).flatten(0, 1)  # [n, 2]
     cell = centres.new_tensor([1 / size_hw[1], 1 / size_hw[0]])
-    middles, sides = targets.boxes_cxcywh[:, None, :2], targets.boxes_cxcywh[:, None, 2:]
+    middles, sides = targets.boxes_cxcywh_norm[:, None, :2], targets.boxes_cxcywh_norm[:, None, 2:]
     distance = (centres - middles).abs()  # [N, n, 2]
     inside = (distance <= torch.maximum(sides * _MIDDLE, cell) / 2).all(-1)
     touched = (distance < (sides + cell) / 2 - _TOUCHING).all(-1)

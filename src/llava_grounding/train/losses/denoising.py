@@ -55,7 +55,7 @@ def denoising_losses(
     named = torch.where(targets.phrase_map.any(1), targets.phrase_map.argmax(1), ANYTHING)
     labels = targets.padded(named).repeat(1, copies)  # [B, K * M]
     real = targets.padded(torch.ones_like(targets.has_mask)).bool().repeat(1, copies)
-    boxes = targets.padded(targets.boxes_cxcywh).repeat(1, copies, 1)
+    boxes = targets.padded(targets.boxes_cxcywh_norm).repeat(1, copies, 1)
     wrong = torch.rand(labels.shape, device=labels.device) < LABEL_NOISE
     labels = torch.where(wrong, torch.randint_like(labels, ANYTHING + 1, len(class_embeds)), labels)
     states = F.layer_norm(class_embeds @ grounder.similarity_head.projection.T, (memory.memory.shape[2],))
@@ -73,10 +73,10 @@ def denoising_losses(
     return criterion.weigh({name: value / copies for name, value in losses.items()})
 
 
-def disturbed(boxes_cxcywh: Tensor) -> Tensor:
+def disturbed(boxes_cxcywh_norm: Tensor) -> Tensor:
     """Boxes moved and stretched at random; inside of the canvas."""
-    middle, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
-    noise = 2 * torch.rand_like(boxes_cxcywh) - 1
+    middle, size = boxes_cxcywh_norm[..., :2], boxes_cxcywh_norm[..., 2:]
+    noise = 2 * torch.rand_like(boxes_cxcywh_norm) - 1
     middle = (middle + noise[..., :2] * size / 2 * BOX_NOISE).clamp(0, 1)
     size = (size * (1 + noise[..., 2:] * BOX_NOISE)).clamp(_SMALLEST, 1)
     return torch.cat([middle, size], dim=-1)
@@ -84,7 +84,7 @@ def disturbed(boxes_cxcywh: Tensor) -> Tensor:
 
 def _known_pairs(targets: TargetBatch, copies: int, predictions: int) -> Pairs:
     """Query k * M + j of an image belongs to its object j, for every prediction."""
-    device = targets.boxes_cxcywh.device
+    device = targets.boxes_cxcywh_norm.device
     queries: list[int] = []
     rows: list[int] = []
     images: list[int] = []

@@ -29,7 +29,7 @@ class StackedPredictions:
     names: tuple[str, ...]
     phrase_logits: Tensor
     """[D, B, Q, G]"""
-    boxes_cxcywh: Tensor
+    boxes_cxcywh_norm: Tensor
     """[D, B, Q, 4]"""
     mask_embeds: Tensor
     """[D, B, Q, Cm]"""
@@ -40,18 +40,18 @@ class StackedPredictions:
     def of(cls, predictions: dict[str, GrounderPrediction], mask_features: Tensor) -> "StackedPredictions":
         """Stack predictions in the order given."""
         values = predictions.values()
-        boxes = torch.stack([value.boxes_cxcywh for value in values]).float()
+        boxes = torch.stack([value.boxes_cxcywh_norm for value in values]).float()
         return cls(
             names=tuple(predictions),
             phrase_logits=torch.stack([value.phrase_logits for value in values]).float(),
-            boxes_cxcywh=boxes,
+            boxes_cxcywh_norm=boxes,
             mask_embeds=torch.stack([value.mask_embeds for value in values]).float(),
             mask_features=mask_features.float().expand(boxes.shape[1], -1, -1, -1),
         )
 
     def detach(self) -> "StackedPredictions":
         """The same values outside of the graph."""
-        tensors = (self.phrase_logits, self.boxes_cxcywh, self.mask_embeds, self.mask_features)
+        tensors = (self.phrase_logits, self.boxes_cxcywh_norm, self.mask_embeds, self.mask_features)
         return StackedPredictions(self.names, *(tensor.detach() for tensor in tensors))
 
 
@@ -118,18 +118,6 @@ class HungarianMatcher:
         rows = pairs.targets[0].cpu().split(pairs.counts)
         return [(query, row - int(first)) for query, row, first in zip(queries, rows, first_rows, strict=True)]
 
-    def cost_matrices(
-        self,
-        prediction: GrounderPrediction,
-        mask_features: Tensor,
-        targets: Sequence[GroundingTarget] | TargetBatch,
-        points: PointSource | None = None,
-    ) -> list[Tensor]:
-        """Costs [Q, n] of each image for one prediction."""
-        stacked, batch, drawn = self._prepare(prediction, mask_features, targets, points)
-        costs = self.costs(stacked, batch, drawn)[0]
-        return [cost[:, :count] for cost, count in zip(costs, batch.counts, strict=True)]
-
     @torch.no_grad()
     def costs(self, predictions: StackedPredictions, targets: TargetBatch, points: Tensor | None) -> Tensor:
         """Costs [D, B, Q, M]; columns past an image's objects mean nothing.
@@ -138,10 +126,10 @@ class HungarianMatcher:
             points: [D, B, num_points, 2], or None when masks are compared cell by cell or not at all.
         """
         predictions = predictions.detach()
-        with torch.autocast(predictions.boxes_cxcywh.device.type, enabled=False):
+        with torch.autocast(predictions.boxes_cxcywh_norm.device.type, enabled=False):
             cost = self.cost_class * _class_costs(predictions.phrase_logits, targets)
-            boxes = targets.padded(targets.boxes_cxcywh).unsqueeze(1)  # [B, 1, M, 4]
-            queries = predictions.boxes_cxcywh.unsqueeze(3)  # [D, B, Q, 1, 4]
+            boxes = targets.padded(targets.boxes_cxcywh_norm).unsqueeze(1)  # [B, 1, M, 4]
+            queries = predictions.boxes_cxcywh_norm.unsqueeze(3)  # [D, B, Q, 1, 4]
             cost += self.cost_box * (queries - boxes).abs().sum(-1)
             cost -= self.cost_giou * generalized_iou(box_cxcywh_to_xyxy(queries), box_cxcywh_to_xyxy(boxes))
             if targets.masks is not None:

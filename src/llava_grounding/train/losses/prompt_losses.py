@@ -88,13 +88,13 @@ class PromptCriterion:
         Raises:
             ShapeError: if an image has more objects than prompts.
         """
-        device = output.boxes_cxcywh.device
+        device = output.boxes_cxcywh_norm.device
         with torch.autocast(device.type, enabled=False):
             batch = _join(targets, output)
             layers = _FirstTokens.of(output, batch)
-            found, target = (box_cxcywh_to_xyxy(one.boxes_cxcywh) for one in (layers, batch))
+            found, target = (box_cxcywh_to_xyxy(one.boxes_cxcywh_norm) for one in (layers, batch))
             sums = {
-                "loss_box": (layers.boxes_cxcywh - batch.boxes_cxcywh).abs().sum((1, 2)),
+                "loss_box": (layers.boxes_cxcywh_norm - batch.boxes_cxcywh_norm).abs().sum((1, 2)),
                 "loss_giou": (1.0 - generalized_iou(found, target)).sum(1),
             }
             if batch.masks is None:
@@ -119,7 +119,7 @@ class PromptCriterion:
         generator: torch.Generator | None,
     ) -> PointDraws:
         plan = PointPlan.of_masks(self.num_points, self.oversample_ratio, self.importance_ratio)
-        device = layers.boxes_cxcywh.device
+        device = layers.boxes_cxcywh_norm.device
         return plan.draw(layers.names, len(batch.counts), sum(batch.counts), device, points, generator)
 
     def _mask_sums(self, layers: "_FirstTokens", batch: TargetBatch, draws: PointDraws) -> dict[str, Tensor]:
@@ -148,7 +148,7 @@ class _FirstTokens:
     """What D layers say of the first token of N prompts, those that point at an object, in single precision."""
 
     names: tuple[str, ...]
-    boxes_cxcywh: Tensor
+    boxes_cxcywh_norm: Tensor
     """[D, N, 4]"""
     mask_logits: Tensor
     """[D, N, h, w]"""
@@ -161,21 +161,21 @@ class _FirstTokens:
         values = predictions.values()
         prompts = batch.longest
         slots = batch.slot_index  # of a layout that is padded to the most objects of an image
-        boxes = torch.stack([value.boxes_cxcywh[:, :prompts, 0] for value in values]).float()
+        boxes = torch.stack([value.boxes_cxcywh_norm[:, :prompts, 0] for value in values]).float()
         scores = torch.stack([value.ious[:, :prompts, 0] for value in values]).float()
         embeds = torch.stack([value.mask_embeds[:, :prompts, 0] for value in values], dim=1).float()  # [B, D, M, C]
         logits = mask_logits_from(embeds.flatten(1, 2), output.mask_features.float())
         logits = logits.unflatten(1, (len(predictions), prompts)).transpose(0, 1)
         return cls(
             names=tuple(predictions),
-            boxes_cxcywh=boxes.flatten(1, 2).index_select(1, slots),
+            boxes_cxcywh_norm=boxes.flatten(1, 2).index_select(1, slots),
             mask_logits=logits.flatten(1, 2).index_select(1, slots),
             scores=scores.flatten(1, 2).index_select(1, slots),
         )
 
 
 def _join(targets: Sequence[GroundingTarget], output: VisualPromptOutput) -> TargetBatch:
-    images, prompts = output.boxes_cxcywh.shape[:2]
+    images, prompts = output.boxes_cxcywh_norm.shape[:2]
     most = max((len(target) for target in targets), default=0)
     if len(targets) != images or most > prompts:
         raise ShapeError(
@@ -183,7 +183,7 @@ def _join(targets: Sequence[GroundingTarget], output: VisualPromptOutput) -> Tar
             f"got {len(targets)} of up to {most}"
         )
     phrases = max((target.phrase_map.shape[1] for target in targets), default=0)
-    return TargetBatch.join(targets, phrases, output.boxes_cxcywh.device)
+    return TargetBatch.join(targets, phrases, output.boxes_cxcywh_norm.device)
 
 
 def _iou(logits: Tensor, covered: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ class SetCriterion:
             partly_labelled: [B, G] bool, phrases that may name objects without a label: a query that matches nothing
                 is not judged by them.
         """
-        device = output.boxes_cxcywh.device
+        device = output.boxes_cxcywh_norm.device
         with torch.autocast(device.type, enabled=False):
             stacked = StackedPredictions.of(named_predictions(output), output.mask_features)
             batch = as_batch(targets, stacked.phrase_logits.shape[3], device)
@@ -146,7 +146,7 @@ class SetCriterion:
                 costs = self.matcher.costs(stacked, batch, draws.matcher)
                 pairs = self.matcher.assign(costs, batch)
             else:
-                costs = stacked.boxes_cxcywh.new_zeros(0)
+                costs = stacked.boxes_cxcywh_norm.new_zeros(0)
             num_objects = self._num_objects(batch)
             sums = {"loss_class": self._class_sums(stacked, batch, pairs, phrase_mask, partly_labelled)}
             if batch.masks is None:
@@ -177,17 +177,17 @@ class SetCriterion:
         plan = PointPlan.of_masks(
             self.num_points, self.oversample_ratio, self.importance_ratio, self.matcher.num_points
         )
-        num_queries = predictions.boxes_cxcywh.shape[2]
+        num_queries = predictions.boxes_cxcywh_norm.shape[2]
         num_pairs = sum(min(count, num_queries) for count in targets.counts)
         if pairs is not None:
             num_pairs = pairs.per_prediction
-        device = predictions.boxes_cxcywh.device
+        device = predictions.boxes_cxcywh_norm.device
         return plan.draw(predictions.names, len(targets.counts), num_pairs, device, points, generator)
 
     def _num_objects(self, targets: TargetBatch) -> float:
         total = float(sum(targets.counts))
         if self.average_over_processes and dist.is_available() and dist.is_initialized():
-            shared = torch.tensor(total, device=targets.boxes_cxcywh.device)
+            shared = torch.tensor(total, device=targets.boxes_cxcywh_norm.device)
             dist.all_reduce(shared)
             total = shared.item() / dist.get_world_size()
         return max(total, 1.0)
@@ -296,10 +296,10 @@ def sigmoid_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def _box_sums(predictions: StackedPredictions, targets: TargetBatch, pairs: Pairs) -> dict[str, Tensor]:
     """L1 and 1 - generalised IoU of the matched boxes, summed over pairs: [D] each."""
-    boxes = predictions.boxes_cxcywh
+    boxes = predictions.boxes_cxcywh_norm
     rows = (pairs.image_index * boxes.shape[2] + pairs.queries).unsqueeze(2).expand(-1, -1, 4)
     matched = boxes.flatten(1, 2).gather(1, rows)
-    target = targets.boxes_cxcywh[pairs.targets]
+    target = targets.boxes_cxcywh_norm[pairs.targets]
     return {
         "loss_box": (matched - target).abs().sum((1, 2)),
         "loss_giou": (1.0 - generalized_iou(box_cxcywh_to_xyxy(matched), box_cxcywh_to_xyxy(target))).sum(1),

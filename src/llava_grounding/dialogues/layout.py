@@ -1,18 +1,18 @@
-"""What is true in a scene, and the exact English names for it: counts, positions, relations, referring phrases.
+"""Where the things of an image are, and the exact English names for them: positions, relations, referring phrases.
 
-Knows kinds, colours and boxes; does not know how the scene is drawn, nor markup, nor questions.
+Knows nouns, colours and boxes; knows neither pixels, nor markup, nor questions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import Protocol
 
 from llava_grounding.data.sample import Instance
-from llava_grounding.scenes.kinds import GROUP_PLURALS, Kind, kind_named
+from llava_grounding.language.nouns import number_word, plural, with_article
 
-NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 # Smallest difference that counts as one, as a fraction of the image's side (places) or a ratio of areas (sizes).
 CLEAR_GAP = 0.1
 CLEAR_RATIO = 1.6
@@ -34,12 +34,54 @@ OPPOSITE = {
 }
 
 
+class Noun(Protocol):
+    """What things of one kind are called."""
+
+    @property
+    def name(self) -> str:
+        """Singular, lower case."""
+
+    @property
+    def plural(self) -> str:
+        """Plural, lower case."""
+
+    @property
+    def group(self) -> str:
+        """The wider word ("animal"), or ""."""
+
+    @property
+    def group_plural(self) -> str:
+        """Its plural ("animals"), or ""."""
+
+    @property
+    def worn(self) -> bool:
+        """Whether its colour is that of the clothes: "a woman in red"."""
+
+    @property
+    def says_colour(self) -> bool:
+        """Whether naming it with its colour tells something."""
+
+
+@dataclass(frozen=True)
+class PlainNoun:
+    """The noun of a category of which nothing but the name is known."""
+
+    name: str
+    group = group_plural = ""
+    worn = says_colour = False
+
+    @property
+    def plural(self) -> str:
+        """As of a `Noun`."""
+        return plural(self.name)
+
+
 @dataclass(frozen=True)
 class Thing:
-    """One thing of the scene; `x` and `y` are its box's centre as fractions of the image, `area` its visible pixels."""
+    """One thing of the image; `x` and `y` are its box's centre as fractions of the image, `area` in pixels."""
 
     index: int
-    kind: Kind
+    kind: Noun
     colour: str | None
     x: float
     y: float
@@ -63,33 +105,42 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class SceneFacts:
-    """The things of a scene and what holds between them.
+class Layout:
+    """The things of an image and what holds between them.
 
     Args:
         things: in the order of the sample's instances.
-        background: one sentence, or "".
         stands_on: a thing's index to the index of what it stands on.
         in_front: pairs (front, behind) where the first hides a part of the second.
     """
 
     things: tuple[Thing, ...]
-    background: str = ""
-    stands_on: dict[int, int] = field(default_factory=dict)
+    stands_on: Mapping[int, int] = field(default_factory=dict)
     in_front: frozenset[tuple[int, int]] = frozenset()
 
     @classmethod
     def of_instances(
-        cls, instances: Sequence[Instance], areas: Sequence[float], size_wh: tuple[int, int], **relations: object
-    ) -> SceneFacts:
-        """Facts of a sample's instances; `areas` are visible pixels."""
+        cls,
+        instances: Sequence[Instance],
+        areas: Sequence[float],
+        size_wh: tuple[int, int],
+        noun_of: Callable[[str], Noun] = PlainNoun,
+        stands_on: Mapping[int, int] | None = None,
+        in_front: Iterable[tuple[int, int]] = (),
+    ) -> Layout:
+        """Of a sample's instances.
+
+        Args:
+            areas: of each in pixels.
+            noun_of: a category's name as a noun.
+        """
         things = []
         for index, (instance, area) in enumerate(zip(instances, areas, strict=True)):
             x0, y0, x1, y1 = instance.box_xyxy.tolist()
             colour = instance.attributes[0] if instance.attributes else None
             centre = (x0 + x1) / 2 / size_wh[0], (y0 + y1) / 2 / size_wh[1]
-            things.append(Thing(index, kind_named(instance.category), colour, *centre, float(area)))
-        return cls(tuple(things), **relations)  # type: ignore[arg-type]
+            things.append(Thing(index, noun_of(instance.category), colour, *centre, float(area)))
+        return cls(tuple(things), stands_on or {}, frozenset(in_front))
 
     def groups(self) -> list[list[Thing]]:
         """Things that look alike (same kind and colour), from left to right."""
@@ -179,7 +230,7 @@ class SceneFacts:
             if thing.said_colour:
                 found[name_of(thing.kind, thing.said_colour, 2)] = self.of_kind(thing.kind.name, thing.colour)
             if thing.kind.group:
-                found[GROUP_PLURALS[thing.kind.group]] = self.of_group(thing.kind.group)
+                found[thing.kind.group_plural] = self.of_group(thing.kind.group)
         return [Reference(words, indices) for words, indices in found.items() if len(indices) > 1]
 
 
@@ -200,7 +251,7 @@ def _placed(thing: Thing, rivals: Sequence[Thing], noun: str) -> Iterable[str]:
         yield f"smallest {noun}"
 
 
-def name_of(kind: Kind, colour: str | None = None, count: int = 1) -> str:
+def name_of(kind: Noun, colour: str | None = None, count: int = 1) -> str:
     """Kind and colour in words, without article or number: "red car", "men in blue"."""
     noun = kind.name if count == 1 else kind.plural
     if colour is None:
@@ -208,26 +259,12 @@ def name_of(kind: Kind, colour: str | None = None, count: int = 1) -> str:
     return f"{noun} in {colour}" if kind.worn else f"{colour} {noun}"
 
 
-def with_article(words: str) -> str:
-    """With "a" or "an" before it."""
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-
-
-def counted(kind: Kind, colour: str | None, count: int) -> str:
+def counted(kind: Noun, colour: str | None, count: int) -> str:
     """ "a red car", "two red cars"."""
     words = name_of(kind, colour, count)
     return with_article(words) if count == 1 else f"{number_word(count)} {words}"
 
 
-def number_word(count: int) -> str:
-    return NUMBER_WORDS[count] if count < len(NUMBER_WORDS) else str(count)
-
-
 def place_of(thing: Thing) -> str:
     """Which ninth of the image its centre is in."""
     return _PLACES[min(2, int(thing.y * 3))][min(2, int(thing.x * 3))]
-
-
-def listed(items: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
-    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)

@@ -1,0 +1,119 @@
+"""What is known of an image, from wherever it comes: the one thing that questions and answers are made from.
+
+    record (its photo opened) or drawn scene -> Facts -> drafts -> builder -> Sample
+
+Knows no questions and no file formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from llava_grounding.data.grounded_captions import box_area_of
+from llava_grounding.data.readers.exhaustive import exhaustive_names, missing_names
+from llava_grounding.data.record import Expression, GroundedText, Record, RecordedTurn, open_record
+from llava_grounding.data.sample import Instance
+from llava_grounding.dialogues.prompts import can_point_at, sample_prompt
+from llava_grounding.dialogues.settings import PromptSettings
+from llava_grounding.language.nouns import spoken_name
+from llava_grounding.visual_prompts import VisualPrompt
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """An image, its labelled things, of which categories all are labelled, and what people said about it.
+
+    Args:
+        id, image, instances, masks, source: as of a `Sample`. A row is a place in `instances`.
+        exhaustive: categories, as labelled, of which every visible instance is labelled; None = of all.
+        exhaustive_names: the same by the names that are spoken.
+        absent: spoken names of what is certainly not in the image.
+        regions: what each row is: `thing`, `stuff` or `class`, as of an `Annotation`.
+        rows: number of an annotation in what people said -> its row; crowds have none.
+        captions, statements, grounded_captions, expressions, dialogues: as of a `Record`.
+    """
+
+    id: str
+    image: np.ndarray
+    instances: tuple[Instance, ...]
+    masks: np.ndarray
+    source: str
+    exhaustive: frozenset[str] | None = None
+    exhaustive_names: frozenset[str] = frozenset()
+    absent: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    rows: Mapping[int, int] = field(default_factory=dict)
+    captions: tuple[str, ...] = ()
+    statements: tuple[tuple[str, bool], ...] = ()
+    grounded_captions: tuple[GroundedText, ...] = ()
+    expressions: tuple[Expression, ...] = ()
+    dialogues: tuple[tuple[RecordedTurn, ...], ...] = ()
+
+    @classmethod
+    def of_record(cls, record: Record) -> Facts:
+        """Of a record, whose pixels and masks are read; crowds are left out, and their categories not exhaustive.
+
+        Raises:
+            DataError: as `open_record`.
+        """
+        opened = open_record(record)
+        hidden = {thing.category for thing in record.instances if thing.region == "crowd"}
+        return cls(
+            id=record.id,
+            image=opened.image,
+            instances=opened.instances,
+            masks=opened.masks,
+            source=record.source or "photos",
+            exhaustive=record.exhaustive - hidden,
+            exhaustive_names=exhaustive_names(record),
+            absent=tuple(missing_names(record)),
+            regions=tuple(record.instances[index].region for index in opened.rows),
+            rows=opened.rows,
+            captions=record.captions,
+            statements=record.statements,
+            grounded_captions=record.grounded_captions,
+            expressions=record.expressions,
+            dialogues=record.dialogues,
+        )
+
+    @property
+    def image_size_wh(self) -> tuple[int, int]:
+        """Of the image in pixels."""
+        return self.image.shape[1], self.image.shape[0]
+
+    @cached_property
+    def complete(self) -> dict[str, tuple[int, ...]]:
+        """Spoken name -> rows, of categories that are labelled exhaustively: those that may be counted or listed."""
+        rows: dict[str, list[int]] = {}
+        for row, instance in enumerate(self.instances):
+            if (name := spoken_name(instance.category)) in self.exhaustive_names:
+                rows.setdefault(name, []).append(row)
+        return {name: tuple(found) for name, found in rows.items()}
+
+    def largest(self, most: int) -> list[str]:
+        """Names of `complete`, those that cover most first, at most so many."""
+        areas = {name: sum(self.area(row) for row in rows) for name, rows in self.complete.items()}
+        return sorted(areas, key=lambda name: (-areas[name], name))[:most]
+
+    def rows_of(self, indices: Sequence[int] | None) -> tuple[int, ...] | None:
+        """Rows of annotations; crowds are nobody's target, and a phrase that means nothing else has no known match."""
+        if indices is None:
+            return None
+        rows = tuple(self.rows[index] for index in indices if index in self.rows)
+        return rows if rows or not indices else None
+
+    def area(self, row: int) -> float:
+        """Square pixels of its box."""
+        return box_area_of(self.instances[row])
+
+    def can_point(self, row: int) -> bool:
+        """Whether a question may point at this thing."""
+        return can_point_at(self.masks[row], self.instances[row].box_xyxy)
+
+    def point(self, row: int, rng: np.random.Generator, settings: PromptSettings) -> VisualPrompt:
+        """A prompt on this thing."""
+        return sample_prompt(self.masks[row], self.instances[row].box_xyxy, rng, settings)
