@@ -239,7 +239,7 @@ def example(config: LlavaGroundingConfig, padding_side: str = "right", seed: int
     prompts = RegionPrompts(
         boxes_cxcywh_norm=torch.rand(2, 2, 4, generator=generator) * 0.4 + 0.3,
         types=torch.tensor([[1, 0], [1, 0]]),
-        mask=torch.tensor([[True, True], [True, False]]),
+        valid=torch.tensor([[True, True], [True, False]]),
         coverage=coverage,
     )
     return Inputs(batch_texts([[*long, SEG, END], short], padding_side), images, prompts)

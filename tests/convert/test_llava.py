@@ -215,7 +215,7 @@ def test_six_queries_per_prompt_run_and_the_model_learns(tmp_path: Path) -> None
     regions = RegionPrompts(
         boxes_cxcywh_norm=torch.tensor([[[0.5, 0.5, 0.2, 0.2]]]),
         types=torch.ones(1, 1, dtype=torch.long),
-        mask=torch.ones(1, 1, dtype=torch.bool),
+        valid=torch.ones(1, 1, dtype=torch.bool),
         coverage=None,
     )
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from llava_grounding.errors import ConfigError, ShapeError, UsageError
+from llava_grounding.model.builders import set_num_queries
 from llava_grounding.model.llava_grounding import (
     ImageFeatures,
     LlavaGroundingForConditionalGeneration,
@@ -362,7 +363,7 @@ def test_phrases_can_be_zero_and_still_give_queries() -> None:
 @flavours
 def test_a_grounder_picks_as_many_queries_as_it_is_told(flavour: str) -> None:
     model, inputs = LlavaGroundingForConditionalGeneration(whole_config(flavour)).eval(), example(whole_config(flavour))
-    model.set_num_queries(5)
+    set_num_queries(model.grounder, model.config, 5)
     features = model.encode_image(**inputs.images)
     embeds, found = torch.randn(2, 2, 32), torch.ones(2, 2, dtype=torch.bool)
     with torch.no_grad():
@@ -373,7 +374,7 @@ def test_a_grounder_picks_as_many_queries_as_it_is_told(flavour: str) -> None:
     least = 4 if flavour == "shared" else 1  # the language model reads so many of them
     for wrong in (least - 1, 2**16 + 1, True):
         with pytest.raises(ConfigError, match=f"num_queries must be {least} to 65,536 here, got {wrong}"):
-            model.set_num_queries(wrong)
+            set_num_queries(model.grounder, model.config, wrong)
 
 
 @flavours

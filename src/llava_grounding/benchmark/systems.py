@@ -271,10 +271,11 @@ def load_system(spec: SystemSpec, api_key: str = "none") -> System:
     if spec.kind == "endpoint":
         return EndpointSystem(spec, images, lambda: OpenAIEndpoint(spec.base_url, api_key, timeout=300.0))
     from llava_grounding.inference.engine import GroundedChat
+    from llava_grounding.model.builders import set_num_queries
 
     chat = GroundedChat.from_pretrained(spec.model, spec.device)
     if spec.num_queries is not None:
-        chat.model.set_num_queries(spec.num_queries)
+        set_num_queries(chat.model.grounder, chat.model.config, spec.num_queries)
     return ChatSystem(chat, images, spec.max_new_tokens)
 
 

@@ -94,8 +94,8 @@ class Facts:
                 rows.setdefault(name, []).append(row)
         return {name: tuple(found) for name, found in rows.items()}
 
-    def largest(self, most: int) -> list[str]:
-        """Names of `complete`, those that cover most first, at most so many."""
+    def largest(self, most: int | None = None) -> list[str]:
+        """Names of `complete`, those that cover most first, at most so many; None = all."""
         areas = {name: sum(self.area(row) for row in rows) for name, rows in self.complete.items()}
         return sorted(areas, key=lambda name: (-areas[name], name))[:most]
 

@@ -5,7 +5,7 @@ Nothing is asked that the labels cannot answer: counts and absences only of clas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -110,7 +110,7 @@ class _Photo:
 
 
 def _describe(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
-    """Grounded caption by a person where one names something labelled, else a list of the labels.
+    """Grounded caption by a person, with a list of the labels that it leaves out; without captions that list alone.
 
     Without any labels the phrases are marked all the same, with no match known: words are learnt from it, not regions.
     """
@@ -124,8 +124,12 @@ def _describe(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
             if best is None or located > best[0]:
                 best = (located, answer, targets)
         assert best is not None
-        if best[0] or (best[2] and not photo.facts.instances):
-            return [Draft(pick(DESCRIBE_QUESTIONS, rng), best[1], best[2], (), True, "describe")]
+        located, answer, targets = best
+        rest = _rest(photo, targets)
+        if rest is not None:
+            answer, targets = f"{answer} {rest.answer}", (*targets, *rest.targets)
+        if located or rest is not None or (targets and not photo.facts.instances):
+            return [Draft(pick(DESCRIBE_QUESTIONS, rng), answer, targets, (), True, "describe")]
         return []
     return [_listing(photo, pick(DESCRIBE_QUESTIONS, rng), "describe")] if photo.facts.complete else []
 
@@ -137,9 +141,19 @@ def _list(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     return [_listing(photo, pick(_LIST_QUESTIONS, rng), "list")]
 
 
+def _rest(photo: _Photo, targets: Targets) -> Draft | None:
+    """What is labelled and a caption leaves out, wholly or in part, as a list behind it."""
+    said = {row for target in targets if target is not None for row in target}
+    names = [name for name in photo.facts.largest() if not said.issuperset(photo.facts.complete[name])]
+    return _list_of(photo, names[:_MAX_LISTED], "", "describe") if names else None
+
+
 def _listing(photo: _Photo, question: str, kind: str) -> Draft:
     """There are two dogs and a person. Largest categories first, and only those that are labelled exhaustively."""
-    names = photo.facts.largest(_MAX_LISTED)
+    return _list_of(photo, photo.facts.largest(_MAX_LISTED), question, kind)
+
+
+def _list_of(photo: _Photo, names: Sequence[str], question: str, kind: str) -> Draft:
     phrases: list[Phrase] = [(_group_phrase(photo, name)[0], photo.facts.complete[name]) for name in names]
     verb = "are" if _group_phrase(photo, names[0])[1] else "is"
     return grounded_draft(kind, question, f"There {verb} {listed(['{}'] * len(names))}.", phrases)

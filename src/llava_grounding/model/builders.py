@@ -3,8 +3,9 @@
 from torch import nn
 from transformers import PreTrainedConfig
 
+from llava_grounding.errors import ConfigError
 from llava_grounding.model.backbone import build_backbone
-from llava_grounding.model.config import GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
+from llava_grounding.model.config import MAX_QUERIES, GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
 from llava_grounding.model.grounder import Grounder
 from llava_grounding.model.language import FeatureVisionTower, build_projector
 from llava_grounding.model.pixel_decoder import DeformablePixelDecoder, FeaturePyramidPixelDecoder
@@ -35,6 +36,22 @@ def build_image_side(config: GrounderConfig | VisualPromptConfig) -> tuple[nn.Mo
         ffn_size=config.encoder_ffn_size,
         norm_groups=config.norm_groups,
     )
+
+
+def set_num_queries(grounder: Grounder, config: LlavaGroundingConfig, count: int) -> None:
+    """Have a grounder pick another number of object queries from an image; they have no weights of their own.
+
+    Args:
+        config: of the model that it is a part of; says the new number from now on.
+
+    Raises:
+        ConfigError: if the grounder cannot pick as many, or the language model reads more of them.
+    """
+    read = config.shared_tower_objects if config.vision_config is None else 0
+    if type(count) is not int or not max(1, read) <= count <= MAX_QUERIES:
+        raise ConfigError(f"num_queries must be {max(1, read)} to {MAX_QUERIES:,} here, got {count!r:.80}")
+    config.grounder_config.num_queries = count
+    grounder.query_selection.num_queries = count
 
 
 def build_grounder(config: GrounderConfig) -> Grounder:

@@ -15,14 +15,14 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Gen
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.utils import ModelOutput, TransformersKwargs
 
-from llava_grounding.errors import ConfigError, ShapeError, UsageError, did_you_mean
+from llava_grounding.errors import ShapeError, UsageError, did_you_mean
 from llava_grounding.model.builders import (
     build_grounder,
     build_phrase_projector,
     build_vision_tower,
     build_visual_prompt_encoder,
 )
-from llava_grounding.model.config import MAX_QUERIES, GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
+from llava_grounding.model.config import GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
 from llava_grounding.model.generation import GroundedGeneration, positions_read
 from llava_grounding.model.language import put_into_slots
 from llava_grounding.model.loading import CheckedLoading, ModelWithoutHead
@@ -123,18 +123,6 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
 
     def set_output_embeddings(self, value: nn.Linear) -> None:
         self.lm_head = value
-
-    def set_num_queries(self, count: int) -> None:
-        """Have the grounder pick another number of object queries from an image; they have no weights of their own.
-
-        Raises:
-            ConfigError: if the grounder cannot pick as many, or the language model reads more of them.
-        """
-        read = self.config.shared_tower_objects if self.config.vision_config is None else 0
-        if type(count) is not int or not max(1, read) <= count <= MAX_QUERIES:
-            raise ConfigError(f"num_queries must be {max(1, read)} to {MAX_QUERIES:,} here, got {count!r:.80}")
-        self.config.grounder_config.num_queries = count
-        self.grounder.query_selection.num_queries = count
 
     def encode_image(
         self,

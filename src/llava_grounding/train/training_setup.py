@@ -15,6 +15,7 @@ from llava_grounding.data.readers.coco import PACK_VARIABLE
 from llava_grounding.data.sample import Sample
 from llava_grounding.errors import ConfigError, DataError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG, strip_markup
+from llava_grounding.model.builders import set_num_queries
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.presets import preset
@@ -189,7 +190,7 @@ def _from_checkpoint(
     config, wanted = loaded.model.config, model_config(recipe)
     config.detach_grounding = wanted.detach_grounding
     if wanted.grounder_config.num_queries != config.grounder_config.num_queries:
-        loaded.model.set_num_queries(wanted.grounder_config.num_queries)
+        set_num_queries(loaded.model.grounder, config, wanted.grounder_config.num_queries)
     return loaded.model, loaded.processor
 
 
