@@ -107,6 +107,22 @@ def test_a_caption_is_the_description_and_labels_are_a_list(records: dict[str, R
     assert not any(t.grounded for t in plain)
 
 
+def test_what_a_caption_leaves_out_is_listed_behind_it(records: dict[str, Record]) -> None:
+    def described(*captions: str) -> tuple[str, object]:
+        (turn,) = turns_of(replace(records["yard/dogs.jpg"], captions=captions), "describe")[:1]
+        return turn.answer, turn.targets
+
+    answer, targets = described("A man in the sun.")
+    assert answer == "<g_s> A man <g_e> <seg> in the sun. There are <g_s> two dogs <g_e> <seg>."
+    assert targets == ((2,), (0, 1))
+    answer, targets = described("A dog runs to a man.")
+    assert answer.endswith(". There are <g_s> two dogs <g_e> <seg>.")
+    assert targets == ((1,), (2,), (0, 1))  # the one is the larger of two
+    answer, targets = described("What a day.")
+    assert answer == "What a day. There are <g_s> two dogs <g_e> <seg> and <g_s> a person <g_e> <seg>."
+    assert targets == ((0, 1), (2,))
+
+
 def test_counts_are_asked_only_where_labels_are_complete(records: dict[str, Record]) -> None:
     record = records["yard/dogs.jpg"]
     answers = {t.answer for t in turns_of(record, "count")}
