@@ -12,6 +12,7 @@ import pytest
 from fake_engine import Result
 
 import llava_grounding
+from llava_grounding.benchmark.tasks import TASKS
 from llava_grounding.cli import common, main
 
 Call = Callable[..., Result]
@@ -82,6 +83,17 @@ def test_wrong_use_is_one_sentence_that_names_the_help(call: Call, arguments: li
     assert result.err.count("\n") == 1
     assert words in result.err
     assert "--help`)" in result.err
+
+
+def test_a_task_registered_after_the_first_command_is_there_until_it_is_not(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("benchmark", "brevity", "--help").code == 2
+    with monkeypatch.context() as patched:
+        patched.setitem(TASKS, "brevity", next(iter(TASKS.values())))
+        assert "llava-grounding benchmark brevity" in call("benchmark", "brevity", "--help").out
+        assert call("benchmark", "brevity", "build", "--help").code == 0
+    assert call("benchmark", "brevity", "--help").code == 2
 
 
 def test_debug_is_taken_from_anywhere_but_after_two_dashes() -> None:
