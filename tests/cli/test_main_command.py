@@ -35,6 +35,14 @@ def test_the_command_line_imports_neither_torch_nor_anything_else_that_is_slow()
     assert loaded.isdisjoint({"torch", "transformers", "numpy", "PIL", "scipy", "rich", "pydantic", "safetensors"})
 
 
+def test_a_question_that_does_not_fit_is_refused_before_anything_slow_is_loaded(photo: Path) -> None:
+    code = (
+        "import sys\nfrom llava_grounding.cli.main import run\n"
+        f"assert run(['chat', {str(photo)!r}, '<region> or <region>?', '--click', '1,1']) == 2\nprint(*sys.modules)"
+    )
+    assert {name.split(".")[0] for name in python(code).split()}.isdisjoint({"torch", "transformers", "scipy"})
+
+
 def test_help_takes_less_than_half_a_second(tmp_path: Path) -> None:
     spent = []
     for _ in range(4):  # processor time, for busy machines; the first one compiles, as installing does
