@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import typer
 from fake_engine import Result
 from typer.testing import CliRunner
 
+from llava_grounding.benchmark import quality
 from llava_grounding.benchmark.baselines import MostFrequentAnswerBaseline
 from llava_grounding.benchmark.report import Report
 from llava_grounding.cli.benchmark import benchmark
@@ -39,7 +41,11 @@ def run(*arguments: Any) -> Any:
     return CliRunner(env={"COLUMNS": "200", "LLAVA_GROUNDING_DATA": ""}).invoke(app, [str(a) for a in arguments])
 
 
-def test_scenes_print_a_table_and_write_the_report(blind_model: Path, tmp_path: Path) -> None:
+def test_scenes_print_a_table_and_write_the_report(
+    blind_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = partial(quality.evaluate_scenes, baseline_scenes=5)  # to copy from; drawing 200 takes seconds
+    monkeypatch.setattr(quality, "evaluate_scenes", few)
     file = tmp_path / "reports" / "scenes.json"
     result = run("scenes", "--model", blind_model, "--limit", 2, "--report", file)
     assert result.exit_code == 0, result.output

@@ -5,6 +5,7 @@ import json
 import struct
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,7 @@ def test_out_gets_json_drawing_and_page(call: Call, engine: FakeEngine, photo: P
     assert call("chat", photo, "Again?", "--out", out, "--json").code == 0  # over what is there
 
 
+@cache
 def bad_images() -> dict[str, tuple[bytes | None, str]]:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 

@@ -12,6 +12,7 @@ import pytest
 from fake_engine import Result
 
 import llava_grounding
+from llava_grounding.benchmark.tasks import TASKS
 from llava_grounding.cli import common, main
 
 Call = Callable[..., Result]
@@ -32,6 +33,14 @@ def test_the_command_line_imports_neither_torch_nor_anything_else_that_is_slow()
     loaded = {name.split(".")[0] for name in python(code).split()}
     assert "llava_grounding" in loaded
     assert loaded.isdisjoint({"torch", "transformers", "numpy", "PIL", "scipy", "rich", "pydantic", "safetensors"})
+
+
+def test_a_question_that_does_not_fit_is_refused_before_anything_slow_is_loaded(photo: Path) -> None:
+    code = (
+        "import sys\nfrom llava_grounding.cli.main import run\n"
+        f"assert run(['chat', {str(photo)!r}, '<region> or <region>?', '--click', '1,1']) == 2\nprint(*sys.modules)"
+    )
+    assert {name.split(".")[0] for name in python(code).split()}.isdisjoint({"torch", "transformers", "scipy"})
 
 
 def test_help_takes_less_than_half_a_second(tmp_path: Path) -> None:
@@ -82,6 +91,17 @@ def test_wrong_use_is_one_sentence_that_names_the_help(call: Call, arguments: li
     assert result.err.count("\n") == 1
     assert words in result.err
     assert "--help`)" in result.err
+
+
+def test_a_task_registered_after_the_first_command_is_there_until_it_is_not(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("benchmark", "brevity", "--help").code == 2
+    with monkeypatch.context() as patched:
+        patched.setitem(TASKS, "brevity", next(iter(TASKS.values())))
+        assert "llava-grounding benchmark brevity" in call("benchmark", "brevity", "--help").out
+        assert call("benchmark", "brevity", "build", "--help").code == 0
+    assert call("benchmark", "brevity", "--help").code == 2
 
 
 def test_debug_is_taken_from_anywhere_but_after_two_dashes() -> None:

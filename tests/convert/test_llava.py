@@ -59,15 +59,19 @@ def conversions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Conversio
     return found
 
 
+@pytest.fixture(scope="module")
+def chats(conversions: dict[str, ConversionReport]) -> dict[str, GroundedChat]:
+    """Engines of what was converted; nobody may change them or their models."""
+    return {layout: GroundedChat.from_pretrained(report.out, device="cpu") for layout, report in conversions.items()}
+
+
 def loaded(report: ConversionReport) -> LlavaGroundingForConditionalGeneration:
     return load_checkpoint(report.out, "cpu", None).model
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_logits_of_image_and_text_equal_those_of_transformers(
-    conversions: dict[str, ConversionReport], layout: str
-) -> None:
-    model = loaded(conversions[layout])
+def test_logits_of_image_and_text_equal_those_of_transformers(chats: dict[str, GroundedChat], layout: str) -> None:
+    model = chats[layout].model
     torch.manual_seed(5)
     pixels, canvas = torch.randn(2, 3, 28, 28), torch.randn(2, 3, 128, 128)
     ids = torch.randint(3, WORDS, (2, 14))
@@ -83,7 +87,7 @@ def test_logits_of_image_and_text_equal_those_of_transformers(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_new_rows_are_the_mean_of_the_old_and_padding_is_left_out(
-    conversions: dict[str, ConversionReport], layout: str
+    conversions: dict[str, ConversionReport], chats: dict[str, GroundedChat], layout: str
 ) -> None:
     report, padded = conversions[layout], layout.startswith("transformers")
     words = WORDS + 2 * padded
@@ -107,7 +111,7 @@ def test_new_rows_are_the_mean_of_the_old_and_padding_is_left_out(
         "<image>": image,
         "<region>": region,
     }
-    assert loaded(report).config.pad_token_id == (PAD if padded else 0)
+    assert chats[layout].model.config.pad_token_id == (PAD if padded else 0)
 
 
 def test_what_transformers_saves_today_converts_to_the_same(
@@ -121,9 +125,11 @@ def test_what_transformers_saves_today_converts_to_the_same(
         assert filecmp.cmp(report.out / "config.json", conversions[layout].out / "config.json", False)
 
 
-def test_every_part_that_starts_fresh_is_named_with_its_size(conversions: dict[str, ConversionReport]) -> None:
+def test_every_part_that_starts_fresh_is_named_with_its_size(
+    conversions: dict[str, ConversionReport], chats: dict[str, GroundedChat]
+) -> None:
     report = conversions["llava"]
-    model = loaded(report)
+    model = chats["llava"].model
     count = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
     assert report.fresh_parts() == {name: count[name] for name in ("grounder", "visual_prompt_encoder")}
     assert f"starts fresh: grounder, {count['grounder']:,d} parameters" in report.lines()
@@ -234,11 +240,8 @@ def test_six_queries_per_prompt_run_and_the_model_learns(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_phrase_has_the_tokens_of_the_same_words_in_running_text(
-    conversions: dict[str, ConversionReport], layout: str
-) -> None:
-    processor = load_checkpoint(conversions[layout].out, "cpu", None).processor
-    tokens = processor.tokens
+def test_a_phrase_has_the_tokens_of_the_same_words_in_running_text(chats: dict[str, GroundedChat], layout: str) -> None:
+    tokens = chats[layout].processor.tokens
     plain = tokens.encode_answer(" A red dog is near a small bus.")
     marked = tokens.encode_answer(" <g_s> A red dog <g_e> <seg> is near <g_s> a small bus <g_e> <seg>.")
     special = {tokens.ids.phrase_start, tokens.ids.phrase_end, tokens.ids.seg}
@@ -251,8 +254,8 @@ def test_a_phrase_has_the_tokens_of_the_same_words_in_running_text(
         assert tokens.decode(tokens.encode_plain(typed)) == typed
 
 
-def test_a_dialogue_is_written_as_vicuna_reads_it(conversions: dict[str, ConversionReport]) -> None:
-    processor = load_checkpoint(conversions["llava"].out, "cpu", None).processor
+def test_a_dialogue_is_written_as_vicuna_reads_it(chats: dict[str, GroundedChat]) -> None:
+    processor = chats["llava"].processor
     assert processor.settings.tower.fit == "pad"
     assert processor.settings.tower.size == 28
     letterbox = Letterbox.fit((40, 30), (128, 128))
@@ -275,12 +278,11 @@ def test_a_token_that_was_added_is_never_read_out_of_what_somebody_types(tmp_pat
     assert WORDS not in load_checkpoint(report.out, "cpu", None).processor.tokens.encode_plain("a [PAD] b")
 
 
-def test_the_engine_asks_a_converted_model(conversions: dict[str, ConversionReport]) -> None:
-    for report in conversions.values():
-        chat = GroundedChat.from_pretrained(report.out, device="cpu")
+def test_the_engine_asks_a_converted_model(chats: dict[str, GroundedChat]) -> None:
+    for chat in chats.values():
         answer = chat.ask(picture(), "What is <region>?", [VisualPrompt.box(10, 10, 40, 40)], max_new_tokens=4)
         assert isinstance(answer.text, str)
-        config = loaded(report).config
+        config = chat.model.config
         assert (config.phrase_state, config.query_selection) == ("at_seg", "sigmoid")
 
 

@@ -4,8 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -37,16 +40,18 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def without_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def without_dropout() -> Iterator[None]:
     """Processes throw their own."""
-    monkeypatch.setitem(whole_models.SWIN, "drop_path_rate", 0.0)
+    with mock.patch.dict(whole_models.SWIN, {"drop_path_rate": 0.0}):
+        yield
 
 
-@pytest.fixture
-def plain_descent(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="class")
+def plain_descent() -> Iterator[None]:
     """AdamW makes a whole step of a gradient of rounding errors; plain descent shows gradients as they are."""
-    monkeypatch.setattr("torch.optim.AdamW", lambda groups, lr, betas: torch.optim.SGD(groups, lr=lr))
+    with mock.patch("torch.optim.AdamW", lambda groups, lr, betas: torch.optim.SGD(groups, lr=lr)):
+        yield
 
 
 def unequal(folder: Path, **values: Any) -> TrainingSetup:
@@ -69,26 +74,43 @@ def distance(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     return float(lengths[0] / lengths[1])
 
 
+@dataclass(frozen=True)
+class Run:
+    """How far one process takes each weight with whole batches, and what it logs."""
+
+    way: dict[str, Tensor]
+    log: list[dict[str, float]]
+
+
+@pytest.fixture(scope="class")
+def alone(plain_descent: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Nobody may change it."""
+    folder = tmp_path_factory.mktemp("whole")
+    return Run(way(folder), log_of(folder))
+
+
 @pytest.mark.usefixtures("plain_descent")
 class TestStepsAreEqual:
-    def test_however_they_are_split_within_a_process(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        whole = way(tmp_path / "whole")
+    def test_however_they_are_split_within_a_process(
+        self, alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = alone.way
         assert distance(way(tmp_path / "split", micro_batch_size=1), whole) < 1e-4
-        for row, other in zip(log_of(tmp_path / "whole"), log_of(tmp_path / "split"), strict=True):
+        for row, other in zip(alone.log, log_of(tmp_path / "split"), strict=True):
             names = [name for name in row if "loss" in name or name in ("language", "grad_norm")]
             assert [other[name] for name in names] == pytest.approx([row[name] for name in names], rel=1e-3)
         monkeypatch.setattr(Shares, "of", lambda batch, totals: Shares(0.25, 0.25, 0.25))
         assert distance(way(tmp_path / "naive", micro_batch_size=1), whole) > 0.1  # a mean of means would be seen
 
     @pytest.mark.parametrize("values", [{}, {"micro_batch_size": 1}], ids=["at once", "in micro-batches"])
-    def test_however_many_processes_take_them(self, values: dict[str, Any], tmp_path: Path) -> None:
-        whole = way(tmp_path / "whole")
+    def test_however_many_processes_take_them(self, values: dict[str, Any], alone: Run, tmp_path: Path) -> None:
+        whole = alone.way
         start = weights(unequal(tmp_path))
         assert in_children(2, lambda: finish(tmp_path / "two", source=Listed(UNEQUAL), **SETTINGS, **values)) == [0, 0]
         end = load_file(tmp_path / "two/checkpoint-2/model.safetensors")
         two = {f"model.{name}": value - start[f"model.{name}"] for name, value in end.items()}
         assert distance(two, {name: whole[name] for name in two}) < 1e-4
-        for row, other in zip(log_of(tmp_path / "whole"), log_of(tmp_path / "two"), strict=True):
+        for row, other in zip(alone.log, log_of(tmp_path / "two"), strict=True):
             names = [name for name in row if name not in ("time", "samples_s")]
             assert [other[name] for name in names] == pytest.approx([row[name] for name in names], rel=1e-3)
 

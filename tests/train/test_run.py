@@ -8,8 +8,9 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -52,23 +53,37 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+Straight = Callable[[str], dict[str, Tensor]]
+
+
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
-    """What each of these runs ends with when nobody disturbs it."""
-    return {name: weights(finish(tmp_path_factory.mktemp("straight"), **values)[0]) for name, values in RUNS.items()}
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Straight:
+    """What each of these runs ends with when nobody disturbs it; run when first asked for."""
+    return cache(lambda name: weights(finish(tmp_path_factory.mktemp("straight"), **RUNS[name])[0]))
+
+
+QUICK: dict[str, Any] = {"stage": "pretrain_grounder", "batch_size": 1, "save_steps": 1, "eval_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def of_one_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a quick run that is over; to be copied."""
+    folder = tmp_path_factory.mktemp("quick")
+    finish(folder, **QUICK, steps=1)
+    return folder
 
 
 class TestGoingOn:
     @pytest.mark.parametrize(("name", "step"), [("class names", 3), ("dialogues", 1), ("micro-batches", 3)])
     def test_a_run_that_died_goes_on_as_if_it_had_not(
-        self, name: str, step: int, straight: dict[str, dict[str, Tensor]], tmp_path: Path
+        self, name: str, step: int, straight: Straight, tmp_path: Path
     ) -> None:
         run_until(step, tmp_path, **RUNS[name])
         assert (tmp_path / "checkpoint-2").exists() == (step > 2)
         resumed, _ = finish(tmp_path, seed=5 if step > 2 else 0, **RUNS[name])  # fresh weights must not matter then
-        assert differences(weights(resumed), straight[name]) == []
+        assert differences(weights(resumed), straight(name)) == []
         fresh = weights(training_setup(tmp_path / "unused", **RUNS[name]))
-        assert differences(fresh, straight[name])
+        assert differences(fresh, straight(name))
 
     @pytest.mark.parametrize("flavour", ["official", "siglip"])  # whose Swin has other names in files than in memory
     def test_every_kind_of_model_goes_on(self, flavour: str, tmp_path: Path) -> None:
@@ -79,7 +94,7 @@ class TestGoingOn:
 
     @pytest.mark.parametrize("moment", ["at the end of a step", "while a checkpoint is written"])
     def test_a_run_that_was_killed_goes_on_as_if_it_had_not(
-        self, moment: str, straight: dict[str, dict[str, Tensor]], tmp_path: Path
+        self, moment: str, straight: Straight, tmp_path: Path
     ) -> None:
         values = {**RUNS["dialogues"], "save_steps": 1}
 
@@ -104,12 +119,10 @@ class TestGoingOn:
         assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
         assert (tmp_path / ".writing").exists() == (moment != "at the end of a step")
         resumed, _ = finish(tmp_path, seed=5, **values)
-        assert differences(weights(resumed), straight["dialogues"]) == []
+        assert differences(weights(resumed), straight("dialogues")) == []
         assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
-    def test_a_run_killed_at_random_moments_ends_as_if_it_had_not(
-        self, straight: dict[str, dict[str, Tensor]], tmp_path: Path
-    ) -> None:
+    def test_a_run_killed_at_random_moments_ends_as_if_it_had_not(self, straight: Straight, tmp_path: Path) -> None:
         values = {**RUNS["dialogues"], "save_steps": 1}
         begin = time.monotonic()
         assert in_children(1, lambda: bool(finish(tmp_path / "whole", **values))) == [0]
@@ -122,11 +135,11 @@ class TestGoingOn:
             checkpoints.append(last_checkpoint(tmp_path / "cut"))
         seed = 0 if last_checkpoint(tmp_path / "cut") is None else 5
         resumed, _ = finish(tmp_path / "cut", seed=seed, **values)
-        assert differences(weights(resumed), straight["dialogues"]) == [], (moments, checkpoints)
+        assert differences(weights(resumed), straight("dialogues")) == [], (moments, checkpoints)
         assert not [path.name for path in (tmp_path / "cut").iterdir() if path.name.startswith(".")]
 
     def test_a_run_asked_to_stop_saves_and_goes_on_when_told_to(
-        self, straight: dict[str, dict[str, Tensor]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, straight: Straight, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         values = {**RUNS["micro-batches"], "save_steps": 100}
         before = signal.getsignal(signal.SIGTERM)
@@ -138,7 +151,7 @@ class TestGoingOn:
         assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
         assert not (tmp_path / "last").exists()
         resumed, metrics = finish(tmp_path, seed=5, **values)
-        assert differences(weights(resumed), straight["micro-batches"]) == []
+        assert differences(weights(resumed), straight("micro-batches")) == []
         assert metrics
         assert [row["step"] for row in log_of(tmp_path) if "loss" in row] == [1, 2, 3, 4]
 
@@ -163,16 +176,16 @@ class TestGoingOn:
         finish(tmp_path, **values)  # a damaged note of it stops nobody
 
     def test_the_same_seed_gives_the_same_weights_and_others_give_others(
-        self, straight: dict[str, dict[str, Tensor]], tmp_path: Path
+        self, straight: Straight, tmp_path: Path
     ) -> None:
         again, _ = finish(tmp_path / "again", **RUNS["class names"])
-        assert differences(weights(again), straight["class names"]) == []
+        assert differences(weights(again), straight("class names")) == []
         other, _ = finish(tmp_path / "other", data_seed=1, **RUNS["class names"])
-        assert "class_phrases.embeds" in differences(weights(other), straight["class names"])
+        assert "class_phrases.embeds" in differences(weights(other), straight("class names"))
 
-    def test_worker_processes_change_nothing(self, straight: dict[str, dict[str, Tensor]], tmp_path: Path) -> None:
+    def test_worker_processes_change_nothing(self, straight: Straight, tmp_path: Path) -> None:
         setup, _ = finish(tmp_path, **RUNS["micro-batches"], workers=2)
-        assert differences(weights(setup), straight["micro-batches"]) == []
+        assert differences(weights(setup), straight("micro-batches")) == []
 
     def test_a_checkpoint_of_another_model_or_a_damaged_one_is_named(self, tmp_path: Path) -> None:
         values = {"stage": "pretrain_grounder", "steps": 1, "batch_size": 1}
@@ -189,25 +202,18 @@ class TestGoingOn:
 
 
 class TestWhatIsKept:
-    QUICK: ClassVar[dict[str, Any]] = {
-        "stage": "pretrain_grounder",
-        "batch_size": 1,
-        "save_steps": 1,
-        "eval_steps": 1,
-    }
-
     def test_only_the_newest_checkpoints_are_kept(self, tmp_path: Path) -> None:
-        finish(tmp_path, **self.QUICK, save_total_limit=2)
+        finish(tmp_path, **QUICK, save_total_limit=2)
         assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-4"]
 
     @pytest.mark.parametrize("victim", ["optimizer", "model", "best"])
     def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_what_was_there_whole(
-        self, victim: str, tmp_path: Path
+        self, victim: str, of_one_step: Path, tmp_path: Path
     ) -> None:
-        finish(tmp_path, **{**self.QUICK, "steps": 1})
+        shutil.copytree(of_one_step, tmp_path, dirs_exist_ok=True)
         kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != "log.jsonl"}
         with self.full_disk(victim), pytest.raises(CheckpointError) as caught:
-            finish(tmp_path, **self.QUICK)
+            finish(tmp_path, **QUICK)
         what = "best" if victim == "best" else "checkpoint-2"
         assert str(caught.value) == f"cannot write `{what}` in `{tmp_path}`: [Errno 28] No space left on device"
         after = {path for path in tmp_path.rglob("*") if path.is_file() and path.name != "log.jsonl"}
@@ -216,7 +222,7 @@ class TestWhatIsKept:
         changed = {path for path in kept if path.read_bytes() != kept[path]} - {tmp_path / "recipe.json"}
         assert changed <= (set() if victim == "best" else best)
         assert not list(tmp_path.glob(".*"))  # the room is given back
-        finish(tmp_path, **{**self.QUICK, "steps": 2})
+        finish(tmp_path, **{**QUICK, "steps": 2})
         assert (tmp_path / "last").exists()
 
     def full_disk(self, victim: str) -> Any:
@@ -240,21 +246,21 @@ class TestWhatIsKept:
     def test_the_best_validation_survives_a_stop(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         scores = iter([0.3, 0.9, 0.5, 0.4])
         monkeypatch.setattr("llava_grounding.train.run.Validation.__call__", lambda *_: {"class_f1": next(scores)})
-        run_until(3, tmp_path, **self.QUICK)
+        run_until(3, tmp_path, **QUICK)
         best = (tmp_path / "best/model.safetensors").read_bytes()
-        assert finish(tmp_path, **self.QUICK)[1] == {"class_f1": 0.4}
+        assert finish(tmp_path, **QUICK)[1] == {"class_f1": 0.4}
         assert (tmp_path / "best/model.safetensors").read_bytes() == best
         assert (tmp_path / "last/model.safetensors").read_bytes() != best
         assert json.loads((tmp_path / "best/validation.json").read_text()) == {"class_f1": 0.9}
         assert [row["class_f1"] for row in log_of(tmp_path) if "class_f1" in row] == [0.3, 0.9, 0.5, 0.4]
 
     def test_a_best_that_was_moved_aside_when_the_run_was_killed_comes_back(self, tmp_path: Path) -> None:
-        finish(tmp_path, **self.QUICK)
+        finish(tmp_path, **QUICK)
         kept = (tmp_path / "best/model.safetensors").read_bytes()
         (tmp_path / "best").rename(tmp_path / ".best.old")
         (tmp_path / ".best.writing").mkdir()
         (tmp_path / ".best.old/validation.json").write_text('{"class_f1": 2.0}')
-        finish(tmp_path, **{**self.QUICK, "steps": 5})
+        finish(tmp_path, **{**QUICK, "steps": 5})
         assert (tmp_path / "best/model.safetensors").read_bytes() == kept
         assert not list(tmp_path.glob(".*"))
 

@@ -38,14 +38,20 @@ class _Benchmarks(TyperGroup):
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        made = typer.main.get_command(steps)  # once for all tasks: most of what `--help` takes is making commands
+        self._own = self.commands
+        self._steps = typer.main.get_command(steps)  # once for all tasks: making commands takes longer than `--help`
+        self._take_tasks()
+
+    def _take_tasks(self) -> None:
+        self.commands = dict(self._own)
         for name in TASKS:
-            group = copy(made)
+            group = copy(self._steps)
             group.name, group.help = name, IN_A_LINE.get(name, name)
-            self.add_command(group)
+            self.commands[name] = group
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Take the command of the drawn scenes and photos for what is no task with steps."""
+        self._take_tasks()  # those registered since as well
         first = args[0] if args else "--help"
         old = [task.value for task in Task]
         if first not in self.commands and first not in ("-h", "--help"):

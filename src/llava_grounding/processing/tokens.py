@@ -4,15 +4,18 @@ Knows the markup, not the conversation. Special tokens written by a user are pla
 text is trusted; a `<region>` is a placeholder only where the caller expects one.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Protocol
 
 from llava_grounding.errors import CheckpointError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase  # slow to import, and a question is checked without it
 
 IMAGE = "<image>"
 _INSIDE = rf"(?:(?!{PHRASE_START}|{PHRASE_END}|{SEG}).)+?"
@@ -35,7 +38,7 @@ class SpecialIds:
     bos: int | None = None
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "SpecialIds":
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
         """Look the ids up.
 
         Raises:
