@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 from llava_grounding.annotate.marked import Marked, MarkedPhrase, Refused
 from llava_grounding.annotate.tasks import Numbered, Task
-from llava_grounding.language.nouns import Lexicon, Mention, is_mass, is_plural_name, lexicon, parse_number
+from llava_grounding.language.nouns import Lexicon, Mention, is_mass, is_plural_name, lexicon_with, parse_number
 from llava_grounding.language.synonyms import COLLECTIVES, GROUP_NOUNS, PHRASE_ENDS
 
 MAX_PHRASE = 120
@@ -24,7 +23,7 @@ _CUTS = PHRASE_ENDS - {"and", "or", "front"}
 def verify(task: Task, marked: Marked) -> Marked:
     """The phrases that hold; the others are among the refused ones."""
     things = {one.number: one for one in task.numbered}
-    words = _lexicon(tuple(sorted({one.name for one in task.numbered})))
+    words = lexicon_with({one.name for one in task.numbered})
     refused = list(marked.refused)
     kept: dict[str, tuple[MarkedPhrase, ...]] = {}
     for label, phrases in marked.phrases.items():
@@ -115,10 +114,3 @@ def _ends_at_words(text: str, span: tuple[int, int]) -> bool:
     start, end = span
     before, after = text[start - 1 : start], text[end : end + 1]
     return not (before.isalnum() and text[start].isalnum()) and not (after.isalnum() and text[end - 1].isalnum())
-
-
-@lru_cache(maxsize=4096)
-def _lexicon(names: tuple[str, ...]) -> Lexicon:
-    base = lexicon(())
-    extra = tuple(name for name in names if name not in base.names)
-    return lexicon(base.names + extra) if extra else base
