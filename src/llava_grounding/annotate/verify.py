@@ -44,7 +44,21 @@ def verify(task: Task, marked: Marked) -> Marked:
 
 def _fault(text: str, phrase: MarkedPhrase, things: Mapping[int, Numbered], words: Lexicon) -> tuple[str, str] | None:
     """Reason and detail, None if the phrase holds."""
-    start, end = phrase.span
+    wrong = span_fault(text, phrase.span)
+    if wrong is not None:
+        return wrong
+    said = text[slice(*phrase.span)]
+    if not phrase.numbers:
+        return "no instance", f'"{said}" has no instance'
+    unknown = [number for number in phrase.numbers if number not in things]
+    if unknown:
+        return "unknown id", f'"{said}" names {unknown[0]}, but instances are 1 to {len(things)}'
+    return _number_fault(said, phrase.numbers, things, words)
+
+
+def span_fault(text: str, span: tuple[int, int]) -> tuple[str, str] | None:
+    """Why these characters cannot be a phrase of a text: reason and detail, None if they can."""
+    start, end = span
     if not 0 <= start < end <= len(text):
         return "span outside the text", f"[{start}, {end}) lies outside of the text"
     said = text[start:end]
@@ -52,14 +66,9 @@ def _fault(text: str, phrase: MarkedPhrase, things: Mapping[int, Numbered], word
         return "empty phrase", f'"{said}" is no phrase'
     if len(said) > MAX_PHRASE or "\n" in said:
         return "phrase too long", f'"{said[:MAX_PHRASE]}" is more than a noun phrase'
-    if not _ends_at_words(text, phrase.span):
+    if not _ends_at_words(text, span):
         return "phrase cuts a word", f'"{said}" begins or ends within a word'
-    if not phrase.numbers:
-        return "no instance", f'"{said}" has no instance'
-    unknown = [number for number in phrase.numbers if number not in things]
-    if unknown:
-        return "unknown id", f'"{said}" names {unknown[0]}, but instances are 1 to {len(things)}'
-    return _number_fault(said, phrase.numbers, things, words)
+    return None
 
 
 def _number_fault(

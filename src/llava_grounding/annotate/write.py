@@ -163,7 +163,12 @@ class Writer:
             self.reject(_of(task, "nothing named", "no phrase of it names an instance"))
             return
         named = sum(len(one.numbers) for found in marked.phrases.values() for one in found)
-        for key, count in (("samples", 1), ("accepted", 1), ("phrases", marked.num_phrases), ("instances_named", named)):
+        for key, count in (
+            ("samples", 1),
+            ("accepted", 1),
+            ("phrases", marked.num_phrases),
+            ("instances_named", named),
+        ):
             self.counts[key] += count
         self._images.add(int(task.record.image_id))
         parts = []
@@ -185,9 +190,13 @@ class Writer:
         self._records.add(self._entry(task, marked, regions, parts, rounds))
 
     def _drop(self, task: Task, one: Refused) -> None:
-        self.dropped[one.reason] += 1
         entry = {"position": task.sample.position, "id": task.sample.id, "text": one.label, "phrase": one.phrase}
-        self._dropped.add({**entry, "reason": one.reason, "detail": one.detail})
+        self.drop({**entry, "reason": one.reason, "detail": one.detail})
+
+    def drop(self, entry: Mapping[str, Any]) -> None:
+        """Note a phrase that is not taken, as the file of such phrases has it."""
+        self.dropped[entry["reason"]] += 1
+        self._dropped.add(entry)
 
     def _entry(
         self, task: Task, marked: Marked, regions: Mapping[str, Region], parts: Sequence[str], rounds: int

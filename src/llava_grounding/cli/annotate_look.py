@@ -32,14 +32,24 @@ def review(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Verdicts that pages have saved: tell the precision instead."),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            parser=given_path,
+            help="With --verdicts: folder for all files anew, without what was rejected and with what was fixed.",
+        ),
+    ] = None,
 ) -> None:
     """Write a page to check sampled phrases by hand, or read its verdicts back."""
-    from llava_grounding.annotate.review import read_verdicts, review_page, sample_phrases
+    from llava_grounding.annotate.review import review_page, sample_phrases
 
     if verdicts:
-        for line in read_verdicts(folder, verdicts).lines():
-            say(f"{line}\n")
+        _take_verdicts(folder, verdicts, out)
         return
+    if out is not None:
+        raise UsageError("--out goes with --verdicts FILE, which says what to correct")
     if images is None or page is None:
         raise UsageError("give --images PLACE and --page FILE.html, or --verdicts FILE")
     sampled = sample_phrases(folder, count, seed)
@@ -50,6 +60,24 @@ def review(
     finally:
         labels.close()
     note(f"{len(sampled)} phrases in {quoted(str(page), 300)}; open it in a browser, save, and give --verdicts")
+
+
+def _take_verdicts(folder: Path, paths: list[Path], out: Path | None) -> None:
+    from llava_grounding.annotate.correct import correct
+    from llava_grounding.annotate.verdicts import precision_of, read_verdicts
+    from llava_grounding.annotate.write import FILES
+
+    verdicts = read_verdicts(folder, paths)
+    for line in precision_of(verdicts).lines():
+        say(f"{line}\n")
+    if out is None:
+        return
+    check_out(out, FILES, [("data", folder), *(("data", folder / name) for name in FILES)])
+    with exchanged_files(out, FILES) as aside:
+        manifest = correct(folder, verdicts, aside, folder / STORE)
+    for line in summary(manifest):
+        say(f"{line}\n")
+    note(f"written to {quoted(str(out), 300)}")
 
 
 @annotate.command()

@@ -169,7 +169,9 @@ class LabelledImages:
     @cached_property
     def _image_of_ids(self) -> Mapping[Key, Key]:
         """Annotation id -> id of its image; wanted only where a file names a wrong one."""
-        return {thing.id: record.image_id for record in self._photos for thing in record.instances if thing.id is not None}
+        return {
+            thing.id: record.image_id for record in self._photos for thing in record.instances if thing.id is not None
+        }
 
     def look_up(self, ids: Any, record: Record, rows: Mapping[Key, int], what: str) -> tuple[int, ...]:
         """Indices of annotation ids in the record of their image, one each.
