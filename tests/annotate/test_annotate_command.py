@@ -248,6 +248,28 @@ def test_stats_show_and_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "bench by id: 1 of its 2 images are here" in capsys.readouterr().out
 
 
+def test_all_marks_are_drawn_and_a_stopped_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths, out, drawn = write(tmp_path / "in", pictures=True), tmp_path / "out", tmp_path / "drawn"
+    annotate("run", *inputs(paths), "--out", out)
+    (tmp_path / "in" / "000000000003.jpg").rename(tmp_path / "away.jpg")
+    marks = ["draw-marks", out, "--images", tmp_path / "in", "--out", drawn]
+    assert annotate(*marks) == 1
+    assert "000000000003.jpg" in capsys.readouterr().err
+    assert not (drawn / "marks.json").exists()
+    (tmp_path / "away.jpg").rename(tmp_path / "in" / "000000000003.jpg")
+    assert annotate(*marks, "--limit", 2) == 0
+    before = {path: path.stat().st_mtime_ns for path in (drawn / "pictures").iterdir()}
+    assert len(before) == 2
+    assert annotate(*marks) == 0
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in (drawn / "pictures").iterdir()}.items()
+    read = SetOfMarkDialogues.from_files(drawn / "marks.json", drawn)  # of its own: no labels, nothing to draw
+    wanted = SetOfMarkDialogues.from_files(out / "marks.json", tmp_path / "in", out / "instances.json")
+    assert check_dataset(read).ok
+    assert [one.dialogues for one in read] == [one.dialogues for one in wanted]
+    for one, other in zip(read, wanted, strict=True):
+        assert np.abs(one.load_image().astype(int) - other.load_image()).mean() < 4
+
+
 def test_pictures_are_known_again_by_their_looks(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)

@@ -123,6 +123,35 @@ def show(
         say(f"{line}\n")
 
 
+@annotate.command("draw-marks")
+def draw_marks(
+    folder: FolderArgument,
+    images: Annotated[
+        Path, typer.Option(metavar="PLACE", parser=given_path, help="Folder, .tar or .zip of the pictures.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", parser=given_path, help="Folder for all of it.")],
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Draw the first N only.")] = None,
+) -> None:
+    """Draw the marks of all records into their pictures; the same command resumes a stopped run."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from llava_grounding.annotate.assemble import read_manifest
+    from llava_grounding.annotate.marked_pictures import write_marked_pictures
+    from llava_grounding.annotate.write import FILES, MARKS
+    from llava_grounding.data.images import open_images
+
+    check_out(out, [MARKS], [("data", folder), *(("data", folder / name) for name in FILES)])
+    total = read_manifest(folder)["counts"]["marks"]
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("Drawing", total=total if limit is None else min(limit, total))
+        store = open_images(images)
+        count = write_marked_pictures(
+            folder, store, out, folder / STORE, limit, lambda done: progress.update(bar, completed=done)
+        )
+    note(f"{count} dialogues with their pictures in {quoted(str(out), 300)}")
+
+
 @annotate.command()
 def audit(
     folder: FolderArgument,
