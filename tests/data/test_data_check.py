@@ -154,7 +154,7 @@ def test_a_picture_with_many_dialogues_is_looked_at_once_and_counted_each_time()
 
     thin = Annotation("dog", (0, 0, 4, 4), [[0, 0, 4, 0, 0, 0]], id=7)
     other = replace(thin, segmentation=SQUARE, box_xyxy=(0, 0, 4, 3), id=8)
-    records = [record(id="a", instances=(thin,), read_bytes=read) for _ in range(3)]
+    records = [record(id=name, instances=(thin,), read_bytes=read) for name in "abc"]
     records += [record(id="a", instances=(thin, other), read_bytes=read), record(instances=(replace(thin, id=None),))]
     report = check_dataset(Listed(records))
     assert len(asked) == 2

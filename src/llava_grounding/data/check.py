@@ -244,7 +244,7 @@ def _labels_of(record: Record) -> int | None:
         return None
     try:
         labels = tuple((thing.id, thing.box_xyxy) for thing in record.instances)
-        return hash((record.id, record.image_id, record.read_bytes, labels))
+        return hash((record.image_id, record.read_bytes, labels))
     except TypeError:  # a picture that is drawn, from labels
         return None
 
