@@ -7,6 +7,7 @@ import math
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ from PIL import Image
 
 from llava_grounding.annotate import matcher
 from llava_grounding.annotate.audit import image_key, picture_hash, read_image_list
+from llava_grounding.annotate.correct import correct
 from llava_grounding.annotate.json_stream import iter_rows
-from llava_grounding.annotate.label_index import open_index
-from llava_grounding.annotate.review import wilson_interval
+from llava_grounding.annotate.label_index import file_hash, open_index
 from llava_grounding.annotate.samples import Shard, TextSample, Turn
 from llava_grounding.annotate.tasks import make_task
+from llava_grounding.annotate.verdicts import read_verdicts, wilson_interval
 from llava_grounding.annotate.write import FILES
 from llava_grounding.cli.main import run
 from llava_grounding.data.check import check_dataset
@@ -156,6 +158,68 @@ def test_verdicts_come_back_as_precision_with_an_interval(tmp_path: Path, capsys
     assert "is about other records than" in capsys.readouterr().err
 
 
+def test_verdicts_correct_the_files_and_leave_the_rest_as_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths, out, saved = write(tmp_path / "in"), tmp_path / "out", tmp_path / "verdicts.json"
+    texts = ["A dog barks.", "Two people.", "A dog runs.", "A bus <0>", "A dog and two people.", "A bus."]
+    images = [1, 1, 1, 1, 1, 2]
+    rows = [{"id": k, "image_id": i, "caption": text} for k, (i, text) in enumerate(zip(images, texts, strict=True))]
+    paths["captions"].write_text(json.dumps({"annotations": rows}))
+    annotate("run", *inputs(paths), "--out", out, "--prompts")
+    about = {"version": 1, "kind": "llava-grounding review", "records": file_hash(out / "records.jsonl")}
+
+    def corrected(to: str, *verdicts: dict[str, object], of: Path = out) -> Path:
+        saved.write_text(json.dumps({**about, "verdicts": verdicts}))
+        (tmp_path / to).mkdir()
+        correct(of, read_verdicts(of, [saved]), tmp_path / to, tmp_path / "work")
+        return tmp_path / to
+
+    same = corrected("same", {"key": [1, "A1", [0, 5]], "verdict": "accept"})
+    before, after = contents(out), contents(same)
+    manifest = json.loads(after.pop("manifest.json"))
+    assert manifest.pop("reviews") == [{"accepted": 1, "rejected": 0, "fixed": 0, "interval": [0.2065, 1.0]}]
+    assert manifest == json.loads(before.pop("manifest.json"))
+    assert after == before
+
+    reject = {"key": [1, "A1", [0, 5]], "verdict": "reject"}
+    fix = {"key": [3, "A1", [0, 5]], "verdict": "fix", "annotations": [1000, 1002], "span": [2, 5]}
+    to = corrected("to", reject, fix)
+    assert [json.loads(line)["position"] for line in (to / "rejected.jsonl").read_text().splitlines()] == [1, 4]
+    record = json.loads((to / "records.jsonl").read_text().splitlines()[1])
+    (phrase,) = record["texts"]["A1"]["phrases"]
+    assert (record["position"], phrase["text"], phrase["annotations"]) == (3, "dog", [1000, 1002])
+    assert not record["pointed_at"]  # it names two things now
+    assert (to / "gvc_r.json").read_bytes() != before["gvc_r.json"]
+    counts = json.loads((to / "manifest.json").read_text())["counts"]
+    assert (counts["samples"], counts["accepted"]) == (6, 4)
+    with pytest.raises(DataError, match="is about other records than"):
+        read_verdicts(to, [saved])
+    about["records"] = file_hash(to / "records.jsonl")  # a second look, at what the first one gave
+    twice = corrected("twice", {"key": [3, "A1", [2, 5]], "verdict": "accept"}, of=to)
+    assert len(json.loads((twice / "manifest.json").read_text())["reviews"]) == 2
+
+    about["records"] = file_hash(out / "records.jsonl")
+    for change, wanted in [
+        ({"annotations": [1003]}, "annotation 1003 is not on image 000000000001.jpg"),
+        ({"annotations": []}, "must have a list of annotation ids, at least one, got []"),
+        ({"annotations": ["1000 OR 1"]}, "annotation 1000 OR 1 is not on image"),
+        ({"span": [0, 99]}, "lies outside of the text"),
+        ({"span": [1, 4]}, "is no phrase"),
+        ({"span": [0, 4]}, "begins or ends within a word"),
+        ({"span": "all"}, "must have a span of two numbers"),
+        ({"key": [3, "A1", [0, 4]]}, "is about a phrase that is not in"),
+        ({"key": [3, "A1"]}, "must have a key of position, label and span"),
+        ({"key": [5, "A1", [0, 5]], "annotations": None, "span": [0, 20]}, "would overlap another one"),
+    ]:
+        with pytest.raises(DataError) as refused:
+            corrected(wanted, {**fix, **change})
+        assert f"{saved}, verdict 1" in str(refused.value)
+        assert wanted in str(refused.value)
+    assert annotate("review", out, "--verdicts", saved, "--out", out) == 2
+    assert "would overwrite the data" in capsys.readouterr().err
+
+
 def test_wilsons_interval() -> None:
     # From the formula by hand: 81 of 263 (Newcombe 1998, table I): 0.2553 to 0.3662.
     assert [round(one, 4) for one in wilson_interval(81, 263)] == [0.2553, 0.3662]
@@ -183,6 +247,28 @@ def test_stats_show_and_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
     assert annotate("audit", out, "--against", f"bench={tmp_path / 'list.txt'}", "--strict") == 1
     assert "bench by id: 1 of its 2 images are here" in capsys.readouterr().out
+
+
+def test_all_marks_are_drawn_and_a_stopped_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths, out, drawn = write(tmp_path / "in", pictures=True), tmp_path / "out", tmp_path / "drawn"
+    annotate("run", *inputs(paths), "--out", out)
+    (tmp_path / "in" / "000000000003.jpg").rename(tmp_path / "away.jpg")
+    marks = ["draw-marks", out, "--images", tmp_path / "in", "--out", drawn]
+    assert annotate(*marks) == 1
+    assert "000000000003.jpg" in capsys.readouterr().err
+    assert not (drawn / "marks.json").exists()
+    (tmp_path / "away.jpg").rename(tmp_path / "in" / "000000000003.jpg")
+    assert annotate(*marks, "--limit", 2) == 0
+    before = {path: path.stat().st_mtime_ns for path in (drawn / "pictures").iterdir()}
+    assert len(before) == 2
+    assert annotate(*marks) == 0
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in (drawn / "pictures").iterdir()}.items()
+    read = SetOfMarkDialogues.from_files(drawn / "marks.json", drawn)  # of its own: no labels, nothing to draw
+    wanted = SetOfMarkDialogues.from_files(out / "marks.json", tmp_path / "in", out / "instances.json")
+    assert check_dataset(read).ok
+    assert [one.dialogues for one in read] == [one.dialogues for one in wanted]
+    for one, other in zip(read, wanted, strict=True):
+        assert np.abs(one.load_image().astype(int) - other.load_image()).mean() < 4
 
 
 def test_pictures_are_known_again_by_their_looks(tmp_path: Path) -> None:
@@ -340,6 +426,7 @@ def test_an_estimate_sends_nothing_and_ctrl_c_loses_nothing(
             if len(model.asked) == 5 and not kills:
                 kills.append(attempt)
                 os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.5)  # nothing is answered until the signal has arrived, however busy the machine is
             return "answer"
 
         model._behaviour = interrupting

@@ -145,6 +145,24 @@ def test_broken_masks_are_named_and_empty_ones_do_not_count_as_broken(tmp_path: 
     assert check_dataset(photos(tmp_path, [*labels[2:], *good])).ok
 
 
+def test_a_picture_with_many_dialogues_is_looked_at_once_and_counted_each_time() -> None:
+    asked = []
+
+    def read() -> bytes:
+        asked.append(1)
+        return picture()
+
+    thin = Annotation("dog", (0, 0, 4, 4), [[0, 0, 4, 0, 0, 0]], id=7)
+    other = replace(thin, segmentation=SQUARE, box_xyxy=(0, 0, 4, 3), id=8)
+    records = [record(id=name, instances=(thin,), read_bytes=read) for name in "abc"]
+    records += [record(id="a", instances=(thin, other), read_bytes=read), record(instances=(replace(thin, id=None),))]
+    report = check_dataset(Listed(records))
+    assert len(asked) == 2
+    assert report.empty_masks.count == 5
+    assert len(report.empty_masks.named) == 3
+    assert report.counts["instances"] == 6
+
+
 def test_what_the_reader_left_out_is_told_but_is_ok(tmp_path: Path) -> None:
     report = check_dataset(photos(tmp_path, [labelled(n, [0, 0, 0, 4]) for n in range(30)]))
     assert report.ok

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import pickle
@@ -26,9 +27,10 @@ from llava_grounding.data.readers.registry import READERS, reader_of
 from llava_grounding.data.readers.via import Via
 from llava_grounding.data.readers.voc import PascalVoc
 from llava_grounding.data.readers.yolo import Yolo
+from llava_grounding.data.recognise import recognise
 from llava_grounding.data.record import Record
 from llava_grounding.errors import DataError
-from tool_files import BOXES, TOOLS, TRIANGLE, H, W, pictures, voc_object, voc_xml, write_cvat
+from tool_files import BOXES, TOOLS, TRIANGLE, H, W, pictures, voc_object, voc_xml, write_cvat, write_via
 
 
 def by_name(data: Any) -> dict[str, Record]:
@@ -101,6 +103,69 @@ def test_polygons_of_every_tool_are_the_mask_that_coco_draws(tmp_path: Path) -> 
         record = by_name(data)["a.png"]
         np.testing.assert_array_equal(record.load_mask(0), expected)
         assert record.instances[0].box_xyxy == pytest.approx((4, 8, 20, 24))
+
+
+def test_frames_of_a_film_are_pictures_and_what_is_outside_is_not_there(tmp_path: Path) -> None:
+    def box(frame: int, x: int, more: str = "") -> str:
+        return f'<box frame="{frame}" outside="0" xtl="{x}" ytl="2" xbr="{x + 4}" ybr="6" keyframe="0" {more}/>'
+
+    left = box(1, 11).replace('outside="0"', 'outside="1"')
+    tracks = {
+        "dog": box(0, 10) + left + box(3, 13, 'rotation="90"'),
+        "cat": "".join(box(frame, 20 + frame) for frame in (0, 1, 2, 3)) + box(7, 1).replace('frame="7"', ""),
+        "bird": '<polygon frame="2" outside="0" points="4,8;20,8;20,24"/>',
+        "fish": box(1, 30) + box(3, 32),  # of frame 2 nothing is said
+    }
+    rows = "".join(
+        f'<track id="{k}" label="{name}">{shapes}</track>' for k, (name, shapes) in enumerate(tracks.items())
+    )
+    size = f"<meta><task><original_size><width>{W}</width><height>{H}</height></original_size></task></meta>"
+    for number in range(3):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (W, H)).save(tmp_path / f"images/frame_{number:06d}.PNG")
+    (tmp_path / "annotations.xml").write_text(f"<annotations><version>1.1</version>{size}{rows}</annotations>")
+    data = CvatXml.from_files(tmp_path)
+    told = [(one.id, [thing.category for thing in one.instances], sorted(one.exhaustive)) for one in data]
+    everything = ["bird", "cat", "dog", "fish"]
+    assert told == [
+        ("frame_000000.PNG", ["dog", "cat"], everything),
+        ("frame_000001.PNG", ["cat", "fish"], everything),
+        ("frame_000002.PNG", ["cat", "bird"], []),
+    ]
+    assert data[1].instances[0].box_xyxy == (21, 2, 25, 6)
+    assert {reason: len(names) for reason, names in data.dropped.items()} == {
+        "image missing": 1,  # frame 3
+        "shape without a frame": 1,
+    }
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{rows}</annotations>")  # sizes are those of the pictures
+    for place in (tmp_path / "images").iterdir():
+        place.rename(place.with_name(f"{int(place.stem[-6:]):05d}.png"))
+    assert [one.id for one in CvatXml.from_files(tmp_path)] == ["00000.png", "00001.png", "00002.png"]
+
+
+def test_via_as_csv_is_what_it_is_as_json(tmp_path: Path) -> None:
+    expected = list(write_via(tmp_path))
+    regions = json.loads((tmp_path / "via.json").read_text())["_via_img_metadata"]
+    with (tmp_path / "via.csv").open("w", newline="", encoding="utf-8-sig") as stream:
+        table = csv.writer(stream)
+        head = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+        table.writerow(head.split(","))
+        for entry in regions.values():
+            for number, region in enumerate(entry["regions"]):
+                said = [json.dumps(region[key]) for key in ("shape_attributes", "region_attributes")]
+                table.writerow([entry["filename"], 99, "{}", len(entry["regions"]), number, *said])
+            if not entry["regions"]:
+                table.writerow([entry["filename"], 99, "{}", 0, 0, "{}", "{}"])
+    assert list(Via.from_files(tmp_path / "via.csv")) == expected
+    (tmp_path / "via.json").unlink()
+    assert [one.kind for one in recognise(tmp_path)] == ["via"]
+    for text, message in [
+        ("# CSV_HEADER = metadata_id,file_list,flags\n", "must have the columns filename, region_count"),
+        ((tmp_path / "via.csv").read_text().replace('"{""', '"{{""', 1), "line 2 must have JSON"),
+    ]:
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises(DataError, match=message):
+            Via.from_files(tmp_path / "bad.csv")
 
 
 def test_the_challenge_counts_pixels_from_one_and_names_its_pictures_loosely(tmp_path: Path) -> None:

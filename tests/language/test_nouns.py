@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_grounding.language.nouns import Lexicon, lexicon, number_word, parse_number, plural, with_article
@@ -129,6 +129,22 @@ def test_wider_words_name_every_category_below_them() -> None:
     assert words.categories_of("three animals") == ("dog", "cat")
     assert words.categories_of("a kitten") == ("cat",)
     assert Lexicon(["pear"], {"pear": "fruit"}).categories_of("three fruits") == ("pear",)
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_a_lexicon_with_more_names_is_that_of_all_names(data: st.DataObject) -> None:
+    known = st.sampled_from(
+        ["dog", "person", "mouse", "people", "glasses", "puppy", "hot dog", "skis", "bull", "drone"]
+    )
+    names = data.draw(st.lists(known, unique=True))
+    cut = data.draw(st.integers(0, len(names)))
+    wider = dict.fromkeys(data.draw(st.lists(known)), "animal")
+    more, whole = Lexicon(names[:cut], wider).with_names(names[cut:]), Lexicon(names, wider)
+    text = "two puppies and a mouse, people with glasses. hot dogs, three animals on skis; a bull or drones"
+    assert more.names == whole.names
+    assert more.find(text) == whole.find(text)
+    assert Lexicon(["dog"]).with_names(["puppy"]).categories_of("two puppies") == ("puppy",)  # no longer a synonym
 
 
 @given(st.text(max_size=60))

@@ -40,6 +40,8 @@ class FinishedRecord:
     Args:
         number: of the line, from 1.
         position: of the sample in its file.
+        rounds: requests it took.
+        prompted: whether a prompt was sampled for what it points at.
     """
 
     number: int
@@ -48,6 +50,8 @@ class FinishedRecord:
     image: str
     image_id: int
     texts: tuple[FinishedText, ...]
+    rounds: int = 0
+    prompted: bool = False
 
     @property
     def answers(self) -> tuple[FinishedText, ...]:
@@ -78,6 +82,8 @@ def iter_records(folder: Path) -> Iterator[FinishedRecord]:
                 str(entry["image"]),
                 int(entry["image_id"]),
                 texts,
+                int(entry["rounds"]),
+                any("prompt" in one for one in entry["pointed_at"].values()),
             )
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise DataError(

@@ -19,6 +19,7 @@ MAX_ROW = 2**26
 """Characters of one row."""
 _CHUNK = 2**20  # characters
 _BLANK = re.compile(r"[ \t\n\r]*")
+_ANOTHER = re.compile(r"[ \t\n\r]*,[ \t\n\r]*(?=[^ \t\n\r\]}])")
 
 
 class Row(NamedTuple):
@@ -137,6 +138,10 @@ class _Reader:
 
     def _comma(self, end: str) -> bool:
         """Whether another entry follows."""
+        match = _ANOTHER.match(self._text, self._at)
+        if match is not None:  # as nearly always: within the window, and well formed
+            self._at = match.end()
+            return True
         if self._next() == end:
             return False
         self._take(",")
@@ -145,7 +150,7 @@ class _Reader:
         return True
 
     def _value(self) -> tuple[Any, str]:
-        self._next()
+        """The value that begins here, and its text."""
         want = _CHUNK
         while True:
             try:

@@ -106,27 +106,39 @@ class LabelIndex:
                 found = self._db.execute("select id from image where number = ?", (number,)).fetchall()
             ids |= dict.fromkeys(one for (one,) in found)
         data = {
-            "images": [json.loads(text) for text in self._rows("select row from image where id = ?", ids)],
-            "annotations": [*self._annotations(ids), *self._homeless],
+            "images": _parsed(self._rows("select row from image where id = ?", ids)),
+            "annotations": self._annotations(ids) + self._homeless,
             "categories": self.categories,
         }
         with naming(self.source):
             return LabelledImages(data, images, label_sets=self._label_sets, used=self._used)
 
-    def _annotations(self, ids: Iterable[int]) -> Iterator[Any]:
+    def _annotations(self, ids: Iterable[int]) -> list[Any]:
         """Annotations of images; an id that several bear is none, as nobody can say which is meant."""
-        for text in self._rows("select row from annotation where image_id = ?", ids):
-            row = json.loads(text)
-            yield {**row, "id": None} if number_or_none(row.get("id")) in self._twice else row
+        rows = _parsed(self._rows("select row from annotation where image_id = ?", ids))
+        if self._twice:
+            rows = [{**row, "id": None} if number_or_none(row.get("id")) in self._twice else row for row in rows]
+        return rows
 
     def _rows(self, query: str, ids: Iterable[int]) -> Iterator[str]:
         for one in ids:
-            yield from (text for (text,) in self._db.execute(query, (one,)))
+            for (text,) in self._db.execute(query, (one,)):
+                yield text
 
-    def rows_of(self, image_id: int) -> tuple[str, list[str]]:
-        """The image's row and those of its annotations, as they stand in the file."""
+    def image_row(self, image_id: int) -> str:
+        """The image's row, as it stands in the file."""
         (image,) = self._rows("select row from image where id = ?", (image_id,))
-        return image, list(self._rows("select row from annotation where image_id = ?", (image_id,)))
+        return image
+
+    def annotation_rows(self, image_id: int) -> Iterator[str]:
+        """The rows of its annotations, as they stand in the file."""
+        return self._rows("select row from annotation where image_id = ?", (image_id,))
+
+
+def _parsed(rows: Iterable[str]) -> list[Any]:
+    """Rows of a file that was read once already."""
+    found: list[Any] = json.loads(f"[{','.join(rows)}]")
+    return found
 
 
 def open_index(instances: Path, folder: Path) -> LabelIndex:

@@ -65,6 +65,8 @@ def merge(shards: Sequence[Path], folder: Path) -> dict[str, Any]:
         _sum(manifests, "repairs"),
         files,
     )
+    if reviews := [review for one in manifests for review in one.get("reviews", ())]:
+        manifest["reviews"] = reviews
     write_manifest(folder, manifest)
     return manifest
 

@@ -34,6 +34,7 @@ _THINGS = re.compile(rf"\[\s*({_THING}(?:\s*[,;]\s*{_THING})*\s*)?\]")
 _ONE_THING = re.compile(rf"#?(\d{{1,6}})(?:\s*[.:]\s*({_NAME}))?")
 _LABEL = r"^[ \t>*_`\"-]*({})[*_`\"]*[ \t]*:[*_`]*[ \t]*"
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
+_DECODER = json.JSONDecoder()
 _MAX_WORDS = 2000  # of a text that was changed
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "\u00a0": " ", "–": "-", "—": "-"})
 
@@ -47,17 +48,22 @@ def parse_answer(answer: str, task: Task, form: AnswerForm) -> Marked:
     repairs: Counter[str] = Counter()
     text = _bare(answer[:MAX_ANSWER], repairs)
     if not text:
-        return Marked({}, (), "the answer is empty", +repairs)
+        return Marked({}, (), "the answer is empty", _made(repairs))
     like_json = text[0] in "{[" if form == "brackets" else True
     for json_first in (like_json, not like_json):
         reader = _Reader(task, repairs.copy())
         found = (_read_json if json_first else _read_brackets)(text, reader)
         if found is not None:
             reader.repairs["other form"] += json_first != (form == "schema")
-            return Marked(found, tuple(reader.refused), None, +reader.repairs)
+            return Marked(found, tuple(reader.refused), None, _made(reader.repairs))
     if _REFUSAL.search(text):
-        return Marked({}, (), "the answer is a refusal", +repairs)
-    return Marked({}, (), "the answer holds neither the texts nor the JSON object that was asked for", +repairs)
+        return Marked({}, (), "the answer is a refusal", _made(repairs))
+    failure = "the answer holds neither the texts nor the JSON object that was asked for"
+    return Marked({}, (), failure, _made(repairs))
+
+
+def _made(repairs: Counter[str]) -> dict[str, int]:
+    return {kind: count for kind, count in repairs.items() if count}
 
 
 def _bare(answer: str, repairs: Counter[str]) -> str:
@@ -136,14 +142,13 @@ def _read_json(text: str, reader: _Reader) -> dict[str, tuple[MarkedPhrase, ...]
 
 def _objects(text: str) -> Iterator[Any]:
     """JSON values that begin with a bracket somewhere in the text, the last one that reads first."""
-    decoder = json.JSONDecoder()
     starts = [match.start() for match in re.finditer(r"[{\[]", text)]
     values, end = [], -1
     for start in starts[:2000]:
         if start < end:
             continue
         try:
-            value, end = decoder.raw_decode(text, start)
+            value, end = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             continue
         values.append(value)

@@ -22,6 +22,7 @@ Message = dict[str, str]
 
 _MAX_NAME = 40  # characters of a category's name
 _NOT_NAME = re.compile(r"[^\w' -]+")
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 _MAX_REASONS = 12  # of what was wrong, told when asking again
 
 _TASK = """You tie noun phrases to things in a photo. You cannot see the photo. You get
@@ -187,7 +188,7 @@ def format_answer(
 
 
 def _listing(lines: str, texts: Mapping[str, str]) -> str:
-    return f"Things:\n{lines}\nTexts:\n{json.dumps(texts, ensure_ascii=False)}"
+    return f"Things:\n{lines}\nTexts:\n{_encode(texts)}"
 
 
 _last: tuple[Sequence[Numbered], str] = ((), "")  # several texts in a row are about one image

@@ -135,7 +135,7 @@ def _image_of(value: Any, kind: SourceKind) -> int | str:
 
 def _caption(row: Row) -> tuple[Turn, ...]:
     text = plain_text(row.value.get("caption"), "a caption")
-    return (Turn(None, _answer(text)),)
+    return (Turn(None, _not_refused(text)),)
 
 
 def _dialogue(row: Row) -> tuple[Turn, ...]:
@@ -150,7 +150,10 @@ def _question(value: Any) -> str:
 
 
 def _answer(value: Any) -> str:
-    text = words_of(value, "an answer")
+    return _not_refused(words_of(value, "an answer"))
+
+
+def _not_refused(text: str) -> str:
     if is_refusal(text):
         raise EntryError("refusal", f"the answer refuses: {shown(text)}")
     return text

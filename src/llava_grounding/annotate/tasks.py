@@ -20,7 +20,7 @@ from llava_grounding.language.nouns import spoken_name
 
 MAX_INSTANCES = 100
 """Listed of one image: the largest, in the order of the file."""
-_BLOCK = 512  # samples whose labels are read together
+_BLOCK = 1024  # samples whose labels are read together
 
 
 class NamesOnly:

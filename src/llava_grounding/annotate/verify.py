@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 from llava_grounding.annotate.marked import Marked, MarkedPhrase, Refused
 from llava_grounding.annotate.tasks import Numbered, Task
-from llava_grounding.language.nouns import Lexicon, Mention, is_mass, is_plural_name, lexicon, parse_number
+from llava_grounding.language.nouns import Lexicon, Mention, is_mass, is_plural_name, lexicon_with, parse_number
 from llava_grounding.language.synonyms import COLLECTIVES, GROUP_NOUNS, PHRASE_ENDS
 
 MAX_PHRASE = 120
@@ -24,7 +23,7 @@ _CUTS = PHRASE_ENDS - {"and", "or", "front"}
 def verify(task: Task, marked: Marked) -> Marked:
     """The phrases that hold; the others are among the refused ones."""
     things = {one.number: one for one in task.numbered}
-    words = _lexicon(tuple(sorted({one.name for one in task.numbered})))
+    words = lexicon_with({one.name for one in task.numbered})
     refused = list(marked.refused)
     kept: dict[str, tuple[MarkedPhrase, ...]] = {}
     for label, phrases in marked.phrases.items():
@@ -45,7 +44,21 @@ def verify(task: Task, marked: Marked) -> Marked:
 
 def _fault(text: str, phrase: MarkedPhrase, things: Mapping[int, Numbered], words: Lexicon) -> tuple[str, str] | None:
     """Reason and detail, None if the phrase holds."""
-    start, end = phrase.span
+    wrong = span_fault(text, phrase.span)
+    if wrong is not None:
+        return wrong
+    said = text[slice(*phrase.span)]
+    if not phrase.numbers:
+        return "no instance", f'"{said}" has no instance'
+    unknown = [number for number in phrase.numbers if number not in things]
+    if unknown:
+        return "unknown id", f'"{said}" names {unknown[0]}, but instances are 1 to {len(things)}'
+    return _number_fault(said, phrase.numbers, things, words)
+
+
+def span_fault(text: str, span: tuple[int, int]) -> tuple[str, str] | None:
+    """Why these characters cannot be a phrase of a text: reason and detail, None if they can."""
+    start, end = span
     if not 0 <= start < end <= len(text):
         return "span outside the text", f"[{start}, {end}) lies outside of the text"
     said = text[start:end]
@@ -53,14 +66,9 @@ def _fault(text: str, phrase: MarkedPhrase, things: Mapping[int, Numbered], word
         return "empty phrase", f'"{said}" is no phrase'
     if len(said) > MAX_PHRASE or "\n" in said:
         return "phrase too long", f'"{said[:MAX_PHRASE]}" is more than a noun phrase'
-    if not _ends_at_words(text, phrase.span):
+    if not _ends_at_words(text, span):
         return "phrase cuts a word", f'"{said}" begins or ends within a word'
-    if not phrase.numbers:
-        return "no instance", f'"{said}" has no instance'
-    unknown = [number for number in phrase.numbers if number not in things]
-    if unknown:
-        return "unknown id", f'"{said}" names {unknown[0]}, but instances are 1 to {len(things)}'
-    return _number_fault(said, phrase.numbers, things, words)
+    return None
 
 
 def _number_fault(
@@ -115,10 +123,3 @@ def _ends_at_words(text: str, span: tuple[int, int]) -> bool:
     start, end = span
     before, after = text[start - 1 : start], text[end : end + 1]
     return not (before.isalnum() and text[start].isalnum()) and not (after.isalnum() and text[end - 1].isalnum())
-
-
-@lru_cache(maxsize=4096)
-def _lexicon(names: tuple[str, ...]) -> Lexicon:
-    base = lexicon(())
-    extra = tuple(name for name in names if name not in base.names)
-    return lexicon(base.names + extra) if extra else base

@@ -55,7 +55,9 @@ MARK_QUESTIONS = (
     "Say briefly what you see, with the numbers of what you mention.",
 )
 THE_OBJECT = "the object " + REGION
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+# Entries are made here and hold no circles.
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
+_BUFFER = 2**16  # characters
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class JsonList:
         self.digest = hashlib.sha256()
         self.count = self.size = 0
         self._between, self._tail = between, tail
+        self._waiting: list[str] = []
+        self._characters = 0
         self.raw(head)
 
     @classmethod
@@ -83,7 +87,15 @@ class JsonList:
 
     def raw(self, text: str) -> None:
         """Write text as it is."""
-        data = text.encode()
+        self._waiting.append(text)
+        self._characters += len(text)
+        if self._characters >= _BUFFER:
+            self._flush()
+
+    def _flush(self) -> None:
+        data = "".join(self._waiting).encode()
+        self._waiting.clear()
+        self._characters = 0
         self._file.write(data)
         self.digest.update(data)
         self.size += len(data)
@@ -104,6 +116,7 @@ class JsonList:
     def close(self) -> dict[str, Any]:
         """Finish the file, and give what a manifest says of it."""
         self.raw(self._tail)
+        self._flush()
         self._file.close()
         return {"entries": self.count, "bytes": self.size, "sha256": self.digest.hexdigest()}
 
@@ -143,13 +156,20 @@ class Writer:
         """Write what a sample gives, if anything of it is named."""
         for one in marked.refused:
             self._drop(task, one)
-        self.repairs.update(marked.repairs)
+        if marked.repairs:
+            self.repairs.update(marked.repairs)
         answers = sum(len(found) for label, found in marked.phrases.items() if label.startswith("A"))
         if not marked.num_phrases:
             self.reject(_of(task, "nothing named", "no phrase of it names an instance"))
             return
-        self.counts.update(samples=1, accepted=1, phrases=marked.num_phrases)
-        self.counts["instances_named"] += sum(len(one.numbers) for found in marked.phrases.values() for one in found)
+        named = sum(len(one.numbers) for found in marked.phrases.values() for one in found)
+        for key, count in (
+            ("samples", 1),
+            ("accepted", 1),
+            ("phrases", marked.num_phrases),
+            ("instances_named", named),
+        ):
+            self.counts[key] += count
         self._images.add(int(task.record.image_id))
         parts = []
         if answers:
@@ -165,13 +185,18 @@ class Writer:
             parts.append("gvc_r")
         else:
             regions = {}
-        self.counts.update(parts)
+        for part in parts:
+            self.counts[part] += 1
         self._records.add(self._entry(task, marked, regions, parts, rounds))
 
     def _drop(self, task: Task, one: Refused) -> None:
-        self.dropped[one.reason] += 1
         entry = {"position": task.sample.position, "id": task.sample.id, "text": one.label, "phrase": one.phrase}
-        self._dropped.add({**entry, "reason": one.reason, "detail": one.detail})
+        self.drop({**entry, "reason": one.reason, "detail": one.detail})
+
+    def drop(self, entry: Mapping[str, Any]) -> None:
+        """Note a phrase that is not taken, as the file of such phrases has it."""
+        self.dropped[entry["reason"]] += 1
+        self._dropped.add(entry)
 
     def _entry(
         self, task: Task, marked: Marked, regions: Mapping[str, Region], parts: Sequence[str], rounds: int
@@ -376,9 +401,9 @@ def write_instances(path: Path, index: LabelIndex, image_ids: Iterable[int]) -> 
     ids = list(image_ids)
     file = InstancesFile(path, index.categories)
     for image_id in ids:
-        file.image(index.rows_of(image_id)[0])
+        file.image(index.image_row(image_id))
     for image_id in ids:
-        for row in index.rows_of(image_id)[1]:
+        for row in index.annotation_rows(image_id):
             file.annotation(row)
     return file.close()
 

@@ -304,7 +304,8 @@ def write_out(
             )
     for line in summary(manifest):
         say(f"{line}\n")
-    note(f"written to {quoted(str(out), 300)}")
+    place = quoted(str(out), 300)
+    note(f"written to {place}; to look at it: annotate review DIR --images PLACE --page FILE.html")
     return manifest
 
 

@@ -32,14 +32,24 @@ def review(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Verdicts that pages have saved: tell the precision instead."),
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            parser=given_path,
+            help="With --verdicts: folder for all files anew, without what was rejected and with what was fixed.",
+        ),
+    ] = None,
 ) -> None:
     """Write a page to check sampled phrases by hand, or read its verdicts back."""
-    from llava_grounding.annotate.review import read_verdicts, review_page, sample_phrases
+    from llava_grounding.annotate.review import review_page, sample_phrases
 
     if verdicts:
-        for line in read_verdicts(folder, verdicts).lines():
-            say(f"{line}\n")
+        _take_verdicts(folder, verdicts, out)
         return
+    if out is not None:
+        raise UsageError("--out goes with --verdicts FILE, which says what to correct")
     if images is None or page is None:
         raise UsageError("give --images PLACE and --page FILE.html, or --verdicts FILE")
     sampled = sample_phrases(folder, count, seed)
@@ -50,6 +60,24 @@ def review(
     finally:
         labels.close()
     note(f"{len(sampled)} phrases in {quoted(str(page), 300)}; open it in a browser, save, and give --verdicts")
+
+
+def _take_verdicts(folder: Path, paths: list[Path], out: Path | None) -> None:
+    from llava_grounding.annotate.correct import correct
+    from llava_grounding.annotate.verdicts import precision_of, read_verdicts
+    from llava_grounding.annotate.write import FILES
+
+    verdicts = read_verdicts(folder, paths)
+    for line in precision_of(verdicts).lines():
+        say(f"{line}\n")
+    if out is None:
+        return
+    check_out(out, FILES, [("data", folder), *(("data", folder / name) for name in FILES)])
+    with exchanged_files(out, FILES) as aside:
+        manifest = correct(folder, verdicts, aside, folder / STORE)
+    for line in summary(manifest):
+        say(f"{line}\n")
+    note(f"written to {quoted(str(out), 300)}")
 
 
 @annotate.command()
@@ -93,6 +121,35 @@ def show(
     write_files(out.parent, {out.name: png_bytes(picture)})
     for line in lines:
         say(f"{line}\n")
+
+
+@annotate.command("draw-marks")
+def draw_marks(
+    folder: FolderArgument,
+    images: Annotated[
+        Path, typer.Option(metavar="PLACE", parser=given_path, help="Folder, .tar or .zip of the pictures.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", parser=given_path, help="Folder for all of it.")],
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Draw the first N only.")] = None,
+) -> None:
+    """Draw the marks of all records into their pictures; the same command resumes a stopped run."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from llava_grounding.annotate.assemble import read_manifest
+    from llava_grounding.annotate.marked_pictures import write_marked_pictures
+    from llava_grounding.annotate.write import FILES, MARKS
+    from llava_grounding.data.images import open_images
+
+    check_out(out, [MARKS], [("data", folder), *(("data", folder / name) for name in FILES)])
+    total = read_manifest(folder)["counts"]["marks"]
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("Drawing", total=total if limit is None else min(limit, total))
+        store = open_images(images)
+        count = write_marked_pictures(
+            folder, store, out, folder / STORE, limit, lambda done: progress.update(bar, completed=done)
+        )
+    note(f"{count} dialogues with their pictures in {quoted(str(out), 300)}")
 
 
 @annotate.command()

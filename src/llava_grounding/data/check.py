@@ -181,6 +181,10 @@ class DatasetReport:
             "dropped": {reason: plain(trouble) for reason, trouble in self.dropped.items()},
         }
 
+    def per_label(self) -> tuple[Trouble, ...]:
+        """What pictures and their labels can have."""
+        return self.missing_images, self.broken_images, self.broken_masks, self.empty_masks, self.unlike_boxes
+
     def _troubles(self) -> dict[str, Trouble]:
         return {
             "missing images": self.missing_images,
@@ -204,6 +208,7 @@ def check_dataset(
         strict: whether anything that the reader left out makes the data set not ok.
     """
     report = DatasetReport(dataset.name, dict.fromkeys(_counts(None), 0), strict=strict)
+    known: dict[int, tuple[int, ...]] = {}  # what was found in a picture, of which there may be many dialogues
     for number in range(len(dataset) if limit is None else min(limit, len(dataset))):
         try:
             record = dataset[number]
@@ -214,15 +219,34 @@ def check_dataset(
         for name, count in counted.items():
             report.counts[name] += count
         report.crowds += sum(thing.region == "crowd" and thing.category != "" for thing in record.instances)
+        key, troubles = _labels_of(record), report.per_label()
+        if key is not None and key in known:
+            for trouble, count in zip(troubles, known[key], strict=True):
+                trouble.count += count
+            continue
+        before = [trouble.count for trouble in troubles]
         size_wh = _check_image(record, read_images, report)
         _measure(record, size_wh, report)
         for index in range(len(record.instances)):
             _check_mask(record, index, size_wh, read_images, report)
+        if key is not None:
+            known[key] = tuple(trouble.count - was for trouble, was in zip(troubles, before, strict=True))
     report.unread = dict(getattr(dataset, "unread", {}))
     examples = getattr(dataset, "examples", dataset.dropped)
     for reason, ids in dataset.dropped.items():
         report.dropped[reason] = Trouble(len(ids), list(examples[reason][:NUM_NAMED]))
     return report
+
+
+def _labels_of(record: Record) -> int | None:
+    """The same for records of one picture with the same labels; None where that cannot be told."""
+    if any(thing.id is None for thing in record.instances):
+        return None
+    try:
+        labels = tuple((thing.id, thing.box_xyxy) for thing in record.instances)
+        return hash((record.image_id, record.read_bytes, labels))
+    except TypeError:  # a picture that is drawn, from labels
+        return None
 
 
 def _measure(record: Record, size_wh: tuple[int, int] | None, report: DatasetReport) -> None:

@@ -230,6 +230,8 @@ class TarImages:
         self.index = index
         self._folder = _common_folder(index)
         self._names: NameIndex | None = None
+        self._shards: dict[str, Path] = {}
+        self._found: set[Path] = set()
 
     @classmethod
     def scan(cls, root: str | Path, shards: Iterable[Path]) -> TarImages:
@@ -244,15 +246,11 @@ class TarImages:
         return cls(root, index)
 
     def locate(self, name: str) -> FileBytes | NoBytes:
-        names = (name, *coco_spellings(name))
-        entry = next((self.index[one] for one in names if one in self.index), None)
+        entry = self.index.get(name)
         if entry is None:
-            beside = FolderImages(self.root).locate(name)
-            if beside.exists():
-                return beside
-            entry = next((self.index[self._folder + one] for one in names if self._folder + one in self.index), None)
-        if entry is None and (spelt := self.names().find(name)) is not None:
-            entry = self.index[spelt]
+            entry = self._spelt_otherwise(name)
+            if isinstance(entry, FileBytes):
+                return entry
         if entry is None:
             return NoBytes(f"`{name}` is in no tar shard of {self.root}")
         try:
@@ -267,7 +265,23 @@ class TarImages:
             return NoBytes(
                 f"the index of {self.root} must have a sensible place for {quoted(name)}, got {shown(entry)}"
             )
-        return FileBytes(self.root / shard, offset, length)
+        path = self._shards.get(shard)
+        if path is None:
+            path = self._shards[shard] = self.root / shard
+        return FileBytes(path, offset, length)
+
+    def _spelt_otherwise(self, name: str) -> Any:
+        """Where a picture is that the index has under another name, or that lies beside the shards; None if nowhere."""
+        names = (name, *coco_spellings(name))
+        entry = next((self.index[one] for one in names if one in self.index), None)
+        if entry is None:
+            beside = FolderImages(self.root).locate(name)
+            if beside.exists():
+                return beside
+            entry = next((self.index[self._folder + one] for one in names if self._folder + one in self.index), None)
+        if entry is None and (spelt := self.names().find(name)) is not None:
+            entry = self.index[spelt]
+        return entry
 
     def names(self) -> NameIndex:
         """Of all pictures in the shards."""
@@ -276,7 +290,13 @@ class TarImages:
         return self._names
 
     def has(self, name: str) -> bool:
-        return self.locate(name).exists()
+        place = self.locate(name)
+        if isinstance(place, FileBytes) and place.path in self._found:
+            return True  # in a shard that was there a moment ago
+        there = place.exists()
+        if there and isinstance(place, FileBytes) and place.length is not None:
+            self._found.add(place.path)
+        return there
 
 
 class ZipImages:

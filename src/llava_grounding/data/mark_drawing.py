@@ -48,14 +48,17 @@ class MarkedPicture:
     alpha: float = DEFAULT_ALPHA
 
     def __call__(self) -> bytes:
+        stream = io.BytesIO()
+        Image.fromarray(self.pixels()).save(stream, "PNG", compress_level=1)
+        return stream.getvalue()
+
+    def pixels(self) -> np.ndarray:
+        """The same, not encoded: (H, W, 3) uint8 RGB."""
         image, record = self.record.load_image(), self.record
         size_wh = (image.shape[1], image.shape[0])
         masks = [record.load_mask(index, size_wh) for index in record.marks]
         boxes = np.array([record.instances[index].box_xyxy for index in record.marks]).reshape(-1, 4)
-        marked = draw_marks(image, masks, boxes, range(1, len(masks) + 1), self.alpha)
-        stream = io.BytesIO()
-        Image.fromarray(marked).save(stream, "PNG", compress_level=1)
-        return stream.getvalue()
+        return draw_marks(image, masks, boxes, range(1, len(masks) + 1), self.alpha)
 
 
 def draw_marks(

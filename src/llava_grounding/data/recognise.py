@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
-from llava_grounding.data.images import FolderImages, read_file
+from llava_grounding.data.images import FolderImages, open_regular, read_file
 from llava_grounding.data.readers.files import describe_file, read_json
 from llava_grounding.data.readers.reading import EntryError
+from llava_grounding.data.readers.via import is_via_csv
 from llava_grounding.data.readers.xml_files import parse_xml
 from llava_grounding.errors import DataError
 
@@ -34,7 +35,7 @@ WHAT: dict[str, str] = {
     "yolo": "YOLO",
     "voc": "Pascal VOC",
     "labelme": "labelme",
-    "cvat": "CVAT, XML 1.1 for images",
+    "cvat": "CVAT, XML 1.1 for images or video",
     "via": "VIA (VGG Image Annotator)",
     "label_studio": "Label Studio",
     "createml": "CreateML",
@@ -157,7 +158,7 @@ def _of_folder(folder: Path) -> Iterator[Recognised]:
     if (folder / "labels").is_dir() or (files and _label_of_yolo(files)):
         yield Recognised("yolo", {"data": folder, "split": None}, {"names": "a text file with a class per line"})
         return
-    data = [path for path in files if path.suffix.lower() in (".json", ".jsonl", ".p")]
+    data = [path for path in files if path.suffix.lower() in (".json", ".jsonl", ".p", ".csv")]
     for number, path in enumerate(data):
         try:
             one = _of_file(path)
@@ -199,6 +200,14 @@ def _root_tag(path: Path) -> str:
         return ""
 
 
+def _head(path: Path) -> str:
+    try:
+        with open_regular(path) as stream:
+            return stream.read(1000).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
 def _of_file(path: Path) -> Recognised:
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml") and "names" in _yaml(path):
@@ -214,6 +223,8 @@ def _of_file(path: Path) -> Recognised:
             return Recognised("voc", {"annotations": path})
     if suffix == ".p":
         return _with_images(Recognised("refcoco", {"refs": path}), [], path)
+    if suffix == ".csv" and is_via_csv(_head(path)):
+        return Recognised("via", {"labels": path})
     if suffix not in (".json", ".jsonl", ".txt", ""):
         known = describe_file(path) or "a file"
         raise DataError(f"{path} is {known}, and none of the formats that are read: {', '.join(WHAT.values())}")

@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from llava_grounding.language.synonyms import (
     ADJECTIVES,
@@ -29,7 +31,6 @@ from llava_grounding.language.synonyms import (
 )
 
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
-_BREAK = re.compile(r"[^\s]")
 _MAX_PREMODIFIERS = 4
 _PAIRED = frozenset({"skis", "scissors"})
 _TAIL = re.compile(r"(-(other|merged|stuff))+$")
@@ -132,19 +133,35 @@ class Mention:
     vague: bool = False
 
 
-@dataclass(frozen=True)
-class _Token:
+class _Token(NamedTuple):
     text: str
     start: int
     end: int
     glued: bool  # no punctuation between this word and the one before
 
 
-@dataclass(frozen=True)
-class _Term:
+class _Term(NamedTuple):
     words: tuple[str, ...]
     categories: tuple[str, ...]
     plural: bool
+
+
+class _Form(NamedTuple):
+    """Words that stand for a category: those of `word`, or its plural."""
+
+    other: bool  # a synonym, not the category's own name
+    rank: int  # of the category
+    category: str
+    word: str
+    plural: bool
+
+
+@lru_cache(maxsize=2**14)
+def _spellings(word: str) -> tuple[tuple[tuple[str, ...], bool], ...]:
+    """The word and its plural, each as a sequence of words, and whether several things are meant."""
+    always = is_plural_name(word)
+    several = word + "s" if is_mass(word) else plural(word)  # people do say "three fruits"
+    return (tuple(word.split(" ")), always), (tuple(several.split(" ")), always or several != word)
 
 
 class Lexicon:
@@ -157,27 +174,41 @@ class Lexicon:
     """
 
     def __init__(self, names: Iterable[str], wider: Mapping[str, str] | None = None) -> None:
-        self.names = tuple(dict.fromkeys(names))
+        self.names: tuple[str, ...] = ()
+        self.known: frozenset[str] = frozenset()
         self._wider = dict(wider or {})
-        known = set(self.names)
-        forms: dict[tuple[tuple[str, ...], bool], list[str]] = defaultdict(list)
-        for own in (True, False):  # a category's own name comes before what is another's synonym
-            for name in self.names:
-                words = [name] if own else self._other_words(name)
-                for word in words:
-                    if not own and word in known:
-                        continue
-                    several = word + "s" if is_mass(word) else plural(word)  # people do say "three fruits"
-                    for text, many in ((word, is_plural_name(word)), (several, True)):
-                        key = (tuple(text.split(" ")), (many and text != word) or is_plural_name(word))
-                        if name not in forms[key]:
-                            forms[key].append(name)
+        self._forms: dict[tuple[str, ...], tuple[_Form, ...]] = {}
         self._terms: dict[tuple[str, ...], _Term] = {}
-        lengths: dict[str, set[int]] = defaultdict(set)
-        for (words_of, many), categories in forms.items():
-            self._terms.setdefault(words_of, _Term(words_of, tuple(categories), many))
-            lengths[words_of[0]].add(len(words_of))
-        self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
+        self._lengths: dict[str, tuple[int, ...]] = {}
+        self._add(names)
+
+    def with_names(self, names: Iterable[str]) -> Lexicon:
+        """The lexicon of these names behind its own; it costs what they cost, not what the whole does."""
+        more = copy(self)
+        more._forms, more._terms, more._lengths = self._forms.copy(), self._terms.copy(), self._lengths.copy()
+        more._add(names)
+        return more
+
+    def _add(self, names: Iterable[str]) -> None:
+        new = tuple(name for name in dict.fromkeys(names) if name not in self.known)
+        changed: dict[tuple[str, ...], list[_Form]] = {}
+        for rank, name in enumerate(new, start=len(self.names)):
+            for number, word in enumerate((name, *self._other_words(name))):
+                for words, several in _spellings(word):
+                    if words not in changed:
+                        changed[words] = list(self._forms.get(words, ()))
+                    changed[words].append(_Form(number > 0, rank, name, word, several))
+        self.names += new
+        self.known |= set(new)
+        for words, forms in changed.items():
+            forms.sort(key=_own_first)
+            self._forms[words] = tuple(forms)
+            kept = [form for form in forms if not (form.other and form.word in self.known)]
+            if kept:
+                categories = dict.fromkeys(form.category for form in kept if form.plural == kept[0].plural)
+                self._terms[words] = _Term(words, tuple(categories), kept[0].plural)
+                lengths = {len(words), *self._lengths.get(words[0], ())}
+                self._lengths[words[0]] = tuple(sorted(lengths, reverse=True))
 
     def _other_words(self, name: str) -> list[str]:
         words = [word.replace("+", " ") for word in SYNONYMS.get(name, "").split()]
@@ -241,6 +272,11 @@ class Lexicon:
         return following not in COMPOUND_TAILS and self._term_at(tokens, end) is None
 
 
+def _own_first(form: _Form) -> tuple[bool, int]:
+    """A category's own name comes before what is another's synonym."""
+    return form.other, form.rank
+
+
 @lru_cache(maxsize=64)
 def lexicon(names: tuple[str, ...]) -> Lexicon:
     """The lexicon of these names, built once; `()` = every category the synonym table knows."""
@@ -250,18 +286,25 @@ def lexicon(names: tuple[str, ...]) -> Lexicon:
 def lexicon_with(names: Iterable[str]) -> Lexicon:
     """Every category the synonym table knows, and these names besides."""
     base = lexicon(())
-    extra = tuple(sorted(set(names) - set(base.names)))
-    return lexicon(base.names + extra) if extra else base
+    extra = {name for name in names if name not in base.known}
+    return _extended(tuple(sorted(extra))) if extra else base
+
+
+@lru_cache(maxsize=64)
+def _extended(extra: tuple[str, ...]) -> Lexicon:
+    return lexicon(()).with_names(extra)
 
 
 def _tokens(text: str) -> list[_Token]:
     tokens: list[_Token] = []
     last = 0
+    curly = "’" in text
     for match in _WORD.finditer(text):
-        between = text[last : match.start()]
-        glued = bool(tokens) and _BREAK.search(between) is None
-        tokens.append(_Token(match.group(0).lower().replace("’", "'"), match.start(), match.end(), glued))
-        last = match.end()
+        start, end = match.span()
+        glued = bool(tokens) and not text[last:start].strip()
+        word = match[0].lower()
+        tokens.append(_Token(word.replace("’", "'") if curly else word, start, end, glued))
+        last = end
     return tokens
 
 

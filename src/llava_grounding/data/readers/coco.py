@@ -88,6 +88,7 @@ class CocoPhotos(PackedRecords):
         )
         self._images = images
         self.ids = tuple(labels.images)
+        self.file_names = tuple(image.file_name for image in labels.images.values())
         packed = (_row(image, labels, said) for image in labels.images.values())
         super().__init__(name, packed, left_out, labels.unread)
         self.left_out = left_out

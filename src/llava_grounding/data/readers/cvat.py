@@ -1,9 +1,14 @@
-"""CVAT's XML 1.1 for images: boxes, polygons, ellipses and masks per picture. Knows no other format."""
+"""CVAT's XML 1.1, for images and for video: boxes, polygons, ellipses and masks per picture. Knows no other format.
+
+In a file for video the shapes of a thing are a track, with a shape for each frame; frames are pictures.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,6 +23,7 @@ from llava_grounding.data.readers.pictures import (
     ellipse,
     polygons,
     rotated_box,
+    size_of,
 )
 from llava_grounding.data.readers.reading import (
     EntryError,
@@ -31,6 +37,14 @@ from llava_grounding.data.readers.reading import (
 from llava_grounding.data.readers.rows import image_store
 from llava_grounding.data.readers.xml_files import parse_xml
 from llava_grounding.errors import DataError, shown
+
+_FRAME_NAMES = tuple(
+    stem + ending
+    for ending in (".PNG", ".png", ".jpg", ".jpeg")
+    for stem in ("frame_{:06d}", "{:06d}", "{:05d}", "{:04d}", "{:d}", "frame_{:d}", "images/frame_{:06d}")
+)
+"""CVAT's own name of a frame, then those that programs give which take films apart."""
+_PROBES = 5  # frames looked for
 
 
 class CvatXml(PictureRecords):
@@ -47,8 +61,10 @@ class CvatXml(PictureRecords):
         """Reads a file.
 
         Args:
-            labels: `annotations.xml` of an export "CVAT for images 1.1", or the folder in which it lies.
-            images: folder, tar shards or zip; by default `images` beside the file, else its folder.
+            labels: `annotations.xml` of an export "CVAT for images 1.1" or "CVAT for video 1.1", or the folder in which
+                it lies.
+            images: folder, tar shards or zip; by default `images` beside the file, else its folder. Frames of a video
+                are pictures called by their numbers, such as `frame_000012.PNG` or `00012.jpg`.
             exhaustive: whether every visible thing of the labels that occur is labelled.
             name: what the data is called in reports; by default the file's stem.
 
@@ -63,12 +79,10 @@ class CvatXml(PictureRecords):
                 raise DataError(str(error)) from error
             if root.tag != "annotations":
                 raise DataError(f"CVAT's file must have the root `annotations`, got `{root.tag[:60]}`")
-            if root.find("track") is not None:
-                raise DataError("tracks of a film are not read; export as `CVAT for images 1.1`, or COCO")
             if images is None:
                 images = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
             store, left_out, unread = image_store(images), LeftOut(), Counter[str]()
-            pictures = _read(root, left_out, unread)
+            pictures = chain(_read(root, left_out, unread), _read_tracks(root, store, left_out, unread))
             return cls(name or path.stem, pictures, store, left_out, exhaustive, unread)
 
 
@@ -90,6 +104,70 @@ def _read(root: ElementTree.Element, left_out: LeftOut, unread: Counter[str]) ->
             with picture.label(f"{shape.tag} {number}", category, left_out):
                 _add(picture, shape, category)
         yield picture
+
+
+@dataclass
+class _Frame:
+    """What tracks have in one frame: what they are called, their labels, their shapes."""
+
+    shapes: list[tuple[str, str | None, ElementTree.Element]] = field(default_factory=list)
+
+
+def _read_tracks(
+    root: ElementTree.Element, store: ImageStore, left_out: LeftOut, unread: Counter[str]
+) -> Iterator[Picture]:
+    """The frames that tracks have a shape in, or are said to be outside of."""
+    frames: dict[int, _Frame] = {}
+    gaps: list[tuple[int, int]] = []  # frames between two shapes of a thing, first and last
+    for number, track in enumerate(root.iterfind("track")):
+        called, label = f"track {track.get('id', number)}", track.get("label")
+        before: int | None = None  # the frame of the last shape, if the thing was visible in it
+        for shape in sorted(track, key=_frame_of):
+            at, outside = _frame_of(shape), shape.get("outside") == "1"
+            if at < 0:
+                left_out.add(f"{called}: {shape.tag}", "shape without a frame")
+                continue
+            if before is not None and before + 1 < at:
+                gaps.append((before + 1, at - 1))
+            before = None if outside else at
+            frame = frames.setdefault(at, _Frame())
+            if not outside:
+                frame.shapes.append((f"{called}: {shape.tag}", label, shape))
+    gaps.sort(reverse=True)
+    name_of = _frame_names(store, frames)
+    original = next(root.iter("original_size"), None)
+    unsure = -1  # up to here something is not told of, as in files with key frames alone
+    for at, frame in sorted(frames.items()):
+        while gaps and gaps[-1][0] <= at:
+            unsure = max(unsure, gaps.pop()[1])
+        try:
+            size = None if original is None else (original.findtext("width"), original.findtext("height"))
+            picture = Picture(name_of(at), size_of(store, name_of(at)) if size is None else checked_size(*size))
+        except EntryError as why:
+            left_out.add(f"frame {at}", why)
+            continue
+        if at <= unsure:
+            picture.lost.add(None)
+        for called, label, shape in frame.shapes:
+            unread["attribute"] += shape.find("attribute") is not None
+            with picture.label(called, label, left_out):
+                _add(picture, shape, label)
+        yield picture
+
+
+def _frame_of(shape: ElementTree.Element) -> int:
+    """Number of a shape's frame, -1 where it has none."""
+    text = shape.get("frame", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
+
+
+def _frame_names(store: ImageStore, frames: Iterable[int]) -> Callable[[int], str]:
+    """What the pictures of frames are called: as CVAT does, unless the first that is there is called otherwise."""
+    for at in sorted(frames)[:_PROBES]:
+        for pattern in _FRAME_NAMES:
+            if store.has(pattern.format(at)):
+                return pattern.format
+    return _FRAME_NAMES[0].format
 
 
 def _numbers(shape: ElementTree.Element, *keys: str) -> list[float]:

@@ -206,6 +206,7 @@ def missing_names(record: Record) -> list[str]:
     return sorted(exhaustive_names(record).difference(there, *map(other_names, there)))
 
 
+@lru_cache(maxsize=2**13)
 def _plain(name: str) -> str:
     return " ".join(_LETTERS.sub(" ", name).lower().split())
 
@@ -220,6 +221,7 @@ def _headings(categories: Iterable[Any]) -> set[str]:
     }
 
 
+@lru_cache(maxsize=2**12)
 def _singular_too(said: str) -> frozenset[str]:
     """A spoken name, and what it is the plural of."""
     return frozenset({said, *(one for one in other_names(said) if plural(one) == said)}) - {""}

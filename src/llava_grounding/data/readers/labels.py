@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Unpack
 
@@ -58,13 +59,8 @@ class LabelledImages:
         self.left_out, self.unread = self._photos.left_out, self._photos.unread
         # Many dialogues may be about one image, and it may have many labels.
         self._recent: dict[int, tuple[Record, Mapping[Key, int]]] = {}
-        self._names: list[str] = []
-        self._of_id: dict[Key, int] = {}
-        self._image_of: dict[Key, Key] = {}
-        for index, record in enumerate(self._photos):
-            self._names.append(record.id)
-            self._of_id[record.image_id] = index
-            self._image_of |= {thing.id: record.image_id for thing in record.instances if thing.id is not None}
+        self._names = self._photos.file_names
+        self._of_id = {image_id: index for index, image_id in enumerate(self._photos.ids)}
         self._of_name = {name: index for index, name in enumerate(self._names)}
         self._of_coco: dict[int, list[int]] = {}
         for index, name in enumerate(self._names):
@@ -164,6 +160,13 @@ class LabelledImages:
         known = next((rows for recent, rows in self._recent.values() if recent is record), None)
         return _rows_of_ids(record) if known is None else known
 
+    @cached_property
+    def _image_of_ids(self) -> Mapping[Key, Key]:
+        """Annotation id -> id of its image; wanted only where a file names a wrong one."""
+        return {
+            thing.id: record.image_id for record in self._photos for thing in record.instances if thing.id is not None
+        }
+
     def look_up(self, ids: Any, record: Record, rows: Mapping[Key, int], what: str) -> tuple[int, ...]:
         """Indices of annotation ids in the record of their image, one each.
 
@@ -183,7 +186,7 @@ class LabelledImages:
                 raise EntryError("annotation id used twice", f"{what} names annotation {one}, which is there twice")
             if one in rows:
                 continue
-            other = self._image_of.get(one)
+            other = self._image_of_ids.get(one)
             if other is None:
                 raise EntryError("unknown annotation", f"{what} names annotation {one}, which is not there or unusable")
             raise EntryError("annotation of another image", f"{what} names annotation {one}, which is on image {other}")

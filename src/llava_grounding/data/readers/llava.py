@@ -6,6 +6,7 @@ Read as published: `blip_laion_cc_sbu_558k.json`, `llava_instruct_150k.json`, `l
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from llava_grounding.data.readers.reading import (
     shown,
     words_of,
 )
-from llava_grounding.data.readers.rows import Names, check_present, image_store, pairs_of, read_entries, words_only
-from llava_grounding.data.record import Record
+from llava_grounding.data.readers.rows import Names, check_present, image_store, pairs_of, read_entries
+from llava_grounding.data.record import Record, RecordedTurn
 from llava_grounding.errors import DataError
 
 TEXT_ONLY = "no image"
@@ -43,17 +44,21 @@ class LlavaDialogues(PackedRecords):
 
     def __init__(self, entries: Iterable[tuple[str, Any]], images: ImageStore, name: str = "llava") -> None:
         left_out, names, rows = LeftOut(), Names(), []
+        present: set[str] = set()
         for place, entry in entries:
             try:
                 image, conversations = entry_of(entry)
-                for question, answer in pairs_of(conversations):
-                    words_of(question, "a question")
-                    words_of(answer, "an answer")
-                check_present(images, image)
+                turns = [
+                    (words_of(question, "a question"), words_of(answer, "an answer"))
+                    for question, answer in pairs_of(conversations)
+                ]
+                if image not in present:
+                    check_present(images, image)
+                    present.add(image)
             except EntryError as why:
                 left_out.add(label_of(entry, place), why)
             else:
-                rows.append((names.unique(label_of(entry, place)), image, conversations))
+                rows.append((names.unique(label_of(entry, place)), image, turns))
         super().__init__(name, rows, left_out)
         self.images = images
 
@@ -67,9 +72,9 @@ class LlavaDialogues(PackedRecords):
         with without_collections(), naming(dialogues):
             return cls(read_dialogues(dialogues), image_store(images), name)
 
-    def _record(self, row: tuple[str, str, Any]) -> Record:
-        identity, image, conversations = row
-        return dialogue_record(self.images, identity, image, (words_only(pairs_of(conversations)),))
+    def _record(self, row: tuple[str, str, list[tuple[str, str]]]) -> Record:
+        identity, image, turns = row
+        return dialogue_record(self.images, identity, image, (tuple(starmap(RecordedTurn, turns)),))
 
 
 def read_dialogues(path: str | Path) -> list[tuple[str, Any]]:

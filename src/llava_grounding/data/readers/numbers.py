@@ -63,6 +63,8 @@ def whole_number(value: Any, what: str = "id") -> int:
 
 def number_or_none(value: Any) -> int | None:
     """What `whole_number` takes, None for all else."""
+    if type(value) is int and -MAX_ID < value < MAX_ID:
+        return value
     try:
         return whole_number(value)
     except EntryError:

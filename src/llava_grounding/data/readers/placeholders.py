@@ -33,10 +33,15 @@ _PLACEHOLDER = re.compile(
 )
 
 
+def may_be_plain(text: str) -> bool:
+    """Whether a text holds nothing that a token begins with, be it another model's or our own."""
+    return not ("<" in text or "[" in text or "{" in text)
+
+
 def find_placeholder(text: str) -> tuple[str, str] | None:
     """The first placeholder of another model in a text, and whose files have it; None where there is none."""
-    if not ("<" in text or "[" in text or "{" in text):
-        return None  # with which all of them begin; nearly every text of millions has none of these
+    if may_be_plain(text):
+        return None  # as nearly every text of millions
     match = _PLACEHOLDER.search(text)
     if match is None:
         return None

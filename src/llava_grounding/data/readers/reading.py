@@ -27,7 +27,7 @@ from llava_grounding.data.readers.numbers import key_of as key_of
 from llava_grounding.data.readers.numbers import key_or_none as key_or_none
 from llava_grounding.data.readers.numbers import number_or_none as number_or_none
 from llava_grounding.data.readers.numbers import whole_number as whole_number
-from llava_grounding.data.readers.placeholders import find_placeholder
+from llava_grounding.data.readers.placeholders import find_placeholder, may_be_plain
 from llava_grounding.data.readers.shapes import BOX_BEYOND as BOX_BEYOND
 from llava_grounding.data.readers.shapes import Box as Box
 from llava_grounding.data.readers.shapes import box_from_xywh as box_from_xywh
@@ -355,6 +355,9 @@ def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:
         EntryError: if it is no text, empty, not valid Unicode, or holds a token that means something to this model, in
             capital or small letters (what is put in lower case later must not become one), or to another one.
     """
+    plain = type(value) is str and value.isascii() and len(value) <= MAX_TEXT and may_be_plain(value)
+    if plain and (words := value.strip()):
+        return str(words)  # as nearly every text of millions
     if not isinstance(value, str):
         raise EntryError("not text", f"{what} must be text, got {shown(value)}")
     if not value.isascii() and not is_unicode(value):

@@ -78,7 +78,7 @@ def pairs_of(conversations: Any) -> list[tuple[str, Any]]:
         raise EntryError("no dialogue", f"conversations must be pairs of turns, got {shown(conversations)}")
     values = []
     for index, turn in enumerate(conversations):
-        role = ("human", "gpt")[index % 2]
+        role = "gpt" if index % 2 else "human"
         if not isinstance(turn, dict) or turn.get("from") != role or "value" not in turn:
             raise EntryError("roles out of turn", f"turn {index + 1} must be from `{role}`, got {shown(turn)}")
         values.append(turn["value"])

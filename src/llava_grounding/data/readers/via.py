@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.data.images import ImageStore
+from llava_grounding.data.images import ImageStore, parse_json, read_file
 from llava_grounding.data.readers.pictures import Picture, PictureRecords, corners, ellipse, polygons, size_of
 from llava_grounding.data.readers.reading import (
     EntryError,
@@ -23,11 +25,12 @@ from llava_grounding.data.readers.reading import (
 from llava_grounding.data.readers.rows import image_store
 from llava_grounding.errors import DataError, did_you_mean
 
+_COLUMNS = ("filename", "region_count", "region_shape_attributes", "region_attributes")
 _USUAL = ("label", "name", "class", "category", "type", "object")
 
 
 class Via(PictureRecords):
-    """Records of a VIA project or of its JSON export; sizes are those of the pictures."""
+    """Records of a VIA project or of its JSON or CSV export; sizes are those of the pictures."""
 
     @classmethod
     def from_files(
@@ -41,7 +44,7 @@ class Via(PictureRecords):
         """Reads a file.
 
         Args:
-            labels: a project (`via_project.json`) or an export (`via_region_data.json`).
+            labels: a project (`via_project.json`) or an export (`via_region_data.json` or `.csv`).
             images: folder, tar shards or zip; by default the folder of the file.
             attribute: of regions, the one that says what they are; by default the only one, or the first of `label`,
                 `name`, `class`, `category`, `type` and `object` that occurs.
@@ -52,8 +55,8 @@ class Via(PictureRecords):
             DataError: if it cannot be read, is of another kind, or has no such attribute.
         """
         path = Path(labels)
-        data = read_json(path)
         with naming(path):
+            data = _read_csv(path) if path.suffix.lower() == ".csv" else read_json(path)
             data = data.get("_via_img_metadata", data) if isinstance(data, Mapping) else data
             if not isinstance(data, Mapping) or not any(
                 isinstance(one, Mapping) and "regions" in one for one in data.values()
@@ -67,6 +70,40 @@ class Via(PictureRecords):
             )
             pictures = _read(data, said, store, left_out, unread)
             return cls(name or path.stem, pictures, store, left_out, exhaustive, unread)
+
+
+def is_via_csv(head: str) -> bool:
+    """Whether a text file that begins so is VIA's."""
+    return set(_COLUMNS) <= set(head.partition("\n")[0].lstrip("\ufeff#").strip().split(","))
+
+
+def _read_csv(path: Path) -> dict[str, Any]:
+    """What the same export as JSON holds."""
+    try:
+        text = read_file(path).decode("utf-8-sig")
+        if not is_via_csv(text[:1000]):
+            raise DataError(
+                f"VIA's CSV must have the columns {', '.join(_COLUMNS)} of VIA 1 or 2, got {shown(text[:80])}"
+            )
+        rows = csv.DictReader(io.StringIO(text.removeprefix("#"), newline=""), strict=True)
+        data: dict[str, Any] = {}
+        for row in rows:
+            name = row["filename"] or ""
+            entry = data.setdefault(name, {"filename": name, "regions": []})
+            shape, said = (_object(row[key], rows.line_num) for key in ("region_shape_attributes", "region_attributes"))
+            if shape:
+                entry["regions"].append({"shape_attributes": shape, "region_attributes": said})
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+    return data
+
+
+def _object(text: str | None, line: int) -> Mapping[str, Any]:
+    try:
+        value = parse_json(text or "{}")
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"line {line} must have JSON in its columns of attributes: {error}") from error
+    return value if isinstance(value, Mapping) else {}
 
 
 def _regions(entry: Mapping[str, Any]) -> list[Any]:
