@@ -6,7 +6,6 @@ No parser: closed word classes cut phrases, the last noun before a cut is the he
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
