@@ -401,12 +401,7 @@ def _phrase_to_dict(phrase: GroundedPhrase) -> dict[str, Any]:
         "text": phrase.text,
         "span": list(phrase.span),
         "regions": [
-            {
-                "box": region.box_xyxy.tolist(),
-                "score": region.score,
-                "area": region.area,
-                "mask": region.mask_rle,
-            }
+            {"box": region.box_xyxy.tolist(), "score": region.score, "area": region.area, "mask": region.mask_rle}
             for region in phrase.regions
         ],
         "score": phrase.score,

@@ -412,11 +412,13 @@ def test_a_threshold_says_which_regions_are_kept() -> None:
     alone = chat.ground(images[0], phrases, middle)
     assert [phrase.scores.tolist() for phrase in alone] == [phrase.scores.tolist() for phrase in fewer]
     assert chat.ground_batch([], phrases) == []
+    assert chat.ground_batch(images[:1], iter(phrases), middle) == [fewer]
     calls = (
         lambda: chat.ground_batch(images, phrases, 1.5),
         lambda: chat.ground(images[0], phrases, -0.1),
         lambda: chat.ask_batch([], score_threshold="0.5"),
         lambda: chat.ask(images[0], "What?", score_threshold=float("nan")),
+        lambda: chat.ask(images[0], "What?", score_threshold=True),
     )
     for call in calls:
         with pytest.raises(UsageError, match=r"^score_threshold must be a number from 0 to 1, got "):

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from made_up_model import MadeUpModel, photo_bytes
 
-from llava_grounding.cli.label import Formats
 from llava_grounding.cli.label import label as label_command
 from llava_grounding.cluster import connection
 from llava_grounding.errors import UsageError
@@ -74,7 +73,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_file(
         (photos / f"{number:02}.png").write_bytes(photo_bytes(number, corner))
     (photos / "broken.png").write_bytes(b"nothing")
     here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
-    label_command(photos, here, Formats.jsonl, class_=["dog"], batch_size=3)
+    label_command(photos, here, "jsonl", class_=["dog"], batch_size=3)
     settings = LabelSettings(("dog",))
     with two_workers() as (address, workers):
         work = cluster.work_on_cluster(address, LoadDying(flag), settings)
@@ -88,7 +87,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_file(
             list(work(iter([found[:1]])))
     assert flag.exists()
     assert len(told) == len(found) == 12
-    label_command(photos, there, Formats.jsonl, class_=["dog"], batch_size=3)
+    label_command(photos, there, "jsonl", class_=["dog"], batch_size=3)
     assert there.read_bytes() == here.read_bytes()
     assert sum(model.batches) == 11  # of the first file alone
     monkeypatch.setattr(connection, "_CONNECT_SECONDS", 1)

@@ -21,7 +21,6 @@ import yaml
 from made_up_model import CLASSES, SIZE, MadeUpModel, photo_bytes, true_mask
 from PIL import Image
 
-from llava_grounding.cli.label import Formats
 from llava_grounding.cli.label import label as label_command
 from llava_grounding.labelling import exporters
 from llava_grounding.labelling.exporters import LabelledSet, find_exporter, register_exporter
@@ -221,7 +220,7 @@ def test_killed_at_any_moment_the_same_command_gives_the_same_files(
     model: MadeUpModel, photos: Path, tmp_path: Path, name: str
 ) -> None:
     def command(out: Path) -> None:
-        label_command(photos, out, Formats(name), class_=["dog"], batch_size=2)
+        label_command(photos, out, name, class_=["dog"], batch_size=2)
 
     command(tmp_path / "straight")
     expected = content(tmp_path / "straight")

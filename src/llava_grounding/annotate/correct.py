@@ -141,7 +141,8 @@ def _marked(record: FinishedRecord, task: Task, verdicts: dict[PhraseKey, Verdic
         kept.sort(key=lambda one: one[0].span)
         for (one, first), (other, second) in pairwise(kept):
             if other.span[0] < one.span[1]:
-                place = (first or second).place if first or second else f"record {record.number}"
+                verdict = first or second
+                place = verdict.place if verdict is not None else f"record {record.number}"
                 said = text.text[slice(*other.span)]
                 raise DataError(f'{place}: the phrase "{said}" would overlap another one of the same text')
         phrases[text.label] = tuple(one for one, _ in kept)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
 
 _DEFAULT_MODEL = "nano"
 _PROGRESS = ".progress.jsonl"
-
-
-Formats = StrEnum("Formats", ["coco", "labelstudio", "yolo", "voc", "jsonl"])
-"""What labels are written as; see `labelling.exporters`."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,9 @@ def label(
         Path,
         typer.Option(metavar="PATH", parser=given_path, help="File to write; with yolo and voc a folder."),
     ],
-    format_: Annotated[Formats, typer.Option("--format", help="What to write.")] = Formats.coco,
+    format_: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="coco, labelstudio, yolo, voc, jsonl, or a registered one.")
+    ] = "coco",
     class_: Annotated[
         list[str] | None, typer.Option("--class", metavar="NAME", help='What to look for, as "red car"; repeatable.')
     ] = None,
@@ -124,14 +121,14 @@ def _classes(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...] 
     return names
 
 
-def _exporter(format_: Formats, image_address: str | None) -> Exporter:
+def _exporter(format_: str, image_address: str | None) -> Exporter:
     from llava_grounding.labelling.exporters import find_exporter
     from llava_grounding.labelling.exporters.label_studio import LabelStudioExporter
 
     if image_address is None:
-        return find_exporter(format_.value)
-    if format_ is not Formats.labelstudio:
-        raise UsageError(f"--image-address is for the format labelstudio, got {format_.value}")
+        return find_exporter(format_)
+    if format_ != "labelstudio":
+        raise UsageError(f"--image-address is for the format labelstudio, got {quoted(format_)}")
     return LabelStudioExporter(image_address)
 
 

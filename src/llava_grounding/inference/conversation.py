@@ -246,6 +246,7 @@ def check_threshold(score_threshold: object) -> None:
     Raises:
         UsageError: if it is neither None nor a number from 0 to 1.
     """
-    if score_threshold is None or (isinstance(score_threshold, (int, float)) and 0 <= score_threshold <= 1):
+    number = isinstance(score_threshold, int | float) and not isinstance(score_threshold, bool)
+    if score_threshold is None or (number and 0 <= score_threshold <= 1):  # type: ignore[operator]
         return
     raise UsageError(f"score_threshold must be a number from 0 to 1, got {shown(score_threshold)}")

@@ -219,8 +219,7 @@ class GroundedChat:
             UsageError: if phrases are no list of texts, too many, or one is longer than the model reads.
         """
         check_threshold(score_threshold)
-        if not isinstance(phrases, str) and isinstance(phrases, Iterable):
-            phrases = list(islice(phrases, MAX_PHRASES + 1))  # it may have no end
+        phrases = _listed(phrases)
         texts = self._referring_texts(phrases)
         return self._ground_in(self._look_at([image])[0], phrases, texts, score_threshold)
 
@@ -242,6 +241,7 @@ class GroundedChat:
         """
         _check_batch_size(batch_size)
         check_threshold(score_threshold)
+        phrases = _listed(phrases)
         texts = self._referring_texts(phrases)
         found: list[list[GroundedPhrase]] = []
         for start in range(0, len(images), batch_size):
@@ -364,6 +364,13 @@ class GroundedChat:
                     pictures[key] = load_image(question.image, self._limits)
         seen = dict(zip(pictures, self._runtime.look_at(list(pictures.values())), strict=True))
         return [seen[key] for key in keys]
+
+
+def _listed(phrases: Sequence[str]) -> Sequence[str]:
+    """Phrases of any iterable, which may have no end; what is no list of texts stays as it is and is refused later."""
+    if isinstance(phrases, str) or not isinstance(phrases, Iterable):
+        return phrases
+    return list(islice(phrases, MAX_PHRASES + 1))
 
 
 def _check_batch_size(batch_size: object) -> None:

@@ -159,7 +159,7 @@ def open_sources(
     for values in sources:
         weight = values.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
-            raise ConfigError(f"`weight` of a source must be a number of at least 0, got `{weight}`")
+            raise ConfigError(f"`weight` of a source must be a number of at least 0, got {quoted(weight)}")
         if weight == 0:
             continue
         if values.get("optional") and not is_there(values, root):
@@ -187,7 +187,7 @@ def open_source(
         _check_keys(kind, values, ("held_out",))
         held_out = values.get("held_out", False)
         if not isinstance(held_out, bool):
-            raise ConfigError(f"`held_out` of a source must be true or false, got `{held_out}`")
+            raise ConfigError(f"`held_out` of a source must be true or false, got {quoted(held_out)}")
         return Scenes(scenes(), held_out, name)
     if kind == "photos":
         return _open_photos(values, root, name, questions, commercial_use)
@@ -200,13 +200,13 @@ def _open_photos(
     _check_keys("photos", values, ("split", "mirrored", "only", "labelled", "augmented"))
     mirrored = values.get("mirrored", 0.5)
     if isinstance(mirrored, bool) or not isinstance(mirrored, int | float) or not 0 <= mirrored <= 1:
-        raise ConfigError(f"`mirrored` of a source must be between 0 and 1, got `{mirrored}`")
+        raise ConfigError(f"`mirrored` of a source must be between 0 and 1, got {quoted(mirrored)}")
     for key in ("labelled", "augmented"):
         if not isinstance(values.get(key, False), bool):
-            raise ConfigError(f"`{key}` of a source must be true or false, got `{values[key]}`")
+            raise ConfigError(f"`{key}` of a source must be true or false, got {quoted(values[key])}")
     only = values.get("only")
     if only is not None and not (isinstance(only, list | tuple) and all(isinstance(one, str) for one in only)):
-        raise ConfigError(f"`only` of a source must be a list of names of photo sources, got `{only}`")
+        raise ConfigError(f"`only` of a source must be a list of names of photo sources, got {quoted(only)}")
     records = PhotoPack(_pack(root)).split(_split(values))
     numbers = None
     if only is not None or values.get("labelled") or commercial_use:

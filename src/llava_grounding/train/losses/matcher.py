@@ -1,7 +1,7 @@
 """Hungarian matching of object queries to ground-truth objects.
 
 Costs of all images and all decoder layers are one tensor, and one transfer brings them to the CPU, where scipy assigns.
-Knows predictions and targets only; what is done with the pairs is the business of `losses.py`.
+Knows predictions and targets only; what is done with the pairs is the business of `set_criterion.py`.
 """
 
 from collections.abc import Sequence
