@@ -162,6 +162,23 @@ def test_it_answers_and_grounds(converted: Path) -> None:
     assert tokens.decode(tokens.encode_answer(text)) == text
 
 
+@pytest.mark.parametrize("said", [True, False, None])
+def test_an_output_layer_that_is_stored_is_one_of_its_own_unless_the_folder_says_otherwise(
+    tmp_path: Path, said: bool | None
+) -> None:
+    source = write_language_model(tmp_path / "theirs", "qwen3", tie_word_embeddings=said, quantization_config=None)
+    state = load_file(source / "model.safetensors")
+    assert "lm_head.weight" not in state
+    nano = LanguageSettings(preset="nano", image_size=64)
+    if said is False:
+        with pytest.raises(CheckpointError, match=r"lacks lm_head.weight, which its config.json says it has"):
+            convert_language(source, tmp_path / "ours", settings=nano)
+    save_file(state | {"lm_head.weight": state["model.embed_tokens.weight"] + 1}, source / "model.safetensors")
+    report = convert_language(source, tmp_path / "other", settings=nano)
+    assert report.left_out.get("is the word embedding once more", 0) == (said is True)
+    assert load_checkpoint(report.out, "cpu", None).model.config.tie_word_embeddings is (said is True)
+
+
 def test_a_preset_without_a_tower_needs_none(tmp_path: Path) -> None:
     source = write_language_model(tmp_path / "theirs", "qwen3")
     nano = LanguageSettings(preset="nano", image_size=64)

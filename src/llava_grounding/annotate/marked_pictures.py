@@ -63,7 +63,9 @@ def write_marked_pictures(
     try:
         with closing(open_index(folder / INSTANCES, work)) as index:
             for row, record in islice(_records(folder, index, images), limit):
-                name = f"{PICTURES}/{hashlib.sha256(row.text.encode()).hexdigest()[:20]}.jpg"
+                number = int(record.image_id)
+                drawn = "\n".join([row.text, index.image_row(number), *index.annotation_rows(number)])
+                name = f"{PICTURES}/{hashlib.sha256(drawn.encode()).hexdigest()[:20]}.jpg"
                 if not (out / name).exists():
                     _draw(record, out / name)
                 kept = {key: value for key, value in row.value.items() if key != "marks"}

@@ -203,10 +203,13 @@
     const rows = items.map((item) => verdicts[JSON.stringify(item.key)]).filter(Boolean);
     const text = JSON.stringify({ ...about, verdicts: rows }, null, 1);
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    const url = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    link.href = url;
     link.download = "verdicts.json";
+    document.body.append(link);
     link.click();
-    URL.revokeObjectURL(link.href);
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(url), 10_000); // some browsers read it later
     say(`${rows.length} verdicts saved as verdicts.json.`);
   }
 

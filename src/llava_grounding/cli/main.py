@@ -23,6 +23,7 @@ from llava_grounding.cli.convert import convert
 from llava_grounding.cli.data import data
 from llava_grounding.cli.doctor import doctor
 from llava_grounding.cli.ground import ground
+from llava_grounding.cli.plugins import load_plugins
 from llava_grounding.cli.prompts import InOrder
 from llava_grounding.cli.render import render
 from llava_grounding.cli.report import note, say
@@ -93,6 +94,7 @@ def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
 ) -> None:
     """Grounded visual chat: ask about an image, and see what each phrase of the answer means."""
+    load_plugins()
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

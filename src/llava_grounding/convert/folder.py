@@ -60,7 +60,7 @@ def write_converted(
     dtypes = _dtypes(plan, settings.dtype) | _counters(plan, config)
     with new_folder(out) as folder:
         files = _write_weights(folder, plan, dtypes, settings)
-        config.dtype = dtypes["language_model.norm.weight"]
+        config.dtype = dtypes["language_model.embed_tokens.weight"]
         config.architectures = [LlavaGroundingForConditionalGeneration.__name__]
         config.save_pretrained(folder)
         limit_to_positions(processor.tokenizer, getattr(config.text_config, "max_position_embeddings", None))

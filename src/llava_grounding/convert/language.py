@@ -108,15 +108,15 @@ def convert_language(
     tower = _tower(name, fields.get("vision_config") is not None, parts.vision_tower)
     grounder = None if parts.openseed is None else open_openseed(parts.openseed)
     prompts = None if parts.semantic_sam is None else open_semantic_sam(parts.semantic_sam)
-    text = _text_fields(values, vocabulary, shapes[_EMBEDDING][1], tied=_OUTPUT not in shapes)
+    tied = _is_tied(source, values, shapes)
+    text = _text_fields(values, vocabulary, shapes[_EMBEDDING][1], tied)
     config = _config(fields, text, vocabulary, tower, grounder, prompts, settings)
-    tied = config.tie_word_embeddings
     rows = vocabulary.rows(shapes[_EMBEDDING][0])
     tables = {_EMBEDDING: rows} if tied else {_EMBEDDING: rows, _OUTPUT: rows}
     language = Source(
         f"the language model in `{source}`",
         stored,
-        _language_name,
+        (lambda key: None if key.endswith(_OUTPUT) else _language_name(key)) if tied else _language_name,
         ("language_model.",) if tied else ("language_model.", "lm_head."),
         _why_not_language,
         rows=tables,
@@ -138,7 +138,17 @@ def _tower_name(key: str) -> str | None:
     return rename_key(key, _TOWER_RENAMES, [_COMPARISON, _POOLING, _POSITIONS])
 
 
+def _is_tied(source: Path, values: Mapping[str, Any], shapes: Shapes) -> bool:
+    """Whether the output layer is the word embedding; some folders that say so store it once more."""
+    said = values.get("tie_word_embeddings")
+    if said is False and _OUTPUT not in shapes:
+        raise CheckpointError(f"`{source}` lacks {_OUTPUT}, which its config.json says it has")
+    return said is True or _OUTPUT not in shapes
+
+
 def _why_not_language(key: str) -> str:
+    if key.endswith(_OUTPUT):
+        return "is the word embedding once more"
     return "belongs to another vision side" if re.fullmatch(_OTHER_PARTS, key) else "is computed anew"
 
 
@@ -152,7 +162,7 @@ def _language_values(source: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of the language model, which one with a vision side keeps inside of its own."""
     if values.get("model_type") == LlavaGroundingConfig.model_type:
         raise CheckpointError(f"`{source}` is a folder of ours already; `convert vision` changes its vision modules")
-    if "quantization_config" in values:
+    if values.get("quantization_config") is not None:
         raise CheckpointError(f"the weights in `{source}` are quantised; give the folder of the model before that")
     inside = values.get("text_config")
     text = {**values, **inside} if inside is not None and "model_type" not in inside else inside or values
@@ -232,7 +242,7 @@ def _text_fields(
     """The language model's configuration with the vocabulary it has been given.
 
     Args:
-        tied: no output layer is stored, so that it has to be the embedding.
+        tied: the output layer is the embedding.
     """
     ids = token_ids(vocabulary.tokenizer)
     if values.get("hidden_size", hidden_size) != hidden_size:
@@ -245,7 +255,8 @@ def _text_fields(
         "vocab_size": vocabulary.words + vocabulary.added,
         "bos_token_id": vocabulary.tokenizer.bos_token_id,
         "eos_token_id": ids["eos_token_id"],
-        "pad_token_id": ids["pad_token_id"],
+        # The input row of a padding token learns nothing, so that the end token must not be called one.
+        "pad_token_id": None if ids["pad_token_id"] == ids["eos_token_id"] else ids["pad_token_id"],
         "tie_word_embeddings": tied,
     }
 

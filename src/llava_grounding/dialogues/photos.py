@@ -225,7 +225,7 @@ def _region(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     rows = [
         row
         for row, instance in enumerate(facts.instances)
-        if spoken_name(instance.category) and facts.regions[row] in ("thing", "stuff")
+        if spoken_name(instance.category) and facts.regions[row] in ("thing", "stuff") and facts.can_point(row)
     ]
     if not rows:
         return []

@@ -85,6 +85,7 @@ def _read_csv(path: Path) -> dict[str, Any]:
             raise DataError(
                 f"VIA's CSV must have the columns {', '.join(_COLUMNS)} of VIA 1 or 2, got {shown(text[:80])}"
             )
+        csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # an outline of many points is one field
         rows = csv.DictReader(io.StringIO(text.removeprefix("#"), newline=""), strict=True)
         data: dict[str, Any] = {}
         for row in rows:
