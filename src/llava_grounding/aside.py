@@ -63,3 +63,11 @@ def umask() -> int:
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
+
+
+def share(folder: Path) -> None:
+    """Give the files of a folder the permissions that new ones get: safetensors writes weights for their owner alone."""
+    mode = 0o666 & ~umask()
+    for path in folder.iterdir():
+        if path.is_file():
+            path.chmod(mode)

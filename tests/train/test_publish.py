@@ -39,6 +39,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "last", root / "out"
 
 
+def test_whoever_may_read_one_file_may_read_all(folders: tuple[Path, Path]) -> None:
+    for folder in folders:
+        modes = {path.name: path.stat().st_mode for path in folder.iterdir()}
+        assert len(modes) > 5
+        assert set(modes.values()) == {modes["config.json"]}
+
+
 def test_every_weight_takes_half_the_space(folders: tuple[Path, Path]) -> None:
     sizes = []
     for folder in folders:

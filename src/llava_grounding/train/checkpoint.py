@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 
+from llava_grounding.aside import share
 from llava_grounding.checkpoint_files import plain_bytes, plain_file, weight_files
 from llava_grounding.checkpoints import without_progress_bars
 from llava_grounding.errors import CheckpointError, quoted
@@ -81,6 +82,7 @@ def save_whole(
             save_phrases(earlier_phrases, aside)
         if metrics is not None:
             (aside / VALIDATION_FILE).write_text(json.dumps(dict(metrics)) + "\n", encoding="utf-8")
+        share(aside)
         settle(aside)
     if folder.exists():
         folder.replace(old)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from llava_grounding.aside import share
 from llava_grounding.errors import UsageError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
@@ -43,4 +44,5 @@ def publish(folder: Path, out: Path, score_threshold: float | None = None) -> in
     for name in CLASS_PHRASE_FILES:  # so that training can start from what ships
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
+    share(out)
     return (out / "model.safetensors").stat().st_size
