@@ -66,7 +66,7 @@ def umask() -> int:
 
 
 def share(folder: Path) -> None:
-    """Give the files of a folder the permissions that new ones get: safetensors writes weights for their owner alone."""
+    """Give the files of a folder the permissions of new ones: safetensors writes weights for their owner alone."""
     mode = 0o666 & ~umask()
     for path in folder.iterdir():
         if path.is_file():
