@@ -50,8 +50,9 @@ $(VENV)/.dev: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 
 demo: $(VENV)/.run ## answer a question about a picture: demo/answer.json, demo/answer.png (IMAGE=, QUESTION=)
 	@mkdir -p demo
+	$(BIN)/llava-grounding chat "$${IMAGE:-examples/cat.jpg}" "$$QUESTION" --out demo
 	@test -n "$$IMAGE" || $(BIN)/python examples/draw_scene.py demo/scene.png
-	$(BIN)/llava-grounding chat "$${IMAGE:-demo/scene.png}" "$$QUESTION" --out demo
+	@test -n "$$IMAGE" || $(BIN)/llava-grounding chat demo/scene.png "$$QUESTION" --out demo/scene
 
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest $(PYTEST_WORKERS)
@@ -107,7 +108,9 @@ train-nano: $(VENV)/.dev ## train the embedded model from nothing (DATA=photo pa
 	done
 	$(BIN)/llava-grounding train nano_read start_from=runs/nano_joint/last steps=1700 learning_rate=1.2e-3 \
 	  --out runs/nano_read_on $(if $(DATA),--data "$(DATA)")
-	$(BIN)/python examples/publish_checkpoint.py runs/nano_read_on/last runs/nano
+	$(BIN)/llava-grounding train nano_lite_pretrain init_from=runs/nano_read_on/last $(if $(DATA),--data "$(DATA)")
+	$(BIN)/llava-grounding train nano_lite_read start_from=runs/nano_lite_pretrain/last $(if $(DATA),--data "$(DATA)")
+	$(BIN)/python examples/publish_checkpoint.py runs/nano_lite_read/last runs/nano
 
 clean: ## remove the environment and what demo and tests leave behind
 	rm -rf $(VENV) $(LOWEST) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -103,7 +103,7 @@ _NANO: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 
-# What is to follow it, for photographs: a backbone that starts from ImageNet weights, more pixels and more queries. Its
+# What `nano` ships as, for photographs: a backbone that starts from ImageNet weights, more pixels and more queries. Its
 # convolution at stride 4 is separable, since that was the most expensive one.
 _NANO_LITE: dict[str, Any] = {
     **_NANO,
