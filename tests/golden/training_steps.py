@@ -110,13 +110,16 @@ def grounding_step(
     ours = read_together(trainee, [mapped[name] for name in names])
     points = PointsInOrder(recorded, torch.Generator().manual_seed(case["manual_seed"]))
     criterion = Watched(**vars(build_criterion(case, trainee.config)), points_of_all=points)
-    criterion = replace(criterion, phrase_normalisation="valid")  # as in training, where a phrase may not be judged
     batches = micro_batches(trainee, stage, mapped)
     num_tokens = sum(batch.counts[0] for batch in batches.values())
     language = total = torch.zeros(())
     for key, batch in batches.items():
         plan = StagePlan(("language",), ()) if key is None else STAGES["align"]
-        criteria = replace(Criteria.of(0, None), phrases=criterion)
+        # The original's batch has no place for a phrase without things; ours has one, which the mean must not count.
+        judged = batch.phrase_mask
+        wider = judged.shape[1] / int(judged.sum(1).max().clamp(min=1)) if judged.numel() else 1.0
+        own = replace(criterion, loss_class_weight=wider * criterion.loss_class_weight)
+        criteria = replace(Criteria.of(0, None), phrases=own)
         module = TrainingModule(
             model, None, LossConfig(plan, LossWeights(grounding=1.0), None, True), criteria=criteria
         ).eval()
