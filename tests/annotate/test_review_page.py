@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from miniature import captions, write
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
+from browsers import chromium
 from llava_grounding.cli.main import run
 
 HOSTILE = "</script><script>alert(1)</script> 😀 A dog & <img src=x onerror=alert(2)> sits."
@@ -19,15 +18,8 @@ HOSTILE = "</script><script>alert(1)</script> 😀 A dog & <img src=x onerror=al
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium as the system has it; where there is none, these tests are skipped."""
-    path = os.environ.get("LLAVA_GROUNDING_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no browser: install chromium, or set LLAVA_GROUNDING_CHROMIUM to its path")
-    expect.set_options(timeout=60_000)  # with a loaded machine in mind
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 def annotate(*arguments: object) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,10 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from live_server import Live, serving
-from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect
 
 from answer_checks import RAW, TEXT
+from browsers import chromium
 from llava_grounding.checkpoints import find_checkpoint
 from llava_grounding.errors import LlavaGroundingError
 from llava_grounding.inference.engine import GroundedChat
@@ -28,15 +27,8 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium as the system has it; where there is none, these tests are skipped."""
-    path = os.environ.get("LLAVA_GROUNDING_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no browser: install chromium, or set LLAVA_GROUNDING_CHROMIUM to its path")
-    expect.set_options(timeout=60_000)  # with a loaded machine in mind
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

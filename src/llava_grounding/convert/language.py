@@ -12,20 +12,20 @@ from typing import Any
 
 import torch
 
-from llava_grounding.checkpoint_files import check_numbers, read_object
 from llava_grounding.convert.folder import FolderSettings, expected_shapes, write_converted
 from llava_grounding.convert.keys import rename_key
 from llava_grounding.convert.official import read_source_config
 from llava_grounding.convert.plan import Shapes
 from llava_grounding.convert.report import ConversionReport
 from llava_grounding.convert.shards import Stored, find_shards, stored_in
+from llava_grounding.convert.sizes import read_tower_config
 from llava_grounding.convert.sources import FreshValues, Source, join_plans
 from llava_grounding.convert.vision_files import VisionFile, open_openseed, open_semantic_sam
 from llava_grounding.convert.vocabulary import GrownVocabulary, grow_tokenizer, rows_note, token_ids
 from llava_grounding.convert.writer import MAX_FILE_BYTES, check_new
-from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean
+from llava_grounding.errors import CheckpointError, ConfigError
 from llava_grounding.model.config import LlavaGroundingConfig
-from llava_grounding.model.presets import PRESETS
+from llava_grounding.model.presets import PRESETS, preset_fields
 from llava_grounding.processing.conversation import ChatTemplate
 from llava_grounding.processing.image import TowerSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
@@ -103,8 +103,8 @@ def convert_language(
     shapes = _table_shapes(stored)
     values = _language_values(source, read_source_config(source))
     vocabulary = grow_tokenizer(source, _rows(source, shapes))
-    name = _preset_of(settings.preset, values)
-    fields = PRESETS[name]
+    name = settings.preset or _preset_for(values)
+    fields = preset_fields(name)
     tower = _tower(name, fields.get("vision_config") is not None, parts.vision_tower)
     grounder = None if parts.openseed is None else open_openseed(parts.openseed)
     prompts = None if parts.semantic_sam is None else open_semantic_sam(parts.semantic_sam)
@@ -186,12 +186,8 @@ def _rows(source: Path, shapes: Shapes) -> int:
     return shapes[_EMBEDDING][0]
 
 
-def _preset_of(given: str | None, values: Mapping[str, Any]) -> str:
-    """The preset that was asked for, or the first with a tower of its own that is made for this kind of model."""
-    if given is not None:
-        if given not in PRESETS:
-            raise ConfigError(f"unknown preset `{given}`{did_you_mean(given, PRESETS)}")
-        return given
+def _preset_for(values: Mapping[str, Any]) -> str:
+    """The first preset with a tower of its own that is made for this kind of model."""
     for name, fields in PRESETS.items():
         kind = fields["text_config"].get("model_type", "llama")
         if kind == values["model_type"] and fields.get("vision_config") is not None:
@@ -220,12 +216,7 @@ def _tower(preset: str, wanted: bool, folder: Path | None) -> VisionFile | None:
 def _tower_fields(folder: Path) -> dict[str, Any]:
     """Of the tower in a checkpoint, which may have a text side beside it."""
     path = folder / "config.json"
-    try:
-        values = read_object(path)
-        check_numbers(values, f"`{path}`")
-    except (OSError, ValueError, RecursionError) as error:
-        reason = "it is nested too deep" if isinstance(error, RecursionError) else error
-        raise CheckpointError(f"`{path}` is no configuration of a vision tower: {reason}") from error
+    values = read_tower_config(path)
     kind = values.get("model_type")
     inside = values.get("vision_config", values)
     if kind not in ("siglip", "siglip_vision_model", "clip", "clip_vision_model") or not isinstance(inside, Mapping):

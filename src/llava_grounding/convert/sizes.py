@@ -100,12 +100,24 @@ def read_tower_fields(path: Path) -> dict[str, Any]:
         CheckpointError: if it is no such file.
     """
     try:
+        return tower_fields(read_tower_config(path))
+    except (AttributeError, TypeError) as error:
+        raise CheckpointError(f"`{path}` is no configuration of a vision tower: {error}") from error
+
+
+def read_tower_config(path: Path) -> dict[str, Any]:
+    """All that the config.json of a vision tower, or of a model with one, says.
+
+    Raises:
+        CheckpointError: if it is no such file.
+    """
+    try:
         values = read_object(path)
         check_numbers(values, f"`{path}`")
-        return tower_fields(values)
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = "it is nested too deep" if isinstance(error, RecursionError) else error
         raise CheckpointError(f"`{path}` is no configuration of a vision tower: {reason}") from error
+    return values
 
 
 def tower_fields(values: Mapping[str, Any]) -> dict[str, Any]:

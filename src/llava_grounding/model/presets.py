@@ -220,12 +220,21 @@ def register_preset(name: str, fields: Mapping[str, Any]) -> None:
     PRESETS[name] = dict(fields)
 
 
-def preset(name: str, **overrides: Any) -> LlavaGroundingConfig:
-    """Build the configuration called `name`, with top-level fields replaced by `overrides`.
+def preset_fields(name: str) -> dict[str, Any]:
+    """What a preset says, as fields of `LlavaGroundingConfig`.
 
     Raises:
         ConfigError: if there is no such preset.
     """
     if name not in PRESETS:
         raise ConfigError(f"unknown preset `{name}`{did_you_mean(name, PRESETS)}")
-    return LlavaGroundingConfig(**{**PRESETS[name], **overrides})
+    return PRESETS[name]
+
+
+def preset(name: str, **overrides: Any) -> LlavaGroundingConfig:
+    """Build the configuration called `name`, with top-level fields replaced by `overrides`.
+
+    Raises:
+        ConfigError: if there is no such preset.
+    """
+    return LlavaGroundingConfig(**{**preset_fields(name), **overrides})
