@@ -28,7 +28,7 @@ PYTEST_WORKERS ?= -n logical --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-lowest test-avx2 check lint types imports docs site constraints train-nano clean
+.PHONY: help setup demo test test-slow test-lowest test-avx2 check lint types imports docs site constraints train-nano clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 16
@@ -54,8 +54,11 @@ demo: $(VENV)/.run ## answer a question about a picture: demo/answer.json, demo/
 	@test -n "$$IMAGE" || $(BIN)/python examples/draw_scene.py demo/scene.png
 	@test -n "$$IMAGE" || $(BIN)/llava-grounding chat demo/scene.png "$$QUESTION" --out demo/scene
 
-test: $(VENV)/.dev ## run the tests
-	$(BIN)/python -m pytest $(PYTEST_WORKERS)
+test: $(VENV)/.dev ## run the tests, but for the slow ones
+	$(BIN)/python -m pytest $(PYTEST_WORKERS) -m "not slow"
+
+test-slow: $(VENV)/.dev ## run the slow tests: browsers, many processes, kills at random moments, overfitting
+	$(BIN)/python -m pytest $(PYTEST_WORKERS) -m slow $$(grep -rlE --include='test_*.py' 'mark\.slow' tests)
 
 # The lowest transformers that pyproject.toml allows, beside the pinned rest; its hub client has bounds of its own.
 LOWEST ?= .venv-lowest
@@ -78,7 +81,7 @@ AVX2_TESTS := tests/model/test_grounder.py tests/model/test_query_decoder.py tes
 test-avx2: $(VENV)/.dev ## run the tests in which CPUs differ as on one without AVX-512
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/python -m pytest $(PYTEST_WORKERS) $(AVX2_TESTS)
 
-check: lint types imports site test ## everything CI runs
+check: lint types imports site test test-slow ## everything CI runs
 
 lint: $(VENV)/.dev ## style, formatting, and code that nothing uses
 	$(BIN)/ruff check .

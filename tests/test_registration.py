@@ -31,6 +31,7 @@ def test_where_the_auto_classes_are_loaded_the_model_registers_at_once(monkeypat
     assert imported == ["llava_grounding.model.llava_grounding", "llava_grounding.processing.processor"]
 
 
+@pytest.mark.slow
 def test_the_auto_classes_know_the_model_and_no_module_loader_is_changed() -> None:
     before = "import sys; finders, hooks = list(sys.meta_path), list(sys.path_hooks)"
     after = "assert (sys.meta_path, sys.path_hooks) == (finders, hooks)"

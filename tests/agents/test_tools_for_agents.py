@@ -51,6 +51,7 @@ def said(result: Any) -> str:
     return str(part.text)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 def test_an_agent_asks_finds_and_sees_and_gets_at_nothing_else(tmp_path: Path) -> None:
     allowed, other = tmp_path / "allowed", tmp_path / "other"

@@ -224,6 +224,7 @@ def test_a_store_of_another_version_or_no_store_is_refused(tmp_path: Path) -> No
         Store(tmp_path)
 
 
+@pytest.mark.slow
 def test_kills_at_any_moment_change_no_file_and_ask_nothing_twice(tmp_path: Path) -> None:
     script = Path(__file__).with_name("kill_runs.py")
     begin = time.monotonic()

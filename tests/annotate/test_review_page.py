@@ -31,6 +31,7 @@ def press(page: Page, keys: str) -> None:
         page.keyboard.press(key)
 
 
+@pytest.mark.slow
 def test_what_a_person_says_with_keys_is_in_the_corrected_files(
     browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

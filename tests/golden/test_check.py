@@ -104,6 +104,7 @@ def spoil_words(folder: Path) -> None:
         (folder / name).write_text(json.dumps(cases))
 
 
+@pytest.mark.slow
 def test_a_change_in_any_tensor_group_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for group in GROUPS:
         shutil.copytree(HERE / group, tmp_path / group)

@@ -61,6 +61,7 @@ def two_workers() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
                 worker.wait(30)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_cluster_that_loses_a_worker_gives_the_same_file(

@@ -82,6 +82,7 @@ def test_weights_that_are_brought_in_for_each_call_give_the_same(flavour: str) -
     assert_same(answers(model), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_a_device_map_may_put_every_part_on_a_disk(flavour: str, tmp_path: Path) -> None:
     pytest.importorskip("accelerate")

@@ -29,6 +29,7 @@ def test_the_document_names_every_route_and_its_body(live: Live) -> None:
     assert {"ChatRequest", "RegionPart", "ErrorResponse", "ChatCompletion"} <= document["components"]["schemas"].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ROUTES)
 def test_requests_made_up_get_answers_as_described(name: str, schema: Any, live: Live) -> None:
     operations = {one.ok().definition.raw["operationId"]: one.ok() for one in schema.get_all_operations()}

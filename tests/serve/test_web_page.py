@@ -116,6 +116,7 @@ def test_a_first_minute(open_page: Open) -> None:
         assert live.number("llava_grounding_image_cache_total") == 2
 
 
+@pytest.mark.slow
 def test_pointing_at_a_phrase_lights_its_masks_and_the_reverse(open_page: Open, live: Live, photo: Path) -> None:
     page = open_page(live)
     take(page, photo)
@@ -139,6 +140,7 @@ def test_pointing_at_a_phrase_lights_its_masks_and_the_reverse(open_page: Open, 
     expect(page.locator(f'.phrase.lit[data-phrase="{number}"]')).to_have_count(1)
 
 
+@pytest.mark.slow
 def test_regions_are_drawn_numbered_and_spoken_of(open_page: Open, live: Live, photo: Path) -> None:
     page = open_page(live)
     take(page, photo)
@@ -168,6 +170,7 @@ def test_regions_are_drawn_numbered_and_spoken_of(open_page: Open, live: Live, p
     expect(page.locator("#regions li")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_everything_can_be_done_with_the_keyboard(open_page: Open, live: Live, photo: Path) -> None:
     page = open_page(live)
     take(page, photo)
@@ -192,6 +195,7 @@ def test_everything_can_be_done_with_the_keyboard(open_page: Open, live: Live, p
     VisualPrompt.box(*box).validate(SIZE_WH)
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_asked_again_and_both_answers_stay(open_page: Open, live: Live, photo: Path) -> None:
     page = open_page(live)
     take(page, photo)
@@ -214,6 +218,7 @@ def test_what_is_not_there_is_asked_again_and_both_answers_stay(open_page: Open,
     expect(page.locator('.region.lit[data-phrase="2"]').first).to_be_attached()
 
 
+@pytest.mark.slow
 def test_the_slider_hides_what_is_less_sure_and_files_have_what_is_shown(
     open_page: Open, live: Live, photo: Path, tmp_path: Path
 ) -> None:
@@ -250,6 +255,7 @@ def read(path: Path) -> GroundedAnswer:
     return GroundedAnswer.from_dict(json.loads(path.read_text()))
 
 
+@pytest.mark.slow
 def test_words_are_never_html(open_page: Open, live: Live, photo: Path) -> None:
     page = open_page(live)
     take(page, photo)
@@ -264,6 +270,7 @@ def test_words_are_never_html(open_page: Open, live: Live, photo: Path) -> None:
     assert "unsafe" not in policy
 
 
+@pytest.mark.slow
 def test_an_answer_can_be_stopped_and_what_is_wrong_is_said(open_page: Open, live: Live, photo: Path) -> None:
     page = open_page(live)
     take(page, photo)
@@ -281,6 +288,7 @@ def test_an_answer_can_be_stopped_and_what_is_wrong_is_said(open_page: Open, liv
     expect(page.get_by_role("status")).to_contain_text("no picture that the browser can read")
 
 
+@pytest.mark.slow
 def test_a_key_is_asked_for_where_one_is_needed(open_page: Open, photo: Path) -> None:
     with serving(api_key="sesame") as live:
         page = open_page(live)
@@ -291,6 +299,7 @@ def test_a_key_is_asked_for_where_one_is_needed(open_page: Open, photo: Path) ->
         ask(page, "What?")
 
 
+@pytest.mark.slow
 def test_the_page_is_accessible_and_fits(open_page: Open, live: Live, photo: Path) -> None:
     page = open_page(live)
     assert_accessible(page)

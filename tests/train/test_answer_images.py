@@ -14,6 +14,7 @@ from llava_grounding.structures import GroundedAnswer
 VALUES: dict[str, Any] = {"stage": "chat", "steps": 2, "batch_size": 1, "eval_steps": 1, "num_points": 16}
 
 
+@pytest.mark.slow
 def test_they_are_drawn_at_every_validation_with_what_was_asked_said_and_right(tmp_path: Path) -> None:
     finish(tmp_path, **VALUES, pictures=2)
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["step_0000001", "step_0000002"]
@@ -28,6 +29,7 @@ def test_they_are_drawn_at_every_validation_with_what_was_asked_said_and_right(t
         assert not (folder / "2.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [MarkupError("a tag that closes nothing"), ValueError("a box inside out")])
 def test_an_answer_that_fails_does_not_stop_the_run(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

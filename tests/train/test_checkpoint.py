@@ -84,6 +84,7 @@ class TestLearners:
         load_training_module(fresh, tmp_path)
         assert differences(kept, fresh) == []
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("flavour", ["shared", "official", "siglip"])
     def test_the_checkpoint_is_a_model_to_start_from(self, flavour: str, tmp_path: Path) -> None:
         kept = training_module(1, flavour)

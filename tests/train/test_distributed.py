@@ -91,6 +91,7 @@ def alone(plain_descent: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.mark.usefixtures("plain_descent")
 class TestStepsAreEqual:
+    @pytest.mark.slow
     def test_however_they_are_split_within_a_process(
         self, alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -115,6 +116,7 @@ class TestStepsAreEqual:
             assert [other[name] for name in names] == pytest.approx([row[name] for name in names], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_processes_without_a_phrase_or_an_own_sample_to_validate_do_not_make_others_wait(tmp_path: Path) -> None:
     values = {**SETTINGS, "batch_size": 2, "eval_steps": 1, "num_points": 16}
     mute, telling = UNEQUAL[1], UNEQUAL[0]
@@ -130,6 +132,7 @@ def test_processes_without_a_phrase_or_an_own_sample_to_validate_do_not_make_oth
     assert all("phrase_f1" in row for row in log_of(tmp_path) if "loss" not in row)
 
 
+@pytest.mark.slow
 def test_one_process_that_is_asked_to_stop_stops_all_of_them(tmp_path: Path) -> None:
     def job() -> None:
         def ask() -> None:
@@ -153,6 +156,7 @@ def test_more_processes_than_samples_are_reported(tmp_path: Path) -> None:
 class TestSharedWeights:
     """FSDP2 by torch's own calls: accelerate makes plain copies of it where there is no accelerator."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("stage", ["grounded_chat", "chat"])
     def test_losses_gradients_and_what_is_kept_are_those_of_whole_weights(self, stage: str, tmp_path: Path) -> None:
         setup = unequal(tmp_path, stage=stage)
@@ -193,6 +197,7 @@ class TestSharedWeights:
         for name in ("model.safetensors", *(["class_phrases.safetensors"] if stage == "chat" else [])):
             assert differences(load_file(tmp_path / "whole" / name), load_file(tmp_path / "wanted" / name)) == []
 
+    @pytest.mark.slow
     def test_they_can_be_looked_at_and_learn_in_half_precision(self, tmp_path: Path) -> None:
         validation = Validation(four_samples()[:1], unequal(tmp_path).processor, chat=True)
 

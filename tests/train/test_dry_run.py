@@ -76,6 +76,7 @@ def test_own_data_have_a_plan(tmp_path: Path) -> None:
     assert "  custom: 8 of the first step; 2 samples, gone through 1200.00 times" in lines
 
 
+@pytest.mark.slow
 class TestLarge:
     @pytest.mark.parametrize("name", LARGE)
     def test_every_recipe_has_a_plan_from_files_where_it_says(self, name: str, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def needs_nano() -> None:
         pytest.skip("the embedded model is not in this checkout")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_nano")
 def test_every_command_of_the_guide_works_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

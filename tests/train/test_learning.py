@@ -27,6 +27,7 @@ def eight_samples() -> list[Sample]:
     return samples
 
 
+@pytest.mark.slow
 def test_eight_pictures_are_overfit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A language model this narrow hardly moves from the usual start.
     monkeypatch.setitem(whole_models.FLAVOURS["shared"]["text_config"], "initializer_range", 0.2)

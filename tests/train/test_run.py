@@ -74,6 +74,7 @@ def of_one_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestGoingOn:
+    @pytest.mark.slow
     @pytest.mark.parametrize(("name", "step"), [("class names", 3), ("dialogues", 1), ("micro-batches", 3)])
     def test_a_run_that_died_goes_on_as_if_it_had_not(
         self, name: str, step: int, straight: Straight, tmp_path: Path
@@ -122,6 +123,7 @@ class TestGoingOn:
         assert differences(weights(resumed), straight("dialogues")) == []
         assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
+    @pytest.mark.slow
     def test_a_run_killed_at_random_moments_ends_as_if_it_had_not(self, straight: Straight, tmp_path: Path) -> None:
         values = {**RUNS["dialogues"], "save_steps": 1}
         begin = time.monotonic()
@@ -183,6 +185,7 @@ class TestGoingOn:
         other, _ = finish(tmp_path / "other", data_seed=1, **RUNS["class names"])
         assert "class_phrases.embeds" in differences(weights(other), straight("class names"))
 
+    @pytest.mark.slow
     def test_worker_processes_change_nothing(self, straight: Straight, tmp_path: Path) -> None:
         setup, _ = finish(tmp_path, **RUNS["micro-batches"], workers=2)
         assert differences(weights(setup), straight("micro-batches")) == []

@@ -254,6 +254,7 @@ def overfit(
     return first, {name: float(value.detach()) for name, value in losses.items()}
 
 
+@pytest.mark.slow
 def test_four_pictures_can_be_overfit() -> None:
     batch = classes_of(*four_samples())
     first, last = overfit(lambda model, phrases: pretrain_losses(model, phrases, CRITERIA, batch), 40)

@@ -199,11 +199,13 @@ class TestBroken:
         with pytest.raises(kind, match="is broken"):
             list(batch_loader(stream(Few(tuple(range(8)), error), steps=2), workers))
 
+    @pytest.mark.slow
     def test_a_worker_that_dies_ends_the_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)
         with pytest.raises(RuntimeError, match=r"DataLoader worker .* exited unexpectedly|killed by signal"):
             list(islice(batch_loader(stream(Deadly()), 1), 2))
 
+    @pytest.mark.slow
     def test_a_program_that_forgets_its_workers_ends_nevertheless(self) -> None:
         lines = [
             "from test_stream import batch_loader, stream",

@@ -69,6 +69,7 @@ def test_photos_that_may_not_be_used_commercially_are_left_out_where_that_is_ask
     assert open_sources([{**data[0], "optional": True}], pack, commercial_use=True) == []
 
 
+@pytest.mark.slow
 def test_both_stages_follow_each_other_and_the_result_can_be_published(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
