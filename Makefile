@@ -105,14 +105,18 @@ constraints: ## write constraints.txt anew from the newest versions that pyproje
 	$(UV) pip compile pyproject.toml --all-extras --constraints constraints.in --python-version 3.11 --no-header \
 	  --no-annotate --no-emit-index-url --no-emit-find-links --quiet | sed 's/+cpu//' > constraints.txt
 
-train-nano: $(VENV)/.dev ## train the embedded model from nothing (DATA=photo pack, optional)
-	@for stage in pretrain chat read joint; do set -x; \
-	  $(BIN)/llava-grounding train nano_$$stage $(if $(DATA),--data "$(DATA)") || exit 1; \
-	done
-	$(BIN)/llava-grounding train nano_read start_from=runs/nano_joint/last steps=1700 learning_rate=1.2e-3 \
-	  --out runs/nano_read_on $(if $(DATA),--data "$(DATA)")
-	$(BIN)/llava-grounding train nano_lite_pretrain init_from=runs/nano_read_on/last $(if $(DATA),--data "$(DATA)")
-	$(BIN)/llava-grounding train nano_lite_read start_from=runs/nano_lite_pretrain/last $(if $(DATA),--data "$(DATA)")
+# What each stage of train-nano gets besides its recipe: `TRAIN="steps=4 validation_samples=8"` tries the whole chain.
+TRAIN ?=
+train = $(BIN)/llava-grounding train $(1) $(TRAIN) $(if $(DATA),--data "$(DATA)")
+
+train-nano: $(VENV)/.dev ## train the embedded model from nothing (DATA=photo pack, optional; TRAIN=keys of all stages)
+	$(call train,nano_pretrain)
+	$(call train,nano_chat)
+	$(call train,nano_read)
+	$(call train,nano_joint)
+	$(call train,nano_read start_from=runs/nano_joint/last steps=1700 learning_rate=1.2e-3 --out runs/nano_read_on)
+	$(call train,nano_lite_pretrain init_from=runs/nano_read_on/last)
+	$(call train,nano_lite_read start_from=runs/nano_lite_pretrain/last)
 	$(BIN)/python examples/publish_checkpoint.py runs/nano_lite_read/last runs/nano
 
 clean: ## remove the environment and what demo and tests leave behind

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
+from llava_grounding.benchmark.calibration import calibration
 from llava_grounding.benchmark.grounding import IOU_LEVELS, box_overlaps, mask_overlaps, match_answer
 from llava_grounding.benchmark.grounding_bench import GroundingBench
 from llava_grounding.benchmark.judging import DeterministicJudge, RecordedJudge, record
 from llava_grounding.benchmark.predictions import PredictedPhrase, PredictedRegion, Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance
-from llava_grounding.benchmark.scores import calibration, compare, metrics_of
+from llava_grounding.benchmark.scores import compare, metrics_of
 from llava_grounding.geometry import box_iou
 from llava_grounding.masks import encode_rle
 from llava_grounding.matching import GroundingCounts
@@ -186,7 +187,7 @@ def test_numbers_of_one_image_of_none_and_of_pairs() -> None:
     assert recall.share_better == 1.0
     same = {one.name: one for one in compare(first, first, TASK.statistics(()))}["grounded recall (box IoU 0.5)"]
     assert (same.difference, same.share_better) == (0.0, 0.5)
-    curve = calibration([*first, *second])
+    curve = calibration(pair for one in (*first, *second) for pair in one.regions)
     assert (curve.regions, curve.bins, curve.error) == (30, ((pytest.approx(0.9), 1.0, 30),), pytest.approx(0.1))
     assert curve.risk[-1] == (1.0, 0.0)
 

@@ -24,6 +24,7 @@ from llava_grounding.data.readers.coco import PhotoPack
 from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.errors import DataError, ImageError
+from llava_grounding.geometry import box_area
 from llava_grounding.markup import parse_strict
 from llava_grounding.scenes.synthetic import draw_scene
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Region, VisualPrompt
@@ -147,6 +148,38 @@ def test_right_words_on_the_wrong_things_are_worth_nothing(scenes: list[Sample])
     assert (result["CIDEr-D"].value or 0) < 5.0
 
 
+def test_what_is_doubted_and_what_is_small_is_counted_apart(scenes: list[Sample]) -> None:
+    """Of a chat that finds only large things, and doubts its last phrase, which it sees in a corner."""
+    corner = Region(np.array([0.0, 0.0, 1.0, 1.0]), 0.35)
+
+    class Wavers(FakeChat):
+        def ask(
+            self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = (), grounded: bool = True
+        ) -> GroundedAnswer:
+            answer = super().ask(image, question, prompts, grounded)
+            if question != DESCRIBE or not grounded:
+                return answer
+            tenth = image.shape[0] * image.shape[1] / 10
+            phrases = [
+                replace(one, regions=tuple(region for region in one.regions if box_area(region.box_xyxy) >= tenth))
+                for one in answer.phrases
+            ]
+            phrases[-1] = replace(phrases[-1], regions=(corner,), score=corner.score, doubtful=True)
+            return replace(answer, phrases=tuple(phrases))
+
+    report = evaluate_scenes(Wavers(scenes, truth_of), NUM_SCENES, baseline_scenes=0)
+    result = report.results[0]
+    doubtful, others = result["precision of doubtful regions"], result["precision of other regions"]
+    assert (doubtful.value, doubtful.count, others.value) == (0.0, NUM_SCENES, 1.0)
+    assert result["grounded recall of medium things"].value == 0.0
+    assert 0 < result["grounded recall of large things"].value <= 1
+    curve = result.calibration
+    assert curve is not None
+    assert curve.bins == ((pytest.approx(0.35), 0.0, NUM_SCENES), (1.0, 1.0, curve.regions - NUM_SCENES))
+    assert Report.from_dict(json.loads(report.to_json())) == report
+    assert f"| 0.350 | 0.000 | {NUM_SCENES} |" in report.to_markdown()
+
+
 def test_answers_without_regions_stand_beside_those_with_them(scenes: list[Sample]) -> None:
     class SpeaksWhenNotAskedToPoint(FakeChat):
         def ask(
@@ -232,6 +265,8 @@ def test_an_oracle_is_right_about_everything_in_photos(mini_pack_root: Path) -> 
     assert result["grounded F1 (box IoU 0.5)"].count == 6
     assert result["grounded F1 (mask IoU 0.5)"].count == 5
     assert result["referring box acc@0.5"].value == 1.0
+    by_source = {name: result[f"grounded F1 of {name}"] for name in ("street", "yard")}
+    assert {name: (one.value, one.count) for name, one in by_source.items()} == {"street": (1.0, 2), "yard": (1.0, 4)}
     assert any("not judged" in note for note in report.notes)
 
 

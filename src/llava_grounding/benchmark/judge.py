@@ -40,12 +40,14 @@ class Judgement:
         pairs: (phrase, region of the phrase, instance) of every right region.
         mask_ious: mask overlap of the right regions whose instance has a mask.
         unjudged: regions left out because nobody labelled what their phrase names.
+        left_out: those phrases.
     """
 
     counts: GroundingCounts
     pairs: tuple[tuple[int, int, int], ...]
     mask_ious: tuple[float, ...]
     unjudged: int
+    left_out: frozenset[int] = frozenset()
 
 
 def judge_answer(
@@ -75,10 +77,12 @@ def judge_answer(
     present = {instance.category for instance in instances}
     pairs: list[tuple[int, int, int]] = []
     num_predicted = unjudged = 0
+    left_out = set()
     for position, phrase in enumerate(answer.phrases):
         named = judge.categories_of(phrase.text)
         if _beyond_labels(named, present, exhaustive):
             unjudged += len(phrase.regions)
+            left_out.add(position)
             continue
         num_predicted += len(phrase.regions)
         fitting = [index for index, instance in enumerate(instances) if instance.category in named]
@@ -91,7 +95,7 @@ def judge_answer(
         for mask, index in found
         if mask is not None and instances[index].has_mask
     )
-    return Judgement(counts, tuple(pairs), mask_ious, unjudged)
+    return Judgement(counts, tuple(pairs), mask_ious, unjudged, frozenset(left_out))
 
 
 def _beyond_labels(named: tuple[str, ...], present: set[str], exhaustive: frozenset[str] | None) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 import llava_grounding
 from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline, Request
 from llava_grounding.benchmark.captions import ObjectCounts, count_objects
-from llava_grounding.benchmark.judge import judge_answer
+from llava_grounding.benchmark.judge import Judgement, judge_answer
 from llava_grounding.benchmark.metrics import (
     box_hits_at_50,
     exact_match,
@@ -33,6 +33,7 @@ from llava_grounding.data.record import Record
 from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.errors import LlavaGroundingError
+from llava_grounding.geometry import box_area
 from llava_grounding.language.nouns import Lexicon, lexicon_with
 from llava_grounding.markup import parse_strict, strip_markup
 from llava_grounding.scenes.kinds import KINDS
@@ -61,6 +62,7 @@ class EvalItem:
         turns: short questions with their answers.
         references: descriptions by people, or of the scene.
         polls: yes/no questions of a published test, with the truth.
+        source: where the image is from; empty where all are from one place.
     """
 
     sample: Sample
@@ -68,6 +70,7 @@ class EvalItem:
     turns: tuple[Turn, ...]
     references: tuple[str, ...]
     polls: tuple[tuple[str, bool], ...] = ()
+    source: str = ""
 
     @property
     def referring(self) -> list[tuple[str, int]]:
@@ -149,6 +152,8 @@ _NOTES = (
     "A region is right when it overlaps an instance by IoU 0.5 or more and its phrase's head noun, or a synonym, names "
     "the instance's category; precision and recall count all regions and all labelled instances.",
     "Intervals are 95 % bootstrap intervals over images.",
+    "Small things have a box under 1 % of the image, large ones from 10 %; regions and descriptions are doubtful where "
+    "the model says so of itself.",
 )
 _PHOTO_NOTE = "Regions whose phrase names only categories that were not labelled in the photo are not judged."
 
@@ -233,9 +238,26 @@ def _describe(evaluator: _Evaluator, item: EvalItem) -> None:
         return
     judged = judge_answer(answer, sample.instances, sample.masks, item.words, sample.exhaustive)
     tally.grounding, tally.mask_ious, tally.unjudged = judged.counts, judged.mask_ious, judged.unjudged
+    tally.source, tally.doubtful = item.source, answer.doubtful
+    _enter_regions(tally, answer, judged, sample)
     if all(instance.has_mask for instance in sample.instances):
         by_mask = judge_answer(answer, sample.instances, sample.masks, item.words, sample.exhaustive, "mask")
         tally.grounding_by_mask = by_mask.counts
+
+
+def _enter_regions(tally: ImageTally, answer: GroundedAnswer, judged: Judgement, sample: Sample) -> None:
+    """How sure each judged region was, and how large what was found and missed."""
+    right = {(phrase, region) for phrase, region, _ in judged.pairs}
+    for place, phrase in enumerate(answer.phrases):
+        if place not in judged.left_out:
+            tally.scores += [
+                (region.score, phrase.doubtful, (place, number) in right)
+                for number, region in enumerate(phrase.regions)
+            ]
+    found = {instance for _, _, instance in judged.pairs}
+    width, height = sample.image_size_wh
+    shares = box_area(np.stack([instance.box_xyxy for instance in sample.instances])) / (width * height)
+    tally.sizes += [(float(share), index in found) for index, share in enumerate(shares)]
 
 
 def _named_objects(text: str, item: EvalItem) -> ObjectCounts:
@@ -346,7 +368,7 @@ def _photo_item(record: Record, seed: int) -> EvalItem:
     sample = photo_sample(record, np.random.default_rng([seed, record.seed]))
     words = lexicon_with(instance.category for instance in sample.instances)
     polls = tuple((question, truth == "yes") for question, truth in record.questions)
-    return EvalItem(sample, words, _questions(sample), record.captions, polls)
+    return EvalItem(sample, words, _questions(sample), record.captions, polls, record.source)
 
 
 def _questions(sample: Sample) -> tuple[Turn, ...]:

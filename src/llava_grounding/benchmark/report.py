@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llava_grounding.benchmark.calibration import Calibration
 from llava_grounding.benchmark.metrics import Interval
 from llava_grounding.errors import DataError, shown
 
@@ -70,6 +71,7 @@ class SystemResult:
         system: its name.
         asked, answered, unparsable: questions put, answers that came, answers no metric could read.
         metrics: in the order of printing.
+        calibration: of the scores of a description's regions; None where there are none.
     """
 
     system: str
@@ -77,6 +79,7 @@ class SystemResult:
     answered: int
     unparsable: int
     metrics: tuple[Metric, ...]
+    calibration: Calibration | None = None
 
     def __getitem__(self, name: str) -> Metric:
         for metric in self.metrics:
@@ -120,10 +123,7 @@ class Report:
         if data.get("report_version") != REPORT_VERSION:
             raise DataError(f"report_version must be {REPORT_VERSION}, got {shown(data.get('report_version'))}")
         try:
-            results = tuple(
-                SystemResult(**{**entry, "metrics": tuple(metric_from(metric) for metric in entry["metrics"])})
-                for entry in data["results"]
-            )
+            results = tuple(map(_system_from, data["results"]))
             rest = {key: value for key, value in data.items() if key not in ("report_version", "results", "notes")}
             return cls(**rest, results=results, notes=tuple(data["notes"]))
         except (KeyError, TypeError) as error:
@@ -138,6 +138,9 @@ class Report:
         lines = [f"**{self.title}**", "", _markdown_row(header), _markdown_row(["---"] * len(header))]
         lines += [_markdown_row(row) for row in self.rows()]
         lines += ["", *(f"- {note}" for note in self.notes)] if self.notes else []
+        measured = self.results[0].calibration if self.results else None
+        if measured is not None:
+            lines += ["", f"Scores of {measured.regions} regions of descriptions:", "", *measured.to_markdown()[:-1]]
         return "\n".join(lines) + "\n"
 
     def to_table(self, columns: int = 200) -> Table:
@@ -179,6 +182,13 @@ class Report:
         for label in ("asked", "answered", "unparsable"):
             rows.append([label, *(str(getattr(result, label)) for result in self.results), ""])
         return rows
+
+
+def _system_from(entry: Mapping[str, Any]) -> SystemResult:
+    metrics = tuple(map(metric_from, entry["metrics"]))
+    measured = entry.get("calibration")
+    calibration = None if measured is None else Calibration.from_dict(measured)
+    return SystemResult(**{**entry, "metrics": metrics, "calibration": calibration})
 
 
 def metric_from(entry: Mapping[str, Any]) -> Metric:

@@ -11,16 +11,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llava_grounding.benchmark.calibration import Calibration, calibration
 from llava_grounding.benchmark.files import as_json, read_json_object, read_lines, write_aside
 from llava_grounding.benchmark.predictions import Prediction
 from llava_grounding.benchmark.published import Published, published_for
 from llava_grounding.benchmark.report import Metric, metric_from
 from llava_grounding.benchmark.samples import SampleSet, about_set
 from llava_grounding.benchmark.scores import (
-    Calibration,
     Difference,
     SampleScore,
-    calibration,
     compare,
     metrics_of,
     state_counts,
@@ -92,11 +91,7 @@ class Results:
         lines += ["", about["rules"], ""]
         if self.calibration.regions:
             lines += [f"## Calibration ({self.calibration.regions} regions with a score)", ""]
-            lines += [f"Expected calibration error {self.calibration.error:.3f}.", ""]
-            lines += ["| mean score | share right | regions |", "|---|---|---|"]
-            lines += [f"| {mean:.3f} | {right:.3f} | {count} |" for mean, right, count in self.calibration.bins]
-            lines += ["", "| coverage | risk |", "|---|---|"]
-            lines += [f"| {kept:.2f} | {risk:.3f} |" for kept, risk in self.calibration.risk] + [""]
+            lines += self.calibration.to_markdown()
         if self.published:
             lines += ["## The paper's numbers, in percent", "", "| table | system | |", "|---|---|---|"]
             lines += [f"| {one.table} | {one.system} | {_values(one)} |" for one in self.published] + [""]
@@ -224,7 +219,7 @@ def results_of(folder: Path, seed: int = 0) -> Results:
         counts,
         problems,
         (*metrics, *extra),
-        calibration(scores),
+        calibration(pair for score in scores for pair in score.regions),
         tuple(ranked[:most]),
         tuple(reversed(ranked[-most:])) if most else (),
         tuple(published_for(about["task"])),

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from llava_grounding.benchmark.calibration import Calibration
 from llava_grounding.benchmark.results import Results
-from llava_grounding.benchmark.scores import Calibration, SampleScore
+from llava_grounding.benchmark.scores import SampleScore
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STYLE = """

@@ -188,46 +188,6 @@ def state_counts(scores: Sequence[SampleScore]) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """How far the scores of regions can be trusted.
-
-    Args:
-        bins: (mean score, share right, regions) of ten equal parts of [0, 1]; empty ones left out.
-        error: expected calibration error: mean distance of score and share, weighted by regions.
-        risk: (coverage, share wrong) when only the surest regions are kept.
-        regions: with a score.
-    """
-
-    bins: tuple[tuple[float, float, int], ...]
-    error: float | None
-    risk: tuple[tuple[float, float], ...]
-    regions: int
-
-
-def calibration(scores: Sequence[SampleScore]) -> Calibration:
-    """Reliability curve, and risk against coverage at each tenth; regions with equal scores are kept together."""
-    pairs = np.array([pair for score in scores for pair in score.regions], dtype=np.float64).reshape(-1, 2)
-    if not len(pairs):
-        return Calibration((), None, (), 0)
-    place = np.minimum((pairs[:, 0] * 10).astype(int), 9)
-    bins, error = [], 0.0
-    for number in range(10):
-        inside = pairs[place == number]
-        if len(inside):
-            mean, right = (float(one) for one in inside.mean(axis=0))
-            bins.append((mean, right, len(inside)))
-            error += abs(mean - right) * len(inside) / len(pairs)
-    ordered = pairs[np.argsort(-pairs[:, 0], kind="stable")]
-    wrong = np.cumsum(1 - ordered[:, 1])
-    risk = []
-    for tenth in range(1, 11):
-        threshold = ordered[int(np.ceil(len(pairs) * tenth / 10)) - 1, 0]
-        kept = int(np.count_nonzero(pairs[:, 0] >= threshold))
-        risk.append((kept / len(pairs), float(wrong[kept - 1]) / kept))
-    return Calibration(tuple(bins), error, tuple(risk), len(pairs))
-
-
-@dataclass(frozen=True)
 class Difference:
     """One statistic of two systems on the same images, resampled together.
 

@@ -6,10 +6,11 @@ Knows the judge and the metrics; knows no model and asks nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from llava_grounding.benchmark.calibration import calibration
 from llava_grounding.benchmark.captions import ObjectCounts, cider_d
 from llava_grounding.benchmark.metrics import (
     bootstrap_interval,
@@ -33,6 +34,10 @@ class ImageTally:
         grounding_by_mask: the same judged by mask; None where an instance has no mask.
         mask_ious: mask overlap of the description's right regions.
         unjudged: its regions that nobody could judge.
+        source: where the image is from; empty where all are from one place.
+        sizes: per labelled instance its box's share of the image, and whether the description found it.
+        scores: per judged region of the description its score, whether its phrase is doubtful, whether it is right.
+        doubtful: whether the description says of itself that it is doubtful.
         description, references: text, and sentences by people; both empty where there are none.
         plain_description: the description that was asked for without regions.
         objects: categories the description speaks of.
@@ -48,6 +53,10 @@ class ImageTally:
     grounding_by_mask: GroundingCounts | None = None
     mask_ious: tuple[float, ...] = ()
     unjudged: int = 0
+    source: str = ""
+    sizes: list[tuple[float, bool]] = field(default_factory=list)
+    scores: list[tuple[float, bool, bool]] = field(default_factory=list)
+    doubtful: bool = False
     description: str = ""
     references: tuple[str, ...] = ()
     plain_description: str = ""
@@ -69,7 +78,10 @@ def summarise(system: str, images: Sequence[ImageTally], seed: int) -> SystemRes
     metrics = [
         *_grounding_metrics([i.grounding for i in images], "box", seed),
         *_grounding_metrics([i.grounding_by_mask for i in images], "mask", seed),
+        *_source_metrics(images, seed),
+        *_size_metrics(images, seed),
         *_region_metrics(images, seed),
+        *_doubt_metrics(images, seed),
         *_referring_metrics(images, seed),
         *_text_metrics(images, seed),
         *_short_metrics(images, seed),
@@ -81,7 +93,8 @@ def summarise(system: str, images: Sequence[ImageTally], seed: int) -> SystemRes
     asked, answered, unparsable = (
         sum(getattr(image, name) for image in images) for name in ("asked", "answered", "unparsable")
     )
-    return SystemResult(system, asked, answered, unparsable, tuple(metrics))
+    measured = calibration((score, right) for image in images for score, _, right in image.scores)
+    return SystemResult(system, asked, answered, unparsable, tuple(metrics), measured if measured.regions else None)
 
 
 def _grounding_metrics(counts: Sequence[GroundingCounts | None], by: str, seed: int) -> list[Metric]:
@@ -100,6 +113,48 @@ def _grounding_metrics(counts: Sequence[GroundingCounts | None], by: str, seed: 
         metric("recall", total.recall, total.num_truths, 1),
         metric("F1", total.f1, total.num_truths, 2),
     ]
+
+
+def _source_metrics(images: Sequence[ImageTally], seed: int) -> list[Metric]:
+    """The F1 by box of each source, where there are several."""
+    sources = sorted({image.source for image in images if image.grounding is not None})
+    if len(sources) < 2:
+        return []
+    found = []
+    for source in sources:
+        counts = [image.grounding for image in images if image.source == source]
+        f1 = _grounding_metrics(counts, "box", seed)[-1]
+        found.append(replace(f1, name=f"grounded F1 of {source or 'no source'}"))
+    return found
+
+
+SIZES = (("small", 0.0, 0.01), ("medium", 0.01, 0.1), ("large", 0.1, np.inf))
+"""Names of things by their box's share of the image, from and below."""
+
+
+def _size_metrics(images: Sequence[ImageTally], seed: int) -> list[Metric]:
+    found = []
+    for name, low, high in SIZES:
+        values = [[float(right) for share, right in image.sizes if low <= share < high] for image in images]
+        found.append(_mean(f"grounded recall of {name} things", values, seed))
+    return [metric for metric in found if metric is not None]
+
+
+def _doubt_metrics(images: Sequence[ImageTally], seed: int) -> list[Metric]:
+    """What the model's own doubt says: of regions, and of whole descriptions, counted right where any region is."""
+    if not any(doubt for image in images for _, doubt, _ in image.scores):
+        return []
+    found = []
+    for name, wanted in (("doubtful", True), ("other", False)):
+        values = [[float(right) for _, doubt, right in image.scores if doubt is wanted] for image in images]
+        found.append(_mean(f"precision of {name} regions", values, seed))
+        some = [
+            [float(any(right for _, _, right in image.scores))]
+            for image in images
+            if image.scores and image.doubtful is wanted
+        ]
+        found.append(_mean(f"{name} descriptions with a right region", some, seed))
+    return [metric for metric in found if metric is not None]
 
 
 def _region_metrics(images: Sequence[ImageTally], seed: int) -> list[Metric]:
