@@ -16,6 +16,7 @@ from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFre
 from llava_grounding.benchmark.quality import (
     DESCRIBE,
     FIRST_UNSEEN_SEED,
+    draw_descriptions,
     evaluate_photos,
     evaluate_scenes,
 )
@@ -268,6 +269,16 @@ def test_an_oracle_is_right_about_everything_in_photos(mini_pack_root: Path) -> 
     by_source = {name: result[f"grounded F1 of {name}"] for name in ("street", "yard")}
     assert {name: (one.value, one.count) for name, one in by_source.items()} == {"street": (1.0, 2), "yard": (1.0, 4)}
     assert any("not judged" in note for note in report.notes)
+
+
+def test_pictures_are_those_of_the_evaluation_with_labels(mini_pack_root: Path) -> None:
+    pack = PhotoPack(mini_pack_root)
+    samples = [photo_sample(r, np.random.default_rng([0, r.seed])) for r in pack.split("val")]
+    chat = FakeChat(samples, lambda sample, question: Turn(question, "<g_s> It <g_e> <seg>", ((0,),)))
+    drawn = draw_descriptions(chat, pack)
+    assert list(drawn) == ["0", "1", "3"]  # photo 2 has captions only
+    assert np.asarray(drawn["0"].convert("RGB")).std() > 1.5 * samples[0].image.std()  # a box, a mask and a legend
+    assert list(draw_descriptions(chat, pack, count=2)) == ["0", "1"]
 
 
 def test_a_limit_spreads_over_the_split(mini_pack_root: Path) -> None:

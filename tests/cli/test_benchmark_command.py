@@ -55,8 +55,12 @@ def test_scenes_print_a_table_and_write_the_report(
     assert (report.task, report.num_images, report.model) == ("scenes", 2, "blind")
     assert len(report.model_hash) == 64
     assert [path.name for path in file.parent.iterdir()] == ["scenes.json"]
-    printed = run("scenes", "--model", blind_model, "--limit", 2, "--json")
+    page, pictures = tmp_path / "scenes.md", tmp_path / "pictures"
+    others = ("--report", page, "--pictures", pictures)
+    printed = run("scenes", "--model", blind_model, "--limit", 2, "--json", *others)
     assert Report.from_dict(json.loads(printed.stdout)).num_images == 2
+    assert "| metric | blind |" in page.read_text(encoding="utf-8")
+    assert [path.name for path in sorted(pictures.iterdir())] == ["1001000000.png", "1001000001.png"]
 
 
 def test_a_report_replaces_no_file_of_the_model_or_the_data(

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
+from PIL.Image import Image
 
 import llava_grounding
 from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline, Request
@@ -136,6 +137,30 @@ def evaluate_photos(
     systems = {model: chat, **_baselines(training)}
     run = _Run("photos", "the photo pack's val split", len(chosen), seed, model, model_hash)
     return _evaluate(run, systems, items, on_progress)
+
+
+def draw_descriptions(
+    chat: Chat, pack: PhotoPack | None, limit: int | None = None, seed: int = 0, count: int = 20
+) -> dict[str, Image]:
+    """Some of the images of an evaluation, spread evenly over it, with their descriptions drawn into them.
+
+    Args:
+        pack: as `evaluate_photos` takes it; None = the scenes of `evaluate_scenes`.
+        limit, seed: as in the evaluation.
+        count: at most so many; photos that nobody labelled are passed over.
+
+    Returns:
+        pictures by number of the image in the split, or by seed of the scene.
+    """
+    if pack is None:
+        seeds = [FIRST_UNSEEN_SEED + seed * 10**6 + index for index in range(limit or count)]
+        images = {str(seeds[place]): draw_scene(seeds[place]).image for place in _spread(len(seeds), count)}
+    else:
+        photos = pack.split("val")
+        labelled = [index for index in _spread(len(photos), limit) if photos[index].instances]
+        chosen = [labelled[place] for place in _spread(len(labelled), count)]
+        images = {str(index): _photo_item(photos[index], seed).sample.image for index in chosen}
+    return {name: chat.ask(image, DESCRIBE).draw(image) for name, image in images.items()}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from llava_grounding.cli.common import png_bytes
 from llava_grounding.cli.outputs import check_out, given_path, write_files
 from llava_grounding.cli.report import say
 from llava_grounding.cli.terminal import printable
@@ -33,7 +34,16 @@ def benchmark(
     ] = None,
     report_file: Annotated[
         Path | None,
-        typer.Option("--report", metavar="FILE", parser=given_path, help="Write the report to this file as JSON."),
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            parser=given_path,
+            help="Write the report to this file: Markdown if it ends in .md, else JSON.",
+        ),
+    ] = None,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", parser=given_path, help="Draw twenty descriptions into their images there."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Chooses scenes, questions and bootstrap draws.")] = 0,
@@ -46,7 +56,7 @@ def benchmark(
     from rich.markup import escape
     from rich.progress import Progress
 
-    from llava_grounding.benchmark.quality import evaluate_photos, evaluate_scenes
+    from llava_grounding.benchmark.quality import draw_descriptions, evaluate_photos, evaluate_scenes
     from llava_grounding.benchmark.report import hash_weights
     from llava_grounding.checkpoints import choose_device, find_checkpoint
     from llava_grounding.data.readers.coco import PACK_VARIABLE, PhotoPack
@@ -61,6 +71,7 @@ def benchmark(
     name = printable(name)
     if report_file is not None:
         check_report(report_file, folder, None if pack is None else pack.root)
+    check_out(pictures, option="--pictures")
     chat = GroundedChat.from_pretrained(model, device)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         bar = progress.add_task(escape(f"{task.value} with {name}"), total=None)
@@ -72,14 +83,19 @@ def benchmark(
         if pack is not None:
             report = evaluate_photos(chat, pack, limit, seed, name, digest, on_progress=tell)
         else:
-            report = evaluate_scenes(chat, limit or 300, seed, name, digest, on_progress=tell)
+            limit = limit or 300
+            report = evaluate_scenes(chat, limit, seed, name, digest, on_progress=tell)
     if as_json:
         say(report.to_json())
     else:
         terminal = Console()
         terminal.print(report.to_table(terminal.width))
     if report_file is not None:
-        write_files(report_file.parent, {report_file.name: report.to_json().encode()})
+        text = report.to_markdown() if report_file.suffix.lower() == ".md" else report.to_json()
+        write_files(report_file.parent, {report_file.name: text.encode()})
+    if pictures is not None:
+        drawn = draw_descriptions(chat, pack, limit, seed)
+        write_files(pictures, {f"{name}.png": png_bytes(picture) for name, picture in drawn.items()})
 
 
 def check_report(path: Path, model: Path, data: Path | None) -> None:
