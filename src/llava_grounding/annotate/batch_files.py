@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_grounding.annotate.asking import Pending
 from llava_grounding.annotate.json_stream import iter_rows
 from llava_grounding.annotate.limits import guess_tokens
-from llava_grounding.annotate.rounds import ModelSettings, Pending, next_step
+from llava_grounding.annotate.rounds import ModelSettings, next_step
 from llava_grounding.annotate.samples import Unusable
 from llava_grounding.annotate.store import Store
 from llava_grounding.annotate.tasks import Task
@@ -41,7 +42,7 @@ def iter_batch_lines(
         if isinstance(task, Unusable):
             continue
         step = next_step(task, settings, store.get)
-        if not isinstance(step, Pending) or (step.row is not None and step.row.state == "refused"):
+        if not isinstance(step, Pending) or step.is_refused:
             continue
         if step.row is not None and step.row.state == "batch" and not again:
             continue

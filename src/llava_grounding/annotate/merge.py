@@ -14,7 +14,7 @@ from typing import Any
 
 from llava_grounding.annotate.assemble import hash_label_sets, make_manifest, read_manifest, write_manifest
 from llava_grounding.annotate.json_stream import Row, iter_rows
-from llava_grounding.annotate.rounds import cost_of
+from llava_grounding.annotate.limits import cost_of
 from llava_grounding.annotate.samples import Shard
 from llava_grounding.annotate.write import (
     DROPPED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +151,7 @@ def _ask(
     from llava_grounding.annotate.asking import Asker, AskOptions
     from llava_grounding.annotate.endpoint import OpenAIEndpoint
     from llava_grounding.annotate.limits import Budget, Pace
+    from llava_grounding.annotate.rounds import AnnotationQuestioner
 
     url = base_url or os.environ.get("OPENAI_BASE_URL")
     if not url:
@@ -161,20 +162,20 @@ def _ask(
     endpoint = OpenAIEndpoint(url, key or "none", limits.timeout)
     spent = store.usage(settings.model)
     budget = Budget(limits.max_tokens, limits.max_cost, limits.prices, spent.prompt_tokens, spent.completion_tokens)
+    questioner = AnnotationQuestioner(settings, fixed_form=form != "auto")
     with _bar(settings.model, _count(inputs, limit)) as tell:
         asker = Asker(
             store,
             endpoint,
-            settings,
+            questioner,
             AskOptions(limits.concurrency, limits.attempts, ask_batched=limits.ask_batched),
             Pace(limits.rpm, limits.tpm),
             budget,
-            fixed_form=form != "auto",
             tell=tell,
         )
         progress = asyncio.run(asker.ask(inputs.tasks(index, limit)))
     _tell_how_it_went(progress)
-    return replace(settings, form=asker.settings.form)
+    return questioner.settings
 
 
 def _tell_how_it_went(progress: Progress) -> None:
