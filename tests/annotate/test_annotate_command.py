@@ -446,7 +446,7 @@ def test_an_estimate_sends_nothing_and_ctrl_c_loses_nothing(
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from llava_grounding.annotate.locking import locked
+    from llava_grounding.endpoints.locking import locked
 
     paths, out = write(tmp_path / "in"), tmp_path / "out"
     (out / "store").mkdir(parents=True)

@@ -16,13 +16,13 @@ import pytest
 from fake_model import FakeModel, hostile, running
 from miniature import images, write
 
-from llava_grounding.annotate.asking import Asker, AskOptions, Progress
 from llava_grounding.annotate.assemble import Inputs, assemble
-from llava_grounding.annotate.endpoint import AccessError, BusyError, OpenAIEndpoint
 from llava_grounding.annotate.label_index import LabelIndex, open_index
-from llava_grounding.annotate.limits import Budget, Pace
 from llava_grounding.annotate.rounds import AnnotationQuestioner, ModelSettings, StoredAnswers, form_key
-from llava_grounding.annotate.store import STORE_FILE, Store
+from llava_grounding.endpoints.asking import Asker, AskOptions, Progress
+from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint
+from llava_grounding.endpoints.limits import Budget, Pace
+from llava_grounding.endpoints.store import STORE_FILE, Store
 from llava_grounding.errors import DataError
 
 SETTINGS = ModelSettings("m")

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.annotate.asking import Pending
 from llava_grounding.annotate.json_stream import iter_rows
-from llava_grounding.annotate.limits import guess_tokens
 from llava_grounding.annotate.rounds import ModelSettings, next_step
 from llava_grounding.annotate.samples import Unusable
-from llava_grounding.annotate.store import Store
 from llava_grounding.annotate.tasks import Task
+from llava_grounding.endpoints.asking import Pending
+from llava_grounding.endpoints.limits import guess_tokens
+from llava_grounding.endpoints.store import Store
 from llava_grounding.errors import DataError, shown
 
 MAX_REQUESTS = 50_000

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from llava_grounding.annotate.asking import Pending
-from llava_grounding.annotate.limits import cost_of, guess_tokens
 from llava_grounding.annotate.rounds import ModelSettings, next_step
 from llava_grounding.annotate.samples import Unusable
-from llava_grounding.annotate.store import Store
 from llava_grounding.annotate.tasks import Task
+from llava_grounding.endpoints.asking import Pending
+from llava_grounding.endpoints.limits import cost_of, guess_tokens
+from llava_grounding.endpoints.store import Store
 
 LOOKED_AT = 3000
 """Samples from which all others are estimated."""

@@ -12,10 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from llava_grounding.annotate.asking import LookUp, Pending, Questioner
 from llava_grounding.annotate.assemble import Answer
-from llava_grounding.annotate.endpoint import RefusedError
-from llava_grounding.annotate.limits import cost_of
 from llava_grounding.annotate.marked import Marked
 from llava_grounding.annotate.parse import parse_answer
 from llava_grounding.annotate.prompt import (
@@ -28,9 +25,12 @@ from llava_grounding.annotate.prompt import (
     opening,
 )
 from llava_grounding.annotate.samples import Unusable
-from llava_grounding.annotate.store import Row, Store, request_key
 from llava_grounding.annotate.tasks import Task
 from llava_grounding.annotate.verify import verify
+from llava_grounding.endpoints.asking import LookUp, Pending, Questioner
+from llava_grounding.endpoints.client import RefusedError
+from llava_grounding.endpoints.limits import cost_of
+from llava_grounding.endpoints.store import Row, Store, request_key
 
 NOT_ANSWERED = "not answered"
 """Reason for which samples are rejected that nobody has answered yet."""

@@ -1,6 +1,6 @@
 """A language model as judge, behind any OpenAI-compatible endpoint: our prompt, answers held to a schema, asked again.
 
-The client, its limits and the store of what was asked and answered are those of `annotate`, so nothing is paid twice
+The client, its limits and the store of what was asked and answered are those of `endpoints`, so nothing is paid twice
 and a run that was ended goes on. Texts of answers and captions travel as JSON strings: none of it is an instruction.
 """
 
@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from llava_grounding.annotate.asking import Asker, AskOptions, LookUp, Pending, Progress, Questioner
-from llava_grounding.annotate.endpoint import Endpoint
-from llava_grounding.annotate.limits import Budget, Pace
-from llava_grounding.annotate.store import Store, request_key
 from llava_grounding.benchmark.judging import JudgeQuestion, Verdict, read_verdict
+from llava_grounding.endpoints.asking import Asker, AskOptions, LookUp, Pending, Progress, Questioner
+from llava_grounding.endpoints.client import Endpoint
+from llava_grounding.endpoints.limits import Budget, Pace
+from llava_grounding.endpoints.store import Store, request_key
 from llava_grounding.errors import DataError
 
 Message = dict[str, str]

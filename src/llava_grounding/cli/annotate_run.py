@@ -15,11 +15,11 @@ from llava_grounding.cli.report import note, say
 from llava_grounding.errors import DataError, UsageError, quoted
 
 if TYPE_CHECKING:
-    from llava_grounding.annotate.asking import Progress
     from llava_grounding.annotate.assemble import Answers, Inputs
     from llava_grounding.annotate.label_index import LabelIndex
     from llava_grounding.annotate.rounds import ModelSettings
-    from llava_grounding.annotate.store import Store
+    from llava_grounding.endpoints.asking import Progress
+    from llava_grounding.endpoints.store import Store
 
 _BUILTIN = "builtin"
 _INTERRUPTED = 130
@@ -61,8 +61,8 @@ def run_annotation(
     Args:
         models: names with the addresses of their servers; of a second one only the agreement is told.
     """
-    from llava_grounding.annotate.store import Store
     from llava_grounding.cli.annotate import STORE, work_folder, write_out
+    from llava_grounding.endpoints.store import Store
 
     with work_folder(out, inputs) as index:
         store = Store(out / STORE)
@@ -148,10 +148,10 @@ def _ask(
     Raises:
         Exit: if not all could be asked; the store has the rest.
     """
-    from llava_grounding.annotate.asking import Asker, AskOptions
-    from llava_grounding.annotate.endpoint import OpenAIEndpoint
-    from llava_grounding.annotate.limits import Budget, Pace
     from llava_grounding.annotate.rounds import AnnotationQuestioner
+    from llava_grounding.endpoints.asking import Asker, AskOptions
+    from llava_grounding.endpoints.client import OpenAIEndpoint
+    from llava_grounding.endpoints.limits import Budget, Pace
 
     url = base_url or os.environ.get("OPENAI_BASE_URL")
     if not url:

@@ -342,10 +342,10 @@ def _judge(
             raise UsageError(f"the judge {quoted(name)} needs --judge-url, the server it is behind")
         yield DeterministicJudge()
         return
-    from llava_grounding.annotate.endpoint import OpenAIEndpoint
-    from llava_grounding.annotate.locking import locked
-    from llava_grounding.annotate.store import Store
     from llava_grounding.benchmark.endpoint_judge import EndpointJudge, JudgeSettings
+    from llava_grounding.endpoints.client import OpenAIEndpoint
+    from llava_grounding.endpoints.locking import locked
+    from llava_grounding.endpoints.store import Store
 
     (out / _STORE).mkdir(parents=True, exist_ok=True)
     with locked(out / _STORE):

@@ -17,9 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from llava_grounding.annotate.endpoint import AccessError, BusyError, CallError, Endpoint, RefusedError, Reply
-from llava_grounding.annotate.limits import Budget, Pace, guess_tokens
-from llava_grounding.annotate.store import Row, Store
+from llava_grounding.endpoints.client import AccessError, BusyError, CallError, Endpoint, RefusedError, Reply
+from llava_grounding.endpoints.limits import Budget, Pace, guess_tokens
+from llava_grounding.endpoints.store import Row, Store
 
 _T = TypeVar("_T")
 _T_contra = TypeVar("_T_contra", contravariant=True)
