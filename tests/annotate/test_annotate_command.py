@@ -20,7 +20,7 @@ from llava_grounding.annotate import matcher
 from llava_grounding.annotate.audit import image_key, picture_hash, read_image_list
 from llava_grounding.annotate.correct import correct
 from llava_grounding.annotate.json_stream import iter_rows
-from llava_grounding.annotate.label_index import file_hash, open_index
+from llava_grounding.annotate.label_index import open_index
 from llava_grounding.annotate.samples import Shard, TextSample, Turn
 from llava_grounding.annotate.tasks import make_task
 from llava_grounding.annotate.verdicts import read_verdicts, wilson_interval
@@ -28,6 +28,7 @@ from llava_grounding.annotate.write import FILES
 from llava_grounding.cli.main import run
 from llava_grounding.data.check import check_dataset
 from llava_grounding.data.images import FolderImages
+from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.readers.gvc import GvcDialogues
 from llava_grounding.data.readers.labels import LabelledImages
 from llava_grounding.data.readers.set_of_mark import SetOfMarkDialogues

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 
 from llava_grounding.annotate import matcher
 from llava_grounding.annotate.agreement import Agreement
-from llava_grounding.annotate.label_index import LabelIndex, file_hash
+from llava_grounding.annotate.label_index import LabelIndex
 from llava_grounding.annotate.marked import Marked
 from llava_grounding.annotate.samples import Shard, SourceKind, Unusable, iter_samples
 from llava_grounding.annotate.tasks import Task, iter_tasks
 from llava_grounding.annotate.verify import verify
 from llava_grounding.annotate.write import MANIFEST, Writer
 from llava_grounding.data.images import ImageStore
+from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.readers.coco import LABEL_SETS
 from llava_grounding.errors import DataError
 

@@ -19,10 +19,11 @@ from llava_grounding.annotate.json_stream import Row, iter_rows
 from llava_grounding.annotate.label_index import LabelIndex, open_index
 from llava_grounding.annotate.marked import Marked, MarkedPhrase, Refused
 from llava_grounding.annotate.samples import Shard, TextSample, Turn, Unusable
-from llava_grounding.annotate.tasks import NamesOnly, Task, iter_tasks
+from llava_grounding.annotate.tasks import Task, iter_tasks
 from llava_grounding.annotate.verdicts import PhraseKey, Verdict, precision_of
 from llava_grounding.annotate.verify import span_fault
 from llava_grounding.annotate.write import DROPPED, INSTANCES, RECORDS, REJECTED, Writer
+from llava_grounding.data.images import NamesOnly
 from llava_grounding.errors import DataError
 
 REJECTED_BY_HAND = "rejected in review"

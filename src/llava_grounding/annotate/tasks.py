@@ -13,7 +13,7 @@ from itertools import islice
 from llava_grounding.annotate.label_index import LabelIndex
 from llava_grounding.annotate.samples import TextSample, Unusable
 from llava_grounding.data.grounded_captions import box_area_of
-from llava_grounding.data.images import ImageStore, NoBytes
+from llava_grounding.data.images import ImageStore
 from llava_grounding.data.readers.reading import EntryError
 from llava_grounding.data.record import Annotation, Record
 from llava_grounding.language.nouns import spoken_name
@@ -21,19 +21,6 @@ from llava_grounding.language.nouns import spoken_name
 MAX_INSTANCES = 100
 """Listed of one image: the largest, in the order of the file."""
 _BLOCK = 1024  # samples whose labels are read together
-
-
-class NamesOnly:
-    """Stands for pictures that are not looked at: any name may be one."""
-
-    def locate(self, name: str) -> NoBytes:
-        return _NOT_READ
-
-    def has(self, name: str) -> bool:
-        return True
-
-
-_NOT_READ = NoBytes("pictures are not read for annotating")
 
 
 @dataclass(frozen=True)

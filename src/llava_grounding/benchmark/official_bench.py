@@ -15,7 +15,7 @@ from llava_grounding.benchmark.building import Building, BuildInputs, labelled, 
 from llava_grounding.benchmark.chat_scores import KINDS
 from llava_grounding.benchmark.files import read_lines
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, SampleSet, as_box
-from llava_grounding.data.images import coco_number
+from llava_grounding.data.image_names import coco_number
 from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.gvc import SUFFIX
 from llava_grounding.data.readers.reading import naming, read_json

@@ -22,7 +22,8 @@ from llava_grounding.benchmark.baselines import Chat, Request
 from llava_grounding.benchmark.predictions import PredictedPhrase, PredictedRegion, Prediction, phrase_of, prediction_of
 from llava_grounding.benchmark.samples import BenchmarkSample, as_box
 from llava_grounding.benchmark.tasks import Ask
-from llava_grounding.data.images import ImageStore, coco_spellings, open_images
+from llava_grounding.data.image_names import coco_spellings
+from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.mark_drawing import draw_marks
 from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint
 from llava_grounding.errors import DataError, ImageError, LlavaGroundingError, shown

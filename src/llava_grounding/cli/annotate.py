@@ -241,7 +241,7 @@ def inputs_of(instances: Path, captions: Path | None, dialogues: Path | None, sh
     """
     from llava_grounding.annotate.assemble import Inputs
     from llava_grounding.annotate.samples import Shard
-    from llava_grounding.annotate.tasks import NamesOnly
+    from llava_grounding.data.images import NamesOnly
 
     if (captions is None) == (dialogues is None):
         raise UsageError("give either --captions FILE or --dialogues FILE")

@@ -311,11 +311,11 @@ def _predictions(
     samples: SampleSet, out: Path, path: Path | None, format: str, frame: str | None, name: str | None
 ) -> tuple[Imported, dict[str, Any]]:
     """Predictions and what a report says of their system."""
-    from llava_grounding.annotate.label_index import file_hash
     from llava_grounding.benchmark.adapters import adapter
     from llava_grounding.benchmark.files import read_json_object
     from llava_grounding.benchmark.predictions import read_predictions
     from llava_grounding.benchmark.runs import CONFIG, PREDICTIONS
+    from llava_grounding.data.plain_files import file_hash
 
     if path is not None:
         found = read_predictions(path, samples, adapter(format), frame)
