@@ -79,6 +79,7 @@ CASES = [
     case("max_turns", 1, "batches", "validation"),
     case("max_tokens", 150, "batches", "validation"),
     case("loss_weights", {"giou": 0.5}, "loss_config"),
+    case("matching_costs", {"giou": 0.5}, "loss_config"),
     case("num_points", 7, "loss_config"),
     case("seed", 5, "weights", "batches", "random_seed"),
     case("bf16", True, "autocast"),
