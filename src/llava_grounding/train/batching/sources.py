@@ -1,7 +1,8 @@
 """The sources of a recipe: drawn scenes, the photo pack, and every data set there is a reader for, by `kind`.
 
 A reader is found by its kind and called with the keys its files are known by; what a source says beside that is how
-much of a step it fills (`weight`) and what dialogues are made of it (`dialogue`).
+much of a step it fills (`weight`) and what dialogues are made of it (`dialogue`). How a kind is opened, looked for and
+checked is a `SourceKind`'s business; nothing else here asks which kind it is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, Protocol, get_args, get_type_hints
 
 import numpy as np
 
@@ -36,7 +37,6 @@ from llava_grounding.train.batching.mixture import SampleSource
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("scenes", "photos", *READERS)
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 _COMMON = ("kind", "weight", "name", "optional")
 
@@ -100,6 +100,7 @@ class Records:
     """A data set whose records become dialogues; records that have nothing for any wanted kind are passed over.
 
     Args:
+        dataset: mirrored as `dialogue` says, unless it has an attribute `may_be_mirrored` that is false.
         dialogue: what dialogues are made of a record.
 
     Raises:
@@ -107,6 +108,8 @@ class Records:
     """
 
     def __init__(self, dataset: Dataset, dialogue: DialogueSettings, name: str) -> None:
+        if not getattr(dataset, "may_be_mirrored", True):
+            dialogue = replace(dialogue, mirror=0.0)
         self.dataset, self.dialogue, self.name = dataset, dialogue, name
         if not len(dataset) and dataset.dropped:
             raise DataError(f"there is nothing to learn from in {name}: {_why_empty(dataset)}")
@@ -181,17 +184,112 @@ def open_source(
     commercial_use: bool = False,
 ) -> SampleSource:
     """Open one source; see `open_sources`."""
-    kind = str(values["kind"])
-    name = str(values.get("name", kind))
-    if kind == "scenes":
-        _check_keys(kind, values, ("held_out",))
+    name = str(values.get("name", values["kind"]))
+    return _kind_of(values).open(values, root, name, SourceOptions(scenes, questions, commercial_use))
+
+
+def is_there(values: Mapping[str, Any], root: Path | None) -> bool:
+    """Whether every file and folder that a source names exists; says nothing of what is in them.
+
+    Raises:
+        ConfigError: as `open_dataset`.
+    """
+    return _kind_of(values).is_there(values, root)
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What a whole run wants of its sources; see `open_sources`."""
+
+    scenes: Callable[[], SceneConfig] = SceneConfig
+    questions: bool = True
+    commercial_use: bool = False
+
+
+@dataclass(frozen=True)
+class ToCheck:
+    """What of a source can be checked.
+
+    Args:
+        dialogue: what dialogues are made of it; None where that is not the recipe's to say.
+        strict: whether opening it would have refused broken entries. Here it has not, so that all can be counted.
+    """
+
+    dataset: Dataset
+    dialogue: DialogueSettings | None = None
+    strict: bool = False
+
+
+class SourceKind(Protocol):
+    """How sources of one kind are opened."""
+
+    def open(self, values: Mapping[str, Any], root: Path | None, name: str, options: SourceOptions) -> SampleSource:
+        """Open a source."""
+
+    def is_there(self, values: Mapping[str, Any], root: Path | None) -> bool:
+        """Whether its files exist."""
+
+    def to_check(self, values: Mapping[str, Any], root: Path | None, name: str) -> ToCheck | None:
+        """Open it to be checked; None where there is nothing to check."""
+
+
+class _SceneKind:
+    """Drawn scenes: there are no files."""
+
+    def open(self, values: Mapping[str, Any], root: Path | None, name: str, options: SourceOptions) -> Scenes:
+        _check_keys("scenes", values, ("held_out",))
         held_out = values.get("held_out", False)
         if not isinstance(held_out, bool):
             raise ConfigError(f"`held_out` of a source must be true or false, got {quoted(held_out)}")
-        return Scenes(scenes(), held_out, name)
-    if kind == "photos":
-        return _open_photos(values, root, name, questions, commercial_use)
-    return Records(open_dataset(values, root), _dialogue_settings(values, name), name)
+        return Scenes(options.scenes(), held_out, name)
+
+    def is_there(self, values: Mapping[str, Any], root: Path | None) -> bool:
+        return True
+
+    def to_check(self, values: Mapping[str, Any], root: Path | None, name: str) -> None:
+        return None
+
+
+class _PhotoKind:
+    """The photo pack, found by the root or an environment variable."""
+
+    def open(self, values: Mapping[str, Any], root: Path | None, name: str, options: SourceOptions) -> Photos:
+        return _open_photos(values, root, name, options.questions, options.commercial_use)
+
+    def is_there(self, values: Mapping[str, Any], root: Path | None) -> bool:
+        place = _pack(root)
+        return bool(place) and (Path(place) / f"instances_{_split(values)}.json").is_file()
+
+    def to_check(self, values: Mapping[str, Any], root: Path | None, name: str) -> ToCheck:
+        return ToCheck(self.open(values, root, name, SourceOptions()).records)
+
+
+class _ReaderKind:
+    """Any data set there is a reader for."""
+
+    def open(self, values: Mapping[str, Any], root: Path | None, name: str, options: SourceOptions) -> Records:
+        return Records(open_dataset(values, root), _dialogue_settings(values, name), name)
+
+    def is_there(self, values: Mapping[str, Any], root: Path | None) -> bool:
+        return all(value.exists() for value in _reader(values, root)[1].values() if isinstance(value, Path))
+
+    def to_check(self, values: Mapping[str, Any], root: Path | None, name: str) -> ToCheck:
+        option = inspect.signature(_reader(values, root)[0]).parameters.get("strict")
+        strict = option is not None and bool(values.get("strict", option.default))
+        dataset = open_dataset({**values, "strict": False} if strict else values, root)
+        return ToCheck(dataset, _dialogue_settings(values, name), strict)
+
+
+_BUILT_IN: dict[str, SourceKind] = {"scenes": _SceneKind(), "photos": _PhotoKind()}
+
+
+def known_kinds() -> tuple[str, ...]:
+    """All kinds there are by now; a program may register readers."""
+    return (*_BUILT_IN, *READERS)
+
+
+def _kind_of(values: Mapping[str, Any]) -> SourceKind:
+    return _BUILT_IN.get(str(values["kind"]), _ReaderKind())
 
 
 def _open_photos(
@@ -234,24 +332,10 @@ def open_dataset(values: Mapping[str, Any], root: Path | None) -> Dataset:
     return read(**given)
 
 
-def is_there(values: Mapping[str, Any], root: Path | None) -> bool:
-    """Whether every file and folder that a source names exists; says nothing of what is in them.
-
-    Raises:
-        ConfigError: as `open_dataset`.
-    """
-    if values["kind"] == "scenes":
-        return True
-    if values["kind"] == "photos":
-        place = _pack(root)
-        return bool(place) and (Path(place) / f"instances_{_split(values)}.json").is_file()
-    return all(value.exists() for value in _reader(values, root)[1].values() if isinstance(value, Path))
-
-
 def _reader(values: Mapping[str, Any], root: Path | None) -> tuple[Callable[..., Dataset], dict[str, Any]]:
     """What reads a source, and what it is to be called with."""
     kind = str(values["kind"])
-    read = reader_of(kind, ("scenes", "photos"))
+    read = reader_of(kind, tuple(_BUILT_IN))
     parameters = inspect.signature(read).parameters
     _check_keys(kind, values, ("dialogue", *parameters))
     missing = [
@@ -271,9 +355,7 @@ def _dialogue_settings(values: Mapping[str, Any], name: str) -> DialogueSettings
     dialogue = values.get("dialogue", {})
     if not isinstance(dialogue, Mapping):
         raise ConfigError(f"`dialogue` of `{name}` must be a mapping of keys to values, got {quoted(dialogue)}")
-    settings = dialogue_settings(dialogue)
-    # A picture that came with numbers in it must not be mirrored.
-    return replace(settings, mirror=0.0) if values["kind"] == "set_of_mark" else settings
+    return dialogue_settings(dialogue)
 
 
 def _pack(root: Path | None) -> str | Path:
@@ -335,31 +417,21 @@ def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell:
 
     fine = True
     for values in sources:
-        if values["kind"] == "scenes":
-            continue
         name = str(values.get("name", values["kind"]))
         if values.get("optional") and not is_there(values, root):
             tell(f"{name}: left out: its files are not there")
             continue
-        strict = values["kind"] == "custom" and bool(values.get("strict", True))
         try:
-            dataset, dialogue = _open_for_check({**values, "strict": False} if strict else values, root, name)
-            report = check_dataset(dataset, strict=strict)
+            found = _kind_of(values).to_check(values, root, name)
+            if found is None:
+                continue
+            report = check_dataset(found.dataset, strict=found.strict)
             fine = fine and report.ok
             for line in report.lines():
                 tell(line)
-            if dialogue is not None and len(dataset):
-                Records(dataset, dialogue, name)
+            if found.dialogue is not None and len(found.dataset):
+                Records(found.dataset, found.dialogue, name)
         except DataError as error:
             fine = False
             tell(f"{name}: not ok: {error}")
     return fine
-
-
-def _open_for_check(values: Mapping[str, Any], root: Path | None, name: str) -> tuple[Dataset, DialogueSettings | None]:
-    """The data set of a source, and what dialogues are made of it."""
-    if values["kind"] == "photos":
-        source = open_source(values, root)
-        assert isinstance(source, Photos)
-        return source.records, None
-    return open_dataset(values, root), _dialogue_settings(values, name)
