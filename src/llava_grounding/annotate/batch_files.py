@@ -16,7 +16,7 @@ from typing import Any
 from llava_grounding.annotate.json_stream import iter_rows
 from llava_grounding.annotate.rounds import ModelSettings, next_step
 from llava_grounding.annotate.samples import Unusable
-from llava_grounding.annotate.tasks import Task
+from llava_grounding.annotate.tasks import AnnotationTask
 from llava_grounding.endpoints.asking import Pending
 from llava_grounding.endpoints.limits import guess_tokens
 from llava_grounding.endpoints.store import Store
@@ -30,7 +30,7 @@ _MOST_TOKENS = 10_000_000  # that are believed of one answer
 
 
 def iter_batch_lines(
-    tasks: Iterable[Task | Unusable], settings: ModelSettings, store: Store, again: bool = False
+    tasks: Iterable[AnnotationTask | Unusable], settings: ModelSettings, store: Store, again: bool = False
 ) -> Iterator[tuple[str, str]]:
     """Key and line of every request that is not answered, each once.
 

@@ -8,7 +8,7 @@ from itertools import islice
 
 from llava_grounding.annotate.rounds import ModelSettings, next_step
 from llava_grounding.annotate.samples import Unusable
-from llava_grounding.annotate.tasks import Task
+from llava_grounding.annotate.tasks import AnnotationTask
 from llava_grounding.endpoints.asking import Pending
 from llava_grounding.endpoints.limits import cost_of, guess_tokens
 from llava_grounding.endpoints.store import Store
@@ -72,7 +72,7 @@ class Estimate:
             yield f"at least {minutes / 60:.1f} hours by the limits on requests and tokens"
 
 
-def estimate(tasks: Iterable[Task | Unusable], settings: ModelSettings, store: Store) -> Estimate:
+def estimate(tasks: Iterable[AnnotationTask | Unusable], settings: ModelSettings, store: Store) -> Estimate:
     """What is left to be asked about the first `LOOKED_AT` samples at most."""
     usage = store.usage(settings.model)
     samples = requests = prompt = said = 0

@@ -25,7 +25,7 @@ from llava_grounding.annotate.prompt import (
     opening,
 )
 from llava_grounding.annotate.samples import Unusable
-from llava_grounding.annotate.tasks import Task
+from llava_grounding.annotate.tasks import AnnotationTask
 from llava_grounding.annotate.verify import verify
 from llava_grounding.endpoints.asking import LookUp, Pending, Questioner
 from llava_grounding.endpoints.client import RefusedError
@@ -99,7 +99,7 @@ class Request:
         return body | {key: value for key, value in settings.parameters.items() if value is not None}
 
 
-def next_step(task: Task, settings: ModelSettings, look_up: LookUp) -> Pending | Answer:
+def next_step(task: AnnotationTask, settings: ModelSettings, look_up: LookUp) -> Pending | Answer:
     """The next request about a task, or what all answers together come to.
 
     Of several answers the last one that could be read counts.
@@ -130,7 +130,7 @@ def form_key(model: str) -> str:
     return f"form of {model}"
 
 
-class AnnotationQuestioner(Questioner[Task | Unusable]):
+class AnnotationQuestioner(Questioner[AnnotationTask | Unusable]):
     """Asks for the phrases of samples; about those that cannot be used it asks nothing.
 
     Args:
@@ -141,7 +141,7 @@ class AnnotationQuestioner(Questioner[Task | Unusable]):
         super().__init__(settings.model)
         self.settings, self._fixed_form = settings, fixed_form
 
-    def next_step(self, task: Task | Unusable, look_up: LookUp) -> Pending | Answer | Unusable:
+    def next_step(self, task: AnnotationTask | Unusable, look_up: LookUp) -> Pending | Answer | Unusable:
         return task if isinstance(task, Unusable) else next_step(task, self.settings, look_up)
 
     def note_first_answer(self, store: Store) -> None:
@@ -179,7 +179,7 @@ class StoredAnswers:
             "prices": list(self._prices),
         }
 
-    def answer(self, task: Task) -> Answer | str:
+    def answer(self, task: AnnotationTask) -> Answer | str:
         found = next_step(task, self._settings, self._look_up)
         if isinstance(found, Pending):
             return REFUSED if found.is_refused else NOT_ANSWERED

@@ -43,7 +43,7 @@ class Numbered:
 
 
 @dataclass(frozen=True)
-class Task:
+class AnnotationTask:
     """What is asked about one sample.
 
     Args:
@@ -61,7 +61,7 @@ class Task:
     seed: int
 
 
-def make_task(sample: TextSample, record: Record, numbered: tuple[Numbered, ...] | None = None) -> Task:
+def make_task(sample: TextSample, record: Record, numbered: tuple[Numbered, ...] | None = None) -> AnnotationTask:
     """A sample with its image.
 
     Args:
@@ -74,7 +74,7 @@ def make_task(sample: TextSample, record: Record, numbered: tuple[Numbered, ...]
         texts[f"A{number}"] = turn.answer
     key = repr((sample.id, record.id, texts)).encode("utf-8", "surrogatepass")
     seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "big")
-    return Task(sample, record, number_instances(record) if numbered is None else numbered, texts, seed)
+    return AnnotationTask(sample, record, number_instances(record) if numbered is None else numbered, texts, seed)
 
 
 def number_instances(record: Record) -> tuple[Numbered, ...]:
@@ -101,7 +101,7 @@ def _shares(thing: Annotation, size_wh: tuple[int, int] | None) -> tuple[float, 
 
 def iter_tasks(
     samples: Iterable[TextSample | Unusable], index: LabelIndex, images: ImageStore
-) -> Iterator[Task | Unusable]:
+) -> Iterator[AnnotationTask | Unusable]:
     """Samples with the labels of their images, in order; one whose image is not labelled cannot be used."""
     iterator = iter(samples)
     last: Record | None = None

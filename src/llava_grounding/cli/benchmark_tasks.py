@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from llava_grounding.benchmark.tasks import IN_A_LINE, TASKS
-from llava_grounding.cli.benchmark import Task, benchmark
+from llava_grounding.cli.benchmark import QualityTask, benchmark
 from llava_grounding.cli.outputs import check_out, given_path, write_files
 from llava_grounding.cli.report import note, say
 from llava_grounding.errors import UsageError, quoted
@@ -53,7 +53,7 @@ class _Benchmarks(TyperGroup):
         """Take the command of the drawn scenes and photos for what is no task with steps."""
         self._take_tasks()  # those registered since as well
         first = args[0] if args else "--help"
-        old = [task.value for task in Task]
+        old = [task.value for task in QualityTask]
         if first not in self.commands and first not in ("-h", "--help"):
             if not first.startswith("-") and first not in old:
                 names = ", ".join(f"'{name}'" for name in (*old, *TASKS, "compare"))
