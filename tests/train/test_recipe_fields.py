@@ -102,7 +102,7 @@ ELSEWHERE = {
         "test_photos_that_may_not_be_used_commercially_are_left_out_where_that_is_asked",
     ),
     "save_total_limit": ("test_run.py", "test_only_the_newest_checkpoints_are_kept"),
-    "sharding": ("test_run.py", "test_they_build_without_warnings"),
+    "sharding": ("test_training_arguments.py", "test_they_build_without_warnings"),
 }
 LORA = [
     case("rank", 3, "shapes"),
