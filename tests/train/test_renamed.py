@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llava_grounding.errors import ConfigError
-from llava_grounding.train.batching.sources import known_kinds
+from llava_grounding.train.batching.source_kinds import known_kinds
 from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.plan import STAGES
 from llava_grounding.train.recipe import Recipe, load_recipe

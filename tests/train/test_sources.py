@@ -27,14 +27,10 @@ from llava_grounding.markup import parse
 from llava_grounding.scenes.records import HELD_OUT
 from llava_grounding.scenes.synthetic import SceneConfig, draw_scene
 from llava_grounding.train.batching.mixture import Mixture
+from llava_grounding.train.batching.source_kinds import Photos, Records, Scenes, known_kinds, open_dataset
 from llava_grounding.train.batching.sources import (
-    Photos,
-    Records,
-    Scenes,
     check_sources,
     held_out_samples,
-    known_kinds,
-    open_dataset,
     open_source,
     open_sources,
     scenes_without_dialogues,

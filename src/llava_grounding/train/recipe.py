@@ -21,7 +21,7 @@ Stage = Literal["pretrain_grounder", "chat", "align", "grounded_chat", "visual_p
 Weights = Literal["float32", "bfloat16", "int8", "int4"]
 Sharding = Literal["none", "fsdp", "zero2", "zero3"]
 Source = Mapping[str, Any]
-"""One source of samples: its `kind`, its `weight`, and what its kind needs; see `sources.py`."""
+"""One source of samples: its `kind`, its `weight`, and what its kind needs; see `source_kinds.py`."""
 
 
 @dataclass(frozen=True)
