@@ -32,6 +32,7 @@ MAX_POINTS = 10_000
 """Of a scribble: an hour of drawing, or a program gone wrong."""
 
 PromptKind = Literal["click", "box", "scribble", "mask"]
+PROMPT_KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
 SizeWH = tuple[int, int]
 
 
@@ -57,9 +58,9 @@ class VisualPrompt:
     mask: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(PromptKind):
+        if self.kind not in PROMPT_KINDS:
             raise PromptError(
-                f"kind of a visual prompt must be one of {name_list(get_args(PromptKind))}, got {shown(self.kind)}"
+                f"kind of a visual prompt must be one of {name_list(PROMPT_KINDS)}, got {shown(self.kind)}"
             )
         wanted = {"box": "box_xyxy", "mask": "mask"}.get(self.kind, "points_xy")
         given = [name for name in ("points_xy", "box_xyxy", "mask") if getattr(self, name) is not None]

@@ -26,7 +26,7 @@ from llava_grounding.cli import annotate_run
 from llava_grounding.cli.main import run
 
 # What runs would import one by one is imported before the first fork.
-for module in ("openai", "rich.progress", "llava_grounding.annotate.asking", "llava_grounding.annotate.batch_files"):
+for module in ("openai", "rich.progress", "llava_grounding.endpoints.asking", "llava_grounding.annotate.batch_files"):
     __import__(module)
 
 

@@ -20,7 +20,7 @@ from llava_grounding.annotate import matcher
 from llava_grounding.annotate.audit import image_key, picture_hash, read_image_list
 from llava_grounding.annotate.correct import correct
 from llava_grounding.annotate.json_stream import iter_rows
-from llava_grounding.annotate.label_index import file_hash, open_index
+from llava_grounding.annotate.label_index import open_index
 from llava_grounding.annotate.samples import Shard, TextSample, Turn
 from llava_grounding.annotate.tasks import make_task
 from llava_grounding.annotate.verdicts import read_verdicts, wilson_interval
@@ -28,6 +28,7 @@ from llava_grounding.annotate.write import FILES
 from llava_grounding.cli.main import run
 from llava_grounding.data.check import check_dataset
 from llava_grounding.data.images import FolderImages
+from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.readers.gvc import GvcDialogues
 from llava_grounding.data.readers.labels import LabelledImages
 from llava_grounding.data.readers.set_of_mark import SetOfMarkDialogues
@@ -423,7 +424,7 @@ def test_an_estimate_sends_nothing_and_ctrl_c_loses_nothing(
         kills: list[int] = []
 
         def interrupting(prompt: str, attempt: int) -> str:
-            if len(model.asked) == 5 and not kills:
+            if len(model.asked) >= 5 and not kills:  # several may have come since the last answer
                 kills.append(attempt)
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.5)  # nothing is answered until the signal has arrived, however busy the machine is
@@ -446,7 +447,7 @@ def test_an_estimate_sends_nothing_and_ctrl_c_loses_nothing(
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from llava_grounding.annotate.locking import locked
+    from llava_grounding.endpoints.locking import locked
 
     paths, out = write(tmp_path / "in"), tmp_path / "out"
     (out / "store").mkdir(parents=True)

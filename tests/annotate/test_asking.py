@@ -16,13 +16,13 @@ import pytest
 from fake_model import FakeModel, hostile, running
 from miniature import images, write
 
-from llava_grounding.annotate.asking import Asker, AskOptions, Progress
 from llava_grounding.annotate.assemble import Inputs, assemble
-from llava_grounding.annotate.endpoint import AccessError, BusyError, OpenAIEndpoint
 from llava_grounding.annotate.label_index import LabelIndex, open_index
-from llava_grounding.annotate.limits import Budget, Pace
-from llava_grounding.annotate.rounds import ModelSettings, StoredAnswers, form_key
-from llava_grounding.annotate.store import STORE_FILE, Store
+from llava_grounding.annotate.rounds import AnnotationQuestioner, ModelSettings, StoredAnswers, form_key
+from llava_grounding.endpoints.asking import Asker, AskOptions, Progress
+from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint
+from llava_grounding.endpoints.limits import Budget, Pace
+from llava_grounding.endpoints.store import STORE_FILE, Store
 from llava_grounding.errors import DataError
 
 SETTINGS = ModelSettings("m")
@@ -45,11 +45,13 @@ class Place:
         options: AskOptions = QUICK,
         timeout: float = 5.0,
         key: str = "none",
+        fixed_form: bool = False,
         **more: object,
     ) -> tuple[Progress, ModelSettings]:
         endpoint = OpenAIEndpoint(model.url, key, timeout)
-        asker = Asker(self.store, endpoint, settings, options, **more)  # type: ignore[arg-type]
-        return asyncio.run(asker.ask(self.inputs.tasks(self.index))), asker.settings
+        questioner = AnnotationQuestioner(settings, fixed_form)
+        asker = Asker(self.store, endpoint, questioner, options, **more)  # type: ignore[arg-type]
+        return asyncio.run(asker.ask(self.inputs.tasks(self.index))), questioner.settings
 
     def write(self, name: str = "out", settings: ModelSettings = SETTINGS) -> dict[str, object]:
         (self.folder / name).mkdir()

@@ -13,7 +13,7 @@ from llava_grounding.annotate.assemble import Inputs, assemble
 from llava_grounding.annotate.batch_files import import_batch, iter_batch_lines, write_batches
 from llava_grounding.annotate.label_index import open_index
 from llava_grounding.annotate.rounds import ModelSettings, StoredAnswers
-from llava_grounding.annotate.store import Store
+from llava_grounding.endpoints.store import Store
 from llava_grounding.errors import DataError
 
 SETTINGS = ModelSettings("m")

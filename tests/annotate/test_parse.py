@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llava_grounding.annotate.parse import parse_answer
 from llava_grounding.annotate.prompt import PROMPT_VERSION, format_answer, messages_of
 from llava_grounding.annotate.samples import TextSample, Turn
-from llava_grounding.annotate.tasks import Task, make_task
+from llava_grounding.annotate.tasks import AnnotationTask, make_task
 from llava_grounding.annotate.verify import verify
 from llava_grounding.data.images import FolderImages
 from llava_grounding.data.record import Annotation, Record
@@ -22,7 +22,7 @@ THINGS = ("person", "person", "bench", "dog", "person")
 TEXT = "Three people sit on a bench, and a dog (a puppy) waits for the people."
 
 
-def task(*texts: str, things: tuple[str, ...] = THINGS, question: str | None = None) -> Task:
+def task(*texts: str, things: tuple[str, ...] = THINGS, question: str | None = None) -> AnnotationTask:
     boxes = [(10.0 * k, 5.0, 10.0 * k + 9, 60.0) for k in range(len(things))]
     labels = tuple(
         Annotation(name, box, None, id=100 + k) for k, (name, box) in enumerate(zip(things, boxes, strict=True))
@@ -31,7 +31,9 @@ def task(*texts: str, things: tuple[str, ...] = THINGS, question: str | None = N
     return make_task(TextSample(1, "s", 1, tuple(Turn(question, text) for text in texts or (TEXT,))), record)
 
 
-def said(answer: str, of: Task | None = None, form: str = "brackets") -> tuple[dict[str, list[int]], set[str]]:
+def said(
+    answer: str, of: AnnotationTask | None = None, form: str = "brackets"
+) -> tuple[dict[str, list[int]], set[str]]:
     """Phrases of A1 with their numbers, and reasons for which others were refused."""
     of = of or task()
     marked = verify(of, parse_answer(answer, of, form))  # type: ignore[arg-type]

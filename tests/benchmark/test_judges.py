@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from llava_grounding.annotate.asking import AskOptions
-from llava_grounding.annotate.endpoint import BusyError, Reply
-from llava_grounding.annotate.store import Store
 from llava_grounding.benchmark.chat_scores import ChatScores
 from llava_grounding.benchmark.endpoint_judge import EndpointJudge, JudgeSettings
 from llava_grounding.benchmark.judging import DeterministicJudge, JudgeQuestion, RecordedJudge, Verdict, record
 from llava_grounding.benchmark.predictions import Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample
 from llava_grounding.benchmark.scores import metrics_of
+from llava_grounding.endpoints.asking import AskOptions
+from llava_grounding.endpoints.client import BusyError, Reply
+from llava_grounding.endpoints.store import Store
 from llava_grounding.errors import DataError
 
 # Verdicts by hand: may the phrase mean a thing of this category? `+` yes, `-` no.

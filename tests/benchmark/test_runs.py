@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from llava_grounding.annotate.endpoint import BusyError, Reply
 from llava_grounding.benchmark import systems
 from llava_grounding.benchmark.baselines import CentreBoxBaseline
 from llava_grounding.benchmark.building import BuildInputs
@@ -19,6 +18,7 @@ from llava_grounding.benchmark.systems import ChatSystem, EndpointSystem, System
 from llava_grounding.benchmark.tasks import TASKS, Ask, find_task
 from llava_grounding.cli.benchmark_tasks import benchmarks
 from llava_grounding.data.images import open_images
+from llava_grounding.endpoints.client import BusyError, Reply
 from llava_grounding.errors import DataError, UsageError
 from llava_grounding.scenes.synthetic import draw_scene
 

@@ -10,7 +10,8 @@ import pytest
 
 from label_files import coco, labelled, picture, write_files, write_json, write_tar, write_zip
 from llava_grounding.data.check import check_dataset
-from llava_grounding.data.images import coco_number, coco_spellings, open_images
+from llava_grounding.data.image_names import coco_number, coco_spellings
+from llava_grounding.data.images import open_images
 from llava_grounding.data.readers.custom import CustomData
 from llava_grounding.data.readers.labels import LabelledImages
 from llava_grounding.data.readers.llava import LlavaDialogues

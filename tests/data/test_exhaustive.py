@@ -24,7 +24,7 @@ from llava_grounding.data.readers.refcoco import RefCoco
 from llava_grounding.data.record import Record
 from llava_grounding.dialogues.builder import build_sample
 from llava_grounding.dialogues.photos import photo_sample
-from llava_grounding.dialogues.settings import KINDS, DialogueSettings
+from llava_grounding.dialogues.settings import DIALOGUE_KINDS, DialogueSettings
 from llava_grounding.errors import DataError
 
 DOG, CAT, OTHER_CAT = labelled(1, [0, 0, 4, 4]), labelled(2, [5, 1, 3, 3], category=2), labelled(3, [6, 5, 3, 3])
@@ -78,7 +78,7 @@ BOXED = [read_coco, read_own, read_gvc, read_refs]
 
 def said(record: Record, seeds: int = 40) -> str:
     """All that is asked and answered of a record."""
-    talk = DialogueSettings(**dict.fromkeys(KINDS, 1.0), max_kinds=3)  # type: ignore[arg-type]
+    talk = DialogueSettings(**dict.fromkeys(DIALOGUE_KINDS, 1.0), max_kinds=3)  # type: ignore[arg-type]
     samples = [build_sample(record, np.random.default_rng(seed), talk) for seed in range(seeds)]
     samples += [photo_sample(record, np.random.default_rng(seed)) for seed in range(seeds)]
     return " ".join(text for one in samples for turn in one.turns for text in (turn.question, turn.answer)).lower()

@@ -9,14 +9,14 @@ import pytest
 
 from hand_record import RECORD
 from llava_grounding.dialogues.builder import build_sample
-from llava_grounding.dialogues.settings import KINDS, DialogueSettings
+from llava_grounding.dialogues.settings import DIALOGUE_KINDS, DialogueSettings
 from llava_grounding.geometry import Letterbox
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.batching.batches import dialogue_phrase_map, encode_dialogue
 from small_release import release_processor
 from tiny_model import tiny_config, tiny_processor
 
-TALK = DialogueSettings(**dict.fromkeys(KINDS, 1.0), max_kinds=4)  # type: ignore[arg-type]
+TALK = DialogueSettings(**dict.fromkeys(DIALOGUE_KINDS, 1.0), max_kinds=4)  # type: ignore[arg-type]
 PROCESSORS = {"markup": tiny_processor(tiny_config("shared")), "sentencepiece": release_processor()}
 
 

@@ -13,7 +13,7 @@ from hand_record import BARE, GRASS, LEFT_CUP, MAN, RECORD, RIGHT_CUP
 from llava_grounding.data.record import Record, RecordedTurn
 from llava_grounding.data.sample import Sample, Turn, mirror_sample
 from llava_grounding.dialogues.builder import build_sample, may_be_mirrored
-from llava_grounding.dialogues.settings import KINDS, DialogueSettings, PromptSettings
+from llava_grounding.dialogues.settings import DIALOGUE_KINDS, DialogueSettings, PromptSettings
 from llava_grounding.dialogues.templates import FAMILIES
 from llava_grounding.dialogues.turns import MAKERS, possible_kinds
 from llava_grounding.errors import ConfigError
@@ -22,11 +22,11 @@ from llava_grounding.markup import parse_strict
 from llava_grounding.processing.conversation import referring_turn
 
 ROW = {MAN: 0, LEFT_CUP: 1, RIGHT_CUP: 2, GRASS: 3}
-ALL = DialogueSettings(**dict.fromkeys(KINDS, 1.0), max_kinds=3)  # type: ignore[arg-type]
+ALL = DialogueSettings(**dict.fromkeys(DIALOGUE_KINDS, 1.0), max_kinds=3)  # type: ignore[arg-type]
 
 
 def only(kind: str, **settings: object) -> DialogueSettings:
-    return DialogueSettings(**dict.fromkeys(KINDS, 0.0) | {kind: 1.0} | settings)  # type: ignore[arg-type]
+    return DialogueSettings(**dict.fromkeys(DIALOGUE_KINDS, 0.0) | {kind: 1.0} | settings)  # type: ignore[arg-type]
 
 
 def samples(talk: DialogueSettings, record: Record = RECORD, seeds: int = 60) -> list[Sample]:
@@ -42,8 +42,8 @@ def answers(talk: DialogueSettings, record: Record = RECORD) -> dict[str, Turn]:
 
 
 def test_every_kind_has_a_weight_and_a_maker() -> None:
-    assert MAKERS.keys() == set(KINDS)
-    assert set(possible_kinds(RECORD, ALL)) == set(KINDS)
+    assert MAKERS.keys() == set(DIALOGUE_KINDS)
+    assert set(possible_kinds(RECORD, ALL)) == set(DIALOGUE_KINDS)
     assert possible_kinds(BARE, ALL) == ()
     assert possible_kinds(RECORD, only("referring")) == ("referring",)
 

@@ -19,9 +19,9 @@ from llava_grounding.convert.official_keys import official_name
 from llava_grounding.geometry import box_xyxy_to_cxcywh
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.model.heads import inverse_sigmoid
-from llava_grounding.model.outputs import VisualPromptOutput, mask_logits_from
+from llava_grounding.model.outputs import RegionPrompts, VisualPromptOutput, mask_logits_from
 from llava_grounding.processing.processor import EncodedImage, EncodedText
-from llava_grounding.train.batching.batches import ChatBatch
+from llava_grounding.train.batching.batches import ChatBatch, PointedBatch
 from llava_grounding.train.batching.targets import GroundingTarget
 from llava_grounding.train.losses.prompt_losses import PromptCriterion, named_prompt_predictions
 from llava_grounding.train.losses.set_criterion import CriterionResult, SetCriterion
@@ -149,6 +149,25 @@ class Watched(SetCriterion):
         return self.results[-1]
 
 
+@dataclass(frozen=True)
+class WatchedPrompts(PromptCriterion):
+    """The criterion of what is pointed at with the recording's points, which keeps what it was given and found."""
+
+    points_of_all: PointsInOrder | None = None
+    results: list[tuple[VisualPromptOutput, dict[str, Tensor]]] = field(default_factory=list)
+
+    def unweighted(self, output: VisualPromptOutput, *arguments: Any, **named: Any) -> dict[str, Tensor]:
+        """As ever."""
+        losses = super().unweighted(output, arguments[0], self.points_of_all)
+        self.results.append((output, losses))
+        return losses
+
+
+def all_of(boxes_cxcywh_norm: Tensor, types: Tensor) -> RegionPrompts:
+    """Visual prompts of one image, none of them padding."""
+    return RegionPrompts(boxes_cxcywh_norm[None], types[None], torch.ones(1, len(types), dtype=torch.bool))
+
+
 def read_together(trainee: Trainee, rows: Sequence[Mapped]) -> dict[str, Tensor]:
     """What the language model is given of all rows in one batch, and what it makes of it."""
     model = trainee.chat.model
@@ -267,9 +286,8 @@ def jitter_prompts(boxes_cxcywh_norm: np.ndarray, types: np.ndarray, noise: np.n
 
 
 def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Forward of the stage that learns visual prompts."""
-    encoder = trainee.chat.model.visual_prompt_encoder
-    images = trainee.chat.processor.collate_images([sample.image])
+    """Forward of the stage that learns visual prompts, by the module that `train` trains."""
+    model, processor = trainee.chat.model, trainee.chat.processor
     target = target_of(sample, torch.zeros(0, dtype=torch.bool))
     generator = torch.Generator().manual_seed(case["manual_seed"])
     noise = torch.rand(1, len(target), 4, generator=generator)
@@ -277,19 +295,29 @@ def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str
     boxes = torch.cat([clicks, target.boxes_cxcywh_norm[len(clicks) :]])
     types = (torch.arange(len(boxes)) >= case["box_start"]).long()
     moved = torch.from_numpy(jitter_prompts(boxes.numpy(), types.numpy(), noise[0].numpy()))
-    with torch.no_grad(), Watch(decoder=(encoder.query_decoder, "forward")) as watch:
-        memory = encoder.encode_image(images["grounder_pixel_values"])
-        everything = torch.ones(1, len(boxes), dtype=torch.bool)
-        output = encoder.encode_prompts(memory, moved[None], types[None], everything, isolate=True, with_aux=True)
-    region = trainee.chat.processor.tokens.ids.region
+    region = processor.tokens.ids.region
     places = sample.text.input_ids.count(region)
     named = [*sample.case["grounding_index"], *[sample.case["grounding_index"][-1]] * places][:places]
-    points = PointsInOrder(recorded, generator, tokens=output.ious.shape[2])
-    with torch.no_grad():
-        losses = prompt_losses(output, target, case, points)
-        words = learn_words(trainee, sample, images, output.region_embeds[:, named])
-    total = words["loss.coco.llava"] + losses.pop("loss")
-    [((content, references, *_), keywords, _)] = watch.calls["decoder"]
+    batch = ChatBatch(
+        processor.collate_images([sample.image]),
+        processor.collate_texts([sample.text]),
+        all_of(moved[named], types[named]),
+        [nothing()],
+        torch.zeros(1, 0, dtype=torch.bool),
+        pointed=PointedBatch(all_of(moved, types), [target]),
+    )
+    points = PointsInOrder(recorded, generator, tokens=model.config.visual_prompt_config.num_mask_tokens)
+    criterion = WatchedPrompts(
+        num_points=case["num_points"], weight_multiplier=case["weight_multiplier"], points_of_all=points
+    )
+    config = LossConfig(StagePlan(("language", "prompts"), ()), LossWeights(prompts=1.0), None, True)
+    module = TrainingModule(model, None, config, criteria=replace(Criteria.of(0, None), prompts=criterion)).eval()
+    decoder, trunk = model.visual_prompt_encoder.query_decoder, model.language_model
+    with torch.no_grad(), Watch(decoder=(decoder, "forward"), trunk=(trunk, "forward")) as watch:
+        losses = module(batch)
+    [(output, unweighted)] = criterion.results
+    # Prompts of the dialogue are encoded first, then all that is pointed at.
+    _, ((content, references, *_), keywords, _) = watch.calls["decoder"]
     return {
         "targets.boxes_cxcywh": target.boxes_cxcywh_norm,
         "targets.masks": sample.masks,
@@ -305,11 +333,13 @@ def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str
         "prompt_positions": torch.tensor(
             [place for place, token in enumerate(one_image_position(trainee, sample)) if token == region]
         ),
-        **losses,
-        **words,
+        **prompt_losses(criterion, unweighted, losses, len(target)),
+        "spliced.inputs_embeds": watch.calls["trunk"][0][1]["inputs_embeds"],
+        "spliced.labels": batch.texts["labels"],
+        "loss.coco.llava": losses["language"],
         **points.drawn,
-        "loss.coco.loss_total": total,
-        "loss.loss_total": total,
+        "loss.coco.loss_total": losses["loss"],
+        "loss.loss_total": losses["loss"],
     }
 
 
@@ -337,32 +367,14 @@ def network(output: VisualPromptOutput) -> dict[str, Tensor]:
 
 
 def prompt_losses(
-    output: VisualPromptOutput, target: GroundingTarget, case: Json, points: PointsInOrder
+    criterion: PromptCriterion, unweighted: dict[str, Tensor], losses: dict[str, Tensor], num_masks: int
 ) -> dict[str, Tensor]:
-    """Losses before weights, weights, and weighted losses of the last layer; `loss` is the sum of all."""
-    criterion = PromptCriterion(num_points=case["num_points"], weight_multiplier=case["weight_multiplier"])
-    losses = criterion.unweighted(output, [target], points)
-    weighted = criterion.weigh(losses)
-    ours = {"loss": weighted["loss"], "loss_unweighted.num_masks": torch.tensor(float(len(target)))}
+    """Losses before weights, weights, and the step's weighted losses of the last layer."""
+    ours = {"loss_unweighted.num_masks": torch.tensor(float(num_masks))}
     for name, theirs in PROMPT_LOSS_NAMES.items():
-        for layer, prediction in enumerate(named_prompt_predictions(output)):
-            key = name if prediction == "final" else f"{name}_{prediction}"
-            ours[f"loss_unweighted.{theirs}_{layer}"] = losses[key]
+        layers = [key for key in unweighted if key == name or key.startswith(f"{name}_")]
+        for layer, key in enumerate(layers):
+            ours[f"loss_unweighted.{theirs}_{layer}"] = unweighted[key]
             ours[f"weight_dict.{theirs}_{layer}"] = criterion.weigh({key: torch.ones(())})[key]
-        ours[f"loss.coco.inter.{theirs}_0"] = weighted[name]
+        ours[f"loss.coco.inter.{theirs}_0"] = losses[f"prompt_{name}"]
     return ours
-
-
-def learn_words(trainee: Trainee, sample: Mapped, images: dict[str, Tensor], regions: Tensor) -> dict[str, Tensor]:
-    """The language loss with region features in their places."""
-    model = trainee.chat.model
-    batch = trainee.chat.processor.collate_texts([sample.text])
-    tokens = model.encode_image(**images).tokens
-    everything = torch.ones(regions.shape[:2], dtype=torch.bool)
-    embeds = model.embed(batch["input_ids"], tokens, regions, everything)
-    output = model(inputs_embeds=embeds, attention_mask=batch["attention_mask"], labels=batch["labels"])
-    return {
-        "spliced.inputs_embeds": embeds,
-        "spliced.labels": batch["labels"],
-        "loss.coco.llava": output.loss,
-    }

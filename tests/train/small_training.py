@@ -23,7 +23,8 @@ from llava_grounding.scenes.synthetic import SceneConfig
 from llava_grounding.train import training_setup as setup_module
 from llava_grounding.train.batching.batches import ChatBatch, chat_item, collate_chat
 from llava_grounding.train.batching.mixture import Mixture, SampleSource
-from llava_grounding.train.batching.sources import Scenes, open_sources, scenes_without_dialogues
+from llava_grounding.train.batching.source_kinds import Scenes
+from llava_grounding.train.batching.sources import open_sources, scenes_without_dialogues
 from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.plan import set_trainable, stage_plan
 from llava_grounding.train.recipe import Recipe, recipe_of

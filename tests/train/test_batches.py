@@ -1,7 +1,8 @@
 """Batches against hand-made samples: which instance each phrase means, what is learnt, where prompts point."""
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 from hand_made import DOG, LEFT_CAT, NAMES, RIGHT_CAT, SIZE_WH, TURNS, sample, thing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_training import chat_batch, training_config, training_processor
+from small_training import chat_batch, training_config, training_processor, training_setup
+from torch import Tensor
 
 from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.errors import DataError
@@ -268,3 +270,22 @@ class TestDialogues:
         first, second, other = (chat_of(sample(), max_turns=2, seed=seed) for seed in (1, 1, 2))
         assert torch.equal(first.texts["input_ids"], second.texts["input_ids"])
         assert first.texts["input_ids"].tolist() != other.texts["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("stage", ["chat", "pretrain_grounder"])
+def test_a_batch_moves_to_another_device_whole(stage: str, tmp_path: Path) -> None:
+    batch = training_setup(tmp_path, stage=stage).stream().batch(0).batch
+    moved = batch.to(torch.device("meta"))
+    assert type(moved) is type(batch)
+    for field in fields(moved):
+        assert devices(getattr(moved, field.name)) <= {"meta"}, field.name
+
+
+def devices(value: object) -> set[str]:
+    if isinstance(value, Tensor):
+        return {value.device.type}
+    if isinstance(value, dict | list | tuple):
+        return {kind for part in (value.values() if isinstance(value, dict) else value) for kind in devices(part)}
+    if hasattr(value, "__dataclass_fields__"):
+        return {kind for field in fields(value) for kind in devices(getattr(value, field.name))}  # type: ignore[arg-type]
+    return set()

@@ -1,17 +1,28 @@
 """Adapters: on the language model only, and merged into weights that answer as the adapted model does."""
 
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
 import numpy as np
 import pytest
 import torch
 from hand_made import four_samples, sample
-from small_training import chat_batch, recipe, training_model, training_processor
+from running import StoppedError, differences, weights
+from safetensors.torch import load_file
+from small_training import chat_batch, recipe, training_model, training_processor, training_setup
+from torch import Tensor
 
 from llava_grounding.errors import ConfigError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.train.adapters import add_adapters, is_adapted, merged_state
 from llava_grounding.train.batching.batches import ChatBatch
+from llava_grounding.train.checkpoint import save_whole
 from llava_grounding.train.plan import set_trainable, stage_plan
 from llava_grounding.train.recipe import LoraSettings
+from llava_grounding.train.run import run_stage
+from llava_grounding.train.trainer import GroundingTrainer
+from llava_grounding.train.training_setup import build_training_setup
 from whole_models import LANGUAGE
 
 pytest.importorskip("peft")
@@ -137,3 +148,82 @@ def test_the_base_does_not_move_while_adapters_learn() -> None:
     adapters = {name for name, _ in model.language_model.named_parameters() if ".lora_" in name}
     assert moved - adapters == {"embed_tokens.weight"}
     assert adapters <= moved
+
+
+class TestRuns:
+    LORA: ClassVar[dict[str, Any]] = {"flavour": "shared", "num_points": 16, "lora": {"rank": 4, "alpha": 8}}
+
+    def setup(self, folder: Path, seed: int = 0) -> Any:
+        setup = training_setup(folder, **self.LORA)
+        torch.manual_seed(seed)
+        assert setup.recipe.lora is not None
+        add_adapters(setup.model, setup.recipe.lora)
+        set_trainable(setup.model, setup.plan, [setup.processor.tokens.ids.seg])
+        return setup
+
+    def test_they_alone_move_are_merged_in_what_is_left_and_go_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        setup = self.setup(tmp_path / "straight")
+        before = {name: value.clone() for name, value in weights(setup).items()}
+        run_stage(setup, "cpu")
+        moved = set(differences(weights(setup), before))
+        language = {name for name in moved if name.split(".")[1] in ("language_model", "lm_head")}
+        tables = {"model.language_model.embed_tokens.weight", "model.lm_head.weight"}
+        assert all(".lora_" in name for name in language - tables)
+        assert sum("lora_B" in name for name in language) == 14  # seven layers of each of two blocks
+        rows = (weights(setup)["model.lm_head.weight"] != before["model.lm_head.weight"]).any(1).nonzero().flatten()
+        assert rows.tolist() == [setup.processor.tokens.ids.seg]
+
+        self.assert_merged(tmp_path / "straight/last", setup)
+        with monkeypatch.context() as patched:
+            honest = GroundingTrainer.training_step
+
+            def mortal(trainer: GroundingTrainer, *arguments: Any, **keywords: Any) -> Tensor:
+                if trainer.state.global_step == 3:
+                    raise StoppedError
+                return honest(trainer, *arguments, **keywords)
+
+            patched.setattr(GroundingTrainer, "training_step", mortal)
+            with pytest.raises(StoppedError):
+                run_stage(self.setup(tmp_path / "stopped"), "cpu")
+        assert (tmp_path / "stopped/checkpoint-2/learnt.safetensors").exists()
+        resumed = self.setup(tmp_path / "stopped", seed=9)  # other fresh adapters
+        run_stage(resumed, "cpu")
+        assert differences(weights(resumed), weights(setup)) == []
+
+    def assert_merged(self, folder: Path, setup: Any) -> None:
+        merged = LlavaGroundingForConditionalGeneration.from_pretrained(folder).eval()
+        assert not any("lora" in name or "base_layer" in name for name in load_file(folder / "model.safetensors"))
+        model, batch = setup.model.eval(), setup.stream().batch(0).batch
+        outputs = [
+            one(
+                input_ids=batch.texts["input_ids"],
+                attention_mask=batch.texts["attention_mask"],
+                grounder_pixel_values=batch.images["grounder_pixel_values"],
+                region_prompts=batch.prompts,
+                use_cache=False,
+            ).logits
+            for one in (model, merged)
+        ]
+        torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
+        name = "language_model.layers.0.mlp.up_proj"
+        assert not torch.equal(merged.get_submodule(name).weight, model.get_submodule(name).base_layer.weight)
+
+    def test_quantised_weights_train_through_them(self, tmp_path: Path) -> None:
+        pytest.importorskip("bitsandbytes")
+        start = tmp_path / "start"
+        setup = training_setup(start, flavour="official", stage="grounded_chat")
+        save_whole(setup.training_module, setup.processor, start)
+        for weights_kind in ("int8", "int4"):
+            values = {"stage": "grounded_chat", "weights": weights_kind, "lora": {}, "start_from": str(start)}
+            setup = build_training_setup(recipe(steps=1, **values), tmp_path / weights_kind, device="cpu")
+            place = tmp_path / weights_kind / "last"
+            if weights_kind == "int8":
+                run_stage(setup, "cpu")
+            else:  # on a CPU four bits need layers that are wider than those of a tiny model
+                save_whole(setup.training_module, setup.processor, place)
+            merged = load_file(place / "model.safetensors")
+            assert all(value.is_floating_point() or "num_batches" in name for name, value in merged.items())
+            assert not [name for name in merged if "base_layer" in name]
+            assert "quantization_config" not in json.loads((place / "config.json").read_text())

@@ -10,7 +10,7 @@ import yaml
 
 from llava_grounding.errors import ConfigError
 from llava_grounding.model.presets import preset
-from llava_grounding.train.losses.weights import LossWeights
+from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
 from llava_grounding.train.plan import STAGES
 from llava_grounding.train.recipe import _RANGES, LoraSettings, Recipe, Stage, load_recipe, recipe_of, recipe_to_dict
 from llava_grounding.train.recipe_file import shipped_recipes
@@ -96,7 +96,11 @@ def test_numbers_out_of_range_are_refused(key: str, value: Any, limits: str) -> 
 def test_every_range_has_its_limits_and_nothing_is_infinite(key: str) -> None:
     low, high = _RANGES[key]
     part, _, inner = key.partition(".")
-    group = {"lora": LoraSettings(), "loss_weights": LossWeights()}[part] if inner else Recipe("chat")
+    group = (
+        {"lora": LoraSettings(), "loss_weights": LossWeights(), "matching_costs": MatchingCosts()}[part]
+        if inner
+        else Recipe("chat")
+    )
     whole = not isinstance(getattr(group, inner or part), float)
     beyond = [low - 1] if whole else [low - 0.001, float("inf"), *([high + 0.001] if high == 1 else [])]
     for value in beyond:

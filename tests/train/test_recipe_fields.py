@@ -79,6 +79,7 @@ CASES = [
     case("max_turns", 1, "batches", "validation"),
     case("max_tokens", 150, "batches", "validation"),
     case("loss_weights", {"giou": 0.5}, "loss_config"),
+    case("matching_costs", {"giou": 0.5}, "loss_config"),
     case("num_points", 7, "loss_config"),
     case("seed", 5, "weights", "batches", "random_seed"),
     case("bf16", True, "autocast"),
@@ -101,7 +102,7 @@ ELSEWHERE = {
         "test_photos_that_may_not_be_used_commercially_are_left_out_where_that_is_asked",
     ),
     "save_total_limit": ("test_run.py", "test_only_the_newest_checkpoints_are_kept"),
-    "sharding": ("test_run.py", "test_they_build_without_warnings"),
+    "sharding": ("test_training_arguments.py", "test_they_build_without_warnings"),
 }
 LORA = [
     case("rank", 3, "shapes"),

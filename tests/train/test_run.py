@@ -9,21 +9,19 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 from hand_made import NAMES
-from running import AtStep, StoppedError, differences, finish, finish_with, in_children, log_of, run_until, weights
-from safetensors.torch import load_file
+from running import AtStep, differences, finish, finish_with, in_children, log_of, run_until, weights
 from small_training import recipe, training_setup
 from torch import Tensor
 
-from llava_grounding.errors import CheckpointError, ConfigError, MissingExtraError
+from llava_grounding.errors import CheckpointError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train import run
@@ -35,7 +33,6 @@ from llava_grounding.train.checkpoint import (
     save_whole,
 )
 from llava_grounding.train.run import run_stage, training_arguments
-from llava_grounding.train.trainer import GroundingTrainer
 
 RUNS: dict[str, dict[str, Any]] = {
     "class names": {"stage": "pretrain_grounder"},
@@ -349,172 +346,6 @@ class TestWhatMoves:
         ):
             for parameter in part.parameters():
                 assert found[id(parameter)] == (rate, 0.02 if parameter.ndim > 1 else 0.0)
-
-
-class TestArguments:
-    @pytest.mark.parametrize("sharding", ["none", "fsdp"])
-    def test_they_build_without_warnings(self, sharding: str, tmp_path: Path) -> None:
-        arguments = training_arguments(recipe(sharding=sharding), tmp_path, "cpu")
-        assert bool(arguments.fsdp) == (sharding == "fsdp")
-        assert sharding == "none" or arguments.fsdp_config["version"] == 2
-
-    @pytest.mark.parametrize("bf16", [True, False])
-    def test_a_run_is_where_it_was_told_to_be_or_nowhere(self, bf16: bool, tmp_path: Path) -> None:
-        quick = recipe(bf16=bf16)
-        for device in ("cpu", *(() if torch.cuda.is_available() else (None,))):
-            assert training_arguments(quick, tmp_path, device).device == torch.device("cpu")
-        with pytest.raises(ConfigError, match=r"device must be cpu, cuda, cuda:N or mps, got .banana."):
-            training_arguments(quick, tmp_path, "banana")
-        for device in ("cuda:7", "cuda", "mps"):
-            if torch.cuda.is_available() or torch.backends.mps.is_available():
-                continue
-            with pytest.raises(ConfigError, match=rf"device `{device}` is not there"):
-                training_arguments(quick, tmp_path, device)
-
-    @pytest.mark.parametrize(
-        ("device", "told"),
-        [
-            ("cuda:1", r"choose `cuda:1` by CUDA_VISIBLE_DEVICES=1 and the device `cuda`"),
-            ("mps", "where `mps` is meant"),
-        ],
-    )
-    def test_a_device_that_the_trainer_would_not_take_is_refused(
-        self, device: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(run, "choose_device", torch.device)  # as if it were there
-        if torch.backends.mps.is_available():
-            pytest.skip("it is there")
-        with pytest.raises(ConfigError, match=told):
-            training_arguments(recipe(bf16=False), tmp_path, device)
-
-    @pytest.mark.parametrize("sharding", ["zero2", "zero3"])
-    def test_deepspeed_is_asked_for_by_name_where_it_is_missing(
-        self, sharding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(run, "find_spec", lambda name: None)
-
-        def missing(**values: Any) -> None:
-            assert values["deepspeed"]["zero_optimization"]["stage"] == int(sharding[-1])
-            raise ImportError("deepspeed")
-
-        monkeypatch.setattr(run, "TrainingArguments", missing)
-        with pytest.raises(MissingExtraError) as caught:
-            training_arguments(recipe(sharding=sharding), tmp_path, "cpu")
-        line = 'pip install "llava-grounding[deepspeed]"'
-        assert str(caught.value) == f"`sharding` {sharding} needs packages that are not installed; type `{line}`"
-
-    def test_trackers_that_do_not_exist_or_are_not_installed_are_named(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        with pytest.raises(ConfigError, match=r"`report_to` names no tracker: `wandbb`; did you mean `wandb`\?"):
-            training_arguments(recipe(report_to=["wandbb"]), tmp_path, "cpu")
-        monkeypatch.setattr(run, "find_spec", lambda name: None)
-        with pytest.raises(MissingExtraError, match="`report_to` tensorboard needs packages"):
-            training_arguments(recipe(report_to=["tensorboard"]), tmp_path, "cpu")
-
-
-class TestAdapters:
-    LORA: ClassVar[dict[str, Any]] = {"flavour": "shared", "num_points": 16, "lora": {"rank": 4, "alpha": 8}}
-
-    def setup(self, folder: Path, seed: int = 0) -> Any:
-        from llava_grounding.train.adapters import add_adapters
-        from llava_grounding.train.plan import set_trainable
-
-        setup = training_setup(folder, **self.LORA)
-        torch.manual_seed(seed)
-        assert setup.recipe.lora is not None
-        add_adapters(setup.model, setup.recipe.lora)
-        set_trainable(setup.model, setup.plan, [setup.processor.tokens.ids.seg])
-        return setup
-
-    def test_they_alone_move_are_merged_in_what_is_left_and_go_on(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        pytest.importorskip("peft")
-        setup = self.setup(tmp_path / "straight")
-        before = {name: value.clone() for name, value in weights(setup).items()}
-        run_stage(setup, "cpu")
-        moved = set(differences(weights(setup), before))
-        language = {name for name in moved if name.split(".")[1] in ("language_model", "lm_head")}
-        tables = {"model.language_model.embed_tokens.weight", "model.lm_head.weight"}
-        assert all(".lora_" in name for name in language - tables)
-        assert sum("lora_B" in name for name in language) == 14  # seven layers of each of two blocks
-        rows = (weights(setup)["model.lm_head.weight"] != before["model.lm_head.weight"]).any(1).nonzero().flatten()
-        assert rows.tolist() == [setup.processor.tokens.ids.seg]
-
-        self.assert_merged(tmp_path / "straight/last", setup)
-        with monkeypatch.context() as patched:
-            honest = GroundingTrainer.training_step
-
-            def mortal(trainer: GroundingTrainer, *arguments: Any, **keywords: Any) -> Tensor:
-                if trainer.state.global_step == 3:
-                    raise StoppedError
-                return honest(trainer, *arguments, **keywords)
-
-            patched.setattr(GroundingTrainer, "training_step", mortal)
-            with pytest.raises(StoppedError):
-                run_stage(self.setup(tmp_path / "stopped"), "cpu")
-        assert (tmp_path / "stopped/checkpoint-2/learnt.safetensors").exists()
-        resumed = self.setup(tmp_path / "stopped", seed=9)  # other fresh adapters
-        run_stage(resumed, "cpu")
-        assert differences(weights(resumed), weights(setup)) == []
-
-    def assert_merged(self, folder: Path, setup: Any) -> None:
-        merged = LlavaGroundingForConditionalGeneration.from_pretrained(folder).eval()
-        assert not any("lora" in name or "base_layer" in name for name in load_file(folder / "model.safetensors"))
-        model, batch = setup.model.eval(), setup.stream().batch(0).batch
-        outputs = [
-            one(
-                input_ids=batch.texts["input_ids"],
-                attention_mask=batch.texts["attention_mask"],
-                grounder_pixel_values=batch.images["grounder_pixel_values"],
-                region_prompts=batch.prompts,
-                use_cache=False,
-            ).logits
-            for one in (model, merged)
-        ]
-        torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-5)
-        name = "language_model.layers.0.mlp.up_proj"
-        assert not torch.equal(merged.get_submodule(name).weight, model.get_submodule(name).base_layer.weight)
-
-    def test_quantised_weights_train_through_them(self, tmp_path: Path) -> None:
-        pytest.importorskip("bitsandbytes")
-        from llava_grounding.train.training_setup import build_training_setup
-
-        start = tmp_path / "start"
-        setup = training_setup(start, flavour="official", stage="grounded_chat")
-        save_whole(setup.training_module, setup.processor, start)
-        for weights_kind in ("int8", "int4"):
-            values = {"stage": "grounded_chat", "weights": weights_kind, "lora": {}, "start_from": str(start)}
-            setup = build_training_setup(recipe(steps=1, **values), tmp_path / weights_kind, device="cpu")
-            place = tmp_path / weights_kind / "last"
-            if weights_kind == "int8":
-                run_stage(setup, "cpu")
-            else:  # on a CPU four bits need layers that are wider than those of a tiny model
-                save_whole(setup.training_module, setup.processor, place)
-            merged = load_file(place / "model.safetensors")
-            assert all(value.is_floating_point() or "num_batches" in name for name, value in merged.items())
-            assert not [name for name in merged if "base_layer" in name]
-            assert "quantization_config" not in json.loads((place / "config.json").read_text())
-
-
-@pytest.mark.parametrize("stage", ["chat", "pretrain_grounder"])
-def test_a_batch_moves_to_another_device_whole(stage: str, tmp_path: Path) -> None:
-    batch = training_setup(tmp_path, stage=stage).stream().batch(0).batch
-    moved = batch.to(torch.device("meta"))
-    assert type(moved) is type(batch)
-    for field in fields(moved):
-        assert devices(getattr(moved, field.name)) <= {"meta"}, field.name
-
-
-def devices(value: object) -> set[str]:
-    if isinstance(value, Tensor):
-        return {value.device.type}
-    if isinstance(value, dict | list | tuple):
-        return {kind for part in (value.values() if isinstance(value, dict) else value) for kind in devices(part)}
-    if hasattr(value, "__dataclass_fields__"):
-        return {kind for field in fields(value) for kind in devices(getattr(value, field.name))}  # type: ignore[arg-type]
-    return set()
 
 
 def test_a_damaged_checkpoint_leaves_nothing_half_loaded_unsaid(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from scene_files import write_every_kind
 from llava_grounding.markup import parse
 from llava_grounding.scenes.records import DrawnScenes
 from llava_grounding.train.batching.mixture import Mixture
-from llava_grounding.train.batching.sources import check_sources, open_dataset, open_sources
+from llava_grounding.train.batching.source_kinds import open_dataset
+from llava_grounding.train.batching.sources import check_sources, open_sources
 
 
 @pytest.fixture(scope="module")

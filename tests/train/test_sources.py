@@ -18,6 +18,8 @@ from hand_made import SCENES, sample
 
 from llava_grounding.cli.main import main
 from llava_grounding.data.readers.coco import PhotoPack
+from llava_grounding.data.readers.custom import CustomData
+from llava_grounding.data.readers.registry import READERS
 from llava_grounding.data.sample import Sample, mirror_sample
 from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.errors import ConfigError, DataError
@@ -25,13 +27,10 @@ from llava_grounding.markup import parse
 from llava_grounding.scenes.records import HELD_OUT
 from llava_grounding.scenes.synthetic import SceneConfig, draw_scene
 from llava_grounding.train.batching.mixture import Mixture
+from llava_grounding.train.batching.source_kinds import Photos, Records, Scenes, known_kinds, open_dataset
 from llava_grounding.train.batching.sources import (
-    KINDS,
-    Photos,
-    Scenes,
     check_sources,
     held_out_samples,
-    open_dataset,
     open_source,
     open_sources,
     scenes_without_dialogues,
@@ -55,7 +54,7 @@ def samples_of(mixture: Mixture, steps: int) -> list[Sample]:
 
 class TestKinds:
     def test_there_is_a_miniature_of_every_kind_that_has_files(self) -> None:
-        assert {"scenes", "photos", *SOURCES, *TOOLS} == set(KINDS)
+        assert {"scenes", "photos", *SOURCES, *TOOLS} == set(known_kinds())
 
     @pytest.mark.parametrize("kind", TOOLS)
     def test_what_a_tool_wrote_opens_as_a_recipe_says(self, kind: str, tmp_path: Path) -> None:
@@ -131,7 +130,7 @@ class TestKinds:
 
     def test_an_unknown_kind_gets_the_nearest_and_all_there_are(self) -> None:
         told = refused({"kind": "refcocoo", "refs": "x"})
-        assert told == f"unknown kind of data `refcocoo`; did you mean `refcoco`?; known are {', '.join(KINDS)}"
+        assert told == f"unknown kind of data `refcocoo`; did you mean `refcoco`?; known are {', '.join(known_kinds())}"
 
     @pytest.mark.parametrize("kind", ["scenes", "photos"])
     def test_drawn_scenes_and_photos_know_their_keys_too(self, kind: str, mini_pack_root: Path) -> None:
@@ -431,7 +430,9 @@ class TestCheck:
         assert any("missing" in line and line.endswith(": 1") for line in lines)
         assert any(picture.name in line for line in lines)
 
-    def test_all_that_is_wrong_with_own_data_is_counted_and_told_with_examples(self, tmp_path: Path) -> None:
+    def test_all_that_is_wrong_with_own_data_is_counted_and_told_with_examples(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         write_source(source("custom"), tmp_path)
         path = tmp_path / "o/instances.json"
         labels = json.loads(path.read_text())
@@ -453,9 +454,26 @@ class TestCheck:
             "    annotation 200: category_id 99 is no category of the file that can be used",
             "    entry 1: turn 1: a phrase names annotation 999, which is not there or unusable",
         } <= {line.replace("      ", "    ") for line in lines}
+        again: list[str] = []
+        monkeypatch.setitem(READERS, "mine", type("Mine", (CustomData,), {"may_be_mirrored": False}))
+        assert not check_sources([{**values, "kind": "mine"}], tmp_path, again.append)
+        assert again == lines
         lines.clear()
         assert check_sources([{**values, "strict": False}], tmp_path, lines.append)
         assert "  left out, bbox without area: 30" in lines
+
+    def test_a_reader_says_whether_its_pictures_may_be_mirrored(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(READERS, "mine", type("Mine", (CustomData,), {"may_be_mirrored": False}))
+        assert "mine" in known_kinds()
+        mirrored = {}
+        for kind, like in (("custom", "custom"), ("mine", "custom"), ("set_of_mark", "set_of_mark")):
+            write_source(source(like), tmp_path)
+            records = open_source({**source(like), "kind": kind, "dialogue": {"mirror": 1.0}}, tmp_path)
+            assert isinstance(records, Records)
+            mirrored[kind] = records.dialogue.mirror
+        assert mirrored == {"custom": 1.0, "mine": 0.0, "set_of_mark": 0.0}
 
     def test_own_data_of_which_nothing_is_left_is_counted_too(self, tmp_path: Path) -> None:
         write_source(source("custom"), tmp_path)

@@ -21,7 +21,7 @@ from llava_grounding.data.sample import Sample
 from llava_grounding.errors import DataError
 from llava_grounding.train.batching.batches import ChatBatch, ClassBatch, chat_item
 from llava_grounding.train.batching.mixture import Broken, Mixture
-from llava_grounding.train.batching.sources import Photos, Scenes
+from llava_grounding.train.batching.source_kinds import Photos, Scenes
 from llava_grounding.train.batching.stream import (
     BatchMaker,
     BatchStream,

@@ -4,6 +4,7 @@ The weights stand here as numbers, not as the names the code gives them.
 """
 
 from dataclasses import fields, replace
+from functools import lru_cache
 from math import log
 
 import numpy as np
@@ -26,7 +27,7 @@ from llava_grounding.train.batching.batches import (
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch
 from llava_grounding.train.losses.class_losses import cell_loss, class_losses, ground_classes, hide_phrases, naming_loss
 from llava_grounding.train.losses.step_losses import Criteria, Shares, chat_losses, pretrain_losses
-from llava_grounding.train.losses.weights import LossWeights
+from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
 from llava_grounding.train.plan import stage_plan
 from llava_grounding.train.training_module import LossConfig
 
@@ -185,5 +186,62 @@ def test_the_weights_are_those_of_the_recipe() -> None:
     assert other.weights == LossWeights(**values)
     assert other.denoising == 4
     assert replace(other, weights=plain.weights, denoising=0) == plain
+    costs = {one.name: 0.5 + number for number, one in enumerate(fields(MatchingCosts))}
+    given = recipe(matching_costs=costs)
+    assert replace(LossConfig.of(given, stage_plan(given)), costs=MatchingCosts()) == plain
+    assert LossConfig.of(given, stage_plan(given)).costs == MatchingCosts(**costs)
     points = [LossConfig.of(recipe(num_points=count), stage_plan(recipe())).num_points for count in (0, 7)]
     assert points == [None, 7]
+
+
+SUMS = {"class": 1.0, "phrase": 1.0, "prompt": 0.2}
+"""Losses of which each is a sum, with the weight that it has in the total."""
+APART = {
+    "grounding": {"class_loss": 1.0, "phrase_loss": 1.0},
+    "words": {"class_words": 1.0},
+    "prompts": {"prompt_loss": 0.2},
+    "naming": {"class_naming": 2.0},
+    "cells": {"class_cells": 4.0},
+    "denoising": {"class_denoising": 1.0},
+}
+"""Weights of losses that are reported without them, and what they have in the total."""
+INSIDE = {"focal": "class", "mask": "mask", "dice": "dice", "box": "box", "giou": "giou", "score": "score"}
+"""Weights of losses that are reported with them, and what these are called."""
+
+
+@lru_cache
+def losses_with(name: str, factor: float) -> dict[str, Tensor]:
+    """Of a dialogue, with one weight multiplied."""
+    weights = replace(LossWeights(), **{name: factor * getattr(LossWeights(), name)})
+    torch.manual_seed(0)  # of the disturbed copies
+    criteria = Criteria.of(len(NAMES), None, weights)
+    return chat_losses(training_model().eval(), class_phrases(), criteria, chat_batch(), weights, denoising=2)
+
+
+@pytest.mark.parametrize("name", [one.name for one in fields(LossWeights)])
+def test_a_weight_multiplies_its_own_losses_and_no_others(name: str) -> None:
+    once, thrice = losses_with("focal", 1.0), losses_with(name, 3.0)
+    grown = {key: thrice[key] - value for key, value in once.items() if not torch.equal(value, thrice[key])}
+    sums = {"loss", *(f"{part}_loss" for part in SUMS)}
+    if name in APART:
+        assert grown.keys() - sums == set()
+        expected = sum(2 * weight * once[key] for key, weight in APART[name].items())
+        torch.testing.assert_close(grown["loss"], expected, rtol=1e-4, atol=1e-4)
+        return
+    disturbed = grown.pop("class_denoising", torch.zeros(()))
+    assert grown.keys() - sums == {key for key in once if f"_loss_{INSIDE[name]}" in key} != set()
+    assert bool(disturbed > 0) == (name != "score")
+    for part in SUMS:
+        own = [key for key in grown.keys() - sums if key.startswith(part)]
+        expected = sum((2 * once[key] for key in own), disturbed * (part == "class"))
+        torch.testing.assert_close(grown.get(f"{part}_loss", torch.zeros(())), expected, rtol=1e-4, atol=1e-4)
+    total = sum(weight * grown[f"{part}_loss"] for part, weight in SUMS.items() if f"{part}_loss" in grown)
+    torch.testing.assert_close(grown["loss"], total, rtol=1e-4, atol=1e-4)
+
+
+def test_the_costs_of_matching_are_those_given() -> None:
+    criteria = Criteria.of(len(NAMES), None, costs=MatchingCosts(1.0, 2.0, 3.0, 4.0, 5.0))
+    for matcher in (criteria.classes.matcher, criteria.phrases.matcher):
+        costs = (matcher.cost_class, matcher.cost_mask, matcher.cost_dice, matcher.cost_box, matcher.cost_giou)
+        assert costs == (1.0, 2.0, 3.0, 4.0, 5.0)
+        assert matcher.num_points is None

@@ -11,11 +11,13 @@ says, only words that were in the sample are ever written, and only ids that are
 
 - `json_stream` reads files of any size row by row; `label_index` keeps labels on the disk. Memory does not grow with
   the number of samples.
-- `store` is the only memory of what was asked: SQLite in WAL mode, one row per request under the hash of its content
-  (prompt version, model, sampling parameters, messages), written before and after each call. One process at a time.
+- `endpoints.store` is the only memory of what was asked: SQLite in WAL mode, one row per request under the hash of its
+  content (prompt version, model, sampling parameters, messages), written before and after each call. One process at a
+  time.
 - Two passes: *ask* fills the store and can be stopped at any moment; *assemble* reads nothing but the inputs and the
   store, so that its files are the same however often and wherever the first pass was killed.
-- `asking` knows endpoints, limits and money; nothing else does. `parse`, `verify` and `matcher` are pure functions.
+- `endpoints.asking` knows endpoints, limits and money; nothing else does, and it knows no samples: `rounds` says what
+  is asked. `parse`, `verify` and `matcher` are pure functions.
 - Outputs are written aside and exchanged as a set; the manifest comes last.
 
 How it fails: a file of another kind, an unreachable endpoint, a wrong key, an unknown model are errors of one sentence.

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 
 from llava_grounding.annotate import matcher
 from llava_grounding.annotate.agreement import Agreement
-from llava_grounding.annotate.label_index import LabelIndex, file_hash
+from llava_grounding.annotate.label_index import LabelIndex
 from llava_grounding.annotate.marked import Marked
 from llava_grounding.annotate.samples import Shard, SourceKind, Unusable, iter_samples
-from llava_grounding.annotate.tasks import Task, iter_tasks
+from llava_grounding.annotate.tasks import AnnotationTask, iter_tasks
 from llava_grounding.annotate.verify import verify
 from llava_grounding.annotate.write import MANIFEST, Writer
 from llava_grounding.data.images import ImageStore
+from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.readers.coco import LABEL_SETS
 from llava_grounding.errors import DataError
 
@@ -46,7 +47,7 @@ class Inputs:
     images: ImageStore
     shard: Shard = field(default_factory=Shard)
 
-    def tasks(self, index: LabelIndex, limit: int | None = None) -> Iterable[Task | Unusable]:
+    def tasks(self, index: LabelIndex, limit: int | None = None) -> Iterable[AnnotationTask | Unusable]:
         """The samples with their images, in order; at most `limit` of them."""
         for number, task in enumerate(iter_tasks(iter_samples(self.texts, self.kind, self.shard), index, self.images)):
             if limit is not None and number >= limit:
@@ -77,7 +78,7 @@ class Answers(Protocol):
     def usage(self) -> Mapping[str, Any]:
         """What the manifest says of its cost, when all answers have been taken."""
 
-    def answer(self, task: Task) -> Answer | str:
+    def answer(self, task: AnnotationTask) -> Answer | str:
         """What is known of a task, or the reason why nothing is."""
 
 
@@ -90,7 +91,7 @@ class BuiltinAnswers:
     def usage(self) -> Mapping[str, Any]:
         return {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0, "prices": [0.0, 0.0]}
 
-    def answer(self, task: Task) -> Answer | str:
+    def answer(self, task: AnnotationTask) -> Answer | str:
         return Answer(matcher.match(task), verified=True)
 
 
@@ -215,7 +216,7 @@ def hash_label_sets(folder: Path) -> dict[str, Any]:
     return {LABEL_SETS: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
 
 
-def _verified(task: Task, answer: Answer) -> Marked:
+def _verified(task: AnnotationTask, answer: Answer) -> Marked:
     return answer.marked if answer.verified else verify(task, answer.marked)
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from llava_grounding.annotate.finished import iter_records
-from llava_grounding.data.images import ImageStore, coco_number, read_file
+from llava_grounding.data.image_names import coco_number
+from llava_grounding.data.images import ImageStore, read_file
 from llava_grounding.data.readers.reading import read_json
 from llava_grounding.data.readers.rows import read_entries
 from llava_grounding.errors import DataError, ImageError

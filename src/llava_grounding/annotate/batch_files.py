@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.annotate.json_stream import iter_rows
-from llava_grounding.annotate.limits import guess_tokens
-from llava_grounding.annotate.rounds import ModelSettings, Pending, next_step
+from llava_grounding.annotate.rounds import ModelSettings, next_step
 from llava_grounding.annotate.samples import Unusable
-from llava_grounding.annotate.store import Store
-from llava_grounding.annotate.tasks import Task
+from llava_grounding.annotate.tasks import AnnotationTask
+from llava_grounding.endpoints.asking import Pending
+from llava_grounding.endpoints.limits import guess_tokens
+from llava_grounding.endpoints.store import Store
 from llava_grounding.errors import DataError, shown
 
 MAX_REQUESTS = 50_000
@@ -29,7 +30,7 @@ _MOST_TOKENS = 10_000_000  # that are believed of one answer
 
 
 def iter_batch_lines(
-    tasks: Iterable[Task | Unusable], settings: ModelSettings, store: Store, again: bool = False
+    tasks: Iterable[AnnotationTask | Unusable], settings: ModelSettings, store: Store, again: bool = False
 ) -> Iterator[tuple[str, str]]:
     """Key and line of every request that is not answered, each once.
 
@@ -41,7 +42,7 @@ def iter_batch_lines(
         if isinstance(task, Unusable):
             continue
         step = next_step(task, settings, store.get)
-        if not isinstance(step, Pending) or (step.row is not None and step.row.state == "refused"):
+        if not isinstance(step, Pending) or step.is_refused:
             continue
         if step.row is not None and step.row.state == "batch" and not again:
             continue

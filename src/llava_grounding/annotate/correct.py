@@ -19,10 +19,11 @@ from llava_grounding.annotate.json_stream import Row, iter_rows
 from llava_grounding.annotate.label_index import LabelIndex, open_index
 from llava_grounding.annotate.marked import Marked, MarkedPhrase, Refused
 from llava_grounding.annotate.samples import Shard, TextSample, Turn, Unusable
-from llava_grounding.annotate.tasks import NamesOnly, Task, iter_tasks
+from llava_grounding.annotate.tasks import AnnotationTask, iter_tasks
 from llava_grounding.annotate.verdicts import PhraseKey, Verdict, precision_of
 from llava_grounding.annotate.verify import span_fault
 from llava_grounding.annotate.write import DROPPED, INSTANCES, RECORDS, REJECTED, Writer
+from llava_grounding.data.images import NamesOnly
 from llava_grounding.errors import DataError
 
 REJECTED_BY_HAND = "rejected in review"
@@ -104,11 +105,11 @@ def _read(name: str, row: Row) -> Any:
     return Unusable(int(value["position"]), str(value["id"]), reason, str(value.get("detail", reason)))
 
 
-def _tasks(folder: Path, index: LabelIndex) -> Iterator[tuple[FinishedRecord, Task]]:
+def _tasks(folder: Path, index: LabelIndex) -> Iterator[tuple[FinishedRecord, AnnotationTask]]:
     """Records with what was asked about them."""
     records, again = tee(iter_records(folder))
     for record, task in zip(records, iter_tasks(map(_sample, again), index, NamesOnly()), strict=True):
-        if not isinstance(task, Task) or {one.label: one.text for one in record.texts} != dict(task.texts):
+        if not isinstance(task, AnnotationTask) or {one.label: one.text for one in record.texts} != dict(task.texts):
             raise DataError(f"{folder / RECORDS}, line {record.number} does not fit {folder / INSTANCES}")
         yield record, task
 
@@ -120,7 +121,7 @@ def _sample(record: FinishedRecord) -> TextSample:
     return TextSample(record.position, record.id, record.image_id, turns)
 
 
-def _marked(record: FinishedRecord, task: Task, verdicts: dict[PhraseKey, Verdict]) -> Marked:
+def _marked(record: FinishedRecord, task: AnnotationTask, verdicts: dict[PhraseKey, Verdict]) -> Marked:
     """The phrases of a record; takes the verdicts on them out of those given."""
     number_of = {one.instance.id: one.number for one in task.numbered}
     phrases: dict[str, tuple[MarkedPhrase, ...]] = {}

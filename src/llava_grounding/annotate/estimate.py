@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from llava_grounding.annotate.limits import guess_tokens
-from llava_grounding.annotate.rounds import ModelSettings, Pending, cost_of, next_step
+from llava_grounding.annotate.rounds import ModelSettings, next_step
 from llava_grounding.annotate.samples import Unusable
-from llava_grounding.annotate.store import Store
-from llava_grounding.annotate.tasks import Task
+from llava_grounding.annotate.tasks import AnnotationTask
+from llava_grounding.endpoints.asking import Pending
+from llava_grounding.endpoints.limits import cost_of, guess_tokens
+from llava_grounding.endpoints.store import Store
 
 LOOKED_AT = 3000
 """Samples from which all others are estimated."""
@@ -71,7 +72,7 @@ class Estimate:
             yield f"at least {minutes / 60:.1f} hours by the limits on requests and tokens"
 
 
-def estimate(tasks: Iterable[Task | Unusable], settings: ModelSettings, store: Store) -> Estimate:
+def estimate(tasks: Iterable[AnnotationTask | Unusable], settings: ModelSettings, store: Store) -> Estimate:
     """What is left to be asked about the first `LOOKED_AT` samples at most."""
     usage = store.usage(settings.model)
     samples = requests = prompt = said = 0
@@ -80,7 +81,7 @@ def estimate(tasks: Iterable[Task | Unusable], settings: ModelSettings, store: S
         if isinstance(task, Unusable):
             continue
         step = next_step(task, settings, store.get)
-        if isinstance(step, Pending) and not (step.row is not None and step.row.state == "refused"):
+        if isinstance(step, Pending) and not step.is_refused:
             requests += 1
             prompt += guess_tokens(sum(len(message["content"]) for message in step.request.body["messages"]))
             said += round(_ANSWER_PER_TEXT * guess_tokens(sum(map(len, task.texts.values()))))

@@ -6,7 +6,6 @@ business: rows come back as small instances files of a few images. Knows no text
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -16,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.annotate.json_stream import Row, iter_rows
-from llava_grounding.data.images import ImageStore, coco_number, open_regular
+from llava_grounding.data.image_names import coco_number
+from llava_grounding.data.images import ImageStore
+from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.readers.box_forms import BoxForms
 from llava_grounding.data.readers.coco import read_label_sets
 from llava_grounding.data.readers.labels import LabelledImages
@@ -38,22 +39,6 @@ create index image_by_number on image(number) where number is not null;
 create index annotation_by_image on annotation(image_id);
 create index annotation_by_id on annotation(id);
 """
-
-
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, in hex.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with open_regular(path) as stream:
-            while piece := stream.read(2**20):
-                digest.update(piece)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    return digest.hexdigest()
 
 
 class LabelIndex:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from llava_grounding.annotate.marked import Marked, MarkedPhrase
-from llava_grounding.annotate.tasks import Numbered, Task
+from llava_grounding.annotate.tasks import AnnotationTask, Numbered
 from llava_grounding.data.grounded_captions import box_area_of
 from llava_grounding.language.nouns import Mention, is_plural_name, lexicon_with
 
@@ -23,14 +23,14 @@ _SIDES = {"left": (0, False), "right": (0, True), "top": (1, False), "bottom": (
 _INDEFINITE = frozenset({"a", "an", "one", "another"})
 
 
-def match(task: Task) -> Marked:
+def match(task: AnnotationTask) -> Marked:
     """Which phrases of the task's texts name which of its instances."""
     groups = _by_category(task)
     words = lexicon_with(groups)
     return Marked({label: _match_text(text, words.find(text), groups, task) for label, text in task.texts.items()})
 
 
-def _by_category(task: Task) -> dict[str, list[Numbered]]:
+def _by_category(task: AnnotationTask) -> dict[str, list[Numbered]]:
     groups: dict[str, list[Numbered]] = defaultdict(list)
     for one in task.numbered:
         groups[one.name].append(one)
@@ -38,7 +38,7 @@ def _by_category(task: Task) -> dict[str, list[Numbered]]:
 
 
 def _match_text(
-    text: str, mentions: Sequence[Mention], groups: dict[str, list[Numbered]], task: Task
+    text: str, mentions: Sequence[Mention], groups: dict[str, list[Numbered]], task: AnnotationTask
 ) -> tuple[MarkedPhrase, ...]:
     there = [(mention, [name for name in mention.categories if name in groups]) for mention in mentions]
     said = defaultdict(list)
@@ -56,7 +56,7 @@ def _match_text(
 
 
 def _meant(
-    text: str, mention: Mention, said: Sequence[Mention], things: Sequence[Numbered], task: Task
+    text: str, mention: Mention, said: Sequence[Mention], things: Sequence[Numbered], task: AnnotationTask
 ) -> tuple[int, ...]:
     """Numbers of the instances that one mention of a category means; none where that is left open."""
     if mention.vague or not _one_referent(text, said):
@@ -90,7 +90,7 @@ def _one_referent(text: str, said: Sequence[Mention]) -> bool:
     return len(heads) == 1 and len({mention.plural for mention in said}) == 1 and all(word == "the" for word in later)
 
 
-def _chosen(text: str, mention: Mention, things: Sequence[Numbered], task: Task) -> tuple[int, ...]:
+def _chosen(text: str, mention: Mention, things: Sequence[Numbered], task: AnnotationTask) -> tuple[int, ...]:
     """The one of several that a singular means: by its side, else because it is by far the largest."""
     side = _side(text, mention)
     if side is not None and task.record.image_size_wh is not None:

@@ -14,7 +14,6 @@ from typing import Any
 
 from llava_grounding.annotate.assemble import hash_label_sets, make_manifest, read_manifest, write_manifest
 from llava_grounding.annotate.json_stream import Row, iter_rows
-from llava_grounding.annotate.rounds import cost_of
 from llava_grounding.annotate.samples import Shard
 from llava_grounding.annotate.write import (
     DROPPED,
@@ -28,6 +27,7 @@ from llava_grounding.annotate.write import (
     JsonList,
 )
 from llava_grounding.data.readers.coco import LABEL_SETS
+from llava_grounding.endpoints.limits import cost_of
 from llava_grounding.errors import DataError
 
 _PARTS = {"gvc": GVC, "gvc_r": GVC_R, "marks": MARKS}

@@ -16,7 +16,7 @@ from typing import Any
 
 from llava_grounding.annotate.marked import Marked, MarkedPhrase, Refused
 from llava_grounding.annotate.prompt import AnswerForm, clean_name
-from llava_grounding.annotate.tasks import Numbered, Task
+from llava_grounding.annotate.tasks import AnnotationTask, Numbered
 from llava_grounding.language.nouns import lexicon, other_names, spoken_name
 
 MAX_ANSWER = 200_000
@@ -39,7 +39,7 @@ _MAX_WORDS = 2000  # of a text that was changed
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "\u00a0": " ", "–": "-", "—": "-"})
 
 
-def parse_answer(answer: str, task: Task, form: AnswerForm) -> Marked:
+def parse_answer(answer: str, task: AnnotationTask, form: AnswerForm) -> Marked:
     """The phrases that an answer marks; what cannot be certain is among the refused ones.
 
     Args:
@@ -80,7 +80,7 @@ def _bare(answer: str, repairs: Counter[str]) -> str:
 class _Reader:
     """What both forms share: things by their names, phrases by their places."""
 
-    def __init__(self, task: Task, repairs: Counter[str]) -> None:
+    def __init__(self, task: AnnotationTask, repairs: Counter[str]) -> None:
         self.task, self.repairs = task, repairs
         self.refused: list[Refused] = []
         self._things = {one.number: one for one in task.numbered}

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from llava_grounding.annotate.marked import Refused
-from llava_grounding.annotate.tasks import Numbered, Task
+from llava_grounding.annotate.tasks import AnnotationTask, Numbered
 
 AnswerForm = Literal["schema", "brackets"]
 """How a model answers: JSON that the endpoint holds to a schema, or the texts with brackets in them."""
@@ -123,7 +123,7 @@ def opening(form: AnswerForm) -> tuple[Message, ...]:
     return _OPENINGS[form]
 
 
-def messages_of(task: Task) -> list[Message]:
+def messages_of(task: AnnotationTask) -> list[Message]:
     """What follows the opening in the first request about a task."""
     return [{"role": "user", "content": _listing(_lines(task.numbered), task.texts)}]
 

@@ -22,10 +22,10 @@ from typing import Any
 from PIL import Image
 
 from llava_grounding.annotate.finished import FinishedLabels, FinishedRecord, FinishedText, iter_records
-from llava_grounding.annotate.label_index import file_hash
 from llava_grounding.annotate.tasks import number_instances
 from llava_grounding.annotate.verdicts import KIND, VERSION
 from llava_grounding.annotate.write import RECORDS
+from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.record import Record
 from llava_grounding.errors import DataError
 from llava_grounding.render.outline import mask_to_path

@@ -6,8 +6,9 @@ A function of the task, the settings and the store alone, so that asking and ass
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,13 +24,18 @@ from llava_grounding.annotate.prompt import (
     messages_of,
     opening,
 )
-from llava_grounding.annotate.store import Row, Store, request_key
-from llava_grounding.annotate.tasks import Task
+from llava_grounding.annotate.samples import Unusable
+from llava_grounding.annotate.tasks import AnnotationTask
 from llava_grounding.annotate.verify import verify
+from llava_grounding.endpoints.asking import LookUp, Pending, Questioner
+from llava_grounding.endpoints.client import RefusedError
+from llava_grounding.endpoints.limits import cost_of
+from llava_grounding.endpoints.store import Row, Store, request_key
 
 NOT_ANSWERED = "not answered"
 """Reason for which samples are rejected that nobody has answered yet."""
 REFUSED = "refused by the endpoint"
+_ABOUT_FORM = re.compile(r"response_format|json_schema|schema|guided|grammar|structured", re.IGNORECASE)
 _IN_WORDS = {"the answer is a refusal": "refusal", "the answer is empty": "empty answer"}
 
 
@@ -93,15 +99,7 @@ class Request:
         return body | {key: value for key, value in settings.parameters.items() if value is not None}
 
 
-@dataclass(frozen=True)
-class Pending:
-    """A request that has no answer yet, and what the store knows of it."""
-
-    request: Request
-    row: Row | None
-
-
-def next_step(task: Task, settings: ModelSettings, look_up: Callable[[str], Row | None]) -> Pending | Answer:
+def next_step(task: AnnotationTask, settings: ModelSettings, look_up: LookUp) -> Pending | Answer:
     """The next request about a task, or what all answers together come to.
 
     Of several answers the last one that could be read counts.
@@ -132,6 +130,31 @@ def form_key(model: str) -> str:
     return f"form of {model}"
 
 
+class AnnotationQuestioner(Questioner[AnnotationTask | Unusable]):
+    """Asks for the phrases of samples; about those that cannot be used it asks nothing.
+
+    Args:
+        settings: their `form` becomes `brackets` if the endpoint takes no schema, unless `fixed_form`.
+    """
+
+    def __init__(self, settings: ModelSettings, fixed_form: bool = False) -> None:
+        super().__init__(settings.model)
+        self.settings, self._fixed_form = settings, fixed_form
+
+    def next_step(self, task: AnnotationTask | Unusable, look_up: LookUp) -> Pending | Answer | Unusable:
+        return task if isinstance(task, Unusable) else next_step(task, self.settings, look_up)
+
+    def note_first_answer(self, store: Store) -> None:
+        store.note(form_key(self.model), self.settings.form)
+
+    def change_after_refusal(self, refused: RefusedError, store: Store) -> bool:
+        if self._fixed_form or self.settings.form != "schema" or not _ABOUT_FORM.search(str(refused)):
+            return False
+        self.settings = replace(self.settings, form="brackets")
+        store.note(form_key(self.model), self.settings.form)
+        return True
+
+
 class StoredAnswers:
     """What the store holds of a model's answers, for `assemble`.
 
@@ -156,10 +179,10 @@ class StoredAnswers:
             "prices": list(self._prices),
         }
 
-    def answer(self, task: Task) -> Answer | str:
+    def answer(self, task: AnnotationTask) -> Answer | str:
         found = next_step(task, self._settings, self._look_up)
         if isinstance(found, Pending):
-            return REFUSED if found.row is not None and found.row.state == "refused" else NOT_ANSWERED
+            return REFUSED if found.is_refused else NOT_ANSWERED
         if found.marked.failure is not None:
             return _IN_WORDS.get(found.marked.failure, "unreadable answer")
         return found
@@ -171,8 +194,3 @@ class StoredAnswers:
             self._prompt_tokens += row.prompt_tokens
             self._completion_tokens += row.completion_tokens
         return row
-
-
-def cost_of(prompt_tokens: int, completion_tokens: int, prices: tuple[float, float]) -> float:
-    """In the unit of the prices, which are of a million tokens."""
-    return (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llava_grounding.annotate.json_stream import Row, iter_rows
-from llava_grounding.data.images import coco_number
+from llava_grounding.data.image_names import coco_number
 from llava_grounding.data.readers.gvc import SUFFIX, is_refusal
 from llava_grounding.data.readers.llava import entry_of, label_of
 from llava_grounding.data.readers.reading import EntryError, plain_text, shown, whole_number, words_of

@@ -13,7 +13,7 @@ from itertools import islice
 from llava_grounding.annotate.label_index import LabelIndex
 from llava_grounding.annotate.samples import TextSample, Unusable
 from llava_grounding.data.grounded_captions import box_area_of
-from llava_grounding.data.images import ImageStore, NoBytes
+from llava_grounding.data.images import ImageStore
 from llava_grounding.data.readers.reading import EntryError
 from llava_grounding.data.record import Annotation, Record
 from llava_grounding.language.nouns import spoken_name
@@ -21,19 +21,6 @@ from llava_grounding.language.nouns import spoken_name
 MAX_INSTANCES = 100
 """Listed of one image: the largest, in the order of the file."""
 _BLOCK = 1024  # samples whose labels are read together
-
-
-class NamesOnly:
-    """Stands for pictures that are not looked at: any name may be one."""
-
-    def locate(self, name: str) -> NoBytes:
-        return _NOT_READ
-
-    def has(self, name: str) -> bool:
-        return True
-
-
-_NOT_READ = NoBytes("pictures are not read for annotating")
 
 
 @dataclass(frozen=True)
@@ -56,7 +43,7 @@ class Numbered:
 
 
 @dataclass(frozen=True)
-class Task:
+class AnnotationTask:
     """What is asked about one sample.
 
     Args:
@@ -74,7 +61,7 @@ class Task:
     seed: int
 
 
-def make_task(sample: TextSample, record: Record, numbered: tuple[Numbered, ...] | None = None) -> Task:
+def make_task(sample: TextSample, record: Record, numbered: tuple[Numbered, ...] | None = None) -> AnnotationTask:
     """A sample with its image.
 
     Args:
@@ -87,7 +74,7 @@ def make_task(sample: TextSample, record: Record, numbered: tuple[Numbered, ...]
         texts[f"A{number}"] = turn.answer
     key = repr((sample.id, record.id, texts)).encode("utf-8", "surrogatepass")
     seed = int.from_bytes(hashlib.sha256(key).digest()[:8], "big")
-    return Task(sample, record, number_instances(record) if numbered is None else numbered, texts, seed)
+    return AnnotationTask(sample, record, number_instances(record) if numbered is None else numbered, texts, seed)
 
 
 def number_instances(record: Record) -> tuple[Numbered, ...]:
@@ -114,7 +101,7 @@ def _shares(thing: Annotation, size_wh: tuple[int, int] | None) -> tuple[float, 
 
 def iter_tasks(
     samples: Iterable[TextSample | Unusable], index: LabelIndex, images: ImageStore
-) -> Iterator[Task | Unusable]:
+) -> Iterator[AnnotationTask | Unusable]:
     """Samples with the labels of their images, in order; one whose image is not labelled cannot be used."""
     iterator = iter(samples)
     last: Record | None = None

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.annotate.label_index import file_hash
 from llava_grounding.annotate.marked import Span
 from llava_grounding.annotate.write import RECORDS
+from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.readers.reading import is_whole, read_json
 from llava_grounding.errors import DataError, shown
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from llava_grounding.annotate.marked import Marked, MarkedPhrase, Refused
-from llava_grounding.annotate.tasks import Numbered, Task
+from llava_grounding.annotate.tasks import AnnotationTask, Numbered
 from llava_grounding.language.nouns import Lexicon, Mention, is_mass, is_plural_name, lexicon_with, parse_number
 from llava_grounding.language.synonyms import COLLECTIVES, GROUP_NOUNS, PHRASE_ENDS
 
@@ -20,7 +20,7 @@ _WORD = re.compile(r"[^\W_]+")
 _CUTS = PHRASE_ENDS - {"and", "or", "front"}
 
 
-def verify(task: Task, marked: Marked) -> Marked:
+def verify(task: AnnotationTask, marked: Marked) -> Marked:
     """The phrases that hold; the others are among the refused ones."""
     things = {one.number: one for one in task.numbered}
     words = lexicon_with({one.name for one in task.numbered})

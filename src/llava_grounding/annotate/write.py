@@ -20,7 +20,7 @@ import numpy as np
 from llava_grounding.annotate.label_index import LabelIndex
 from llava_grounding.annotate.marked import Marked, MarkedPhrase, Refused
 from llava_grounding.annotate.samples import Unusable
-from llava_grounding.annotate.tasks import Task
+from llava_grounding.annotate.tasks import AnnotationTask
 from llava_grounding.data.readers.coco import LABEL_SETS
 from llava_grounding.data.readers.gvc import gvc_entry
 from llava_grounding.data.readers.reading import IMAGE_TOKEN
@@ -152,7 +152,7 @@ class Writer:
         entry = {"position": what.position, "id": what.id, "reason": what.reason}
         self._rejected.add(entry if what.detail == what.reason else {**entry, "detail": what.detail})
 
-    def accept(self, task: Task, marked: Marked, rounds: int = 0) -> None:
+    def accept(self, task: AnnotationTask, marked: Marked, rounds: int = 0) -> None:
         """Write what a sample gives, if anything of it is named."""
         for one in marked.refused:
             self._drop(task, one)
@@ -189,7 +189,7 @@ class Writer:
             self.counts[part] += 1
         self._records.add(self._entry(task, marked, regions, parts, rounds))
 
-    def _drop(self, task: Task, one: Refused) -> None:
+    def _drop(self, task: AnnotationTask, one: Refused) -> None:
         entry = {"position": task.sample.position, "id": task.sample.id, "text": one.label, "phrase": one.phrase}
         self.drop({**entry, "reason": one.reason, "detail": one.detail})
 
@@ -199,7 +199,7 @@ class Writer:
         self._dropped.add(entry)
 
     def _entry(
-        self, task: Task, marked: Marked, regions: Mapping[str, Region], parts: Sequence[str], rounds: int
+        self, task: AnnotationTask, marked: Marked, regions: Mapping[str, Region], parts: Sequence[str], rounds: int
     ) -> dict[str, Any]:
         record = task.record
         return {
@@ -219,7 +219,7 @@ class Writer:
             "rounds": rounds,
         }
 
-    def _pointed(self, task: Task, region: Region) -> dict[str, Any]:
+    def _pointed(self, task: AnnotationTask, region: Region) -> dict[str, Any]:
         thing = task.record.instances[region.index]
         entry: dict[str, Any] = {"span": list(region.span), "annotation": thing.id}
         if self._with_prompts and task.record.image_size_wh is not None:
@@ -265,11 +265,11 @@ class Writer:
         return told
 
 
-def _of(task: Task, reason: str, detail: str) -> Unusable:
+def _of(task: AnnotationTask, reason: str, detail: str) -> Unusable:
     return Unusable(task.sample.position, task.sample.id, reason, detail)
 
 
-def _phrase(task: Task, text: str, phrase: MarkedPhrase) -> dict[str, Any]:
+def _phrase(task: AnnotationTask, text: str, phrase: MarkedPhrase) -> dict[str, Any]:
     things = [task.numbered[number - 1] for number in phrase.numbers]
     return {
         "text": text[slice(*phrase.span)],
@@ -279,7 +279,7 @@ def _phrase(task: Task, text: str, phrase: MarkedPhrase) -> dict[str, Any]:
     }
 
 
-def grounded_turns(task: Task, marked: Marked) -> tuple[RecordedTurn, ...]:
+def grounded_turns(task: AnnotationTask, marked: Marked) -> tuple[RecordedTurn, ...]:
     """The dialogue with the phrases of its answers as markup; a caption answers a question of ours."""
     turns = []
     for number, turn in enumerate(task.sample.turns, start=1):
@@ -293,7 +293,7 @@ def grounded_turns(task: Task, marked: Marked) -> tuple[RecordedTurn, ...]:
     return tuple(turns)
 
 
-def referring_turns(task: Task, marked: Marked) -> tuple[tuple[RecordedTurn, ...], dict[str, Region]] | None:
+def referring_turns(task: AnnotationTask, marked: Marked) -> tuple[tuple[RecordedTurn, ...], dict[str, Region]] | None:
     """The dialogue with `the object <region>` for what its questions name, and what that is; None where it is nothing.
 
     Each question points at its first phrase that names one instance. A caption answers a question of ours about the
@@ -319,7 +319,7 @@ def referring_turns(task: Task, marked: Marked) -> tuple[tuple[RecordedTurn, ...
     return (tuple(turns), regions) if regions else None
 
 
-def marks_entry(task: Task, marked: Marked) -> dict[str, Any]:
+def marks_entry(task: AnnotationTask, marked: Marked) -> dict[str, Any]:
     """The dialogue for a picture with numbers drawn into it: what answers name is followed by its `<k>`."""
     named = dict.fromkeys(
         number

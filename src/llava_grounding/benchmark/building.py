@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from llava_grounding.annotate.label_index import file_hash
-from llava_grounding.annotate.tasks import NamesOnly
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, SampleSet
-from llava_grounding.data.images import ImageStore, open_images
+from llava_grounding.data.images import ImageStore, NamesOnly, open_images
+from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.readers.coco import CocoPhotos, PhotoPack, read_label_sets
 from llava_grounding.data.readers.reading import naming, read_json
 from llava_grounding.data.record import Dataset, Record

@@ -23,7 +23,7 @@ from llava_grounding.data.readers.gvc import SUFFIX
 Chats = Mapping[bool, Verdict | None]
 """Verdicts about the answer with grounding (True) and without."""
 
-KINDS: Mapping[str, str] = {
+KIND_OF_CATEGORY: Mapping[str, str] = {
     "conv": "conversation",
     "conversation": "conversation",
     "detail": "detail",
@@ -99,7 +99,7 @@ class ChatScores(Task):
             if not isinstance(line, Mapping) or not isinstance(line.get("text"), str) or "question_id" not in line:
                 building.left_out["line of the questions that is no question"] += 1
                 continue
-            key, kind = str(line["question_id"]), KINDS.get(str(line.get("category")))
+            key, kind = str(line["question_id"]), KIND_OF_CATEGORY.get(str(line.get("category")))
             if kind is None or key not in answers:
                 building.left_out["unknown category" if kind is None else "question without a reference answer"] += 1
                 continue

@@ -26,10 +26,9 @@ from llava_grounding.data.record import Record
 from llava_grounding.dialogues.prompts import can_point_at, sample_prompt
 from llava_grounding.dialogues.settings import PromptSettings
 from llava_grounding.language.nouns import lexicon_with, spoken_name
-from llava_grounding.visual_prompts import PromptKind, VisualPrompt
+from llava_grounding.visual_prompts import PROMPT_KINDS, PromptKind, VisualPrompt
 
 QUESTION = "What is <region>?"
-KINDS: tuple[PromptKind, ...] = ("click", "box", "scribble", "mask")
 _MOST_THINGS = 4  # of one image
 _NONE = {"clicks": 0.0, "boxes": 0.0, "jittered_boxes": 0.0, "scribbles": 0.0, "masks": 0.0}
 _ONLY: dict[PromptKind, PromptSettings] = {
@@ -89,7 +88,7 @@ class Classification(Task):
         return SampleScore(sample.id, sample.image, sample.kind, state, rows, (), float(right), detail)
 
     def statistics(self, rows: Collection[str]) -> list[Statistic]:
-        return [share("accuracy", "all"), *(share(f"accuracy, {kind}", kind) for kind in KINDS)]
+        return [share("accuracy", "all"), *(share(f"accuracy, {kind}", kind) for kind in PROMPT_KINDS)]
 
 
 def _prompts(record: Record, index: int, size: tuple[int, int], seed: int) -> list[tuple[PromptKind, VisualPrompt]]:

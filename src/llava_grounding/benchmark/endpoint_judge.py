@@ -1,6 +1,6 @@
 """A language model as judge, behind any OpenAI-compatible endpoint: our prompt, answers held to a schema, asked again.
 
-The client, its limits and the store of what was asked and answered are those of `annotate`, so nothing is paid twice
+The client, its limits and the store of what was asked and answered are those of `endpoints`, so nothing is paid twice
 and a run that was ended goes on. Texts of answers and captions travel as JSON strings: none of it is an instruction.
 """
 
@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from llava_grounding.annotate.asking import Asker, AskOptions, Progress
-from llava_grounding.annotate.endpoint import Endpoint
-from llava_grounding.annotate.limits import Budget, Pace
-from llava_grounding.annotate.rounds import Pending
-from llava_grounding.annotate.store import Row, Store, request_key
 from llava_grounding.benchmark.judging import JudgeQuestion, Verdict, read_verdict
+from llava_grounding.endpoints.asking import Asker, AskOptions, LookUp, Pending, Progress, Questioner
+from llava_grounding.endpoints.client import Endpoint
+from llava_grounding.endpoints.limits import Budget, Pace
+from llava_grounding.endpoints.store import Store, request_key
 from llava_grounding.errors import DataError
 
 Message = dict[str, str]
@@ -77,7 +76,6 @@ class JudgeSettings:
     model: str
     rounds: int = 3
     parameters: Mapping[str, Any] = field(default_factory=lambda: {"temperature": 0, "max_tokens": 500})
-    form: str = "schema"
 
     @cached_property
     def text(self) -> str:
@@ -141,15 +139,13 @@ class EndpointJudge:
             asker = Asker(
                 self._store,
                 self._endpoint(),
-                self.settings,  # type: ignore[arg-type]  # of which it reads model and form
+                JudgeQuestioner(self.settings),
                 self._options,
                 self._pace,
                 self._budget,
-                fixed_form=True,
-                tell=self._tell,
-                steps=next_judge_step,
+                self._tell,
             )
-            asyncio.run(asker.ask(asked))  # type: ignore[arg-type]
+            asyncio.run(asker.ask(asked))
         return [self._verdict(question) for question in questions]
 
     def _verdict(self, question: JudgeQuestion) -> Verdict | None:
@@ -164,9 +160,18 @@ def _needs_asking(question: JudgeQuestion) -> bool:
     return question.kind == "chat" or bool(question.content["candidates"])
 
 
-def next_judge_step(
-    question: JudgeQuestion, settings: JudgeSettings, look_up: Callable[[str], Row | None]
-) -> Pending | Verdict | None:
+class JudgeQuestioner(Questioner[JudgeQuestion]):
+    """Asks one model for verdicts."""
+
+    def __init__(self, settings: JudgeSettings) -> None:
+        super().__init__(settings.model)
+        self._settings = settings
+
+    def next_step(self, task: JudgeQuestion, look_up: LookUp) -> Pending | Verdict | None:
+        return next_judge_step(task, self._settings, look_up)
+
+
+def next_judge_step(question: JudgeQuestion, settings: JudgeSettings, look_up: LookUp) -> Pending | Verdict | None:
     """The next request about a question, or the verdict; None if no answer could be used."""
     messages = [
         {"role": "system", "content": _MATCH if question.kind == "match" else _CHAT},
@@ -176,7 +181,7 @@ def next_judge_step(
         request = JudgeRequest(request_key(settings.text, messages), settings, question.kind, tuple(messages))
         row = look_up(request.key)
         if row is None or row.state != "answered":
-            return Pending(request, row)  # type: ignore[arg-type]  # the asker reads key and body
+            return Pending(request, row)
         try:
             return _read(row.answer or "", question)
         except DataError as problem:

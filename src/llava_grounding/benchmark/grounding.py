@@ -66,9 +66,9 @@ class Matched:
     """What one answer got right.
 
     Args:
-        counts: at 0.5.
-        pairs: (phrase, region, instance) of every right region.
-        levels: the counts at each of `IOU_LEVELS`.
+        counts: at the first of the levels, 0.5.
+        pairs: (phrase, region of the phrase, instance) of every right region.
+        levels: the counts at each level, usually `IOU_LEVELS`.
         left_out: regions of phrases that nobody can judge.
     """
 
@@ -152,33 +152,51 @@ def match_answer(
     right: Iterable[Pair],
     left_out: frozenset[int] = frozenset(),
 ) -> Matched:
-    """Count an answer whose phrases were judged.
+    """Count a prediction whose phrases were judged, as `match_regions` does."""
+    boxes = np.concatenate([np.zeros((0, 4)), *(phrase.boxes_xyxy for phrase in prediction.phrases)])
+    truths = [(one.box_xyxy, one.category) for one in sample.instances]
+    return match_regions(overlaps, boxes, truths, right, left_out)
+
+
+def match_regions(
+    overlaps: Overlaps,
+    boxes_xyxy: np.ndarray,
+    truths: Sequence[tuple[Sequence[float], str]],
+    right: Iterable[Pair],
+    left_out: frozenset[int] = frozenset(),
+    levels: Sequence[float] = IOU_LEVELS,
+) -> Matched:
+    """Count the regions of one answer whose phrases were judged.
 
     Args:
+        boxes_xyxy: (regions, 4) of all phrases one after the other.
+        truths: box and category of each instance.
         right: (phrase, instance) that the judge accepts; of the candidates, others change nothing.
         left_out: phrases that cannot be judged; their regions are counted nowhere.
+        levels: thresholds of the IoU; `counts` and `pairs` are at the first.
     """
-    order, num_truths = _canonical(sample), len(sample.instances)
-    accepted = np.zeros((len(prediction.phrases), num_truths), dtype=bool)
-    pairs_right = [pair for pair in right if pair[0] not in left_out]
+    order, num_truths = _canonical(truths), len(truths)
+    sizes = np.bincount(overlaps.phrases)
+    accepted = np.zeros((len(sizes), num_truths), dtype=bool)
+    pairs_right = [pair for pair in right if pair[0] not in left_out and pair[0] < len(sizes)]
     if pairs_right:
         accepted[tuple(np.array(pairs_right).T)] = True
     # What a phrase cannot mean does not count as overlapped; instances in an order of their own.
     table = np.where(accepted[overlaps.phrases], overlaps.table, 0.0)[:, order]
-    sizes = np.bincount(overlaps.phrases, minlength=len(prediction.phrases))
     single = np.flatnonzero(sizes[overlaps.phrases] == 1)
     best = table[single].argmax(axis=1) if table.size else np.zeros(0, dtype=np.int64)
     value = table[single, best] if table.size else np.zeros(0)
     several = [
-        np.flatnonzero(overlaps.phrases == number)[_row_order(prediction.phrases[number].boxes_xyxy)]
+        rows[_row_order(boxes_xyxy[rows])]
         for number in np.flatnonzero(sizes > 1).tolist()
         if accepted[number].any()
+        for rows in [np.flatnonzero(overlaps.phrases == number)]
     ]
-    skipped = sum(int(sizes[number]) for number in left_out)
+    skipped = sum(int(sizes[number]) for number in left_out if number < len(sizes))
     pairs: list[tuple[int, int]] = []
-    levels = []
+    counts = []
     num_predicted = len(overlaps.phrases) - skipped
-    for threshold in IOU_LEVELS:
+    for threshold in levels:
         reached = value >= threshold
         matches = [
             (int(rows[row]), int(order[column]))
@@ -189,18 +207,18 @@ def match_answer(
         found[order[best[reached]]] = True
         found[[instance for _, instance in matches]] = True
         num_right = int(np.count_nonzero(reached)) + len(matches)
-        levels.append(GroundingCounts(num_predicted, num_truths, num_right, int(np.count_nonzero(found))))
-        if threshold == IOU_LEVELS[0]:
+        counts.append(GroundingCounts(num_predicted, num_truths, num_right, int(np.count_nonzero(found))))
+        if threshold == levels[0]:
             pairs = [*zip(single[reached].tolist(), order[best[reached]].tolist(), strict=True), *matches]
     first = (np.cumsum(sizes) - sizes).tolist()
     phrases = overlaps.phrases.tolist()
     triples = sorted((phrases[region], region - first[phrases[region]], instance) for region, instance in pairs)
-    return Matched(levels[0], tuple(triples), tuple(levels), skipped)
+    return Matched(counts[0], tuple(triples), tuple(counts), skipped)
 
 
-def _canonical(sample: BenchmarkSample) -> np.ndarray:
+def _canonical(truths: Sequence[tuple[Sequence[float], str]]) -> np.ndarray:
     """Indices of the instances in an order that depends on their boxes and categories alone."""
-    keys = [(one.box_xyxy, one.category) for one in sample.instances]
+    keys = [(tuple(box), category) for box, category in truths]
     return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
 
 

@@ -15,8 +15,7 @@ import numpy as np
 
 from llava_grounding.annotate.matcher import match
 from llava_grounding.annotate.samples import TextSample, Turn
-from llava_grounding.annotate.tasks import Task as TextTask
-from llava_grounding.annotate.tasks import make_task
+from llava_grounding.annotate.tasks import AnnotationTask, make_task
 from llava_grounding.benchmark.building import (
     Building,
     BuildInputs,
@@ -169,7 +168,7 @@ def _phrases(record: Record) -> Iterator[LabelledPhrase]:
     said = set()
     for number, caption in enumerate(record.captions):
         sample = TextSample(number, record.id, record.image_name or record.id, (Turn(None, caption),))
-        task: TextTask = make_task(sample, record)
+        task: AnnotationTask = make_task(sample, record)
         place = {one.number: one.index for one in task.numbered}
         for phrase in match(task).phrases.get("A1", ()):
             words = caption[slice(*phrase.span)]

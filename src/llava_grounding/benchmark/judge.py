@@ -1,34 +1,26 @@
-"""Decides which regions of a grounded answer are right: overlap with a labelled instance that the phrase names.
+"""Judges a grounded answer of ours by words alone: its regions with their masks against an image's instances.
 
-Deterministic: a phrase names a category when its head noun does, through the synonym table. Other judges (a language
-model, recorded judgements) fit the same protocol. Knows no model and no data set.
+`grounding` has the rules of what is right, and counts; a lexicon knows which categories a phrase names. Knows no model
+and no data set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from itertools import product
 
 import numpy as np
 
+from llava_grounding.benchmark.grounding import OverlapOf, Overlaps, match_regions
+from llava_grounding.benchmark.judging import verdict_by_names
 from llava_grounding.data.sample import Instance
 from llava_grounding.errors import DataError
 from llava_grounding.geometry import box_iou
 from llava_grounding.language.nouns import Lexicon
 from llava_grounding.masks import mask_iou
-from llava_grounding.matching import IOU_THRESHOLD, GroundingCounts, match_one_to_one
+from llava_grounding.matching import IOU_THRESHOLD, GroundingCounts
 from llava_grounding.structures import GroundedAnswer, Region
-
-OverlapOf = Literal["box", "mask"]
-
-
-class PhraseJudge(Protocol):
-    """Whether words fit a labelled category."""
-
-    def categories_of(self, phrase: str) -> tuple[str, ...]:
-        """Categories the phrase may name; empty when it names none that is known."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -54,15 +46,12 @@ def judge_answer(
     answer: GroundedAnswer,
     instances: Sequence[Instance],
     masks: np.ndarray,
-    judge: PhraseJudge | Lexicon,
+    words: Lexicon,
     exhaustive: frozenset[str] | None = None,
     overlap_of: OverlapOf = "box",
     threshold: float = IOU_THRESHOLD,
 ) -> Judgement:
-    """Judges every region of an answer.
-
-    Within a phrase regions and instances are matched one to one, so two boxes on one dog under "two dogs" are one right
-    and one wrong; another phrase may name the same dog again and be right again, which adds to `tp_predicted` only.
+    """Judges every region of an answer by the rules of `grounding`.
 
     Args:
         masks: (n, H, W) bool, one row per instance.
@@ -74,48 +63,47 @@ def judge_answer(
     """
     if overlap_of == "mask" and not all(instance.has_mask for instance in instances):
         raise DataError("judging by mask needs a mask for every instance; leave out images with boxes only")
-    present = {instance.category for instance in instances}
-    pairs: list[tuple[int, int, int]] = []
-    num_predicted = unjudged = 0
-    left_out = set()
-    for position, phrase in enumerate(answer.phrases):
-        named = judge.categories_of(phrase.text)
-        if _beyond_labels(named, present, exhaustive):
-            unjudged += len(phrase.regions)
-            left_out.add(position)
-            continue
-        num_predicted += len(phrase.regions)
-        fitting = [index for index, instance in enumerate(instances) if instance.category in named]
-        overlaps = _overlaps(phrase.regions, fitting, instances, masks, overlap_of)
-        pairs.extend((position, row, fitting[column]) for row, column in match_one_to_one(overlaps, threshold))
-    counts = GroundingCounts(num_predicted, len(instances), len(pairs), len({instance for _, _, instance in pairs}))
-    found = [(answer.phrases[phrase].regions[row].mask, index) for phrase, row, index in pairs]
+    named = [words.categories_of(phrase.text) for phrase in answer.phrases]
+    categories = [instance.category for instance in instances]
+    everything = product(range(len(named)), range(len(instances)))
+    verdict = verdict_by_names(named, categories, everything, exhaustive)
+    regions = [region for phrase in answer.phrases for region in phrase.regions]
+    phrases = np.repeat(np.arange(len(named)), [len(phrase.regions) for phrase in answer.phrases])
+    table = np.zeros((len(regions), len(instances)))
+    for number in range(len(named)):
+        rows = np.flatnonzero(phrases == number)
+        meant = np.array([instance for phrase, instance in verdict.right if phrase == number], dtype=np.int64)
+        if len(rows) and len(meant):
+            own = [regions[row] for row in rows]
+            table[np.ix_(rows, meant)] = _overlaps(own, meant, instances, masks, overlap_of)
+    left_out = frozenset(verdict.left_out)
+    matched = match_regions(
+        Overlaps(table, phrases),
+        np.array([region.box_xyxy for region in regions]).reshape(-1, 4),
+        [(instance.box_xyxy.tolist(), instance.category) for instance in instances],
+        verdict.right,
+        left_out,
+        (threshold,),
+    )
+    found = [(answer.phrases[phrase].regions[row].mask, index) for phrase, row, index in matched.pairs]
     mask_ious = tuple(
         float(mask_iou(mask[None], masks[index][None])[0, 0])
         for mask, index in found
         if mask is not None and instances[index].has_mask
     )
-    return Judgement(counts, tuple(pairs), mask_ious, unjudged, frozenset(left_out))
-
-
-def _beyond_labels(named: tuple[str, ...], present: set[str], exhaustive: frozenset[str] | None) -> bool:
-    if exhaustive is None or not named:
-        return False
-    return not any(name in exhaustive or name in present for name in named)
+    return Judgement(matched.counts, matched.pairs, mask_ious, matched.left_out, left_out)
 
 
 def _overlaps(
     regions: Sequence[Region],
-    fitting: list[int],
+    meant: np.ndarray,
     instances: Sequence[Instance],
     masks: np.ndarray,
     overlap_of: OverlapOf,
 ) -> np.ndarray:
-    """Intersection over union (regions, fitting instances); a region without a mask overlaps nothing by mask."""
-    if not regions or not fitting:
-        return np.zeros((len(regions), len(fitting)))
+    """Intersection over union (regions, instances meant); a region without a mask overlaps nothing by mask."""
     if overlap_of == "box":
         boxes = np.stack([region.box_xyxy for region in regions])
-        return np.asarray(box_iou(boxes, np.stack([instances[index].box_xyxy for index in fitting])))
+        return np.asarray(box_iou(boxes, np.stack([instances[index].box_xyxy for index in meant])))
     empty = np.zeros(masks.shape[1:], dtype=bool)
-    return mask_iou(np.stack([empty if r.mask is None else r.mask for r in regions]), masks[fitting])
+    return mask_iou(np.stack([empty if r.mask is None else r.mask for r in regions]), masks[meant])

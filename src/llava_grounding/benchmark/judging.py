@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,6 +107,28 @@ class Judge(Protocol):
         ...
 
 
+def verdict_by_names(
+    named: Sequence[Collection[str]],
+    categories: Sequence[str],
+    candidates: Iterable[Pair],
+    exhaustive: Collection[str] | None,
+) -> Verdict:
+    """The verdict where a phrase means an instance if it names the instance's category.
+
+    Args:
+        named: per phrase, the categories that it names; none where its words are in no table.
+        categories: of the instances.
+        candidates: (phrase, instance) to be decided about.
+        exhaustive: categories of which every instance is labelled; None = all. A phrase that names only others, none of
+            them present, cannot be judged.
+    """
+    right = tuple((phrase, instance) for phrase, instance in candidates if categories[instance] in named[phrase])
+    if exhaustive is None:
+        return Verdict(right)
+    judgeable = {*categories, *exhaustive}
+    return Verdict(right, tuple(n for n, names in enumerate(named) if names and judgeable.isdisjoint(names)))
+
+
 class DeterministicJudge:
     """A phrase means an instance when its head noun, or a synonym, names the instance's category.
 
@@ -133,15 +155,8 @@ class DeterministicJudge:
 
     def _verdict(self, question: JudgeQuestion) -> Verdict:
         content = question.content
-        categories = content["categories"]
-        present, exhaustive = set(categories), content.get("exhaustive")
         named = [self._categories_of(phrase) for phrase in content["phrases"]]
-        right = tuple((p, i) for p, i in content["candidates"] if categories[i] in named[p])
-        left_out: tuple[int, ...] = ()
-        if exhaustive is not None:
-            judgeable = present | set(exhaustive)
-            left_out = tuple(n for n, names in enumerate(named) if names and judgeable.isdisjoint(names))
-        return Verdict(right, left_out)
+        return verdict_by_names(named, content["categories"], content["candidates"], content.get("exhaustive"))
 
     def _categories_of(self, phrase: str) -> tuple[str, ...]:
         if phrase not in self._named:

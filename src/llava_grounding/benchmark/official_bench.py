@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_grounding.benchmark.building import Building, BuildInputs, labelled, picture_size, rounded_box
-from llava_grounding.benchmark.chat_scores import KINDS
+from llava_grounding.benchmark.chat_scores import KIND_OF_CATEGORY
 from llava_grounding.benchmark.files import read_lines
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, SampleSet, as_box
-from llava_grounding.data.images import coco_number
+from llava_grounding.data.image_names import coco_number
 from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.gvc import SUFFIX
 from llava_grounding.data.readers.reading import naming, read_json
@@ -57,7 +57,7 @@ def official_samples(inputs: BuildInputs) -> SampleSet:
         if not isinstance(question, Mapping) or not isinstance(question.get("text"), str):
             building.left_out["line of the questions that is no question"] += 1
             continue
-        kind = KINDS.get(str(question.get("category", "detail")))
+        kind = KIND_OF_CATEGORY.get(str(question.get("category", "detail")))
         name = str(question.get("image", ""))
         image = coco_number(name if "." in name else f"{name}.jpg")
         if kind is None or image is None or image not in labels:

@@ -18,13 +18,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from llava_grounding.annotate.endpoint import AccessError, BusyError, OpenAIEndpoint
 from llava_grounding.benchmark.baselines import Chat, Request
 from llava_grounding.benchmark.predictions import PredictedPhrase, PredictedRegion, Prediction, phrase_of, prediction_of
 from llava_grounding.benchmark.samples import BenchmarkSample, as_box
 from llava_grounding.benchmark.tasks import Ask
-from llava_grounding.data.images import ImageStore, coco_spellings, open_images
+from llava_grounding.data.image_names import coco_spellings
+from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.mark_drawing import draw_marks
+from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint
 from llava_grounding.errors import DataError, ImageError, LlavaGroundingError, shown
 from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
 from llava_grounding.masks import check_rle, decode_rle

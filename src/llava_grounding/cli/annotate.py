@@ -167,8 +167,8 @@ def export_batch(
 ) -> None:
     """Write what is not answered as files for a batch service, into DIR/batches."""
     from llava_grounding.annotate.batch_files import iter_batch_lines, write_batches
-    from llava_grounding.annotate.store import Store
     from llava_grounding.cli.annotate_run import settings_of
+    from llava_grounding.endpoints.store import Store
 
     if model == "builtin":
         raise UsageError("the builtin matcher needs no batch files; `annotate run` uses it")
@@ -195,8 +195,8 @@ def import_batch(
 ) -> None:
     """Take the results of batch files into the store; `run` then writes the data. May be repeated."""
     from llava_grounding.annotate.batch_files import import_batch as take
-    from llava_grounding.annotate.locking import locked
-    from llava_grounding.annotate.store import STORE_FILE, Store
+    from llava_grounding.endpoints.locking import locked
+    from llava_grounding.endpoints.store import STORE_FILE, Store
 
     if not (out / STORE / STORE_FILE).is_file():
         raise UsageError(f"{quoted(str(out), 300)} holds no store; give the --out of export-batch")
@@ -241,7 +241,7 @@ def inputs_of(instances: Path, captions: Path | None, dialogues: Path | None, sh
     """
     from llava_grounding.annotate.assemble import Inputs
     from llava_grounding.annotate.samples import Shard
-    from llava_grounding.annotate.tasks import NamesOnly
+    from llava_grounding.data.images import NamesOnly
 
     if (captions is None) == (dialogues is None):
         raise UsageError("give either --captions FILE or --dialogues FILE")
@@ -257,9 +257,9 @@ def inputs_of(instances: Path, captions: Path | None, dialogues: Path | None, sh
 def work_folder(out: Path, inputs: Inputs) -> Iterator[LabelIndex]:
     """The folder of the store, for this process alone, with the index of the labels."""
     from llava_grounding.annotate.label_index import open_index
-    from llava_grounding.annotate.locking import locked
     from llava_grounding.annotate.write import FILES
     from llava_grounding.cli.common import waiting
+    from llava_grounding.endpoints.locking import locked
 
     check_out(out, FILES, [("instances", inputs.instances), (inputs.kind, inputs.texts)])
     (out / STORE).mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,11 @@ from llava_grounding.cli.report import note, say
 from llava_grounding.errors import DataError, UsageError, quoted
 
 if TYPE_CHECKING:
-    from llava_grounding.annotate.asking import Progress
     from llava_grounding.annotate.assemble import Answers, Inputs
     from llava_grounding.annotate.label_index import LabelIndex
     from llava_grounding.annotate.rounds import ModelSettings
-    from llava_grounding.annotate.store import Store
+    from llava_grounding.endpoints.asking import Progress
+    from llava_grounding.endpoints.store import Store
 
 _BUILTIN = "builtin"
 _INTERRUPTED = 130
@@ -61,8 +61,8 @@ def run_annotation(
     Args:
         models: names with the addresses of their servers; of a second one only the agreement is told.
     """
-    from llava_grounding.annotate.store import Store
     from llava_grounding.cli.annotate import STORE, work_folder, write_out
+    from llava_grounding.endpoints.store import Store
 
     with work_folder(out, inputs) as index:
         store = Store(out / STORE)
@@ -148,9 +148,10 @@ def _ask(
     Raises:
         Exit: if not all could be asked; the store has the rest.
     """
-    from llava_grounding.annotate.asking import Asker, AskOptions
-    from llava_grounding.annotate.endpoint import OpenAIEndpoint
-    from llava_grounding.annotate.limits import Budget, Pace
+    from llava_grounding.annotate.rounds import AnnotationQuestioner
+    from llava_grounding.endpoints.asking import Asker, AskOptions
+    from llava_grounding.endpoints.client import OpenAIEndpoint
+    from llava_grounding.endpoints.limits import Budget, Pace
 
     url = base_url or os.environ.get("OPENAI_BASE_URL")
     if not url:
@@ -161,20 +162,20 @@ def _ask(
     endpoint = OpenAIEndpoint(url, key or "none", limits.timeout)
     spent = store.usage(settings.model)
     budget = Budget(limits.max_tokens, limits.max_cost, limits.prices, spent.prompt_tokens, spent.completion_tokens)
+    questioner = AnnotationQuestioner(settings, fixed_form=form != "auto")
     with _bar(settings.model, _count(inputs, limit)) as tell:
         asker = Asker(
             store,
             endpoint,
-            settings,
+            questioner,
             AskOptions(limits.concurrency, limits.attempts, ask_batched=limits.ask_batched),
             Pace(limits.rpm, limits.tpm),
             budget,
-            fixed_form=form != "auto",
             tell=tell,
         )
         progress = asyncio.run(asker.ask(inputs.tasks(index, limit)))
     _tell_how_it_went(progress)
-    return replace(settings, form=asker.settings.form)
+    return questioner.settings
 
 
 def _tell_how_it_went(progress: Progress) -> None:

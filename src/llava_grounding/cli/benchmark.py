@@ -17,7 +17,7 @@ from llava_grounding.cli.terminal import printable
 from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, quoted
 
 
-class Task(StrEnum):
+class QualityTask(StrEnum):
     """What can be measured."""
 
     scenes = "scenes"
@@ -25,7 +25,9 @@ class Task(StrEnum):
 
 
 def benchmark(
-    task: Annotated[Task, typer.Argument(help="scenes: unseen drawn scenes; photos: the photo pack's val split.")],
+    task: Annotated[
+        QualityTask, typer.Argument(help="scenes: unseen drawn scenes; photos: the photo pack's val split.")
+    ],
     model: Annotated[str | None, typer.Option(help="A folder or hub id; default the embedded model.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="How many images; default 300 scenes or all photos.")] = None,
     data: Annotated[
@@ -64,9 +66,9 @@ def benchmark(
 
     # What cannot work is found out before the minutes of asking.
     choose_device(device)
-    if task is Task.photos and data is None and not environ.get(PACK_VARIABLE):
+    if task is QualityTask.photos and data is None and not environ.get(PACK_VARIABLE):
         raise DataError(f"there is no photo pack: give its folder with --data, or set {PACK_VARIABLE} to it")
-    pack = PhotoPack(data) if task is Task.photos else None
+    pack = PhotoPack(data) if task is QualityTask.photos else None
     name, folder = find_checkpoint(model)
     name = printable(name)
     if report_file is not None:

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from llava_grounding.benchmark.tasks import IN_A_LINE, TASKS
-from llava_grounding.cli.benchmark import Task, benchmark
+from llava_grounding.cli.benchmark import QualityTask, benchmark
 from llava_grounding.cli.outputs import check_out, given_path, write_files
 from llava_grounding.cli.report import note, say
 from llava_grounding.errors import UsageError, quoted
@@ -53,7 +53,7 @@ class _Benchmarks(TyperGroup):
         """Take the command of the drawn scenes and photos for what is no task with steps."""
         self._take_tasks()  # those registered since as well
         first = args[0] if args else "--help"
-        old = [task.value for task in Task]
+        old = [task.value for task in QualityTask]
         if first not in self.commands and first not in ("-h", "--help"):
             if not first.startswith("-") and first not in old:
                 names = ", ".join(f"'{name}'" for name in (*old, *TASKS, "compare"))
@@ -311,11 +311,11 @@ def _predictions(
     samples: SampleSet, out: Path, path: Path | None, format: str, frame: str | None, name: str | None
 ) -> tuple[Imported, dict[str, Any]]:
     """Predictions and what a report says of their system."""
-    from llava_grounding.annotate.label_index import file_hash
     from llava_grounding.benchmark.adapters import adapter
     from llava_grounding.benchmark.files import read_json_object
     from llava_grounding.benchmark.predictions import read_predictions
     from llava_grounding.benchmark.runs import CONFIG, PREDICTIONS
+    from llava_grounding.data.plain_files import file_hash
 
     if path is not None:
         found = read_predictions(path, samples, adapter(format), frame)
@@ -342,10 +342,10 @@ def _judge(
             raise UsageError(f"the judge {quoted(name)} needs --judge-url, the server it is behind")
         yield DeterministicJudge()
         return
-    from llava_grounding.annotate.endpoint import OpenAIEndpoint
-    from llava_grounding.annotate.locking import locked
-    from llava_grounding.annotate.store import Store
     from llava_grounding.benchmark.endpoint_judge import EndpointJudge, JudgeSettings
+    from llava_grounding.endpoints.client import OpenAIEndpoint
+    from llava_grounding.endpoints.locking import locked
+    from llava_grounding.endpoints.store import Store
 
     (out / _STORE).mkdir(parents=True, exist_ok=True)
     with locked(out / _STORE):

@@ -23,7 +23,7 @@ from llava_grounding.cli.common import (
 )
 from llava_grounding.cli.lines import Lines
 from llava_grounding.cli.outputs import check_out, refuse_overwriting, write_files
-from llava_grounding.cli.prompts import KINDS, check_prompts, prompts_in_order, read_prompt
+from llava_grounding.cli.prompts import PROMPT_OPTIONS, check_prompts, prompts_in_order, read_prompt
 from llava_grounding.cli.report import note, phrase_lines, say
 from llava_grounding.cli.terminal import has_stdin, one_line
 from llava_grounding.errors import LlavaGroundingError, UsageError, quoted
@@ -206,7 +206,7 @@ def _take(dialogue: _Dialogue, line: str) -> None:
         note(_HELP)
     elif command == "/clear":
         dialogue.prompts.clear()
-    elif command.removeprefix("/") in KINDS and command.startswith("/"):
+    elif command.removeprefix("/") in PROMPT_OPTIONS and command.startswith("/"):
         prompt = read_prompt(command[1:], value.strip(), command, dialogue.limits)
         prompt.validate(dialogue.image.size)
         dialogue.prompts.append(prompt)

@@ -51,7 +51,7 @@ class Model:
 
 
 @dataclass
-class Report:
+class MachineReport:
     """All that was found out."""
 
     llava_grounding: str
@@ -91,13 +91,13 @@ def doctor(
         raise typer.Exit(1)
 
 
-def inspect_machine() -> Report:
+def inspect_machine() -> MachineReport:
     """Look at everything once."""
     from llava_grounding import __version__
 
     needed, (devices, threads, torch_problem) = required_packages(), _devices()
     model = _embedded_model()
-    report = Report(
+    report = MachineReport(
         llava_grounding=__version__,
         python=platform.python_version(),
         platform=platform.platform(),
@@ -119,7 +119,7 @@ def inspect_machine() -> Report:
     return report
 
 
-def describe(report: Report) -> list[str]:
+def describe(report: MachineReport) -> list[str]:
     """The report, one line each."""
     lines = [f"llava-grounding {report.llava_grounding}", f"python {report.python} on {report.platform}"]
     lines.append(", ".join(f"{name} {found or 'MISSING'}" for name, found in report.packages.items()))
@@ -174,7 +174,7 @@ def _amount(number: int) -> str:
     return f"{number / _GIB:.1f} GiB" if number >= _GIB / 10 else f"{number / 2**20:.1f} MiB"
 
 
-def _problems(report: Report) -> list[str]:
+def _problems(report: MachineReport) -> list[str]:
     """What keeps chat with the embedded model from running, with what to do."""
     problems = []
     if sys.version_info[:2] < _PYTHON:
@@ -189,7 +189,7 @@ def _problems(report: Report) -> list[str]:
     return problems
 
 
-def _runs(report: Report) -> dict[str, str]:
+def _runs(report: MachineReport) -> dict[str, str]:
     best = report.devices[0].name if report.devices else "cpu"
     return {
         "chat, ground with the embedded model": "no, see below" if report.problems else f"yes, on {best}",

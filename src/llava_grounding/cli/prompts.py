@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from llava_grounding.image_files import ImageLimits
     from llava_grounding.structures import VisualPrompt
 
-KINDS = ("click", "box", "scribble", "mask")
+PROMPT_OPTIONS = ("click", "box", "scribble", "mask")
 _ORDER = "llava_grounding.prompt_order"
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
 _AROUND_COMMA = re.compile(r"\s*,\s*")
@@ -35,7 +35,7 @@ class InOrder(TyperCommand):
         """Read the order first, then parse as usual."""
         if not ctx.resilient_parsing:
             *_, parameters = self.make_parser(ctx).parse_args(args=list(args))
-            ctx.meta[_ORDER] = [parameter.name for parameter in parameters if parameter.name in KINDS]
+            ctx.meta[_ORDER] = [parameter.name for parameter in parameters if parameter.name in PROMPT_OPTIONS]
         return super().parse_args(ctx, args)
 
 

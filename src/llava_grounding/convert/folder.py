@@ -14,6 +14,7 @@ from torch import Tensor
 from llava_grounding.convert.plan import Plan, check_aliases
 from llava_grounding.convert.report import ConversionReport, count_parts
 from llava_grounding.convert.shards import read_tensors
+from llava_grounding.convert.sources import Source, join_plans
 from llava_grounding.convert.writer import MAX_FILE_BYTES, Entry, WeightWriter, new_folder
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
@@ -21,6 +22,7 @@ from llava_grounding.model.sizes import meta_model
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.text_length import limit_to_positions
 
+OUTPUT_TABLE = "lm_head.weight"
 VISION = ("grounder.", "visual_prompt_encoder.")
 """Where the names of the two vision modules begin; their weights are float32 always."""
 
@@ -78,6 +80,29 @@ def write_converted(
         | {"<image>": ids.image, "<region>": ids.region},
         notes=settings.notes,
     )
+
+
+def write_joined(
+    source: Path,
+    out: Path,
+    sources: Sequence[Source],
+    config: LlavaGroundingConfig,
+    processor: LlavaGroundingProcessor,
+    settings: FolderSettings,
+) -> ConversionReport:
+    """Write what a language model and parts of other checkpoints hold; see `write_converted`.
+
+    Args:
+        sources: those without stored tensors are in the files of others.
+
+    Raises:
+        CheckpointError: also if a source does not fit the configuration.
+    """
+    expected = expected_shapes(config)
+    if config.tie_word_embeddings:  # the output layer shares the embedding's weights, which are stored once
+        del expected[OUTPUT_TABLE]
+    plan, left_out = join_plans([one for one in sources if one.stored], expected)
+    return write_converted(source, out, plan, config, processor, left_out, settings)
 
 
 def expected_shapes(config: LlavaGroundingConfig) -> dict[str, tuple[int, ...]]:

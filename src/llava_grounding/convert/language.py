@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from llava_grounding.convert.folder import FolderSettings, expected_shapes, write_converted
+from llava_grounding.convert.folder import OUTPUT_TABLE, FolderSettings, write_joined
 from llava_grounding.convert.keys import rename_key
 from llava_grounding.convert.official import read_source_config
 from llava_grounding.convert.plan import Shapes
 from llava_grounding.convert.report import ConversionReport
 from llava_grounding.convert.shards import Stored, find_shards, stored_in
 from llava_grounding.convert.sizes import read_tower_config
-from llava_grounding.convert.sources import FreshValues, Source, join_plans
+from llava_grounding.convert.sources import FreshValues, Source
 from llava_grounding.convert.vision_files import VisionFile, open_openseed, open_semantic_sam
 from llava_grounding.convert.vocabulary import GrownVocabulary, grow_tokenizer, rows_note, token_ids
 from llava_grounding.convert.writer import MAX_FILE_BYTES, check_new
@@ -30,7 +30,7 @@ from llava_grounding.processing.conversation import ChatTemplate
 from llava_grounding.processing.image import TowerSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
 
-_EMBEDDING, _OUTPUT = "language_model.embed_tokens.weight", "lm_head.weight"
+_EMBEDDING = "language_model.embed_tokens.weight"
 _LANGUAGE_RENAMES = [
     (r"(?:language_model\.)?lm_head\.(weight|bias)", r"lm_head.\1"),
     (r"(?:language_model\.model|model\.language_model|model)\.(.+)", r"language_model.\1"),
@@ -112,22 +112,20 @@ def convert_language(
     text = _text_fields(values, vocabulary, shapes[_EMBEDDING][1], tied)
     config = _config(fields, text, vocabulary, tower, grounder, prompts, settings)
     rows = vocabulary.rows(shapes[_EMBEDDING][0])
-    tables = {_EMBEDDING: rows} if tied else {_EMBEDDING: rows, _OUTPUT: rows}
+    tables = {_EMBEDDING: rows} if tied else {_EMBEDDING: rows, OUTPUT_TABLE: rows}
     language = Source(
         f"the language model in `{source}`",
         stored,
-        (lambda key: None if key.endswith(_OUTPUT) else _language_name(key)) if tied else _language_name,
+        (lambda key: None if key.endswith(OUTPUT_TABLE) else _language_name(key)) if tied else _language_name,
         ("language_model.",) if tied else ("language_model.", "lm_head."),
         _why_not_language,
         rows=tables,
     )
-    expected = {key: shape for key, shape in expected_shapes(config).items() if not (tied and key == _OUTPUT)}
     sources = [language, *(one.source for one in (tower, grounder, prompts) if one is not None)]
-    plan, left_out = join_plans(sources, expected)
     processor = LlavaGroundingProcessor(vocabulary.tokenizer, _processor_settings(config, vocabulary))
     notes = (f"preset {name}", *rows_note(rows), *(() if prompts is None else prompts.notes))
     written = FolderSettings(dtype, FreshValues(config, settings.seed), notes, max_file_bytes)
-    return write_converted(source, out, plan, config, processor, left_out, written)
+    return write_joined(source, out, sources, config, processor, written)
 
 
 def _language_name(key: str) -> str | None:
@@ -141,13 +139,13 @@ def _tower_name(key: str) -> str | None:
 def _is_tied(source: Path, values: Mapping[str, Any], shapes: Shapes) -> bool:
     """Whether the output layer is the word embedding; some folders that say so store it once more."""
     said = values.get("tie_word_embeddings")
-    if said is False and _OUTPUT not in shapes:
-        raise CheckpointError(f"`{source}` lacks {_OUTPUT}, which its config.json says it has")
-    return said is True or _OUTPUT not in shapes
+    if said is False and OUTPUT_TABLE not in shapes:
+        raise CheckpointError(f"`{source}` lacks {OUTPUT_TABLE}, which its config.json says it has")
+    return said is True or OUTPUT_TABLE not in shapes
 
 
 def _why_not_language(key: str) -> str:
-    if key.endswith(_OUTPUT):
+    if key.endswith(OUTPUT_TABLE):
         return "is the word embedding once more"
     return "belongs to another vision side" if re.fullmatch(_OTHER_PARTS, key) else "is computed anew"
 
@@ -175,7 +173,7 @@ def _table_shapes(stored: Sequence[Stored]) -> dict[str, tuple[int, ...]]:
     """Of the word embedding and the output layer, as far as they are stored."""
     tables = {}
     for entry in stored:
-        if entry.key.endswith(("embed_tokens.weight", _OUTPUT)):
+        if entry.key.endswith(("embed_tokens.weight", OUTPUT_TABLE)):
             tables[_language_name(entry.key) or ""] = entry.shape
     return tables
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig
 
-from llava_grounding.convert.folder import FolderSettings, expected_shapes, write_converted
+from llava_grounding.convert.folder import OUTPUT_TABLE, FolderSettings, write_joined
 from llava_grounding.convert.keys import GROUNDER_PREFIX
 from llava_grounding.convert.llava_keys import in_llava_layout, llava_name, tower_key, tower_name, why_left_out
 from llava_grounding.convert.official import SYSTEM, read_source_config
@@ -30,7 +30,7 @@ from llava_grounding.convert.sizes import (
     tower_fields,
     tower_sizes,
 )
-from llava_grounding.convert.sources import FreshValues, Source, join_plans
+from llava_grounding.convert.sources import FreshValues, Source
 from llava_grounding.convert.vision_files import VisionFile, open_openseed, open_semantic_sam
 from llava_grounding.convert.vocabulary import GrownVocabulary, grow_tokenizer, rows_note, token_ids
 from llava_grounding.convert.writer import MAX_FILE_BYTES, check_new
@@ -41,7 +41,7 @@ from llava_grounding.processing.conversation import ChatTemplate
 from llava_grounding.processing.image import TowerSettings
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
 
-_EMBEDDING, _OUTPUT = "language_model.embed_tokens.weight", "lm_head.weight"
+_EMBEDDING = "language_model.embed_tokens.weight"
 _OWN_OPTIONS: dict[str, Any] = {  # as trained, not as the original's demo; the grounder itself stays the original's
     "phrase_state": "at_seg",
     "query_selection": "sigmoid",
@@ -119,11 +119,10 @@ def convert_llava(
     vocabulary = grow_tokenizer(source, embedding_rows(shapes))
     config = _config(values, shapes, vocabulary, tower.fields, grounder, prompts, settings)
     language = _language(stored, shapes, vocabulary, tower)
-    sources = [one.source for one in (tower, grounder, prompts) if one is not None and one.source.stored]
-    plan, left_out = join_plans([language, *sources], _without_tied(expected_shapes(config), config))
+    sources = [language, *(one.source for one in (tower, grounder, prompts) if one is not None)]
     processor = LlavaGroundingProcessor(vocabulary.tokenizer, _processor_settings(config, values))
     written = FolderSettings(dtype, FreshValues(config, settings.seed), _notes(language, prompts), max_file_bytes)
-    return write_converted(source, out, plan, config, processor, left_out, written)
+    return write_joined(source, out, sources, config, processor, written)
 
 
 def _check_kind(source: Path, values: Mapping[str, Any], stored: Sequence[Stored]) -> None:
@@ -172,7 +171,7 @@ def _language(stored: Sequence[Stored], shapes: Shapes, vocabulary: GrownVocabul
     parts += [] if tower.source.stored else ["vision_tower."]
     rows = vocabulary.rows(shapes["model.embed_tokens.weight"][0])
     return Source(
-        "the checkpoint", stored, llava_name, tuple(parts), why_left_out, rows={_EMBEDDING: rows, _OUTPUT: rows}
+        "the checkpoint", stored, llava_name, tuple(parts), why_left_out, rows={_EMBEDDING: rows, OUTPUT_TABLE: rows}
     )
 
 
@@ -225,11 +224,6 @@ def _config(
 
 def _feature_layer(values: Mapping[str, Any]) -> Any:
     return values.get("vision_feature_layer", values.get("mm_vision_select_layer", -2))
-
-
-def _without_tied(expected: dict[str, tuple[int, ...]], config: LlavaGroundingConfig) -> dict[str, tuple[int, ...]]:
-    """An output layer that shares the embedding's weights is stored once."""
-    return {name: shape for name, shape in expected.items() if not (config.tie_word_embeddings and name == _OUTPUT)}
 
 
 def _processor_settings(config: LlavaGroundingConfig, values: Mapping[str, Any]) -> ProcessorSettings:

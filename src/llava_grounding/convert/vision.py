@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from llava_grounding.checkpoints import read_config
-from llava_grounding.convert.folder import FolderSettings, expected_shapes, write_converted
+from llava_grounding.convert.folder import OUTPUT_TABLE, FolderSettings, expected_shapes, write_converted
 from llava_grounding.convert.report import ConversionReport
 from llava_grounding.convert.shards import find_shards, stored_in
 from llava_grounding.convert.sources import FreshValues, Source, join_plans
@@ -13,7 +13,7 @@ from llava_grounding.errors import CheckpointError, ConfigError
 from llava_grounding.model.config import GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 
-_GROUNDER, _PROMPTS, _OUTPUT = "grounder.", "visual_prompt_encoder.", "lm_head.weight"
+_GROUNDER, _PROMPTS = "grounder.", "visual_prompt_encoder."
 _KEPT = ("image_size", "num_queries", "phrase_size", "image_mean", "image_std", "pad_value")
 
 
@@ -59,8 +59,8 @@ def convert_vision(
         config.visual_prompt_config = VisualPromptConfig(**given[_PROMPTS].fields, isolate_prompts=isolate)
     remaining = [entry for entry in stored if not entry.key.startswith(tuple(given))]
     expected = expected_shapes(config)
-    if config.tie_word_embeddings and not any(entry.key == _OUTPUT for entry in stored):
-        del expected[_OUTPUT]
+    if config.tie_word_embeddings and not any(entry.key == OUTPUT_TABLE for entry in stored):
+        del expected[OUTPUT_TABLE]
     others = {f"{name.partition('.')[0]}." for name in expected} - given.keys()
     rest = Source("the model", remaining, lambda key: key, tuple(others))
     plan, left_out = join_plans([rest, *(file.source for file in given.values())], expected)

@@ -16,7 +16,22 @@ from urllib.parse import unquote
 _MOST_LISTED = 3_000_000  # files of a folder
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/+")
 _CITYSCAPES = "_gtFine_leftImg8bit"  # what its scripts call a picture in their files, `_leftImg8bit` being its name
-_COCO_NUMBER = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?\d{12}\.[A-Za-z]+")
+_COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})(\.[A-Za-z]+)")
+_COCO_HEADS = ("", "COCO_train2014_", "COCO_val2014_", "COCO_test2015_", "COCO_test2014_")
+
+
+def coco_number(name: str) -> int | None:
+    """The number of a COCO picture by its name, `000000000009.jpg` or `COCO_train2014_000000000009.jpg`, else None."""
+    match = _COCO_NAME.fullmatch(name.rpartition("/")[2])
+    return int(match[1]) if match else None
+
+
+def coco_spellings(name: str) -> tuple[str, ...]:
+    """The other names that COCO's releases have for a picture of theirs, in the same folder; none for other names."""
+    folder, slash, base = name.rpartition("/")
+    match = _COCO_NAME.fullmatch(base)
+    names = [f"{folder}{slash}{head}{match[1]}{match[2]}" for head in _COCO_HEADS] if match else []
+    return tuple(one for one in names if one != name)
 
 
 class NameIndex:
@@ -52,7 +67,7 @@ class NameIndex:
                     return path
                 if found := self._paths.get(path.casefold()):
                     return found
-            if (anywhere or _COCO_NUMBER.fullmatch(parts[-1])) and (found := self._bases.get(parts[-1].casefold())):
+            if (anywhere or _COCO_NAME.fullmatch(parts[-1])) and (found := self._bases.get(parts[-1].casefold())):
                 return found
         return None
 

@@ -7,7 +7,6 @@ pickling and forking, and leaks nothing. It decodes no picture, extracts nothing
 from __future__ import annotations
 
 import os
-import re
 import struct
 import tarfile
 import zipfile
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from llava_grounding.data.image_names import NameIndex, folder_index
+from llava_grounding.data.image_names import NameIndex, coco_spellings, folder_index
 from llava_grounding.data.plain_files import is_absolute as is_absolute
 from llava_grounding.data.plain_files import is_unicode as is_unicode
 from llava_grounding.data.plain_files import open_regular as open_regular
@@ -59,24 +58,6 @@ _ARCHIVE_ERRORS = (
     ValueError,
     struct.error,
 )
-
-
-_COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})(\.[A-Za-z]+)")
-_COCO_HEADS = ("", "COCO_train2014_", "COCO_val2014_", "COCO_test2015_", "COCO_test2014_")
-
-
-def coco_number(name: str) -> int | None:
-    """The number of a COCO picture by its name, `000000000009.jpg` or `COCO_train2014_000000000009.jpg`, else None."""
-    match = _COCO_NAME.fullmatch(name.rpartition("/")[2])
-    return int(match[1]) if match else None
-
-
-def coco_spellings(name: str) -> tuple[str, ...]:
-    """The other names that COCO's releases have for a picture of theirs, in the same folder; none for other names."""
-    folder, slash, base = name.rpartition("/")
-    match = _COCO_NAME.fullmatch(base)
-    names = [f"{folder}{slash}{head}{match[1]}{match[2]}" for head in _COCO_HEADS] if match else []
-    return tuple(one for one in names if one != name)
 
 
 class ImageBytes(Protocol):
@@ -193,6 +174,16 @@ class NoBytes:
 
     def exists(self) -> bool:
         return False
+
+
+class NamesOnly:
+    """Stands for pictures that are not looked at: any name may be one."""
+
+    def locate(self, name: str) -> NoBytes:
+        return NoBytes("pictures are not read here, only their names")
+
+    def has(self, name: str) -> bool:
+        return True
 
 
 class FolderImages:

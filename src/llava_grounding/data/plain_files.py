@@ -5,13 +5,14 @@ Knows no pictures and no labels.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
 from pathlib import Path, PureWindowsPath
 from typing import Any, BinaryIO
 
-from llava_grounding.errors import quoted
+from llava_grounding.errors import DataError, quoted
 
 
 def stays_inside(name: object) -> bool:
@@ -48,6 +49,22 @@ def open_regular(path: str | Path) -> BinaryIO:
         os.close(number)
         raise OSError("it is no regular file")
     return os.fdopen(number, "rb")
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open_regular(path) as stream:
+            while piece := stream.read(2**20):
+                digest.update(piece)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()
 
 
 def read_file(path: str | Path) -> bytes:

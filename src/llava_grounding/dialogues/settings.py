@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from llava_grounding.errors import ConfigError, did_you_mean
 
-KINDS = (
+DIALOGUE_KINDS = (
     "captions",
     "grounded_captions",
     "referring",
@@ -91,7 +91,7 @@ class DialogueSettings:
     """How regions are pointed at."""
 
     def __post_init__(self) -> None:
-        _check_weights(self, KINDS)
+        _check_weights(self, DIALOGUE_KINDS)
         for name in ("max_kinds", "max_turns", "max_expressions", "max_listed", "max_marks"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"`{name}` must be at least 1, got `{getattr(self, name)}`")

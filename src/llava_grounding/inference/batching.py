@@ -144,7 +144,7 @@ class RunningBatch:
 
     def __init__(self, model: LlavaGroundingForConditionalGeneration, keep: bool = True) -> None:
         self._model = model
-        self._at_seg = model.config.phrase_state == "at_seg"
+        self._phrases = model.phrase_rule
         self._keep = keep
         self._rows = _Rows()
         self.writings: list[Writing] = []
@@ -177,7 +177,7 @@ class RunningBatch:
     def choose_tokens(self) -> None:
         """Choose the next token of every answer; those that end with it leave."""
         for writing in self._choose():
-            if writing.token == self._model.config.seg_token_id and not self._at_seg:
+            if self._phrases.known_when_chosen(writing.token):
                 writing.states.append(writing.hidden)
             writing.written += 1
             if self._ended(writing) and not self._waits_for_state(writing):
@@ -217,7 +217,7 @@ class RunningBatch:
 
     def _waits_for_state(self, writing: Writing) -> bool:
         """Its last token is a `<seg>` whose state is known when it has been read."""
-        return self._at_seg and writing.token == self._model.config.seg_token_id
+        return self._phrases.known_when_read(writing.token)
 
     @torch.inference_mode()
     def _choose(self) -> list[Writing]:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from llava_grounding.geometry import Letterbox
-from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingForConditionalGeneration, RegionPrompts
+from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import EncodedImage, EncodedText, LlavaGroundingProcessor
 from llava_grounding.processing.selection import PhraseSelection
 
@@ -90,20 +90,14 @@ class Runtime:
     def embed(self, text: EncodedText, image: SeenImage) -> Tensor:
         """Embeddings `[1, T, D]` of a text, with the image and its visual prompts in their slots."""
         ids = torch.tensor([text.input_ids], device=self.device)
-        has_image = bool((ids == self.model.config.image_token_id).any())
-        tokens = image.features.tokens if has_image else None
         prompts = self.processor.collate_prompts([text.prompts])
-        if prompts is None:
-            return self.model.embed(ids, tokens)
-        prompts = prompts.to(self.device)
-        return self.model.embed(ids, tokens, self._region_embeds(image, prompts), prompts.valid)
-
-    def _region_embeds(self, image: SeenImage, prompts: RegionPrompts) -> Tensor:
-        pixels = self.processor.collate_images([image.encoded])["grounder_pixel_values"].to(self.device)
         with self._vision_precision():
-            image.features = self.model.with_prompt_memory(image.features, pixels)
-            assert image.features.prompt_memory is not None
-            return self.model.encode_regions(image.features.prompt_memory, prompts).region_embeds
+            if prompts is not None:
+                prompts = prompts.to(self.device)
+                pixels = self.processor.collate_images([image.encoded])["grounder_pixel_values"].to(self.device)
+                image.features = self.model.with_prompt_memory(image.features, pixels)
+            # What a dialogue goes on with has no image in it: the one before it has.
+            return self.model.embed_prompt(ids, image.features, prompts, behind=True)[0]
 
     @torch.inference_mode()
     def embed_ids(self, ids: Sequence[int]) -> Tensor:

@@ -18,6 +18,7 @@ from llava_grounding.model.outputs import GrounderOutput, ImageFeatures, RegionP
 
 if TYPE_CHECKING:
     from llava_grounding.model.config import LlavaGroundingConfig
+    from llava_grounding.model.phrase_states import PhraseStates
 
 _IMAGE_INPUTS = ("grounder_pixel_values", "pixel_values", "image_features")
 _REGION_INPUTS = ("region_prompts", "region_boxes", "region_types", "region_valid", "region_coverage")
@@ -49,6 +50,8 @@ class GroundedGeneration(GenerationMixin):
             self, input_ids: Tensor, features: ImageFeatures | None, prompts: RegionPrompts | None, behind: bool
         ) -> tuple[Tensor, Any]: ...
         def with_prompt_memory(self, features: ImageFeatures, grounder_pixel_values: Tensor) -> ImageFeatures: ...
+        @property
+        def phrase_rule(self) -> PhraseStates: ...
         def phrase_states(self, hidden: Tensor, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]: ...
         def ground(
             self, memory: Any, phrase_embeds: Tensor, phrase_mask: Tensor, proposals: GrounderOutput | None = None
@@ -165,8 +168,7 @@ class GroundedGeneration(GenerationMixin):
         Positions that were not read hold zeros: the last one, and those of a prompt that a kept cache already held.
         """
         steps = None if isinstance(generated, Tensor) else getattr(generated, "hidden_states", None)
-        cut = self.config.phrase_state == "at_seg" and bool((sequences[:, -1] == self.config.seg_token_id).any())
-        if not steps or cut:
+        if not steps or self.phrase_rule.lacks_last(sequences):
             return None
         states = [step[-1] for step in steps]
         beams = getattr(generated, "beam_indices", None)

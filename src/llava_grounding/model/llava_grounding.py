@@ -28,6 +28,7 @@ from llava_grounding.model.language import put_into_slots
 from llava_grounding.model.loading import CheckedLoading, ModelWithoutHead
 from llava_grounding.model.model_card import WithModelCard
 from llava_grounding.model.outputs import GrounderOutput, ImageFeatures, ImageMemory, RegionPrompts, VisualPromptOutput
+from llava_grounding.model.phrase_states import PhraseStates
 from llava_grounding.model.placement import any_trainable, device_of, like, memory_for
 from llava_grounding.model.shared_tower import SharedVisionTower
 
@@ -409,10 +410,15 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         )
         return losses / (learnt.sum().clamp(min=1) if num_items is None else num_items)
 
+    @property
+    def phrase_rule(self) -> PhraseStates:
+        """Which hidden state stands for a phrase."""
+        return PhraseStates(self.config.seg_token_id, self.config.phrase_state == "at_seg")
+
     def phrase_states(
         self, hidden: Float[Tensor, "B T D"], input_ids: Int[Tensor, "B T"], mask: Bool[Tensor, "B T"] | None = None
     ) -> tuple[Float[Tensor, "B G D"], Bool[Tensor, "B G"]]:
-        """Collect the hidden state of every `<seg>`, padded to the longest row.
+        """Collect the hidden state of every phrase, padded to the longest row; detached where the config says so.
 
         Args:
             hidden: last hidden states of the whole sequence.
@@ -421,18 +427,8 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         Returns:
             Phrase embeddings and which of them are real.
         """
-        found = input_ids == self.config.seg_token_id
-        if mask is not None:
-            found = found & mask
-        counts = found.sum(dim=1)
-        width = int(counts.max()) if counts.numel() else 0
-        order = found.int().argsort(dim=1, descending=True, stable=True)[:, :width]
-        positions = order - 1 if self.config.phrase_state == "before_seg" else order
-        embeds = hidden.gather(1, positions.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[2]))
-        phrase_mask = torch.arange(width, device=hidden.device)[None] < counts[:, None]
-        if self.config.detach_grounding:
-            embeds = embeds.detach()
-        return embeds, phrase_mask
+        embeds, phrase_mask = self.phrase_rule.collect(hidden, input_ids, mask)
+        return embeds.detach() if self.config.detach_grounding else embeds, phrase_mask
 
     def ground(
         self,

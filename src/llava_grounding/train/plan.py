@@ -20,7 +20,7 @@ from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.recipe import Recipe
 
-Task = Literal["language", "phrases", "classes", "prompts"]
+TrainingTask = Literal["language", "phrases", "classes", "prompts"]
 PHRASES = "class_phrases"
 """Part of the training module that holds class phrases; the others are the model's."""
 _VISION = ("grounder", "visual_prompt_encoder", PHRASES)
@@ -32,7 +32,7 @@ _ADAPTER = ".lora_"
 class StagePlan:
     """One stage: what it teaches, and to which parts."""
 
-    tasks: tuple[Task, ...]
+    tasks: tuple[TrainingTask, ...]
     parts: tuple[str, ...]
     new_rows: bool = False
     """Of a frozen language model, the embeddings of our own tokens are trainable nevertheless."""
@@ -89,7 +89,7 @@ def stage_plan(recipe: Recipe) -> StagePlan:
     return StagePlan(tuple(tasks), parts, new_rows)
 
 
-def _check_metric(metric: str, tasks: Sequence[Task]) -> None:
+def _check_metric(metric: str, tasks: Sequence[TrainingTask]) -> None:
     """Before anything is loaded: it would be missed only at the first validation."""
     known = ["class_f1"] if "classes" in tasks else []
     known += ["phrase_f1", "language_loss"] if "language" in tasks else []

@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from llava_grounding.errors import ConfigError, did_you_mean, quoted
-from llava_grounding.train.losses.weights import LossWeights
+from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
 from llava_grounding.train.recipe_file import MAX_DEPTH, find_recipe, parse_yaml, read_recipe_file, yaml_problem
 from llava_grounding.train.renamed import FORMER, former_name, former_names
 
@@ -21,7 +21,7 @@ Stage = Literal["pretrain_grounder", "chat", "align", "grounded_chat", "visual_p
 Weights = Literal["float32", "bfloat16", "int8", "int4"]
 Sharding = Literal["none", "fsdp", "zero2", "zero3"]
 Source = Mapping[str, Any]
-"""One source of samples: its `kind`, its `weight`, and what its kind needs; see `sources.py`."""
+"""One source of samples: its `kind`, its `weight`, and what its kind needs; see `source_kinds.py`."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,8 @@ class Recipe:
     """Longest dialogue; later turns are left out, a longer first one leaves the sample out. None: the model's limit."""
     loss_weights: LossWeights = field(default_factory=LossWeights)
     """Factors of the losses; see `losses/weights.py`."""
+    matching_costs: MatchingCosts = field(default_factory=MatchingCosts)
+    """Factors of the costs by which object queries are matched to objects; see there as well."""
     num_points: int = 512
     """Points a mask loss is computed on; 0 takes every cell. 12544 in the original."""
     seed: int = 0
@@ -153,6 +155,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     ),
     **dict.fromkeys(("pictures", "denoising"), _NONE_OR_MORE),
     **dict.fromkeys((f"loss_weights.{one.name}" for one in fields(LossWeights)), _NONE_OR_MORE),
+    **dict.fromkeys((f"matching_costs.{one.name}" for one in fields(MatchingCosts)), _NONE_OR_MORE),
     **dict.fromkeys(("num_points", "workers", "seed", "max_skipped_samples"), _NONE_OR_MORE),
     "minutes": (1e-3, math.inf),
     **dict.fromkeys(("warmup_ratio", "beta2", "lora.dropout"), _SHARE),

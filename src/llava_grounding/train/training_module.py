@@ -16,7 +16,7 @@ from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGe
 from llava_grounding.train.batching.batches import ChatBatch, ClassBatch
 from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.losses.step_losses import Criteria, Shares, chat_losses, pretrain_losses
-from llava_grounding.train.losses.weights import LossWeights
+from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
 from llava_grounding.train.plan import StagePlan
 from llava_grounding.train.recipe import Recipe
 
@@ -32,11 +32,19 @@ class LossConfig:
     num_points: int | None
     freeze_batch_norm: bool = False
     denoising: int = 0
+    costs: MatchingCosts = MatchingCosts()
 
     @classmethod
     def of(cls, recipe: Recipe, plan: StagePlan) -> LossConfig:
         """As the recipe says."""
-        return cls(plan, recipe.loss_weights, recipe.num_points or None, recipe.freeze_batch_norm, recipe.denoising)
+        return cls(
+            plan,
+            recipe.loss_weights,
+            recipe.num_points or None,
+            recipe.freeze_batch_norm,
+            recipe.denoising,
+            recipe.matching_costs,
+        )
 
 
 class TrainingModule(nn.Module):
@@ -62,7 +70,9 @@ class TrainingModule(nn.Module):
         self.loss_config = loss_config
         self.stored_dtypes = dict(stored_dtypes or {})
         num_classes = len(phrases.names) if phrases else 0
-        self._criteria = criteria or Criteria.of(num_classes, loss_config.num_points, loss_config.weights)
+        self._criteria = criteria or Criteria.of(
+            num_classes, loss_config.num_points, loss_config.weights, loss_config.costs
+        )
         self.scalars: set[str] = set()
         # What sharding makes a unit of, under the name it asks for: layers that are only ever called. It would not see
         # that somebody enters a vision module by another method than `forward`; these belong to the unit of the whole.

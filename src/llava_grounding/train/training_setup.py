@@ -27,14 +27,8 @@ from llava_grounding.scenes.synthetic import SceneConfig
 from llava_grounding.train.adapters import add_adapters
 from llava_grounding.train.batching.batches import longest_dialogue
 from llava_grounding.train.batching.mixture import Mixture, SampleSource
-from llava_grounding.train.batching.sources import (
-    Photos,
-    Records,
-    Scenes,
-    held_out_samples,
-    open_sources,
-    scenes_without_dialogues,
-)
+from llava_grounding.train.batching.source_kinds import Photos, Records, Scenes
+from llava_grounding.train.batching.sources import held_out_samples, open_sources, scenes_without_dialogues
 from llava_grounding.train.batching.stream import BatchMaker, BatchStream, Portion
 from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, load_class_phrases, lost_phrases
 from llava_grounding.train.losses.class_losses import ClassPhrases

@@ -13,7 +13,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Unpack
 
-from llava_grounding.data.images import ImageStore, coco_number, place_of
+from llava_grounding.data.image_names import coco_number
+from llava_grounding.data.images import ImageStore, place_of
 from llava_grounding.data.readers.coco import CocoPhotos, read_label_sets
 from llava_grounding.data.readers.coco_labels import LabelOptions
 from llava_grounding.data.readers.reading import (

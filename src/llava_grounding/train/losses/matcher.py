@@ -17,6 +17,7 @@ from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_iou
 from llava_grounding.model.outputs import GrounderPrediction
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch, as_batch
 from llava_grounding.train.losses.points import PointPlan, PointSource, sample_maps, sample_masks
+from llava_grounding.train.losses.weights import MatchingCosts
 
 FOCAL_ALPHA = 0.25
 LOG_EPSILON = 1e-6
@@ -91,11 +92,11 @@ class HungarianMatcher:
     Source: DETR (arXiv:2005.12872) section 3.1; point costs as in Mask2Former (arXiv:2112.01527) section 3.3.
     """
 
-    cost_class: float = 4.0
-    cost_mask: float = 5.0
-    cost_dice: float = 5.0
-    cost_box: float = 5.0
-    cost_giou: float = 2.0
+    cost_class: float = MatchingCosts.focal
+    cost_mask: float = MatchingCosts.mask
+    cost_dice: float = MatchingCosts.dice
+    cost_box: float = MatchingCosts.box
+    cost_giou: float = MatchingCosts.giou
     num_points: int | None = 12544
     max_cells: int | None = None
 

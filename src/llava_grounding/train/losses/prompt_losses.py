@@ -18,6 +18,7 @@ from llava_grounding.model.outputs import VisualPromptOutput, VisualPromptPredic
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch
 from llava_grounding.train.losses.points import PointDraws, PointPlan, PointSource, sample_maps, sample_masks
 from llava_grounding.train.losses.set_criterion import bce_and_dice, choose_points, loss_key, weighted
+from llava_grounding.train.losses.weights import LossWeights
 
 PROMPT_LOSS_NAMES = ("loss_mask", "loss_dice", "loss_box", "loss_giou", "loss_score")
 
@@ -44,11 +45,11 @@ class PromptCriterion:
     Source: LLaVA-Grounding (arXiv:2312.02949); Semantic-SAM (arXiv:2307.04767).
     """
 
-    loss_mask_weight: float = 5.0
-    loss_dice_weight: float = 5.0
-    loss_box_weight: float = 5.0
-    loss_giou_weight: float = 2.0
-    loss_score_weight: float = 1.0
+    loss_mask_weight: float = LossWeights.mask
+    loss_dice_weight: float = LossWeights.dice
+    loss_box_weight: float = LossWeights.box
+    loss_giou_weight: float = LossWeights.giou
+    loss_score_weight: float = LossWeights.score
     weight_multiplier: float = 1.0
     num_points: int | None = 12544
     oversample_ratio: float = 3.0

@@ -30,6 +30,7 @@ from llava_grounding.train.losses.points import (
     sample_maps,
     sample_masks,
 )
+from llava_grounding.train.losses.weights import LossWeights
 
 LOSS_NAMES = ("loss_class", "loss_mask", "loss_dice", "loss_box", "loss_giou")
 CLASS_LOSS_SCALE = 10.0
@@ -85,11 +86,11 @@ class SetCriterion:
     """
 
     matcher: HungarianMatcher = field(default_factory=HungarianMatcher)
-    loss_class_weight: float = 4.0
-    loss_mask_weight: float = 5.0
-    loss_dice_weight: float = 5.0
-    loss_box_weight: float = 5.0
-    loss_giou_weight: float = 2.0
+    loss_class_weight: float = LossWeights.focal
+    loss_mask_weight: float = LossWeights.mask
+    loss_dice_weight: float = LossWeights.dice
+    loss_box_weight: float = LossWeights.box
+    loss_giou_weight: float = LossWeights.giou
     weight_multiplier: float = 1.0
     num_points: int | None = 12544
     oversample_ratio: float = 3.0

@@ -19,7 +19,7 @@ from llava_grounding.train.losses.class_losses import ClassPhrases, class_losses
 from llava_grounding.train.losses.matcher import HungarianMatcher
 from llava_grounding.train.losses.prompt_losses import PromptCriterion
 from llava_grounding.train.losses.set_criterion import SetCriterion
-from llava_grounding.train.losses.weights import LossWeights
+from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
 from llava_grounding.train.losses.word_loss import word_loss
 
 _MATCHING_CELLS = 16  # a side: matching whole masks of 56 x 56 cells was a quarter of a step
@@ -34,16 +34,18 @@ class Criteria:
     prompts: PromptCriterion
 
     @classmethod
-    def of(cls, num_classes: int, num_points: int | None, weights: LossWeights = LossWeights()) -> Criteria:
+    def of(
+        cls,
+        num_classes: int,
+        num_points: int | None,
+        weights: LossWeights = LossWeights(),
+        costs: MatchingCosts = MatchingCosts(),
+    ) -> Criteria:
         """With `num_points=None` masks are judged on every cell."""
-        of_masks_and_boxes: dict[str, Any] = {
-            "loss_mask_weight": weights.mask,
-            "loss_dice_weight": weights.dice,
-            "loss_box_weight": weights.box,
-            "loss_giou_weight": weights.giou,
-            "num_points": num_points,
-        }
-        matcher = HungarianMatcher(num_points=num_points, max_cells=_MATCHING_CELLS)
+        of_masks_and_boxes: dict[str, Any] = {**weights.of_masks_and_boxes(), "num_points": num_points}
+        matcher = HungarianMatcher(
+            costs.focal, costs.mask, costs.dice, costs.box, costs.giou, num_points, max_cells=_MATCHING_CELLS
+        )
         # The class loss is a mean over columns; a tenth per column is the weight on their sum, as with few phrases.
         of_columns = weights.focal / 10 * (1 + num_classes)
         return cls(

@@ -1,4 +1,7 @@
-"""The weight of every loss, in one place and reachable from a recipe. Knows no tensors."""
+"""The weight of every loss and of every cost of matching, in one place and reachable from a recipe. Knows no tensors.
+
+Criteria and matcher have their defaults from here.
+"""
 
 from __future__ import annotations
 
@@ -34,3 +37,23 @@ class LossWeights:
     """Of the cross-entropy of memory cells over class names."""
     denoising: float = 1.0
     """Of the losses of disturbed copies."""
+
+    def of_masks_and_boxes(self) -> dict[str, float]:
+        """Those that criteria of phrases and of visual prompts share, by the name of their argument."""
+        return {f"loss_{name}_weight": getattr(self, name) for name in ("mask", "dice", "box", "giou")}
+
+
+@dataclass(frozen=True)
+class MatchingCosts:
+    """Factors of what makes an object query fit an object; as in the original."""
+
+    focal: float = 4.0
+    """Of the focal cost of the object's phrases."""
+    mask: float = 5.0
+    """Of the cross-entropy of masks."""
+    dice: float = 5.0
+    """Of the dice cost of masks."""
+    box: float = 5.0
+    """Of the absolute difference of boxes."""
+    giou: float = 2.0
+    """Of the negated generalised IoU of boxes."""

@@ -2,28 +2,29 @@
 
     task -> next_step -> [pace, budget] -> store "sent" -> endpoint -> store "answered" -> next_step -> ...
 
-Stopping is always safe: what is under way is waited for, and everything else is in the store.
+Stopping is always safe: what is under way is waited for, and everything else is in the store. Knows no tasks: what one
+is, and how it is worded, is a `Questioner`'s business.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import re
 import signal
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
-from llava_grounding.annotate.endpoint import AccessError, BusyError, CallError, Endpoint, RefusedError, Reply
-from llava_grounding.annotate.limits import Budget, Pace, guess_tokens
-from llava_grounding.annotate.rounds import ModelSettings, Pending, Request, form_key, next_step
-from llava_grounding.annotate.samples import Unusable
-from llava_grounding.annotate.store import Row, Store
-from llava_grounding.annotate.tasks import Task
+from llava_grounding.endpoints.client import AccessError, BusyError, CallError, Endpoint, RefusedError, Reply
+from llava_grounding.endpoints.limits import Budget, Pace, guess_tokens
+from llava_grounding.endpoints.store import Row, Store
 
-_ABOUT_FORM = re.compile(r"response_format|json_schema|schema|guided|grammar|structured", re.IGNORECASE)
+_T = TypeVar("_T")
+_T_contra = TypeVar("_T_contra", contravariant=True)
+LookUp = Callable[[str], Row | None]
+"""What a store knows of the request with a key."""
 _FAILED_IN_A_ROW = 20  # requests, after which an endpoint is given up
 _TRIES_TO_CONNECT = 3
 _YIELD_EVERY = 20  # samples
@@ -71,48 +72,88 @@ class Progress:
     budget: Budget = field(default_factory=Budget)
 
 
-Steps = Callable[[Any, Any, Callable[[str], Row | None]], Any]
-"""Of a task, the settings and a look-up in the store: a `Pending` whose request has `key` and `body`, or the end."""
+class Request(Protocol):
+    """One call of a model."""
+
+    @property
+    def key(self) -> str:
+        """Under which the store keeps it."""
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """As the API takes it; `messages` hold text alone."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A request that has no answer yet, and what the store knows of it."""
+
+    request: Request
+    row: Row | None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the endpoint will never take it."""
+        return self.row is not None and self.row.state == "refused"
+
+
+class Questioner(ABC, Generic[_T_contra]):
+    """Says what is asked of one model about tasks of one kind.
+
+    Args:
+        model: as the endpoint calls it.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    @abstractmethod
+    def next_step(self, task: _T_contra, look_up: LookUp) -> Pending | object:
+        """The next request about a task; anything else where nothing is left to be asked.
+
+        A function of the task and of what was answered alone, so that a run that was ended goes on where it was.
+        """
+
+    def note_first_answer(self, store: Store) -> None:
+        """The endpoint has answered for the first time."""
+
+    def change_after_refusal(self, refused: RefusedError, store: Store) -> bool:
+        """Whether requests are worded in another way from now on; asked while the endpoint has answered nothing."""
+        return False
 
 
 class _Stop(Exception):  # noqa: N818  never leaves this file
     """Nothing more is to be asked."""
 
 
-class Asker:
+class Asker(Generic[_T]):
     """Asks one model about many tasks.
 
     Args:
-        settings: their `form` may be changed to `brackets` by the first request, unless `fixed_form`.
         tell: called when a sample is done.
-        steps: what is asked next about a task, or what its answers come to, where tasks are of another kind than ours.
     """
 
     def __init__(
         self,
         store: Store,
         endpoint: Endpoint,
-        settings: ModelSettings,
+        questioner: Questioner[_T],
         options: AskOptions | None = None,
         pace: Pace | None = None,
         budget: Budget | None = None,
-        fixed_form: bool = False,
         tell: Callable[[Progress], None] = lambda progress: None,
-        steps: Steps = next_step,
     ) -> None:
-        self.settings = settings
-        self._steps = steps
         self._store, self._endpoint, self._tell = store, endpoint, tell
+        self._questioner = questioner
         self._options, self._pace = options or AskOptions(), pace or Pace()
         self.progress = Progress(budget=budget or Budget())
-        self._fixed_form = fixed_form
         self._under_way: dict[str, asyncio.Event] = {}
         self._in_a_row = 0
         self._stopping = False
         self._fatal: CallError | None = None
         self._random = random.Random()  # jitter needs no seed: it changes no output
 
-    async def ask(self, tasks: Iterable[Task | Unusable]) -> Progress:
+    async def ask(self, tasks: Iterable[_T]) -> Progress:
         """Ask about all tasks.
 
         Raises:
@@ -126,9 +167,6 @@ class Asker:
                 for number, task in enumerate(tasks):
                     if number % _YIELD_EVERY == 0:
                         await asyncio.sleep(0)  # what is under way goes on while much is skipped
-                    if isinstance(task, Unusable):
-                        self.progress.samples += 1
-                        continue
                     if self._is_done(task):
                         continue
                     if self._stopping:
@@ -155,10 +193,10 @@ class Asker:
     def _met(self) -> bool:
         return self.progress.answered + self.progress.refused > 0
 
-    def _is_done(self, task: Task) -> bool:
+    def _is_done(self, task: _T) -> bool:
         """Whether nothing is left to be asked about a task."""
-        step = self._steps(task, self.settings, self._store.get)
-        if isinstance(step, Pending) and not self._is_final(step):
+        step = self._questioner.next_step(task, self._store.get)
+        if isinstance(step, Pending) and not step.is_refused:
             if step.row is not None and step.row.state == "batch" and not self._options.ask_batched:
                 self.progress.waiting += 1
                 self.progress.unfinished += 1
@@ -169,16 +207,12 @@ class Asker:
         self._tell(self.progress)
         return True
 
-    @staticmethod
-    def _is_final(step: Pending) -> bool:
-        return step.row is not None and step.row.state == "refused"
-
-    async def _whole(self, task: Task) -> None:
+    async def _whole(self, task: _T) -> None:
         """All rounds about one task."""
         try:
             while True:
-                step = self._steps(task, self.settings, self._store.get)
-                if not isinstance(step, Pending) or self._is_final(step):
+                step = self._questioner.next_step(task, self._store.get)
+                if not isinstance(step, Pending) or step.is_refused:
                     break
                 if not await self._once(step.request):
                     self.progress.unfinished += 1
@@ -206,7 +240,6 @@ class Asker:
             self._under_way.pop(key).set()
 
     async def _attempts(self, key: str, request: Request) -> bool:
-        model = self.settings.model
         body = request.body
         guess = guess_tokens(sum(len(message["content"]) for message in body["messages"]))
         most = int(body.get("max_tokens") or body.get("max_completion_tokens") or 1500)
@@ -219,7 +252,7 @@ class Asker:
                 await self._pace.wait(guess + most // 4)
                 if self._stopping:
                     raise _Stop
-                self._store.sending(key, model)
+                self._store.sending(key, self._questioner.model)
                 reply = await self._endpoint.complete(body)
             except RefusedError as refused:
                 return self._note_refused(key, refused)
@@ -260,18 +293,15 @@ class Asker:
         prompt = guess if reply.prompt_tokens is None else reply.prompt_tokens
         said = guess_tokens(len(reply.text)) if reply.completion_tokens is None else reply.completion_tokens
         if not self._met:
-            self._store.note(form_key(self.settings.model), self.settings.form)
-        self._store.answered(key, self.settings.model, reply.text, prompt, said)
+            self._questioner.note_first_answer(self._store)
+        self._store.answered(key, self._questioner.model, reply.text, prompt, said)
         self.progress.budget.spend(prompt, said)
         self._pace.correct(prompt + said - guess)
         self.progress.answered += 1
         self._in_a_row = 0
 
     def _note_refused(self, key: str, refused: RefusedError) -> bool:
-        schema = self.settings.form == "schema" and not self._fixed_form and not self._met
-        if schema and _ABOUT_FORM.search(str(refused)):
-            self.settings = replace(self.settings, form="brackets")
-            self._store.note(form_key(self.settings.model), self.settings.form)
+        if not self._met and self._questioner.change_after_refusal(refused, self._store):
             return True
         self.progress.refused += 1
         self._store.failed(key, "refused", str(refused))

@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from llava_grounding.annotate.rounds import cost_of
-
 CHARACTERS_PER_TOKEN = 3.5
 """By which the length of a prompt is guessed before it is sent; English in usual vocabularies has 3.5 to 4.5."""
 
@@ -17,6 +15,11 @@ CHARACTERS_PER_TOKEN = 3.5
 def guess_tokens(characters: int) -> int:
     """Tokens of a text of so many characters, rather too many than too few."""
     return int(characters / CHARACTERS_PER_TOKEN) + 8
+
+
+def cost_of(prompt_tokens: int, completion_tokens: int, prices: tuple[float, float]) -> float:
+    """In the unit of the prices, which are of a million tokens."""
+    return (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
 
 
 class Pace:
