@@ -423,7 +423,7 @@ def test_an_estimate_sends_nothing_and_ctrl_c_loses_nothing(
         kills: list[int] = []
 
         def interrupting(prompt: str, attempt: int) -> str:
-            if len(model.asked) == 5 and not kills:
+            if len(model.asked) >= 5 and not kills:  # several may have come since the last answer
                 kills.append(attempt)
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.5)  # nothing is answered until the signal has arrived, however busy the machine is

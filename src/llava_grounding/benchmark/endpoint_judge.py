@@ -149,7 +149,9 @@ class EndpointJudge:
                 tell=self._tell,
                 steps=next_judge_step,
             )
-            asyncio.run(asker.ask(asked))  # type: ignore[arg-type]
+            progress = asyncio.run(asker.ask(asked))  # type: ignore[arg-type]
+            if progress.stopped == "interrupted":
+                raise KeyboardInterrupt  # a report of half the verdicts is none
         return [self._verdict(question) for question in questions]
 
     def _verdict(self, question: JudgeQuestion) -> Verdict | None:
