@@ -169,9 +169,7 @@ class Interrupting:
 
 
 @pytest.mark.parametrize("number", [1, 3, 6])
-def test_ctrl_c_is_never_forgotten_not_even_during_the_last_answer(
-    place: Callable[[int], Place], number: int
-) -> None:
+def test_ctrl_c_is_never_forgotten_not_even_during_the_last_answer(place: Callable[[int], Place], number: int) -> None:
     here, endpoint = place(3), Interrupting(number)
     asker = Asker(here.store, endpoint, replace(SETTINGS, rounds=1), AskOptions(concurrency=1))
     before = signal.getsignal(signal.SIGINT)

@@ -48,7 +48,7 @@ def test_what_annotate_writes_is_learnt(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_labels(tmp_path, 4)
-    assert run("annotate run --instances instances.json --captions captions.json --out gvc".split()) == 0
+    assert run(["annotate", "run", "--instances", "instances.json", "--captions", "captions.json", "--out", "gvc"]) == 0
     assert "GVC 4, GVC-R 4, marks 4" in capsys.readouterr().out
     training_model().save_pretrained("start")
     training_processor().save_pretrained("start")
