@@ -292,11 +292,11 @@ def _of_list(data: Any, path: Path) -> Recognised | None:
         pictures = [one for row in rows for one in (row.get("images") or []) if isinstance(one, str)]
         return _with_images(Recognised("messages", {"dialogues": path}), pictures, path)
     if "conversations" in keys:
-        if keys & {"gd_ls", "q_gd_ls"}:
-            missing = {"instances": "the COCO file that its ids are of"}
-            return _with_images(Recognised("gvc", {"dialogues": path}, missing), names, path)
-        kind = "set_of_mark" if "marks" in keys else "llava"
-        return _with_images(Recognised(kind, {"dialogues": path}), names, path)
+        kind = "gvc" if keys & {"gd_ls", "q_gd_ls"} else "set_of_mark" if "marks" in keys else "llava"
+        labels = path.with_name("instances.json")  # as `annotate` writes them
+        beside = {"instances": labels} if kind != "llava" and labels.is_file() else {}
+        missing = {} if beside or kind == "llava" else {"instances": "the COCO file that its ids are of"}
+        return _with_images(Recognised(kind, {"dialogues": path, **beside}, missing), names, path)
     if "turns" in keys:
         missing = {"instances": "a COCO file of its pictures"}
         return _with_images(Recognised("custom", {"dialogues": path}, missing), names, path)
