@@ -1,4 +1,4 @@
-"""The walk-through of `docs/annotate.md`: every command of it, in order, in a folder with nothing but a user's files."""
+"""The walk-through of `docs/annotate.md`: each command of it, in order, in a folder with a user's files and no more."""
 
 from __future__ import annotations
 
@@ -43,3 +43,9 @@ def test_every_command_of_the_walk_through_works_in_order(
     assert Path("1.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in Path("gvc.svg").read_text()
     assert len(json.loads(Path("gvc_reviewed/gvc.json").read_text())) > 0
+    # Drawn marks say nothing of labels; their numbers must be known as such, since numbers cannot be mirrored.
+    assert run(["annotate", "draw-marks", "gvc", "--images", "photos", "--out", "marked"]) == 0
+    assert run(["data", "marked"]) == 0
+    told = capsys.readouterr().out
+    assert "`kind: set_of_mark`" in told
+    assert "dialogues: 6" in told
