@@ -22,7 +22,9 @@ CAPTIONS = ("Two people walk a dog.", "The dog is seen with two people.")
 def write_labels(folder: Path, count: int) -> None:
     """Pictures, each with two people and a dog, and captions of them."""
     (folder / "photos").mkdir()
-    images, annotations, captions = [], [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    captions: list[dict[str, Any]] = []
     colours = {"person": (200, 60, 60), "dog": (60, 60, 200)}
     for number in range(1, count + 1):
         images.append({"id": number, "file_name": f"{number}.png", "width": SIZE_WH[0], "height": SIZE_WH[1]})
