@@ -325,17 +325,11 @@ def _read_many(codes: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarr
     texts = [text for text in given if isinstance(text, str) and text.isascii() and text]
     if codes and len(texts) == len(codes):
         sizes = [tuple(code.get("size") or ()) for code in codes]
-        if all(
-            len(size) == 2
-            and type(size[0]) is int
-            and type(size[1]) is int
-            and min(size) >= 0
-            and size[0] * size[1] <= MAX_PIXELS
-            for size in sizes
+        if all(len(size) == 2 and {*map(type, size)} == {int} and min(size) >= 0 for size in sizes) and (
+            max(max(size[0] * size[1], *size) for size in sizes) <= MAX_PIXELS
         ):
             places = np.array(sizes, dtype=np.int64)
-            found = _read_texts(texts, places.prod(axis=1))
-            if found is not None:
+            if (found := _read_texts(texts, places.prod(axis=1))) is not None:
                 return places, *found
     read = [_read(code) for code in codes]  # one after the other, to say what is wrong with which
     pairs = np.array([len(counts) // 2 + 1 for _, counts in read], dtype=np.int64)
