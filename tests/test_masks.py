@@ -9,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from llava_grounding import masks as masks_module
 from llava_grounding.errors import DataError, ShapeError
 from llava_grounding.masks import (
     MaskRuns,
@@ -340,6 +341,27 @@ def test_overlaps_of_run_lengths_are_those_of_the_masks(seed, height, width):
     pairs = np.array([(row, column) for row in range(4) for column in range(4)])
     assert runs.pair_iou(runs, pairs).tolist() == mask_iou(masks, masks).reshape(-1).tolist()
     assert runs.pair_iou(plain, np.array([[2, 0]])).tolist() == [mask_area(masks[2]) / (height * width)]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_codes_in_text_are_read_together_and_as_one_by_one(seed):
+    rng = np.random.default_rng(seed)
+    shapes = [(3, 5), (1, 1), (400, 300), (200, 3)]
+    masks = [rng.random(shape) < rng.choice([0, 0.001, 0.5, 1]) for shape in shapes for _ in range(2)]
+    codes = [encode_rle(mask) for mask in masks]
+    unpacked = [{**code, "counts": masks_module._text_to_counts(code["counts"]).tolist()} for code in codes]
+    alone = MaskRuns(unpacked)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks_module, "_read", None)  # which reads one by one, and says what is wrong
+        together = MaskRuns(codes)
+    for name in ("sizes", "areas", "num_runs", "first", "starts", "ends", "boxes_xyxy"):
+        assert getattr(together, name).tolist() == getattr(alone, name).tolist(), name
+
+
+@pytest.mark.parametrize("side", [2**70, 2**32, -1])
+def test_a_size_that_no_number_holds_is_a_fault_of_the_code(side):
+    with pytest.raises(DataError, match="must have a size of 0 to"):
+        MaskRuns([{"size": [side, side], "counts": "0"}])
 
 
 def test_overlaps_of_damaged_codes_and_of_other_sizes_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from llava_grounding.annotate.label_index import open_index
 from llava_grounding.annotate.samples import Shard, TextSample, Turn
 from llava_grounding.annotate.tasks import make_task
 from llava_grounding.annotate.verdicts import read_verdicts, wilson_interval
-from llava_grounding.annotate.write import FILES
+from llava_grounding.annotate.write import FILES, Writer
 from llava_grounding.cli.main import run
 from llava_grounding.data.check import check_dataset
 from llava_grounding.data.images import FolderImages
@@ -444,6 +445,24 @@ def test_an_estimate_sends_nothing_and_ctrl_c_loses_nothing(
     assert agreement["with"]["model"] == "builtin"
     assert 0 < agreement["same_instances"] <= agreement["in_both"] <= min(agreement["phrases"])
     assert "name the same instances" in capsys.readouterr().out
+
+
+def test_a_full_disk_is_one_sentence_that_names_the_folder_and_changes_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, out = write(tmp_path / "in"), tmp_path / "out"
+    assert annotate("run", *inputs(paths), "--out", out) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "accept", full)
+        assert annotate("run", *inputs(paths), "--out", out) == 1
+    assert re.search(r"Error: No space left on device `.*/out`$", capsys.readouterr().err.strip())
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    assert annotate("run", *inputs(paths), "--out", out) == 0
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_model import FakeModel, hostile, running
@@ -20,7 +22,7 @@ from llava_grounding.annotate.assemble import Inputs, assemble
 from llava_grounding.annotate.label_index import LabelIndex, open_index
 from llava_grounding.annotate.rounds import AnnotationQuestioner, ModelSettings, StoredAnswers, form_key
 from llava_grounding.endpoints.asking import Asker, AskOptions, Progress
-from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint
+from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint, Reply
 from llava_grounding.endpoints.limits import Budget, Pace
 from llava_grounding.endpoints.store import STORE_FILE, Store
 from llava_grounding.errors import DataError
@@ -150,6 +152,45 @@ def test_what_cannot_go_on_is_one_sentence(
         pytest.raises(error, match=message),
     ):
         here.ask(model, settings, AskOptions(concurrency=4, attempts=3, first_wait=0.01), key=key)
+
+
+class Interrupting:
+    """An endpoint during whose n-th answer somebody presses Ctrl-C."""
+
+    def __init__(self, number: int) -> None:
+        self.calls, self._number = 0, number
+
+    async def complete(self, body: Mapping[str, Any]) -> Reply:
+        self.calls += 1
+        if self.calls == self._number:
+            signal.raise_signal(signal.SIGINT)
+        return Reply('{"texts": []}', 1, 1)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("number", [1, 3, 6])
+def test_ctrl_c_is_never_forgotten_not_even_during_the_last_answer(place: Callable[[int], Place], number: int) -> None:
+    here, endpoint = place(3), Interrupting(number)
+    asker = Asker(here.store, endpoint, AnnotationQuestioner(replace(SETTINGS, rounds=1)), AskOptions(concurrency=1))
+    before = signal.getsignal(signal.SIGINT)
+    progress = asyncio.run(asker.ask(here.inputs.tasks(here.index)))
+    assert (progress.stopped, progress.answered, endpoint.calls) == ("interrupted", number, number)
+    assert signal.getsignal(signal.SIGINT) is before
+    # Nor is it held up by what is answered already.
+    asker = Asker(here.store, Interrupting(0), AnnotationQuestioner(replace(SETTINGS, rounds=1)))
+    looked_at = 0
+
+    def tasks() -> Iterator[Any]:
+        nonlocal looked_at
+        signal.raise_signal(signal.SIGINT)
+        for task in here.inputs.tasks(here.index):
+            looked_at += 1
+            yield task
+
+    assert asyncio.run(asker.ask(tasks())).stopped == "interrupted"
+    assert looked_at == 1
 
 
 def test_nobody_there_is_found_out_soon(place: Callable[[int], Place]) -> None:

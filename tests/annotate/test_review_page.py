@@ -39,6 +39,10 @@ def test_what_a_person_says_with_keys_is_in_the_corrected_files(
     rows = captions(3)
     rows["annotations"].insert(1, {"id": 99, "image_id": 1, "caption": HOSTILE})
     paths["captions"].write_text(json.dumps(rows))
+    labels = json.loads(paths["instances"].read_text())
+    for one in labels["annotations"]:  # numbers that are one and the same to a browser
+        one["id"] += 2**60
+    paths["instances"].write_text(json.dumps(labels))
     assert annotate("run", "--instances", paths["instances"], "--captions", paths["captions"], "--out", out) == 0
     assert annotate("review", out, "--images", tmp_path / "in", "--page", html) == 0
 
@@ -94,6 +98,6 @@ def test_what_a_person_says_with_keys_is_in_the_corrected_files(
     before, after = (json.loads((folder / "gvc.json").read_text()) for folder in (out, fixed))
     assert after[0]["conversations"][1]["value"] == "Two people walk <g_s> a dog <g_e> <seg>."
     assert after[1]["conversations"][1]["value"] == HOSTILE.replace(" dog", " <g_s> dog <g_e> <seg>", 1)
-    assert after[1]["gd_ls"] == [[1001]]
+    assert after[1]["gd_ls"] == [[2**60 + 1001]]
     assert after[2:] == before[2:]
     assert "rejected in review" in (fixed / "dropped_phrases.jsonl").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,21 @@ def test_a_model_that_answers_nonsense_is_asked_again_and_at_last_not_counted(
     store.close()
     (tmp_path / "judgements.jsonl").write_bytes(record([question, nothing], verdicts))
     assert RecordedJudge(tmp_path / "judgements.jsonl").judge([question, nothing]) == verdicts
+
+
+def test_ctrl_c_while_a_model_judges_is_no_report_with_fewer_verdicts(tmp_path: Path) -> None:
+    class Interrupted(Scripted):
+        async def complete(self, body: Mapping[str, Any]) -> Reply:
+            signal.raise_signal(signal.SIGINT)
+            return await super().complete(body)
+
+    store = Store(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        judge_with(Interrupted('{"right": [1]}'), store).judge([match_question("a dog"), match_question("a cat")])
+    rest = Scripted('{"right": [1]}')
+    assert judge_with(rest, store).judge([match_question("a dog"), match_question("a cat")]) == [Verdict(((0, 0),))] * 2
+    assert len(rest.bodies) == 1  # what was answered is kept
+    store.close()
 
 
 def test_chat_scores_are_given_with_grounding_and_without(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 // One phrase at a time. Data becomes text nodes and numbers only, never markup.
 (() => {
   const { about, items } = JSON.parse(document.getElementById("data").textContent);
-  const name = `review-${about.records}-${items.map((item) => JSON.stringify(item.key)).join()}`.slice(0, 4000);
+  const name = `review-${about.version}-${about.records}-${items.map((item) => JSON.stringify(item.key)).join()}`.slice(0, 4000);
   const svg = "http://www.w3.org/2000/svg";
   const element = (id) => document.getElementById(id);
   const WORD = /[\p{L}\p{N}]+(?:[-'’][\p{L}\p{N}]+)*/gu;
@@ -67,7 +67,7 @@
   function mark() {
     const item = items[at];
     for (const node of document.querySelectorAll("#picture .thing, #things button")) {
-      const on = item.things.some((thing) => String(thing.id) === node.dataset.id && chosen.has(thing.id));
+      const on = item.things.some((thing) => thing.id === node.dataset.id && chosen.has(thing.id));
       node.classList.toggle("named", on);
       if (node.tagName === "BUTTON") node.setAttribute("aria-pressed", on);
     }

@@ -23,7 +23,7 @@ from PIL import Image
 
 from llava_grounding.annotate.finished import FinishedLabels, FinishedRecord, FinishedText, iter_records
 from llava_grounding.annotate.tasks import number_instances
-from llava_grounding.annotate.verdicts import KIND, VERSION
+from llava_grounding.annotate.verdicts import KIND, VERSION, id_text
 from llava_grounding.annotate.write import RECORDS
 from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.record import Record
@@ -100,7 +100,7 @@ def _item(one: Sampled, labels: FinishedLabels) -> dict[str, Any]:
         "others": [
             _utf16_span(one.text.text, other["span"]) for other in one.text.phrases if other["span"] != phrase["span"]
         ],
-        "named": list(phrase["annotations"]),
+        "named": list(map(id_text, phrase["annotations"])),
         "things": list(_things(record)),
     }
 
@@ -111,7 +111,7 @@ def _things(record: Record) -> Iterator[dict[str, Any]]:
         path = mask_to_path(mask) if mask is not None else ""
         # `d="..." transform="..."`, both made of numbers and letters of paths.
         parts = dict(part.split('="') for part in path.rstrip('"').split('" ')) if path else {}
-        yield {"id": thing.id, "name": thing.category, "box": list(thing.box_xyxy), **parts}
+        yield {"id": id_text(thing.id), "name": thing.category, "box": list(thing.box_xyxy), **parts}
 
 
 def _utf16_span(text: str, span: Sequence[int]) -> list[int]:

@@ -5,6 +5,7 @@ Knows no pages and no labels; see `review` and `correct`.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ from llava_grounding.data.readers.reading import is_whole, read_json
 from llava_grounding.errors import DataError, shown
 
 VERDICTS = ("accept", "reject", "fix")
-VERSION = 1
+VERSION = 2
+_VERSION_WITH_PLAIN_IDS = 1
 KIND = "llava-grounding review"
 _Z = 1.959964  # of a 95 % interval
 PhraseKey = tuple[int, str, Span]
@@ -74,6 +76,11 @@ class Precision:
             yield f"of the {self.wrong} others {self.fixed} were fixed"
 
 
+def id_text(identifier: int | str | None) -> str:
+    """An annotation id as a page and its verdicts have it: as text, since a browser's numbers keep 53 bits."""
+    return json.dumps(identifier)
+
+
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
     """95 % interval of a share (Wilson 1927); (0, 1) of nothing."""
     if not total:
@@ -99,7 +106,8 @@ def read_verdicts(folder: Path, paths: Sequence[Path]) -> dict[PhraseKey, Verdic
     digest, verdicts = file_hash(folder / RECORDS), {}
     for path in paths:
         value = read_json(path)
-        if not isinstance(value, Mapping) or value.get("kind") != KIND or value.get("version") != VERSION:
+        version = value.get("version") if isinstance(value, Mapping) and value.get("kind") == KIND else None
+        if version not in (VERSION, _VERSION_WITH_PLAIN_IDS):
             raise DataError(f"{path} must be verdicts of a review page of version {VERSION}, got {shown(value)}")
         if value.get("records") != digest:
             raise DataError(f"{path} is about other records than {folder / RECORDS}; review that folder again")
@@ -108,7 +116,7 @@ def read_verdicts(folder: Path, paths: Sequence[Path]) -> dict[PhraseKey, Verdic
             place = f"{path}, verdict {number}"
             if not isinstance(row, Mapping) or row.get("verdict") not in VERDICTS:
                 raise DataError(f"{place} must be one of {', '.join(VERDICTS)}, got {shown(row)}")
-            verdicts[_key(row.get("key"), place)] = _verdict(row, place)
+            verdicts[_key(row.get("key"), place)] = _verdict(row, place, version == VERSION)
     return verdicts
 
 
@@ -124,12 +132,21 @@ def _span(value: Any, place: str) -> Span:
     raise DataError(f"{place} must have a span of two numbers, got {shown(value)}")
 
 
-def _verdict(row: Mapping[str, Any], place: str) -> Verdict:
+def _verdict(row: Mapping[str, Any], place: str, ids_are_texts: bool) -> Verdict:
     if row["verdict"] != "fix":
         return Verdict(place, row["verdict"])
     ids, span = row.get("annotations"), row.get("span")
     if ids is not None:
-        if not isinstance(ids, list) or not ids or not all(is_whole(one) or isinstance(one, str) for one in ids):
+        found = [_id_of(one) if ids_are_texts else one for one in ids] if isinstance(ids, list) else []
+        if not found or not all(is_whole(one) or isinstance(one, str) for one in found):
             raise DataError(f"{place} must have a list of annotation ids, at least one, got {shown(ids)}")
-        ids = tuple(dict.fromkeys(ids))
+        ids = tuple(dict.fromkeys(found))
     return Verdict(place, "fix", ids, None if span is None else _span(span, place))
+
+
+def _id_of(text: Any) -> Any:
+    """What `id_text` was given; None if it was nothing."""
+    try:
+        return json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None

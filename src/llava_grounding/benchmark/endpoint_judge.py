@@ -145,7 +145,9 @@ class EndpointJudge:
                 self._budget,
                 self._tell,
             )
-            asyncio.run(asker.ask(asked))
+            progress = asyncio.run(asker.ask(asked))
+            if progress.stopped == "interrupted":
+                raise KeyboardInterrupt  # a report of half the verdicts is none
         return [self._verdict(question) for question in questions]
 
     def _verdict(self, question: JudgeQuestion) -> Verdict | None:

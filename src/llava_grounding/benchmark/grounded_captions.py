@@ -35,6 +35,7 @@ class GroundedCaptions(Task):
     """See the module."""
 
     name: ClassVar[str] = "grounded-captions"
+    rules_version: ClassVar[str] = "2"
     title: ClassVar[str] = "Grounded captions (GCG)"
     rules: ClassVar[str] = (
         "AP50: COCO's average precision of all masks as one category, at IoU 0.5. mIoU: over labelled masks, the IoU "

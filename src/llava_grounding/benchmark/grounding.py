@@ -196,20 +196,22 @@ def match_regions(
     pairs: list[tuple[int, int]] = []
     counts = []
     num_predicted = len(overlaps.phrases) - skipped
-    for threshold in levels:
-        reached = value >= threshold
+    reached = value >= np.array(levels)[:, None]
+    found = np.zeros((len(levels), num_truths), dtype=bool)
+    level, place = np.nonzero(reached)
+    found[level, order[best[place]]] = True
+    num_right = np.count_nonzero(reached, axis=1).tolist()
+    for number, threshold in enumerate(levels):
         matches = [
             (int(rows[row]), int(order[column]))
             for rows in several
             for row, column in match_one_to_one(table[rows], threshold)
         ]
-        found = np.zeros(num_truths, dtype=bool)
-        found[order[best[reached]]] = True
-        found[[instance for _, instance in matches]] = True
-        num_right = int(np.count_nonzero(reached)) + len(matches)
-        counts.append(GroundingCounts(num_predicted, num_truths, num_right, int(np.count_nonzero(found))))
-        if threshold == levels[0]:
-            pairs = [*zip(single[reached].tolist(), order[best[reached]].tolist(), strict=True), *matches]
+        found[number, [instance for _, instance in matches]] = True
+        num_found = int(np.count_nonzero(found[number]))
+        counts.append(GroundingCounts(num_predicted, num_truths, num_right[number] + len(matches), num_found))
+        if not number:
+            pairs = [*zip(single[reached[0]].tolist(), order[best[reached[0]]].tolist(), strict=True), *matches]
     first = (np.cumsum(sizes) - sizes).tolist()
     phrases = overlaps.phrases.tolist()
     triples = sorted((phrases[region], region - first[phrases[region]], instance) for region, instance in pairs)

@@ -158,24 +158,36 @@ def exchanged_files(folder: Path, names: Iterable[str]) -> Iterator[Path]:
     written are removed from `folder`; the first is put there last. If the block raises, nothing changes.
 
     Raises:
-        OSError: if something cannot be written.
+        OSError: if something cannot be written; it names the folder where it names no file.
     """
     named = tuple(names)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if _may_be_exchanged(folder, named):
-        with aside_folder(folder.parent, folder.name) as aside:
+    with _naming(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if _may_be_exchanged(folder, named):
+            with aside_folder(folder.parent, folder.name) as aside:
+                yield aside
+                _sync_all(aside)
+                if _exchange(aside, folder, named):
+                    _sync_folder(folder.parent)
+                    return
+                _replace_one_by_one(aside, folder, named)
+            return
+        folder.mkdir(exist_ok=True)
+        with aside_folder(folder, named[0]) as aside:
             yield aside
             _sync_all(aside)
-            if _exchange(aside, folder, named):
-                _sync_folder(folder.parent)
-                return
             _replace_one_by_one(aside, folder, named)
-        return
-    folder.mkdir(exist_ok=True)
-    with aside_folder(folder, named[0]) as aside:
-        yield aside
-        _sync_all(aside)
-        _replace_one_by_one(aside, folder, named)
+
+
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Errors of writing that name no file, as those of a full disk, name the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(folder)
+        raise
 
 
 def _replace_one_by_one(aside: Path, folder: Path, names: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ import yaml
 from llava_grounding.data.images import FolderImages, open_regular, read_file
 from llava_grounding.data.readers.files import describe_file, read_json
 from llava_grounding.data.readers.reading import EntryError
+from llava_grounding.data.readers.set_of_mark import find_marks
 from llava_grounding.data.readers.via import is_via_csv
 from llava_grounding.data.readers.xml_files import parse_xml
 from llava_grounding.errors import DataError
@@ -292,11 +293,12 @@ def _of_list(data: Any, path: Path) -> Recognised | None:
         pictures = [one for row in rows for one in (row.get("images") or []) if isinstance(one, str)]
         return _with_images(Recognised("messages", {"dialogues": path}), pictures, path)
     if "conversations" in keys:
-        if keys & {"gd_ls", "q_gd_ls"}:
-            missing = {"instances": "the COCO file that its ids are of"}
-            return _with_images(Recognised("gvc", {"dialogues": path}, missing), names, path)
-        kind = "set_of_mark" if "marks" in keys else "llava"
-        return _with_images(Recognised(kind, {"dialogues": path}), names, path)
+        is_marked = "marks" in keys or _names_marks(rows)
+        kind = "gvc" if keys & {"gd_ls", "q_gd_ls"} else "set_of_mark" if is_marked else "llava"
+        labels = path.with_name("instances.json")  # as `annotate` writes them
+        beside = {"instances": labels} if (kind == "gvc" or "marks" in keys) and labels.is_file() else {}
+        missing = {"instances": "the COCO file that its ids are of"} if kind == "gvc" and not beside else {}
+        return _with_images(Recognised(kind, {"dialogues": path, **beside}, missing), names, path)
     if "turns" in keys:
         missing = {"instances": "a COCO file of its pictures"}
         return _with_images(Recognised("custom", {"dialogues": path}, missing), names, path)
@@ -312,6 +314,15 @@ def _of_list(data: Any, path: Path) -> Recognised | None:
     if "annotations" in keys:
         return Recognised("createml", {"labels": path})
     return None
+
+
+def _names_marks(rows: list[Mapping[str, Any]]) -> bool:
+    """Whether a text names a mark that stands in its picture."""
+    turns = [turn for row in rows for turn in row.get("conversations") or () if isinstance(turn, Mapping)]
+    try:
+        return any(find_marks(turn["value"]) for turn in turns if isinstance(turn.get("value"), str))
+    except DataError:
+        return False
 
 
 def _with_images(found: Recognised, names: list[str], path: Path) -> Recognised:

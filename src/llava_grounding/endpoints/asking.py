@@ -11,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -167,11 +168,11 @@ class Asker(Generic[_T]):
                 for number, task in enumerate(tasks):
                     if number % _YIELD_EVERY == 0:
                         await asyncio.sleep(0)  # what is under way goes on while much is skipped
-                    if self._is_done(task):
-                        continue
                     if self._stopping:
                         self.progress.unfinished += 1
                         break
+                    if self._is_done(task):
+                        continue
                     running.add(asyncio.create_task(self._whole(task)))
                     # The first request goes alone: it shows whether there is any use in sending others.
                     while len(running) >= (self._options.concurrency if self._met else 1):
@@ -324,24 +325,30 @@ class Asker(Generic[_T]):
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C lets what is under way come to its end; the second one does not."""
+        """Ctrl-C lets what is under way come to its end; the second one does not.
+
+        The handler is the interpreter's, which runs at once: one of the loop's runs two rounds later, and would be
+        forgotten when the last answer comes in between.
+        """
+        if threading.current_thread() is not threading.main_thread():  # others get no signals
+            yield
+            return
         loop, current = asyncio.get_running_loop(), asyncio.current_task()
 
-        def interrupt() -> None:
+        def interrupt(_signal: int, _frame: object) -> None:
             if self._stopping and current is not None:
                 current.cancel()
             self._stopping = True
             self.progress.stopped = "interrupted"
+            loop.call_soon_threadsafe(lambda: None)  # wakes it
 
-        with suppress(NotImplementedError, RuntimeError, ValueError):  # not in the main thread, or not on this system
-            loop.add_signal_handler(signal.SIGINT, interrupt)
+        before = signal.signal(signal.SIGINT, interrupt)
         try:
             yield
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:
-            with suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.remove_signal_handler(signal.SIGINT)
+            signal.signal(signal.SIGINT, before)
 
 
 async def _one_of(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
