@@ -89,7 +89,7 @@ class LabelledImages:
         Raises:
             DataError: if it cannot be read or is of another kind.
         """
-        data = read_json(instances)
+        data = read_json(instances, rows="annotations")
         with naming(instances):
             return cls(
                 data,
