@@ -15,6 +15,7 @@ import yaml
 
 from llava_grounding.data.images import FolderImages, open_regular, read_file
 from llava_grounding.data.readers.files import describe_file, read_json
+from llava_grounding.data.readers.parquet import is_saved, splits_of
 from llava_grounding.data.readers.reading import EntryError
 from llava_grounding.data.readers.via import is_via_csv
 from llava_grounding.data.readers.xml_files import parse_xml
@@ -47,6 +48,7 @@ WHAT: dict[str, str] = {
     "shikra": "dialogues of Shikra",
     "kosmos2": "grounded captions of Kosmos-2 or GrIT",
     "metadata": "a folder of pictures with metadata, as Hugging Face's",
+    "parquet": "Parquet or Arrow files of Hugging Face's `datasets`",
 }
 """Kind -> what it is called."""
 
@@ -94,7 +96,7 @@ class Recognised:
         for key, value in {**self.values, **dict.fromkeys(self.missing, "...")}.items():
             text = os.path.relpath(value, root) if isinstance(value, Path) else "null" if value is None else value
             words.append(f"{key}: {_quoted(text)}")
-        if self.kind not in _TALKS and self.kind != "metadata":
+
             words.append(f"dialogue: {_LONG_LABELS}")
         return f"  - {{{', '.join(words)}}}"
 
@@ -138,8 +140,12 @@ def _of_folder(folder: Path) -> Iterator[Recognised]:
         first = splits[0] if splits else None
         yield Recognised("yolo", {"data": configs[0] if configs else folder, "split": first}, splits=splits[1:])
         return
-    if any((folder / one).is_file() for one in ("metadata.jsonl", "metadata.csv")) or any(folder.glob("*/metadata.*")):
+    if any((*folder.glob(one), *folder.glob(f"*/{one}")) for one in ("metadata.jsonl", "metadata.csv")):
         yield Recognised("metadata", {"folder": folder})
+        return
+    if is_saved(folder) or any(one.suffix == ".parquet" for one in _files(folder)):
+        splits = splits_of(folder)
+        yield Recognised("parquet", {"data": folder, "split": splits[0] if splits else None}, splits=splits[1:])
         return
     if (folder / "Annotations").is_dir() and (folder / "Sentences").is_dir():
         images = folder / "flickr30k-images"
@@ -221,6 +227,8 @@ def _of_file(path: Path) -> Recognised:
             return Recognised("cvat", {"labels": path})
         if tag == "annotation":
             return Recognised("voc", {"annotations": path})
+    if suffix in (".parquet", ".arrow"):
+        return Recognised("parquet", {"data": path})
     if suffix == ".p":
         return _with_images(Recognised("refcoco", {"refs": path}), [], path)
     if suffix == ".csv" and is_via_csv(_head(path)):

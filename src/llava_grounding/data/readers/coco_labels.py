@@ -76,7 +76,7 @@ class _PlainRow(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     category_id: _Id
     bbox: Annotated[list[_WholeNumber | _Number], msgspec.Meta(min_length=4, max_length=4)]
     segmentation: list[_Polygon] | msgspec.UnsetType = msgspec.UNSET
-    area: int | float | None | msgspec.UnsetType = msgspec.UNSET
+    area: int | float | msgspec.UnsetType | None = msgspec.UNSET
     iscrowd: Literal[0] | msgspec.UnsetType = msgspec.UNSET
 
 

@@ -20,14 +20,15 @@ from llava_grounding.data.images import open_regular, parse_json, read_file
 from llava_grounding.errors import DataError
 
 _Plain = TypeVar("_Plain")
+_MAX_TEXT_BYTES = 2**24
 _HEAD = 4096  # bytes by which a file is told
 _MAGIC = (
     (b"\xff\xd8\xff", "a JPEG picture"),
     (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
     (b"PK\x03\x04", "a zip file; unpack it"),
     (b"\x1f\x8b", "a gzip file; unpack it"),
-    (b"PAR1", "a Parquet file; `datasets` turns it into a folder with metadata.jsonl"),
-    (b"ARROW1", "an Arrow file; `datasets` turns it into a folder with metadata.jsonl"),
+    (b"PAR1", "a Parquet file: `kind: parquet`"),
+    (b"ARROW1", "an Arrow file: `kind: parquet`"),
     (b"\x80\x02", "a pickle"),
     (b"\x80\x03", "a pickle"),
     (b"\x80\x04", "a pickle"),
@@ -170,6 +171,22 @@ def read_lines_or_json(path: str | Path) -> tuple[list[tuple[int, Any]] | None, 
         if isinstance(error, DataError):
             raise
         raise DataError(f"cannot read {path}: {_instead(path, error)}") from error
+
+
+def read_text_lines(path: str | Path) -> list[str]:
+    """The lines of a text file, as a list of names has them; what is no UTF-8 is replaced.
+
+    Raises:
+        DataError: if it cannot be read, or is far too large.
+    """
+    try:
+        with open_regular(path) as stream:
+            data = stream.read(_MAX_TEXT_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if len(data) > _MAX_TEXT_BYTES:
+        raise DataError(f"{path} must have at most {_MAX_TEXT_BYTES} bytes")
+    return data.decode("utf-8-sig", errors="replace").splitlines()
 
 
 def describe_file(path: str | Path) -> str | None:

@@ -22,6 +22,7 @@ from llava_grounding.data.readers.reading import (
     shown,
 )
 from llava_grounding.data.readers.rows import image_store, read_entries, words_only
+from llava_grounding.data.record import RecordedTurn
 from llava_grounding.errors import DataError
 
 SEVERAL = "several images"
@@ -68,6 +69,19 @@ def _read(entries: list[tuple[str, Any]], left_out: LeftOut) -> Iterator[Picture
 
 
 def _picture(entry: Any) -> Picture:
+    turns, name = chat_of(entry)
+    return Picture(file_name_of(name, from_root=True), None, dialogues=[turns])
+
+
+def chat_of(entry: Any, inside: bool = False) -> tuple[tuple[RecordedTurn, ...], str | None]:
+    """The dialogue of a chat, and what its picture is called.
+
+    Args:
+        inside: whether the chat comes with its picture and need not name it.
+
+    Raises:
+        EntryError: if it cannot be learnt from, or is not about one picture.
+    """
     if not isinstance(entry, Mapping):
         raise EntryError("no dialogue", f"a chat must be an object with `messages`, got {shown(entry)}")
     rows = next((entry[key] for key in _LISTS if isinstance(entry.get(key), list)), None)
@@ -87,13 +101,13 @@ def _picture(entry: Any) -> Picture:
     if len(texts) % 2 or not texts:
         raise EntryError("no dialogue", "a chat must end with an answer of the assistant")
     pictures = list(dict.fromkeys(pictures))
-    if not pictures:
+    if not pictures and not inside:
         raise EntryError(TEXT_ONLY, "must have an image")
     if len(pictures) > 1:
         raise EntryError(SEVERAL, f"a chat must be about one image, this one has {len(pictures)}")
     texts[0] = texts[0].strip().removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN).strip()
     turns = words_only(zip(texts[::2], texts[1::2], strict=True))
-    return Picture(file_name_of(pictures[0], from_root=True), None, dialogues=[turns])
+    return turns, next(iter(pictures), None)
 
 
 def _message(row: Any, number: int) -> tuple[str, str, list[str]]:

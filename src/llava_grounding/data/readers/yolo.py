@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from llava_grounding.data.images import FolderImages, is_unicode, read_file
+from llava_grounding.data.readers.files import read_text_lines
 from llava_grounding.data.readers.pictures import Picture, PictureRecords, size_of
 from llava_grounding.data.readers.reading import EntryError, LeftOut, named, number_or_none
 from llava_grounding.errors import DataError, did_you_mean, shown
@@ -102,18 +103,8 @@ def _listed_classes(root: Path, names: str | Path | None) -> dict[int, str]:
     paths += [] if names is not None else [root / "labels" / one for one in _NAMES]
     for path in paths:
         if path.is_file() or names is not None:
-            return dict(enumerate(line.strip() for line in _lines(path)))
+            return dict(enumerate(line.strip() for line in read_text_lines(path)))
     return {}
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        data = read_file(path)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) > _MAX_BYTES:
-        raise DataError(f"{path} must have at most {_MAX_BYTES} bytes, got {len(data)}")
-    return data.decode("utf-8-sig", errors="replace").splitlines()
 
 
 def _pictures(root: Path, values: dict[str, Any], split: str | None) -> list[Path]:
@@ -156,7 +147,7 @@ def _listed(root: Path, base: Any, entry: Any) -> list[Path]:
         if place.is_dir() and _is_below(place, root):
             return _below(place)
         if place.is_file() and place.suffix == ".txt" and _is_below(place, root):
-            return [_found(line.strip(), place, root) for line in _lines(place) if line.strip()]
+            return [_found(line.strip(), place, root) for line in read_text_lines(place) if line.strip()]
     raise DataError(f"data.yaml names `{entry}`, but there is no such folder or list below {root}")
 
 
@@ -209,7 +200,7 @@ def _read(
             continue
         labels = _label_file(place, root)
         seen = set()
-        for number, line in enumerate(_lines(labels) if labels else [], start=1):
+        for number, line in enumerate(read_text_lines(labels) if labels else [], start=1):
             if not (words := line.split()) or tuple(words) in seen:
                 continue
             seen.add(tuple(words))
