@@ -84,7 +84,7 @@ def test_a_saved_folder_is_read_split_by_split(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"split must be one of \['test', 'train'\], got `val`"):
         Parquet.from_files(tmp_path, "val")
     write_json(tmp_path / "train" / "state.json", {"_data_files": [{"filename": "../test/data-00000-of-00001.arrow"}]})
-    with pytest.raises(DataError, match="image outside its folder|must lie in the folder"):
+    with pytest.raises(DataError, match="must lie in the folder"):
         Parquet.from_files(tmp_path / "train")
 
 
@@ -149,7 +149,7 @@ def test_names_of_categories_are_those_of_the_file_or_of_a_list(tmp_path: Path) 
     assert list(Parquet.from_files(path).dropped) == ["category without a name"]
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     assert Parquet.from_files(path, names=tmp_path / "names.txt")[0].instances[0].category == "dog"
-    with pytest.raises(DataError, match="cannot read .*none.txt"):
+    with pytest.raises(DataError, match=r"cannot read .*none\.txt"):
         Parquet.from_files(path, names=tmp_path / "none.txt")
     feature = [{"bbox": {"_type": "Sequence"}, "category": {"names": ["cat", "kite"], "_type": "ClassLabel"}}]
     about = json.dumps({"info": {"features": {"objects": feature}}})

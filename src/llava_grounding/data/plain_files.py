@@ -90,10 +90,10 @@ def _has_keys_once(value: Any, text: str | bytes) -> bool:
     """
     if isinstance(text, str):
         keys = text.count('":')
-        spaced = text.count(":") != keys and _SPACED_KEY.search(text)
+        spaced = text.count(":") != keys and _SPACED_KEY.search(text) is not None
     else:
         keys = text.count(b'":')
-        spaced = text.count(b":") != keys and _SPACED_KEY_BYTES.search(text)
+        spaced = text.count(b":") != keys and _SPACED_KEY_BYTES.search(text) is not None
     return not spaced and _count_keys(value) == keys
 
 

@@ -34,6 +34,7 @@ from llava_grounding.data.readers.reading import (
     plain_text,
     rows_of,
     same_pictures,
+    sequence_of,
     shown,
 )
 from llava_grounding.data.record import Annotation, Segmentation
@@ -65,7 +66,6 @@ class LabelOptions(TypedDict, total=False):
     used: Iterable[Key] | None
     release: bool
     texts: Sequence[str]
-    packed: bool
 
 
 class _PlainRow(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -164,7 +164,7 @@ class CocoLabels:
         self.expressions: dict[Key, list[tuple[str, int]]] = {}
         self.unread: Counter[str] = Counter()
         self.ambiguous: frozenset[Key] = frozenset()
-        self._read(rows_of(data, "annotations", what), release)
+        self._read(sequence_of(data, "annotations", what), release)
         if used is None:
             self._forms.refuse()
 
@@ -173,10 +173,11 @@ class CocoLabels:
         used: set[Key] = set()  # ids that an annotation bears which is kept
         ambiguous: set[Key] = set()
         categories: set[Key] = set()
-        plain = isinstance(rows, JsonRows)
         for number, row in enumerate(rows.plain(_decode_plain, _count_keys) if isinstance(rows, JsonRows) else rows):
-            if release and not plain:
+            if release and isinstance(rows, list):
                 rows[number] = None
+            category: Any
+            key: Any
             try:
                 values = None
                 if type(row) is _PlainRow:
@@ -206,7 +207,7 @@ class CocoLabels:
                     values, image_id, texts = self._annotation(row, category, key)
                 else:
                     image_id = row.image_id
-                annotation = marshal.dumps(values, _MARSHAL) if self._packed else Annotation(*values)
+                annotation = self._kept(values)
                 labels = self.annotations.get(image_id)
                 if labels is None:
                     labels = self.annotations[image_id] = {}
@@ -235,6 +236,9 @@ class CocoLabels:
                 self.lose(row)
         self.ambiguous = frozenset(ambiguous)
         self.coverage.see_all(categories)
+
+    def _kept(self, values: Any) -> Any:
+        return marshal.dumps(values, _MARSHAL) if self._packed else Annotation(*values)
 
     def _plain_annotation(self, row: _PlainRow) -> _Values | None:
         """A plain row as an annotation; None where anything about it needs a second look."""

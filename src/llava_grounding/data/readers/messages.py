@@ -28,8 +28,11 @@ from llava_grounding.errors import DataError
 SEVERAL = "several images"
 """Reason for which a chat about more than one picture is left out: this model looks at one."""
 _LISTS = ("messages", "conversations")
+_PAIRS = {"user": ("query", "prompt"), "assistant": ("response", "completion")}
+"""Keys of questions and answers in chats of one turn, as Swift and TRL have them; of messages or of text."""
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant"}
 _PICTURES = ("images", "image")
+_MARKS = {*_LISTS, *_PAIRS["assistant"]}
 
 
 class ChatMessages(PictureRecords):
@@ -52,7 +55,7 @@ class ChatMessages(PictureRecords):
         path = Path(dialogues)
         with without_collections(), naming(path):
             entries = read_entries(path, "chats with `messages`")
-            if entries and not any(isinstance(one, Mapping) and one.keys() & set(_LISTS) for _, one in entries):
+            if entries and not any(isinstance(one, Mapping) and one.keys() & _MARKS for _, one in entries):
                 raise DataError(f"chats must be objects with `messages`, got {shown(entries[0][1])}")
             store, left_out = image_store(images if images is not None else path.parent), LeftOut()
             return cls(name or path.stem, _read(entries, left_out), store, left_out, exhaustive=False)
@@ -84,7 +87,7 @@ def chat_of(entry: Any, inside: bool = False) -> tuple[tuple[RecordedTurn, ...],
     """
     if not isinstance(entry, Mapping):
         raise EntryError("no dialogue", f"a chat must be an object with `messages`, got {shown(entry)}")
-    rows = next((entry[key] for key in _LISTS if isinstance(entry.get(key), list)), None)
+    rows = _rows(entry)
     if not rows:
         raise EntryError("no dialogue", f"a chat must have a list of `messages`, got {shown(entry)}")
     said: Any = next((entry[key] for key in _PICTURES if entry.get(key)), [])
@@ -108,6 +111,25 @@ def chat_of(entry: Any, inside: bool = False) -> tuple[tuple[RecordedTurn, ...],
     texts[0] = texts[0].strip().removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN).strip()
     turns = words_only(zip(texts[::2], texts[1::2], strict=True))
     return turns, next(iter(pictures), None)
+
+
+def _rows(entry: Mapping[str, Any]) -> list[Any] | None:
+    """The messages of a chat, whichever way it has them."""
+    if rows := next((entry[key] for key in _LISTS if isinstance(entry.get(key), list)), None):
+        return list(rows)
+    asked, answer = ([_as_messages(entry.get(one), role) for one in keys] for role, keys in _PAIRS.items())
+    pair = next((list(both) for both in zip(asked, answer, strict=True) if all(both)), None)
+    history = entry.get("history")
+    before = [
+        {"role": role, "content": text}
+        for turn in (history if isinstance(history, list) and pair else ())
+        for role, text in zip(_PAIRS, turn if isinstance(turn, list) and len(turn) == 2 else (None, None), strict=True)
+    ]
+    return None if pair is None else [*before, *pair[0], *pair[1]]
+
+
+def _as_messages(value: Any, role: str) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [{"role": role, "content": value}]
 
 
 def _message(row: Any, number: int) -> tuple[str, str, list[str]]:

@@ -31,6 +31,7 @@ from llava_grounding.data.readers.reading import (
 from llava_grounding.data.readers.rows import read_entries
 from llava_grounding.errors import DataError
 
+_NAMES = ("file_name", "image_file_name", "image")
 _FILES = ("metadata.jsonl", "metadata.csv")
 TEXTS = ("text", "caption", "captions", "description", "prompt")
 """Keys of captions."""
@@ -104,15 +105,15 @@ def _read(
         try:
             if not isinstance(row, Mapping):
                 raise EntryError("row that is no object")
-            said = file_name_of(row.get("file_name", row.get("image")))
+            said = file_name_of(next((row[key] for key in _NAMES if row.get(key)), None))
             name = said if folder == Path() else f"{folder.as_posix()}/{said}"
             objects = row.get("objects")
             picture = Picture(name, size_of(store, name) if objects else None)
             picture.captions += captions_of(row)
         except EntryError as why:
-            left_out.add(label_id(row, ("file_name", "image"), place), why)
+            left_out.add(label_id(row, _NAMES, place), why)
             continue
-        known = {"file_name", "image", "objects", "width", "height", "image_id", *TEXTS}
+        known = {*_NAMES, "objects", "width", "height", "image_id", *TEXTS}
         unread.update(str(key)[:40] for key in row if key not in known and row[key] not in (None, ""))
         add_objects(picture, objects, names, left_out, forms)
         yield picture

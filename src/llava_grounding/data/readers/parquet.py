@@ -52,7 +52,8 @@ class Parquet(PictureRecords):
 
         Args:
             data: a Parquet or Arrow file, a folder of them, or what `save_to_disk` wrote.
-            split: of which files are read, by their names (`train-00000-of-00002.parquet`) or their folders; None = all.
+            split: of which files are read, by their names (`train-00000-of-00002.parquet`) or their folders; None takes
+                all.
             images: folder, tar shards or zip of the pictures, where rows name them instead of holding them; by default
                 the folder of the data.
             names: text file with a category per line, where they are numbers and the file does not say their names.
@@ -220,8 +221,9 @@ class _File:
         about = self._parquet.metadata.row_group(group)
         leaves = [about.column(one) for one in range(about.num_columns)]
         leaf = next((one for one in leaves if re.fullmatch(rf"{column}(\..+)?\.bytes", one.path_in_schema)), None)
-        known = leaf is not None and leaf.statistics is not None and leaf.statistics.has_null_count
-        return bool(known and leaf.statistics.null_count == 0 and leaf.num_values == about.num_rows)
+        if leaf is None or leaf.statistics is None or not leaf.statistics.has_null_count:
+            return False
+        return bool(leaf.statistics.null_count == 0 and leaf.num_values == about.num_rows)
 
     def _naming_errors(self) -> _NamingErrors:
         return _NamingErrors(self.path)
@@ -237,9 +239,9 @@ class _NamingErrors:
         """Nothing to do."""
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError | ValueError | LookupError | NotImplementedError | MemoryError | TypeError):
-            if not isinstance(error, DataError):
-                raise DataError(f"cannot read {self._path}: {' '.join(str(error).split())[:300]}") from error
+        said = (OSError, ValueError, LookupError, NotImplementedError, MemoryError, TypeError)
+        if isinstance(error, said) and not isinstance(error, DataError):
+            raise DataError(f"cannot read {self._path}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _read(

@@ -239,8 +239,14 @@ def named(value: object) -> str:
     return shown(value, _NAMED)
 
 
-def rows_of(data: Any, key: str, what: str) -> Sequence[Any]:
+def rows_of(data: Any, key: str, what: str) -> list[Any]:
     """The list under a key; raises DataError if `data` is not `what`, which has one there."""
+    rows = sequence_of(data, key, what)
+    return rows if isinstance(rows, list) else list(rows)
+
+
+def sequence_of(data: Any, key: str, what: str) -> Sequence[Any]:
+    """What `rows_of` gives, or rows that are parsed one by one, where a file was read so."""
     if not isinstance(data, Mapping) or not isinstance(data.get(key), list | JsonRows):
         got = f"keys {sorted(map(str, data))[:20]}" if isinstance(data, Mapping) else type(data).__name__
         raise DataError(f"{what} must have a list `{key}`, got {got}")
