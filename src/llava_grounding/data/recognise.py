@@ -98,7 +98,7 @@ class Recognised:
         for key, value in {**self.values, **dict.fromkeys(self.missing, "...")}.items():
             text = os.path.relpath(value, root) if isinstance(value, Path) else "null" if value is None else value
             words.append(f"{key}: {_quoted(text)}")
-
+        if self.kind not in (*_TALKS, "metadata", "parquet"):
             words.append(f"dialogue: {_LONG_LABELS}")
         return f"  - {{{', '.join(words)}}}"
 
