@@ -31,7 +31,7 @@ DISTRIBUTIONS = {
     "pydantic_core": "pydantic-core",
 }
 """Of imports that are named otherwise than what is installed."""
-FURTHER_EXTRAS = {"detections.py": ["supervision"], "labelling": ["cluster"]}
+FURTHER_EXTRAS = {"data": ["parquet"], "detections.py": ["supervision"], "labelling": ["cluster"]}
 """Of rooms, beside the one that is called as they are."""
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -89,7 +89,12 @@ class SetOfMarkDialogues(PackedRecords):
         labels: of the images, where entries have `marks`.
         alpha: how opaque the overlay of drawn marks is, in [0, 1].
         name: what the data is called in reports.
+
+    Attributes:
+        may_be_mirrored: not, as numbers are drawn into the pictures.
     """
+
+    may_be_mirrored = False
 
     def __init__(
         self,

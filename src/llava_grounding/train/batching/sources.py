@@ -22,7 +22,7 @@ from llava_grounding.data.licenses import allows_commercial_use
 from llava_grounding.data.mark_drawing import draw_marks
 from llava_grounding.data.readers.coco import PACK_VARIABLE, CocoPhotos, PhotoPack
 from llava_grounding.data.readers.reading import IMAGE_MISSING
-from llava_grounding.data.readers.registry import READERS, reader_of
+from llava_grounding.data.readers.registry import reader_of
 from llava_grounding.data.record import Dataset
 from llava_grounding.data.sample import Sample, mirror_sample
 from llava_grounding.dialogues.builder import build_sample
@@ -36,7 +36,6 @@ from llava_grounding.train.batching.mixture import SampleSource
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("scenes", "photos", *READERS)
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 _COMMON = ("kind", "weight", "name", "optional")
 
@@ -107,6 +106,8 @@ class Records:
     """
 
     def __init__(self, dataset: Dataset, dialogue: DialogueSettings, name: str) -> None:
+        if not getattr(dataset, "may_be_mirrored", True):
+            dialogue = replace(dialogue, mirror=0.0)
         self.dataset, self.dialogue, self.name = dataset, dialogue, name
         if not len(dataset) and dataset.dropped:
             raise DataError(f"there is nothing to learn from in {name}: {_why_empty(dataset)}")
@@ -271,9 +272,7 @@ def _dialogue_settings(values: Mapping[str, Any], name: str) -> DialogueSettings
     dialogue = values.get("dialogue", {})
     if not isinstance(dialogue, Mapping):
         raise ConfigError(f"`dialogue` of `{name}` must be a mapping of keys to values, got {quoted(dialogue)}")
-    settings = dialogue_settings(dialogue)
-    # A picture that came with numbers in it must not be mirrored.
-    return replace(settings, mirror=0.0) if values["kind"] == "set_of_mark" else settings
+    return dialogue_settings(dialogue)
 
 
 def _pack(root: Path | None) -> str | Path:
@@ -341,8 +340,8 @@ def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell:
         if values.get("optional") and not is_there(values, root):
             tell(f"{name}: left out: its files are not there")
             continue
-        strict = values["kind"] == "custom" and bool(values.get("strict", True))
         try:
+            strict = _refuses(values)
             dataset, dialogue = _open_for_check({**values, "strict": False} if strict else values, root, name)
             report = check_dataset(dataset, strict=strict)
             fine = fine and report.ok
@@ -354,6 +353,14 @@ def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell:
             fine = False
             tell(f"{name}: not ok: {error}")
     return fine
+
+
+def _refuses(values: Mapping[str, Any]) -> bool:
+    """Whether the reader of a source refuses a file with broken entries, and would read it without them if asked."""
+    if values["kind"] == "photos":
+        return False
+    parameter = inspect.signature(reader_of(str(values["kind"]), ("scenes", "photos"))).parameters.get("strict")
+    return parameter is not None and bool(values.get("strict", parameter.default))
 
 
 def _open_for_check(values: Mapping[str, Any], root: Path | None, name: str) -> tuple[Dataset, DialogueSettings | None]:
