@@ -31,7 +31,12 @@ DISTRIBUTIONS = {
     "pydantic_core": "pydantic-core",
 }
 """Of imports that are named otherwise than what is installed."""
-FURTHER_EXTRAS = {"detections.py": ["supervision"], "endpoints": ["annotate"], "labelling": ["cluster"]}
+FURTHER_EXTRAS = {
+    "data": ["parquet"],
+    "detections.py": ["supervision"],
+    "endpoints": ["annotate"],
+    "labelling": ["cluster"],
+}
 """Of rooms, beside the one that is called as they are."""
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from label_files import picture, write_files, write_json
 from llava_grounding.data.readers.createml import CreateMl
 from llava_grounding.data.readers.cvat import CvatXml
@@ -16,6 +18,7 @@ from llava_grounding.data.readers.label_studio import LabelStudio
 from llava_grounding.data.readers.labelme import Labelme
 from llava_grounding.data.readers.messages import ChatMessages
 from llava_grounding.data.readers.metadata import MetadataFolder
+from llava_grounding.data.readers.parquet import Parquet
 from llava_grounding.data.readers.pictures import PictureRecords
 from llava_grounding.data.readers.via import Via
 from llava_grounding.data.readers.visual_genome_objects import VisualGenomeObjects
@@ -244,6 +247,30 @@ def write_genome_objects(folder: Path) -> PictureRecords:
     return VisualGenomeObjects.from_files(folder / "image_data.json", objects, folder)
 
 
+def write_parquet(folder: Path) -> PictureRecords:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    names = ["cat", "dog"]
+    rows = [
+        {
+            "image": {"bytes": picture(size_wh=(W, H)), "path": name},
+            "objects": {
+                "bbox": [[float(x0), y0, x1 - x0, y1 - y0] for _, (x0, y0, x1, y1) in things],
+                "category": [names.index(kind) for kind, _ in things],
+            },
+            "messages": [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A dog."}],
+            "text": "a picture",
+        }
+        for name, things in BOXES.items()
+    ]
+    feature = {"feature": {"names": names, "_type": "ClassLabel"}, "_type": "List"}
+    about = {"info": {"features": {"objects": {"category": feature, "bbox": {"_type": "List"}}}}}
+    table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({"huggingface": json.dumps(about)})
+    (folder / "data").mkdir()
+    parquet.write_table(table, folder / "data/train-00000-of-00001.parquet", row_group_size=2)
+    return Parquet.from_files(folder, "train")
+
+
 TOOLS: dict[str, tuple[Callable[[Path], PictureRecords], dict[str, Any]]] = {
     "yolo": (write_yolo, {"data": "data.yaml"}),
     "voc": (write_voc, {"annotations": "."}),
@@ -254,6 +281,7 @@ TOOLS: dict[str, tuple[Callable[[Path], PictureRecords], dict[str, Any]]] = {
     "createml": (write_createml, {"labels": "labels.createml.json"}),
     "metadata": (write_metadata, {"folder": "."}),
     "messages": (write_messages, {"dialogues": "chat.json"}),
+    "parquet": (write_parquet, {"data": "data", "split": "train"}),
     "osprey": (write_osprey, {"dialogues": "osprey.json", "images": "."}),
     "ferret": (write_ferret, {"dialogues": "ferret.json", "images": "."}),
     "shikra": (write_shikra, {"dialogues": "shikra.json", "images": "."}),

@@ -29,7 +29,9 @@ def test_what_a_tool_wrote_is_recognised_and_its_recipe_line_opens(kind: str, tm
         assert found.kind == kind
         assert not found.missing
         assert key in found.values
-    (source,) = yaml.safe_load(found.recipe_line(tmp_path))
+    line = found.recipe_line(tmp_path)
+    assert line.count("dialogue: ") <= 1
+    (source,) = yaml.safe_load(line)
     source["dialogue"] = {"categories": 1.0, "dialogues": 1.0, "captions": 1.0, "region_names": 1.0}
     ((opened, _),) = open_sources([source], tmp_path)
     assert opened.size in (1, 2, 3)

@@ -8,11 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from pathlib import Path, PureWindowsPath
 from typing import Any, BinaryIO
 
+import msgspec
+
 from llava_grounding.errors import DataError, quoted
+
+_decode = msgspec.json.Decoder().decode  # a quarter of the standard library's time
+_SPACED_KEY = re.compile(r'"\s+:')
+_SPACED_KEY_BYTES = re.compile(rb'"\s+:')
 
 
 def stays_inside(name: object) -> bool:
@@ -83,7 +90,41 @@ def parse_json(text: str | bytes) -> Any:
     Raises:
         ValueError: if it is no JSON, or an object does.
     """
+    try:
+        value = _decode(text)
+        if _has_keys_once(value, text):
+            return value
+    except (msgspec.MsgspecError, RecursionError):
+        pass  # the standard library takes more (NaN, half characters), and says better what is wrong
     return json.loads(text, object_pairs_hook=with_keys_once)
+
+
+def _has_keys_once(value: Any, text: str | bytes) -> bool:
+    """Whether the value surely has every key of its text.
+
+    Every key stands before `":` in the text, so where as many are left as stand there, none was lost. Words may hold
+    the same two characters, and a key may stand farther from its colon: then nobody knows.
+    """
+    if isinstance(text, str):
+        keys = text.count('":')
+        spaced = text.count(":") != keys and _SPACED_KEY.search(text) is not None
+    else:
+        keys = text.count(b'":')
+        spaced = text.count(b":") != keys and _SPACED_KEY_BYTES.search(text) is not None
+    return not spaced and _count_keys(value) == keys
+
+
+def _count_keys(value: Any) -> int:
+    """Of all objects in a value, or fewer: a list that begins with a number or a text is not looked into."""
+    if type(value) is dict:
+        count = len(value)
+        for one in value.values():
+            if type(one) is dict or (type(one) is list and one):
+                count += _count_keys(one)
+        return count
+    if type(value) is list and value and type(value[0]) in (dict, list):
+        return sum(map(_count_keys, value))
+    return 0
 
 
 def is_unicode(text: str) -> bool:

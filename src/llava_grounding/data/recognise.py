@@ -15,10 +15,12 @@ import yaml
 
 from llava_grounding.data.images import FolderImages, open_regular, read_file
 from llava_grounding.data.readers.files import describe_file, read_json
+from llava_grounding.data.readers.parquet import is_saved, splits_of
 from llava_grounding.data.readers.reading import EntryError
 from llava_grounding.data.readers.set_of_mark import find_marks
-from llava_grounding.data.readers.via import is_via_csv
+from llava_grounding.data.readers.via import is_via_3, is_via_csv
 from llava_grounding.data.readers.xml_files import parse_xml
+from llava_grounding.data.readers.yolo import is_ndjson
 from llava_grounding.errors import DataError
 
 WHAT: dict[str, str] = {
@@ -48,6 +50,7 @@ WHAT: dict[str, str] = {
     "shikra": "dialogues of Shikra",
     "kosmos2": "grounded captions of Kosmos-2 or GrIT",
     "metadata": "a folder of pictures with metadata, as Hugging Face's",
+    "parquet": "Parquet or Arrow files of Hugging Face's `datasets`",
 }
 """Kind -> what it is called."""
 
@@ -62,6 +65,7 @@ _GROUNDED: dict[str, tuple[str, set[str]]] = {
 """Kind -> its key for the file, and keys of entries by which it is told."""
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _PLACES = ("images", "JPEGImages", "img", "data", "train", "train2017", "train2014", "val2017", "val2014")
+_CLASSES = {"names": "a text file with a class per line"}
 _MOST_FILES = 200  # of a folder that are looked into
 _PROBES = 20  # names by which the folder of pictures is found
 _SPLITS = ("train", "val", "valid", "test")
@@ -95,7 +99,7 @@ class Recognised:
         for key, value in {**self.values, **dict.fromkeys(self.missing, "...")}.items():
             text = os.path.relpath(value, root) if isinstance(value, Path) else "null" if value is None else value
             words.append(f"{key}: {_quoted(text)}")
-        if self.kind not in _TALKS and self.kind != "metadata":
+        if self.kind not in (*_TALKS, "metadata", "parquet"):
             words.append(f"dialogue: {_LONG_LABELS}")
         return f"  - {{{', '.join(words)}}}"
 
@@ -133,14 +137,20 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _of_folder(folder: Path) -> Iterator[Recognised]:
-    configs = [path for path in sorted(folder.glob("*.y*ml")) if "names" in _yaml(path)]
+    configs = [path for path in sorted(folder.glob("*.y*ml")) if "names" in _yaml(path) or "nc" in _yaml(path)]
     if configs or any((folder / one).is_file() for one in ("classes.txt", "obj.names")):
         splits = tuple(one for one in _SPLITS if configs and _yaml(configs[0]).get(one)) or _split_folders(folder)
         first = splits[0] if splits else None
-        yield Recognised("yolo", {"data": configs[0] if configs else folder, "split": first}, splits=splits[1:])
+        values = {"data": configs[0] if configs else folder, "split": first}
+        missing = {} if not configs or "names" in _yaml(configs[0]) else _CLASSES
+        yield Recognised("yolo", values, missing, splits[1:])
         return
-    if any((folder / one).is_file() for one in ("metadata.jsonl", "metadata.csv")) or any(folder.glob("*/metadata.*")):
+    if any((*folder.glob(one), *folder.glob(f"*/{one}")) for one in ("metadata.jsonl", "metadata.csv")):
         yield Recognised("metadata", {"folder": folder})
+        return
+    if is_saved(folder) or any(one.suffix == ".parquet" for one in _files(folder)):
+        splits = splits_of(folder)
+        yield Recognised("parquet", {"data": folder, "split": splits[0] if splits else None}, splits=splits[1:])
         return
     if (folder / "Annotations").is_dir() and (folder / "Sentences").is_dir():
         images = folder / "flickr30k-images"
@@ -157,9 +167,9 @@ def _of_folder(folder: Path) -> Iterator[Recognised]:
         yield Recognised("voc", {"annotations": folder})
         return
     if (folder / "labels").is_dir() or (files and _label_of_yolo(files)):
-        yield Recognised("yolo", {"data": folder, "split": None}, {"names": "a text file with a class per line"})
+        yield Recognised("yolo", {"data": folder, "split": None}, _CLASSES)
         return
-    data = [path for path in files if path.suffix.lower() in (".json", ".jsonl", ".p", ".csv")]
+    data = [path for path in files if path.suffix.lower() in (".json", ".jsonl", ".ndjson", ".p", ".csv")]
     for number, path in enumerate(data):
         try:
             one = _of_file(path)
@@ -188,7 +198,8 @@ def _label_of_yolo(files: list[Path]) -> bool:
 def _yaml(path: Path) -> Mapping[str, Any]:
     try:
         data = read_file(path)
-        values = yaml.safe_load(data) if b"names" in data and b"&" not in data else None
+        known = b"names" in data or b"nc:" in data
+        values = yaml.safe_load(data) if known and b"&" not in data else None
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return values if isinstance(values, Mapping) else {}
@@ -214,6 +225,8 @@ def _of_file(path: Path) -> Recognised:
     if suffix in (".yaml", ".yml") and "names" in _yaml(path):
         splits = tuple(one for one in _SPLITS if _yaml(path).get(one))
         return Recognised("yolo", {"data": path, "split": splits[0] if splits else None}, splits=splits[1:])
+    if suffix == ".ndjson" and is_ndjson(_head(path)):
+        return Recognised("yolo", {"data": path, "split": None})
     if path.name in ("metadata.jsonl", "metadata.csv"):
         return Recognised("metadata", {"folder": path})
     if suffix == ".xml":
@@ -222,11 +235,13 @@ def _of_file(path: Path) -> Recognised:
             return Recognised("cvat", {"labels": path})
         if tag == "annotation":
             return Recognised("voc", {"annotations": path})
+    if suffix in (".parquet", ".arrow"):
+        return Recognised("parquet", {"data": path})
     if suffix == ".p":
         return _with_images(Recognised("refcoco", {"refs": path}), [], path)
     if suffix == ".csv" and is_via_csv(_head(path)):
         return Recognised("via", {"labels": path})
-    if suffix not in (".json", ".jsonl", ".txt", ""):
+    if suffix not in (".json", ".jsonl", ".ndjson", ".txt", ""):
         known = describe_file(path) or "a file"
         raise DataError(f"{path} is {known}, and none of the formats that are read: {', '.join(WHAT.values())}")
     data = read_json(path)
@@ -237,7 +252,11 @@ def _of_file(path: Path) -> Recognised:
 
 
 def _of_mapping(data: Mapping[str, Any], path: Path) -> Recognised | None:
-    if "_via_img_metadata" in data or any(isinstance(one, Mapping) and "regions" in one for one in _first(data)):
+    if (
+        "_via_img_metadata" in data
+        or is_via_3(data)
+        or any(isinstance(one, Mapping) and "regions" in one for one in _first(data))
+    ):
         return Recognised("via", {"labels": path})
     if "shapes" in data:
         return Recognised("labelme", {"labels": path})
@@ -289,7 +308,8 @@ def _of_list(data: Any, path: Path) -> Recognised | None:
         missing = {} if data_file.is_file() else {"image_data": "image_data.json of the release"}
         values = {"objects": path, **({} if missing else {"image_data": data_file})}
         return _with_images(Recognised("visual_genome_objects", values, missing), [], path)
-    if "messages" in keys or ("conversations" in keys and "images" in keys):
+    pair = keys & {"query", "prompt"} and keys & {"response", "completion"}
+    if "messages" in keys or ("conversations" in keys and "images" in keys) or (pair and keys & {"images", "image"}):
         pictures = [one for row in rows for one in (row.get("images") or []) if isinstance(one, str)]
         return _with_images(Recognised("messages", {"dialogues": path}), pictures, path)
     if "conversations" in keys:
@@ -311,7 +331,7 @@ def _of_list(data: Any, path: Path) -> Recognised | None:
         missing = {} if data_file.is_file() else {"image_data": "image_data.json of the release"}
         values = {"regions": path, **({} if missing else {"image_data": data_file})}
         return _with_images(Recognised("visual_genome", values, missing), [], path)
-    if "annotations" in keys:
+    if keys & {"annotations", "annotation"}:
         return Recognised("createml", {"labels": path})
     return None
 
@@ -331,7 +351,8 @@ def _with_images(found: Recognised, names: list[str], path: Path) -> Recognised:
     tops = [*folders, *(one / place for one in folders for place in _PLACES)]
     tops += [one for folder in folders for one in sorted(folder.iterdir())[:_MOST_FILES] if one.is_dir()]
     best, most = None, 0
-    for place in dict.fromkeys(one for one in tops if one.is_dir()):
+    deeper = [one for place in tops if place.name in _PLACES and place.is_dir() for one in sorted(place.iterdir())[:20]]
+    for place in dict.fromkeys(one for one in (*tops, *deeper) if one.is_dir()):
         count = sum(FolderImages(place).locate(name).exists() for name in names if (place / Path(name).name).exists())
         count = count or sum((place / name).is_file() for name in names)
         if not names:

@@ -48,6 +48,15 @@ class BoxForms:
         if self._masked < _POLYGONS and segmentation:
             self._see_polygons(bbox, segmentation)
 
+    def see_numbers(self, bbox: list[float], size_wh: tuple[int, int], segmentation: Any) -> None:
+        """What `see` does, of a box that is known to be four numbers."""
+        self._boxes.extend(bbox)
+        self._sizes.extend(size_wh)
+        if len(self._boxes) >= 4 * _BLOCK:
+            self._count()
+        if self._masked < _POLYGONS and segmentation:
+            self._see_polygons(bbox, segmentation)
+
     def _see_polygons(self, bbox: list[Any], segmentation: Any) -> None:
         if not are_numbers(bbox, 4) or min(bbox[2:]) <= 0 or bbox[:2] == [0, 0]:
             return

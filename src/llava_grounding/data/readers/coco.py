@@ -11,14 +11,13 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import starmap
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 from llava_grounding.data.images import FolderImages, ImageStore, TarImages, open_images, read_index
 from llava_grounding.data.readers.coco_labels import TEXT_KEYS as TEXT_KEYS
 from llava_grounding.data.readers.coco_labels import CocoLabels as CocoLabels
-from llava_grounding.data.readers.coco_labels import LabelOptions
+from llava_grounding.data.readers.coco_labels import LabelOptions, unpacked
 from llava_grounding.data.readers.exhaustive import Coverage
 from llava_grounding.data.readers.files import without_collections
 from llava_grounding.data.readers.reading import (
@@ -37,7 +36,7 @@ from llava_grounding.data.readers.reading import (
     shown,
 )
 from llava_grounding.data.readers.rows import read_entries
-from llava_grounding.data.record import Annotation, Expression, Record
+from llava_grounding.data.record import Expression, Record
 from llava_grounding.errors import DataError, did_you_mean
 
 PACK_VARIABLE = "LLAVA_GROUNDING_DATA"
@@ -75,7 +74,7 @@ class CocoPhotos(PackedRecords):
         **options: Unpack[LabelOptions],
     ) -> None:
         left_out = LeftOut()
-        labels = CocoLabels(instances, left_out, **options)
+        labels = CocoLabels(instances, left_out, packed=True, **options)
         self.categories = {number: name for number, name in labels.categories.items() if name}
         self.ambiguous = labels.ambiguous
         self._coverage = labels.coverage
@@ -120,7 +119,7 @@ class CocoPhotos(PackedRecords):
             DataError: if a file cannot be read or is of another kind.
         """
         with without_collections():
-            labels = read_json(instances)
+            labels = read_json(instances, rows="annotations")
             with naming(instances):
                 return cls(
                     labels,
@@ -137,7 +136,7 @@ class CocoPhotos(PackedRecords):
         values, things, expressions, coverage = marshal.loads(row)
         return Record(
             **values,
-            instances=tuple(starmap(Annotation, things)),
+            instances=tuple(map(unpacked, things)),
             read_bytes=self._images.locate(values["id"]),
             expressions=tuple(Expression(text, (place,)) for text, place in expressions),
             exhaustive=self._coverage.names(Coverage(*coverage)),
@@ -173,7 +172,7 @@ class PhotoPack:
         captions = self.root / f"captions_{name}.json"
         with naming(path):
             return CocoPhotos(
-                read_json(path),
+                read_json(path, rows="annotations"),
                 TarImages(self.root, read_index([index])) if index.is_file() else FolderImages(self.root),
                 read_json(captions) if captions.is_file() else None,
                 _read_rows(self.root / f"vsr_{name}.jsonl"),
@@ -230,10 +229,9 @@ def _row(image: ImageRow, labels: CocoLabels, texts: _ImageTexts) -> bytes:
         if name in image.row:
             values[name] = printable(str(image.row[name]))
     expressions = labels.expressions.pop(image.id, ())
-    things = [(one.category, one.box_xyxy, one.segmentation, one.region, one.id) for one in labelled]
-    coverage = labels.coverage.of(image, _label_set(image), (one.category for one in labelled))
+    coverage = labels.coverage.of(image, _label_set(image), (unpacked(one).category for one in labelled))
     # Half as long as pickling, and as only plain values of ours are written, as safe.
-    return marshal.dumps((values, things, expressions, tuple(coverage)))
+    return marshal.dumps((values, list(labelled), expressions, tuple(coverage)))
 
 
 def _label_set(image: ImageRow) -> str | None:

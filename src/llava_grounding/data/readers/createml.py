@@ -22,6 +22,7 @@ from llava_grounding.data.readers.reading import (
 from llava_grounding.data.readers.rows import image_store, read_entries
 from llava_grounding.errors import DataError
 
+_LISTS = ("annotations", "annotation")
 _NAMES = ("image", "imagefilename", "filename")
 
 
@@ -50,7 +51,7 @@ class CreateMl(PictureRecords):
         path = Path(labels)
         entries = read_entries(path, "pictures with `annotations`")
         with naming(path):
-            if entries and not any(isinstance(one, Mapping) and "annotations" in one for _, one in entries):
+            if entries and not any(isinstance(one, Mapping) and set(_LISTS) & one.keys() for _, one in entries):
                 raise DataError(
                     f"CreateML's file must be a list of pictures with `annotations`, got {shown(entries[0][1])}"
                 )
@@ -64,7 +65,7 @@ def _read(entries: list[tuple[str, Any]], store: ImageStore, left_out: LeftOut) 
             if not isinstance(entry, Mapping):
                 raise EntryError("picture that is no object")
             file_name = file_name_of(next((entry[key] for key in _NAMES if key in entry), None), from_root=True)
-            things = list_under(entry, "annotations", "picture")
+            things = list_under(entry, next((key for key in _LISTS if key in entry), _LISTS[0]), "picture")
             picture = Picture(file_name, size_of(store, file_name))
         except EntryError as why:
             left_out.add(label_id(entry, _NAMES, place), why)
@@ -72,6 +73,8 @@ def _read(entries: list[tuple[str, Any]], store: ImageStore, left_out: LeftOut) 
         for number, thing in enumerate(things, start=1):
             category = thing.get("label") if isinstance(thing, Mapping) else None
             with picture.label(f"annotation {number}", category, left_out):
+                if isinstance(thing, str):
+                    raise EntryError("name without a box", f"an annotation must have `coordinates`, got {shown(thing)}")
                 where = thing.get("coordinates") if isinstance(thing, Mapping) else None
                 where = where if isinstance(where, Mapping) else {}
                 numbers = as_numbers([where.get(key) for key in ("x", "y", "width", "height")])

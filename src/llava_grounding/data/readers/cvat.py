@@ -64,7 +64,8 @@ class CvatXml(PictureRecords):
             labels: `annotations.xml` of an export "CVAT for images 1.1" or "CVAT for video 1.1", or the folder in which
                 it lies.
             images: folder, tar shards or zip; by default `images` beside the file, else its folder. Frames of a video
-                are pictures called by their numbers, such as `frame_000012.PNG` or `00012.jpg`.
+                are pictures called by their numbers, such as `frame_000012.PNG` or `00012.jpg`. In the export of a
+                project, pictures of a subset may lie in a folder of its name.
             exhaustive: whether every visible thing of the labels that occur is labelled.
             name: what the data is called in reports; by default the file's stem.
 
@@ -82,16 +83,25 @@ class CvatXml(PictureRecords):
             if images is None:
                 images = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
             store, left_out, unread = image_store(images), LeftOut(), Counter[str]()
-            pictures = chain(_read(root, left_out, unread), _read_tracks(root, store, left_out, unread))
+            tracks = (_read_tracks(task, store, left_out, unread) for task in _tasks(root))
+            pictures = chain(_read(root, store, left_out, unread), *tracks)
             return cls(name or path.stem, pictures, store, left_out, exhaustive, unread)
 
 
-def _read(root: ElementTree.Element, left_out: LeftOut, unread: Counter[str]) -> Iterator[Picture]:
+def _read(root: ElementTree.Element, store: ImageStore, left_out: LeftOut, unread: Counter[str]) -> Iterator[Picture]:
+    tasks: dict[str, set[str | None]] = {}  # that have a picture of this name
+    for image in root.iterfind("image"):
+        tasks.setdefault(_place_of(image, store), set()).add(image.get("task_id"))
     for image in root.iterfind("image"):
         try:
-            picture = Picture(
-                file_name_of(image.get("name"), from_root=True), checked_size(image.get("width"), image.get("height"))
-            )
+            name = file_name_of(_place_of(image, store) or None, from_root=True)
+            if len(tasks[name]) > 1:
+                raise EntryError(
+                    "picture of several tasks",
+                    f"tasks {', '.join(sorted(map(str, tasks[name])))} have a picture of this name, and nobody can say "
+                    "whose is there; export them one by one",
+                )
+            picture = Picture(name, checked_size(image.get("width"), image.get("height")))
         except EntryError as why:
             left_out.add(f"image {named(image.get('name', 'without name'))}", why)
             continue
@@ -106,6 +116,12 @@ def _read(root: ElementTree.Element, left_out: LeftOut, unread: Counter[str]) ->
         yield picture
 
 
+def _place_of(image: ElementTree.Element, store: ImageStore) -> str:
+    """The name of a picture, in the folder of its subset if it is there; exports of projects have such folders."""
+    name, subset = image.get("name", ""), image.get("subset")
+    return f"{subset}/{name}" if subset and name and store.has(f"{subset}/{name}") else name
+
+
 @dataclass
 class _Frame:
     """What tracks have in one frame: what they are called, their labels, their shapes."""
@@ -113,13 +129,41 @@ class _Frame:
     shapes: list[tuple[str, str | None, ElementTree.Element]] = field(default_factory=list)
 
 
-def _read_tracks(
-    root: ElementTree.Element, store: ImageStore, left_out: LeftOut, unread: Counter[str]
-) -> Iterator[Picture]:
+@dataclass
+class _Task:
+    """Tracks whose frames are counted together.
+
+    Args:
+        folders: in which its frames may lie, each with its `/`.
+        size: width and height as the file has them, if it says them.
+    """
+
+    tracks: list[ElementTree.Element]
+    folders: list[str]
+    size: tuple[str | None, str | None] | None
+
+
+def _tasks(root: ElementTree.Element) -> list[_Task]:
+    """The tasks of a file for video: one, or those of a project, each of which counts its frames from 0."""
+    tracks: dict[tuple[str, str], list[ElementTree.Element]] = {}
+    for track in root.iterfind("track"):
+        tracks.setdefault((track.get("task_id", ""), track.get("subset", "")), []).append(track)
+    sizes = {task.findtext("id"): task.find(".//original_size") for task in root.iter("task")}
+    tasks = []
+    for (number, subset), found in tracks.items():
+        folders = [f"{one}/" for one in (subset, number, f"task_{number}") if one and not set(one) & set("{}")]
+        alone = next(root.iter("original_size"), None) if len(tracks) == 1 else None
+        size = sizes.get(number, alone) if number else alone
+        said = None if size is None else (size.findtext("width"), size.findtext("height"))
+        tasks.append(_Task(found, [*folders, ""] if len(tracks) == 1 else folders, said))
+    return tasks
+
+
+def _read_tracks(task: _Task, store: ImageStore, left_out: LeftOut, unread: Counter[str]) -> Iterator[Picture]:
     """The frames that tracks have a shape in, or are said to be outside of."""
     frames: dict[int, _Frame] = {}
     gaps: list[tuple[int, int]] = []  # frames between two shapes of a thing, first and last
-    for number, track in enumerate(root.iterfind("track")):
+    for number, track in enumerate(task.tracks):
         called, label = f"track {track.get('id', number)}", track.get("label")
         before: int | None = None  # the frame of the last shape, if the thing was visible in it
         for shape in sorted(track, key=_frame_of):
@@ -134,15 +178,13 @@ def _read_tracks(
             if not outside:
                 frame.shapes.append((f"{called}: {shape.tag}", label, shape))
     gaps.sort(reverse=True)
-    name_of = _frame_names(store, frames)
-    original = next(root.iter("original_size"), None)
+    name_of = _frame_names(store, frames, task.folders)
     unsure = -1  # up to here something is not told of, as in files with key frames alone
     for at, frame in sorted(frames.items()):
         while gaps and gaps[-1][0] <= at:
             unsure = max(unsure, gaps.pop()[1])
         try:
-            size = None if original is None else (original.findtext("width"), original.findtext("height"))
-            picture = Picture(name_of(at), size_of(store, name_of(at)) if size is None else checked_size(*size))
+            picture = Picture(name_of(at), checked_size(*task.size) if task.size else size_of(store, name_of(at)))
         except EntryError as why:
             left_out.add(f"frame {at}", why)
             continue
@@ -161,13 +203,13 @@ def _frame_of(shape: ElementTree.Element) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
 
 
-def _frame_names(store: ImageStore, frames: Iterable[int]) -> Callable[[int], str]:
+def _frame_names(store: ImageStore, frames: Iterable[int], folders: list[str]) -> Callable[[int], str]:
     """What the pictures of frames are called: as CVAT does, unless the first that is there is called otherwise."""
     for at in sorted(frames)[:_PROBES]:
-        for pattern in _FRAME_NAMES:
+        for pattern in (folder + one for folder in folders for one in _FRAME_NAMES if not folder or "/" not in one):
             if store.has(pattern.format(at)):
                 return pattern.format
-    return _FRAME_NAMES[0].format
+    return f"{folders[0] if folders else ''}{_FRAME_NAMES[0]}".format
 
 
 def _numbers(shape: ElementTree.Element, *keys: str) -> list[float]:

@@ -5,6 +5,7 @@ Knows no other format. Of a task that several people did, the last that was not 
 
 from __future__ import annotations
 
+import base64
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from llava_grounding.data.images import ImageStore
+from llava_grounding.data.readers.messages import SEVERAL
 from llava_grounding.data.readers.pictures import Picture, PictureRecords, ellipse, polygons, rotated_box, size_of
 from llava_grounding.data.readers.reading import (
     EntryError,
@@ -29,13 +31,27 @@ from llava_grounding.data.readers.reading import (
 )
 from llava_grounding.data.readers.rows import image_store, read_entries
 from llava_grounding.data.record import Expression
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, ImageError
+from llava_grounding.image_files import DATA_LIMITS, load_stored
 from llava_grounding.masks import MAX_UNPACKED_PIXELS
 
+_LISTS = ("images", "image", "pages")
 _IMAGE_KEYS = ("image", "img", "image_url", "picture", "photo")
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
 _PICTURE = re.compile(r"\.(?:jpe?g|png|webp|bmp)\b", re.IGNORECASE)
-_LABELS = ("rectanglelabels", "polygonlabels", "brushlabels", "ellipselabels", "labels")
+_LABELS = (
+    "rectanglelabels",
+    "polygonlabels",
+    "brushlabels",
+    "ellipselabels",
+    "bitmasklabels",
+    "vectorlabels",
+    "labels",
+)
+_POINTS = "keypointlabels"
+_CHOICES = ("choices", "taxonomy")
+_SHAPES = ("x", "points", "rle", "vertices", "imageDataURL")
+"""Keys of which a region has one."""
 
 
 class LabelStudio(PictureRecords):
@@ -82,28 +98,65 @@ def _read(
             if not isinstance(entry, Mapping):
                 raise EntryError("task that is no object")
             results = _results(entry)
+            shapes = [one for one in results if _label_key(one)]
+            if len({one.get("to_name") for one in shapes}) > 1 or any(one.get("item_index") for one in shapes):
+                raise EntryError(SEVERAL, "a task must be about one image, but its regions are of several")
             name = _image_name(entry, store)
             picture = Picture(name, _size(results, name, store))
         except EntryError as why:
             left_out.add(f"task {label_id(entry, ('id',), place)}", why)
             continue
-        texts = _texts(results)
+        texts, chosen = _texts(results), _chosen(results)
+        labelled = {result.get("id") for result in results if _label_key(result)}
+        nameless = {result.get("id") for result in results if _is_shape(result)} - labelled
         for number, result in enumerate(results, start=1):
-            value = result.get("value")
-            kinds = [key for key in _LABELS if isinstance(value, Mapping) and key in value]
-            if not kinds or not isinstance(value, Mapping):
-                if result.get("type") not in ("textarea", None):
-                    unread[str(result.get("type"))[:40]] += 1
+            value, key, kind = result.get("value"), _label_key(result), result.get("type")
+            if not isinstance(value, Mapping) or not _is_shape(result):
+                told = kind in ("textarea", None) or (kind in _CHOICES and result.get("id") in nameless)
+                unread[str(kind)[:40]] += not told
                 continue
-            said = value[kinds[0]]
+            if key is None and result.get("id") in labelled:
+                continue  # the same region, which is there once more with its label
+            said = value[key] if key else chosen.get(result.get("id"))
             category = said[0] if isinstance(said, list) and len(said) == 1 else None
             with picture.label(f"region {number}", category, left_out):
                 if category is None:
                     raise EntryError("region without one label", f"a region must have one label, got {shown(said)}")
+                if result.get("image_rotation") not in (None, 0):
+                    turn = shown(result["image_rotation"])
+                    raise EntryError(
+                        "label of a picture turned in the tool",
+                        f"a picture must stand as it is stored, this one was turned by {turn}",
+                    )
                 row = _add(picture, value, category)
                 for text in texts.get(str(result.get("id")), ()):
                     picture.expressions.append(Expression(text, (row,)))
         yield picture
+
+
+def _label_key(result: Mapping[str, Any]) -> str | None:
+    """The key under which a region has its labels."""
+    value = result.get("value")
+    return next((key for key in (*_LABELS, _POINTS) if isinstance(value, Mapping) and key in value), None)
+
+
+def _is_shape(result: Mapping[str, Any]) -> bool:
+    """Whether a result is a region, and not what is said beside one, which repeats its shape."""
+    value = result.get("value")
+    beside = result.get("type") in (*_CHOICES, "textarea")
+    return isinstance(value, Mapping) and not beside and bool(_label_key(result) or set(_SHAPES) & value.keys())
+
+
+def _chosen(results: list[Mapping[str, Any]]) -> dict[Any, Any]:
+    """What was chosen for each region, by its id, where labels are choices beside regions."""
+    found = {}
+    for result in results:
+        value, kind = result.get("value"), result.get("type")
+        if kind in _CHOICES and isinstance(value, Mapping) and isinstance(result.get("id"), str | int):
+            said = value.get(kind)
+            # The path through a taxonomy ends with what it is.
+            found[result["id"]] = [one[-1] if isinstance(one, list) and one else one for one in said or ()]
+    return found
 
 
 def _results(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -133,11 +186,17 @@ def _results(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _image_name(entry: Mapping[str, Any], store: ImageStore) -> str:
     data = entry.get("data", entry)
     data = data if isinstance(data, Mapping) else {}
+    lists = [one for key, one in data.items() if key in _LISTS and isinstance(one, list)]
+    if any(len(one) > 1 for one in lists):
+        raise EntryError(SEVERAL, "a task must be about one image")
+    data = {**data, **{f"image {number}": one for number, (one,) in enumerate(one for one in lists if one)}}
     texts = {key: value for key, value in data.items() if isinstance(value, str)}
     said = next((texts[key] for key in _IMAGE_KEYS if key in texts), None)
     said = said or next((value for value in texts.values() if _PICTURE.search(value)), None)
     if not said or "\0" in said:
         raise EntryError("no image", f"the task must name a picture, got {shown(data)}")
+    if said.startswith("data:"):
+        raise EntryError("image inside of the file", "an image must be the name of a file, not its bytes")
     try:
         parts = urlsplit(said.replace("\\", "/"))
         local = parse_qs(parts.query).get("d", [""])[0]
@@ -181,8 +240,16 @@ def _add(picture: Picture, value: Mapping[str, Any], category: str) -> int:
     assert picture.size_wh is not None
     width, height = picture.size_wh
     degrees = _numbers(value, "rotation")[0] if value.get("rotation") else 0.0
-    if "points" in value:
-        points = value["points"]
+    if _POINTS in value:
+        raise EntryError("shape without an area", "a region must have an area, got a point")
+    if "imageDataURL" in value:
+        return _add_bitmask(picture, value["imageDataURL"], category)
+    points = value.get("points")
+    if "vertices" in value:
+        if not value.get("closed") or not isinstance(value["vertices"], list):
+            raise EntryError("shape without an area", "a line must be closed to have an area")
+        points = [[one.get("x"), one.get("y")] if isinstance(one, Mapping) else one for one in value["vertices"]]
+    if points is not None:
         if not isinstance(points, list) or not all(are_numbers(point, 2) for point in points):
             raise EntryError("points that are no pairs of numbers", f"points must be pairs, got {shown(points)}")
         flat = [place * side / 100 for point in points for place, side in zip(point, (width, height), strict=True)]
@@ -198,6 +265,21 @@ def _add(picture: Picture, value: Mapping[str, Any], category: str) -> int:
     if degrees:
         return picture.add(category, None, rotated_box(box, degrees, about_centre=False))
     return picture.add(category, box)
+
+
+def _add_bitmask(picture: Picture, url: Any, category: str) -> int:
+    """A mask that is a PNG in a data URL, painted where it is not transparent."""
+    assert picture.size_wh is not None
+    try:
+        mask = load_stored(base64.b64decode(str(url).partition("base64,")[2]), DATA_LIMITS, ("PNG",))
+    except (ValueError, ImageError) as error:
+        raise EntryError("mask that is no PNG", f"`imageDataURL` must be a PNG in base64: {error}") from error
+    if mask.size != picture.size_wh:
+        raise EntryError(
+            "mask of another size than its image", f"a mask must be {picture.size_wh} like its image, got {mask.size}"
+        )
+    pixels = mask.getchannel("A") if "A" in mask.getbands() else mask.convert("L")
+    return picture.add_mask(category, np.asarray(pixels) > 0, (0, 0))
 
 
 def _add_brush(picture: Picture, rle: Any, category: str) -> int:

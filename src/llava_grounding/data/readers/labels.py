@@ -26,7 +26,7 @@ from llava_grounding.data.readers.reading import (
     named,
     naming,
     read_json,
-    rows_of,
+    sequence_of,
     shown,
 )
 from llava_grounding.data.readers.rows import image_store
@@ -68,7 +68,7 @@ class LabelledImages:
             if (number := coco_number(name)) is not None:
                 self._of_coco.setdefault(number, []).append(index)
         self.expressions: dict[Key, Any] = {}
-        for row in rows_of(instances, "annotations", "a COCO instances file"):
+        for row in sequence_of(instances, "annotations", "a COCO instances file"):
             if isinstance(row, Mapping) and "expressions" in row:
                 with suppress(EntryError):  # an annotation whose id is none is reported already
                     self.expressions[key_of(row.get("id"))] = row["expressions"]
@@ -90,7 +90,7 @@ class LabelledImages:
         Raises:
             DataError: if it cannot be read or is of another kind.
         """
-        data = read_json(instances)
+        data = read_json(instances, rows="annotations")
         with naming(instances):
             return cls(
                 data,

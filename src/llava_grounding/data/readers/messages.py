@@ -22,13 +22,17 @@ from llava_grounding.data.readers.reading import (
     shown,
 )
 from llava_grounding.data.readers.rows import image_store, read_entries, words_only
+from llava_grounding.data.record import RecordedTurn
 from llava_grounding.errors import DataError
 
 SEVERAL = "several images"
 """Reason for which a chat about more than one picture is left out: this model looks at one."""
 _LISTS = ("messages", "conversations")
+_PAIRS = {"user": ("query", "prompt"), "assistant": ("response", "completion")}
+"""Keys of questions and answers in chats of one turn, as Swift and TRL have them; of messages or of text."""
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant"}
 _PICTURES = ("images", "image")
+_MARKS = {*_LISTS, *_PAIRS["assistant"]}
 
 
 class ChatMessages(PictureRecords):
@@ -51,7 +55,7 @@ class ChatMessages(PictureRecords):
         path = Path(dialogues)
         with without_collections(), naming(path):
             entries = read_entries(path, "chats with `messages`")
-            if entries and not any(isinstance(one, Mapping) and one.keys() & set(_LISTS) for _, one in entries):
+            if entries and not any(isinstance(one, Mapping) and one.keys() & _MARKS for _, one in entries):
                 raise DataError(f"chats must be objects with `messages`, got {shown(entries[0][1])}")
             store, left_out = image_store(images if images is not None else path.parent), LeftOut()
             return cls(name or path.stem, _read(entries, left_out), store, left_out, exhaustive=False)
@@ -68,9 +72,22 @@ def _read(entries: list[tuple[str, Any]], left_out: LeftOut) -> Iterator[Picture
 
 
 def _picture(entry: Any) -> Picture:
+    turns, name = chat_of(entry)
+    return Picture(file_name_of(name, from_root=True), None, dialogues=[turns])
+
+
+def chat_of(entry: Any, inside: bool = False) -> tuple[tuple[RecordedTurn, ...], str | None]:
+    """The dialogue of a chat, and what its picture is called.
+
+    Args:
+        inside: whether the chat comes with its picture and need not name it.
+
+    Raises:
+        EntryError: if it cannot be learnt from, or is not about one picture.
+    """
     if not isinstance(entry, Mapping):
         raise EntryError("no dialogue", f"a chat must be an object with `messages`, got {shown(entry)}")
-    rows = next((entry[key] for key in _LISTS if isinstance(entry.get(key), list)), None)
+    rows = _rows(entry)
     if not rows:
         raise EntryError("no dialogue", f"a chat must have a list of `messages`, got {shown(entry)}")
     said: Any = next((entry[key] for key in _PICTURES if entry.get(key)), [])
@@ -87,13 +104,32 @@ def _picture(entry: Any) -> Picture:
     if len(texts) % 2 or not texts:
         raise EntryError("no dialogue", "a chat must end with an answer of the assistant")
     pictures = list(dict.fromkeys(pictures))
-    if not pictures:
+    if not pictures and not inside:
         raise EntryError(TEXT_ONLY, "must have an image")
     if len(pictures) > 1:
         raise EntryError(SEVERAL, f"a chat must be about one image, this one has {len(pictures)}")
     texts[0] = texts[0].strip().removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN).strip()
     turns = words_only(zip(texts[::2], texts[1::2], strict=True))
-    return Picture(file_name_of(pictures[0], from_root=True), None, dialogues=[turns])
+    return turns, next(iter(pictures), None)
+
+
+def _rows(entry: Mapping[str, Any]) -> list[Any] | None:
+    """The messages of a chat, whichever way it has them."""
+    if rows := next((entry[key] for key in _LISTS if isinstance(entry.get(key), list)), None):
+        return list(rows)
+    asked, answer = ([_as_messages(entry.get(one), role) for one in keys] for role, keys in _PAIRS.items())
+    pair = next((list(both) for both in zip(asked, answer, strict=True) if all(both)), None)
+    history = entry.get("history")
+    before = [
+        {"role": role, "content": text}
+        for turn in (history if isinstance(history, list) and pair else ())
+        for role, text in zip(_PAIRS, turn if isinstance(turn, list) and len(turn) == 2 else (None, None), strict=True)
+    ]
+    return None if pair is None else [*before, *pair[0], *pair[1]]
+
+
+def _as_messages(value: Any, role: str) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [{"role": role, "content": value}]
 
 
 def _message(row: Any, number: int) -> tuple[str, str, list[str]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from llava_grounding.data.images import FolderImages, ImageStore, read_file
 from llava_grounding.data.readers.box_forms import BoxForms
+from llava_grounding.data.readers.files import read_text_lines
 from llava_grounding.data.readers.pictures import Picture, PictureRecords, size_of
 from llava_grounding.data.readers.reading import (
     EntryError,
@@ -30,9 +31,11 @@ from llava_grounding.data.readers.reading import (
 from llava_grounding.data.readers.rows import read_entries
 from llava_grounding.errors import DataError
 
+_NAMES = ("file_name", "image_file_name", "image")
 _FILES = ("metadata.jsonl", "metadata.csv")
-_TEXTS = ("text", "caption", "captions", "description", "prompt")
-_CATEGORIES = ("category", "categories", "label", "labels", "class")
+TEXTS = ("text", "caption", "captions", "description", "prompt")
+"""Keys of captions."""
+CATEGORIES = ("category", "categories", "label", "labels", "class")
 _NO_NAMES = "category without a name"
 
 
@@ -62,7 +65,7 @@ class MetadataFolder(PictureRecords):
         root, paths = (root.parent, [root]) if root.is_file() else (root, _metadata(root))
         if not paths:
             raise DataError(f"`folder` must have a {' or '.join(_FILES)}, but there is none in {root}")
-        listed = read_file(names).decode("utf-8-sig", errors="replace").splitlines() if names is not None else []
+        listed = read_text_lines(names) if names is not None else []
         left_out, unread, forms = LeftOut(), Counter[str](), BoxForms()
         store = FolderImages(root)
         pictures: list[Picture] = []
@@ -102,24 +105,31 @@ def _read(
         try:
             if not isinstance(row, Mapping):
                 raise EntryError("row that is no object")
-            said = file_name_of(row.get("file_name", row.get("image")))
+            said = file_name_of(next((row[key] for key in _NAMES if row.get(key)), None))
             name = said if folder == Path() else f"{folder.as_posix()}/{said}"
             objects = row.get("objects")
             picture = Picture(name, size_of(store, name) if objects else None)
-            for key in _TEXTS:
-                for text in row[key] if isinstance(row.get(key), list) else [row.get(key)]:
-                    if text not in (None, ""):
-                        picture.captions.append(plain_text(text, key))
+            picture.captions += captions_of(row)
         except EntryError as why:
-            left_out.add(label_id(row, ("file_name", "image"), place), why)
+            left_out.add(label_id(row, _NAMES, place), why)
             continue
-        known = {"file_name", "image", "objects", "width", "height", "image_id", *_TEXTS}
+        known = {*_NAMES, "objects", "width", "height", "image_id", *TEXTS}
         unread.update(str(key)[:40] for key in row if key not in known and row[key] not in (None, ""))
-        _add_objects(picture, objects, names, left_out, forms)
+        add_objects(picture, objects, names, left_out, forms)
         yield picture
 
 
-def _add_objects(picture: Picture, objects: Any, names: list[str], left_out: LeftOut, forms: BoxForms) -> None:
+def captions_of(row: Mapping[str, Any]) -> list[str]:
+    """What a row says of its picture.
+
+    Raises:
+        EntryError: if it cannot be learnt from.
+    """
+    values = [(key, text) for key in TEXTS for text in (row[key] if isinstance(row.get(key), list) else [row.get(key)])]
+    return [plain_text(text, key) for key, text in values if text not in (None, "")]
+
+
+def add_objects(picture: Picture, objects: Any, names: list[str], left_out: LeftOut, forms: BoxForms) -> None:
     """Boxes of a row: lists of boxes and categories, or a list of objects with one of each."""
     if not objects:
         return
@@ -155,4 +165,4 @@ def _add_objects(picture: Picture, objects: Any, names: list[str], left_out: Lef
 
 
 def _category(row: Mapping[str, Any]) -> Any:
-    return next((row[key] for key in _CATEGORIES if key in row), None)
+    return next((row[key] for key in CATEGORIES if key in row), None)

@@ -205,8 +205,22 @@ def size_of(images: ImageStore, name: str) -> tuple[int, int]:
     """
     check_present(images, name)
     try:
-        header = read_header(images.locate(name)(), "it", DATA_FORMATS)
-    except (DataError, ImageError) as error:
+        return header_size(images.locate(name)())
+    except EntryError:
+        raise
+    except DataError as error:
+        raise EntryError("picture that cannot be read", str(error)) from error
+
+
+def header_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an encoded picture, upright, from its header.
+
+    Raises:
+        EntryError: if it is none.
+    """
+    try:
+        header = read_header(data, "it", DATA_FORMATS)
+    except ImageError as error:
         raise EntryError("picture that cannot be read", str(error)) from error
     if header.size_wh is None:
         raise EntryError("picture that cannot be read", "its header does not say how large it is")

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 from llava_grounding.data.images import is_absolute, is_unicode, stays_inside
+from llava_grounding.data.readers.files import JsonRows
 from llava_grounding.data.readers.files import read_json as read_json
 from llava_grounding.data.readers.numbers import EntryError as EntryError
 from llava_grounding.data.readers.numbers import Key as Key
@@ -240,10 +241,17 @@ def named(value: object) -> str:
 
 def rows_of(data: Any, key: str, what: str) -> list[Any]:
     """The list under a key; raises DataError if `data` is not `what`, which has one there."""
-    if not isinstance(data, Mapping) or not isinstance(data.get(key), list):
+    rows = sequence_of(data, key, what)
+    return rows if isinstance(rows, list) else list(rows)
+
+
+def sequence_of(data: Any, key: str, what: str) -> Sequence[Any]:
+    """What `rows_of` gives, or rows that are parsed one by one, where a file was read so."""
+    if not isinstance(data, Mapping) or not isinstance(data.get(key), list | JsonRows):
         got = f"keys {sorted(map(str, data))[:20]}" if isinstance(data, Mapping) else type(data).__name__
         raise DataError(f"{what} must have a list `{key}`, got {got}")
-    return data[key]
+    rows: Sequence[Any] = data[key]
+    return rows
 
 
 def list_under(row: Mapping[str, Any], key: str, what: str) -> list[Any]:

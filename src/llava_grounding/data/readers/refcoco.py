@@ -109,7 +109,7 @@ class RefCoco(PackedRecords):
         """
         refs = Path(refs)
         stem = refs.parent.name if refs.suffix == ".p" and refs.parent.name else refs.stem
-        rows, labels = read_refs(refs), None if instances is None else read_json(instances)
+        rows, labels = read_refs(refs), None if instances is None else read_json(instances, rows="annotations")
         with naming(refs):
             store = open_images(images)
             return cls(rows, store, labels, split, all_instances, crowds_as_things, name or f"{stem}_{split or 'all'}")

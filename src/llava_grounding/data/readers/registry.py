@@ -34,6 +34,7 @@ READERS: dict[str, str | type[Any]] = {
     "createml": "createml:CreateMl",
     "messages": "messages:ChatMessages",
     "metadata": "metadata:MetadataFolder",
+    "parquet": "parquet:Parquet",
     "grandf": "grandf:GranDf",
     "osprey": "grounded_texts:Osprey",
     "ferret": "grounded_texts:Ferret",

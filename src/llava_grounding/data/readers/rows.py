@@ -76,13 +76,16 @@ def pairs_of(conversations: Any) -> list[tuple[str, Any]]:
     """
     if not isinstance(conversations, list) or not conversations or len(conversations) % 2:
         raise EntryError("no dialogue", f"conversations must be pairs of turns, got {shown(conversations)}")
-    values = []
-    for index, turn in enumerate(conversations):
-        role = "gpt" if index % 2 else "human"
-        if not isinstance(turn, dict) or turn.get("from") != role or "value" not in turn:
-            raise EntryError("roles out of turn", f"turn {index + 1} must be from `{role}`, got {shown(turn)}")
-        values.append(turn["value"])
-    if not all(isinstance(question, str) for question in values[::2]):
+    try:
+        roles, values = [turn["from"] for turn in conversations], [turn["value"] for turn in conversations]
+    except (TypeError, LookupError):
+        roles, values = [], []
+    if roles != ["human", "gpt"] * (len(conversations) // 2):
+        for index, turn in enumerate(conversations):
+            role = "gpt" if index % 2 else "human"
+            if not isinstance(turn, dict) or turn.get("from") != role or "value" not in turn:
+                raise EntryError("roles out of turn", f"turn {index + 1} must be from `{role}`, got {shown(turn)}")
+    if not all(type(question) is str for question in values[::2]):
         raise EntryError("not text", "each question must be text")
     values[0] = _without_image(values[0])
     return list(zip(values[::2], values[1::2], strict=True))

@@ -124,7 +124,9 @@ def _is_polygon(value: Any) -> bool:
 
 
 def _as_one_list(polygon: Sequence[Any]) -> Sequence[Any]:
-    """A polygon written as pairs of x and y in COCO's flat form."""
+    """A polygon written as pairs of x and y, or as objects with these, in COCO's flat form."""
+    if polygon and all(isinstance(point, Mapping) and {"x", "y"} <= point.keys() for point in polygon):
+        return [point[axis] for point in polygon for axis in "xy"]
     if polygon and all(isinstance(point, list | tuple) and len(point) == 2 for point in polygon):
         return [place for point in polygon for place in point]
     return polygon

@@ -23,6 +23,8 @@ from llava_grounding.data.readers.reading import (
     shown,
 )
 from llava_grounding.data.readers.rows import image_store
+from llava_grounding.data.readers.via_project import as_via_2
+from llava_grounding.data.readers.via_project import is_via_3 as is_via_3
 from llava_grounding.errors import DataError, did_you_mean
 
 _COLUMNS = ("filename", "region_count", "region_shape_attributes", "region_attributes")
@@ -44,7 +46,7 @@ class Via(PictureRecords):
         """Reads a file.
 
         Args:
-            labels: a project (`via_project.json`) or an export (`via_region_data.json` or `.csv`).
+            labels: a project (`via_project.json`), of VIA 3 as well, or an export (`via_region_data.json` or `.csv`).
             images: folder, tar shards or zip; by default the folder of the file.
             attribute: of regions, the one that says what they are; by default the only one, or the first of `label`,
                 `name`, `class`, `category`, `type` and `object` that occurs.
@@ -57,17 +59,16 @@ class Via(PictureRecords):
         path = Path(labels)
         with naming(path):
             data = _read_csv(path) if path.suffix.lower() == ".csv" else read_json(path)
+            left_out = LeftOut()
             data = data.get("_via_img_metadata", data) if isinstance(data, Mapping) else data
-            if not isinstance(data, Mapping) or not any(
-                isinstance(one, Mapping) and "regions" in one for one in data.values()
+            newest = isinstance(data, Mapping) and is_via_3(data)
+            data = as_via_2(data, left_out) if newest else data
+            if not isinstance(data, Mapping) or not (
+                newest or any(isinstance(one, Mapping) and "regions" in one for one in data.values())
             ):
                 raise DataError(f"VIA's file must be an object of pictures with `regions`, got {shown(data)}")
             said = _attribute(data, attribute)
-            store, left_out, unread = (
-                image_store(images if images is not None else path.parent),
-                LeftOut(),
-                Counter[str](),
-            )
+            store, unread = image_store(images if images is not None else path.parent), Counter[str]()
             pictures = _read(data, said, store, left_out, unread)
             return cls(name or path.stem, pictures, store, left_out, exhaustive, unread)
 

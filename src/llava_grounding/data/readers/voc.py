@@ -1,19 +1,30 @@
-"""Pascal VOC: an XML file per picture, as the challenge and LabelImg, CVAT, Roboflow and Label Studio write it.
+"""Pascal VOC: an XML file per picture, as the challenge and LabelImg, CVAT, Roboflow and Label Studio write it; turned
+boxes of roLabelImg, outlines of the LabelMe of the web, which CVAT exports as well.
 
 The challenge counts pixels from 1, tools from 0: its own files say whose they are. Knows no other format.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 from llava_grounding.data.images import FolderImages, ImageStore, open_images, read_file, stays_inside
-from llava_grounding.data.readers.pictures import Picture, PictureRecords, corners, file_stem, polygons, size_of
-from llava_grounding.data.readers.reading import EntryError, LeftOut, checked_size, named
+from llava_grounding.data.readers.pictures import (
+    Picture,
+    PictureRecords,
+    corners,
+    file_stem,
+    polygons,
+    rotated_box,
+    size_of,
+)
+from llava_grounding.data.readers.reading import EntryError, LeftOut, are_numbers, as_numbers, checked_size, named
 from llava_grounding.data.readers.xml_files import parse_xml, text_of
+from llava_grounding.data.record import Segmentation
 from llava_grounding.errors import DataError
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -104,6 +115,8 @@ def _read(paths: list[Path], store: ImageStore, left_out: LeftOut, unread: Count
         for number, thing in enumerate(root.iterfind("object"), start=1):
             category = text_of(thing, "name")
             unread.update(key for key in ("attributes", "part") if thing.find(key) is not None)
+            if text_of(thing, "deleted") == "1":
+                continue  # the LabelMe of the web keeps what was taken back
             with picture.label(f"object {number}", category, left_out):
                 _add(picture, thing, category, from_one)
         yield picture
@@ -140,11 +153,23 @@ def _add(picture: Picture, thing: ElementTree.Element, category: str, from_one: 
     mask = None
     if places is not None:
         points = [text_of(places, f"{axis}{number}") for number in range(1, len(places) // 2 + 1) for axis in "xy"]
+        points = points if any(points) else [text_of(one, axis) for one in places.iterfind("pt") for axis in "xy"]
         if any(points):
             mask = polygons([points], picture.size_wh)
+    if thing.find("robndbox") is not None:
+        mask = _turned_box(thing)
     box = None
     if thing.find("bndbox") is not None or mask is None:
         box = corners([text_of(thing, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")], "bndbox")
         if from_one:
             box = (box[0] - 1, box[1] - 1, box[2], box[3])
     picture.add(category, box, mask)
+
+
+def _turned_box(thing: ElementTree.Element) -> Segmentation:
+    """A box of roLabelImg, by its centre, sides and angle in radians."""
+    numbers = as_numbers([text_of(thing, f"robndbox/{key}") for key in ("cx", "cy", "w", "h", "angle")])
+    if not are_numbers(numbers, 5):
+        raise EntryError("turned box that is not five finite numbers", f"got {named(numbers)}")
+    x, y, w, h, angle = numbers
+    return rotated_box((x - w / 2, y - h / 2, x + w / 2, y + h / 2), math.degrees(angle), about_centre=True)

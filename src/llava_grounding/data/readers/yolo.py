@@ -14,8 +14,11 @@ from typing import Any
 import yaml
 
 from llava_grounding.data.images import FolderImages, is_unicode, read_file
+from llava_grounding.data.readers.files import read_text_lines
 from llava_grounding.data.readers.pictures import Picture, PictureRecords, size_of
-from llava_grounding.data.readers.reading import EntryError, LeftOut, named, number_or_none
+from llava_grounding.data.readers.reading import EntryError, LeftOut, file_name_of, label_id, named, number_or_none
+from llava_grounding.data.readers.yolo_ndjson import is_ndjson as is_ndjson
+from llava_grounding.data.readers.yolo_ndjson import lines_of, read_ndjson
 from llava_grounding.errors import DataError, did_you_mean, shown
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -41,7 +44,8 @@ class Yolo(PictureRecords):
         """Reads a folder of YOLO's form.
 
         Args:
-            data: `data.yaml`, or the folder in which it lies, or one with `images` and `labels`, or with both together.
+            data: `data.yaml`, or the folder in which it lies, or one with `images` and `labels`, or with both together;
+                or the NDJSON of Ultralytics' platform, with its pictures beside it or in `images`.
             split: `train`, `val` or `test`, as `data.yaml` has them; None takes all.
             names: text file with a class per line, where there is no `data.yaml`.
             exhaustive: whether every visible thing of the classes is labelled.
@@ -50,14 +54,17 @@ class Yolo(PictureRecords):
         Raises:
             DataError: if it is no such folder, or has no such split.
         """
-        place = Path(data)
+        place, left_out, unread = Path(data), LeftOut(), Counter[str]()
+        if place.suffix.lower() == ".ndjson":
+            found = _read_ndjson(place, split, left_out, unread)
+            return cls(name or place.stem, found, FolderImages(place.parent), left_out, exhaustive, unread)
         config = _config_of(place)
         root = config.parent if config else place
         values = _read_config(config) if config else {}
-        classes = _classes(values.get("names")) if values else _listed_classes(root, names)
+        classes = _classes(values.get("names")) if names is None else {}
+        classes = classes or _listed_classes(root, names)
         if not root.is_dir():
             raise DataError(f"YOLO's data must be a folder or its data.yaml, got {place}")
-        left_out, unread = LeftOut(), Counter[str]()
         places = _pictures(root, values, split)
         return cls(
             name or f"{root.absolute().name}_{split or 'all'}",
@@ -102,18 +109,8 @@ def _listed_classes(root: Path, names: str | Path | None) -> dict[int, str]:
     paths += [] if names is not None else [root / "labels" / one for one in _NAMES]
     for path in paths:
         if path.is_file() or names is not None:
-            return dict(enumerate(line.strip() for line in _lines(path)))
+            return dict(enumerate(line.strip() for line in read_text_lines(path)))
     return {}
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        data = read_file(path)
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    if len(data) > _MAX_BYTES:
-        raise DataError(f"{path} must have at most {_MAX_BYTES} bytes, got {len(data)}")
-    return data.decode("utf-8-sig", errors="replace").splitlines()
 
 
 def _pictures(root: Path, values: dict[str, Any], split: str | None) -> list[Path]:
@@ -156,7 +153,7 @@ def _listed(root: Path, base: Any, entry: Any) -> list[Path]:
         if place.is_dir() and _is_below(place, root):
             return _below(place)
         if place.is_file() and place.suffix == ".txt" and _is_below(place, root):
-            return [_found(line.strip(), place, root) for line in _lines(place) if line.strip()]
+            return [_found(line.strip(), place, root) for line in read_text_lines(place) if line.strip()]
     raise DataError(f"data.yaml names `{entry}`, but there is no such folder or list below {root}")
 
 
@@ -167,7 +164,10 @@ def _is_below(place: Path, root: Path) -> bool:
 def _found(line: str, listing: Path, root: Path) -> Path:
     """A picture of a list, or where it should be."""
     tail = line.replace("\\", "/").replace("\0", "")
-    spelt = FolderImages(root).names().find(tail.removeprefix("./"))
+    short = tail.removeprefix("./")
+    names = FolderImages(root).names()
+    # CVAT writes `data/images/train/1.jpg` for `images/train/1.jpg`, wherever the folder lies.
+    spelt = names.find(short) or (names.find(short.removeprefix("data/")) if short.startswith("data/") else None)
     return root / spelt if spelt is not None else listing.parent / tail
 
 
@@ -209,7 +209,7 @@ def _read(
             continue
         labels = _label_file(place, root)
         seen = set()
-        for number, line in enumerate(_lines(labels) if labels else [], start=1):
+        for number, line in enumerate(read_text_lines(labels) if labels else [], start=1):
             if not (words := line.split()) or tuple(words) in seen:
                 continue
             seen.add(tuple(words))
@@ -217,6 +217,26 @@ def _read(
             category = classes.get(kind, "") if kind is not None else ""
             with picture.label(f"line {number}", category, left_out):
                 _add(picture, words, category, kind, with_points, bool(classes), unread)
+        yield picture
+
+
+def _read_ndjson(path: Path, split: str | None, left_out: LeftOut, unread: Counter[str]) -> Iterator[Picture]:
+    names, rows = read_ndjson(path, split)
+    classes, images = _classes(names), FolderImages(path.parent)
+    for place, row in rows:
+        try:
+            said = file_name_of(row.get("file"))
+            folders = (f"images/{row.get('split')}/", f"{row.get('split')}/", "images/", "")
+            name = next((folder + said for folder in folders if images.has(folder + said)), said)
+            picture = Picture(name, size_of(images, name))
+        except EntryError as why:
+            left_out.add(label_id(row, ("file",), place), why)
+            continue
+        for number, (words, with_points) in enumerate(lines_of(row), start=1):
+            kind = number_or_none(words[0]) if words else None
+            category = classes.get(kind, "") if kind is not None else ""
+            with picture.label(f"label {number}", category, left_out):
+                _add(picture, words or [""], category, kind, with_points, bool(classes), unread)
         yield picture
 
 
