@@ -22,7 +22,7 @@ from llava_grounding.data.licenses import allows_commercial_use
 from llava_grounding.data.mark_drawing import draw_marks
 from llava_grounding.data.readers.coco import PACK_VARIABLE, CocoPhotos, PhotoPack
 from llava_grounding.data.readers.reading import IMAGE_MISSING
-from llava_grounding.data.readers.registry import READERS, reader_of
+from llava_grounding.data.readers.registry import reader_of
 from llava_grounding.data.record import Dataset
 from llava_grounding.data.sample import Sample, mirror_sample
 from llava_grounding.dialogues.builder import build_sample
@@ -218,16 +218,12 @@ class _ReaderKind:
         return ToCheck(dataset, _dialogue_settings(values, name), strict)
 
 
-_BUILT_IN: dict[str, SourceKind] = {"scenes": _SceneKind(), "photos": _PhotoKind()}
-
-
-def known_kinds() -> tuple[str, ...]:
-    """All kinds there are by now; a program may register readers."""
-    return (*_BUILT_IN, *READERS)
+BUILT_IN: dict[str, SourceKind] = {"scenes": _SceneKind(), "photos": _PhotoKind()}
+"""Kinds without a reader; the others are those of `READERS`."""
 
 
 def source_kind(values: Mapping[str, Any]) -> SourceKind:
-    return _BUILT_IN.get(str(values["kind"]), _ReaderKind())
+    return BUILT_IN.get(str(values["kind"]), _ReaderKind())
 
 
 def _open_photos(
@@ -273,7 +269,7 @@ def open_dataset(values: Mapping[str, Any], root: Path | None) -> Dataset:
 def _reader(values: Mapping[str, Any], root: Path | None) -> tuple[Callable[..., Dataset], dict[str, Any]]:
     """What reads a source, and what it is to be called with."""
     kind = str(values["kind"])
-    read = reader_of(kind, tuple(_BUILT_IN))
+    read = reader_of(kind, tuple(BUILT_IN))
     parameters = inspect.signature(read).parameters
     _check_keys(kind, values, ("dialogue", *parameters))
     missing = [
