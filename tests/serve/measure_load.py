@@ -26,6 +26,7 @@ from llava_grounding.scenes.synthetic import draw_scene
 QUESTIONS = ("Describe the image.", "How many things are there?", "What is on the left?", "List everything you see.")
 POINTED = "What is <region>?"
 NUM_IMAGES = 4
+MARKS = 2  # tokens from a phrase's last word to where it closes, `<g_e> <seg>`
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class Timed:
     last: float
     lag: float
     """From the end of a phrase's words to its masks, the longest of the answer."""
+    tokens: int
+    """That were written, markup included."""
+
+    @property
+    def per_token(self) -> float:
+        return (self.last - self.first) / max(self.tokens - 1, 1)
 
 
 def image_url(number: int) -> str:
@@ -50,13 +57,17 @@ def ask(client: httpx2.Client, url: str, question: str, box: bool) -> Timed:
     if box:
         parts.append({"type": "region", "box": [100, 100, 400, 500]})
     body = {"model": "nano", "messages": [{"role": "user", "content": parts}], "stream": True}
-    began, first, text, lag, words_at = time.perf_counter(), 0.0, "", 0.0, 0.0
+    body["stream_options"] = {"include_usage": True}
+    began, first, text, lag, words_at, tokens = time.perf_counter(), 0.0, "", 0.0, 0.0, 0
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
         response.raise_for_status()
         for line in response.iter_lines():
             if not line.startswith("data: {"):
                 continue
             chunk = json.loads(line[6:])
+            if not chunk["choices"]:
+                tokens = chunk["usage"]["completion_tokens"]
+                continue
             delta = chunk["choices"][0]["delta"]
             now = time.perf_counter()
             if delta.get("content"):
@@ -64,7 +75,7 @@ def ask(client: httpx2.Client, url: str, question: str, box: bool) -> Timed:
                 text += delta["content"]
             if "phrase" in delta.get("grounding", {}):
                 lag = max(lag, now - words_at)
-    return Timed(text, first, time.perf_counter() - began, lag)
+    return Timed(text, first, time.perf_counter() - began, lag, tokens)
 
 
 def main() -> None:
@@ -107,11 +118,10 @@ def measure(address: str, clients: int, count: int) -> None:
     new_first, known_first = statistics.median(new), statistics.median(again)
     print(f"first word, median: new image {1000 * new_first:.0f} ms, known {1000 * known_first:.0f} ms")
     print(f"  ratio {new_first / known_first:.2f}")
-    per_word = statistics.median((one.last - one.first) / max(len(one.text.split()), 1) for one in alone)
-    lag = statistics.median(one.lag for one in alone)
-    print(
-        f"masks after their phrase, median of the slowest, alone {1000 * lag:.0f} ms; a word {1000 * per_word:.0f} ms"
-    )
+    per_token = statistics.median(one.per_token for one in alone)
+    closed = statistics.median(one.lag - MARKS * one.per_token for one in alone if one.lag)
+    print(f"masks after their phrase closes, median of the slowest, alone {1000 * closed:.0f} ms")
+    print(f"  a token {1000 * per_token:.0f} ms, ratio {closed / per_token:.2f}")
     print(f"same text as alone: {same} of {count}")
 
 
