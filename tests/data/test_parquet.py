@@ -156,3 +156,66 @@ def test_names_of_categories_are_those_of_the_file_or_of_a_list(tmp_path: Path) 
     table = pyarrow.Table.from_pylist(rows).replace_schema_metadata({"huggingface": about})
     parquet.write_table(table, path)
     assert Parquet.from_files(path)[0].instances[0].category == "kite"
+
+
+def test_a_file_of_pictures_alone_has_a_record_for_each(tmp_path: Path) -> None:
+    rows = [{"image": PICTURE}] * 3
+    data = Parquet.from_files(write_rows(tmp_path / "x.parquet", rows, row_group_size=2))
+    assert [record.load_image().shape for record in data] == [(H, W, 3)] * 3
+
+
+def test_columns_that_mean_nothing_are_not_unpacked(tmp_path: Path) -> None:
+    """A time of day in nanoseconds cannot be one of Python."""
+    times = pyarrow.array([1, 2], pyarrow.timestamp("ns"))
+    table = pyarrow.table({"image": pyarrow.array([PICTURE] * 2), "text": ["one", "two"], "taken": times})
+    parquet.write_table(table, tmp_path / "x.parquet")
+    data = Parquet.from_files(tmp_path / "x.parquet")
+    assert [record.captions for record in data] == [("one",), ("two",)]
+    assert data.unread == {"taken": 2}
+
+
+def test_values_that_no_python_has_name_the_file(tmp_path: Path) -> None:
+    torn = pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, *pyarrow.array([b"\xff\xfe"]).buffers()[1:]])
+    parquet.write_table(pyarrow.table({"image": pyarrow.array([PICTURE]), "text": torn}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"cannot read .*x\.parquet"):
+        Parquet.from_files(tmp_path / "x.parquet")
+    far = pyarrow.array([2**31 - 1], pyarrow.date32())
+    parquet.write_table(pyarrow.table({"image": pyarrow.array([PICTURE]), "text": far}), tmp_path / "far.parquet")
+    with pytest.raises(DataError, match=r"cannot read .*far\.parquet"):
+        Parquet.from_files(tmp_path / "far.parquet")
+
+
+def test_equal_values_cannot_grow_beyond_the_limit_of_a_row_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llava_grounding.data.readers.parquet._MOST_BYTES", 2**20)
+    rows = [{"image": PICTURE, "text": "x" * 2**16}] * 40
+    path = write_rows(tmp_path / "x.parquet", rows)
+    assert path.stat().st_size < 2**15
+    with pytest.raises(DataError, match=r"a row group must have at most 1048576 bytes, got \d+ or more"):
+        Parquet.from_files(path)
+    assert len(Parquet.from_files(write_rows(tmp_path / "y.parquet", rows, row_group_size=10))) == 40
+
+
+def test_a_saved_folder_that_names_no_files_is_told(tmp_path: Path) -> None:
+    for said, words in (
+        (5, "must be a list of files, got 5"),
+        ([{"filename": "../x.arrow"}], "must name files beside it"),
+    ):
+        write_json(tmp_path / "state.json", {"_data_files": said})
+        with pytest.raises(DataError, match=words):
+            Parquet.from_files(tmp_path)
+    with pytest.raises(DataError, match=r"there is no .*none\.parquet"):
+        Parquet.from_files(tmp_path / "none.parquet")
+
+
+def test_an_arrow_file_is_opened_once_for_all_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pyarrow.Table.from_pylist([{"image": PICTURE, "text": "a"}] * 6)
+    with pyarrow.ipc.new_file(str(tmp_path / "x.arrow"), table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    data = Parquet.from_files(tmp_path / "x.arrow")
+    opened = []
+    whole = pyarrow.ipc.open_file
+    monkeypatch.setattr(pyarrow.ipc, "open_file", lambda source: opened.append(source) or whole(source))
+    assert [data[place].load_image().shape for place in (0, 5, 2, 1)] == [(H, W, 3)] * 4
+    assert len(opened) == 1

@@ -32,7 +32,8 @@ _SIZES = (("width", "height"), ("image_width", "image_height"))
 _SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
 _SHARD = re.compile(r"(.+?)-\d{5}-of-\d{5}.*")
 _NO_SPLITS = ("data", "default", "")
-_MOST_BYTES = 2**31  # of the pictures of one row group, unpacked
+_MOST_BYTES = 2**31  # of one row group, unpacked
+_MOST_ROWS = 1024  # unpacked at once
 
 
 class Parquet(PictureRecords):
@@ -91,6 +92,8 @@ def is_saved(folder: Path) -> bool:
 def _files(root: Path, split: str | None) -> list[Path]:
     if root.is_file():
         return [root]
+    if not root.is_dir():
+        raise DataError(f"`data` must be Parquet files or a saved folder of `datasets`; there is no {root}")
     found = [path for path in _all_files(root) if split is None or _split_of(path, root) == split]
     if not found:
         known = splits_of(root)
@@ -106,8 +109,12 @@ def _all_files(root: Path) -> list[Path]:
     if (root / _SAVED).is_file():
         state = read_json(root / _SAVED)
         rows = state.get("_data_files") if isinstance(state, Mapping) else None
-        said = [row.get("filename") if isinstance(row, Mapping) else None for row in rows or ()]
-        return [root / file_name_of(one) for one in said]
+        if not isinstance(rows, list):
+            raise DataError(f"`_data_files` in {root / _SAVED} must be a list of files, got {shown(rows)}")
+        try:
+            return [root / file_name_of(row.get("filename") if isinstance(row, Mapping) else None) for row in rows]
+        except EntryError as why:
+            raise DataError(f"`_data_files` in {root / _SAVED} must name files beside it: {why}") from why
     return sorted(path for path in root.rglob("*") if path.suffix in (".parquet", ".arrow") and path.is_file())
 
 
@@ -128,7 +135,9 @@ class CellBytes:
     column: str
 
     def __call__(self) -> bytes:
-        data = _bytes_in(_pictures_of(self.path, self.group, self.column)[self.row].as_py())
+        cells = _pictures_of(self.path, self.group, self.column)
+        with _NamingErrors(self.path):
+            data = _bytes_in(cells[self.row].as_py())
         if not data:
             raise DataError(f"row {self.row + 1} of group {self.group + 1} of {self.path} has no picture")
         if len(data) > MAX_FILE_BYTES:
@@ -160,7 +169,13 @@ def _name_in(value: Any) -> str | None:
 @lru_cache(maxsize=1)
 def _pictures_of(path: Path, group: int, column: str) -> Any:
     """A column of a group of rows; the last one is kept, as rows are read one after another, or near each other."""
-    return _File(path).read(group, [column]).column(column).combine_chunks()
+    return _opened(path).column(group, column)
+
+
+@lru_cache(maxsize=8)
+def _opened(path: Path) -> _File:
+    """A file from which pictures are taken: an Arrow file is checked whole when it is opened."""
+    return _File(path)
 
 
 class _File:
@@ -179,7 +194,7 @@ class _File:
         self.path = path
         self._arrow = pyarrow
         self._batches: list[Any] | None = None
-        with self._naming_errors():
+        with self.naming_errors():
             with open_regular(path) as stream:
                 head = stream.read(6)
             source = pyarrow.memory_map(str(path))
@@ -200,19 +215,50 @@ class _File:
                     batch.validate(full=True)  # Arrow trusts its files: offsets could lead out of them
                 self.groups = len(self._batches)
 
-    def read(self, group: int, columns: list[str]) -> Any:
-        """Columns of a group of rows."""
-        with self._naming_errors():
-            if self._batches is not None:
-                return self._arrow.Table.from_batches([self._batches[group]]).select(columns)
-            about = self._parquet.metadata.row_group(group)
-            size = sum(about.column(one).total_uncompressed_size for one in range(about.num_columns))
+    def num_rows(self, group: int) -> int:
+        """How many rows a group has."""
+        if self._batches is not None:
+            return int(self._batches[group].num_rows)
+        return int(self._parquet.metadata.row_group(group).num_rows)
+
+    def rows(self, group: int, columns: list[str]) -> list[dict[str, Any]]:
+        """The values of columns in a group of rows."""
+        if not columns:
+            return [{} for _ in range(self.num_rows(group))]
+        with self.naming_errors():
+            rows: list[dict[str, Any]] = self._table(group, columns).to_pylist()
+            return rows
+
+    def column(self, group: int, column: str) -> Any:
+        """The cells of a column in a group of rows, as Arrow keeps them."""
+        with self.naming_errors():
+            return self._table(group, [column]).column(column).combine_chunks()
+
+    def _table(self, group: int, columns: list[str]) -> Any:
+        """Columns of a group of rows.
+
+        A Parquet file keeps equal values once, so its sizes say little of what it becomes: a value of it may stand in
+        each of the rows that are unpacked together, and what they take is counted.
+        """
+        if self._batches is not None:
+            return self._arrow.Table.from_batches([self._batches[group]]).select(columns)
+        about = self._parquet.metadata.row_group(group)
+        leaves = [about.column(one) for one in range(about.num_columns)]
+        packed = sum(one.total_uncompressed_size for one in leaves if one.path_in_schema.split(".")[0] in columns)
+        at_once = max(min(_MOST_BYTES // max(packed, 1), _MOST_ROWS), 1)
+        batches, unpacked, size = [], 0, packed
+        for batch in self._parquet.iter_batches(at_once, row_groups=[group], columns=columns, use_threads=False):
+            batches.append(batch)
+            unpacked += batch.nbytes
+            size = max(packed, unpacked)
             if size > _MOST_BYTES:
-                raise DataError(
-                    f"{self.path}: a row group must have at most {_MOST_BYTES} bytes, got {size}; write it anew with "
-                    "fewer rows in each"
-                )
-            return self._parquet.read_row_group(group, columns=columns, use_threads=False)
+                break
+        if size > _MOST_BYTES:
+            raise DataError(
+                f"{self.path}: a row group must have at most {_MOST_BYTES} bytes, got {size} or more; write it anew "
+                "with fewer rows in each"
+            )
+        return self._arrow.Table.from_batches(batches) if batches else self.schema.empty_table().select(columns)
 
     def has_all(self, group: int, column: str) -> bool:
         """Whether every row of a group surely holds one picture, as far as the file tells without reading them."""
@@ -225,7 +271,8 @@ class _File:
             return False
         return bool(leaf.statistics.null_count == 0 and leaf.num_values == about.num_rows)
 
-    def _naming_errors(self) -> _NamingErrors:
+    def naming_errors(self) -> _NamingErrors:
+        """A context in which what pyarrow says becomes a DataError that names the file."""
         return _NamingErrors(self.path)
 
 
@@ -239,8 +286,9 @@ class _NamingErrors:
         """Nothing to do."""
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        said = (OSError, ValueError, LookupError, NotImplementedError, MemoryError, TypeError)
-        if isinstance(error, said) and not isinstance(error, DataError):
+        said = (OSError, ValueError, LookupError, NotImplementedError, MemoryError, TypeError, ArithmeticError)
+        ours = isinstance(error, DataError) or error is None
+        if not ours and (isinstance(error, said) or type(error).__module__ == "pyarrow.lib"):
             raise DataError(f"cannot read {self._path}: {' '.join(str(error).split())[:300]}") from error
 
 
@@ -263,22 +311,24 @@ def _read(
     names = names or _class_names(file.schema.metadata)
     sizes = next((pair for pair in _SIZES if set(pair) <= set(columns)), None)
     with_bytes = sizes is None and "objects" in columns
-    others = [one for one in columns if one not in IMAGES]
     known = {*_CHATS, *_PAIRS, *TEXTS, "objects", "id", "image_id", *(sizes or ())}
+    read = [one for one in columns if one in known]
     number = 0
     for group in range(file.groups):
-        rows = file.read(group, others).to_pylist() if others else []
+        rows = file.rows(group, read)
         inside = not with_bytes and file.has_all(group, column)
-        cells = None if inside else file.read(group, [column]).column(column).combine_chunks()
-        for place in range(len(rows) if cells is None else len(cells)):
-            row = rows[place] if rows else {}
+        cells = None if inside else file.column(group, column)
+        unread.update({one: len(rows) for one in columns if one not in known and one not in IMAGES})
+        for place, row in enumerate(rows):
             number += 1
             name = f"{called}/{number}"
             try:
                 held = CellBytes(path, group, place, column)
                 picture = Picture(name, None, held)
                 if cells is not None:
-                    picture, data = _picture(picture, cells[place].as_py())
+                    with file.naming_errors():
+                        cell = cells[place].as_py()
+                    picture, data = _picture(picture, cell)
                 if sizes is not None and row.get("objects"):
                     picture.size_wh = checked_size(row[sizes[0]], row[sizes[1]])
                 elif row.get("objects"):
@@ -288,7 +338,6 @@ def _read(
             except EntryError as why:
                 left_out.add(f"row {name}", why)
                 continue
-            unread.update(str(key)[:40] for key in row if key not in known and row[key] not in (None, "", []))
             add_objects(picture, _objects(row.get("objects")), names, left_out, forms)
             yield picture
 
