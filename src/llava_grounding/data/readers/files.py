@@ -124,7 +124,7 @@ def _with_rows(path: Path, key: str) -> dict[str, Any] | None:
             return None
         value = {name: parse_json(bytes(text)) for name, text in values.items() if name != key}
         return value | {key: JsonRows(path, msgspec.json.decode(values[key], type=list[msgspec.Raw]))}
-    except (OSError, ValueError, LookupError, RecursionError, MemoryError):
+    except (OSError, ValueError, LookupError, RecursionError, MemoryError, msgspec.MsgspecError):
         return None  # whoever parses all of it says what is wrong
 
 
