@@ -18,6 +18,8 @@ MAX_N = 4
 _SIGMA = 6.0
 _SCALE = 10.0
 _MOST_ALIGNMENTS = 40  # as METEOR keeps
+_MOST_STEPS = 8000  # words of a text times alignments kept
+_MOST_PLACES = 8  # at which a repeated word is tried
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 Ngrams = Counter[tuple[str, ...]]
@@ -124,8 +126,10 @@ class _Alignment:
 def _aligned(own: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
     """Matched words and the pieces they are in: as many words as possible, then as few pieces.
 
-    Word by word, as METEOR does it, the best `_MOST_ALIGNMENTS` so far are kept: texts of a sentence have fewer.
+    Word by word, as METEOR does it, the best `_MOST_ALIGNMENTS` so far are kept: texts of a sentence have fewer. Of
+    long texts fewer are kept, and of a word that is repeated many times the nearest places.
     """
+    at_most = max(min(_MOST_ALIGNMENTS, _MOST_STEPS // max(len(own), 1)), 1)
     plurals = {word: plural(word) for word in {*own, *other}}
     kept = [_Alignment()]
     for place, word in enumerate(own):
@@ -135,12 +139,14 @@ def _aligned(own: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
         best: dict[tuple[int, int], _Alignment] = {}
         for one in kept:
             free = [there for there in options if not one.used >> there & 1]
+            if len(free) > _MOST_PLACES:
+                free = sorted(free, key=lambda there: (there != one.following, abs(there - place)))[:_MOST_PLACES]
             following = [_with(one, place, there) for there in free]
             for found in (*following, _Alignment(one.matches, one.chunks, one.distance, one.used)):
                 state = (found.used, found.following)
                 if state not in best or found.order < best[state].order:
                     best[state] = found
-        kept = sorted(best.values(), key=lambda one: one.order)[:_MOST_ALIGNMENTS]
+        kept = sorted(best.values(), key=lambda one: one.order)[:at_most]
     return kept[0].matches, kept[0].chunks
 
 
