@@ -472,5 +472,5 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path, capsys: pytest.Capt
     (out / "store").mkdir(parents=True)
     with locked(out / "store"):
         assert annotate("run", *inputs(paths), "--out", out) == 1
-    assert re.search(r"another process \(\d+\) is annotating into .*--shard K/N", capsys.readouterr().err)
+    assert re.search(r"another process \(\d+\) works in .*--shard K/N", capsys.readouterr().err)
     assert annotate("run", *inputs(paths), "--out", out) == 0

@@ -200,7 +200,7 @@ def import_batch(
 
     if not (out / STORE / STORE_FILE).is_file():
         raise UsageError(f"{quoted(str(out), 300)} holds no store; give the --out of export-batch")
-    with locked(out / STORE):
+    with locked(out / STORE, "share the work with --shard K/N and another --out"):
         store = Store(out / STORE)
         try:
             for path in results:
@@ -263,7 +263,7 @@ def work_folder(out: Path, inputs: Inputs) -> Iterator[LabelIndex]:
 
     check_out(out, FILES, [("instances", inputs.instances), (inputs.kind, inputs.texts)])
     (out / STORE).mkdir(parents=True, exist_ok=True)
-    with locked(out / STORE):
+    with locked(out / STORE, "share the work with --shard K/N and another --out"):
         with waiting("Reading the labels"):
             index = open_index(inputs.instances, out / STORE)
         try:

@@ -129,7 +129,7 @@ class OpenAIEndpoint:
         if status in (401, 403):
             return AccessError(f"{message}; is the key right? It is read from the variable that --key-variable names")
         if status == 404:
-            return AccessError(f"{message}; is the model's name right, and does --base-url end as it should (/v1)?")
+            return AccessError(f"{message}; is the model's name right, and does the URL end as it should (/v1)?")
         if status == 429 and any(word in said.lower() for word in _QUOTA):
             return AccessError(f"{message}; there is no credit left")
         if status in (408, 409, 425, 429) or status >= 500:

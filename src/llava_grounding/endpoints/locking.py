@@ -14,8 +14,11 @@ _LOCK = "lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, otherwise: str = "") -> Iterator[None]:
     """Hold the lock of a folder.
+
+    Args:
+        otherwise: what to do but wait, for the message.
 
     Raises:
         DataError: if another process holds it.
@@ -27,8 +30,7 @@ def locked(folder: Path) -> Iterator[None]:
         except OSError as error:
             owner = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
             raise DataError(
-                f"another process ({owner}) is annotating into {folder.parent}; wait for it, or share the work with "
-                "--shard K/N and another --out"
+                f"another process ({owner}) works in {folder.parent}; wait for it{otherwise and f', or {otherwise}'}"
             ) from error
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
