@@ -158,6 +158,37 @@ def test_a_task_of_label_studio_about_several_pictures_is_left_out(
     assert (len(found), found.dropped) == (0, {reason: ("task 1",)})
 
 
+def test_ids_and_choices_of_label_studio_may_be_anything(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    odd = [DOG | {"id": ["x"], "to_name": ["image"]}, {"id": "y", "type": "choices", "value": {"choices": 5}}]
+    data = label_studio(tmp_path, [DOG | {"to_name": ["image"]}, *odd])
+    assert things(data) == {"a.png": [("dog", BOX)] * len(data[0].instances)}
+    assert data[0].instances
+
+
+def test_files_of_a_view_of_via_3_may_be_anything(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    project: dict[str, Any] = {"project": {}, "attribute": {}, "config": {}, "metadata": {}}
+    project["file"] = {"1": {"fid": 1, "fname": "a.png", "type": 2}}
+    project["view"] = {"1": {"fid_list": [1]}, "2": {"fid_list": [[1]]}, "3": {"fid_list": ["7"]}}
+    data = Via.from_files(write_json(tmp_path / "project.json", project))
+    assert things(data) == {"a.png": []}
+    assert data.dropped == {"no image": ("view 2", "view 3")}
+
+
+def test_a_dialogue_about_code_names_no_marks(tmp_path: Path) -> None:
+    def kind(*answers: str) -> str:
+        talks = [[{"from": "human", "value": "<image>\nSay"}, {"from": "gpt", "value": answer}] for answer in answers]
+        rows = [{"id": n, "image": "a.png", "conversations": talk} for n, talk in enumerate(talks)]
+        return recognise(write_json(tmp_path / "talks.json", rows))[0].kind
+
+    pictures(tmp_path)
+    assert kind("A dog.", "Use vector<1> here.", "A cat.") == "llava"
+    assert kind("The dog <1>.", "The cat <2> and <1>.", "Nothing.") == "set_of_mark"
+    odd = write_json(tmp_path / "odd.json", [{"id": 1, "image": "a.png", "conversations": 5, "images": 5}])
+    assert all(found.kind for found in recognise(odd))
+
+
 def test_a_project_of_via_3_is_read(tmp_path: Path) -> None:
     pictures(tmp_path)
     shapes: list[tuple[str, list[float], dict[str, str]]] = [

@@ -310,7 +310,7 @@ def _of_list(data: Any, path: Path) -> Recognised | None:
         return _with_images(Recognised("visual_genome_objects", values, missing), [], path)
     pair = keys & {"query", "prompt"} and keys & {"response", "completion"}
     if "messages" in keys or ("conversations" in keys and "images" in keys) or (pair and keys & {"images", "image"}):
-        pictures = [one for row in rows for one in (row.get("images") or []) if isinstance(one, str)]
+        pictures = [one for row in rows for one in _list_in(row, "images") if isinstance(one, str)]
         return _with_images(Recognised("messages", {"dialogues": path}), pictures, path)
     if "conversations" in keys:
         is_marked = "marks" in keys or _names_marks(rows)
@@ -337,12 +337,21 @@ def _of_list(data: Any, path: Path) -> Recognised | None:
 
 
 def _names_marks(rows: list[Mapping[str, Any]]) -> bool:
-    """Whether a text names a mark that stands in its picture."""
-    turns = [turn for row in rows for turn in row.get("conversations") or () if isinstance(turn, Mapping)]
+    """Whether most dialogues name a mark that stands in their picture: code may have `<1>` in it as well."""
+    return 2 * sum(map(_names_mark, rows)) > len(rows)
+
+
+def _names_mark(row: Mapping[str, Any]) -> bool:
+    turns = [turn for turn in _list_in(row, "conversations") if isinstance(turn, Mapping)]
     try:
         return any(find_marks(turn["value"]) for turn in turns if isinstance(turn.get("value"), str))
     except DataError:
         return False
+
+
+def _list_in(row: Mapping[str, Any], key: str) -> list[Any]:
+    value = row.get(key)
+    return value if isinstance(value, list) else []
 
 
 def _with_images(found: Recognised, names: list[str], path: Path) -> Recognised:

@@ -99,7 +99,7 @@ def _read(
                 raise EntryError("task that is no object")
             results = _results(entry)
             shapes = [one for one in results if _label_key(one)]
-            if len({one.get("to_name") for one in shapes}) > 1 or any(one.get("item_index") for one in shapes):
+            if len({shown(one.get("to_name")) for one in shapes}) > 1 or any(one.get("item_index") for one in shapes):
                 raise EntryError(SEVERAL, "a task must be about one image, but its regions are of several")
             name = _image_name(entry, store)
             picture = Picture(name, _size(results, name, store))
@@ -107,17 +107,17 @@ def _read(
             left_out.add(f"task {label_id(entry, ('id',), place)}", why)
             continue
         texts, chosen = _texts(results), _chosen(results)
-        labelled = {result.get("id") for result in results if _label_key(result)}
-        nameless = {result.get("id") for result in results if _is_shape(result)} - labelled
+        labelled = {_id(result) for result in results if _label_key(result)}
+        nameless = {_id(result) for result in results if _is_shape(result)} - labelled
         for number, result in enumerate(results, start=1):
             value, key, kind = result.get("value"), _label_key(result), result.get("type")
             if not isinstance(value, Mapping) or not _is_shape(result):
-                told = kind in ("textarea", None) or (kind in _CHOICES and result.get("id") in nameless)
+                told = kind in ("textarea", None) or (kind in _CHOICES and _id(result) in nameless)
                 unread[str(kind)[:40]] += not told
                 continue
-            if key is None and result.get("id") in labelled:
+            if key is None and _id(result) in labelled:
                 continue  # the same region, which is there once more with its label
-            said = value[key] if key else chosen.get(result.get("id"))
+            said = value[key] if key else chosen.get(_id(result))
             category = said[0] if isinstance(said, list) and len(said) == 1 else None
             with picture.label(f"region {number}", category, left_out):
                 if category is None:
@@ -129,9 +129,15 @@ def _read(
                         f"a picture must stand as it is stored, this one was turned by {turn}",
                     )
                 row = _add(picture, value, category)
-                for text in texts.get(str(result.get("id")), ()):
+                for text in texts.get(str(_id(result)), ()):
                     picture.expressions.append(Expression(text, (row,)))
         yield picture
+
+
+def _id(result: Mapping[str, Any]) -> str | int | None:
+    """By which regions and what is said beside them belong together."""
+    said = result.get("id")
+    return said if isinstance(said, str | int) else None
 
 
 def _label_key(result: Mapping[str, Any]) -> str | None:
@@ -152,10 +158,11 @@ def _chosen(results: list[Mapping[str, Any]]) -> dict[Any, Any]:
     found = {}
     for result in results:
         value, kind = result.get("value"), result.get("type")
-        if kind in _CHOICES and isinstance(value, Mapping) and isinstance(result.get("id"), str | int):
+        if kind in _CHOICES and isinstance(value, Mapping) and _id(result) is not None:
             said = value.get(kind)
             # The path through a taxonomy ends with what it is.
-            found[result["id"]] = [one[-1] if isinstance(one, list) and one else one for one in said or ()]
+            said = said if isinstance(said, list) else []
+            found[_id(result)] = [one[-1] if isinstance(one, list) and one else one for one in said]
     return found
 
 

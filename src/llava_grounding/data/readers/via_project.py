@@ -32,9 +32,9 @@ def as_via_2(data: Mapping[str, Any], left_out: LeftOut) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for view, row in data["view"].items():
         files = row.get("fid_list") if isinstance(row, Mapping) else None
-        file = data["file"].get(files[0]) if isinstance(files, list) and len(files) == 1 else None
+        file = data["file"].get(str(files[0])) if isinstance(files, list) and len(files) == 1 else None
         if not isinstance(file, Mapping):
-            left_out.add(f"view {view}", "several images" if isinstance(files, list) and files else "no image")
+            left_out.add(f"view {view}", "several images" if isinstance(files, list) and len(files) > 1 else "no image")
         elif file.get("type", _PICTURE) != _PICTURE:
             left_out.add(label_id(file, ("fname",), view), "no picture but a film or a sound")
         else:
