@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from llava_grounding.convert.official_vision import build_official_grounder, convert_grounder_state
 from llava_grounding.geometry import box_cxcywh_to_xyxy
 from llava_grounding.model.grounder import Grounder
-from llava_grounding.model.outputs import GrounderOutput, ImageMemory
+from llava_grounding.model.outputs import GrounderOutput, ImageMemory, mask_logits_from
 from llava_grounding.processing.selection import SelectionSettings, query_scores, select_regions
 
 IMAGE_TABLE = Table(
@@ -133,7 +133,7 @@ def run_case(grounder: Grounder, memory: ImageMemory, recorded: dict[str, Tensor
         "two_stage.refpoint_unsigmoid": unsigmoid,
         "two_stage.pred_logits": output.interm.phrase_logits,
         "two_stage.pred_boxes": output.interm.boxes_cxcywh_norm,
-        "two_stage.pred_masks": torch.einsum("bqc,bchw->bqhw", output.interm.mask_embeds, output.mask_features),
+        "two_stage.pred_masks": mask_logits_from(output.interm.mask_embeds, output.mask_features),
         **{f"decoder.hs.{index}": step.states for index, step in enumerate(steps)},
         **{f"decoder.reference.{index}": value for index, value in enumerate(references)},
         **{f"pred.{index}.logits": value.phrase_logits for index, value in enumerate(predictions)},

@@ -253,7 +253,7 @@ def test_every_weight_learns_in_training(kind: str) -> None:
         output.interm,
     ]
     loss = sum(loss_of(prediction) for prediction in [*predictions, *output.aux_outputs])
-    (loss + output.mask_logits_of(torch.tensor([1]), torch.tensor([0])).square().mean()).backward()
+    (loss + output.mask_logits[1, 0].square().mean()).backward()
     assert [name for name, parameter in grounder.named_parameters() if parameter.grad is None] == []
     assert all(parameter.grad.isfinite().all() for parameter in grounder.parameters())
 
@@ -290,23 +290,6 @@ def test_a_learned_bias_moves_all_logits_but_those_of_padding() -> None:
     )
     torch.testing.assert_close(biased[..., 0], plain[..., 0] - 2.5)
     assert (biased[..., 1] == -100).all()
-
-
-@settings(deadline=None, max_examples=25)
-@given(batch=st.integers(1, 3), pairs=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=8))
-def test_masks_of_chosen_queries_are_those_of_all(batch: int, pairs: list[tuple[int, int]]) -> None:
-    torch.manual_seed(0)
-    output = GrounderOutput(
-        phrase_logits=torch.zeros(batch, 4, 1),
-        boxes_cxcywh_norm=torch.zeros(batch, 4, 4),
-        mask_embeds=torch.randn(batch, 4, 5),
-        queries=torch.zeros(batch, 4, 6),
-        mask_features=torch.randn(batch, 5, 3, 2),
-        topk_indices=torch.zeros(batch, 4, dtype=torch.long),
-    )
-    images = torch.tensor([image % batch for image, _ in pairs], dtype=torch.long)
-    queries = torch.tensor([query for _, query in pairs], dtype=torch.long)
-    torch.testing.assert_close(output.mask_logits_of(images, queries), output.mask_logits[images, queries], **CLOSE)
 
 
 @torch.no_grad()

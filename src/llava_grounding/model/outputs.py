@@ -16,32 +16,13 @@ from llava_grounding.errors import PromptError, UsageError
 PADDED_PHRASE_LOGIT = -100.0
 
 
-def mask_logits_from(mask_embeds: Float[Tensor, "B Q C"], mask_features: Float[Tensor, "B C h w"]) -> Tensor:
-    """Mask logits [B, Q, h, w] of every query: the product of its mask embedding with every stride-4 feature."""
-    return torch.bmm(mask_embeds, mask_features.flatten(2)).unflatten(2, mask_features.shape[2:])
+def mask_logits_from(mask_embeds: Float[Tensor, "B Q C"], mask_features: Float[Tensor, "B C *places"]) -> Tensor:
+    """Mask logits [B, Q, *places]: the product of each mask embedding with each feature of its image.
 
-
-def mask_logits_of_pairs(
-    mask_embeds: Float[Tensor, "B Q C"],
-    mask_features: Float[Tensor, "B C h w"],
-    batch_index: Int[Tensor, " M"],
-    query_index: Int[Tensor, " M"],
-) -> Float[Tensor, "M h w"]:
-    """Mask logits of the M (image, query) pairs only, as one padded `bmm`.
-
-    Indexing `mask_features` per pair instead would make backward fill a full-size tensor with zeros for every image.
+    The places are the cells of the stride-4 map, or some of them, or points between them. One `bmm` for the batch:
+    indexing the features image by image would make backward fill a full-size tensor with zeros for every image.
     """
-    batch, _, channels = mask_embeds.shape
-    height, width = mask_features.shape[2:]
-    embeds = mask_embeds[batch_index, query_index]
-    if batch == 1:
-        return (embeds @ mask_features[0].flatten(1)).unflatten(1, (height, width))
-    earlier = torch.tril(batch_index[:, None] == batch_index[None, :], diagonal=-1)
-    slot = earlier.sum(1)  # how many earlier pairs belong to the same image
-    slots = int(slot.max()) + 1 if len(slot) else 0
-    padded = embeds.new_zeros(batch, slots, channels).index_put((batch_index, slot), embeds)
-    logits = torch.bmm(padded, mask_features.flatten(2))
-    return logits.flatten(0, 1)[batch_index * slots + slot].unflatten(1, (height, width))
+    return torch.bmm(mask_embeds, mask_features.flatten(2)).unflatten(2, mask_features.shape[2:])
 
 
 @dataclass
@@ -220,10 +201,6 @@ class GrounderOutput(GrounderPrediction):
     def mask_logits(self) -> Float[Tensor, "B Q h w"]:
         """Stride-4 mask logits of all queries, computed on every access."""
         return mask_logits_from(self.mask_embeds, self.mask_features)
-
-    def mask_logits_of(self, batch_index: Int[Tensor, " M"], query_index: Int[Tensor, " M"]) -> Float[Tensor, "M h w"]:
-        """Stride-4 mask logits of the chosen (image, query) pairs only."""
-        return mask_logits_of_pairs(self.mask_embeds, self.mask_features, batch_index, query_index)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llava_grounding.errors import ConfigError, LlavaGroundingError
 from llava_grounding.geometry import Letterbox, box_area, box_cxcywh_to_xyxy, box_iou, clip_boxes_xyxy
-from llava_grounding.model.outputs import GrounderOutput
+from llava_grounding.model.outputs import GrounderOutput, mask_logits_from
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,10 @@ def select_regions(
     wanted = np.flatnonzero((scores > settings.score_threshold).any(axis=1))
     index = torch.as_tensor(wanted, dtype=torch.long, device=output.boxes_cxcywh_norm.device)
     embeds = output.mask_embeds[row, index].float()
-    features = output.mask_features[row if output.mask_features.shape[0] > 1 else 0].float()
+    image = row if output.mask_features.shape[0] > 1 else 0
+    features = output.mask_features[image : image + 1].float()
     with torch.autocast(embeds.device.type, enabled=False):  # or the product would be bfloat16, which numpy has not
-        masks = _finite(torch.einsum("qc,chw->qhw", embeds, features), "masks").numpy()
+        masks = _finite(mask_logits_from(embeds[None], features)[0], "masks").numpy()
     absent = np.zeros(len(boxes), dtype=bool)
     if letterbox is not None:
         absent[wanted] = ~_in_image(boxes[wanted], masks, letterbox)

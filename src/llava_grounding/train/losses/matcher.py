@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_iou
-from llava_grounding.model.outputs import GrounderPrediction
+from llava_grounding.model.outputs import GrounderPrediction, mask_logits_from
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch, as_batch
 from llava_grounding.train.losses.points import PointPlan, PointSource, sample_maps, sample_masks
 from llava_grounding.train.losses.weights import MatchingCosts
@@ -186,15 +186,15 @@ class HungarianMatcher:
             target = targets.padded(targets.coverage((height, width)))
             features = F.adaptive_avg_pool2d(features, (height, width))
             num_queries = embeds.shape[2]
-            logits = torch.bmm(embeds.transpose(0, 1).flatten(1, 2), features.flatten(2))  # [B, D * Q, h * w]
-            cost = self._pointwise_costs(logits, target) * has_mask
+            logits = mask_logits_from(embeds.transpose(0, 1).flatten(1, 2), features)  # [B, D * Q, h, w]
+            cost = self._pointwise_costs(logits.flatten(2), target) * has_mask
             return cost.unflatten(1, (-1, num_queries)).transpose(0, 1)
         assert targets.masks is not None
         rows = torch.arange(len(targets.image_index), device=features.device)
         costs = []
         for layer, layer_points in enumerate(points):
             # Sampling features and not masks: as many channels as the query's embedding, but far fewer places.
-            logits = torch.bmm(embeds[layer], sample_maps(features, layer_points))
+            logits = mask_logits_from(embeds[layer], sample_maps(features, layer_points))
             target = targets.padded(sample_masks(targets.masks, rows, layer_points[targets.image_index]))
             costs.append(self._pointwise_costs(logits, target) * has_mask)
         return torch.stack(costs)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_iou
-from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction
+from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction, mask_logits_from
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch, as_batch
 from llava_grounding.train.losses.matcher import (
     FOCAL_ALPHA,
@@ -265,11 +265,8 @@ def bce_and_dice(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def matched_mask_logits(predictions: StackedPredictions, pairs: Pairs) -> Tensor:
-    """Mask logits of the matched queries, [D, P, h, w].
-
-    One padded `bmm`: indexing the features image by image makes backward fill whole tensors with zeros each time.
-    """
-    embeds, features = predictions.mask_embeds, predictions.mask_features
+    """Mask logits of the matched queries, [D, P, h, w]: the pairs of each image padded to the most of any."""
+    embeds = predictions.mask_embeds
     layers, batch, num_queries, channels = embeds.shape
     flat = embeds.flatten(1, 2)
     rows = (pairs.image_index * num_queries + pairs.queries).unsqueeze(2).expand(-1, -1, channels)
@@ -281,9 +278,8 @@ def matched_mask_logits(predictions: StackedPredictions, pairs: Pairs) -> Tensor
     slots = pairs.image_index * widest + place
     padded = matched.new_zeros(layers, batch * widest, channels).index_copy(1, slots, matched)
     padded = padded.unflatten(1, (batch, widest)).transpose(0, 1).flatten(1, 2)  # [B, D * widest, C]
-    logits = torch.bmm(padded, features.flatten(2)).unflatten(1, (layers, widest))
-    logits = logits.transpose(0, 1).flatten(1, 2).index_select(1, slots)
-    return logits.unflatten(2, features.shape[2:])
+    logits = mask_logits_from(padded, predictions.mask_features).unflatten(1, (layers, widest))
+    return logits.transpose(0, 1).flatten(1, 2).index_select(1, slots)
 
 
 def sigmoid_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
