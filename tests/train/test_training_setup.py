@@ -27,7 +27,7 @@ from llava_grounding.train.publish import publish
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.run import run_stage, train
 from llava_grounding.train.training_setup import build_training_setup, class_names
-from llava_grounding.train.validation import validate_chat
+from llava_grounding.train.validation import Validation
 
 
 @pytest.fixture(autouse=True)
@@ -243,7 +243,8 @@ class TestFromACheckpoint:
             losses["loss"].backward()
             assert torch.isfinite(losses["loss"])
         self.assert_small_steps_are_not_lost(named)
-        found = validate_chat(setup.model.eval(), setup.processor, four_samples())  # looks without any autocast
+        look = Validation(four_samples(), setup.processor, chat=True)
+        found = look(setup.model.eval(), None)  # without any autocast
         assert np.isfinite(found["language_loss"])
         save_whole(setup.training_module, setup.processor, tmp_path / "last")
         kept = load_file(tmp_path / "last" / "model.safetensors")

@@ -20,8 +20,6 @@ from llava_grounding.train.validation import (
     best_f1,
     count_matches,
     phrase_rows,
-    validate_chat,
-    validate_classes,
 )
 
 TRUTH = box_xyxy_to_cxcywh(np.array([[0.1, 0.1, 0.3, 0.5], [0.5, 0.1, 0.9, 0.5], [0.5, 0.6, 0.9, 0.9]]))
@@ -99,7 +97,7 @@ def told(output: GrounderOutput, boxes: torch.Tensor, phrase_map: torch.Tensor) 
 def test_class_names_of_a_knowing_grounder_score_one(monkeypatch: pytest.MonkeyPatch) -> None:
     model, phrases, processor = training_model().eval(), class_phrases(), training_processor()
     (one,) = four_samples()[:1]
-    blind = validate_classes(model, phrases, processor, [one])
+    blind = Validation([one], processor, chat=False)(model, phrases)
     assert 0 <= blind["class_f1"] < 1
     honest = validation.ground_classes
 
@@ -111,16 +109,16 @@ def test_class_names_of_a_knowing_grounder_score_one(monkeypatch: pytest.MonkeyP
         return told(honest(*arguments), boxes, phrase_map)
 
     monkeypatch.setattr(validation, "ground_classes", knowing)
-    assert validate_classes(model, phrases, processor, [one])["class_f1"] == 1
+    assert Validation([one], processor, chat=False)(model, phrases)["class_f1"] == 1
 
 
 def test_dialogues_give_a_loss_and_a_score_whether_or_not_they_hold_phrases() -> None:
     model, processor = training_model().eval(), training_processor()
-    result = validate_chat(model, processor, four_samples())
+    result = Validation(four_samples(), processor, chat=True)(model, None)
     assert result["language_loss"] == pytest.approx(np.log(320), rel=0.2)  # it has learnt nothing yet
     assert 0 <= result["phrase_f1"] <= 1
     assert result["phrase_threshold"] in (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5)
-    plain = validate_chat(model, processor, [sample(turns=sample().turns[1:2])])
+    plain = Validation([sample(turns=sample().turns[1:2])], processor, chat=True)(model, None)
     assert plain.keys() == {"language_loss"}
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
@@ -131,7 +129,7 @@ def test_phrases_without_known_instances_are_not_counted(monkeypatch: pytest.Mon
     seen: list[tuple[np.ndarray, ...]] = []
     monkeypatch.setattr(validation, "count_matches", lambda *row: seen.append(row) or counts(0, 0, 0))
     other = sample((thing("cat", (8, 8, 20, 20)),), sample().turns[1:2])
-    validate_chat(model, processor, [sample(turns=(turn,)), other])
+    Validation([sample(turns=(turn,)), other], processor, chat=True)(model, None)
     found, _, truth, wanted, *_ = seen[0]
     assert found.shape == (8, 1)
     assert wanted.tolist() == [[True], [False], [False]]
@@ -145,7 +143,7 @@ def test_queries_are_chosen_as_the_checkpoint_chooses_them() -> None:
     processor, model = training_processor(), training_model().eval()
     softmax = SelectionSettings("softmax", 0.05, None)
     processor.settings = replace(processor.settings, selection=softmax)
-    result = validate_chat(model, processor, four_samples())
+    result = Validation(four_samples(), processor, chat=True)(model, None)
     assert result["phrase_threshold"] in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)
     rows, _ = phrase_rows(model, processor, four_samples())
     assert all(np.allclose(row[0].sum(axis=0), 1) for row in rows)
@@ -163,7 +161,7 @@ def test_validation_draws_the_same_dialogues_each_time() -> None:
     )
     assert torch.equal(first["input_ids"], second["input_ids"])
     model = training_model().eval()
-    results = [validate_chat(model, training_processor(), [sample()]) for _ in range(2)]
+    results = [Validation([sample()], training_processor(), chat=True)(model, None) for _ in range(2)]
     assert results[0] == results[1]
 
 

@@ -144,26 +144,6 @@ class Validation:
         return rows.metrics(self.processor.settings.selection)
 
 
-def validate_classes(
-    model: LlavaGroundingForConditionalGeneration,
-    phrases: ClassPhrases,
-    processor: LlavaGroundingProcessor,
-    samples: Sequence[Sample],
-) -> dict[str, float]:
-    """F1 of class names as phrases at the best threshold."""
-    return ValidationRows(class_rows=class_rows(model, phrases, processor, samples)).metrics(
-        processor.settings.selection
-    )
-
-
-def validate_chat(
-    model: LlavaGroundingForConditionalGeneration, processor: LlavaGroundingProcessor, samples: Sequence[Sample]
-) -> dict[str, float]:
-    """Language loss and F1 of the true answers' phrases at the best threshold."""
-    rows, losses = phrase_rows(model, processor, samples)
-    return ValidationRows(phrase_rows=rows, losses=losses).metrics(processor.settings.selection)
-
-
 @torch.no_grad()
 def class_rows(
     model: LlavaGroundingForConditionalGeneration,
