@@ -10,6 +10,15 @@ from scipy.optimize import linear_sum_assignment
 IOU_THRESHOLD = 0.5
 
 
+def hits(iou: np.ndarray | float, level: np.ndarray | float = IOU_THRESHOLD, *, strict: bool) -> np.ndarray:
+    """Which overlaps reach a level: those over it if `strict`, else those at it as well; the shape of both together.
+
+    Tasks differ in this, and each says its own in its rules: accuracies of one expression are strict, recalls of
+    phrases and matches one to one are not.
+    """
+    return np.asarray(np.greater(iou, level) if strict else np.greater_equal(iou, level))
+
+
 @dataclass(frozen=True)
 class GroundingCounts:
     """Counts of one or many grounded answers; add them up before taking ratios.
@@ -71,6 +80,7 @@ def match_one_to_one(overlaps: np.ndarray, threshold: float = IOU_THRESHOLD) -> 
     if overlaps.size == 0:
         return []
     # One more pair outweighs any gain in overlap.
-    gain = np.where(overlaps >= threshold, overlaps + min(overlaps.shape) + 1, 0.0)
+    allowed = hits(overlaps, threshold, strict=False)
+    gain = np.where(allowed, overlaps + min(overlaps.shape) + 1, 0.0)
     rows, columns = linear_sum_assignment(gain, maximize=True)
-    return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if overlaps[r, c] >= threshold]
+    return [(int(r), int(c)) for r, c in zip(rows, columns, strict=True) if allowed[r, c]]

@@ -6,7 +6,9 @@ import io
 import json
 import time
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +60,32 @@ def test_referring_by_hand() -> None:
     assert (got["box acc@0.5"], got["box acc@0.75"], got["box acc@0.9"]) == (0.5, 0.5, 0.25)
     assert got["mask mIoU"] == pytest.approx((1 + 0.8 + 0.5 + 0) / 4)
     assert got["mask cIoU"] == pytest.approx((100 + 80 + 50) / 400)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "value"),
+    [
+        ("referring", "box acc@0.5", 0.0),
+        ("referring", "mask acc@0.5", 0.0),
+        ("grounding-bench", "phrase grounding accuracy (any box, IoU 0.5)", 0.0),
+        ("grounding-bench", "grounded precision (box IoU 0.5)", 1.0),
+        ("grounding-bench", "grounded recall (mask IoU 0.5)", 1.0),
+        ("phrase-grounding", "R@1 (any box)", 1.0),
+        ("phrase-grounding", "R@1 (merged boxes)", 1.0),
+        ("generalized-referring", "Pr@(F1=1, IoU 0.5)", 1.0),
+        ("grounded-captions", "AP50 (masks, one category)", 1.0),
+        ("grounded-captions", "recall (IoU 0.5, judged)", 1.0),
+    ],
+)
+def test_what_an_overlap_of_exactly_half_counts(task: str, metric: str, value: float) -> None:
+    truth, half = thing(filled(0, 0, 10, 10)), found(filled(0, 0, 10, 5))
+    described = not metric.startswith("phrase grounding") and task in ("grounding-bench", "grounded-captions")
+    asked: dict[str, Any] = (
+        {"question": "?", "references": ("a dog",)} if described else {"phrases": (LabelledPhrase("a dog", (0,)),)}
+    )
+    sample = BenchmarkSample("s", "1", (20, 20), instances=(truth,), **asked)
+    said = Prediction("s", "a dog", (replace(half, text="a dog"),))
+    assert values(task, [sample], [said])[metric] == pytest.approx(value)
 
 
 def test_expressions_that_mean_many_or_nothing_by_hand() -> None:

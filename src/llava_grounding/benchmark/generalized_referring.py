@@ -27,9 +27,9 @@ class GeneralizedReferring(Task):
     name: ClassVar[str] = "generalized-referring"
     title: ClassVar[str] = "Generalised referring expressions"
     rules: ClassVar[str] = (
-        "An expression is right if its regions and things match one to one at IoU 0.5 without any left over, or if it "
-        "means nothing and nothing is found. N-acc: nothing found of those that mean nothing; T-acc: something of "
-        "the others. Masks are joined before they are compared."
+        "An expression is right if its regions and things match one to one at IoU 0.5 or more without any left over, "
+        "or if it means nothing and nothing is found. N-acc: nothing found of those that mean nothing; T-acc: "
+        "something of the others. Masks are joined before they are compared."
     )
 
     def build(self, inputs: BuildInputs) -> SampleSet:

@@ -24,10 +24,10 @@ from llava_grounding.benchmark.report import Metric
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
 from llava_grounding.benchmark.scores import SampleScore, Statistic, share
 from llava_grounding.benchmark.tasks import Scored, Task, unanswered
+from llava_grounding.matching import IOU_THRESHOLD, hits
 
 QUESTION = "Describe the image, and point at everything you name."
 _RECALL_POINTS = np.linspace(0, 1, 101)  # of COCO's average precision
-_IOU = 0.5
 _MOST_REGIONS = 100  # of an image, as COCO counts them
 
 
@@ -38,9 +38,9 @@ class GroundedCaptions(Task):
     rules_version: ClassVar[str] = "2"
     title: ClassVar[str] = "Grounded captions (GCG)"
     rules: ClassVar[str] = (
-        "AP50: COCO's average precision of all masks as one category, at IoU 0.5. mIoU: over labelled masks, the IoU "
-        "of the region matched one to one for the largest sum, 0 where there is none. Recall: labelled masks found by "
-        "a region with IoU 0.5 whose phrase the judge accepts."
+        "AP50: COCO's average precision of all masks as one category, at IoU 0.5 or more. mIoU: over labelled masks, "
+        "the IoU of the region matched one to one for the largest sum, 0 where there is none. Recall: labelled masks "
+        "found by a region with IoU 0.5 or more whose phrase the judge accepts."
     )
 
     def build(self, inputs: BuildInputs) -> SampleSet:
@@ -127,7 +127,7 @@ def matched_sum(table: np.ndarray) -> float:
 
 
 def average_precision(
-    answers: Sequence[tuple[BenchmarkSample, Prediction]], overlaps: Sequence[Overlaps], iou: float = _IOU
+    answers: Sequence[tuple[BenchmarkSample, Prediction]], overlaps: Sequence[Overlaps], iou: float = IOU_THRESHOLD
 ) -> float | None:
     """COCO's average precision at one IoU, all masks as one category; None without labelled masks.
 
@@ -145,15 +145,15 @@ def average_precision(
             row = np.where(free, found.table[region], -1.0)
             # Of equally good ones COCO takes the last.
             best = len(row) - 1 - int(row[::-1].argmax()) if len(row) else -1
-            hit = best >= 0 and row[best] >= iou
+            hit = best >= 0 and bool(hits(row[best], iou, strict=False))
             if hit:
                 free[best] = False
             scores.append(own[region])
-            right.append(bool(hit))
+            right.append(hit)
     if not num_truths:
         return None
-    hits = np.array(right, dtype=np.float64)[np.argsort(-np.array(scores), kind="stable")]
-    tp = np.cumsum(hits)
+    found_right = np.array(right, dtype=np.float64)[np.argsort(-np.array(scores), kind="stable")]
+    tp = np.cumsum(found_right)
     if not len(tp):
         return 0.0
     recall, precision = tp / num_truths, tp / np.arange(1, len(tp) + 1)

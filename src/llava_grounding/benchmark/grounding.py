@@ -30,7 +30,7 @@ from llava_grounding.benchmark.predictions import Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample
 from llava_grounding.geometry import box_area, box_iou
 from llava_grounding.masks import MaskRuns
-from llava_grounding.matching import IOU_THRESHOLD, GroundingCounts, match_one_to_one
+from llava_grounding.matching import IOU_THRESHOLD, GroundingCounts, hits, match_one_to_one
 
 RULES_VERSION = "1"
 IOU_LEVELS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
@@ -56,7 +56,7 @@ class Overlaps:
 
     def candidates(self, threshold: float = IOU_THRESHOLD) -> list[Pair]:
         """(phrase, instance) wherever a region of the phrase overlaps the instance: what a judge is asked about."""
-        regions, instances = np.nonzero(self.table >= threshold)
+        regions, instances = np.nonzero(hits(self.table, threshold, strict=False))
         pairs = zip(self.phrases[regions].tolist(), instances.tolist(), strict=True)
         return sorted(set(pairs))
 
@@ -196,7 +196,7 @@ def match_regions(
     pairs: list[tuple[int, int]] = []
     counts = []
     num_predicted = len(overlaps.phrases) - skipped
-    reached = value >= np.array(levels)[:, None]
+    reached = hits(value, np.array(levels)[:, None], strict=False)
     found = np.zeros((len(levels), num_truths), dtype=bool)
     level, place = np.nonzero(reached)
     found[level, order[best[place]]] = True

@@ -62,7 +62,8 @@ class GroundingBench(Task):
     rules_version: ClassVar[str] = RULES_VERSION
     rules: ClassVar[str] = (
         "A region is right when it overlaps a labelled instance by IoU 0.5 or more and the judge says that its phrase "
-        "means it; one to one within a phrase; precision over all regions, recall over all instances."
+        "means it; one to one within a phrase; precision over all regions, recall over all instances. A "
+        "phrase that was asked for is right if its best box has an IoU over 0.5 with one of its instances."
     )
 
     def build(self, inputs: BuildInputs) -> SampleSet:
@@ -269,13 +270,13 @@ def _found(sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
     """Phrases that were asked for: whether the best box of each overlaps any of its instances by more than half."""
     truths = sample.boxes_xyxy()
     best = [one.boxes_xyxy[0] if one.regions else None for one in prediction.phrases]
-    hits = box_hits_at_50(best, [truths[list(phrase.targets)] for phrase in sample.phrases])
+    right = box_hits_at_50(best, [truths[list(phrase.targets)] for phrase in sample.phrases])
     regions = tuple(
         (one.regions[0].score, hit)
-        for one, hit in zip(prediction.phrases, hits, strict=True)
+        for one, hit in zip(prediction.phrases, right, strict=True)
         if one.regions and one.regions[0].score is not None
     )
-    share_right = sum(hits) / len(hits) if hits else None
+    share_right = sum(right) / len(right) if right else None
     state: State = "answered" if any(one.regions for one in prediction.phrases) else "empty"
-    rows = {"phrases": (float(sum(hits)), float(len(hits)))}
+    rows = {"phrases": (float(sum(right)), float(len(right)))}
     return SampleScore(sample.id, sample.image, sample.kind, state, rows, regions, share_right)

@@ -14,7 +14,7 @@ import numpy as np
 
 from llava_grounding.geometry import box_iou
 from llava_grounding.language.nouns import parse_number
-from llava_grounding.matching import IOU_THRESHOLD, harmonic_mean, ratio
+from llava_grounding.matching import harmonic_mean, hits, ratio
 
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
@@ -70,17 +70,17 @@ class Interval:
 def box_hits_at_50(predicted_xyxy: Sequence[np.ndarray | None], truths_xyxy: Sequence[np.ndarray]) -> list[bool]:
     """Per phrase, whether its one predicted box overlaps one of the true boxes (k, 4) by more than half; None misses.
 
-    The mean is REC's acc@0.5, and Flickr30K's R@1 with "any box".
+    The mean is REC's acc@0.5. A box at exactly half misses, unlike in the R@k of phrase grounding.
     """
-    hits = []
+    right = []
     for predicted, truth in zip(predicted_xyxy, truths_xyxy, strict=True):
         boxes = np.asarray(truth, dtype=np.float64).reshape(-1, 4)
         if predicted is None or not len(boxes):
-            hits.append(False)
+            right.append(False)
             continue
         overlaps = box_iou(np.asarray(predicted, dtype=np.float64).reshape(1, 4), boxes)
-        hits.append(bool(overlaps.max() > IOU_THRESHOLD))
-    return hits
+        right.append(bool(hits(overlaps.max(), strict=True)))
+    return right
 
 
 def mask_overlap(predicted: np.ndarray | None, truth: np.ndarray) -> tuple[int, int]:

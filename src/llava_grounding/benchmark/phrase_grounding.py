@@ -21,10 +21,10 @@ from llava_grounding.data.readers.reading import naming, read_json
 from llava_grounding.data.record import Dataset
 from llava_grounding.geometry import box_iou
 from llava_grounding.markup import parse_strict
+from llava_grounding.matching import hits
 
 RANKS = (1, 5, 10)
 PROTOCOLS = ("any", "merged")
-_IOU = 0.5
 
 
 class PhraseGrounding(Task):
@@ -94,8 +94,9 @@ def first_hit(boxes_xyxy: np.ndarray, truths_xyxy: np.ndarray) -> int | None:
     """The place of the first box that has IoU 0.5 or more with any true one."""
     if not (len(boxes_xyxy) and len(truths_xyxy)):
         return None
-    hits = np.flatnonzero(np.asarray(box_iou(boxes_xyxy, truths_xyxy)).max(axis=1) >= _IOU)
-    return int(hits[0]) if len(hits) else None
+    best = np.asarray(box_iou(boxes_xyxy, truths_xyxy)).max(axis=1)
+    places = np.flatnonzero(hits(best, strict=False))
+    return int(places[0]) if len(places) else None
 
 
 def _records(inputs: BuildInputs) -> Dataset:

@@ -29,6 +29,7 @@ from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.geometry import box_iou
 from llava_grounding.markup import parse_strict
 from llava_grounding.masks import MaskRuns, decode_rle
+from llava_grounding.matching import hits
 
 BOX_LEVELS = (0.5, 0.75, 0.9)
 _FOUND_KINDS = ("find", "where")
@@ -41,8 +42,9 @@ class Referring(Task):
     title: ClassVar[str] = "Referring expressions"
     table: ClassVar[str] = "5"
     rules: ClassVar[str] = (
-        "The best region of the expression against its thing: a hit if the IoU of the boxes is over the level; mIoU is "
-        "the mean over expressions, cIoU all shared pixels over all joined ones. No region is a miss and an IoU of 0."
+        "The best region of the expression against its thing: a hit if the IoU of the boxes, or masks, is over the "
+        "level; mIoU is the mean over expressions, cIoU all shared pixels over all joined ones. No region is a miss "
+        "and an IoU of 0."
     )
 
     def build(self, inputs: BuildInputs) -> SampleSet:
@@ -67,18 +69,17 @@ class Referring(Task):
         overlap = 0.0
         if best is not None:
             overlap = float(np.asarray(box_iou(np.array([best.box_xyxy]), np.array([truth.box_xyxy])))[0, 0])
-        rows = {f"box@{level:g}": (float(overlap > level), 1.0) for level in BOX_LEVELS}
+        rows = {f"box@{level:g}": (float(hits(overlap, level, strict=True)), 1.0) for level in BOX_LEVELS}
+        right = bool(hits(overlap, strict=True))
         masks = _mask_rows(prediction.phrases, truth)
         state: State = "empty" if best is None else "answered"
         detail = {
             "question": phrase.text,
             "image_size": list(sample.image_size_wh),
             "truths": [{"box": list(truth.box_xyxy), "text": phrase.text}],
-            "regions": []
-            if best is None
-            else [{"box": list(best.box_xyxy), "text": phrase.text, "right": overlap > 0.5}],
+            "regions": [] if best is None else [{"box": list(best.box_xyxy), "text": phrase.text, "right": right}],
         }
-        regions = () if best is None or best.score is None else ((best.score, overlap > 0.5),)
+        regions = () if best is None or best.score is None else ((best.score, right),)
         return SampleScore(sample.id, sample.image, sample.kind, state, {**rows, **masks}, regions, overlap, detail)
 
     def statistics(self, rows: Collection[str]) -> list[Statistic]:
@@ -100,8 +101,8 @@ def mask_rows(predicted: Sequence[Rle], truths: Sequence[Rle]) -> dict[str, tupl
     """Rows of joined masks: IoU, hits at each level, shared and joined pixels. Two empty ones agree."""
     shared, joined = joined_pixels(predicted, truths)
     overlap = shared / joined if joined else 1.0
-    hits = {f"mask@{level:g}": (float(overlap > level), 1.0) for level in BOX_LEVELS}
-    return {"mask IoU": (overlap, 1.0), "mask pixels": (float(shared), float(joined)), **hits}
+    right = {f"mask@{level:g}": (float(hits(overlap, level, strict=True)), 1.0) for level in BOX_LEVELS}
+    return {"mask IoU": (overlap, 1.0), "mask pixels": (float(shared), float(joined)), **right}
 
 
 def joined_pixels(predicted: Sequence[Rle], truths: Sequence[Rle]) -> tuple[int, int]:
