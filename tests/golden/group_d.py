@@ -17,6 +17,7 @@ from llava_grounding.model.outputs import GrounderOutput, mask_logits_from
 from llava_grounding.train.batching.targets import GroundingTarget
 from llava_grounding.train.losses.matcher import HungarianMatcher
 from llava_grounding.train.losses.set_criterion import CriterionResult, SetCriterion, loss_key, named_predictions
+from llava_grounding.train.losses.weights import MatchingCosts
 
 TABLE = Table(
     compared={
@@ -122,11 +123,13 @@ def build_criterion(case: Json, config: Json) -> SetCriterion:
     """The original's criterion with the settings of this case."""
     decoder = config["MODEL"]["DECODER"]
     matcher = HungarianMatcher(
-        cost_class=decoder["COST_CLASS_WEIGHT"],
-        cost_mask=decoder["COST_MASK_WEIGHT"],
-        cost_dice=decoder["COST_DICE_WEIGHT"],
-        cost_box=decoder["COST_BOX_WEIGHT"],
-        cost_giou=decoder["COST_GIOU_WEIGHT"],
+        MatchingCosts(
+            focal=decoder["COST_CLASS_WEIGHT"],
+            mask=decoder["COST_MASK_WEIGHT"],
+            dice=decoder["COST_DICE_WEIGHT"],
+            box=decoder["COST_BOX_WEIGHT"],
+            giou=decoder["COST_GIOU_WEIGHT"],
+        ),
         num_points=case["num_points"],
     )
     return SetCriterion(

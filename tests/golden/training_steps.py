@@ -23,9 +23,9 @@ from llava_grounding.model.outputs import RegionPrompts, VisualPromptOutput, mas
 from llava_grounding.processing.processor import EncodedImage, EncodedText
 from llava_grounding.train.batching.batches import ChatBatch, PointedBatch
 from llava_grounding.train.batching.targets import GroundingTarget
+from llava_grounding.train.losses.criteria import Criteria
 from llava_grounding.train.losses.prompt_losses import PromptCriterion, named_prompt_predictions
 from llava_grounding.train.losses.set_criterion import CriterionResult, SetCriterion
-from llava_grounding.train.losses.step_losses import Criteria
 from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.plan import STAGES, StagePlan
 from llava_grounding.train.training_module import LossConfig, TrainingModule
@@ -119,10 +119,9 @@ def grounding_step(
         judged = batch.phrase_mask
         wider = judged.shape[1] / int(judged.sum(1).max().clamp(min=1)) if judged.numel() else 1.0
         own = replace(criterion, loss_class_weight=wider * criterion.loss_class_weight)
-        criteria = replace(Criteria.of(0, None), phrases=own)
-        module = TrainingModule(
-            model, None, LossConfig(plan, LossWeights(grounding=1.0), None, True), criteria=criteria
-        ).eval()
+        weights = LossWeights(grounding=1.0)
+        criteria = replace(Criteria.of(0, None, weights), phrases=own)
+        module = TrainingModule(model, None, LossConfig(plan, weights, None, True), criteria=criteria).eval()
         losses = module(batch, torch.stack([num_tokens, batch.counts[1], batch.counts[2]]))
         losses["loss"].backward()
         language, total = language + losses["language"].detach(), total + losses["loss"].detach()
@@ -310,8 +309,10 @@ def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str
     criterion = WatchedPrompts(
         num_points=case["num_points"], weight_multiplier=case["weight_multiplier"], points_of_all=points
     )
-    config = LossConfig(StagePlan(("language", "prompts"), ()), LossWeights(prompts=1.0), None, True)
-    module = TrainingModule(model, None, config, criteria=replace(Criteria.of(0, None), prompts=criterion)).eval()
+    weights = LossWeights(prompts=1.0)
+    config = LossConfig(StagePlan(("language", "prompts"), ()), weights, None, True)
+    criteria = replace(Criteria.of(0, None, weights), prompts=criterion)
+    module = TrainingModule(model, None, config, criteria=criteria).eval()
     decoder, trunk = model.visual_prompt_encoder.query_decoder, model.language_model
     with torch.no_grad(), Watch(decoder=(decoder, "forward"), trunk=(trunk, "forward")) as watch:
         losses = module(batch)

@@ -15,8 +15,8 @@ from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGe
 from llava_grounding.train.batching.batches import ANYTHING, class_batch, encode_sample_image
 from llava_grounding.train.batching.targets import TargetBatch
 from llava_grounding.train.losses import denoising
+from llava_grounding.train.losses.criteria import Criteria
 from llava_grounding.train.losses.denoising import denoising_losses, disturbed
-from llava_grounding.train.losses.step_losses import Criteria
 from llava_grounding.train.plan import stage_plan
 from llava_grounding.train.recipe import recipe_of
 from llava_grounding.train.training_module import LossConfig, TrainingModule

@@ -12,6 +12,7 @@ from llava_grounding.errors import ShapeError
 from llava_grounding.model.outputs import GrounderPrediction
 from llava_grounding.train.batching.targets import GroundingTarget
 from llava_grounding.train.losses.matcher import HungarianMatcher
+from llava_grounding.train.losses.weights import MatchingCosts
 
 
 def random_prediction(batch: int = 3, queries: int = 12, phrases: int = 4) -> tuple[GrounderPrediction, Tensor]:
@@ -91,15 +92,15 @@ def test_a_perfect_query_is_matched_by_each_single_cost() -> None:
     prediction, features = random_prediction(batch=1, queries=6)
     target = random_target(1, size_hw=(6, 5))
     target.phrase_map[:] = torch.tensor([True, False, False, False])
-    nothing = dict.fromkeys(("cost_class", "cost_mask", "cost_dice", "cost_box", "cost_giou"), 0.0)
+    nothing = MatchingCosts(focal=0.0, mask=0.0, dice=0.0, box=0.0, giou=0.0)
     prediction.phrase_logits[0, 1, 0] = 50.0
     assert target.masks is not None
     features[0, 0] = target.masks[0] * 40.0 - 20.0
     prediction.mask_embeds[0, 2] = torch.eye(8)[0]
     prediction.boxes_cxcywh_norm[0, 4] = target.boxes_cxcywh_norm[0]
-    found = {"cost_class": 1, "cost_mask": 2, "cost_dice": 2, "cost_box": 4, "cost_giou": 4}
+    found = {"focal": 1, "mask": 2, "dice": 2, "box": 4, "giou": 4}
     for cost, expected in found.items():
-        matcher = HungarianMatcher(**(nothing | {cost: 1.0}), num_points=None)
+        matcher = HungarianMatcher(dataclasses.replace(nothing, **{cost: 1.0}), num_points=None)
         [(queries, _)] = matcher(prediction, features, [target])
         assert queries.tolist() == [expected], cost
 
@@ -135,7 +136,7 @@ def test_objects_without_phrases_cost_nothing_by_class() -> None:
     prediction, features = random_prediction(batch=1)
     target = random_target(2)
     target.phrase_map[1] = False
-    matcher = HungarianMatcher(cost_mask=0, cost_dice=0, cost_box=0, cost_giou=0)
+    matcher = HungarianMatcher(MatchingCosts(mask=0.0, dice=0.0, box=0.0, giou=0.0))
     [cost] = cost_matrices(matcher, prediction, features, [target])
     assert cost[:, 0].abs().min() > 0
     assert not cost[:, 1].any()

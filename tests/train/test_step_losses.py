@@ -23,13 +23,18 @@ from llava_grounding.train.batching.batches import (
 )
 from llava_grounding.train.batching.targets import TargetBatch
 from llava_grounding.train.losses.class_losses import ClassPhrases, ground_classes, hide_phrases
+from llava_grounding.train.losses.criteria import Criteria
 from llava_grounding.train.losses.denoising import denoising_losses
-from llava_grounding.train.losses.step_losses import Criteria, chat_losses, pretrain_losses
+from llava_grounding.train.losses.step_losses import chat_losses, pretrain_losses
 from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.plan import set_trainable, stage_plan
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
 CRITERIA = Criteria.of(len(NAMES), None)
+
+
+def weighed(**weights: float) -> Criteria:
+    return Criteria.of(len(NAMES), None, LossWeights(**weights))
 
 
 def classes_of(*samples: Sample, flavour: str = "shared") -> ClassBatch:
@@ -47,7 +52,7 @@ def chat(
     """Losses in evaluation mode, so that images of a batch do not share statistics."""
     model = (training_model() if model is None else model).eval()
     torch.manual_seed(0)
-    return chat_losses(model, class_phrases(), CRITERIA, batch, LossWeights(grounding=weight))
+    return chat_losses(model, class_phrases(), weighed(grounding=weight), batch)
 
 
 def assert_finite(losses: dict[str, Tensor], names: set[str]) -> None:
@@ -85,9 +90,7 @@ def test_the_grounding_weight_weighs_both_grounding_losses() -> None:
 
 def test_the_word_weight_weighs_the_word_loss_alone() -> None:
     batch, model = chat_of(*four_samples()), training_model().eval()
-    none, one, three = (
-        chat_losses(model, class_phrases(), CRITERIA, batch, LossWeights(words=weight)) for weight in (0.0, 1.0, 3.0)
-    )
+    none, one, three = (chat_losses(model, class_phrases(), weighed(words=weight), batch) for weight in (0.0, 1.0, 3.0))
     assert one["class_words"] > 0
     torch.testing.assert_close(one["loss"] - none["loss"], one["class_words"])
     torch.testing.assert_close(three["loss"] - one["loss"], 2 * one["class_words"])

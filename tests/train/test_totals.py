@@ -26,7 +26,8 @@ from llava_grounding.train.batching.batches import (
 )
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch
 from llava_grounding.train.losses.class_losses import cell_loss, class_losses, ground_classes, hide_phrases, naming_loss
-from llava_grounding.train.losses.step_losses import Criteria, Shares, chat_losses, pretrain_losses
+from llava_grounding.train.losses.criteria import Criteria
+from llava_grounding.train.losses.step_losses import Shares, chat_losses, pretrain_losses
 from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
 from llava_grounding.train.plan import stage_plan
 from llava_grounding.train.training_module import LossConfig
@@ -102,7 +103,7 @@ def test_the_total_of_class_names_is_set_loss_naming_cells_and_denoising(copies:
     assert batch is not None
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
     torch.manual_seed(0)
-    _, result, losses = class_losses(model, phrases, CRITERIA.classes, memory, batch, copies)
+    _, result, losses = class_losses(model, phrases, CRITERIA, memory, batch, copies)
     targets = TargetBatch.join(batch.targets, 1 + len(NAMES), memory.memory.device)
     judged = hide_phrases(ground_classes(model, phrases, memory, batch.phrase_mask), batch.phrase_mask)
     set_loss = CRITERIA.classes(judged, targets, batch.phrase_mask)["loss"]
@@ -123,7 +124,7 @@ def test_a_class_that_is_only_seen_has_no_negatives_in_the_total() -> None:
     assert batch.partly_labelled.nonzero().tolist() == [[0, INDEX["cat"]]]
     model, phrases = training_model().eval(), class_phrases()
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    _, result, losses = class_losses(model, phrases, CRITERIA.classes, memory, batch)
+    _, result, losses = class_losses(model, phrases, CRITERIA, memory, batch)
     judged = hide_phrases(ground_classes(model, phrases, memory, batch.phrase_mask), batch.phrase_mask)
     parts = CRITERIA.classes.unweighted(judged, batch.targets, batch.phrase_mask).losses
     weight = 0.4 * (1 + len(NAMES)) * 10 / (1 + len(NAMES)) / result.num_objects
@@ -135,8 +136,8 @@ def test_a_class_that_is_only_seen_has_no_negatives_in_the_total() -> None:
 
 
 def test_the_total_of_a_dialogue_is_its_five_losses_each_with_its_weight() -> None:
-    weights = LossWeights(grounding=0.5, words=0.25, prompts=3.0)
-    losses = chat_losses(training_model().eval(), class_phrases(), CRITERIA, chat_batch(), weights)
+    criteria = Criteria.of(len(NAMES), None, LossWeights(grounding=0.5, words=0.25, prompts=3.0))
+    losses = chat_losses(training_model().eval(), class_phrases(), criteria, chat_batch())
     parts = [losses[name] for name in ("language", "class_loss", "class_words", "phrase_loss", "prompt_loss")]
     assert all(part.item() > 0 for part in parts)
     language, classes, words, phrases, prompts = parts
@@ -144,8 +145,9 @@ def test_the_total_of_a_dialogue_is_its_five_losses_each_with_its_weight() -> No
 
 
 def test_each_part_takes_its_own_share_of_a_step() -> None:
+    criteria = Criteria.of(len(NAMES), None, LossWeights(prompts=1.0))
     whole, part = (
-        chat_losses(training_model().eval(), class_phrases(), CRITERIA, chat_batch(), LossWeights(prompts=1.0), shares)
+        chat_losses(training_model().eval(), class_phrases(), criteria, chat_batch(), shares)
         for shares in (Shares(), Shares(tokens=0.5, objects=0.25, prompts=0.125))
     )
     shares = {"language": 0.5, "class_loss": 0.25, "class_words": 0.25, "phrase_loss": 0.25, "prompt_loss": 0.125}
@@ -158,7 +160,7 @@ def test_a_class_batch_takes_its_share_of_objects() -> None:
     batch = chat_batch().classes
     assert batch is not None
     whole, part = (
-        pretrain_losses(training_model().eval(), class_phrases(), CRITERIA, batch, LossWeights(), Shares(objects=share))
+        pretrain_losses(training_model().eval(), class_phrases(), CRITERIA, batch, Shares(objects=share))
         for share in (1.0, 0.25)
     )
     assert part.keys() == whole.keys()
@@ -215,7 +217,7 @@ def losses_with(name: str, factor: float) -> dict[str, Tensor]:
     weights = replace(LossWeights(), **{name: factor * getattr(LossWeights(), name)})
     torch.manual_seed(0)  # of the disturbed copies
     criteria = Criteria.of(len(NAMES), None, weights)
-    return chat_losses(training_model().eval(), class_phrases(), criteria, chat_batch(), weights, denoising=2)
+    return chat_losses(training_model().eval(), class_phrases(), criteria, chat_batch(), denoising=2)
 
 
 @pytest.mark.parametrize("name", [one.name for one in fields(LossWeights)])
@@ -240,8 +242,8 @@ def test_a_weight_multiplies_its_own_losses_and_no_others(name: str) -> None:
 
 
 def test_the_costs_of_matching_are_those_given() -> None:
-    criteria = Criteria.of(len(NAMES), None, costs=MatchingCosts(1.0, 2.0, 3.0, 4.0, 5.0))
+    costs = MatchingCosts(focal=1.0, mask=2.0, dice=3.0, box=4.0, giou=5.0)
+    criteria = Criteria.of(len(NAMES), None, costs=costs)
     for matcher in (criteria.classes.matcher, criteria.phrases.matcher):
-        costs = (matcher.cost_class, matcher.cost_mask, matcher.cost_dice, matcher.cost_box, matcher.cost_giou)
-        assert costs == (1.0, 2.0, 3.0, 4.0, 5.0)
+        assert matcher.weights == costs
         assert matcher.num_points is None

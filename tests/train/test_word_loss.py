@@ -10,7 +10,7 @@ from small_training import class_phrases, training_model, training_processor
 from llava_grounding.data.sample import Sample
 from llava_grounding.train.batching.batches import class_batch, encode_sample_image, thing_words
 from llava_grounding.train.losses.class_losses import class_losses
-from llava_grounding.train.losses.step_losses import Criteria
+from llava_grounding.train.losses.criteria import Criteria
 from llava_grounding.train.losses.word_loss import word_loss
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
@@ -46,7 +46,7 @@ def test_the_loss_is_the_mean_over_the_words_of_all_matched_things(flavour: str)
     model, processor, criteria = training_model(flavour), training_processor(flavour), Criteria.of(len(NAMES), None)
     batch = class_batch(samples(), [encode_sample_image(processor, one) for one in samples()], processor, INDEX)
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    output, result, _ = class_losses(model, class_phrases(), criteria.classes, memory, batch)
+    output, result, _ = class_losses(model, class_phrases(), criteria, memory, batch)
     words = thing_words(samples(), processor.tokens)
     loss = word_loss(model, output, result, words)
     if flavour == "official":  # its image tokens are no objects
@@ -70,5 +70,5 @@ def test_batches_without_things_give_zero() -> None:
     bare = [sample((), ())]
     batch = class_batch(bare, [encode_sample_image(processor, one) for one in bare], processor, INDEX)
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    output, result, _ = class_losses(model.eval(), class_phrases(), criteria.classes, memory, batch)
+    output, result, _ = class_losses(model.eval(), class_phrases(), criteria, memory, batch)
     assert word_loss(model, output, result, thing_words(bare, processor.tokens)) == 0

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.train.batching.batches import ChatBatch, ClassBatch
 from llava_grounding.train.losses.class_losses import ClassPhrases
-from llava_grounding.train.losses.step_losses import Criteria, Shares, chat_losses, pretrain_losses
+from llava_grounding.train.losses.criteria import Criteria
+from llava_grounding.train.losses.step_losses import Shares, chat_losses, pretrain_losses
 from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
 from llava_grounding.train.plan import StagePlan
 from llava_grounding.train.recipe import Recipe
@@ -53,7 +54,7 @@ class TrainingModule(nn.Module):
     Args:
         phrases: of the class names, where class names are a task.
         stored_dtypes: types in which a whole folder keeps weights of the model, where they are wider while they learn.
-        criteria: in place of those that `loss_config` says.
+        criteria: in place of those that `loss_config` says, with weights of their own.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class TrainingModule(nn.Module):
         self.stored_dtypes = dict(stored_dtypes or {})
         num_classes = len(phrases.names) if phrases else 0
         self._criteria = criteria or Criteria.of(
-            num_classes, loss_config.num_points, loss_config.weights, loss_config.costs
+            num_classes, loss_config.num_points, weights=loss_config.weights, costs=loss_config.costs
         )
         self.scalars: set[str] = set()
         # What sharding makes a unit of, under the name it asks for: layers that are only ever called. It would not see
@@ -103,19 +104,16 @@ class TrainingModule(nn.Module):
         """
         if not isinstance(batch, ChatBatch | ClassBatch):
             return batch(self.model, self.class_phrases)
-        shares, weights = Shares.of(batch, totals), self.loss_config.weights
+        shares = Shares.of(batch, totals)
         denoising = self.loss_config.denoising
         if isinstance(batch, ClassBatch):
             assert self.class_phrases is not None
-            return pretrain_losses(
-                self.model, self.class_phrases, self._criteria, batch, weights, shares, denoising=denoising
-            )
+            return pretrain_losses(self.model, self.class_phrases, self._criteria, batch, shares, denoising=denoising)
         return chat_losses(
             self.model,
             self.class_phrases,
             self._criteria,
             batch,
-            weights,
             shares,
             ground="phrases" in self.loss_config.plan.tasks,
             denoising=denoising,

@@ -19,9 +19,9 @@ from llava_grounding.model.pixel_decoder import cell_centres
 from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.train.batching.batches import ANYTHING, ClassBatch
 from llava_grounding.train.batching.targets import UNLEARNT, TargetBatch
+from llava_grounding.train.losses.criteria import Criteria
 from llava_grounding.train.losses.denoising import denoising_losses
-from llava_grounding.train.losses.set_criterion import CriterionResult, SetCriterion, named_predictions
-from llava_grounding.train.losses.weights import LossWeights
+from llava_grounding.train.losses.set_criterion import CriterionResult, named_predictions
 
 _BACKGROUND_SHARE = 0.1  # weight of a background cell, there being many
 _MIDDLE = 0.5  # part of a box's sides in which a thing without a mask is taken to be seen
@@ -87,12 +87,11 @@ def ground_classes(
 def class_losses(
     model: LlavaGroundingForConditionalGeneration,
     phrases: ClassPhrases,
-    criterion: SetCriterion,
+    criteria: Criteria,
     memory: ImageMemory,
     batch: ClassBatch,
     denoising: int = 0,
     output: GrounderOutput | None = None,
-    weights: LossWeights = LossWeights(),
 ) -> tuple[GrounderOutput, CriterionResult, dict[str, Tensor]]:
     """What was found in the images, what was matched in it, and its losses; `loss` is their weighted sum.
 
@@ -107,6 +106,7 @@ def class_losses(
         output = ground_classes(model, phrases, memory, batch.phrase_mask)
     judged = hide_phrases(output, batch.phrase_mask)
     targets = TargetBatch.join(batch.targets, batch.phrase_mask.shape[1], memory.memory.device)
+    criterion, weights = criteria.classes, criteria.weights
     result = criterion.unweighted(judged, targets, batch.phrase_mask, partly_labelled=batch.partly_labelled)
     losses = criterion.weigh(result.losses)
     naming = naming_loss(judged, targets, result)

@@ -80,11 +80,9 @@ class HungarianMatcher:
     """Assigns to every object the query that fits it best, no query twice.
 
     Args:
-        cost_class: weight of the focal cost of the object's phrases (their mean; 0 for an object without phrases).
-        cost_mask: weight of the mask's mean binary cross-entropy.
-        cost_dice: weight of the mask's dice cost.
-        cost_box: weight of the summed absolute differences of cxcywh.
-        cost_giou: weight of the negated generalised IoU.
+        weights: of the focal cost of the object's phrases (their mean; 0 for an object without phrases), the mask's
+            mean binary cross-entropy and dice cost, the summed absolute differences of cxcywh, and the negated
+            generalised IoU.
         num_points: random points at which masks are compared; None compares cells of the mask features with the
             part of each that the object covers, which is cheaper for small images and draws nothing at random.
         max_cells: with `num_points=None`, cells a side beyond which squares of them are compared by their mean.
@@ -92,11 +90,7 @@ class HungarianMatcher:
     Source: DETR (arXiv:2005.12872) section 3.1; point costs as in Mask2Former (arXiv:2112.01527) section 3.3.
     """
 
-    cost_class: float = MatchingCosts.focal
-    cost_mask: float = MatchingCosts.mask
-    cost_dice: float = MatchingCosts.dice
-    cost_box: float = MatchingCosts.box
-    cost_giou: float = MatchingCosts.giou
+    weights: MatchingCosts = MatchingCosts()
     num_points: int | None = 12544
     max_cells: int | None = None
 
@@ -128,11 +122,11 @@ class HungarianMatcher:
         """
         predictions = predictions.detach()
         with torch.autocast(predictions.boxes_cxcywh_norm.device.type, enabled=False):
-            cost = self.cost_class * _class_costs(predictions.phrase_logits, targets)
+            cost = self.weights.focal * _class_costs(predictions.phrase_logits, targets)
             boxes = targets.padded(targets.boxes_cxcywh_norm).unsqueeze(1)  # [B, 1, M, 4]
             queries = predictions.boxes_cxcywh_norm.unsqueeze(3)  # [D, B, Q, 1, 4]
-            cost += self.cost_box * (queries - boxes).abs().sum(-1)
-            cost -= self.cost_giou * generalized_iou(box_cxcywh_to_xyxy(queries), box_cxcywh_to_xyxy(boxes))
+            cost += self.weights.box * (queries - boxes).abs().sum(-1)
+            cost -= self.weights.giou * generalized_iou(box_cxcywh_to_xyxy(queries), box_cxcywh_to_xyxy(boxes))
             if targets.masks is not None:
                 cost += self._mask_costs(predictions, targets, points)
         return cost
@@ -206,7 +200,7 @@ class HungarianMatcher:
         prob = logits.sigmoid()
         total = prob.sum(2, keepdim=True) + target.sum(2).unsqueeze(1)
         dice = 1.0 - (2.0 * torch.bmm(prob, target_t) + 1.0) / (total + 1.0)
-        return self.cost_mask * bce + self.cost_dice * dice
+        return self.weights.mask * bce + self.weights.dice * dice
 
 
 def _class_costs(phrase_logits: Tensor, targets: TargetBatch) -> Tensor:

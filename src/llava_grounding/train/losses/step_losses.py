@@ -7,7 +7,6 @@ no difference how a step is split. Two are means weighted by objects, and thus n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,43 +15,9 @@ from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingF
 from llava_grounding.model.placement import any_trainable
 from llava_grounding.train.batching.batches import ChatBatch, ClassBatch
 from llava_grounding.train.losses.class_losses import ClassPhrases, class_losses
-from llava_grounding.train.losses.matcher import HungarianMatcher
+from llava_grounding.train.losses.criteria import Criteria
 from llava_grounding.train.losses.prompt_losses import PromptCriterion
-from llava_grounding.train.losses.set_criterion import SetCriterion
-from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
 from llava_grounding.train.losses.word_loss import word_loss
-
-_MATCHING_CELLS = 16  # a side: matching whole masks of 56 x 56 cells was a quarter of a step
-
-
-@dataclass(frozen=True)
-class Criteria:
-    """One criterion for class names, one for phrases, one for what is pointed at."""
-
-    classes: SetCriterion
-    phrases: SetCriterion
-    prompts: PromptCriterion
-
-    @classmethod
-    def of(
-        cls,
-        num_classes: int,
-        num_points: int | None,
-        weights: LossWeights = LossWeights(),
-        costs: MatchingCosts = MatchingCosts(),
-    ) -> Criteria:
-        """With `num_points=None` masks are judged on every cell."""
-        of_masks_and_boxes: dict[str, Any] = {**weights.of_masks_and_boxes(), "num_points": num_points}
-        matcher = HungarianMatcher(
-            costs.focal, costs.mask, costs.dice, costs.box, costs.giou, num_points, max_cells=_MATCHING_CELLS
-        )
-        # The class loss is a mean over columns; a tenth per column is the weight on their sum, as with few phrases.
-        of_columns = weights.focal / 10 * (1 + num_classes)
-        return cls(
-            SetCriterion(matcher, of_columns, **of_masks_and_boxes),
-            SetCriterion(matcher, weights.focal, **of_masks_and_boxes, phrase_normalisation="valid"),
-            PromptCriterion(**of_masks_and_boxes, loss_score_weight=weights.score, score_target="iou"),
-        )
 
 
 @dataclass(frozen=True)
@@ -76,13 +41,12 @@ def pretrain_losses(
     phrases: ClassPhrases,
     criteria: Criteria,
     batch: ClassBatch,
-    weights: LossWeights = LossWeights(),
     shares: Shares = Shares(),
     denoising: int = 0,
 ) -> dict[str, Tensor]:
     """Losses of class names as phrases; `loss` is their weighted sum."""
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    losses = class_losses(model, phrases, criteria.classes, memory, batch, denoising, weights=weights)[2]
+    losses = class_losses(model, phrases, criteria, memory, batch, denoising)[2]
     return {name: value * shares.objects for name, value in losses.items()}
 
 
@@ -91,7 +55,6 @@ def chat_losses(
     phrases: ClassPhrases | None,
     criteria: Criteria,
     batch: ChatBatch,
-    weights: LossWeights = LossWeights(),
     shares: Shares = Shares(),
     ground: bool = True,
     denoising: int = 0,
@@ -105,14 +68,14 @@ def chat_losses(
     """
     if phrases is not None and batch.classes is not None and any_trainable(model.grounder):
         features = model.encode_image(**batch.images, **phrases.scored(batch.classes.phrase_mask))
-        named = _class_task(model, phrases, criteria, batch, features, weights, denoising)
+        named = _class_task(model, phrases, criteria, batch, features, denoising)
     else:
         features, named = model.encode_image(**batch.images), {}
     output = read_dialogues(model, batch, features)
     named = {name: value * shares.objects for name, value in named.items()}
     language = output.loss * shares.tokens
     losses = {"language": language} | {f"class_{name}": value for name, value in named.items()}
-    total = language
+    total, weights = language, criteria.weights
     if named:
         total = total + weights.words * named["words"] + weights.grounding * named["loss"]
     embeds, found = model.phrase_states(output.last_hidden_state, batch.texts["input_ids"])
@@ -185,13 +148,12 @@ def _class_task(
     criteria: Criteria,
     batch: ChatBatch,
     features: ImageFeatures,
-    weights: LossWeights,
     denoising: int,
 ) -> dict[str, Tensor]:
     """Losses of class names on the queries that the language model reads, and of what these tokens say."""
     assert batch.classes is not None
     assert batch.words is not None
     output, result, losses = class_losses(
-        model, phrases, criteria.classes, features.memory, batch.classes, denoising, features.proposals, weights
+        model, phrases, criteria, features.memory, batch.classes, denoising, features.proposals
     )
     return losses | {"words": word_loss(model, output, result, batch.words)}
