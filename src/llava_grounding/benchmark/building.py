@@ -155,15 +155,15 @@ def rows_without_crowds(record: Record) -> dict[int, int]:
 
 def mask_code(record: Record, index: int, image_size_wh: tuple[int, int] | None = None) -> dict[str, Any] | None:
     """Run-length code of an instance's mask, read without its picture; None where only a box is known."""
-    segmentation, size = record.instances[index].segmentation, record.image_size_wh or image_size_wh
-    if segmentation is None or size is None:
+    segmentation, size_wh = record.instances[index].segmentation, record.image_size_wh or image_size_wh
+    if segmentation is None or size_wh is None:
         return None
-    width, height = size
+    width, height = size_wh
     if isinstance(segmentation, Mapping):
         return check_rle(segmentation, (height, width))
     if callable(segmentation):
         return encode_rle(segmentation())
-    return encode_rle(polygons_to_mask([list(polygon) for polygon in segmentation], size))
+    return encode_rle(polygons_to_mask([list(polygon) for polygon in segmentation], size_wh))
 
 
 def rounded_box(box: Sequence[float]) -> tuple[float, float, float, float]:
@@ -182,11 +182,11 @@ def sized(
     """
     building.take_dropped(records)
     for record in records if chosen is None else chosen:
-        size = record.image_size_wh or picture_size(building.inputs, record.image_name or record.id)
-        if size is None:
+        size_wh = record.image_size_wh or picture_size(building.inputs, record.image_name or record.id)
+        if size_wh is None:
             building.left_out["size of the image not known; give --images"] += 1
         else:
-            yield record, size
+            yield record, size_wh
 
 
 def picture_size(inputs: BuildInputs, name: str) -> tuple[int, int] | None:

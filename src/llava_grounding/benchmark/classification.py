@@ -54,17 +54,17 @@ class Classification(Task):
         inputs.need(self.name, ["data"], ["instances"])
         building = Building(inputs, self.name)
         records = photo_records(inputs)
-        for record, size in sized(records, building):
-            row_of, things = rows_without_crowds(record), labelled(record, size)
+        for record, size_wh in sized(records, building):
+            row_of, things = rows_without_crowds(record), labelled(record, size_wh)
             chosen = [i for i in row_of if record.instances[i].region == "thing" and record.instances[i].category]
             for index in chosen[:_MOST_THINGS]:
-                for kind, prompt in _prompts(record, index, size, inputs.seed):
+                for kind, prompt in _prompts(record, index, size_wh, inputs.seed):
                     thing = things[row_of[index]]
                     building.samples.append(
                         BenchmarkSample(
                             f"{record.id}#{row_of[index]}.{kind}",
                             record.image_name or record.id,
-                            size,
+                            size_wh,
                             kind,
                             QUESTION,
                             (prompt_value(prompt),),
@@ -91,10 +91,10 @@ class Classification(Task):
         return [share("accuracy", "all"), *(share(f"accuracy, {kind}", kind) for kind in PROMPT_KINDS)]
 
 
-def _prompts(record: Record, index: int, size: tuple[int, int], seed: int) -> list[tuple[PromptKind, VisualPrompt]]:
+def _prompts(record: Record, index: int, size_wh: tuple[int, int], seed: int) -> list[tuple[PromptKind, VisualPrompt]]:
     """A prompt of each kind on one thing; of a thing without a mask, a click in the middle of its box and the box."""
     x0, y0, x1, y1 = record.instances[index].box_xyxy
-    mask = record.load_mask(index, size)
+    mask = record.load_mask(index, size_wh)
     if mask is None or not mask.any():
         middle = VisualPrompt.click((x0 + x1) / 2, (y0 + y1) / 2)
         return [("click", middle), ("box", VisualPrompt.box(x0, y0, x1, y1))] if x1 > x0 and y1 > y0 else []

@@ -37,9 +37,9 @@ class GeneralizedReferring(Task):
         building = Building(inputs, self.name)
         records = read_expressions(inputs)
         sizes: dict[int | str, tuple[str, tuple[int, int]]] = {}
-        for record, size in sized(records, building):
-            sizes[record.image_id] = (record.image_name or record.id, size)
-            building.samples += of_expressions(record, size, inputs.split, only_one=False)
+        for record, size_wh in sized(records, building):
+            sizes[record.image_id] = (record.image_name or record.id, size_wh)
+            building.samples += of_expressions(record, size_wh, inputs.split, only_one=False)
         assert inputs.refs is not None
         building.left_out.pop("ref that means nothing in the image", None)  # they are read here
         for number, row in enumerate(read_refs(inputs.refs)):

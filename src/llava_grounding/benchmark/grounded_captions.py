@@ -47,8 +47,8 @@ class GroundedCaptions(Task):
         inputs.need(self.name, ["instances", "captions"], ["data"])
         building = Building(inputs, self.name)
         records = photo_records(inputs)
-        for record, size in sized(records, building):
-            things = tuple(one for one in labelled(record, size) if one.mask is not None)
+        for record, size_wh in sized(records, building):
+            things = tuple(one for one in labelled(record, size_wh) if one.mask is not None)
             if not (things and record.captions):
                 building.left_out["no masks or no captions"] += 1
                 continue
@@ -57,7 +57,7 @@ class GroundedCaptions(Task):
                 BenchmarkSample(
                     image,
                     image,
-                    size,
+                    size_wh,
                     question=inputs.question or QUESTION,
                     instances=things,
                     references=record.captions,

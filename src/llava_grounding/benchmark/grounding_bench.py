@@ -78,8 +78,8 @@ class GroundingBench(Task):
         )
         usable = [one for one in records if any(thing.region != "crowd" for thing in one.instances)]
         building.left_out["no labelled instances"] += len(list(records)) - len(usable)
-        for record, size in sized(records, building, spread(usable, inputs.limit)):
-            building.samples += _samples_of(record, size, inputs.split, inputs.question or DESCRIBE)
+        for record, size_wh in sized(records, building, spread(usable, inputs.limit)):
+            building.samples += _samples_of(record, size_wh, inputs.split, inputs.question or DESCRIBE)
         building.inputs = replace(inputs, limit=None)  # of images, and applied
         return building.finish(records.name)
 
@@ -138,13 +138,13 @@ def _given(path: Any) -> Any:
     return path
 
 
-def _samples_of(record: Record, size: tuple[int, int], split: str, question: str) -> Iterator[BenchmarkSample]:
+def _samples_of(record: Record, size_wh: tuple[int, int], split: str, question: str) -> Iterator[BenchmarkSample]:
     """What is asked about one image."""
-    things = labelled(record, size)
+    things = labelled(record, size_wh)
     image = record.image_name or record.id
     common: dict[str, Any] = {
         "image": image,
-        "image_size_wh": size,
+        "image_size_wh": size_wh,
         "instances": things,
         "exhaustive": tuple(sorted(record.exhaustive)) if record.exhaustive else None,
         "split": split,

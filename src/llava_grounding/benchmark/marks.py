@@ -36,15 +36,15 @@ class Marks(Task):
         inputs.need(self.name, ["refs"], ["data"])
         building = Building(inputs, self.name)
         records: Dataset = photo_records(inputs) if inputs.refs is None else read_expressions(inputs)
-        for record, size in sized(records, building):
-            things = labelled(record, size)
+        for record, size_wh in sized(records, building):
+            things = labelled(record, size_wh)
             if not 2 <= len(things) <= _MOST_MARKS:
                 building.left_out["fewer than two things, or too many for marks"] += 1
                 continue
             asked = (
-                of_photo(record, size, inputs)
+                of_photo(record, size_wh, inputs)
                 if inputs.refs is None
-                else of_expressions(record, size, inputs.split, only_one=True)
+                else of_expressions(record, size_wh, inputs.split, only_one=True)
             )
             for one in asked:
                 number = things.index(one.instances[0]) + 1
@@ -52,7 +52,7 @@ class Marks(Task):
                     BenchmarkSample(
                         one.id,
                         one.image,
-                        size,
+                        size_wh,
                         question=f"Which mark is on {one.phrases[0].text}?",
                         instances=things,
                         answer=str(number),

@@ -78,18 +78,26 @@ def official_samples(inputs: BuildInputs) -> SampleSet:
 def _add(building: Building, labels: _Labels, image: int, key: str, kind: str, question: str, answer: str) -> None:
     known = labels[image]
     name = known.name or f"{_IMAGE_PREFIX}{image:012d}.jpg"
-    size = known.size_wh or picture_size(building.inputs, name)
-    if size is None:
+    size_wh = known.size_wh or picture_size(building.inputs, name)
+    if size_wh is None:
         building.left_out["size of the image not known; give --images"] += 1
         return
     scaled = (
-        LabelledInstance(category, rounded_box([part * side for part, side in zip(box_norm, size * 2, strict=True)]))
+        LabelledInstance(category, rounded_box([part * side for part, side in zip(box_norm, size_wh * 2, strict=True)]))
         for category, box_norm in known.things_norm
     )
     things = (*known.things, *scaled)
     building.samples.append(
         BenchmarkSample(
-            key, name, size, kind, question, instances=things, references=known.captions, answer=answer, split="val2014"
+            key,
+            name,
+            size_wh,
+            kind,
+            question,
+            instances=things,
+            references=known.captions,
+            answer=answer,
+            split="val2014",
         )
     )
 

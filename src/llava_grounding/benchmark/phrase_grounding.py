@@ -42,8 +42,8 @@ class PhraseGrounding(Task):
         inputs.need(self.name, ["entities"])
         building = Building(inputs, self.name)
         records = _records(inputs)
-        for record, size in sized(records, building):
-            things, row_of = labelled(record, size), rows_without_crowds(record)
+        for record, size_wh in sized(records, building):
+            things, row_of = labelled(record, size_wh), rows_without_crowds(record)
             image = record.image_name or record.id
             for number, caption in enumerate(record.grounded_captions):
                 phrases = []
@@ -57,7 +57,7 @@ class PhraseGrounding(Task):
                         BenchmarkSample(
                             f"{record.id}#{number}",
                             image,
-                            size,
+                            size_wh,
                             phrases=tuple(phrases),
                             instances=things,
                             split=inputs.split,

@@ -52,14 +52,14 @@ class Referring(Task):
         building = Building(inputs, self.name)
         if inputs.refs is None:
             records = photo_records(inputs)
-            for record, size in sized(records, building):
-                building.samples += of_photo(record, size, inputs)
+            for record, size_wh in sized(records, building):
+                building.samples += of_photo(record, size_wh, inputs)
             return building.finish(
                 f"{records.name}, one thing by its words", ["Expressions are made from the labels, not by people."]
             )
         records = read_expressions(inputs)
-        for record, size in sized(records, building):
-            building.samples += of_expressions(record, size, inputs.split, only_one=True)
+        for record, size_wh in sized(records, building):
+            building.samples += of_expressions(record, size_wh, inputs.split, only_one=True)
         return building.finish(records.name)
 
     def score(self, sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
@@ -138,9 +138,9 @@ def read_expressions(inputs: BuildInputs) -> Dataset:
         )
 
 
-def of_expressions(record: Record, size: tuple[int, int], split: str, only_one: bool) -> Iterator[BenchmarkSample]:
+def of_expressions(record: Record, size_wh: tuple[int, int], split: str, only_one: bool) -> Iterator[BenchmarkSample]:
     """A sample per expression, with the things it means."""
-    things, row_of = labelled(record, size), rows_without_crowds(record)
+    things, row_of = labelled(record, size_wh), rows_without_crowds(record)
     image = record.image_name or record.id
     for number, expression in enumerate(record.expressions):
         targets = tuple(row_of[index] for index in expression.targets if index in row_of)
@@ -148,15 +148,15 @@ def of_expressions(record: Record, size: tuple[int, int], split: str, only_one: 
             continue
         meant = tuple(things[target] for target in targets)
         phrase = LabelledPhrase(expression.text, tuple(range(len(meant))))
-        yield BenchmarkSample(f"{image}#{number}", image, size, phrases=(phrase,), instances=meant, split=split)
+        yield BenchmarkSample(f"{image}#{number}", image, size_wh, phrases=(phrase,), instances=meant, split=split)
 
 
-def of_photo(record: Record, size: tuple[int, int], inputs: BuildInputs) -> Iterator[BenchmarkSample]:
+def of_photo(record: Record, size_wh: tuple[int, int], inputs: BuildInputs) -> Iterator[BenchmarkSample]:
     """Things that words made from the labels tell apart."""
     if not any(one.region == "thing" for one in record.instances):
         return
     sample = photo_sample(record, np.random.default_rng([inputs.seed, record.seed]))
-    things = labelled(record, size)
+    things = labelled(record, size_wh)
     said: dict[str, int] = {}
     for turn in sample.turns:
         target = turn.targets[0] if turn.grounded and turn.kind in _FOUND_KINDS and turn.targets else None
@@ -168,7 +168,7 @@ def of_photo(record: Record, size: tuple[int, int], inputs: BuildInputs) -> Iter
         yield BenchmarkSample(
             f"{image}#{number}",
             image,
-            size,
+            size_wh,
             phrases=(LabelledPhrase(words, (0,)),),
             instances=(things[index],),
             split=inputs.split,

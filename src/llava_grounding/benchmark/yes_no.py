@@ -47,10 +47,10 @@ class _YesNo(Task):
                 building.samples.append(_sample(key, image, (1, 1), kind, question, truth, inputs.split))
             return building.finish(inputs.questions.stem)
         records = photo_records(inputs)
-        for record, size in sized(records, building):
+        for record, size_wh in sized(records, building):
             for number, (question, truth) in enumerate(self._of_record(record)):
                 image = record.image_name or record.id
-                building.samples.append(_sample(f"{image}#{number}", image, size, "", question, truth, inputs.split))
+                building.samples.append(_sample(f"{image}#{number}", image, size_wh, "", question, truth, inputs.split))
         return building.finish(f"{records.name}, {self.title}")
 
     @abstractmethod
@@ -117,6 +117,6 @@ def as_question(statement: str) -> str:
 
 
 def _sample(
-    key: str, image: str, size: tuple[int, int], kind: str, question: str, truth: bool, split: str
+    key: str, image: str, size_wh: tuple[int, int], kind: str, question: str, truth: bool, split: str
 ) -> BenchmarkSample:
-    return BenchmarkSample(key, image, size, kind, question, answer="yes" if truth else "no", split=split)
+    return BenchmarkSample(key, image, size_wh, kind, question, answer="yes" if truth else "no", split=split)
