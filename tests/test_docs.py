@@ -22,7 +22,7 @@ import llava_grounding
 from house import CLI_PAGE, PACKAGE, ROOT, Block, blocks, help_text, pages, with_current_help
 from llava_grounding import GroundedAnswer
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
-from llava_grounding.benchmark.tasks import IN_A_LINE, TASKS
+from llava_grounding.benchmark.tasks import TASKS
 from llava_grounding.checkpoints import find_checkpoint
 from llava_grounding.cli.main import app
 from llava_grounding.data.readers.registry import READERS
@@ -66,7 +66,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     SampleSet("pope", "one", (one,)).write(tmp_path / "set.jsonl")
     monkeypatch.chdir(tmp_path)
     with ExitStack() as registries:
-        for registry in (READERS, PRESETS, TASKS, IN_A_LINE, EXPORTERS):
+        for registry in (READERS, PRESETS, TASKS, EXPORTERS):
             registries.enter_context(mock.patch.dict(registry))
         yield tmp_path
 

@@ -59,6 +59,7 @@ class Task(ABC):
     Attributes:
         name: on the command line.
         title: in reports.
+        in_a_line: what it measures, for lists; those that ship have it in `TASKS`, which imports none of them.
         table: of the paper, where it has one.
         rules_version: changes whenever the same predictions may get other numbers.
         rules: a sentence or two on how it is counted.
@@ -66,6 +67,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    in_a_line: ClassVar[str] = ""
     table: ClassVar[str] = ""
     rules_version: ClassVar[str] = "1"
     rules: ClassVar[str]
@@ -122,42 +124,41 @@ def unanswered(sample: BenchmarkSample, prediction: Prediction | None) -> Sample
     )
 
 
-TASKS: dict[str, str | type[Task]] = {
-    "grounding-bench": "llava_grounding.benchmark.grounding_bench:GroundingBench",
-    "referring": "llava_grounding.benchmark.referring:Referring",
-    "generalized-referring": "llava_grounding.benchmark.generalized_referring:GeneralizedReferring",
-    "phrase-grounding": "llava_grounding.benchmark.phrase_grounding:PhraseGrounding",
-    "classification": "llava_grounding.benchmark.classification:Classification",
-    "marks": "llava_grounding.benchmark.marks:Marks",
-    "chat": "llava_grounding.benchmark.chat_scores:ChatScores",
-    "pope": "llava_grounding.benchmark.yes_no:Pope",
-    "vsr": "llava_grounding.benchmark.yes_no:SpatialStatements",
-    "grounded-captions": "llava_grounding.benchmark.grounded_captions:GroundedCaptions",
+@dataclass(frozen=True)
+class TaskPlace:
+    """A task of this package that is imported once it is asked for.
+
+    Args:
+        place: its module in here, and its class.
+        in_a_line: as of a `Task`.
+    """
+
+    place: str
+    in_a_line: str
+
+
+TASKS: dict[str, TaskPlace | type[Task]] = {
+    "grounding-bench": TaskPlace(
+        "grounding_bench:GroundingBench", "Grounded descriptions, chat scores, phrases (table 4)."
+    ),
+    "referring": TaskPlace("referring:Referring", "REC and RES: RefCOCO, RefCOCO+, RefCOCOg (table 5)."),
+    "generalized-referring": TaskPlace(
+        "generalized_referring:GeneralizedReferring", "Several things or none: gRefCOCO."
+    ),
+    "phrase-grounding": TaskPlace("phrase_grounding:PhraseGrounding", "Flickr30K Entities, R@1, 5, 10 (table 5)."),
+    "classification": TaskPlace("classification:Classification", "What click, box, scribble, mask point at (table 7)."),
+    "marks": TaskPlace("marks:Marks", "Numbers drawn into the picture (table 6)."),
+    "chat": TaskPlace("chat_scores:ChatScores", "LLaVA-Bench, with and without grounding (table 12)."),
+    "pope": TaskPlace("yes_no:Pope", "Is there a ...?"),
+    "vsr": TaskPlace("yes_no:SpatialStatements", "Spatial statements, true or not."),
+    "grounded-captions": TaskPlace("grounded_captions:GroundedCaptions", "GCG: AP50, mIoU, recall, CIDEr, METEOR."),
 }
 """Tasks by name: the class of each, or where it is. A program adds its own by `register_task`."""
 
-IN_A_LINE: dict[str, str] = {
-    "grounding-bench": "Grounded descriptions, chat scores, phrases (table 4).",
-    "referring": "REC and RES: RefCOCO, RefCOCO+, RefCOCOg (table 5).",
-    "generalized-referring": "Several things or none: gRefCOCO.",
-    "phrase-grounding": "Flickr30K Entities, R@1, 5, 10 (table 5).",
-    "classification": "What click, box, scribble, mask point at (table 7).",
-    "marks": "Numbers drawn into the picture (table 6).",
-    "chat": "LLaVA-Bench, with and without grounding (table 12).",
-    "pope": "Is there a ...?",
-    "vsr": "Spatial statements, true or not.",
-    "grounded-captions": "GCG: AP50, mIoU, recall, CIDEr, METEOR.",
-}
-"""What each measures, for lists."""
 
-
-def register_task(task: type[Task], in_a_line: str) -> None:
-    """Add a task under its name.
-
-    Args:
-        in_a_line: what it measures, for lists.
-    """
-    TASKS[task.name], IN_A_LINE[task.name] = task, in_a_line
+def register_task(task: type[Task]) -> None:
+    """Add a task under its name."""
+    TASKS[task.name] = task
 
 
 def find_task(name: str) -> Task:
@@ -169,9 +170,9 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         hint = did_you_mean(name, TASKS)
         raise UsageError(f"there is no task {shown(name)}{hint or ';'} known are {', '.join(TASKS)}")
-    made = TASKS[name]
-    if isinstance(made, str):
-        module, _, kind = made.partition(":")
-        made = getattr(import_module(module), kind)
-    task: Task = made()
+    known = TASKS[name]
+    if isinstance(known, TaskPlace):
+        module, _, kind = known.place.partition(":")
+        known = getattr(import_module(f"llava_grounding.benchmark.{module}"), kind)
+    task: Task = known()
     return task

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from llava_grounding.benchmark.tasks import IN_A_LINE, TASKS
+from llava_grounding.benchmark.tasks import TASKS
 from llava_grounding.cli.benchmark import QualityTask, benchmark
 from llava_grounding.cli.outputs import check_out, given_path, write_files
 from llava_grounding.cli.report import note, say
@@ -44,9 +44,9 @@ class _Benchmarks(TyperGroup):
 
     def _take_tasks(self) -> None:
         self.commands = dict(self._own)
-        for name in TASKS:
+        for name, task in TASKS.items():
             group = copy(self._steps)
-            group.name, group.help = name, IN_A_LINE.get(name, name)
+            group.name, group.help = name, task.in_a_line or name
             self.commands[name] = group
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
