@@ -223,8 +223,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         ]:
             if token >= self.config.text_config.vocab_size:
                 slots = input_ids == token
-                if features is None and bool(slots.any()):
-                    raise ShapeError(f"the text has {name} placeholders, but no {name} features were given")
+                _refuse_unfilled(slots, name, features)
                 input_ids = input_ids.masked_fill(slots, 0)
         return input_ids
 
@@ -256,8 +255,8 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             ("image", self.config.image_token_id, features),
             ("region", self.config.region_token_id, found),
         ]:
-            if given is None and not behind and bool((input_ids == token).any()):
-                raise ShapeError(f"the text has {name} placeholders, but no {name} features were given")
+            if not behind:
+                _refuse_unfilled(input_ids == token, name, given)
         already_read = behind and not bool((input_ids == self.config.image_token_id).any())
         embeds = self.embed(
             input_ids,
@@ -469,6 +468,11 @@ def _text_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
             names = [*inspect.signature(LlavaGroundingForConditionalGeneration.forward).parameters, *known]
             raise UsageError(f"forward has no argument `{name}`{did_you_mean(name, names)}")
     return {name: value for name, value in kwargs.items() if value is not None}
+
+
+def _refuse_unfilled(slots: Bool[Tensor, "B T"], name: str, given: object) -> None:
+    if given is None and bool(slots.any()):
+        raise ShapeError(f"the text has {name} placeholders, but no {name} features were given")
 
 
 def _attentions(outputs: Any) -> tuple[Tensor, ...]:
