@@ -46,8 +46,8 @@ class Recipe:
     start_from: str | None = None
     """The model to start with: a folder, a hub id or `nano`; None starts from random weights."""
     init_from: str | None = None
-    """Without `start_from`: a model whose processor is taken, and whose weights are where their name and shape fit the
-    preset; the rest starts fresh, and is listed."""
+    """Without `start_from`: a model whose tokenizer is taken, and whose weights are where their name and shape fit the
+    preset; the rest starts fresh, and is listed. Canvas, selection and template are the preset's."""
     backbone_weights: str | None = None
     """Published ImageNet weights that the backbone starts with, such as `efficientnet_lite0`; None: as above."""
     data: tuple[Source, ...] = ({"kind": "scenes"},)
