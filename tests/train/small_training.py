@@ -21,6 +21,7 @@ from llava_grounding.processing.processor import LlavaGroundingProcessor, Proces
 from llava_grounding.processing.selection import SelectionSettings
 from llava_grounding.scenes.synthetic import SceneConfig
 from llava_grounding.train import training_setup as setup_module
+from llava_grounding.train.batching import source_kinds
 from llava_grounding.train.batching.batches import ChatBatch, chat_item, collate_chat
 from llava_grounding.train.batching.mixture import Mixture, SampleSource
 from llava_grounding.train.batching.source_kinds import Scenes
@@ -110,7 +111,7 @@ def shrink_world(monkeypatch: pytest.MonkeyPatch) -> None:
         return open_sources(values, root, lambda: drawn, questions, commercial_use)
 
     monkeypatch.setattr(setup_module, "preset", lambda name: training_config(name))
-    monkeypatch.setattr(setup_module, "KINDS", NAMES)
+    monkeypatch.setattr(source_kinds, "KINDS", NAMES)
     monkeypatch.setattr(setup_module, "_TOKENIZER_SAMPLES", 3)
     monkeypatch.setattr(setup_module, "open_sources", opened)
 

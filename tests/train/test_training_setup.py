@@ -20,6 +20,7 @@ from llava_grounding.model.efficientnet_lite import EfficientNetLiteConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train import training_setup
+from llava_grounding.train.batching import source_kinds
 from llava_grounding.train.batching.sources import open_sources
 from llava_grounding.train.checkpoint import load_class_phrases, save_phrases, save_whole
 from llava_grounding.train.pretrained_backbone import weights_file
@@ -273,7 +274,7 @@ class TestFromACheckpoint:
     ) -> None:
         start = first_stage(tmp_path / "first")
         earlier = load_class_phrases(start)
-        monkeypatch.setattr(training_setup, "KINDS", [*NAMES, "zebra", "apple"])
+        monkeypatch.setattr(source_kinds, "KINDS", [*NAMES, "zebra", "apple"])
         with caplog.at_level("INFO"):
             phrases = build_training_setup(small("chat", start_from=str(start)), tmp_path).phrases
         assert phrases is not None

@@ -22,12 +22,10 @@ from llava_grounding.model.presets import preset
 from llava_grounding.processing.conversation import ChatTemplate
 from llava_grounding.processing.processor import LlavaGroundingProcessor, ProcessorSettings
 from llava_grounding.processing.tokens import IMAGE
-from llava_grounding.scenes.kinds import KINDS
 from llava_grounding.scenes.synthetic import SceneConfig
 from llava_grounding.train.adapters import add_adapters
 from llava_grounding.train.batching.batches import longest_dialogue
 from llava_grounding.train.batching.mixture import Mixture, SampleSource
-from llava_grounding.train.batching.source_kinds import Photos, Records, Scenes
 from llava_grounding.train.batching.sources import held_out_samples, open_sources, scenes_without_dialogues
 from llava_grounding.train.batching.stream import BatchMaker, BatchStream, Portion
 from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, load_class_phrases, lost_phrases
@@ -213,18 +211,7 @@ def _class_phrases(
 
 def class_names(sources: Sources) -> set[str]:
     """Every class that a sample of the sources may show."""
-    names: set[str] = set()
-    for source, _ in sources:
-        if isinstance(source, Scenes):
-            names |= set(KINDS)
-        elif isinstance(source, Photos):
-            names |= set(source.records.categories.values())
-        elif isinstance(source, Records):
-            records = source.dataset
-            known = getattr(records, "categories", None)
-            found = known.values() if known else (one.category for record in records for one in record.instances)
-            names |= {name for name in found if name}
-    return names
+    return {name for source, _ in sources for name in source.class_names()}
 
 
 def _new_tokens(processor: LlavaGroundingProcessor) -> list[int]:

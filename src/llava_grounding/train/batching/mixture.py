@@ -35,6 +35,9 @@ class SampleSource(Protocol):
     def sample(self, number: int, rng: np.random.Generator) -> Sample:
         """One of them, the same for the same number and state of `rng`; raises DataError if it cannot be read."""
 
+    def class_names(self) -> frozenset[str]:
+        """Every class that one of them may show."""
+
 
 @dataclass(frozen=True)
 class Slot:

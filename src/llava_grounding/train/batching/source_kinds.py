@@ -30,6 +30,7 @@ from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.dialogues.settings import DialogueSettings, dialogue_settings
 from llava_grounding.dialogues.turns import possible_kinds
 from llava_grounding.errors import ConfigError, DataError, did_you_mean, quoted
+from llava_grounding.scenes.kinds import KINDS
 from llava_grounding.scenes.records import HELD_OUT
 from llava_grounding.scenes.synthetic import SceneConfig, draw_scene
 from llava_grounding.train.batching.mixture import SampleSource
@@ -59,6 +60,10 @@ class Scenes:
     def sample(self, number: int, rng: np.random.Generator) -> Sample:
         """A scene; never mirrored, since it would list its things from right to left."""
         return draw_scene(HELD_OUT + number if self.held_out else number % HELD_OUT, self.config)
+
+    def class_names(self) -> frozenset[str]:
+        """All kinds that can be drawn."""
+        return frozenset(KINDS)
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,10 @@ class Photos:
             sample = augment(sample, rng)
         return mirror_sample(sample) if rng.random() < self.mirrored else sample
 
+    def class_names(self) -> frozenset[str]:
+        """The categories of the pack."""
+        return frozenset(self.records.categories.values())
+
 
 class Records:
     """A data set whose records become dialogues; records that have nothing for any wanted kind are passed over.
@@ -123,6 +132,12 @@ class Records:
     def sample(self, number: int, rng: np.random.Generator) -> Sample:
         """A record with a dialogue of the kinds that are wanted."""
         return build_sample(self.dataset[int(self._useful[number])], rng, self.dialogue, draw_marks)
+
+    def class_names(self) -> frozenset[str]:
+        """The categories that the data set lists, or else those of its labels."""
+        listed = getattr(self.dataset, "categories", None)
+        found = listed.values() if listed else (one.category for record in self.dataset for one in record.instances)
+        return frozenset(name for name in found if name)
 
 
 def _why_empty(dataset: Dataset) -> str:
