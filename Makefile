@@ -117,7 +117,9 @@ train-nano: $(VENV)/.dev ## train the embedded model from nothing (DATA=photo pa
 	$(call train,nano_read start_from=runs/nano_joint/last steps=1700 learning_rate=1.2e-3 --out runs/nano_read_on)
 	$(call train,nano_lite_pretrain init_from=runs/nano_read_on/last)
 	$(call train,nano_lite_read start_from=runs/nano_lite_pretrain/last)
-	$(BIN)/python examples/publish_checkpoint.py runs/nano_lite_read/last runs/nano
+	$(call train,nano_lite_joint)
+	$(call train,nano_lite_read start_from=runs/nano_lite_joint/last minutes=42 learning_rate=1.2e-3 --out runs/nano_lite_read_on)
+	$(BIN)/python examples/publish_checkpoint.py runs/nano_lite_read_on/last runs/nano
 
 clean: ## remove the environment and what demo and tests leave behind
 	rm -rf $(VENV) $(LOWEST) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
