@@ -104,8 +104,19 @@ class ImageFeatures:
         return self.rows(rows.repeat_interleave(times))
 
 
+class _FormerNames:
+    """What fields were called before 0.2."""
+
+    boxes_cxcywh_norm: Tensor
+
+    @property
+    def boxes_cxcywh(self) -> Tensor:
+        """The former name of `boxes_cxcywh_norm`."""
+        return self.boxes_cxcywh_norm
+
+
 @dataclass
-class RegionPrompts:
+class RegionPrompts(_FormerNames):
     """Visual prompts of a batch, in the model's frame."""
 
     boxes_cxcywh_norm: Float[Tensor, "B K 4"]
@@ -160,7 +171,7 @@ class RegionPrompts:
 
 
 @dataclass
-class GrounderPrediction:
+class GrounderPrediction(_FormerNames):
     """What one decoder layer says about every query."""
 
     phrase_logits: Float[Tensor, "B Q G"]
@@ -204,7 +215,7 @@ class GrounderOutput(GrounderPrediction):
 
 
 @dataclass
-class VisualPromptPrediction:
+class VisualPromptPrediction(_FormerNames):
     """What one decoder layer says about every prompt; each prompt has T mask tokens."""
 
     boxes_cxcywh_norm: Float[Tensor, "B K T 4"]
