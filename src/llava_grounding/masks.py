@@ -258,7 +258,7 @@ class MaskRuns:
         column = (self.starts / heights).astype(np.int64)
         top = self.starts - column * heights
         bottom = top + (self.ends - self.starts)
-        whole = bottom > heights  # goes on from the foot of one column to the head of the next
+        whole = bottom > heights  # runs over the foot of one column into the head of the next
         left, right = column[begin], (self.ends[begin + self.num_runs[full] - 1] - 1) // self.sizes[full, 0] + 1
         low = np.minimum.reduceat(np.where(whole, 0, top), begin)
         high = np.maximum.reduceat(np.where(whole, heights, bottom), begin)

@@ -19,7 +19,6 @@ from hand_made import SCENES, sample
 from llava_grounding.cli.main import main
 from llava_grounding.data.readers.coco import PhotoPack
 from llava_grounding.data.readers.custom import CustomData
-from llava_grounding.data.readers.llava import LlavaDialogues
 from llava_grounding.data.readers.registry import READERS
 from llava_grounding.data.sample import Sample, mirror_sample
 from llava_grounding.dialogues.photos import photo_sample
@@ -37,37 +36,6 @@ from llava_grounding.train.batching.sources import (
     scenes_without_dialogues,
 )
 from tool_files import TOOLS
-
-
-class Numbered(LlavaDialogues):
-    """A reader of one's own, of pictures with lettering; one broken entry and it refuses all."""
-
-    may_be_mirrored = False
-
-    @classmethod
-    def from_files(cls, dialogues: Path, images: Path, strict: bool = True) -> LlavaDialogues:  # type: ignore[override]
-        data = super().from_files(dialogues, images)
-        if strict and data.dropped:
-            raise DataError("it is broken")
-        return data
-
-
-def test_a_reader_of_ones_own_says_whether_it_refuses_and_what_may_be_mirrored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(READERS, "numbered", Numbered)
-    values = source("llava") | {"kind": "numbered", "dialogue": {"mirror": 1.0}}
-    write_source(source("llava"), tmp_path)
-    opened = open_source(values, tmp_path)
-    assert isinstance(opened, Records)
-    assert opened.dialogue.mirror == 0
-    entries = json.loads((tmp_path / values["dialogues"]).read_text())
-    (tmp_path / values["dialogues"]).write_text(json.dumps([*entries, {"id": "x"}]))
-    with pytest.raises(DataError, match="it is broken"):
-        open_source(values, tmp_path)
-    lines: list[str] = []
-    assert not check_sources([values], tmp_path, lines.append)
-    assert any("left out, no image: 1" in line for line in lines)
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -150,20 +150,21 @@ class CellBytes:
 
 def _bytes_in(value: Any) -> bytes | None:
     """The encoded picture of a cell: bytes, an object with `bytes`, or a list of one of these."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, Mapping):
-        value = value.get("bytes")
+    value = _part(value, "bytes")
     return value if isinstance(value, bytes) else None
 
 
 def _name_in(value: Any) -> str | None:
     """What a cell calls its picture."""
+    value = _part(value, "path")
+    return value if isinstance(value, str) else None
+
+
+def _part(value: Any, key: str) -> Any:
+    """What an object has under a key, also one that is alone in a list; other values as they are."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    if isinstance(value, Mapping):
-        value = value.get("path")
-    return value if isinstance(value, str) else None
+    return value.get(key) if isinstance(value, Mapping) else value
 
 
 @lru_cache(maxsize=1)
