@@ -43,7 +43,7 @@ def chat_of(*samples: Sample, max_turns: int = 10, seed: int = 0) -> ChatBatch:
 
 def chosen_turns(*samples: Sample, max_turns: int = 10, seed: int = 0) -> list[list[Turn]]:
     rng = np.random.default_rng(seed)
-    return [choose_turns(one, max_turns, rng) for one in samples]
+    return [[turn for group in choose_turns(one, max_turns, rng) for turn in group] for one in samples]
 
 
 class TestClasses:
@@ -167,7 +167,7 @@ class TestChoosingTurns:
         counts = [replace(TURNS[1], question=f"How many cats of {number}?") for number in range(8)]
         one = sample(turns=(TURNS[0], *counts, TURNS[4]))
         rng = np.random.default_rng(0)
-        firsts = [choose_turns(one, 1, rng)[0].kind for _ in range(300)]
+        firsts = [choose_turns(one, 1, rng)[0][0].kind for _ in range(300)]
         shares = {kind: firsts.count(kind) / len(firsts) for kind in ("describe", "count", "absent")}
         assert shares["describe"] == pytest.approx(4 / 6, abs=0.09)
         assert shares["count"] == pytest.approx(1 / 6, abs=0.07)

@@ -77,6 +77,7 @@ CASES = [
     case("class_task", False, "plan", "trainable", "batches"),
     case("denoising", 3, "loss_config"),
     case("max_turns", 1, "batches", "validation"),
+    case("independent_turns", True, "batches"),
     case("max_tokens", 150, "batches", "validation"),
     case("loss_weights", {"giou": 0.5}, "loss_config"),
     case("matching_costs", {"giou": 0.5}, "loss_config"),

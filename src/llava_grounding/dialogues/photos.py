@@ -160,10 +160,12 @@ def _list_of(photo: _Photo, names: Sequence[str], question: str, kind: str) -> D
 
 
 def _describe_plain(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
-    if not photo.facts.captions:
-        return []
-    caption = tidy_caption(pick(photo.facts.captions, rng))
-    return [Draft(pick(DESCRIBE_QUESTIONS, rng), caption, kind="describe_plain")]
+    """Every caption by a person, for who takes several turns of a photo."""
+    captions = photo.facts.captions
+    return [
+        Draft(pick(DESCRIBE_QUESTIONS, rng), tidy_caption(captions[index]), kind="describe_plain")
+        for index in rng.permutation(len(captions))
+    ]
 
 
 def _count(photo: _Photo, rng: np.random.Generator) -> list[Draft]:

@@ -79,6 +79,7 @@ class TrainingSetup:
             max_tokens=longest_dialogue(self.model.config, recipe.max_tokens),
             seed=recipe.seed,
             point="prompts" in self.plan.tasks,
+            independent_turns=recipe.independent_turns,
         )
         portion = portion or Portion.of(recipe.batch_size, recipe.micro_batch_size)
         return BatchStream(self.mixture, maker, portion, recipe.steps, first_step)

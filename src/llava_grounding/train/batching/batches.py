@@ -25,6 +25,7 @@ from llava_grounding.processing.processor import EncodedImage, EncodedText, Llav
 from llava_grounding.processing.regions import EncodedPrompts
 from llava_grounding.processing.tokens import MarkupTokenizer
 from llava_grounding.structures import Message
+from llava_grounding.train.batching.independent_turns import Branches, collate_branches, join_texts
 from llava_grounding.train.batching.instance_prompts import instance_prompts, promptable
 from llava_grounding.train.batching.targets import UNLEARNT, GroundingTarget
 
@@ -86,6 +87,8 @@ class ChatBatch:
 
     images: dict[str, Tensor]
     texts: dict[str, Tensor]
+    """`input_ids`, `attention_mask` and `labels`, [B, T]; where turns do not see each other, `branches` and
+    `position_ids` as well."""
     prompts: RegionPrompts | None
     targets: list[GroundingTarget]
     """phrase_map over the `<seg>` tokens of the whole dialogue."""
@@ -134,6 +137,8 @@ class ChatItem:
     """(n, G) bool."""
     known: np.ndarray
     """(G,) bool: phrases whose instances are known."""
+    branches: Branches | None = None
+    """Where the text's positions belong, if its dialogues do not see each other."""
     pointed: tuple[list[int], EncodedPrompts] | None = None
     """Rows of instances, and a prompt for each."""
 
@@ -200,14 +205,17 @@ def class_batch(
     return ClassBatch(processor.collate_images(images), targets, masks, partly)
 
 
-def choose_turns(sample: Sample, max_turns: int, rng: np.random.Generator) -> list[Turn]:
+def choose_turns(sample: Sample, max_turns: int, rng: np.random.Generator) -> list[list[Turn]]:
     """A few turns in random order, every kind of question as likely as any other, descriptions more so.
 
-    Most questions can be answered from their own words; a description cannot, it is what makes a model look. A
-    follow-up stays behind the turn it refers to. A dialogue that has its order stays as it is.
+    Most questions can be answered from their own words; a description cannot, it is what makes a model look.
+
+    Returns:
+        Turns that belong together: a follow-up stays behind the turn it refers to, and a dialogue that has its order
+        stays whole.
     """
     if sample.ordered:
-        return list(sample.turns)
+        return [list(sample.turns)] if sample.turns else []
     groups: list[list[Turn]] = []
     for turn in sample.turns:
         if turn.kind == "followup" and groups:
@@ -219,11 +227,11 @@ def choose_turns(sample: Sample, max_turns: int, rng: np.random.Generator) -> li
     kinds = Counter(group[0].kind for group in groups)
     weights = np.array([_KIND_WEIGHTS.get(group[0].kind, 1.0) / kinds[group[0].kind] for group in groups])
     order = rng.choice(len(groups), size=len(groups), replace=False, p=weights / weights.sum())
-    chosen: list[Turn] = []
+    chosen: list[list[Turn]] = []
     for index in order:
-        if len(chosen) >= max_turns:
+        if sum(map(len, chosen)) >= max_turns:
             break
-        chosen += groups[index]
+        chosen.append(groups[index])
     return chosen
 
 
@@ -273,8 +281,12 @@ def chat_item(
     max_turns: int,
     rng: np.random.Generator,
     max_tokens: int | None = None,
+    independent: bool = False,
 ) -> ChatItem:
     """A few turns about an image, ready for a batch; turns that would make the dialogue too long are left out.
+
+    Args:
+        independent: turns do not see each other, except those that belong together.
 
     Raises:
         DataError: if the sample has no turns, or the first is too long by itself.
@@ -282,22 +294,47 @@ def chat_item(
     if not sample.turns:
         raise DataError(f"sample `{sample.id}` has no turns, so there is no dialogue to learn from")
     image = encode_sample_image(processor, sample)
-    turns = choose_turns(sample, max_turns, rng)
-    text = encode_dialogue(turns, processor, image.letterbox)
+    chosen = choose_turns(sample, max_turns, rng)
+    dialogues = chosen if independent else [[turn for group in chosen for turn in group]]
+
+    def first(count: int) -> tuple[list[list[Turn]], EncodedText, Branches | None]:
+        kept = _first_turns(dialogues, count)
+        return kept, *_encode_together(kept, processor, image.letterbox)
+
+    too_many = sum(map(len, dialogues))
+    kept, text, branches = first(too_many)
     if max_tokens is not None and len(text.input_ids) > max_tokens:
-        fitting, too_many = 0, len(turns)
+        fitting = 0
         while too_many - fitting > 1:  # by halves: a recorded dialogue may have thousands of turns
             count = (fitting + too_many) // 2
-            shorter = encode_dialogue(turns[:count], processor, image.letterbox)
-            if len(shorter.input_ids) <= max_tokens:
-                fitting, text = count, shorter
+            shorter = first(count)
+            if len(shorter[1].input_ids) <= max_tokens:
+                fitting, (kept, text, branches) = count, shorter
             else:
                 too_many = count
         if not fitting:
-            length = len(encode_dialogue(turns[:1], processor, image.letterbox).input_ids)
+            length = len(first(1)[1].input_ids)
             raise DataError(f"the dialogue of `{sample.id}` takes {length} tokens of {max_tokens} allowed")
-        turns = turns[:fitting]
-    return ChatItem(sample, image, text, *dialogue_phrase_map(turns, len(sample.instances)))
+    phrase_map, known = dialogue_phrase_map([turn for part in kept for turn in part], len(sample.instances))
+    return ChatItem(sample, image, text, phrase_map, known, branches)
+
+
+def _first_turns(dialogues: Sequence[list[Turn]], count: int) -> list[list[Turn]]:
+    """The first so many turns of several dialogues."""
+    kept: list[list[Turn]] = []
+    for turns in dialogues:
+        part = turns[: count - sum(map(len, kept))]
+        if part:
+            kept.append(part)
+    return kept
+
+
+def _encode_together(
+    dialogues: Sequence[list[Turn]], processor: LlavaGroundingProcessor, letterbox: Letterbox
+) -> tuple[EncodedText, Branches | None]:
+    """Dialogues about one image as one text, and where its positions belong if they are several."""
+    texts = [encode_dialogue(turns, processor, letterbox) for turns in dialogues]
+    return join_texts(texts, processor.tokens.ids.image) if len(texts) > 1 else (texts[0], None)
 
 
 def with_pointed(item: ChatItem, rng: np.random.Generator, settings: PromptSettings | None = None) -> ChatItem:
@@ -320,9 +357,13 @@ def collate_chat(
     phrase_mask = torch.zeros(len(items), max(len(item.known) for item in items), dtype=torch.bool)
     for row, item in enumerate(items):
         phrase_mask[row, : len(item.known)] = torch.from_numpy(item.known)
+    texts = processor.collate_texts([item.text for item in items])
+    if any(item.branches is not None for item in items):
+        alone = [item.branches or Branches.of_one(len(item.text.input_ids)) for item in items]
+        texts |= collate_branches(alone, texts["input_ids"].shape[1])
     return ChatBatch(
         images=processor.collate_images(images),
-        texts=processor.collate_texts([item.text for item in items]),
+        texts=texts,
         prompts=processor.collate_prompts([item.text.prompts for item in items]),
         targets=[grounding_target(item.sample, item.image.letterbox, item.phrase_map) for item in items],
         phrase_mask=phrase_mask,

@@ -87,12 +87,14 @@ class BatchMaker:
     seed: int
     point: bool = False
     """Whether things are pointed at, for the losses of the prompt encoder."""
+    independent_turns: bool = False
+    """See `Recipe`."""
 
     def item(self, sample: Sample, rng: np.random.Generator) -> Sample | ChatItem:
         """A sample made ready; raises DataError if nothing can be learnt from it."""
         if not self.chat:
             return sample
-        item = chat_item(sample, self.processor, self.max_turns, rng, self.max_tokens)
+        item = chat_item(sample, self.processor, self.max_turns, rng, self.max_tokens, self.independent_turns)
         return with_pointed(item, rng) if self.point else item
 
     def collate(self, items: list[Sample | ChatItem]) -> ChatBatch | ClassBatch:

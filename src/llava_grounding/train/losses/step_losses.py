@@ -14,6 +14,7 @@ from torch import Tensor
 from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingForConditionalGeneration
 from llava_grounding.model.placement import any_trainable
 from llava_grounding.train.batching.batches import ChatBatch, ClassBatch
+from llava_grounding.train.batching.independent_turns import branch_attention_mask
 from llava_grounding.train.losses.class_losses import ClassPhrases, class_losses
 from llava_grounding.train.losses.criteria import Criteria
 from llava_grounding.train.losses.prompt_losses import PromptCriterion
@@ -118,11 +119,15 @@ def read_dialogues(
 
     Only learnt positions are scored: [B, T, vocabulary] logits would be most of the memory, and nobody reads them.
     """
+    texts, attention_mask = batch.texts, batch.texts["attention_mask"]
+    if "branches" in texts:
+        attention_mask = branch_attention_mask(texts["branches"], next(model.language_model.parameters()).dtype)
     output = model(
-        input_ids=batch.texts["input_ids"],
+        input_ids=texts["input_ids"],
         grounder_pixel_values=batch.images["grounder_pixel_values"],
-        attention_mask=batch.texts["attention_mask"],
-        labels=batch.texts["labels"],
+        attention_mask=attention_mask,
+        position_ids=texts.get("position_ids"),
+        labels=texts["labels"],
         region_prompts=batch.prompts,
         image_features=features,
         use_cache=False,
