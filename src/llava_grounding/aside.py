@@ -1,4 +1,8 @@
-"""Writing aside: a hidden folder that is gone afterwards, also when the process that wrote into it was killed."""
+"""Writing aside: what is written appears under its name when it is whole and on the disk, or not at all.
+
+Whatever is written aside lies in a hidden folder that is gone afterwards, also when the process that wrote into it was
+killed: the next one that writes there removes it.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,48 @@ def aside_folder(folder: Path, name: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(place, ignore_errors=True)
         os.close(lock)
+
+
+@contextmanager
+def file_aside(path: Path) -> Iterator[Path]:
+    """A path to write a file at, which takes the place of `path` at the end; if the block raises, nothing changes."""
+    with aside_folder(path.parent, path.name) as folder:
+        yield folder / path.name
+        put(folder / path.name, path)
+    sync_folder(path.parent)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with file_aside(path) as aside:
+        aside.write_bytes(content)
+
+
+def put(aside: Path, path: Path) -> None:
+    """Rename a file that was written aside once the disk has it; its folder remains to be synchronised."""
+    sync(aside)
+    aside.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file: renamed before that, it could be empty after a failure of the machine."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Wait until the disk has everything in a folder."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder outlast a failure of the machine, where the system can."""
+    with suppress(OSError):
+        sync(folder)
 
 
 def _remove_if_left(path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,4 +90,25 @@ def test_a_file_of_another_run_is_named_and_nothing_of_it_is_taken(tmp_path: Pat
     assert row.state == "batch"
     with pytest.raises(DataError, match=r"line 1 must be a result with `custom_id`, got \{'id': 3\}"):
         import_batch(save(tmp_path / "s.jsonl", [{"id": 3}]), store, "m")
+    store.close()
+
+
+def test_a_batch_file_is_on_the_disk_before_its_requests_are_noted_and_half_a_one_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[object] = []
+    fsync, folder = os.fsync, tmp_path / "out"
+
+    def ending() -> Iterator[tuple[str, str]]:
+        yield "00", "{}"
+        raise RuntimeError("the source ends")
+
+    store = Store(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append(os.fstat(handle).st_ino), fsync(handle))[1])
+    monkeypatch.setattr(store, "exported", lambda keys, model: done.append(set(keys)))
+    ((path, _),) = write_batches([("00", "{}")], folder, "m", store)
+    assert done == [path.stat().st_ino, folder.stat().st_ino, {"00"}]
+    with pytest.raises(RuntimeError, match="the source ends"):
+        write_batches(ending(), folder, "m", store)
+    assert list(folder.iterdir()) == [path]
     store.close()

@@ -42,10 +42,10 @@ def test_no_file_of_a_run_is_another_one(name: str, link: Callable[[Path, Path],
 @pytest.mark.parametrize("link", LINKS, ids=["hard", "symbolic"])
 def test_a_recipe_is_not_written_through_a_link(link: Callable[[Path, Path], None], data: Path) -> None:
     folder = data.parent / "run"
-    link(data, folder / ".recipe.json.removed")
+    link(data, folder / "recipe.json")
     write_recipe(folder, STAGE)
     assert ((folder / "recipe.json").read_text(), data.read_text()) == (STAGE, TEXT)
-    link(data, folder / ".recipe.json.removed")
+    link(data, folder / ".best.removed")
     (folder / ".writing").symlink_to(data.parent)
     hold(folder)
     assert ([path.name for path in folder.iterdir()], data.read_text()) == (["recipe.json"], TEXT)

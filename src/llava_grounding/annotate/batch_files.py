@@ -17,6 +17,7 @@ from llava_grounding.annotate.json_stream import iter_rows
 from llava_grounding.annotate.rounds import ModelSettings, next_step
 from llava_grounding.annotate.samples import Unusable
 from llava_grounding.annotate.tasks import AnnotationTask
+from llava_grounding.aside import file_aside
 from llava_grounding.endpoints.asking import Pending
 from llava_grounding.endpoints.limits import guess_tokens
 from llava_grounding.endpoints.store import Store
@@ -68,10 +69,9 @@ def write_batches(lines: Iterable[tuple[str, str]], folder: Path, model: str, st
     following = next(iterator, None)
     while following is not None:
         path = _free_name(folder)
-        aside = path.with_name(f".{path.name}.part")
         keys: dict[str, str] = {}
         size = 0
-        with aside.open("wb") as file:
+        with file_aside(path) as aside, aside.open("wb") as file:
             while following is not None and len(keys) < MAX_REQUESTS:
                 data = f"{following[1]}\n".encode()
                 if keys and size + len(data) > MAX_BYTES:
@@ -80,7 +80,6 @@ def write_batches(lines: Iterable[tuple[str, str]], folder: Path, model: str, st
                 size += len(data)
                 keys[following[0]] = path.name
                 following = next(iterator, None)
-        aside.replace(path)
         store.exported(keys, model)
         written.append((path, len(keys)))
     return written

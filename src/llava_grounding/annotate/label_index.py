@@ -7,7 +7,6 @@ business: rows come back as small instances files of a few images. Knows no text
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.annotate.json_stream import Row, iter_rows
+from llava_grounding.aside import file_aside
 from llava_grounding.data.image_names import coco_number
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.plain_files import file_hash
@@ -136,16 +136,11 @@ def open_index(instances: Path, folder: Path) -> LabelIndex:
     digest = file_hash(instances)
     path = folder / f"labels-{digest[:16]}-{_FORMAT}.sqlite"
     if not path.exists():
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        aside.unlink(missing_ok=True)
         try:
-            with closing(sqlite3.connect(aside)) as db:
+            with file_aside(path) as aside, closing(sqlite3.connect(aside)) as db:
                 _build(db, instances, digest)
-            aside.replace(path)
         except sqlite3.Error as error:
             raise DataError(f"cannot write the index of {instances} into {folder}: {error}") from error
-        finally:
-            aside.unlink(missing_ok=True)
     return LabelIndex(path, instances)
 
 

@@ -20,6 +20,7 @@ from llava_grounding.annotate.assemble import read_manifest
 from llava_grounding.annotate.json_stream import Row, iter_rows
 from llava_grounding.annotate.label_index import LabelIndex, open_index
 from llava_grounding.annotate.write import INSTANCES, MARKS, JsonList
+from llava_grounding.aside import aside_folder, put, sync_folder
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.mark_drawing import MarkedPicture
 from llava_grounding.data.readers.set_of_mark import SetOfMarkDialogues
@@ -57,27 +58,27 @@ def write_marked_pictures(
     read_manifest(folder)
     (out / PICTURES).mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
-    aside = out / f".{MARKS}"
-    aside.unlink(missing_ok=True)
-    file = JsonList(aside)
-    try:
-        with closing(open_index(folder / INSTANCES, work)) as index:
+    with aside_folder(out, MARKS) as aside, closing(open_index(folder / INSTANCES, work)) as index:
+        file = JsonList(aside / MARKS)
+        try:
             for row, record in islice(_records(folder, index, images), limit):
                 number = int(record.image_id)
                 drawn = "\n".join([row.text, index.image_row(number), *index.annotation_rows(number)])
                 name = f"{PICTURES}/{hashlib.sha256(drawn.encode()).hexdigest()[:20]}.jpg"
                 if not (out / name).exists():
-                    _draw(record, out / name)
+                    (aside / "drawn").write_bytes(_drawn(record))
+                    put(aside / "drawn", out / name)
                 kept = {key: value for key, value in row.value.items() if key != "marks"}
                 file.add({**kept, "image": name})
                 tell(file.count)
-    except BaseException:
-        file.abandon()
-        aside.unlink()
-        raise
-    file.close()
-    aside.replace(out / MARKS)
-    return file.count
+        except BaseException:
+            file.abandon()
+            raise
+        file.close()
+        sync_folder(out / PICTURES)
+        put(aside / MARKS, out / MARKS)
+        sync_folder(out)
+        return file.count
 
 
 def _records(folder: Path, index: LabelIndex, images: ImageStore) -> Iterator[tuple[Row, Record]]:
@@ -98,12 +99,10 @@ def _image(folder: Path, row: Row) -> str:
     return image
 
 
-def _draw(record: Record, path: Path) -> None:
+def _drawn(record: Record) -> bytes:
     drawn: Any = record.read_bytes
     if not isinstance(drawn, MarkedPicture):
         raise DataError(f"{record.id} has no marks to be drawn")
     stream = io.BytesIO()
     Image.fromarray(drawn.pixels()).save(stream, "JPEG", quality=_QUALITY, subsampling=0)
-    aside = path.with_suffix(".part")
-    aside.write_bytes(stream.getvalue())
-    aside.replace(path)
+    return stream.getvalue()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.aside import aside_folder
+from llava_grounding.aside import write_file
 from llava_grounding.data.images import parse_json
 from llava_grounding.errors import DataError, shown
 
@@ -23,12 +22,7 @@ def write_aside(path: Path, content: bytes) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside_folder(path.parent, path.name) as aside:
-            with (aside / "content").open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            (aside / "content").replace(path)
+        write_file(path, content)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from error
 

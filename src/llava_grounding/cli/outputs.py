@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from llava_grounding.aside import aside_folder, umask
+from llava_grounding.aside import aside_folder, sync_folder, sync_tree, umask, write_file
 from llava_grounding.errors import UsageError, quoted
 
 Inputs = Iterable[tuple[str, str | os.PathLike[str]]]
@@ -138,16 +138,13 @@ def _write_one(path: Path, content: bytes) -> None:
             os.set_blocking(file.fileno(), True)
             file.write(content)
         return
-    with aside_folder(path.parent, path.name) as aside:
-        _write_synced(aside / path.name, content)
-        (aside / path.name).replace(path)
-    _sync_folder(path.parent)
+    write_file(path, content)
 
 
 def _write_set(folder: Path, contents: Mapping[str, bytes]) -> None:
     with exchanged_files(folder, contents) as aside:
         for name, content in contents.items():
-            _write_synced(aside / name, content)
+            (aside / name).write_bytes(content)
 
 
 @contextmanager
@@ -166,16 +163,16 @@ def exchanged_files(folder: Path, names: Iterable[str]) -> Iterator[Path]:
         if _may_be_exchanged(folder, named):
             with aside_folder(folder.parent, folder.name) as aside:
                 yield aside
-                _sync_all(aside)
+                sync_tree(aside)
                 if _exchange(aside, folder, named):
-                    _sync_folder(folder.parent)
+                    sync_folder(folder.parent)
                     return
                 _replace_one_by_one(aside, folder, named)
             return
         folder.mkdir(exist_ok=True)
         with aside_folder(folder, named[0]) as aside:
             yield aside
-            _sync_all(aside)
+            sync_tree(aside)
             _replace_one_by_one(aside, folder, named)
 
 
@@ -198,7 +195,7 @@ def _replace_one_by_one(aside: Path, folder: Path, names: Iterable[str]) -> None
     for name in reversed(list(names)):
         if (aside / name).exists():
             (aside / name).replace(folder / name)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _may_be_exchanged(folder: Path, names: Collection[str]) -> bool:
@@ -241,34 +238,6 @@ def _swap(one: Path, other: Path) -> bool:
     if hasattr(library, "renamex_np"):  # macOS
         return library.renamex_np(first, second, _EXCHANGE) == 0
     return False
-
-
-def _sync_all(folder: Path) -> None:
-    """Make what was written into a folder outlast a failure of the machine."""
-    for path in folder.iterdir():
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    _sync_folder(folder)
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder outlast a failure of the machine, where the system can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:

@@ -1,7 +1,6 @@
 """Writes a checkpoint's folder: all of it or nothing, and weights tensor by tensor, so that none waits in memory."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from llava_grounding.aside import aside_folder, umask
+from llava_grounding.aside import aside_folder, sync_folder, sync_tree, umask
 from llava_grounding.errors import CheckpointError, UsageError
 
 Entry = tuple[str, tuple[int, ...], torch.dtype]
@@ -39,7 +38,9 @@ def new_folder(out: Path) -> Iterator[Path]:
         try:
             yield aside
             aside.chmod(0o777 & ~umask())
+            sync_tree(aside)
             aside.replace(out)  # takes the place of an empty folder, and of nothing else
+            sync_folder(out.parent)
         except OSError as error:
             raise CheckpointError(f"`{out}` cannot be written: {error.strerror or error}") from error
 
@@ -111,7 +112,7 @@ class WeightWriter:
             file.write(part.view(torch.uint8).numpy().data)
 
     def finish(self) -> None:
-        """Have everything on the disk.
+        """Hand over what is still buffered.
 
         Raises:
             AssertionError: if a tensor was not written.
@@ -119,7 +120,6 @@ class WeightWriter:
         assert not self._waiting, f"not written: {sorted(self._waiting)[:3]}"
         for file in self._files:
             file.flush()
-            os.fsync(file.fileno())
 
     def close(self) -> None:
         """Close the files."""

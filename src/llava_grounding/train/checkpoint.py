@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.tensor import DTensor
 
-from llava_grounding.aside import share
+from llava_grounding.aside import share, sync_tree
 from llava_grounding.checkpoint_files import plain_bytes, plain_file, weight_files
 from llava_grounding.checkpoints import without_progress_bars
 from llava_grounding.errors import CheckpointError, quoted
@@ -83,21 +83,11 @@ def save_whole(
         if metrics is not None:
             (aside / VALIDATION_FILE).write_text(json.dumps(dict(metrics)) + "\n", encoding="utf-8")
         share(aside)
-        settle(aside)
+        sync_tree(aside)
     if folder.exists():
         folder.replace(old)
     aside.replace(folder)
     remove(old)
-
-
-def settle(folder: Path) -> None:
-    """Wait until the disk has everything in a folder: renamed before that, it could be empty after a power cut."""
-    for place in (*folder.rglob("*"), folder):
-        handle = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def remove(leftover: Path) -> None:

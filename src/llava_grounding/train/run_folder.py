@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from llava_grounding.aside import write_file
 from llava_grounding.errors import UsageError
 from llava_grounding.train.checkpoint import REMOVED, WRITING, checkpoints, numbered, recover, remove
 
@@ -182,8 +183,4 @@ def _end_last_line(log: Path) -> None:
 
 def write_recipe(folder: Path, text: str) -> None:
     """Replace the recipe's values, whole or not at all."""
-    aside = folder / f".{RECIPE_FILE}{REMOVED}"
-    remove(aside)  # a link there would lead the values elsewhere
-    with aside.open("x", encoding="utf-8") as file:
-        file.write(text)
-    aside.replace(folder / RECIPE_FILE)
+    write_file(folder / RECIPE_FILE, text.encode())

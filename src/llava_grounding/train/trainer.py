@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from llava_grounding.aside import sync_tree
 from llava_grounding.errors import DataError
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.batching.stream import BatchStream, Delivery, SkippedSamples, batch_loader
@@ -34,7 +35,6 @@ from llava_grounding.train.checkpoint import (
     remove_old,
     save_training_module,
     save_whole,
-    settle,
     writing,
 )
 from llava_grounding.train.losses.class_losses import ClassPhrases
@@ -264,7 +264,7 @@ class GroundingTrainer(Trainer):
             name = f"checkpoint-{self.state.global_step}"
             with writing(name, aside):
                 note_contents(aside / name)
-                settle(aside)
+                sync_tree(aside)
             discard(folder / name)
             (aside / name).replace(folder / name)
             aside.rmdir()

@@ -6,13 +6,12 @@ aside first and then put in place, what is put last being there only when all of
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from llava_grounding.aside import aside_folder
+from llava_grounding.aside import aside_folder, sync_tree
 from llava_grounding.data.images import stays_inside
 from llava_grounding.errors import ConfigError, UsageError, did_you_mean, quoted
 from llava_grounding.labelling.labels import LabelledPhoto, json_text
@@ -156,7 +155,7 @@ def write_export(exporter: Exporter, labelled: LabelledSet, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with aside_folder(out.parent, out.name) as aside:
         exporter.write(labelled, aside, out.name)
-        _sync(aside)
+        sync_tree(aside)
         names = exporter.entries(out.name)
         if not exporter.is_folder:
             for name in names:
@@ -175,17 +174,6 @@ def write_export(exporter: Exporter, labelled: LabelledSet, out: Path) -> None:
         for name in names:
             if (aside / name).exists():
                 (aside / name).rename(out / name)
-
-
-def _sync(folder: Path) -> None:
-    """Make all files below a folder outlast a failure of the machine."""
-    for root, _, files in os.walk(folder):
-        for name in files:
-            handle = os.open(os.path.join(root, name), os.O_RDONLY)  # noqa: PTH118  many files
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
 
 
 __all__ = [
