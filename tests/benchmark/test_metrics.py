@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llava_grounding.benchmark.captions import ObjectCounts, cider_d, count_objects
+from llava_grounding.benchmark.captions import cider_d
 from llava_grounding.benchmark.metrics import (
     bootstrap_interval,
     box_hits_at_50,
-    count_yes_no,
-    cumulative_iou,
     exact_match,
     first_number,
     grounding_statistics,
     mask_overlap,
-    mean_iou,
+    overlap_iou,
     parse_yes_no,
     share_statistic,
     words_among,
+    yes_no_row,
 )
+from llava_grounding.benchmark.scores import SampleScore, metrics_of, yes_no
 from llava_grounding.matching import GroundingCounts, harmonic_mean, match_one_to_one
 
 
@@ -104,11 +104,7 @@ def test_mean_and_cumulative_mask_overlap_weigh_differently() -> None:
     large[:, :8] = True
     overlaps = [mask_overlap(small, small), mask_overlap(large[:, ::-1], large), mask_overlap(None, small)]
     assert overlaps == [(2, 2), (60, 100), (0, 2)]
-    assert mean_iou(overlaps) == pytest.approx((1 + 0.6 + 0) / 3)
-    assert cumulative_iou(overlaps) == pytest.approx(62 / 104)
-    assert mean_iou([]) is None
-    assert cumulative_iou([]) is None
-    assert mean_iou([(0, 0)]) == 1.0
+    assert [overlap_iou(*one) for one in (*overlaps, (0, 0))] == [1.0, 0.6, 0.0, 1.0]
 
 
 def test_yes_and_no_are_read_from_sentences() -> None:
@@ -120,14 +116,20 @@ def test_yes_and_no_are_read_from_sentences() -> None:
 
 def test_yes_no_counts_by_hand() -> None:
     answers = ["Yes.", "yes", "No.", "no", "Maybe.", "Yes!"]
-    counts = count_yes_no(answers, [True, False, False, True, True, True])
-    assert (counts.true_yes, counts.false_yes, counts.true_no, counts.false_no) == (2, 1, 1, 1)
-    assert (counts.unparsable, counts.unparsable_yes, counts.total) == (1, 1, 6)
-    assert counts.accuracy == pytest.approx(3 / 6)
-    assert counts.precision == pytest.approx(2 / 3)
-    assert counts.recall == pytest.approx(2 / 4)
-    assert counts.f1 == pytest.approx(4 / 7)
-    assert counts.yes_share == pytest.approx(3 / 6)
+    truths = [True, False, False, True, True, True]
+    rows = [yes_no_row(parse_yes_no(said), truth) for said, truth in zip(answers, truths, strict=True)]
+    assert np.sum(rows, axis=0).tolist() == [2, 1, 1, 1, 0, 1]
+    scores = [SampleScore(str(number), str(number), rows={"all": row}) for number, row in enumerate(rows)]
+    values = {metric.name: metric.value for metric in metrics_of(scores, yes_no("test", "all"))}
+    assert values == pytest.approx(
+        {
+            "test accuracy": 3 / 6,
+            "test precision": 2 / 3,
+            "test recall": 2 / 4,
+            "test F1": 4 / 7,
+            "test share of yes": 3 / 6,
+        }
+    )
 
 
 def test_short_answers_match_whatever_their_case_articles_and_punctuation() -> None:
@@ -171,15 +173,6 @@ def test_cider_ignores_what_every_image_says_and_takes_the_mean_of_references() 
     assert cider_d(["red dog", "x"], [["red dog", "blue cow"], ["cat"]])[0] == pytest.approx(10 * 2 / 4 / 2)
     assert cider_d(["red dog"], [["red dog"]]) == [0.0]
     assert cider_d([], []) == []
-
-
-def test_objects_are_counted_by_category() -> None:
-    counts = count_objects(frozenset({"dog", "cat"}), frozenset({"dog", "car", "bus"}))
-    assert counts == ObjectCounts(2, 3, 1)
-    assert counts.precision == 0.5
-    assert counts.recall == pytest.approx(1 / 3)
-    assert counts.f1 == pytest.approx(0.4)
-    assert ObjectCounts().precision is None
 
 
 def test_the_bootstrap_is_seeded_and_covers_the_value() -> None:

@@ -1,6 +1,6 @@
-"""How good a description is as text: CIDEr-D and METEOR against sentences by people, which labelled things it names.
+"""How good a description is as text: CIDEr-D and METEOR against sentences by people.
 
-Knows no images; categories are found in text by `language/nouns.py`.
+Knows no images.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llava_grounding.language.nouns import plural
-from llava_grounding.matching import harmonic_mean, ratio
 
 MAX_N = 4
 _SIGMA = 6.0
@@ -25,41 +24,8 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 Ngrams = Counter[tuple[str, ...]]
 
 
-@dataclass(frozen=True)
-class ObjectCounts:
-    """Categories a text speaks of against those that are there; 1 - precision is CHAIR (arXiv:1809.02156)."""
-
-    num_mentioned: int = 0
-    num_present: int = 0
-    num_right: int = 0
-
-    def __add__(self, other: ObjectCounts) -> ObjectCounts:
-        return ObjectCounts(
-            self.num_mentioned + other.num_mentioned,
-            self.num_present + other.num_present,
-            self.num_right + other.num_right,
-        )
-
-    @property
-    def precision(self) -> float | None:
-        return ratio(self.num_right, self.num_mentioned)
-
-    @property
-    def recall(self) -> float | None:
-        return ratio(self.num_right, self.num_present)
-
-    @property
-    def f1(self) -> float:
-        return harmonic_mean(self.precision, self.recall)
-
-
-def count_objects(mentioned: frozenset[str], present: frozenset[str]) -> ObjectCounts:
-    """Counts of one text."""
-    return ObjectCounts(len(mentioned), len(present), len(mentioned & present))
-
-
 def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """CIDEr-D of each evaluator, 0 to 10; weights come from all references given, one group per image.
+    """CIDEr-D of each candidate, 0 to 10; weights come from all references given, one group per image.
 
     With a single image every n-gram is in every image, so all weights and the score are 0.
 

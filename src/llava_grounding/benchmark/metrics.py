@@ -14,49 +14,11 @@ import numpy as np
 
 from llava_grounding.geometry import box_iou
 from llava_grounding.language.nouns import parse_number
-from llava_grounding.matching import harmonic_mean, hits, ratio
+from llava_grounding.matching import hits
 
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 _ARTICLES = frozenset({"a", "an", "the"})
-
-
-@dataclass(frozen=True)
-class YesNoCounts:
-    """Answers to yes/no questions; what is neither yes nor no is wrong, and counted."""
-
-    true_yes: int = 0
-    false_yes: int = 0
-    true_no: int = 0
-    false_no: int = 0
-    unparsable: int = 0
-    unparsable_yes: int = 0
-
-    @property
-    def total(self) -> int:
-        return self.true_yes + self.false_yes + self.true_no + self.false_no + self.unparsable
-
-    @property
-    def accuracy(self) -> float | None:
-        return ratio(self.true_yes + self.true_no, self.total)
-
-    @property
-    def precision(self) -> float | None:
-        return ratio(self.true_yes, self.true_yes + self.false_yes)
-
-    @property
-    def recall(self) -> float | None:
-        return ratio(self.true_yes, self.true_yes + self.false_no + self.unparsable_yes)
-
-    @property
-    def f1(self) -> float:
-        """Of the answer `yes`, as in POPE (arXiv:2305.10355)."""
-        return harmonic_mean(self.precision, self.recall)
-
-    @property
-    def yes_share(self) -> float | None:
-        """How often the answer is yes; far from the truth's share shows a bias."""
-        return ratio(self.true_yes + self.false_yes, self.total)
 
 
 @dataclass(frozen=True)
@@ -90,16 +52,9 @@ def mask_overlap(predicted: np.ndarray | None, truth: np.ndarray) -> tuple[int, 
     return int(np.count_nonzero(predicted & truth)), int(np.count_nonzero(predicted | truth))
 
 
-def mean_iou(overlaps: Sequence[tuple[int, int]]) -> float | None:
-    """Mean over phrases of intersection / union; two empty masks agree."""
-    if not overlaps:
-        return None
-    return float(np.mean([both / either if either else 1.0 for both, either in overlaps]))
-
-
-def cumulative_iou(overlaps: Sequence[tuple[int, int]]) -> float | None:
-    """Sum of the intersections / sum of the unions: large things weigh more."""
-    return ratio(sum(both for both, _ in overlaps), sum(either for _, either in overlaps))
+def overlap_iou(both: int, either: int) -> float:
+    """Intersection over union of an overlap; two empty masks agree."""
+    return both / either if either else 1.0
 
 
 def parse_yes_no(answer: str) -> bool | None:
@@ -108,18 +63,10 @@ def parse_yes_no(answer: str) -> bool | None:
     return None if match is None else match.group(1).lower() == "yes"
 
 
-def count_yes_no(answers: Sequence[str], truths: Sequence[bool]) -> YesNoCounts:
-    """Counts of free-text answers against the truth."""
-    said = [parse_yes_no(answer) for answer in answers]
-    pairs = list(zip(said, truths, strict=True))
-    return YesNoCounts(
-        true_yes=sum(s is True and t for s, t in pairs),
-        false_yes=sum(s is True and not t for s, t in pairs),
-        true_no=sum(s is False and not t for s, t in pairs),
-        false_no=sum(s is False and t for s, t in pairs),
-        unparsable=sum(s is None for s, _ in pairs),
-        unparsable_yes=sum(s is None and t for s, t in pairs),
-    )
+def yes_no_row(said: bool | None, truth: bool) -> tuple[float, ...]:
+    """One answer as (true yes, false yes, true no, false no, unparsable no, unparsable yes); None is unparsable."""
+    place = {(True, True): 0, (True, False): 1, (False, False): 2, (False, True): 3, (None, False): 4, (None, True): 5}
+    return tuple(float(place[said, truth] == column) for column in range(len(place)))
 
 
 def normalise_answer(text: str) -> str:
@@ -188,9 +135,14 @@ def grounding_statistics(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     predicted, truths, tp_predicted, tp_truths = sums.T
     with np.errstate(divide="ignore", invalid="ignore"):
         precision, recall = tp_predicted / predicted, tp_truths / truths
-        p, r = np.nan_to_num(precision), np.nan_to_num(recall)
-        f1 = np.where(p + r > 0, 2 * p * r / (p + r), 0.0)
-    return precision, recall, f1
+    return precision, recall, f1_statistic(precision, recall)
+
+
+def f1_statistic(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """Harmonic mean of both (draws,); an undefined part counts as 0, so silence scores 0."""
+    p, r = np.nan_to_num(precision), np.nan_to_num(recall)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(p + r > 0, 2 * p * r / (p + r), 0.0)
 
 
 def share_statistic(sums: np.ndarray) -> np.ndarray:

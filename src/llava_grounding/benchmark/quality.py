@@ -1,7 +1,7 @@
 """The quality report of the small model: one item per sample, the same for the model and for baselines that are blind.
 
 Asks a chat (anything with the `Chat` protocol) about unseen drawn scenes or held-out photos and hands the answers to
-the tally. Knows no tensors; the judge is `judge.py`, the arithmetic `metrics.py`.
+`quality_statistics`. Knows no tensors; the judge is `judge.py`, the arithmetic `metrics.py` and `scores.py`.
 """
 
 from __future__ import annotations
@@ -17,18 +17,37 @@ from PIL.Image import Image
 
 import llava_grounding
 from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline, Request
-from llava_grounding.benchmark.captions import ObjectCounts, count_objects
 from llava_grounding.benchmark.judge import Judgement, judge_answer
 from llava_grounding.benchmark.metrics import (
     box_hits_at_50,
     exact_match,
     first_number,
     mask_overlap,
+    overlap_iou,
     parse_yes_no,
     words_among,
+    yes_no_row,
+)
+from llava_grounding.benchmark.quality_statistics import (
+    BY_BOX,
+    BY_MASK,
+    IN_WORDS,
+    MASK_IOU,
+    NOT_JUDGED,
+    OBJECTS_PRECISION,
+    OBJECTS_RECALL,
+    PLAIN,
+    REFERRING_BOX,
+    REFERRING_CIOU,
+    REFERRING_MASK,
+    SECONDS,
+    SHORT,
+    SOURCE,
+    YES_NO,
+    ImageCounts,
+    summarise,
 )
 from llava_grounding.benchmark.report import Report
-from llava_grounding.benchmark.tally import ImageTally, summarise
 from llava_grounding.data.readers.coco import PhotoPack
 from llava_grounding.data.record import Record
 from llava_grounding.data.sample import Sample, Turn
@@ -186,10 +205,10 @@ _PHOTO_NOTE = "Regions whose phrase names only categories that were not labelled
 def _evaluate(
     run: _Run, systems: Mapping[str, Chat], items: Iterable[EvalItem], on_progress: Progress | None
 ) -> Report:
-    tallies: dict[str, list[ImageTally]] = {name: [] for name in systems}
+    counts: dict[str, list[ImageCounts]] = {name: [] for name in systems}
     for done, item in enumerate(items, start=1):
         for name, chat in systems.items():
-            tallies[name].append(evaluate_item(chat, item))
+            counts[name].append(evaluate_item(chat, item))
         if on_progress is not None:
             on_progress(done, run.num_images)
     return Report(
@@ -200,19 +219,19 @@ def _evaluate(
         model=run.model,
         model_hash=run.model_hash,
         version=llava_grounding.__version__,
-        results=tuple(summarise(name, tallies[name], run.seed) for name in systems),
+        results=tuple(summarise(name, counts[name], run.seed) for name in systems),
         notes=(*_NOTES, _PHOTO_NOTE) if run.task == "photos" else _NOTES,
     )
 
 
-def evaluate_item(chat: Chat, item: EvalItem) -> ImageTally:
+def evaluate_item(chat: Chat, item: EvalItem) -> ImageCounts:
     """Puts one image's questions to a chat; a question it fails on with one of our errors counts as not answered."""
     evaluator = _Evaluator(chat, item.sample.image)
     _describe(evaluator, item)
     _refer(evaluator, item)
     _short_answers(evaluator, item)
     _polls(evaluator, item)
-    return evaluator.tally
+    return evaluator.counts
 
 
 @dataclass
@@ -221,7 +240,7 @@ class _Evaluator:
 
     chat: Chat
     image: np.ndarray
-    tally: ImageTally = field(default_factory=ImageTally)
+    counts: ImageCounts = field(default_factory=ImageCounts)
 
     def ask(
         self, question: str, prompts: tuple[VisualPrompt, ...] = (), grounded: bool = True
@@ -238,55 +257,59 @@ class _Evaluator:
         return self._counted(len(phrases), lambda: self.chat.ground(self.image, phrases)) if phrases else []
 
     def _counted(self, count: int, work: Callable[[], Sequence[_T]]) -> list[_T | None]:
-        self.tally.asked += count
+        self.counts.asked += count
         try:
             answers: list[_T | None] = list(work())
         except LlavaGroundingError:
             return [None] * count
-        self.tally.answered += len(answers)
+        self.counts.answered += len(answers)
         return answers
 
 
 def _describe(evaluator: _Evaluator, item: EvalItem) -> None:
     """The grounded description: its regions, the things it speaks of, its words; and one without regions, its words."""
-    sample, tally = item.sample, evaluator.tally
+    sample, counts = item.sample, evaluator.counts
     start = time.perf_counter()
     answer = evaluator.ask(DESCRIBE)
-    tally.seconds.append(time.perf_counter() - start)
+    counts.add(SECONDS, time.perf_counter() - start, 1)
     if answer is None:
         answer = GroundedAnswer("", (), sample.image_size_wh, "", "", 0, 0)
-    tally.description, tally.references = answer.text, item.references
+    counts.description, counts.references = answer.text, item.references
     plain = evaluator.ask(DESCRIBE, grounded=False) if item.references else None
-    tally.plain_description = "" if plain is None else plain.text
-    tally.objects = _named_objects(answer.text, item)
+    counts.plain_description = "" if plain is None else plain.text
+    _count_objects(counts, answer.text, item)
     if not sample.instances:
         return
     judged = judge_answer(answer, sample.instances, sample.masks, item.words, sample.exhaustive)
-    tally.grounding, tally.mask_ious, tally.unjudged = judged.counts, judged.mask_ious, judged.unjudged
-    tally.source, tally.doubtful = item.source, answer.doubtful
-    _enter_regions(tally, answer, judged, sample)
+    counts.add(BY_BOX, *judged.counts.row())
+    counts.add(f"{SOURCE}{item.source}", *judged.counts.row())
+    for iou in judged.mask_ious:
+        counts.add(MASK_IOU, iou, 1)
+    if judged.unjudged:
+        counts.add(NOT_JUDGED, judged.unjudged)
+    _enter_regions(counts, answer, judged, sample)
     if all(instance.has_mask for instance in sample.instances):
         by_mask = judge_answer(answer, sample.instances, sample.masks, item.words, sample.exhaustive, "mask")
-        tally.grounding_by_mask = by_mask.counts
+        counts.add(BY_MASK, *by_mask.counts.row())
 
 
-def _enter_regions(tally: ImageTally, answer: GroundedAnswer, judged: Judgement, sample: Sample) -> None:
+def _enter_regions(counts: ImageCounts, answer: GroundedAnswer, judged: Judgement, sample: Sample) -> None:
     """How sure each judged region was, and how large what was found and missed."""
     right = {(phrase, region) for phrase, region, _ in judged.pairs}
     for place, phrase in enumerate(answer.phrases):
         if place not in judged.left_out:
-            tally.scores += [
-                (region.score, phrase.doubtful, (place, number) in right)
-                for number, region in enumerate(phrase.regions)
-            ]
+            for number, region in enumerate(phrase.regions):
+                counts.add_region(region.score, phrase.doubtful, (place, number) in right)
+    counts.add_doubt(answer.doubtful)
     found = {instance for _, _, instance in judged.pairs}
     width, height = sample.image_size_wh
     shares = box_area(np.stack([instance.box_xyxy for instance in sample.instances])) / (width * height)
-    tally.sizes += [(float(share), index in found) for index, share in enumerate(shares)]
+    for index, share in enumerate(shares):
+        counts.add_size(float(share), index in found)
 
 
-def _named_objects(text: str, item: EvalItem) -> ObjectCounts:
-    """Categories the text names against those present; what nobody labelled is left out."""
+def _count_objects(counts: ImageCounts, text: str, item: EvalItem) -> None:
+    """Enter the categories that the text names against those present; what nobody labelled is left out."""
     present = frozenset(instance.category for instance in item.sample.instances)
     exhaustive = item.sample.exhaustive
     named: set[str] = set()
@@ -294,7 +317,9 @@ def _named_objects(text: str, item: EvalItem) -> ObjectCounts:
         here = [name for name in mention.categories if name in present]
         judgeable = [name for name in mention.categories if exhaustive is None or name in exhaustive]
         named.update(here or judgeable[:1])
-    return count_objects(frozenset(named), present)
+    right = len(named & present)
+    counts.add(OBJECTS_PRECISION, right, len(named))  # 1 - precision is CHAIR (arXiv:1809.02156)
+    counts.add(OBJECTS_RECALL, right, len(present))
 
 
 def _refer(evaluator: _Evaluator, item: EvalItem) -> None:
@@ -304,9 +329,12 @@ def _refer(evaluator: _Evaluator, item: EvalItem) -> None:
     for phrase, (_, index) in zip(found, referring, strict=True):
         best = phrase.regions[0] if phrase is not None and phrase.regions else None
         instance = item.sample.instances[index]
-        evaluator.tally.hits += box_hits_at_50([None if best is None else best.box_xyxy], [instance.box_xyxy])
+        (hit,) = box_hits_at_50([None if best is None else best.box_xyxy], [instance.box_xyxy])
+        evaluator.counts.add(REFERRING_BOX, hit, 1)
         if instance.has_mask:
-            evaluator.tally.overlaps.append(mask_overlap(None if best is None else best.mask, item.sample.masks[index]))
+            both, either = mask_overlap(None if best is None else best.mask, item.sample.masks[index])
+            evaluator.counts.add(REFERRING_MASK, overlap_iou(both, either), 1)
+            evaluator.counts.add(REFERRING_CIOU, both, either, 1)
 
 
 def _short_answers(evaluator: _Evaluator, item: EvalItem) -> None:
@@ -318,20 +346,20 @@ def _short_answers(evaluator: _Evaluator, item: EvalItem) -> None:
     texts = [turn.question for turn in in_words]
     grounded, plain = evaluator.ask_all(texts), evaluator.ask_all(texts, grounded=False)
     for turn, answer, again in zip(in_words, grounded, plain, strict=True):
-        evaluator.tally.right.append(_score(evaluator, turn, answer, item.words))
-        evaluator.tally.right_plain.append(_right(turn, _said(again), item.words)[1] is True)
+        evaluator.counts.add(IN_WORDS, _score(evaluator, turn, answer, item.words), 1)
+        evaluator.counts.add(IN_WORDS + PLAIN, _right(turn, _said(again), item.words)[1] is True, 1)
 
 
 def _score(evaluator: _Evaluator, turn: Turn, answer: GroundedAnswer | None, words: Lexicon) -> bool:
     """Enter an answer under its kind; whether it is right."""
-    tally, said = evaluator.tally, _said(answer)
+    counts, said = evaluator.counts, _said(answer)
     name, right = _right(turn, said, words)
-    tally.unparsable += answer is not None and right is None
+    counts.unparsable += answer is not None and right is None
     truth = _opening(strip_markup(turn.answer))
     if truth is None:
-        tally.short.setdefault(name, []).append(bool(right))
+        counts.add(f"{SHORT}{name}", bool(right), 1)
     else:
-        tally.yes_no.setdefault(name, []).append((said, truth))
+        counts.add(f"{YES_NO}{name}", *yes_no_row(parse_yes_no(said), truth))
     return right is True
 
 
@@ -371,8 +399,9 @@ def _opening(truth: str) -> bool | None:
 def _polls(evaluator: _Evaluator, item: EvalItem) -> None:
     answers = evaluator.ask_all([question for question, _ in item.polls])
     for answer, (_, truth) in zip(answers, item.polls, strict=True):
-        evaluator.tally.yes_no.setdefault("POPE", []).append((_said(answer), truth))
-        evaluator.tally.unparsable += answer is not None and parse_yes_no(_said(answer)) is None
+        opening = parse_yes_no(_said(answer))
+        evaluator.counts.add(f"{YES_NO}POPE", *yes_no_row(opening, truth))
+        evaluator.counts.unparsable += answer is not None and opening is None
 
 
 def _scene_item(sample: Sample) -> EvalItem:

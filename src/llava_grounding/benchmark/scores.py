@@ -16,6 +16,7 @@ import numpy as np
 from llava_grounding.benchmark.metrics import (
     bootstrap_interval,
     bootstrap_weights,
+    f1_statistic,
     grounding_statistics,
     share_statistic,
 )
@@ -99,6 +100,7 @@ class Statistic:
         count: which column says over how many it is taken.
         higher_is_better: direction.
         unit: empty for shares in [0, 1].
+        has_interval: whether one is drawn.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Statistic:
     count: int = 1
     higher_is_better: bool = True
     unit: str = ""
+    has_interval: bool = True
 
 
 def share(name: str, row: str, higher_is_better: bool = True) -> Statistic:
@@ -124,7 +127,10 @@ def grounding_counts(how: str, row: str) -> list[Statistic]:
 
 
 def yes_no(name: str, row: str) -> list[Statistic]:
-    """Of rows (true yes, false yes, true no, false no, unparsable no, unparsable yes)."""
+    """Accuracy, precision, recall and F1 of the answer yes, and how often it is yes, of rows as of `yes_no_row`.
+
+    F1 is of the answer `yes`, as in POPE (arXiv:2305.10355). A share of yes far from the truth's shows a bias.
+    """
 
     def over(part: Callable[[np.ndarray], Any], whole: Callable[[np.ndarray], Any]) -> Callable[..., np.ndarray]:
         def of(sums: np.ndarray) -> np.ndarray:
@@ -133,17 +139,14 @@ def yes_no(name: str, row: str) -> list[Statistic]:
 
         return of
 
-    def f1(sums: np.ndarray) -> np.ndarray:
-        tp, fp, _, fn, _, lost = sums.T
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(np.where(tp > 0, 2 * tp / (2 * tp + fp + fn + lost), 0.0))
-
+    precision = over(lambda c: c[0], lambda c: c[0] + c[1])
+    recall = over(lambda c: c[0], lambda c: c[0] + c[3] + c[5])
     everything = lambda c: c.sum(axis=0)  # noqa: E731
     return [
         Statistic(f"{name} accuracy", row, over(lambda c: c[0] + c[2], everything), -1),
-        Statistic(f"{name} precision", row, over(lambda c: c[0], lambda c: c[0] + c[1]), -1),
-        Statistic(f"{name} recall", row, over(lambda c: c[0], lambda c: c[0] + c[3] + c[5]), -1),
-        Statistic(f"{name} F1", row, f1, -1),
+        Statistic(f"{name} precision", row, precision, -1),
+        Statistic(f"{name} recall", row, recall, -1),
+        Statistic(f"{name} F1", row, lambda sums: f1_statistic(precision(sums), recall(sums)), -1),
         Statistic(f"{name} share of yes", row, over(lambda c: c[0] + c[1], everything), -1),
     ]
 
@@ -174,7 +177,7 @@ def metrics_of(scores: Sequence[SampleScore], statistics: Sequence[Statistic], s
         value = float(one.of(total)[0])
         count = int(total.sum() if one.count < 0 else total[0, one.count])
         defined = bool(np.isfinite(value))
-        interval = bootstrap_interval(rows, one.of, seed) if defined else None
+        interval = bootstrap_interval(rows, one.of, seed) if defined and one.has_interval else None
         metrics.append(Metric(one.name, value if defined else None, count, interval, one.higher_is_better, one.unit))
     return metrics
 

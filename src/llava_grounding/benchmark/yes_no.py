@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from llava_grounding.benchmark.building import Building, BuildInputs, photo_records, sized
 from llava_grounding.benchmark.files import read_lines
-from llava_grounding.benchmark.metrics import parse_yes_no
+from llava_grounding.benchmark.metrics import parse_yes_no, yes_no_row
 from llava_grounding.benchmark.predictions import Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
 from llava_grounding.benchmark.scores import SampleScore, State, Statistic, yes_no
@@ -66,11 +66,9 @@ class _YesNo(Task):
 
     def score(self, sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
         said, truth = parse_yes_no(prediction.text), sample.answer == "yes"
-        place = {(True, True): 0, (True, False): 1, (False, False): 2, (False, True): 3}.get((bool(said), truth), 0)
-        row = [0.0] * 6
-        row[place if said is not None else 5 if truth else 4] = 1.0
+        row = yes_no_row(said, truth)
         state: State = "answered" if said is not None else "unparsable" if prediction.text.strip() else "empty"
-        rows = {"all": tuple(row)} | ({sample.kind: tuple(row)} if sample.kind else {})
+        rows = {"all": row} | ({sample.kind: row} if sample.kind else {})
         detail = {"question": f"{sample.question} ({sample.answer})", "text": prediction.text[:200]}
         return SampleScore(sample.id, sample.image, sample.kind, state, rows, (), float(said is truth), detail)
 
