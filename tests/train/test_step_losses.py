@@ -11,7 +11,7 @@ from hand_made import DOG, NAMES, TURNS, four_samples, sample, thing
 from small_training import chat_batch, class_phrases, recipe, training_model, training_processor
 from torch import Tensor
 
-from llava_grounding.data.sample import Sample
+from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.outputs import PADDED_PHRASE_LOGIT
 from llava_grounding.train.batching.batches import (
@@ -28,6 +28,7 @@ from llava_grounding.train.losses.denoising import denoising_losses
 from llava_grounding.train.losses.step_losses import chat_losses, pretrain_losses
 from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.plan import set_trainable, stage_plan
+from llava_grounding.train.validation import phrase_rows
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
 CRITERIA = Criteria.of(len(NAMES), None)
@@ -77,6 +78,27 @@ def test_dialogues_give_language_class_and_phrase_losses_at_once() -> None:
     assert model.phrase_projector.weight.grad.abs().max() > 0
     assert model.visual_prompt_encoder.region_projection.weight.grad.abs().max() > 0
     assert phrases.embeds.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("flavour", ["official", "shared"])
+def test_all_phrases_of_an_answer_pick_the_queries_in_training_validation_and_chat_alike(flavour: str) -> None:
+    model, processor = training_model(flavour, phrase_queries="phrases").eval(), training_processor(flavour)
+    grass = Turn("Describe.", "<g_s> A dog <g_e> <seg> on <g_s> grass <g_e> <seg>.", ((0,), None))
+    batch = chat_of(sample(turns=(grass,)), flavour=flavour)
+    assert batch.phrase_mask.tolist() == [[True, False]]
+    ids, answered = batch.texts["input_ids"], int((batch.texts["labels"][0] != -100).nonzero()[0])
+    with mock.patch.object(model.grounder, "ground", wraps=model.grounder.ground) as ground:
+        with torch.no_grad():
+            losses = chat_losses(model, None, CRITERIA, batch)
+        phrase_rows(model, processor, [sample(turns=(grass,))])
+        model.ground_generated(ids, input_ids=ids[:, :answered], **batch.images)
+    looked_for = [call for call in ground.call_args_list if "selection_embeds" not in call.kwargs]
+    assert [call.args[2].tolist() for call in looked_for] == [[[True, True]]] * 3
+    for call in looked_for[1:]:
+        torch.testing.assert_close(call.args[1], looked_for[0].args[1])
+    # What nobody knows the instances of picks, and is not judged.
+    other = replace(batch, phrase_mask=torch.tensor([[True, True]]))
+    assert chat_losses(model, None, CRITERIA, other)["phrase_loss_class"] != losses["phrase_loss_class"]
 
 
 def test_the_grounding_weight_weighs_both_grounding_losses() -> None:

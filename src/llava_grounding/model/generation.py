@@ -52,10 +52,9 @@ class GroundedGeneration(GenerationMixin):
         def with_prompt_memory(self, features: ImageFeatures, grounder_pixel_values: Tensor) -> ImageFeatures: ...
         @property
         def phrase_rule(self) -> PhraseStates: ...
-        def phrase_states(self, hidden: Tensor, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]: ...
-        def ground(
-            self, memory: Any, phrase_embeds: Tensor, phrase_mask: Tensor, proposals: GrounderOutput | None = None
-        ) -> GrounderOutput: ...
+        def ground_phrases(
+            self, features: ImageFeatures, hidden: Tensor, input_ids: Tensor, mask: Tensor
+        ) -> tuple[GrounderOutput, Tensor]: ...
 
     @torch.no_grad()
     def generate(self, inputs: Any = None, generation_config: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -152,9 +151,9 @@ class GroundedGeneration(GenerationMixin):
             hidden = self._read_again(sequences, embeds, times, real)
         features = features.repeat(times) if times > 1 else features
         new = torch.arange(sequences.shape[1], device=sequences.device) >= prompt.shape[1]
-        embeds, mask = self.phrase_states(hidden, sequences, new.expand_as(sequences))
+        output, mask = self.ground_phrases(features, hidden, sequences, new.expand_as(sequences))
         return GeneratedPhrases(
-            output=self.ground(features.memory, embeds, mask, proposals=features.proposals),
+            output=output,
             phrase_mask=mask,
             prompt_length=prompt.shape[1],
             prompt_tokens=real.sum(dim=1).repeat_interleave(times),

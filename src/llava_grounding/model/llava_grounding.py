@@ -429,6 +429,32 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         embeds, phrase_mask = self.phrase_rule.collect(hidden, input_ids, mask)
         return embeds.detach() if self.config.detach_grounding else embeds, phrase_mask
 
+    def ground_phrases(
+        self,
+        features: ImageFeatures,
+        hidden: Float[Tensor, "B T D"],
+        input_ids: Int[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"] | None = None,
+        with_aux: bool | None = None,
+    ) -> tuple[GrounderOutput, Bool[Tensor, "B G"]]:
+        """Ground every phrase of texts that were read; in training, in validation and after `generate`.
+
+        Where the phrases pick the queries, all of a text do so together, as those of an answer in chat: also those of
+        which nobody knows the instances.
+
+        Args:
+            hidden, mask: as of `phrase_states`.
+            with_aux: as of `ground`; True also gives texts without any phrase one that is not real, so that every
+                process of a step takes the same way.
+
+        Returns:
+            What was found, and which phrases are real.
+        """
+        embeds, phrase_mask = self.phrase_states(hidden, input_ids, mask)
+        if with_aux and not embeds.shape[1]:
+            embeds, phrase_mask = nn.functional.pad(embeds, (0, 0, 0, 1)), nn.functional.pad(phrase_mask, (0, 1))
+        return self.ground(features.memory, embeds, phrase_mask, features.proposals, with_aux), phrase_mask
+
     def ground(
         self,
         memory: ImageMemory,

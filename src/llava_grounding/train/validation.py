@@ -206,10 +206,9 @@ def phrase_rows(
         features = model.encode_image(**batch.images)
         output = read_dialogues(model, batch, features)
         losses.append((float(output.loss), int(batch.counts[0])))
-        embeds, found = model.phrase_states(output.last_hidden_state, batch.texts["input_ids"])
-        if not embeds.shape[1]:
+        grounding, found = model.ground_phrases(features, output.last_hidden_state, batch.texts["input_ids"])
+        if not found.shape[1]:
             continue
-        grounding = model.ground(features.memory, embeds, found, features.proposals)
         scores = query_scores(grounding.phrase_logits, chosen_by).cpu().numpy()
         boxes = grounding.boxes_cxcywh_norm.float().cpu().numpy()
         for index, target in enumerate(batch.targets):

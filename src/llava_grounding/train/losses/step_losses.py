@@ -15,7 +15,7 @@ from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingF
 from llava_grounding.model.placement import any_trainable
 from llava_grounding.train.batching.batches import ChatBatch, ClassBatch
 from llava_grounding.train.batching.independent_turns import branch_attention_mask
-from llava_grounding.train.losses.class_losses import ClassPhrases, class_losses
+from llava_grounding.train.losses.class_losses import ClassPhrases, class_losses, hide_phrases
 from llava_grounding.train.losses.criteria import Criteria
 from llava_grounding.train.losses.prompt_losses import PromptCriterion
 from llava_grounding.train.losses.word_loss import word_loss
@@ -79,14 +79,11 @@ def chat_losses(
     total, weights = language, criteria.weights
     if named:
         total = total + weights.words * named["words"] + weights.grounding * named["loss"]
-    embeds, found = model.phrase_states(output.last_hidden_state, batch.texts["input_ids"])
     if ground:
-        if not embeds.shape[1]:
-            # Grounded all the same, as beside images with phrases; and every process takes the same way.
-            embeds, found = embeds.new_zeros(len(embeds), 1, embeds.shape[2]), found.new_zeros(len(found), 1)
-        mask = F.pad(batch.phrase_mask, (0, 1))[:, : embeds.shape[1]] & found
-        grounding = model.ground(features.memory, embeds, mask, features.proposals, with_aux=True)
-        phrase_losses = criteria.phrases(grounding, batch.targets, mask)
+        states, ids = output.last_hidden_state, batch.texts["input_ids"]
+        grounding, found = model.ground_phrases(features, states, ids, with_aux=True)
+        judged = F.pad(batch.phrase_mask, (0, 1))[:, : found.shape[1]] & found
+        phrase_losses = criteria.phrases(hide_phrases(grounding, judged), batch.targets, judged)
         phrase_losses = {name: value * shares.objects for name, value in phrase_losses.items()}
         total = total + weights.grounding * phrase_losses["loss"]
         losses |= {f"phrase_{name}": value for name, value in phrase_losses.items()}
