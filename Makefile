@@ -110,16 +110,16 @@ TRAIN ?=
 train = $(BIN)/llava-grounding train $(1) $(TRAIN) $(if $(DATA),--data "$(DATA)")
 
 train-nano: $(VENV)/.dev ## train the embedded model from nothing (DATA=photo pack, optional; TRAIN=keys of all stages)
-	$(call train,nano_pretrain)
-	$(call train,nano_chat)
-	$(call train,nano_read)
+	$(call train,nano_resnet_pretrain)
+	$(call train,nano_resnet_chat)
+	$(call train,nano_resnet_read)
+	$(call train,nano_resnet_joint)
+	$(call train,nano_resnet_read start_from=runs/nano_resnet_joint/last steps=1700 learning_rate=1.2e-3 --out runs/nano_resnet_read_on)
+	$(call train,nano_pretrain init_from=runs/nano_resnet_read_on/last)
+	$(call train,nano_read start_from=runs/nano_pretrain/last)
 	$(call train,nano_joint)
-	$(call train,nano_read start_from=runs/nano_joint/last steps=1700 learning_rate=1.2e-3 --out runs/nano_read_on)
-	$(call train,nano_lite_pretrain init_from=runs/nano_read_on/last)
-	$(call train,nano_lite_read start_from=runs/nano_lite_pretrain/last)
-	$(call train,nano_lite_joint)
-	$(call train,nano_lite_read start_from=runs/nano_lite_joint/last minutes=42 learning_rate=1.2e-3 --out runs/nano_lite_read_on)
-	$(BIN)/python examples/publish_checkpoint.py runs/nano_lite_read_on/last runs/nano
+	$(call train,nano_read start_from=runs/nano_joint/last minutes=42 learning_rate=1.2e-3 --out runs/nano_read_on)
+	$(BIN)/python examples/publish_checkpoint.py runs/nano_read_on/last runs/nano
 
 clean: ## remove the environment and what demo and tests leave behind
 	rm -rf $(VENV) $(LOWEST) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

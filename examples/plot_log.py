@@ -1,6 +1,6 @@
 """Curves of a training in several stages, as an SVG.
 
-    python examples/plot_log.py curves.svg runs/nano_pretrain runs/nano_chat runs/nano_read runs/nano_joint
+    python examples/plot_log.py curves.svg runs/nano_pretrain runs/nano_read runs/nano_joint
 
 Left the language loss of training, right the F1 scores of validation, both over all samples seen so far.
 """

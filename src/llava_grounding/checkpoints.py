@@ -33,7 +33,7 @@ from llava_grounding.checkpoint_files import (
 from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, quoted
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
-from llava_grounding.model.presets import PRESETS, preset
+from llava_grounding.model.presets import FORMER_PRESETS, PRESETS, preset
 from llava_grounding.model.sizes import meta_model
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.quantization import quantization_config
@@ -157,7 +157,7 @@ def find_config(source: str) -> tuple[str, LlavaGroundingConfig]:
         ConfigError: if there is none of that name.
         CheckpointError: if the configuration is missing or damaged.
     """
-    if source in PRESETS:
+    if source in PRESETS or source in FORMER_PRESETS:
         return source, preset(source)
     if not Path(source).exists() and _HUB_ID.fullmatch(source):
         return source, read_config(_download(source, [CONFIG]))

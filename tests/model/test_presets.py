@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from llava_grounding.checkpoints import find_checkpoint, read_config
 from llava_grounding.errors import ConfigError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.presets import PRESETS, preset
+from llava_grounding.train.recipe import load_recipe
+from llava_grounding.train.recipe_file import find_recipe
 
 
 def count(*modules: nn.Module) -> int:
@@ -54,8 +57,22 @@ def test_nano_is_small_enough_for_a_wheel() -> None:
     tied = math.prod(model.lm_head.weight.shape)
     megabytes = 2 * (count(model) - (0 if model.lm_head.weight is model.get_input_embeddings().weight else tied)) / 1e6
     assert megabytes < 30
-    assert config.image_sequence_length == 5 * 5 + config.shared_tower_objects
+    assert config.image_sequence_length == 7 * 7 + config.shared_tower_objects
     assert config.image_sequence_length < config.text_config.max_position_embeddings // 4
+
+
+def test_the_embedded_model_has_the_preset_of_its_name() -> None:
+    ships, named = read_config(find_checkpoint("nano")[1]), preset("nano")
+    assert ships.vision_config is named.vision_config is None
+    for part in ("text_config", "grounder_config", "visual_prompt_config"):
+        stated = getattr(named, part).to_dict()
+        assert {**getattr(ships, part).to_dict(), "dtype": None} == {**stated, "dtype": None}
+
+
+def test_former_names_of_nano_are_found() -> None:
+    assert preset("nano_lite").to_dict() == preset("nano").to_dict()
+    assert find_recipe("nano_lite_read") == find_recipe("nano_read")
+    assert load_recipe("nano_lite_read").preset == "nano"
 
 
 def test_a_preset_takes_other_values_and_stays_as_it_was() -> None:

@@ -64,7 +64,7 @@ def test_recipes_of_drawn_scenes_have_a_plan_wherever_they_are(name: str, tmp_pa
 
 def test_photos_take_their_part_where_they_are(mini_pack_root: Path) -> None:
     values = {"data.0.split": "val", "data.0.only": "null"}  # the other photos are optional, and not there
-    lines = lines_of("nano_lite_pretrain", mini_pack_root, **values)
+    lines = lines_of("nano_pretrain", mini_pack_root, **values)
     (photos,) = [line for line in lines if line.startswith("  coco")]
     assert re.fullmatch(r"  coco: (9|10) of the first step; 4 samples, gone through 19200.00 times", photos)
 

@@ -79,7 +79,7 @@ def train(
         from llava_grounding.train.recipe_file import find_recipe
         from llava_grounding.train.run import train as run
 
-        folder = out or Path("runs") / Path(recipe).stem
+        folder = out or Path("runs") / find_recipe(recipe).stem
         names = [*_WRITTEN, *(path.name for path in folder.glob("checkpoint-*"))]
         inputs = [("recipe", find_recipe(recipe)), *_files_read(loaded, data)]
         check_out(folder, names, inputs, are_files=False)

@@ -44,7 +44,7 @@ _OFFICIAL_7B: dict[str, Any] = {
 
 # Convolutions with batch normalisation, a plain feature pyramid and few queries: what learns fastest from nothing on a
 # CPU (docs/experiments.md). One pass over the pixels serves the grounder, the prompt encoder and the language model.
-_NANO: dict[str, Any] = {
+_NANO_RESNET: dict[str, Any] = {
     "text_config": {
         "model_type": "llama",
         "vocab_size": 2048,
@@ -105,10 +105,10 @@ _NANO: dict[str, Any] = {
 
 # What `nano` ships as, for photographs: a backbone that starts from ImageNet weights, more pixels and more queries. Its
 # convolution at stride 4 is separable, since that was the most expensive one.
-_NANO_LITE: dict[str, Any] = {
-    **_NANO,
+_NANO: dict[str, Any] = {
+    **_NANO_RESNET,
     "grounder_config": {
-        **_NANO["grounder_config"],
+        **_NANO_RESNET["grounder_config"],
         "backbone_config": {"model_type": "efficientnet_lite"},
         "mask_convolution": "separable",
         "image_size": 224,
@@ -201,10 +201,13 @@ _GEMMA3_1B: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {
     "official_7b": _OFFICIAL_7B,
     "nano": _NANO,
-    "nano_lite": _NANO_LITE,
+    "nano_resnet": _NANO_RESNET,
     "qwen3_4b": _QWEN3_4B,
     "gemma3_1b": _GEMMA3_1B,
 }
+
+FORMER_PRESETS = {"nano_lite": "nano"}
+"""Former names that still find a preset."""
 
 
 def register_preset(name: str, fields: Mapping[str, Any]) -> None:
@@ -226,9 +229,10 @@ def preset_fields(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: if there is no such preset.
     """
-    if name not in PRESETS:
+    present = FORMER_PRESETS.get(name, name)
+    if present not in PRESETS:
         raise ConfigError(f"unknown preset `{name}`{did_you_mean(name, PRESETS)}")
-    return PRESETS[name]
+    return PRESETS[present]
 
 
 def preset(name: str, **overrides: Any) -> LlavaGroundingConfig:

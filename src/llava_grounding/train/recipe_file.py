@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from llava_grounding.errors import ConfigError, did_you_mean, nearest, quoted
-from llava_grounding.train.renamed import former_name
+from llava_grounding.train.renamed import FORMER_RECIPES, former_name
 
 MAX_BYTES = 2**18
 """Of a recipe file."""
@@ -38,8 +38,9 @@ def find_recipe(name: str | Path) -> Path:
         ConfigError: if there is none; the message says which there are.
     """
     shipped = shipped_recipes()
-    if str(name) in shipped:
-        return shipped[str(name)]
+    present = FORMER_RECIPES.get(str(name), str(name))
+    if present in shipped:
+        return shipped[present]
     path = Path(name)
     if str(name) and _exists(path):
         return path

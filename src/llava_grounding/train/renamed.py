@@ -26,6 +26,8 @@ FORMER: dict[str, dict[str, str]] = {
     "kind of data": {"marks": "set_of_mark", "own": "custom"},
 }
 """What is named, and its former names with the present ones."""
+FORMER_RECIPES = {f"nano_lite_{stage}": f"nano_{stage}" for stage in ("pretrain", "chat", "read", "joint", "gpu")}
+"""Former names of recipes that still find them."""
 
 
 def former_name(what: str, name: object) -> str | None:
