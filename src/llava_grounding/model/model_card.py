@@ -48,9 +48,10 @@ Needs the package `llava-grounding`.
 
 Or with transformers alone:
 
-    import llava_grounding  # makes the Auto classes know the model
+    import llava_grounding
     from transformers import pipeline
 
+    llava_grounding.register()  # makes the Auto classes know the model
     ask = pipeline("image-text-to-text", model="{name}")
 
 ## To be filled in
