@@ -166,8 +166,8 @@ def saying(chat: GroundedChat, *raws: str | Sequence[int]) -> Iterator[None]:
             super().__init__(settings)
             self._script = iter(next(waiting))
 
-        def choose(self, logits: torch.Tensor) -> int:
-            super().choose(logits)
+        def sample(self, logits: torch.Tensor) -> int:
+            super().sample(logits)
             return next(self._script)
 
     with mock.patch.object(batching, "TokenSampler", ScriptedSampler):

@@ -21,9 +21,9 @@ from miniature import images, write
 from llava_grounding.annotate.assemble import Inputs, assemble
 from llava_grounding.annotate.label_index import LabelIndex, open_index
 from llava_grounding.annotate.rounds import AnnotationQuestioner, ModelSettings, StoredAnswers, form_key
-from llava_grounding.endpoints.asking import Asker, AskOptions, Progress
+from llava_grounding.endpoints.asking import AskOptions, Progress, RequestRunner
 from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint, Reply
-from llava_grounding.endpoints.limits import Budget, Pace
+from llava_grounding.endpoints.limits import Budget, RateLimiter
 from llava_grounding.endpoints.store import STORE_FILE, Store
 from llava_grounding.errors import DataError
 
@@ -52,8 +52,8 @@ class Place:
     ) -> tuple[Progress, ModelSettings]:
         endpoint = OpenAIEndpoint(model.url, key, timeout)
         questioner = AnnotationQuestioner(settings, fixed_form)
-        asker = Asker(self.store, endpoint, questioner, options, **more)  # type: ignore[arg-type]
-        return asyncio.run(asker.ask(self.inputs.tasks(self.index))), questioner.settings
+        runner = RequestRunner(self.store, endpoint, questioner, options, **more)  # type: ignore[arg-type]
+        return asyncio.run(runner.ask(self.inputs.tasks(self.index))), questioner.settings
 
     def write(self, name: str = "out", settings: ModelSettings = SETTINGS) -> dict[str, object]:
         (self.folder / name).mkdir()
@@ -173,13 +173,15 @@ class Interrupting:
 @pytest.mark.parametrize("number", [1, 3, 6])
 def test_ctrl_c_is_never_forgotten_not_even_during_the_last_answer(place: Callable[[int], Place], number: int) -> None:
     here, endpoint = place(3), Interrupting(number)
-    asker = Asker(here.store, endpoint, AnnotationQuestioner(replace(SETTINGS, rounds=1)), AskOptions(concurrency=1))
+    runner = RequestRunner(
+        here.store, endpoint, AnnotationQuestioner(replace(SETTINGS, rounds=1)), AskOptions(concurrency=1)
+    )
     before = signal.getsignal(signal.SIGINT)
-    progress = asyncio.run(asker.ask(here.inputs.tasks(here.index)))
+    progress = asyncio.run(runner.ask(here.inputs.tasks(here.index)))
     assert (progress.stopped, progress.answered, endpoint.calls) == ("interrupted", number, number)
     assert signal.getsignal(signal.SIGINT) is before
     # Nor is it held up by what is answered already.
-    asker = Asker(here.store, Interrupting(0), AnnotationQuestioner(replace(SETTINGS, rounds=1)))
+    runner = RequestRunner(here.store, Interrupting(0), AnnotationQuestioner(replace(SETTINGS, rounds=1)))
     looked_at = 0
 
     def tasks() -> Iterator[Any]:
@@ -189,7 +191,7 @@ def test_ctrl_c_is_never_forgotten_not_even_during_the_last_answer(place: Callab
             looked_at += 1
             yield task
 
-    assert asyncio.run(asker.ask(tasks())).stopped == "interrupted"
+    assert asyncio.run(runner.ask(tasks())).stopped == "interrupted"
     assert looked_at == 1
 
 
@@ -226,19 +228,19 @@ def test_the_budget_is_kept_and_what_is_left_can_be_asked_later(place: Callable[
 
 
 def test_requests_and_tokens_are_paced() -> None:
-    async def starts(pace: Pace, tokens: int, count: int) -> list[float]:
+    async def starts(rate_limiter: RateLimiter, tokens: int, count: int) -> list[float]:
         begin = asyncio.get_running_loop().time()
-        await asyncio.gather(*(pace.wait(tokens) for _ in range(count)))
+        await asyncio.gather(*(rate_limiter.wait(tokens) for _ in range(count)))
         return [asyncio.get_running_loop().time() - begin]
 
-    assert asyncio.run(starts(Pace(requests_per_minute=600), 10, 4))[0] >= 0.3
-    assert asyncio.run(starts(Pace(tokens_per_minute=60_000), 100, 4))[0] >= 0.3
+    assert asyncio.run(starts(RateLimiter(requests_per_minute=600), 10, 4))[0] >= 0.3
+    assert asyncio.run(starts(RateLimiter(tokens_per_minute=60_000), 100, 4))[0] >= 0.3
 
     async def paused() -> float:
-        pace, clock = Pace(), asyncio.get_running_loop().time
+        rate_limiter, clock = RateLimiter(), asyncio.get_running_loop().time
         begin = clock()
-        pace.pause(0.2)
-        await pace.wait(1)
+        rate_limiter.pause(0.2)
+        await rate_limiter.wait(1)
         return clock() - begin
 
     assert asyncio.run(paused()) >= 0.2

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from golden.joined import released_settings, write_released
 from llava_grounding.convert.official import convert_official
 from llava_grounding.inference import conversation
-from llava_grounding.inference.batching import KeysAndValues, read_text
+from llava_grounding.inference.batching import KeysAndValues, prefill
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.structures import Message, VisualPrompt
@@ -47,7 +47,7 @@ def last_state(chat: GroundedChat, image: Image.Image, messages: list[Message]) 
     seen = chat._look_at([image])[0]
     flags = [True] * sum(message.role == "user" for message in messages)
     text = chat.processor.encode_conversation(messages, flags, seen.letterbox)
-    return read_text(chat.model, chat._runtime.embed(text, seen))[0]
+    return prefill(chat.model, chat._runtime.embed(text, seen))[0]
 
 
 @pytest.mark.parametrize("quirks", [False, True], ids=["clean", "demo"])
@@ -59,13 +59,13 @@ def test_a_dialogue_held_turn_by_turn_is_the_one_read_at_once(
     starts: list[torch.Tensor] = []
 
     def noting(*given: Any) -> tuple[torch.Tensor, KeysAndValues]:
-        hidden, read = read_text(*given)
+        hidden, read = prefill(*given)
         starts.append(hidden)
         return hidden, read
 
     talk = chat.conversation(image)
     with monkeypatch.context() as patch:
-        patch.setattr(conversation, "read_text", noting)
+        patch.setattr(conversation, "prefill", noting)
         first = talk.ask("What is in the image?")
         second = talk.ask(QUESTION, [VisualPrompt.box(20, 10, 90, 60)])
     assert first.phrases

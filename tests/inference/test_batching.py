@@ -10,12 +10,12 @@ import torch
 
 from answer_checks import CHATS, KINDS, RAW
 from llava_grounding.inference.batching import (
+    GenerationState,
     KeysAndValues,
     RunningBatch,
-    Writing,
-    read_padded,
-    read_text,
-    read_texts,
+    forward_padded,
+    prefill,
+    prefill_batch,
 )
 from llava_grounding.inference.decoding import Decoding, StopSignal
 from llava_grounding.inference.engine import GroundedChat
@@ -35,11 +35,11 @@ def texts(chat: GroundedChat, lengths: Sequence[int] = LENGTHS) -> list[torch.Te
         return [embed(torch.randint(20, 400, (1, length), generator=generator)) for length in lengths]
 
 
-def begin(chat: GroundedChat, batch: RunningBatch, text: torch.Tensor, decoding: Decoding) -> Writing:
-    return batch.join(decoding, *read_text(chat.model, text))
+def begin(chat: GroundedChat, batch: RunningBatch, text: torch.Tensor, decoding: Decoding) -> GenerationState:
+    return batch.join(decoding, *prefill(chat.model, text))
 
 
-def take(writing: Writing, into: Written) -> None:
+def take(writing: GenerationState, into: Written) -> None:
     """What is new: called after each token is chosen, and after it is read."""
     if writing.written > len(into[0]):
         assert writing.token is not None
@@ -50,13 +50,13 @@ def take(writing: Writing, into: Written) -> None:
 
 def write(
     kind: str, scripts: list[list[int]], limit: int = 50, stop: StopSignal | None = None
-) -> tuple[list[Writing], list[Written], list[torch.Tensor]]:
+) -> tuple[list[GenerationState], list[Written], list[torch.Tensor]]:
     """Answers that are these ids, what came of them, and the texts before."""
     chat = CHATS[kind]
     before = texts(chat, [6] * len(scripts))
     batch = RunningBatch(chat.model)
     with saying(chat, *scripts):
-        writings = [batch.join(Decoding(limit), *read) for read in read_texts(chat.model, before)]
+        writings = [batch.join(Decoding(limit), *read) for read in prefill_batch(chat.model, before)]
         written: list[Written] = [([], []) for _ in scripts]
         for _ in batch.write(stop):
             for writing, into in zip(writings, written, strict=True):
@@ -67,13 +67,13 @@ def write(
 def alone(chat: GroundedChat, text: torch.Tensor, decoding: Decoding) -> Written:
     """An answer written by the language model itself, which reads the whole text again for every token."""
     written: Written = ([], [])
-    writing = Writing(decoding, torch.empty(0), 0)
+    writing = GenerationState(decoding, torch.empty(0), 0)
     config, embed = chat.model.config, chat.model.get_input_embeddings()
     with torch.inference_mode():
         while len(written[0]) < decoding.max_new_tokens and config.eos_token_id not in written[0]:
             whole = torch.cat([text, embed(torch.tensor([written[0]], dtype=torch.long))], dim=1)
             hidden = chat.model.language_model(inputs_embeds=whole, use_cache=False).last_hidden_state[0, -1]
-            written[0].append(writing.sampler.choose(chat.model.logits(hidden)))
+            written[0].append(writing.sampler.sample(chat.model.logits(hidden)))
         ids = torch.tensor([written[0]])
         whole = torch.cat([text, embed(ids)], dim=1)
         hidden = chat.model.language_model(inputs_embeds=whole, use_cache=False).last_hidden_state
@@ -137,10 +137,10 @@ def test_stopping_ends_every_answer_between_two_tokens() -> None:
 def test_reading_on_equals_reading_at_once_and_leaves_what_was_read_before_as_it_was() -> None:
     model = CHATS["shared"].model
     whole, other = texts(CHATS["shared"], [9, 5])
-    _, start = read_text(model, whole[:, :4])
-    read_text(model, other, start)
-    hidden, read = read_text(model, whole[:, 4:], start)
-    expected, directly = read_text(model, whole)
+    _, start = prefill(model, whole[:, :4])
+    prefill(model, other, start)
+    hidden, read = prefill(model, whole[:, 4:], start)
+    expected, directly = prefill(model, whole)
     assert (start.length, read.length) == (4, 9)
     torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(read.layers[-1], directly.layers[-1], atol=1e-5, rtol=1e-4)
@@ -153,15 +153,15 @@ def test_padding_on_the_left_changes_nothing() -> None:
     handle = model.language_model.register_forward_pre_hook(
         lambda _module, _args, kwargs: positions.append(kwargs["position_ids"].tolist()), with_kwargs=True
     )
-    together = read_texts(model, several)
+    together = prefill_batch(model, several)
     handle.remove()
     assert positions == [[[0, 0, 0, 0, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6]]]  # for models with absolute positions
     for (hidden, read), text in zip(together, several, strict=True):
-        expected, alone = read_text(model, text)
+        expected, alone = prefill(model, text)
         torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-4)
         assert read.length == alone.length
         torch.testing.assert_close(read.layers[0], alone.layers[0], atol=1e-5, rtol=1e-4)
-    assert read_padded(model, several)[1].sum(dim=1).tolist() == [3, 7]
+    assert forward_padded(model, several)[1].sum(dim=1).tolist() == [3, 7]
 
 
 @KINDS
@@ -173,13 +173,13 @@ def test_answers_that_come_and_go_equal_those_written_alone(kind: str, temperatu
     batch = RunningBatch(chat.model)
     waiting = list(zip(texts(chat), decodings, strict=True))
     collected: dict[int, tuple[list[int], list[torch.Tensor]]] = {}
-    numbers: dict[int, Writing] = {}
+    numbers: dict[int, GenerationState] = {}
     while waiting or len(batch):
         if waiting and len(batch) < 3:
             numbers[len(numbers)] = begin(chat, batch, *waiting.pop(0))
             collected[len(collected)] = ([], [])
         running = [(number, writing) for number, writing in numbers.items() if not writing.done]
-        for step in (batch.choose_tokens, batch.read_tokens):
+        for step in (batch.sample_tokens, batch.decode_tokens):
             step()
             for number, writing in running:
                 take(writing, collected[number])
@@ -207,9 +207,9 @@ def test_phrase_states_come_with_their_tokens_and_what_was_read_can_be_read_on(k
     ids = torch.tensor([given[0][first.kept.length - short.shape[1] :] or [7]])
     embed = chat.model.get_input_embeddings()
     with torch.inference_mode():
-        hidden, read = read_text(chat.model, embed(ids), first.kept)
+        hidden, read = prefill(chat.model, embed(ids), first.kept)
         whole = torch.cat([short, embed(torch.tensor([given[0]]))], dim=1)
-        directly, _ = read_text(chat.model, whole)
+        directly, _ = prefill(chat.model, whole)
     torch.testing.assert_close(hidden, directly, atol=1e-3, rtol=1e-3)
     assert read.length == whole.shape[1]
     assert first.kept.length < read.length  # it stays as it was
@@ -220,13 +220,13 @@ def test_an_answer_that_has_no_numbers_leaves_and_harms_no_other() -> None:
     good, bad, *_ = texts(chat)
     expected = alone(chat, good, Decoding(12))
     batch = RunningBatch(chat.model)
-    hidden, read = read_text(chat.model, bad)
+    hidden, read = prefill(chat.model, bad)
     broken = KeysAndValues([(keys, values * float("nan")) for keys, values in read.layers])
     lost = batch.join(Decoding(12), hidden, broken)
     kept = begin(chat, batch, good, Decoding(12))
     given: tuple[list[int], list[torch.Tensor]] = ([], [])
     while len(batch):
-        for step in (batch.choose_tokens, batch.read_tokens):
+        for step in (batch.sample_tokens, batch.decode_tokens):
             step()
             take(kept, given)
         if lost.done and kept.written == 3:

@@ -32,8 +32,8 @@ def test_settings_out_of_range_are_refused(settings: dict[str, object], words: s
 
 def test_without_temperature_the_likeliest_token_is_taken() -> None:
     logits = torch.tensor([0.1, 3.0, 2.9, -1.0])
-    assert TokenSampler(Decoding()).choose(logits) == 1
-    assert TokenSampler(Decoding(temperature=1e-5, seed=1)).choose(logits) == 1
+    assert TokenSampler(Decoding()).sample(logits) == 1
+    assert TokenSampler(Decoding(temperature=1e-5, seed=1)).sample(logits) == 1
 
 
 def test_a_seed_makes_sampling_repeatable_and_temperature_spreads_it() -> None:
@@ -41,7 +41,7 @@ def test_a_seed_makes_sampling_repeatable_and_temperature_spreads_it() -> None:
 
     def draw(temperature: float, seed: int | None) -> list[int]:
         chooser = TokenSampler(Decoding(temperature=temperature, seed=seed))
-        return [chooser.choose(logits) for _ in range(300)]
+        return [chooser.sample(logits) for _ in range(300)]
 
     assert draw(1.0, 7) == draw(1.0, 7)
     assert draw(1.0, 7) != draw(1.0, 8)
@@ -55,7 +55,7 @@ def test_a_seed_makes_sampling_repeatable_and_temperature_spreads_it() -> None:
 def test_logits_that_are_no_numbers_are_an_error_not_an_answer() -> None:
     for value in (float("nan"), float("inf")):
         with pytest.raises(LlavaGroundingError, match=r"not finite; .*\(try float32\)"):
-            TokenSampler(Decoding()).choose(torch.tensor([0.0, value]))
+            TokenSampler(Decoding()).sample(torch.tensor([0.0, value]))
 
 
 def test_a_stop_signal_is_a_function_or_an_event() -> None:

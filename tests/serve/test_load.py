@@ -37,14 +37,14 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """A shut one, opened at the end of the test."""
-    gate, step = Gate(), RunningBatch.choose_tokens
+    gate, step = Gate(), RunningBatch.sample_tokens
 
     def wait_and_step(batch: RunningBatch) -> None:
         assert gate.open.wait(30)
         gate.steps += 1
         step(batch)
 
-    monkeypatch.setattr(RunningBatch, "choose_tokens", wait_and_step)
+    monkeypatch.setattr(RunningBatch, "sample_tokens", wait_and_step)
     yield gate
     gate.open.set()
 
@@ -124,14 +124,14 @@ def test_one_client_with_too_many_requests_is_told_to_wait_and_others_are_not(ga
 def test_words_come_before_they_are_read_and_regions_before_the_words_behind_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reading, read = threading.Event(), RunningBatch.read_tokens
+    reading, read = threading.Event(), RunningBatch.decode_tokens
     reading.set()
 
     def wait_and_read(batch: RunningBatch) -> None:
         assert reading.wait(30)
         read(batch)
 
-    monkeypatch.setattr(RunningBatch, "read_tokens", wait_and_read)
+    monkeypatch.setattr(RunningBatch, "decode_tokens", wait_and_read)
     with serving() as live, saying(live.chat, RAW, RAW):
         body = {"model": live.chat.name, "messages": asking("What?"), "stream": True}
         reading.clear()
@@ -296,14 +296,14 @@ def test_an_image_is_looked_at_once_for_all_questions(monkeypatch: pytest.Monkey
 def test_a_failure_of_the_model_is_told_without_its_words_and_the_next_is_answered(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    step = RunningBatch.choose_tokens
+    step = RunningBatch.sample_tokens
 
     def fail(batch: RunningBatch) -> None:
-        monkeypatch.setattr(RunningBatch, "choose_tokens", step)
+        monkeypatch.setattr(RunningBatch, "sample_tokens", step)
         raise RuntimeError("secret of a library")
 
     with serving() as live:
-        monkeypatch.setattr(RunningBatch, "choose_tokens", fail)
+        monkeypatch.setattr(RunningBatch, "sample_tokens", fail)
         response = live.complete(asking("What?"), max_tokens=2)
         assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
         assert "secret" not in response.text

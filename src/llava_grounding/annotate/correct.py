@@ -76,8 +76,11 @@ def correct(folder: Path, verdicts: Mapping[PhraseKey, Verdict], aside: Path, wo
     )
     manifest |= {key: value for key, value in before.items() if key not in manifest}
     found = precision_of(verdicts)
-    told = {"accepted": found.right, "rejected": found.wrong - found.fixed, "fixed": found.fixed}
-    manifest["reviews"] = [*before.get("reviews", ()), {**told, "interval": [round(end, 4) for end in found.interval]}]
+    counts = {"accepted": found.right, "rejected": found.wrong - found.fixed, "fixed": found.fixed}
+    manifest["reviews"] = [
+        *before.get("reviews", ()),
+        {**counts, "interval": [round(end, 4) for end in found.interval]},
+    ]
     write_manifest(aside, manifest)
     return manifest
 

@@ -247,7 +247,7 @@ class Writer:
 
     def close(self) -> dict[str, dict[str, Any]]:
         """Finish all files, and give what a manifest says of each."""
-        told = {
+        manifest = {
             name: file.close()
             for name, file in (
                 (GVC, self._gvc),
@@ -258,11 +258,11 @@ class Writer:
                 (DROPPED, self._dropped),
             )
         }
-        told[INSTANCES] = write_instances(self._folder / INSTANCES, self._index, sorted(self._images))
+        manifest[INSTANCES] = write_instances(self._folder / INSTANCES, self._index, sorted(self._images))
         source = self._index.source.parent / LABEL_SETS
         if source.is_file():
             shutil.copyfile(source, self._folder / LABEL_SETS)
-        return told
+        return manifest
 
 
 def _of(task: AnnotationTask, reason: str, detail: str) -> Unusable:

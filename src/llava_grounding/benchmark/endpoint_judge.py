@@ -15,9 +15,9 @@ from functools import cached_property
 from typing import Any
 
 from llava_grounding.benchmark.judging import JudgeQuestion, Verdict, read_verdict
-from llava_grounding.endpoints.asking import Asker, AskOptions, LookUp, Pending, Progress, Questioner
+from llava_grounding.endpoints.asking import AskOptions, LookUp, Pending, Progress, Questioner, RequestRunner
 from llava_grounding.endpoints.client import Endpoint
-from llava_grounding.endpoints.limits import Budget, Pace
+from llava_grounding.endpoints.limits import Budget, RateLimiter
 from llava_grounding.endpoints.store import Store, request_key
 from llava_grounding.errors import DataError
 
@@ -118,12 +118,12 @@ class EndpointJudge:
         endpoint: Callable[[], Endpoint],
         settings: JudgeSettings,
         options: AskOptions | None = None,
-        pace: Pace | None = None,
+        rate_limiter: RateLimiter | None = None,
         budget: Budget | None = None,
         tell: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         self._store, self._endpoint, self.settings = store, endpoint, settings
-        self._options, self._pace, self._budget, self._tell = options, pace, budget, tell
+        self._options, self._rate_limiter, self._budget, self._tell = options, rate_limiter, budget, tell
 
     def about(self) -> Mapping[str, Any]:
         return {
@@ -136,16 +136,16 @@ class EndpointJudge:
     def judge(self, questions: Sequence[JudgeQuestion]) -> list[Verdict | None]:
         asked = [one for one in questions if _needs_asking(one)]
         if asked:
-            asker = Asker(
+            runner = RequestRunner(
                 self._store,
                 self._endpoint(),
                 JudgeQuestioner(self.settings),
                 self._options,
-                self._pace,
+                self._rate_limiter,
                 self._budget,
                 self._tell,
             )
-            progress = asyncio.run(asker.ask(asked))
+            progress = asyncio.run(runner.ask(asked))
             if progress.stopped == "interrupted":
                 raise KeyboardInterrupt  # a report of half the verdicts is none
         return [self._verdict(question) for question in questions]

@@ -149,9 +149,9 @@ def _ask(
         Exit: if not all could be asked; the store has the rest.
     """
     from llava_grounding.annotate.rounds import AnnotationQuestioner
-    from llava_grounding.endpoints.asking import Asker, AskOptions
+    from llava_grounding.endpoints.asking import AskOptions, RequestRunner
     from llava_grounding.endpoints.client import OpenAIEndpoint
-    from llava_grounding.endpoints.limits import Budget, Pace
+    from llava_grounding.endpoints.limits import Budget, RateLimiter
 
     url = base_url or os.environ.get("OPENAI_BASE_URL")
     if not url:
@@ -164,16 +164,16 @@ def _ask(
     budget = Budget(limits.max_tokens, limits.max_cost, limits.prices, spent.prompt_tokens, spent.completion_tokens)
     questioner = AnnotationQuestioner(settings, fixed_form=form != "auto")
     with _bar(settings.model, _count(inputs, limit)) as tell:
-        asker = Asker(
+        runner = RequestRunner(
             store,
             endpoint,
             questioner,
             AskOptions(limits.concurrency, limits.attempts, ask_batched=limits.ask_batched),
-            Pace(limits.rpm, limits.tpm),
+            RateLimiter(limits.rpm, limits.tpm),
             budget,
             tell=tell,
         )
-        progress = asyncio.run(asker.ask(inputs.tasks(index, limit)))
+        progress = asyncio.run(runner.ask(inputs.tasks(index, limit)))
     _tell_how_it_went(progress)
     return questioner.settings
 

@@ -1,6 +1,6 @@
 """The first pass: what the store lacks is asked, many requests at once, until all is answered or something says stop.
 
-    task -> next_step -> [pace, budget] -> store "sent" -> endpoint -> store "answered" -> next_step -> ...
+    task -> next_step -> [rate limit, budget] -> store "sent" -> endpoint -> store "answered" -> next_step -> ...
 
 Stopping is always safe: what is under way is waited for, and everything else is in the store. Knows no tasks: what one
 is, and how it is worded, is a `Questioner`'s business.
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from llava_grounding.endpoints.client import AccessError, BusyError, CallError, Endpoint, RefusedError, Reply
-from llava_grounding.endpoints.limits import Budget, Pace, guess_tokens
+from llava_grounding.endpoints.limits import Budget, RateLimiter, guess_tokens
 from llava_grounding.endpoints.store import Row, Store
 
 _T = TypeVar("_T")
@@ -127,7 +127,7 @@ class _Stop(Exception):  # noqa: N818  never leaves this file
     """Nothing more is to be asked."""
 
 
-class Asker(Generic[_T]):
+class RequestRunner(Generic[_T]):
     """Asks one model about many tasks.
 
     Args:
@@ -140,13 +140,13 @@ class Asker(Generic[_T]):
         endpoint: Endpoint,
         questioner: Questioner[_T],
         options: AskOptions | None = None,
-        pace: Pace | None = None,
+        rate_limiter: RateLimiter | None = None,
         budget: Budget | None = None,
         tell: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         self._store, self._endpoint, self._tell = store, endpoint, tell
         self._questioner = questioner
-        self._options, self._pace = options or AskOptions(), pace or Pace()
+        self._options, self._rate_limiter = options or AskOptions(), rate_limiter or RateLimiter()
         self.progress = Progress(budget=budget or Budget())
         self._under_way: dict[str, asyncio.Event] = {}
         self._in_a_row = 0
@@ -250,7 +250,7 @@ class Asker(Generic[_T]):
                 raise _Stop
             await self._reserve(guess, most)
             try:
-                await self._pace.wait(guess + most // 4)
+                await self._rate_limiter.wait(guess + most // 4)
                 if self._stopping:
                     raise _Stop
                 self._store.sending(key, self._questioner.model)
@@ -297,7 +297,7 @@ class Asker(Generic[_T]):
             self._questioner.note_first_answer(self._store)
         self._store.answered(key, self._questioner.model, reply.text, prompt, said)
         self.progress.budget.spend(prompt, said)
-        self._pace.correct(prompt + said - guess)
+        self._rate_limiter.correct(prompt + said - guess)
         self.progress.answered += 1
         self._in_a_row = 0
 
@@ -315,7 +315,7 @@ class Asker(Generic[_T]):
         """Wait before the next attempt: twice as long each time, with jitter, and as long as the server asks."""
         wait = min(_LONGEST_WAIT, self._options.first_wait * 2**attempt) * self._random.uniform(0.5, 1.5)
         if pause is not None:
-            self._pace.pause(pause)
+            self._rate_limiter.pause(pause)
             wait = pause + self._options.first_wait * self._random.uniform(0.0, 1.0)
         until = asyncio.get_running_loop().time() + wait
         while (left := until - asyncio.get_running_loop().time()) > 0:

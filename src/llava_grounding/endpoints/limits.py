@@ -22,7 +22,7 @@ def cost_of(prompt_tokens: int, completion_tokens: int, prices: tuple[float, flo
     return (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
 
 
-class Pace:
+class RateLimiter:
     """Requests evenly spread over each minute, no more of them and of their tokens than allowed.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llava_grounding.geometry import Letterbox
-from llava_grounding.inference.batching import Writing
+from llava_grounding.inference.batching import GenerationState
 from llava_grounding.inference.runtime import Runtime, SeenImage
 from llava_grounding.markup import PhraseSpan
 from llava_grounding.processing.processor import LlavaGroundingProcessor
@@ -57,7 +57,7 @@ class RunningAnswer:
         self,
         runtime: Runtime,
         image: SeenImage,
-        writing: Writing,
+        writing: GenerationState,
         prompt_tokens: int,
         grounded: bool,
         stream: bool = False,

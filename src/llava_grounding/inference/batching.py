@@ -44,7 +44,7 @@ class KeysAndValues:
 
 
 @torch.inference_mode()
-def read_text(
+def prefill(
     model: LlavaGroundingForConditionalGeneration, embeds: Tensor, before: KeysAndValues | None = None
 ) -> tuple[Tensor, KeysAndValues]:
     """Read one text, from its beginning or behind one that was read before, which stays as it is.
@@ -64,19 +64,19 @@ def read_text(
 
 
 @torch.inference_mode()
-def read_texts(
+def prefill_batch(
     model: LlavaGroundingForConditionalGeneration, embeds: Sequence[Tensor]
 ) -> list[tuple[Tensor, KeysAndValues]]:
-    """Read several texts `[1, T, D]` in one pass; each as `read_text` gives it."""
+    """Read several texts `[1, T, D]` in one pass; each as `prefill` gives it."""
     if len(embeds) == 1:
-        return [read_text(model, embeds[0])]
+        return [prefill(model, embeds[0])]
     cache = _cache()
-    hidden, _ = read_padded(model, embeds, cache)
+    hidden, _ = forward_padded(model, embeds, cache)
     return [(hidden[row, -1], _row_of(cache, row, slice(-text.shape[1], None))) for row, text in enumerate(embeds)]
 
 
 @torch.inference_mode()
-def read_padded(
+def forward_padded(
     model: LlavaGroundingForConditionalGeneration, embeds: Sequence[Tensor], cache: Cache | None = None
 ) -> tuple[Tensor, Tensor]:
     """Hidden states `[B, T, D]` of several texts `[1, T, D]`, padded on the left, and which positions are real."""
@@ -110,7 +110,7 @@ def _row_of(cache: Cache, row: int, place: slice) -> KeysAndValues:
 
 
 @dataclass(eq=False)
-class Writing:
+class GenerationState:
     """One answer being written."""
 
     decoding: Decoding
@@ -147,23 +147,23 @@ class RunningBatch:
         self._phrases = model.phrase_rule
         self._keep = keep
         self._rows = _Rows()
-        self.writings: list[Writing] = []
+        self.writings: list[GenerationState] = []
         """Those that run, in the order of the rows."""
 
     def __len__(self) -> int:
         return len(self.writings)
 
-    def join(self, decoding: Decoding, hidden: Tensor, read: KeysAndValues) -> Writing:
+    def join(self, decoding: Decoding, hidden: Tensor, read: KeysAndValues) -> GenerationState:
         """Begin an answer behind a text that was read; `hidden` is its last hidden state.
 
         To be called before tokens are chosen, not between choosing and reading them.
         """
-        writing = Writing(decoding, hidden, read.length)
+        writing = GenerationState(decoding, hidden, read.length)
         self._rows.add(read)
         self.writings.append(writing)
         return writing
 
-    def leave(self, writing: Writing) -> None:
+    def leave(self, writing: GenerationState) -> None:
         """End an answer where it stands."""
         row = self.writings.index(writing)
         if self._keep:
@@ -174,7 +174,7 @@ class RunningBatch:
         if row < len(self.writings):
             self.writings[row] = last
 
-    def choose_tokens(self) -> None:
+    def sample_tokens(self) -> None:
         """Choose the next token of every answer; those that end with it leave."""
         for writing in self._choose():
             if self._phrases.known_when_chosen(writing.token):
@@ -183,7 +183,7 @@ class RunningBatch:
             if self._ended(writing) and not self._waits_for_state(writing):
                 self.leave(writing)
 
-    def read_tokens(self) -> None:
+    def decode_tokens(self) -> None:
         """Read the tokens just chosen; an answer that only waited for the phrase state of its last one leaves."""
         if not self.writings:
             return
@@ -205,29 +205,29 @@ class RunningBatch:
                 for writing in list(self.writings):
                     self.leave(writing)
             else:
-                self.choose_tokens()
+                self.sample_tokens()
             yield
             if self.writings:
-                self.read_tokens()
+                self.decode_tokens()
                 yield
 
-    def _ended(self, writing: Writing) -> bool:
+    def _ended(self, writing: GenerationState) -> bool:
         limit = writing.decoding.max_new_tokens
         return writing.token == self._model.config.eos_token_id or writing.written >= limit
 
-    def _waits_for_state(self, writing: Writing) -> bool:
+    def _waits_for_state(self, writing: GenerationState) -> bool:
         """Its last token is a `<seg>` whose state is known when it has been read."""
         return self._phrases.known_when_read(writing.token)
 
     @torch.inference_mode()
-    def _choose(self) -> list[Writing]:
+    def _choose(self) -> list[GenerationState]:
         """Choose the next token of every answer; one that has no numbers to choose from leaves."""
         logits = self._model.logits(torch.stack([writing.hidden for writing in self.writings]))
         running = list(self.writings)
         for row, writing in enumerate(running):
             writing.states = []
             try:
-                writing.token = writing.sampler.choose(logits[row])
+                writing.token = writing.sampler.sample(logits[row])
             except LlavaGroundingError as error:
                 writing.error = error
         for writing in running:

@@ -14,7 +14,7 @@ import torch
 
 from llava_grounding.errors import PromptError, UsageError, shown
 from llava_grounding.inference.answering import RunningAnswer, TextDelta
-from llava_grounding.inference.batching import KeysAndValues, RunningBatch, read_text
+from llava_grounding.inference.batching import KeysAndValues, RunningBatch, prefill
 from llava_grounding.inference.decoding import Decoding, GenerationOptions, StopSignal, read_options
 from llava_grounding.inference.runtime import Runtime, SeenImage
 from llava_grounding.processing.processor import EncodedText
@@ -167,7 +167,7 @@ class Conversation:
         if self._unread:
             parts.insert(0, runtime.embed_ids(self._unread))
         batch = RunningBatch(runtime.model)
-        writing = batch.join(decoding, *read_text(runtime.model, torch.cat(parts, dim=1), self._read))
+        writing = batch.join(decoding, *prefill(runtime.model, torch.cat(parts, dim=1), self._read))
         running = RunningAnswer(runtime, image, writing, length, grounded, stream, score_threshold)
         for _ in batch.write(stop):
             for event in running.take():

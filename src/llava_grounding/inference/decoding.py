@@ -118,7 +118,7 @@ class TokenSampler:
             else:
                 self._generator.manual_seed(int(decoding.seed))
 
-    def choose(self, logits: Tensor) -> int:
+    def sample(self, logits: Tensor) -> int:
         """The next token for logits `[V]`.
 
         Raises:

@@ -21,7 +21,7 @@ from llava_grounding.errors import LlavaGroundingError, UsageError, shown
 from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
 from llava_grounding.inference.answering import RunningAnswer
-from llava_grounding.inference.batching import RunningBatch, read_padded, read_texts
+from llava_grounding.inference.batching import RunningBatch, forward_padded, prefill_batch
 from llava_grounding.inference.conversation import Conversation, check_threshold, fit_decoding, question_message
 from llava_grounding.inference.decoding import Decoding, GenerationOptions, StopSignal, read_options
 from llava_grounding.inference.runtime import PHRASES_PER_PASS, Runtime, SeenImage
@@ -309,7 +309,7 @@ class GroundedChat:
     @torch.inference_mode()
     def _seg_states(self, texts: Sequence[EncodedText], image: SeenImage) -> torch.Tensor:
         """The phrase state `[G, D]` of the one `<seg>` of each text."""
-        hidden, mask = read_padded(self.model, [self._runtime.embed(text, image) for text in texts])
+        hidden, mask = forward_padded(self.model, [self._runtime.embed(text, image) for text in texts])
         ids = self.processor.collate_texts(texts, padding_side="left")["input_ids"].to(self.device)
         return self.model.phrase_states(hidden, ids, mask)[0][:, 0]
 
@@ -336,7 +336,7 @@ class GroundedChat:
         batch = RunningBatch(self.model, keep=False)
         running = []
         for read, decoding, question, image, text in zip(
-            read_texts(self.model, embeds), decodings, questions, images, texts, strict=True
+            prefill_batch(self.model, embeds), decodings, questions, images, texts, strict=True
         ):
             writing = batch.join(decoding, *read)
             running.append(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from llava_grounding.inference.answering import PhraseClosed, RunningAnswer, TextDelta
-from llava_grounding.inference.batching import KeysAndValues, RunningBatch, read_text
+from llava_grounding.inference.batching import KeysAndValues, RunningBatch, prefill
 from llava_grounding.inference.conversation import fit_decoding, question_message
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.inference.runtime import SeenImage
@@ -126,7 +126,7 @@ class Answers:
             cached, hidden, read = self._read_from_image(task, texts[0].input_ids, embeds)
         else:
             cached = known.read.length
-            hidden, read = read_text(self._runtime.model, embeds, known.read)
+            hidden, read = prefill(self._runtime.model, embeds, known.read)
         writing = self._batch.join(decoding, hidden, read)
         self._metrics.prompt_tokens.inc(length - cached)
         self._metrics.dialogue_cache.labels("miss" if known is None else "hit").inc()
@@ -141,8 +141,8 @@ class Answers:
         key = (task.picture.key, tuple(ids[:count]))
         known = self._dialogues.get(key) if self._keep and count else None
         if known is not None:
-            return count, *read_text(self._runtime.model, embeds[:, count:], known.read)
-        hidden, read = read_text(self._runtime.model, embeds)
+            return count, *prefill(self._runtime.model, embeds[:, count:], known.read)
+        hidden, read = prefill(self._runtime.model, embeds)
         if self._keep and count and tokens.region not in ids[:count]:
             start = read.first(count)
             self._dialogues.put(key, ReadDialogue(start, (), ()), start.nbytes)
@@ -183,7 +183,7 @@ class Answers:
     def write(self, answerings: Sequence[Answering]) -> None:
         """Write one token of every answer, and tell what came of it."""
         self._metrics.tokens.inc(len(answerings))
-        for step in (self._batch.choose_tokens, self._batch.read_tokens):
+        for step in (self._batch.sample_tokens, self._batch.decode_tokens):
             step()
             for answering in answerings:
                 if not answering.done:

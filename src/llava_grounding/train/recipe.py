@@ -80,7 +80,7 @@ class Recipe:
     max_grad_norm: float = 1.0
     """Largest gradient norm; 0 leaves gradients as they are, as in the original."""
     freeze: tuple[str, ...] = ()
-    """Parts of the model that rest although their stage would train them."""
+    """Parts of the model that stay frozen although their stage would train them."""
     frozen_stages: int = 0
     """Stages of an EfficientNet-Lite backbone, from the pixels on, that are frozen; the stem is the first."""
     freeze_batch_norm: bool = False
