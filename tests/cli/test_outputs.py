@@ -14,7 +14,6 @@ import pytest
 from fake_engine import FakeEngine, Result
 from PIL import Image
 
-from llava_grounding import aside
 from llava_grounding.cli import outputs
 from llava_grounding.cli.common import ANSWER_FILES
 from llava_grounding.cli.outputs import refuse_overwriting, write_files
@@ -237,17 +236,6 @@ def test_a_killed_process_leaves_no_mix_and_its_leavings_go(
     write_files(folder, OLD)
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
     assert {path.name for path in folder.iterdir()} - {"notes.txt"} == OLD.keys()
-
-
-def test_what_is_being_written_by_another_process_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(aside, "_YOUNG", 0.0)
-    with aside.aside_folder(tmp_path, "folder") as first:
-        with aside.aside_folder(tmp_path, "folder"):
-            assert first.exists()
-        assert first.exists()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_device_takes_what_is_written(tmp_path: Path) -> None:
