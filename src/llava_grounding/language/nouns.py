@@ -244,10 +244,6 @@ class Lexicon:
         found = [mention for mention in self.find(phrase) if mention.head_span[0] < cut]
         return tuple(dict.fromkeys(name for mention in found for name in mention.categories))
 
-    def mentioned(self, text: str) -> frozenset[str]:
-        """Every category the text may speak of, the likeliest of each mention."""
-        return frozenset(mention.categories[0] for mention in self.find(text))
-
     def _term_at(self, tokens: list[_Token], index: int) -> _Term | None:
         for length in self._lengths.get(tokens[index].text, ()):
             words = tokens[index : index + length]

@@ -3,12 +3,14 @@
 The sequence never changes length here: the processor has already written one placeholder per feature.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
-from llava_grounding.errors import ShapeError
+from llava_grounding.errors import ShapeError, UsageError
 
 
 class FeatureVisionTower(nn.Module):
@@ -64,3 +66,16 @@ def put_into_slots(
         )
     flat = features.to(embeds)[feature_mask.to(embeds.device)]
     return embeds.masked_scatter(slots.unsqueeze(-1).expand_as(embeds), flat)
+
+
+def refuse_unfilled(slots: Bool[Tensor, "B T"], name: str, given: object) -> None:
+    """Raise a ShapeError for placeholders that nothing was given for."""
+    if given is None and bool(slots.any()):
+        raise ShapeError(f"the text has {name} placeholders, but no {name} features were given")
+
+
+def attentions_of(outputs: Any) -> tuple[Tensor, ...]:
+    """Attention of every layer; a UsageError where the implementation keeps none."""
+    if not outputs.attentions or outputs.attentions[0] is None:
+        raise UsageError('output_attentions needs model.language_model.set_attn_implementation("eager")')
+    return tuple(outputs.attentions)

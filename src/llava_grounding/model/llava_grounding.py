@@ -5,15 +5,15 @@ once (`encode_image`) and serves any number of questions, phrases and prompts.
 """
 
 import inspect
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, GenerationMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-from transformers.utils import ModelOutput, TransformersKwargs
+from transformers.utils import TransformersKwargs
 
 from llava_grounding.errors import ShapeError, UsageError, did_you_mean
 from llava_grounding.model.builders import (
@@ -24,35 +24,20 @@ from llava_grounding.model.builders import (
 )
 from llava_grounding.model.config import GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
 from llava_grounding.model.generation import GroundedGeneration, positions_read
-from llava_grounding.model.language import put_into_slots
+from llava_grounding.model.language import attentions_of, put_into_slots, refuse_unfilled
 from llava_grounding.model.loading import CheckedLoading, ModelWithoutHead
 from llava_grounding.model.model_card import WithModelCard
-from llava_grounding.model.outputs import GrounderOutput, ImageFeatures, ImageMemory, RegionPrompts, VisualPromptOutput
+from llava_grounding.model.outputs import (
+    GrounderOutput,
+    ImageFeatures,
+    ImageMemory,
+    LlavaGroundingOutput,
+    RegionPrompts,
+    VisualPromptOutput,
+)
 from llava_grounding.model.phrase_states import PhraseStates
 from llava_grounding.model.placement import any_trainable, device_of, like, memory_for
 from llava_grounding.model.shared_tower import SharedVisionTower
-
-
-@dataclass
-class LlavaGroundingOutput(ModelOutput):
-    """Output of `forward`."""
-
-    # Checkers of argument types read a signature that does not show that it may be made of a dict, as accelerate does.
-    __no_type_check__: ClassVar[bool] = True
-
-    loss: Tensor | None = None
-    """Language-model loss, mean over the learnt tokens."""
-    logits: Tensor | None = None
-    """[B, T, vocabulary]; None when training with labels, where only the learnt positions are scored."""
-    past_key_values: Any = None
-    last_hidden_state: Tensor | None = None
-    """[B, T, D], after the final norm."""
-    hidden_states: tuple[Tensor, ...] | None = None
-    """The last one alone, and only if `output_hidden_states` asks for it: `generate` then collects it step by step."""
-    attentions: tuple[Tensor, ...] | None = None
-    """Per layer [B, heads, T, S], only if `output_attentions` asks for them."""
-    image_features: ImageFeatures | None = None
-    prompt_output: VisualPromptOutput | None = None
 
 
 class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, GroundedGeneration, GenerationMixin):
@@ -223,7 +208,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         ]:
             if token >= self.config.text_config.vocab_size:
                 slots = input_ids == token
-                _refuse_unfilled(slots, name, features)
+                refuse_unfilled(slots, name, features)
                 input_ids = input_ids.masked_fill(slots, 0)
         return input_ids
 
@@ -256,7 +241,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             ("region", self.config.region_token_id, found),
         ]:
             if not behind:
-                _refuse_unfilled(input_ids == token, name, given)
+                refuse_unfilled(input_ids == token, name, given)
         already_read = behind and not bool((input_ids == self.config.image_token_id).any())
         embeds = self.embed(
             input_ids,
@@ -338,7 +323,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             past_key_values=outputs.past_key_values,
             last_hidden_state=hidden,
             hidden_states=(hidden,) if output_hidden_states else None,
-            attentions=_attentions(outputs) if output_attentions else None,
+            attentions=attentions_of(outputs) if output_attentions else None,
             image_features=image_features,
             prompt_output=prompt_output,
         )
@@ -494,17 +479,6 @@ def _text_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
             names = [*inspect.signature(LlavaGroundingForConditionalGeneration.forward).parameters, *known]
             raise UsageError(f"forward has no argument `{name}`{did_you_mean(name, names)}")
     return {name: value for name, value in kwargs.items() if value is not None}
-
-
-def _refuse_unfilled(slots: Bool[Tensor, "B T"], name: str, given: object) -> None:
-    if given is None and bool(slots.any()):
-        raise ShapeError(f"the text has {name} placeholders, but no {name} features were given")
-
-
-def _attentions(outputs: Any) -> tuple[Tensor, ...]:
-    if not outputs.attentions or outputs.attentions[0] is None:
-        raise UsageError('output_attentions needs model.language_model.set_attn_implementation("eager")')
-    return tuple(outputs.attentions)
 
 
 def _keeps_all(logits_to_keep: int | Tensor) -> bool:

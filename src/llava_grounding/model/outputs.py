@@ -6,10 +6,12 @@ M matched pairs, H W pixels, h w feature cells, N memory cells. Boxes are cxcywh
 """
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 from llava_grounding.errors import PromptError, UsageError
 
@@ -249,3 +251,25 @@ class VisualPromptOutput(VisualPromptPrediction):
         """Stride-4 mask logits of all tokens."""
         tokens = self.mask_embeds.shape[1:3]
         return mask_logits_from(self.mask_embeds.flatten(1, 2), self.mask_features).unflatten(1, tokens)
+
+
+@dataclass
+class LlavaGroundingOutput(ModelOutput):
+    """Output of `forward`."""
+
+    # Checkers of argument types read a signature that does not show that it may be made of a dict, as accelerate does.
+    __no_type_check__: ClassVar[bool] = True
+
+    loss: Tensor | None = None
+    """Language-model loss, mean over the learnt tokens."""
+    logits: Tensor | None = None
+    """[B, T, vocabulary]; None when training with labels, where only the learnt positions are scored."""
+    past_key_values: Any = None
+    last_hidden_state: Tensor | None = None
+    """[B, T, D], after the final norm."""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """The last one alone, and only if `output_hidden_states` asks for it: `generate` then collects it step by step."""
+    attentions: tuple[Tensor, ...] | None = None
+    """Per layer [B, heads, T, S], only if `output_attentions` asks for them."""
+    image_features: ImageFeatures | None = None
+    prompt_output: VisualPromptOutput | None = None
