@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import llava_grounding
+from llava_grounding import registration
 
 KNOWN = """
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
@@ -21,27 +22,20 @@ assert processor_class_from_name("LlavaGroundingProcessor").__module__.startswit
 """
 
 
-UNKNOWN = """
-assert "llava_grounding" not in transformers.models.auto.configuration_auto.CONFIG_MAPPING
-assert not {name for name in sys.modules if name.startswith(("llava_grounding.model", "llava_grounding.processing"))}
-"""
+def test_where_the_auto_classes_are_loaded_the_model_registers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers.models.auto.configuration_auto  # noqa: F401
 
-
-@pytest.mark.slow
-def test_importing_the_package_registers_nothing_whatever_was_imported_before() -> None:
-    run("import sys, transformers.models.auto.configuration_auto, llava_grounding", UNKNOWN)
+    imported: list[str] = []
+    monkeypatch.setattr(registration, "import_module", imported.append)
+    registration.register_if_loaded()
+    assert imported == ["llava_grounding.model.llava_grounding", "llava_grounding.processing.processor"]
 
 
 @pytest.mark.slow
 def test_the_auto_classes_know_the_model_and_no_module_loader_is_changed() -> None:
     before = "import sys; finders, hooks = list(sys.meta_path), list(sys.path_hooks)"
     after = "assert (sys.meta_path, sys.path_hooks) == (finders, hooks)"
-    run(before, "import llava_grounding", after, "llava_grounding.register()", KNOWN)
-
-
-def run(*code: str) -> None:
-    """Run code by itself."""
+    code = f"{before}\nimport llava_grounding\n{after}\nllava_grounding.register()\n{KNOWN}"
     source = str(Path(llava_grounding.__file__).parents[1])
     paths = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    subprocess.run([sys.executable, "-c", "\n".join(code)], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": paths})

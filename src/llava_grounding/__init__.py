@@ -6,7 +6,7 @@ Public names are imported when first used, so that `import llava_grounding` is q
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from llava_grounding.registration import register
+from llava_grounding.registration import register, register_if_loaded
 
 if TYPE_CHECKING:
     from llava_grounding.errors import LlavaGroundingError
@@ -69,3 +69,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+# So that `AutoProcessor`, `AutoModelForImageTextToText` and `pipeline` read our checkpoints.
+register_if_loaded()

@@ -1,13 +1,14 @@
 """Makes the Auto classes of transformers know the model.
 
-transformers has no entry point for that, so somebody has to say it. Imports neither transformers nor torch by itself:
-`import llava_grounding` stays quick, and changes nothing of what was imported before or after it.
+Imports neither transformers nor torch by itself: `import llava_grounding` stays quick.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 
+_AUTO = "transformers.models.auto.configuration_auto"
 # Each registers its classes at its end.
 _OURS = ("llava_grounding.model.llava_grounding", "llava_grounding.processing.processor")
 
@@ -19,3 +20,9 @@ def register() -> None:
     """
     for name in _OURS:
         import_module(name)
+
+
+def register_if_loaded() -> None:
+    """Register at once where somebody has loaded the Auto classes already: it costs next to nothing then."""
+    if _AUTO in sys.modules:
+        register()
