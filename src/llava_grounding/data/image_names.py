@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -34,6 +35,20 @@ def coco_spellings(name: str) -> tuple[str, ...]:
     return tuple(one for one in names if one != name)
 
 
+def folded(name: str) -> str:
+    """The same for all spellings of a path whose letters mean the same: capitals, backslashes, composed accents.
+
+    A Mac writes `é` into the names of files and archives as two characters, others as one.
+    """
+    name = name.replace("\\", "/")
+    return (name if name.isascii() else unicodedata.normalize("NFC", name)).casefold()
+
+
+def name_at(url: str, parts: int = 1) -> str:
+    """The last parts of the path in an address on the web: of `https://x.org/a%20b.jpg?key=1/2` it is `a b.jpg`."""
+    return unquote("/".join(url.partition("?")[0].partition("#")[0].split("/")[-parts:]), errors="replace")
+
+
 class NameIndex:
     """The names of a store of pictures, to look up one that is spelt otherwise.
 
@@ -43,15 +58,15 @@ class NameIndex:
     """
 
     def __init__(self, names: Iterable[str], root_name: str = "") -> None:
-        self._root = root_name.casefold()
+        self._root = folded(root_name)
         self._paths: dict[str, str | None] = {}
         self._bases: dict[str, str | None] = {}
         self._exact: set[str] = set()
         for name in names:
             self._exact.add(name)
-            folded = name.casefold()
-            self._paths[folded] = None if folded in self._paths else name
-            base = folded.rpartition("/")[2]
+            path = folded(name)
+            self._paths[path] = None if path in self._paths else name
+            base = path.rpartition("/")[2]
             self._bases[base] = None if base in self._bases else name
 
     def find(self, name: str) -> str | None:
@@ -65,20 +80,20 @@ class NameIndex:
                 path = "/".join(parts[start:])
                 if path in self._exact:
                     return path
-                if found := self._paths.get(path.casefold()):
+                if found := self._paths.get(folded(path)):
                     return found
-            if (anywhere or _COCO_NAME.fullmatch(parts[-1])) and (found := self._bases.get(parts[-1].casefold())):
+            if (anywhere or _COCO_NAME.fullmatch(parts[-1])) and (found := self._bases.get(folded(parts[-1]))):
                 return found
         return None
 
     def suggest(self, name: str) -> str | None:
         """The only picture whose name ends alike, in whatever folder."""
-        return next((found for parts, _ in _readings(name) if (found := self._bases.get(parts[-1].casefold()))), None)
+        return next((found for parts, _ in _readings(name) if (found := self._bases.get(folded(parts[-1])))), None)
 
     def _starts(self, parts: list[str]) -> Iterator[int]:
         yield 0
         for place in range(len(parts) - 1, 0, -1):
-            if parts[place - 1].casefold() == self._root:
+            if folded(parts[place - 1]) == self._root:
                 yield place
 
 

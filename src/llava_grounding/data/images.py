@@ -476,7 +476,18 @@ def _read_zip(path: Path) -> dict[str, ZipBytes | NoBytes]:
             entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     except _ARCHIVE_ERRORS as error:
         raise DataError(f"{path} must be a whole zip file: {error}") from error
-    return {entry.filename: _zip_entry(path, entry) for entry in entries if stays_inside(entry.filename)}
+    named = {_name_in_zip(entry): entry for entry in entries}
+    return {name: _zip_entry(path, entry) for name, entry in named.items() if stays_inside(name) and not _of_mac(name)}
+
+
+def _name_in_zip(entry: zipfile.ZipInfo) -> str:
+    """With `/`, as the format has it; some programs on Windows write backslashes."""
+    return entry.filename.replace("\\", "/")
+
+
+def _of_mac(name: str) -> bool:
+    """Whether a Mac put a file into an archive for itself, beside the one that was meant."""
+    return name.startswith("__MACOSX/")
 
 
 def _zip_entry(path: Path, entry: zipfile.ZipInfo) -> ZipBytes | NoBytes:

@@ -93,14 +93,16 @@ class BoxForms:
         slack_x, slack_y = np.maximum(_FEW_PIXELS, 0.02 * width), np.maximum(_FEW_PIXELS, 0.02 * height)
         self._beyond += int((~at_corner & ((right > width + slack_x) | (bottom > height + slack_y))).sum())
 
-    def refuse(self) -> None:
+    def refuse(self, wanted: str = "bbox must be [x, y, width, height] in pixels") -> None:
         """Refuse the file if its boxes have another form.
+
+        Args:
+            wanted: what they should be, for the message.
 
         Raises:
             DataError: saying how many boxes look like what.
         """
         self._count()
-        wanted = "bbox must be [x, y, width, height] in pixels"
         for unit, words in _UNITS.items():
             count, sure = self._within[unit], unit == 1 or (self._seen >= _ENOUGH and self._largest > _MOST * unit)
             if count and count >= _MOST * self._seen and sure and self._fractional > (0 if unit == 1 else count / 2):

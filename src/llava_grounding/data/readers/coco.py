@@ -74,7 +74,7 @@ class CocoPhotos(PackedRecords):
         **options: Unpack[LabelOptions],
     ) -> None:
         left_out = LeftOut()
-        labels = CocoLabels(instances, left_out, packed=True, **options)
+        labels = CocoLabels(instances, left_out, packed=True, store=images, **options)
         self.categories = {number: name for number, name in labels.categories.items() if name}
         self.ambiguous = labels.ambiguous
         self._coverage = labels.coverage

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 
+from llava_grounding.data.images import ImageStore
 from llava_grounding.data.readers.box_forms import BoxForms
 from llava_grounding.data.readers.category_names import natural_name, read_categories, surfaces_of
 from llava_grounding.data.readers.exhaustive import FileCoverage, is_no_category, is_unlabelled_region
@@ -28,9 +29,11 @@ from llava_grounding.data.readers.reading import (
     checked_segmentation,
     image_rows,
     is_crowd,
+    is_ignored,
     key_of,
     key_or_none,
     label_id,
+    leave_out_same_files,
     plain_text,
     rows_of,
     same_pictures,
@@ -117,6 +120,7 @@ class CocoLabels:
             needed.
         texts: keys of annotations under which words are read that mean them.
         packed: keep annotations as bytes that `unpacked` reads, in a third of the memory.
+        store: where the pictures come from, to see which images of the file are one picture.
 
     Attributes:
         images: by id, in order.
@@ -142,6 +146,7 @@ class CocoLabels:
         release: bool = False,
         texts: Sequence[str] = TEXT_KEYS,
         packed: bool = False,
+        store: ImageStore | None = None,
     ) -> None:
         what = "a COCO instances file"
         self._thorough, self._crowds_as_things, self._left_out = thorough, crowds_as_things, left_out
@@ -150,6 +155,8 @@ class CocoLabels:
         image_list, category_list = rows_of(data, "images", what), rows_of(data, "categories", what)
         self.images = image_rows(image_list, left_out, named_once=True)
         self._twins = same_pictures(image_list, self.images)
+        if store is not None:
+            self._twins = leave_out_same_files(self.images, self._twins, store, left_out)
         names = read_categories(category_list, left_out)
         self._surfaces = surfaces_of(category_list)
         names |= {number: natural_name(names[number]) for number in self._surfaces & names.keys()}
@@ -302,6 +309,8 @@ class CocoLabels:
         if "mask" in row and isinstance(row["mask"], str):
             region = {"stuff": "stuff", "semantic": "class"}.get(row["mask"], region)
         if (row.get("iscrowd") and is_crowd(row) and not self._crowds_as_things) or number in self._unlabelled:
+            region = "crowd"
+        if row.get("ignore") and is_ignored(row):
             region = "crowd"
         mask = None if segmentation is None else self._segmentation(segmentation, size_wh)
         box = box_from_xywh(bbox, size_wh) if mask is None else box_or_around(bbox, mask, size_wh)

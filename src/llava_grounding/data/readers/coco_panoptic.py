@@ -29,6 +29,7 @@ from llava_grounding.data.readers.reading import (
     key_of,
     key_or_none,
     label_id,
+    leave_out_same_files,
     list_under,
     naming,
     read_json,
@@ -105,7 +106,7 @@ class CocoPanoptic(PackedRecords):
         self._categories = _read_panoptic_categories(category_list, left_out)
         self._coverage = FileCoverage(category_list, {key: name for key, (name, _) in self._categories.items()})
         known = image_rows(rows, left_out, named_once=True)
-        twins = same_pictures(rows, known)
+        twins = leave_out_same_files(known, same_pictures(rows, known), images, left_out)
         annotations = rows_of(panoptic, "annotations", what)
         self._forms = BoxForms()
         found = list(self._rows(known, twins, annotations, segments, images, left_out))

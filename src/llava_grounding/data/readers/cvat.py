@@ -108,6 +108,7 @@ def _read(root: ElementTree.Element, store: ImageStore, left_out: LeftOut, unrea
         for number, shape in enumerate(image, start=1):
             if shape.tag == "tag":
                 unread["tag"] += 1
+                picture.may_have([shape.get("label")])
                 continue
             category = shape.get("label")
             unread["attribute"] += shape.find("attribute") is not None

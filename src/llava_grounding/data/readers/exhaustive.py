@@ -7,6 +7,8 @@ could not be used. `exhaustive_names` and `missing_names` are what makers of que
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -26,6 +28,7 @@ _NO_CATEGORY = frozenset(
 )
 _UNLABELLED = frozenset(name for name in _NO_CATEGORY if re.match("unlabel|not label|void|ignore|don", name))
 _LETTERS = re.compile(r"[^\w]+|_+")
+_MARKS = re.compile(r"[^\w]|_")
 
 
 def is_no_category(name: str) -> bool:
@@ -190,9 +193,12 @@ class FileCoverage:
 
 def exhaustive_names(record: Record) -> frozenset[str]:
     """Spoken names of which every visible thing is labelled by itself: a crowd hides some of them."""
-    hidden = {spoken_name(thing.category) for thing in record.instances if thing.region == "crowd"}
-    hidden |= {spoken_name(thing.category) for thing in record.instances if thing.category not in record.exhaustive}
-    return _spoken(record.exhaustive) - hidden - {""}
+    hidden = {letters_of(thing.category) for thing in record.instances if thing.region == "crowd"}
+    hidden |= {letters_of(thing.category) for thing in record.instances if thing.category not in record.exhaustive}
+    letters = Counter(letters_of(name) for name in {spoken_name(thing.category) for thing in record.instances})
+    hidden |= {one for one, count in letters.items() if count > 1}  # by either name a part would be counted
+    names = _spoken(record.exhaustive) - {""}
+    return frozenset(name for name in names if letters_of(name) not in hidden) if hidden else names
 
 
 @lru_cache(maxsize=64)
@@ -203,7 +209,16 @@ def _spoken(names: frozenset[str]) -> frozenset[str]:
 def missing_names(record: Record) -> list[str]:
     """Spoken names of what is certainly not in the image: none that may name something labelled there."""
     there = {spoken_name(thing.category) for thing in record.instances} - {""}
-    return sorted(exhaustive_names(record).difference(there, *map(other_names, there)))
+    called = set(map(letters_of, there.union(*map(other_names, there))))
+    return sorted(name for name in exhaustive_names(record) if letters_of(name) not in called)
+
+
+@lru_cache(maxsize=2**13)
+def letters_of(name: str) -> str:
+    """The same for names that differ in nothing but marks, blanks, capitals and how accents are composed: what bears a
+    label `traffic-light` must not be said to be no `traffic_light`."""
+    letters = _MARKS.sub("", unicodedata.normalize("NFKC", spoken_name(name)).casefold())
+    return letters or name
 
 
 @lru_cache(maxsize=2**13)
@@ -228,9 +243,9 @@ def _singular_too(said: str) -> frozenset[str]:
 
 
 def _same_when_spoken(names: Iterable[str]) -> dict[str, frozenset[str]]:
-    """Per name all that are said alike: `mouse_(animal)` and `mouse_(computer)`, `dog` and `dogs`."""
-    spoken = {name: spoken_name(name) for name in names}
-    singular = {plural(one): one for one in spoken.values() if one}
+    """Per name all that are said alike: `mouse_(animal)` and `mouse_(computer)`, `dog` and `dogs`, `Dog`."""
+    spoken = {name: letters_of(name) for name in names}
+    singular = {letters_of(plural(said)): one for name, one in spoken.items() if (said := spoken_name(name))}
     groups: dict[str, set[str]] = {}
     for name, said in spoken.items():
         groups.setdefault(singular.get(said, said), set()).add(name)

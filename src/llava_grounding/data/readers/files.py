@@ -5,6 +5,7 @@ Knows no labels; what it reads is unchecked. A file that cannot be read is a Dat
 
 from __future__ import annotations
 
+import codecs
 import gc
 import io
 import json
@@ -173,11 +174,14 @@ def read_lines_or_json(path: str | Path) -> tuple[list[tuple[int, Any]] | None, 
         raise DataError(f"cannot read {path}: {_instead(path, error)}") from error
 
 
-def read_text_lines(path: str | Path) -> list[str]:
-    """The lines of a text file, as a list of names has them; what is no UTF-8 is replaced.
+def read_text_lines(path: str | Path, strict: bool = True) -> list[str]:
+    """The lines of a text file, as a list of names has them, in UTF-8, or in UTF-16 with its mark of byte order.
+
+    Args:
+        strict: else what is neither is replaced, as where nothing but numbers is looked for.
 
     Raises:
-        DataError: if it cannot be read, or is far too large.
+        DataError: if it cannot be read, is far too large, or has other characters.
     """
     try:
         with open_regular(path) as stream:
@@ -186,7 +190,11 @@ def read_text_lines(path: str | Path) -> list[str]:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > _MAX_TEXT_BYTES:
         raise DataError(f"{path} must have at most {_MAX_TEXT_BYTES} bytes")
-    return data.decode("utf-8-sig", errors="replace").splitlines()
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if marked else "utf-8-sig", "strict" if strict else "replace").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} must be text in UTF-8: {error}; save it anew as that") from error
 
 
 def describe_file(path: str | Path) -> str | None:

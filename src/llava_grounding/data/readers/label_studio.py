@@ -27,6 +27,7 @@ from llava_grounding.data.readers.reading import (
     label_id,
     named,
     naming,
+    plain_text,
     shown,
 )
 from llava_grounding.data.readers.rows import image_store, read_entries
@@ -97,7 +98,7 @@ def _read(
         try:
             if not isinstance(entry, Mapping):
                 raise EntryError("task that is no object")
-            results = _results(entry)
+            results, others = _results(entry)
             shapes = [one for one in results if _label_key(one)]
             if len({shown(one.get("to_name")) for one in shapes}) > 1 or any(one.get("item_index") for one in shapes):
                 raise EntryError(SEVERAL, "a task must be about one image, but its regions are of several")
@@ -107,6 +108,8 @@ def _read(
             left_out.add(f"task {label_id(entry, ('id',), place)}", why)
             continue
         texts, chosen = _texts(results), _chosen(results)
+        picture.may_have(name for one in others for name in _names_in(one))
+        picture.may_have(name for one in results if not _is_shape(one) for name in _names_in(one))
         labelled = {_id(result) for result in results if _label_key(result)}
         nameless = {_id(result) for result in results if _is_shape(result)} - labelled
         for number, result in enumerate(results, start=1):
@@ -130,7 +133,10 @@ def _read(
                     )
                 row = _add(picture, value, category)
                 for text in texts.get(str(_id(result)), ()):
-                    picture.expressions.append(Expression(text, (row,)))
+                    try:
+                        picture.expressions.append(Expression(plain_text(text, "what is written"), (row,)))
+                    except EntryError as why:
+                        left_out.add(f"{named(name)}: text beside region {number}", why)
         yield picture
 
 
@@ -166,9 +172,21 @@ def _chosen(results: list[Mapping[str, Any]]) -> dict[Any, Any]:
     return found
 
 
-def _results(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The regions of a task."""
-    if "annotations" in entry or "completions" in entry:
+def _names_in(result: Mapping[str, Any]) -> Iterator[Any]:
+    """Every label and choice of a result."""
+    value = result.get("value")
+    waiting = [value[key] for key in (*_LABELS, _POINTS, *_CHOICES) if isinstance(value, Mapping) and key in value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, list):
+            waiting += one
+        else:
+            yield one
+
+
+def _results(entry: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """The regions of a task, and those of other people where nobody has said whose are right."""
+    if "annotations" in entry or "completions" in entry or isinstance(entry.get("data"), Mapping):
         done = entry.get("annotations", entry.get("completions"))
         done = (
             [one for one in done if isinstance(one, Mapping) and not one.get("was_cancelled")]
@@ -177,9 +195,10 @@ def _results(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         )
         if not done:
             raise EntryError("task that nobody has done")
-        best = next((one for one in done if one.get("ground_truth")), done[-1])
-        results = best.get("result")
-        return [one for one in results if isinstance(one, Mapping)] if isinstance(results, list) else []
+        true = next((one for one in done if one.get("ground_truth")), None)
+        best = done[-1] if true is None else true
+        others = [one for one in done if one is not best] if true is None else []
+        return _rows_of([best]), _rows_of(others)
     # JSON-MIN has the values alone, under the name of whatever asked for them.
     found: list[Mapping[str, Any]] = []
     for value in entry.values():
@@ -187,7 +206,12 @@ def _results(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
             found += [
                 {"value": one, **{key: one.get(key) for key in ("original_width", "original_height")}} for one in value
             ]
-    return found
+    return found, []
+
+
+def _rows_of(done: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    found = [one.get("result") for one in done]
+    return [row for rows in found if isinstance(rows, list) for row in rows if isinstance(row, Mapping)]
 
 
 def _image_name(entry: Mapping[str, Any], store: ImageStore) -> str:

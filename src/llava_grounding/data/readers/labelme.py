@@ -13,7 +13,16 @@ from typing import Any
 import numpy as np
 
 from llava_grounding.data.images import FolderImages, open_images
-from llava_grounding.data.readers.pictures import Picture, PictureRecords, corners, ellipse, polygons, size_of
+from llava_grounding.data.readers.pictures import (
+    Picture,
+    PictureRecords,
+    SeveralPicturesError,
+    check_own_name,
+    corners,
+    ellipse,
+    polygons,
+    size_of,
+)
 from llava_grounding.data.readers.reading import (
     EntryError,
     LeftOut,
@@ -89,7 +98,10 @@ def _read(
             shapes = list_under(data, "shapes", "file")
         except EntryError as why:
             left_out.add(named(path.name), why)
+            yield from why.pictures if isinstance(why, SeveralPicturesError) else ()
             continue
+        flags = data.get("flags")
+        picture.may_have(name for name, on in flags.items() if on) if isinstance(flags, Mapping) else None
         for group in _groups(shapes):
             category = group[0][1].get("label")
             with picture.label(f"shape {group[0][0]}", category, left_out):
@@ -115,7 +127,9 @@ def _picture(data: Mapping[str, Any], path: Path, root: Path, store: Any, beside
     # `..\images\1.jpg` is meant from the file; a folder beside the files is found by its name.
     names = [tail, base, f"{folder}/{base}", *(f"{folder}/{path.stem}{end}" for end in (".jpg", ".png", ".jpeg"))]
     names = [one.removeprefix("./") for one in names if one and not one.startswith(("/", ".."))]
-    name = next((one for one in names if store.has(one)), None)
+    there = [one for one in names if store.has(one)]
+    name = next(iter(there), None)
+    check_own_name(tail, path, there, store)
     inside = LabelmeBytes(path) if name is None and isinstance(data.get("imageData"), str) else None
     called = name or base or path.with_suffix(".jpg").name
     if data.get("imageWidth") and data.get("imageHeight"):

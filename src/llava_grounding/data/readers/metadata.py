@@ -22,6 +22,7 @@ from llava_grounding.data.readers.reading import (
     are_numbers,
     as_numbers,
     file_name_of,
+    is_crowd,
     is_whole,
     label_id,
     naming,
@@ -130,11 +131,17 @@ def captions_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def add_objects(picture: Picture, objects: Any, names: list[str], left_out: LeftOut, forms: BoxForms) -> None:
-    """Boxes of a row: lists of boxes and categories, or a list of objects with one of each."""
+    """Boxes of a row: lists of boxes and categories, or a list of objects with one of each.
+
+    Of a row without `objects` nobody has said what is in its picture, unlike of one whose lists are empty.
+    """
     if not objects:
+        picture.lost.update([None] if objects is None else ())
         return
+    crowds: list[bool] = []
     if isinstance(objects, list):
         pairs = [(one.get("bbox"), _category(one)) if isinstance(one, Mapping) else (None, None) for one in objects]
+        crowds = [isinstance(one, Mapping) and is_crowd(one) for one in objects]
     else:
         boxes = objects.get("bbox", objects.get("bboxes")) if isinstance(objects, Mapping) else None
         kinds = _category(objects) if isinstance(objects, Mapping) else None
@@ -146,6 +153,9 @@ def add_objects(picture: Picture, objects: Any, names: list[str], left_out: Left
             picture.lost.add(None)
             return
         pairs = list(zip(boxes, kinds, strict=True))
+        said = objects.get("iscrowd")
+        crowds = [is_crowd({"iscrowd": one}) for one in said] if isinstance(said, list) else []
+    crowds += [False] * (len(pairs) - len(crowds))
     for number, (bbox, kind) in enumerate(pairs, start=1):
         category = names[kind] if isinstance(kind, int) and is_whole(kind) and 0 <= kind < len(names) else kind
         with picture.label(f"object {number}", category, left_out):
@@ -161,7 +171,7 @@ def add_objects(picture: Picture, objects: Any, names: list[str], left_out: Left
             assert picture.size_wh is not None
             forms.see(list(numbers), picture.size_wh)
             x, y, w, h = numbers
-            picture.add(category, (x, y, x + w, y + h))
+            picture.add(category, (x, y, x + w, y + h), region="crowd" if crowds[number - 1] else "thing")
 
 
 def _category(row: Mapping[str, Any]) -> Any:

@@ -367,8 +367,10 @@ def _dialogues(row: Mapping[str, Any]) -> list[Any]:
 
 
 def _objects(value: Any) -> Any:
-    """Objects of a row, whose lists may be empty."""
-    return None if isinstance(value, Mapping) and not any(value.values()) else value
+    """Objects of a row: none where its lists are empty, None where it has no lists."""
+    if not isinstance(value, Mapping) or any(value.values()):
+        return value
+    return [] if any(one is not None for one in value.values()) else None
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None) -> list[str]:

@@ -12,11 +12,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from llava_grounding.data.images import ImageBytes, ImageStore
+from llava_grounding.data.image_names import folded
+from llava_grounding.data.images import ImageBytes, ImageStore, place_of
+from llava_grounding.data.readers.box_forms import BoxForms
 from llava_grounding.data.readers.exhaustive import Coverage, FileCoverage, is_no_category, is_unlabelled_region
 from llava_grounding.data.readers.reading import (
     MAX_LABELS,
@@ -39,6 +42,7 @@ from llava_grounding.data.record import Annotation, Expression, GroundedText, Re
 from llava_grounding.errors import DataError, ImageError, shown
 from llava_grounding.image_files import DATA_FORMATS
 from llava_grounding.image_headers import read_header
+from llava_grounding.language.nouns import other_names, spoken_name
 from llava_grounding.masks import encode_rle_at, mask_to_box
 
 _CIRCLE = 64  # corners of a polygon that stands for a circle
@@ -54,6 +58,9 @@ class Picture:
         size_wh: in pixels; None where the file does not say.
         data: its bytes, where they are not in the store.
         number: how often it has occurred, where each of its dialogues is a record.
+        lost: categories of which a label is left out; None for a label of which nobody knows what it was.
+        hints: names of what is said to be there without a place, as tags of a picture say it.
+        doubtful: whether it is one of those that labels may be of which nobody can place; it has none itself.
     """
 
     name: str
@@ -62,10 +69,22 @@ class Picture:
     number: int = 1
     things: list[Annotation] = field(default_factory=list)
     lost: set[str | None] = field(default_factory=set)
+    hints: set[str] = field(default_factory=set)
+    doubtful: bool = False
     expressions: list[Expression] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
     grounded_captions: list[GroundedText] = field(default_factory=list)
     dialogues: list[tuple[RecordedTurn, ...]] = field(default_factory=list)
+
+    @property
+    def says_more(self) -> bool:
+        """Whether it has texts, and so is more than the labels of a picture."""
+        return bool(self.dialogues or self.grounded_captions or self.captions)
+
+    def lose_labels_of(self, other: Picture) -> None:
+        """What another entry for the same picture labels, and this one does not, may be there all the same."""
+        if other.things != self.things:
+            self.lost.update(other.lost, (thing.category or None for thing in other.things))
 
     @contextmanager
     def label(self, called: str, category: Any, left_out: LeftOut) -> Iterator[None]:
@@ -75,6 +94,10 @@ class Picture:
         except EntryError as why:
             left_out.add(f"{named(self.name)}: {called}", why)
             self.lost.add(" ".join(category.split()) or None if isinstance(category, str) else None)
+
+    def may_have(self, names: Iterable[Any]) -> None:
+        """What is said of the whole picture, without a place: these may be there, though no label shows them."""
+        self.hints.update(one for name in names if isinstance(name, str) and (one := " ".join(name.split())))
 
     def add_mask(self, category: Any, part: np.ndarray, left_top: tuple[int, int], texts: Iterable[str] = ()) -> int:
         """Add a label by its mask, of which a part is given. Gives its place.
@@ -144,23 +167,37 @@ class PictureRecords(PackedRecords):
     ) -> None:
         self._images = images
         found: list[Picture] = []
-        times: Counter[str] = Counter()
+        of_one_file: dict[object, list[Picture]] = {}
+        doubtful: list[list[Picture]] = []
+        forms = BoxForms()
         for picture in pictures:
-            place = posixpath.normpath(picture.name.replace("\\", "/"))
-            times[place] += 1
             try:
-                talks = bool(picture.dialogues or picture.grounded_captions)
-                if times[place] > 1 and picture.things and not talks:
+                same = of_one_file.setdefault(_place(picture, images), [])
+                if picture.doubtful:
+                    doubtful.append(same)
+                    continue
+                for before in same:
+                    before.lose_labels_of(picture)
+                    picture.lose_labels_of(before)
+                if same and not picture.says_more:
                     raise EntryError("picture given twice")
-                if picture.data is None:
-                    check_present(images, picture.name)
             except EntryError as why:
                 left_out.add(f"image {named(picture.name)}", why)
-            else:
-                if times[place] > 1:
-                    picture.number = times[place]
-                found.append(picture)
+                continue
+            same.append(picture)
+            picture.number = len(same)
+            for thing in picture.things if picture.size_wh else ():
+                x0, y0, x1, y1 = thing.box_xyxy
+                forms.see([x0, y0, x1 - x0, y1 - y0], picture.size_wh or (1, 1))
+            found.append(picture)
+        for picture in (one for same in doubtful for one in same):
+            picture.lost.add(None)
+        forms.refuse("boxes must be in pixels")
         seen = {thing.category for one in found for thing in one.things if thing.category}
+        spoken = {spoken_name(name) for name in seen}
+        spoken = spoken.union(*map(other_names, spoken))
+        for one in found:
+            one.lost.update(hint for hint in one.hints if spoken_name(hint) in spoken)
         lost = {name for one in found for name in one.lost if name is not None}
         names: dict[Key, str] = {name: name for name in sorted(seen | lost)}
         self._coverage = FileCoverage((), names, None, exhaustive)
@@ -195,6 +232,18 @@ class PictureRecords(PackedRecords):
     def _record(self, row: tuple[Record, Coverage]) -> Record:
         record, coverage = row
         return self._coverage.fill(record, coverage)
+
+
+def _place(picture: Picture, images: ImageStore) -> object:
+    """The same for all spellings of a picture's name.
+
+    Raises:
+        EntryError: if it is not there.
+    """
+    if picture.data is not None:
+        return posixpath.normpath(picture.name.replace("\\", "/"))
+    check_present(images, picture.name)
+    return place_of(images.locate(picture.name))
 
 
 def size_of(images: ImageStore, name: str) -> tuple[int, int]:
@@ -280,6 +329,39 @@ def turned(points: np.ndarray, degrees: float) -> np.ndarray:
     """Points (n, 2) turned clockwise about the origin, y pointing down."""
     angle = math.radians(degrees)
     return points @ np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+
+
+class SeveralPicturesError(EntryError):
+    """A file of labels may be of either of several pictures.
+
+    Attributes:
+        pictures: these, to note that their labels are not known.
+    """
+
+    pictures: tuple[Picture, ...] = ()
+
+
+def check_own_name(said: str, path: Path, there: Sequence[str], store: ImageStore) -> None:
+    """See that a file of labels, one of which lies beside each picture, is not left from before it was renamed.
+
+    Args:
+        said: the picture that the file names.
+        path: of the file.
+        there: names, of those that the file can mean, of pictures that are there.
+
+    Raises:
+        SeveralPicturesError: if it is called like one picture and names another, and both are there.
+    """
+    own = folded(path.stem)
+    names = {folded(file_stem(one)) for one in there}
+    if own in names and len(names) > 1 and len({place_of(store.locate(one)) for one in there}) > 1:
+        error = SeveralPicturesError(
+            "file called like another picture than it names",
+            f"it names {named(said)}, but a picture called `{path.stem}` is there as well, and nobody can say which "
+            "is meant; name the right one",
+        )
+        error.pictures = tuple(Picture(one, None, doubtful=True) for one in there)
+        raise error
 
 
 def file_stem(name: str) -> str:

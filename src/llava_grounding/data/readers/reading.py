@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, overload
 
 import numpy as np
 
-from llava_grounding.data.images import is_absolute, is_unicode, stays_inside
+from llava_grounding.data.image_names import folded, name_at
+from llava_grounding.data.images import ImageStore, is_absolute, is_unicode, place_of, stays_inside
 from llava_grounding.data.readers.files import JsonRows
 from llava_grounding.data.readers.files import read_json as read_json
 from llava_grounding.data.readers.numbers import EntryError as EntryError
@@ -263,7 +264,16 @@ def list_under(row: Mapping[str, Any], key: str, what: str) -> list[Any]:
 
 def is_crowd(row: Mapping[str, Any]) -> bool:
     """Whether a COCO label says that it is several things under one mask."""
-    return row.get("iscrowd") not in (None, 0, "0", "", "false", "False")
+    return _says_yes(row.get("iscrowd"))
+
+
+def is_ignored(row: Mapping[str, Any]) -> bool:
+    """Whether a COCO label says that it is no label to learn from, as pycocotools and detectors read it."""
+    return _says_yes(row.get("ignore"))
+
+
+def _says_yes(value: Any) -> bool:
+    return value not in (None, 0, "0", "", "false", "False")
 
 
 def checked_size(width: Any, height: Any) -> tuple[int, int]:
@@ -288,7 +298,7 @@ def _name_in(row: Mapping[str, Any]) -> Any:
     """What an entry of a list of images calls its file, unchecked."""
     name, url = row.get("file_name"), row.get("coco_url")
     # LVIS says no more of its images than where they come from.
-    return url.rpartition("/")[2] if name is None and isinstance(url, str) else name
+    return name_at(url) if name is None and isinstance(url, str) else name
 
 
 def image_rows(rows: Iterable[Any], left_out: LeftOut, named_once: bool = False) -> dict[Key, ImageRow]:
@@ -336,6 +346,32 @@ def same_pictures(rows: Iterable[Any], images: Mapping[Key, ImageRow]) -> dict[K
         if number is not None and number not in images and isinstance(name := _name_in(row), str):
             twins[number] = tuple(kept.get(posixpath.normpath(name.replace("\\", "/")), ()))
     return twins
+
+
+def leave_out_same_files(
+    images: dict[Key, ImageRow], twins: Mapping[Key, tuple[Key, ...]], store: ImageStore, left_out: LeftOut
+) -> dict[Key, tuple[Key, ...]]:
+    """Leave out images whose names are spelt otherwise than one before and lead to the same file, as `images/1.jpg` and
+    `1.JPG` may. Gives `twins`, which are ids left out before with the ids of those kept, and these as well.
+    """
+    named_alike: dict[str, list[ImageRow]] = {}
+    for image in images.values():
+        named_alike.setdefault(folded(image.file_name).rpartition("/")[2], []).append(image)
+    same: dict[Key, Key] = {}
+    for group in named_alike.values():
+        paths = [folded(image.file_name) for image in group]
+        # Names of one length that differ lead into different folders, as those of frames of films.
+        if len(group) == 1 or (len(set(paths)) == len(paths) and len({path.count("/") for path in paths}) == 1):
+            continue
+        kept: dict[object, Key] = {}
+        for image in group:
+            data = store.locate(image.file_name)
+            before = kept.setdefault(place_of(data), image.id) if data.exists() else image.id
+            if before != image.id:
+                left_out.add(f"image {image.id}", "file name used twice")
+                same[images.pop(image.id).id] = before
+    before_and_now = {key: tuple(same.get(one, one) for one in ids) for key, ids in twins.items()}
+    return before_and_now | {key: (one,) for key, one in same.items()}
 
 
 def _same_name(image: ImageRow) -> str:

@@ -24,6 +24,7 @@ from llava_grounding.data.readers.reading import (
     checked_segmentation,
     image_rows,
     is_crowd,
+    is_ignored,
     key_of,
     label_id,
     list_under,
@@ -74,7 +75,7 @@ class RefCoco(PackedRecords):
         elif instances is None:
             raise DataError(f"{_WHAT} that is a list needs `instances`, the COCO file its annotation ids point into")
         else:
-            labels = CocoLabels(instances, left_out, crowds_as_things=crowds_as_things)
+            labels = CocoLabels(instances, left_out, crowds_as_things=crowds_as_things, store=images)
             rows = rows_of(refs, "annotations", _WHAT) if merged else refs
         if not isinstance(rows, list):
             raise DataError(f"{_WHAT} must be a list, or a COCO file with `sentences`, got {type(refs).__name__}")
@@ -220,7 +221,7 @@ def _merged_labels(data: Mapping[str, Any], left_out: LeftOut) -> tuple[CocoLabe
                 "" if category is None else labels.categories.get(key_of(category, "category id"), ""),
                 box_or_around(row.get("bbox"), mask, size_wh),
                 mask,
-                "crowd" if is_crowd(row) else "thing",
+                "crowd" if is_crowd(row) or is_ignored(row) else "thing",
                 key,
             )
         except EntryError as why:

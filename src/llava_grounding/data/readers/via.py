@@ -147,6 +147,8 @@ def _read(
         except EntryError as why:
             left_out.add(label_id(entry, ("filename",), key) if isinstance(entry, Mapping) else key, why)
             continue
+        about = entry.get("file_attributes")
+        picture.may_have(map(_value, about.values()) if isinstance(about, Mapping) else ())
         for number, region in enumerate(_regions(entry), start=1):
             category = _value(_attributes(region).get(attribute)) if attribute else ""
             unread["attributes"] += len(_attributes(region)) > 1

@@ -16,6 +16,8 @@ from llava_grounding.data.images import FolderImages, ImageStore, open_images, r
 from llava_grounding.data.readers.pictures import (
     Picture,
     PictureRecords,
+    SeveralPicturesError,
+    check_own_name,
     corners,
     file_stem,
     polygons,
@@ -110,6 +112,7 @@ def _read(paths: list[Path], store: ImageStore, left_out: LeftOut, unread: Count
             picture = Picture(name, _size(root, name, store))
         except EntryError as why:
             left_out.add(named(path.name), why)
+            yield from why.pictures if isinstance(why, SeveralPicturesError) else ()
             continue
         from_one = text_of(root, "source/database").lower().startswith("the voc")
         for number, thing in enumerate(root.iterfind("object"), start=1):
@@ -131,7 +134,9 @@ def _name(root: ElementTree.Element, path: Path, store: ImageStore) -> str:
     names += [f"{folder}/{one}" for one in names if one and folder not in ("", ".")]
     names += [f"{path.stem}{suffix}" for suffix in _SUFFIXES]
     names += [f"{folder}/{path.stem}{suffix}" for suffix in _SUFFIXES if folder not in ("", ".")]
-    found = next((one for one in names if stays_inside(one) and store.has(one)), None)
+    there = [one for one in names if stays_inside(one) and store.has(one)]
+    found = next(iter(there), None)
+    check_own_name(said, path, there, store)
     found = found or next((one for one in (text_of(root, "path"),) if one and store.has(one)), None)
     if found is None and not said:
         raise EntryError("no image", f"`filename` must name the picture, and none is called `{file_stem(path.name)}`")

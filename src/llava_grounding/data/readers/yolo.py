@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from llava_grounding.data.image_names import folded
 from llava_grounding.data.images import FolderImages, is_unicode, read_file
 from llava_grounding.data.readers.files import read_text_lines
 from llava_grounding.data.readers.pictures import Picture, PictureRecords, size_of
@@ -24,6 +26,7 @@ from llava_grounding.errors import DataError, did_you_mean, shown
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 """Of pictures."""
 _NAMES = ("classes.txt", "obj.names", "labels.txt")
+_LABELS, _ENDING = "labels", ".txt"
 _MAX_BYTES = 2**24  # of a text file
 _SLACK = 1.01  # shares of the picture that are taken for 1
 _VALIDATION = {"val": "valid", "valid": "val", "validation": "val"}
@@ -92,6 +95,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         if b"&" in data and b"*" in data:  # anchors could unfold to anything
             raise DataError(f"{path} must be YAML without anchors")
         values = yaml.safe_load(data)
+        if isinstance(values, dict) and "names" in values:
+            # Names as they are written: `no` and `1.0` are words here.
+            values["names"] = yaml.load(data, Loader=yaml.BaseLoader).get("names")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     return values if isinstance(values, dict) else {}
@@ -100,7 +106,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _classes(names: Any) -> dict[int, str]:
     """Names by class, from a list or a mapping."""
     pairs = names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ())
-    found = {number_or_none(key): str(value) for key, value in pairs if isinstance(value, str | int)}
+    found = {number_or_none(key): str(value) for key, value in pairs if isinstance(value, str | int | float)}
     return {key: value for key, value in found.items() if key is not None}
 
 
@@ -178,13 +184,57 @@ def _below(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _label_file(picture: Path, root: Path) -> Path | None:
-    """The text file of a picture: in `labels` where it lies in `images`, or beside it."""
-    parts = picture.relative_to(root).parts
-    places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
-    candidates = [root.joinpath(*parts[: places[-1]], "labels", *parts[places[-1] + 1 :])] if places else []
-    candidates += [picture, root / "labels" / picture.name]
-    return next((path for one in candidates if (path := one.with_suffix(".txt")).is_file()), None)
+class _LabelFiles:
+    """The text files of pictures, however they are spelt.
+
+    Attributes:
+        without_picture: text files with labels, in folders of labels, which are of no picture that is there.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._texts = root, dict[str, str]()
+        stems, linked = set(), False
+        for place, folders, files in os.walk(root):
+            linked = linked or any((Path(place) / one).is_symlink() for one in folders)
+            folder = Path(place).relative_to(root)
+            for name in ((folder / one).as_posix() for one in files):
+                if name.lower().endswith(_ENDING):
+                    self._texts[folded(name)] = name
+                else:
+                    stems.update(folded(stem) for stem in _label_stems(name))
+        unknown = [name for key, name in self._texts.items() if not linked and key.removesuffix(_ENDING) not in stems]
+        self.without_picture = [name for name in unknown if _is_of_labels(name) and _has_labels(root / name)]
+
+    def of(self, picture: str) -> Path | None:
+        """The text file of a picture, which may be called `1.jpg.txt` for `1.jpg`, as some tools do."""
+        for stem in _label_stems(picture):
+            if (self._root / f"{stem}{_ENDING}").is_file():
+                return self._root / f"{stem}{_ENDING}"
+            if (found := self._texts.get(folded(f"{stem}{_ENDING}"))) is not None:
+                return self._root / found
+        return None
+
+
+def _label_stems(picture: str) -> Iterator[str]:
+    """Where the text file of a picture may lie, less its ending: in `labels` if it lies in `images`, or beside it."""
+    parts = picture.split("/")
+    places = [place for place, part in enumerate(parts[:-1]) if part.casefold() == "images"]
+    names = ["/".join((*parts[: places[-1]], _LABELS, *parts[places[-1] + 1 :]))] if places else []
+    names += [picture, f"{_LABELS}/{parts[-1]}"]
+    for name in names:
+        yield posixpath.splitext(name)[0]
+        yield name
+
+
+def _is_of_labels(name: str) -> bool:
+    *folders, file = folded(name).split("/")
+    return _LABELS in folders and file not in _NAMES
+
+
+def _has_labels(path: Path) -> bool:
+    """Whether a text file has a line that says a class and where it is."""
+    rows = map(str.split, read_text_lines(path, strict=False))
+    return any(len(words) > 4 and number_or_none(words[0]) is not None for words in rows)
 
 
 def _read(
@@ -195,7 +245,9 @@ def _read(
     left_out: LeftOut,
     unread: Counter[str],
 ) -> Iterator[Picture]:
-    images = FolderImages(root)
+    images, texts = FolderImages(root), _LabelFiles(root)
+    for name in texts.without_picture:
+        left_out.add(named(name), "labels of no picture")
     for place in places:
         try:
             name = place.relative_to(root).as_posix()
@@ -207,9 +259,11 @@ def _read(
         except EntryError as why:
             left_out.add(f"image {named(name)}", why)
             continue
-        labels = _label_file(place, root)
+        labels = texts.of(name)
+        if labels is None and texts.without_picture:
+            picture.lost.add(None)  # which may be those of this one
         seen = set()
-        for number, line in enumerate(read_text_lines(labels) if labels else [], start=1):
+        for number, line in enumerate(read_text_lines(labels, strict=False) if labels else [], start=1):
             if not (words := line.split()) or tuple(words) in seen:
                 continue
             seen.add(tuple(words))
