@@ -308,7 +308,7 @@ class CocoLabels:
         region = "stuff" if number in self._surfaces else "thing"
         if "mask" in row and isinstance(row["mask"], str):
             region = {"stuff": "stuff", "semantic": "class"}.get(row["mask"], region)
-        if (row.get("iscrowd") and is_crowd(row) and not self._crowds_as_things) or number in self._unlabelled:
+        if (is_crowd(row) and not self._crowds_as_things) or number in self._unlabelled:
             region = "crowd"
         if row.get("ignore") and is_ignored(row):
             region = "crowd"

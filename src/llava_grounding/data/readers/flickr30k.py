@@ -218,6 +218,8 @@ def _grounded(
         try:
             text, phrases = parse_sentence(line)
             plain_text(text, "sentence")  # no special tokens
+            if "\ufffd" in text:
+                raise EntryError("not valid Unicode", f"a sentence must be UTF-8, got {line[:60]!r}")
             targets = {span: tuple(rows_of_entity[e]) if e in rows_of_entity else None for span, e in phrases}
             markup, kept, _ = spans_as_markup(text, targets)
             yield GroundedText(markup, kept)

@@ -221,7 +221,8 @@ def _kosmos(entry: Mapping[str, Any], picture: Picture, unread: Counter[str]) ->
             spans[span] = (*(spans.get(span) or ()), picture.add("", _scaled(chunk[2:6], picture.size_wh)))
     else:
         caption = _kosmos_text(entry.get("text", entry.get("caption")), picture, spans)
-    markup, targets, _ = spans_as_markup(caption, spans)
+    markup, targets, overlapping = spans_as_markup(caption, spans)
+    unread["phrases that overlap another"] += len(overlapping)
     picture.captions.append(plain_text(caption, "caption"))
     picture.grounded_captions.append(GroundedText(markup, targets))
 

@@ -32,6 +32,7 @@ _PAIRS = {"user": ("query", "prompt"), "assistant": ("response", "completion")}
 """Keys of questions and answers in chats of one turn, as Swift and TRL have them; of messages or of text."""
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant"}
 _PICTURES = ("images", "image")
+_FILMS = ("videos", "video", "audios", "audio")
 _MARKS = {*_LISTS, *_PAIRS["assistant"]}
 
 
@@ -90,8 +91,12 @@ def chat_of(entry: Any, inside: bool = False) -> tuple[tuple[RecordedTurn, ...],
     rows = _rows(entry)
     if not rows:
         raise EntryError("no dialogue", f"a chat must have a list of `messages`, got {shown(entry)}")
-    said: Any = next((entry[key] for key in _PICTURES if entry.get(key)), [])
-    pictures = [_source(one) for one in (said if isinstance(said, list) else [said])]
+    if entry.get("label") is False:
+        raise EntryError("answer that is marked as bad", "its `label` says that nobody should answer so")
+    if film := next((key for key in _FILMS if entry.get(key)), None):
+        raise EntryError("no picture but a film or a sound", f"a chat must be about one image, this one has `{film}`")
+    given = [entry[key] for key in _PICTURES if entry.get(key)]
+    pictures = [_source(one) for said in given for one in (said if isinstance(said, list) else [said])]
     texts: list[str] = []
     for number, row in enumerate(rows, start=1):
         role, text, shown_here = _message(row, number)

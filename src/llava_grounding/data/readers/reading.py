@@ -62,6 +62,8 @@ _KEPT = 20  # of each reason, entries whose fault is remembered
 assert all(token.startswith("<") for token in (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))
 _RESERVED = re.compile("|".join(map(re.escape, (*SPECIAL_TOKENS, IMAGE_TOKEN, OBJECT_TOKEN))), re.IGNORECASE)
 _SPELT = re.compile(r"[\\]|//|(?:^|/)\.|/$")
+_CROWD_KEYS = ("iscrowd", "is_crowd", "isgroupof", "is_group_of", "IsGroupOf")
+"""Of labels; those of Open Images are called groups."""
 _ID_KEYS = ("id", "ann_id", "region_id", "ref_id", "file_name", "image_id")
 
 
@@ -264,7 +266,7 @@ def list_under(row: Mapping[str, Any], key: str, what: str) -> list[Any]:
 
 def is_crowd(row: Mapping[str, Any]) -> bool:
     """Whether a COCO label says that it is several things under one mask."""
-    return _says_yes(row.get("iscrowd"))
+    return any(_says_yes(row.get(key)) for key in _CROWD_KEYS)
 
 
 def is_ignored(row: Mapping[str, Any]) -> bool:
@@ -356,7 +358,8 @@ def leave_out_same_files(
     """
     named_alike: dict[str, list[ImageRow]] = {}
     for image in images.values():
-        named_alike.setdefault(folded(image.file_name).rpartition("/")[2], []).append(image)
+        name = name_at(image.file_name) if "://" in image.file_name else image.file_name
+        named_alike.setdefault(folded(name).rpartition("/")[2], []).append(image)
     same: dict[Key, Key] = {}
     for group in named_alike.values():
         paths = [folded(image.file_name) for image in group]
@@ -431,15 +434,23 @@ def plain_text(value: Any, what: str) -> str:
 def spans_as_markup(
     text: str, targets: Mapping[tuple[int, int], tuple[int, ...] | None]
 ) -> tuple[str, tuple[tuple[int, ...] | None, ...], list[tuple[int, int]]]:
-    """A caption with its spans as phrases, and their targets in reading order.
+    """A caption with its spans as phrases, less the white space around them, and their targets in reading order.
 
     Returns:
-        Canonical markup, one target per phrase, and the spans left out because they overlap a phrase before them.
+        Canonical markup, one target per phrase, and the spans left out: they hold nothing but white space, or overlap a
+        phrase before them.
     """
+    trimmed: dict[tuple[int, int], tuple[int, ...] | None] = {}
+    for (start, end), rows in targets.items():
+        words = text[start:end]
+        span = start + len(words) - len(words.lstrip()), start + len(words.rstrip())
+        before = trimmed.get(span)
+        trimmed[span] = rows if before is None else tuple(dict.fromkeys((*before, *(rows or ()))))
+    targets = trimmed
     kept: list[tuple[int, int]] = []
     overlapping = []
     for span in sorted(targets, key=lambda span: (span[0], -span[1])):
-        if kept and span[0] < kept[-1][1]:
+        if span[0] >= span[1] or (kept and span[0] < kept[-1][1]):
             overlapping.append(span)
         else:
             kept.append(span)

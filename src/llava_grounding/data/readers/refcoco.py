@@ -6,6 +6,7 @@ The original `refs(...).p` is a pickle; it is read without running anything in i
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from llava_grounding.data.readers.reading import (
     is_crowd,
     is_ignored,
     key_of,
+    key_or_none,
     label_id,
     list_under,
     naming,
@@ -37,6 +39,7 @@ from llava_grounding.data.readers.reading import (
 from llava_grounding.data.record import Annotation, Expression, Record
 from llava_grounding.errors import DataError
 
+_COCO_NUMBER = re.compile(r"(?<![0-9])[0-9]{12}(?![0-9])")
 _WHAT = "a file of referring expressions"
 
 
@@ -157,7 +160,9 @@ def _expressions_by_image(
             image_id = key_of(row.get("image_id"), "image id")
             if image_id not in labels.images:
                 raise EntryError("ref to an unknown image")
+            _check_same_image(row, labels.images[image_id].file_name)
             meant = _meant(row, labels.annotations.get(image_id, {}), labels.ambiguous)
+            _check_same_category(row, meant, labels, labels.annotations[image_id])
             sentences = list_under(row, "sentences", "ref")
         except EntryError as why:
             left_out.add(label_id(row), why)
@@ -185,6 +190,27 @@ def _meant(row: Mapping[str, Any], annotations: Mapping[object, Annotation], amb
     if any(annotations[one].region == "crowd" for one in ids):
         raise EntryError("ref to a crowd")
     return list(dict.fromkeys(ids))
+
+
+def _check_same_image(row: Mapping[str, Any], file_name: str) -> None:
+    """A ref calls its picture `COCO_train2014_000000000009_72.jpg`, its annotation's number behind its own."""
+    said = row.get("file_name")
+    here, there = (_COCO_NUMBER.findall(one)[:1] if isinstance(one, str) else [] for one in (said, file_name))
+    if here and there and here != there:
+        raise EntryError("ref to another image", f"it names {shown(said)}, but its image is {shown(file_name)}")
+
+
+def _check_same_category(
+    row: Mapping[str, Any], meant: list[Key], labels: CocoLabels, annotations: Mapping[object, Annotation]
+) -> None:
+    """The annotation ids of a ref may be those of another file than `instances`."""
+    said = labels.categories.get(key_or_none(row.get("category_id")), "")
+    found = {annotations[one].category for one in meant} - {""}
+    if said and len(found) == 1 and said not in found:
+        raise EntryError(
+            "ref to a thing of another category",
+            f"it means a {shown(said)}, but its annotation is a {shown(found.pop())}; is `instances` the right file?",
+        )
 
 
 def _sentence(value: Any) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_grounding.data.image_names import name_at
 from llava_grounding.data.images import ImageStore, open_images, stays_inside
 from llava_grounding.data.readers.box_forms import BoxForms
 from llava_grounding.data.readers.reading import (
@@ -21,11 +22,13 @@ from llava_grounding.data.readers.reading import (
     box_from_xywh,
     checked_size,
     key_of,
+    key_or_none,
     label_id,
     list_under,
     naming,
     plain_text,
     read_json,
+    shown,
 )
 from llava_grounding.data.record import Annotation, Expression, Record
 from llava_grounding.errors import DataError
@@ -86,7 +89,7 @@ def _images(rows: list[Any], left_out: LeftOut) -> dict[Key, ImageRow]:
             if image_id in images:
                 raise EntryError("image id used twice")
             url = row.get("url")
-            end = "/".join(url.split("/")[-2:]) if isinstance(url, str) and url.count("/") > 1 else f"{image_id}.jpg"
+            end = name_at(url, 2) if isinstance(url, str) and url.count("/") > 1 else f"{image_id}.jpg"
             images[image_id] = ImageRow(image_id, end, checked_size(row.get("width"), row.get("height")), row)
         except EntryError as why:
             left_out.add(label_id(row), why)
@@ -122,7 +125,7 @@ def _records(
         except EntryError as why:
             left_out.add(label_id(row), why)
             continue
-        found = list(_usable(regions, image.size_wh, left_out, forms))
+        found = list(_usable(regions, image, left_out, forms))
         name = _base(image.file_name) if is_flat else image.file_name
         yield Record(
             id=name,
@@ -137,19 +140,21 @@ def _records(
 
 
 def _usable(
-    regions: list[Any], size_wh: tuple[int, int], left_out: LeftOut, forms: BoxForms
+    regions: list[Any], image: ImageRow, left_out: LeftOut, forms: BoxForms
 ) -> Iterator[tuple[Annotation, str]]:
     for region in regions:
         try:
             if not isinstance(region, Mapping):
                 raise EntryError("region that is no object")
+            if key_or_none(region.get("image_id")) not in (None, image.id):
+                raise EntryError("region of another image", f"it is of image {shown(region['image_id'])}")
             box = [region.get(key) for key in ("x", "y", "width", "height")]
             if not are_numbers(box, 4):
                 raise EntryError("region whose x, y, width and height are not finite numbers")
-            forms.see(box, size_wh)
+            forms.see(box, image.size_wh)
             phrase = plain_text(region.get("phrase"), "region")
             number = None if region.get("region_id") is None else key_of(region["region_id"], "region id")
-            yield Annotation("", box_from_xywh(box, size_wh), None, "thing", number), phrase
+            yield Annotation("", box_from_xywh(box, image.size_wh), None, "thing", number), phrase
         except EntryError as why:
             left_out.add(label_id(region), why)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from llava_grounding.data.image_names import name_at
 from llava_grounding.data.images import open_images
 from llava_grounding.data.readers.pictures import Picture, PictureRecords
 from llava_grounding.data.readers.reading import (
@@ -95,4 +96,4 @@ def _read(rows: list[Any], listed: list[Any], left_out: LeftOut, unread: Counter
 
 def _file_name(row: Mapping[str, Any], key: Key) -> str:
     url = row.get("url")
-    return url.rpartition("/")[2] if isinstance(url, str) and "/" in url else f"{key}.jpg"
+    return name_at(url) if isinstance(url, str) and "/" in url else f"{key}.jpg"
