@@ -21,7 +21,7 @@ from llava_grounding.annotate.tasks import AnnotationTask, iter_tasks
 from llava_grounding.annotate.verify import verify
 from llava_grounding.annotate.write import MANIFEST, Writer
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.plain_files import file_hash
+from llava_grounding.data.plain_files import file_hash, parse_json, read_file
 from llava_grounding.data.readers.coco import LABEL_SETS
 from llava_grounding.errors import DataError
 
@@ -212,7 +212,7 @@ def hash_label_sets(folder: Path) -> dict[str, Any]:
     path = folder / LABEL_SETS
     if not path.is_file():
         return {}
-    data = path.read_bytes()
+    data = read_file(path)
     return {LABEL_SETS: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}}
 
 
@@ -246,8 +246,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        manifest = parse_json(read_file(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{folder} holds no finished annotations: cannot read {path}: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
         raise DataError(f"{path} must be a manifest of version {MANIFEST_VERSION}; annotate again with this release")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.aside import write_file
-from llava_grounding.data.images import parse_json
+from llava_grounding.data.plain_files import open_regular, parse_json, read_file
 from llava_grounding.errors import DataError, shown
 
 _LONGEST_LINE = 2**26
@@ -34,7 +34,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
         DataError: if the file cannot be read.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             number = 0
             while line := stream.readline(_LONGEST_LINE):
                 number += 1
@@ -61,7 +61,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         DataError: if the file cannot be read or holds something else.
     """
     try:
-        value = parse_json(path.read_bytes())
+        value = parse_json(read_file(path))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError, MemoryError) as error:

@@ -16,6 +16,7 @@ from llava_grounding.benchmark.chat_scores import KIND_OF_CATEGORY
 from llava_grounding.benchmark.files import read_lines
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, SampleSet, as_box
 from llava_grounding.data.image_names import coco_number
+from llava_grounding.data.plain_files import read_file
 from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.gvc import SUFFIX
 from llava_grounding.data.readers.reading import naming, read_json
@@ -144,7 +145,7 @@ def _texts(path: Path, building: Building) -> Iterator[tuple[str, str]]:
 
 def _ids(path: Path) -> list[int]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
     return [int(number) for number in dict.fromkeys(re.findall(r"\d{1,12}", text.replace(_IMAGE_PREFIX, "")))]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_grounding.benchmark.calibration import Calibration
 from llava_grounding.benchmark.metrics import Interval
+from llava_grounding.data.plain_files import open_regular
 from llava_grounding.errors import DataError, shown
 
 if TYPE_CHECKING:
@@ -25,14 +26,21 @@ _BLOCK = 2**20
 
 
 def hash_weights(folder: Path) -> str:
-    """SHA-256 over names and bytes of a checkpoint's weight files; empty when it has none."""
+    """SHA-256 over names and bytes of a checkpoint's weight files; empty when it has none.
+
+    Raises:
+        DataError: if one cannot be read.
+    """
     files = sorted(folder.glob("*.safetensors"))
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
+        try:
+            with open_regular(file) as stream:
+                while block := stream.read(_BLOCK):
+                    digest.update(block)
+        except OSError as error:
+            raise DataError(f"cannot read {file}: {error.strerror or error}") from error
     return digest.hexdigest() if files else ""
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import llava_grounding
+from llava_grounding.aside import open_own
 from llava_grounding.benchmark.files import as_json, read_json_object, read_lines, write_aside
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet, about_set
 from llava_grounding.benchmark.systems import System, SystemSpec, load_system
@@ -195,10 +196,14 @@ def _part(path: Path) -> Iterator[BinaryIO]:
     """A file to append lines to, without the torn one that a killed process left at its end.
 
     Raises:
-        DataError: if another process writes it.
+        DataError: if another process writes it, or it is no file of its own.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as stream:
+    try:
+        handle = open_own(path)
+    except OSError as error:
+        raise DataError(f"{path} must be a file of this run: {error.strerror or error}; remove it") from error
+    with os.fdopen(handle, "r+b") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -118,9 +118,10 @@ def check_report(path: Path, model: Path, data: Path | None) -> None:
 def _is_report(path: Path) -> bool:
     """Whether an earlier report is there."""
     from llava_grounding.benchmark.report import Report
+    from llava_grounding.data.plain_files import read_file
 
     try:
-        Report.from_dict(loads(path.read_bytes()))
+        Report.from_dict(loads(read_file(path)))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, LlavaGroundingError):
         return False
     return True

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llava_grounding.aside import open_own
 from llava_grounding.errors import DataError
 
 _LOCK = "lock"
@@ -21,9 +22,14 @@ def locked(folder: Path, otherwise: str = "") -> Iterator[None]:
         otherwise: what to do but wait, for the message.
 
     Raises:
-        DataError: if another process holds it.
+        DataError: if another process holds it, or it is no file of its own.
     """
-    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        handle = open_own(folder / _LOCK)
+    except OSError as error:
+        raise DataError(
+            f"{folder / _LOCK} must be a file that nothing else is in: {error.strerror or error}; remove it"
+        ) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

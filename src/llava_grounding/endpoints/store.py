@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from llava_grounding.aside import is_own
 from llava_grounding.errors import DataError
 
 STORE_FILE = "requests.sqlite"
@@ -45,6 +46,15 @@ def request_key(settings: str, messages: Sequence[Mapping[str, str]]) -> str:
             digest.update(len(data).to_bytes(8, "big"))
             digest.update(data)
     return digest.hexdigest()
+
+
+def _check_own(path: Path) -> None:
+    """Refuse a link, by which the store would be written over what it leads to."""
+    with suppress(FileNotFoundError):
+        if not is_own(path.lstat()):
+            raise DataError(
+                f"{path} is no store of requests: it is a link, or no file; remove it, or give another --out"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,8 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / STORE_FILE
+        for name in (STORE_FILE, *(f"{STORE_FILE}-{one}" for one in ("wal", "shm", "journal"))):
+            _check_own(folder / name)
         try:
             self._db = sqlite3.connect(self.path, isolation_level=None)
             self._db.execute("pragma journal_mode = wal")

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llava_grounding.aside import open_own
 from llava_grounding.errors import DataError, UsageError, shown
 from llava_grounding.labelling.labels import LabelledPhoto, Result, json_text, result_from_dict
 from llava_grounding.labelling.photos import Photo
 
 PROGRESS_VERSION = 1
 _HEAD = "llava_grounding_labels"
+_BEGINNING = f'{{"{_HEAD}"'.encode()
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Progress:
         end = 0
         for number, line in enumerate(self._stream, start=1):
             if not line.endswith(b"\n"):  # the process was killed while it wrote
+                if number == 1 and line[: len(_BEGINNING)] != _BEGINNING[: len(line)]:
+                    raise DataError(f"{self.path} is no progress file, and would be written over; give another --out")
                 break
             self._take(number, end, line, settings)
             end += len(line)
@@ -129,11 +133,17 @@ def open_progress(path: Path, settings: Mapping[str, Any]) -> Iterator[Progress]
 
     Raises:
         UsageError: if the file was begun with other settings.
-        DataError: if it is damaged, or another process is writing it.
+        DataError: if it is damaged, no file of its own, or another process is writing it.
         OSError: if it cannot be opened or written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as stream:
+    try:
+        handle = open_own(path)
+    except OSError as error:
+        raise DataError(
+            f"{path} must be a file that is kept for what is labelled: {error.strerror or error}; give another --out"
+        ) from error
+    with os.fdopen(handle, "r+b") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -5,16 +5,16 @@ Knows no model; what a checkpoint holds is the business of `checkpoint.py`.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from llava_grounding.aside import write_file
+from llava_grounding.aside import is_own, open_own, write_file
 from llava_grounding.errors import UsageError
 from llava_grounding.train.checkpoint import REMOVED, WRITING, checkpoints, numbered, recover, remove
 
@@ -99,7 +99,7 @@ def _is_own_file(path: Path) -> bool:
     except OSError:
         return True
     small = path.name != RECIPE_FILE or found.st_size <= _MAX_RECIPE_BYTES
-    return stat.S_ISREG(found.st_mode) and found.st_nlink <= 1 and small
+    return is_own(found) and small
 
 
 def _lock(folder: Path) -> int | None:
@@ -139,17 +139,14 @@ def _lock(folder: Path) -> int | None:
 def _open_lock(path: Path) -> int:
     """A handle of the file that is locked; never of one that is elsewhere too."""
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        return open_own(path)
     except OSError as error:
+        if error.errno == errno.EEXIST:
+            _refuse(path.parent, [path.name])
         raise UsageError(
             f"a run holds its folder by `{path}`, which cannot be opened as a file: {error.strerror or error}; remove "
             f"it, or give another folder with --out"
         ) from error
-    found = os.fstat(handle)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-        os.close(handle)
-        _refuse(path.parent, [path.name])
-    return handle
 
 
 def _forget() -> None:
