@@ -21,10 +21,13 @@ import yaml
 from made_up_model import CLASSES, SIZE, MadeUpModel, photo_bytes, true_mask
 from PIL import Image
 
+from llava_grounding.cli.label import _hashes as hashes_of
 from llava_grounding.cli.label import label as label_command
+from llava_grounding.errors import UsageError
 from llava_grounding.labelling import exporters
 from llava_grounding.labelling.exporters import LabelledSet, find_exporter, register_exporter
 from llava_grounding.labelling.labeller import category_of
+from llava_grounding.labelling.progress import open_progress
 from llava_grounding.masks import decode_rle
 
 Label = Callable[..., tuple[int, str, str]]
@@ -407,3 +410,21 @@ def test_a_format_of_ones_own_is_found_by_its_name(monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "n.txt").read_text() == ""
     with pytest.raises(exporters.ConfigError, match=r"^format must be one of .*, got `cocoa`; did you mean `coco`\?$"):
         find_exporter("cocoa")
+
+
+def test_another_model_under_the_same_name_is_not_mixed_in(tmp_path: Path) -> None:
+    """A folder such as `runs/mine/best` holds another model after the next training."""
+    model = tmp_path / "best"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"one")
+    before = {"model": str(model), **hashes_of(str(model))}
+    with open_progress(tmp_path / "p", before):
+        pass
+    (model / "model.safetensors").write_bytes(b"two")
+    now = {"model": str(model), **hashes_of(str(model))}
+    with pytest.raises(UsageError, match=r"labelled otherwise .*weights_hash"), open_progress(tmp_path / "p", now):
+        pytest.fail("it was taken for the same")
+    with open_progress(tmp_path / "q", {"model": str(model)}):
+        pass
+    with open_progress(tmp_path / "q", now):
+        pass  # begun before hashes were kept

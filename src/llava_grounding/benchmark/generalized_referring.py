@@ -18,7 +18,8 @@ from llava_grounding.benchmark.referring import mask_rows, of_expressions, read_
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledPhrase, SampleSet
 from llava_grounding.benchmark.scores import SampleScore, Statistic, share
 from llava_grounding.benchmark.tasks import Task
-from llava_grounding.data.readers.refcoco import read_refs
+from llava_grounding.data.readers.reading import EntryError, key_or_none
+from llava_grounding.data.readers.refcoco import expression_of, read_refs
 
 
 class GeneralizedReferring(Task):
@@ -45,13 +46,17 @@ class GeneralizedReferring(Task):
         for number, row in enumerate(read_refs(inputs.refs)):
             if not isinstance(row, Mapping) or not _means_nothing(row) or row.get("split") != inputs.split:
                 continue
-            known = sizes.get(int(row["image_id"]))
+            known = sizes.get(key_or_none(row.get("image_id")) or 0)
             if known is None:
                 building.left_out["expression of an image without others, whose size is not known"] += 1
                 continue
-            for place, sentence in enumerate(row.get("sentences", ())):
-                words = str(sentence.get("sent") or sentence.get("raw") or "").strip().lower()
-                if words:
+            sentences = row.get("sentences")
+            for place, sentence in enumerate(sentences if isinstance(sentences, list) else ()):
+                try:
+                    words = expression_of(sentence)
+                except EntryError as why:
+                    building.left_out[why.reason] += 1
+                else:
                     building.samples.append(
                         BenchmarkSample(
                             f"{known[0]}#none-{number}.{place}",

@@ -82,13 +82,18 @@ def read_verdict(value: Any, question: JudgeQuestion) -> Verdict:
         return Verdict(scores=(float(scores[0]), float(scores[1])))
     asked = {(int(phrase), int(instance)) for phrase, instance in question.content["candidates"]}
     right, left_out = value.get("right"), value.get("left_out", [])
-    pairs = [tuple(one) if isinstance(one, list) else one for one in right] if isinstance(right, list) else None
-    if pairs is None or any(one not in asked for one in pairs) or len(set(pairs)) != len(pairs):
+    pairs = [tuple(one) for one in right if _is_pair(one)] if isinstance(right, list) else []
+    whole = isinstance(right, list) and len(pairs) == len(right)
+    if not whole or any(one not in asked for one in pairs) or len(set(pairs)) != len(pairs):
         raise DataError(f"a verdict must name each right candidate once under `right`, got {shown(right)}")
     numbers = range(len(question.content["phrases"]))
     if not isinstance(left_out, list) or any(isinstance(one, bool) or one not in numbers for one in left_out):
         raise DataError(f"`left_out` of a verdict must be numbers of phrases, got {shown(left_out)}")
     return Verdict(tuple(sorted(pairs)), tuple(sorted(left_out)))
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and all(type(one) is int for one in value)
 
 
 def _is_score(value: Any) -> bool:

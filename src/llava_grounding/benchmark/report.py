@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_grounding.benchmark.calibration import Calibration
 from llava_grounding.benchmark.metrics import Interval
-from llava_grounding.data.plain_files import open_regular
+from llava_grounding.data.plain_files import file_hash, open_regular
 from llava_grounding.errors import DataError, shown
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _WIDE = 120  # columns of a terminal that intervals fit into
 REPORT_VERSION = 1
 _BLOCK = 2**20
+_SETTINGS = ("*config.json", "tokenizer*.json", "*.jinja", "*.model")
+"""Files of a checkpoint besides its weights."""
+_MARKS = re.compile(r"[|\[\]`*\\]")
 
 
 def hash_weights(folder: Path) -> str:
@@ -42,6 +46,16 @@ def hash_weights(folder: Path) -> str:
         except OSError as error:
             raise DataError(f"cannot read {file}: {error.strerror or error}") from error
     return digest.hexdigest() if files else ""
+
+
+def hash_settings(folder: Path) -> str:
+    """SHA-256 over names and bytes of what else decides a checkpoint's answers, as thresholds and words do.
+
+    Raises:
+        DataError: if a file cannot be read.
+    """
+    files = sorted(path for one in _SETTINGS for path in folder.glob(one))
+    return hashlib.sha256("".join(f"{path.name}:{file_hash(path)}\n" for path in files).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -142,10 +156,10 @@ class Report:
 
     def to_markdown(self) -> str:
         """A table with one row per metric and one column per system, under a line that says what was measured."""
-        header = ["metric", *(result.system for result in self.results), "n"]
-        lines = [f"**{self.title}**", "", _markdown_row(header), _markdown_row(["---"] * len(header))]
+        header = ["metric", *(markdown_text(result.system) for result in self.results), "n"]
+        lines = [f"**{markdown_text(self.title)}**", "", _markdown_row(header), _markdown_row(["---"] * len(header))]
         lines += [_markdown_row(row) for row in self.rows()]
-        lines += ["", *(f"- {note}" for note in self.notes)] if self.notes else []
+        lines += ["", *(f"- {markdown_text(note)}" for note in self.notes)] if self.notes else []
         measured = self.results[0].calibration if self.results else None
         if measured is not None:
             lines += ["", f"Scores of {measured.regions} regions of descriptions:", "", *measured.to_markdown()[:-1]]
@@ -203,6 +217,13 @@ def metric_from(entry: Mapping[str, Any]) -> Metric:
     """A metric from its plain data."""
     interval = entry.get("interval")
     return Metric(**{**entry, "interval": Interval(**interval) if interval else None})
+
+
+def markdown_text(text: object) -> str:
+    """Text of a file or a model for a line or cell of Markdown: no markup or HTML, nothing that steers a terminal."""
+    words = " ".join(str(text).split())
+    plain = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in words)
+    return _MARKS.sub(r"\\\g<0>", plain.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def _markdown_row(cells: list[str]) -> str:

@@ -15,7 +15,7 @@ from llava_grounding.benchmark.calibration import Calibration, calibration
 from llava_grounding.benchmark.files import as_json, read_json_object, read_lines, write_aside
 from llava_grounding.benchmark.predictions import Prediction
 from llava_grounding.benchmark.published import Published, published_for
-from llava_grounding.benchmark.report import Metric, metric_from
+from llava_grounding.benchmark.report import Metric, markdown_text, metric_from
 from llava_grounding.benchmark.samples import SampleSet, about_set
 from llava_grounding.benchmark.scores import (
     Difference,
@@ -25,11 +25,18 @@ from llava_grounding.benchmark.scores import (
     state_counts,
 )
 from llava_grounding.benchmark.tasks import Scored, Task, find_task
-from llava_grounding.errors import DataError, UsageError
+from llava_grounding.errors import DataError, UsageError, shown
 
 SCORED, SCORES, JUDGEMENTS = "scored.json", "scores.jsonl", "judgements.jsonl"
 RESULTS_VERSION = 1
 _MOST_CASES = 8
+_ABOUT: Mapping[str, type] = {
+    **dict.fromkeys(("task", "title", "rules", "rules_version"), str),
+    **dict.fromkeys(("set", "system", "judge", "versions", "problems"), dict),
+    **dict.fromkeys(("extra_metrics", "named_problems", "notes"), list),
+    **dict.fromkeys(("judge_questions", "judge_answers"), int),
+}
+"""What is kept of a scored run besides its scores, and as what."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +87,15 @@ class Results:
     def to_markdown(self) -> str:
         """The same for people; cases are only named."""
         about = self.about
-        lines = [f"# {about['title']}", "", *(f"- {key}: {value}" for key, value in _facts(about)), ""]
+        lines = [f"# {markdown_text(about['title'])}", ""]
+        lines += [*(f"- {key}: {markdown_text(value)}" for key, value in _facts(about)), ""]
         lines += ["| counts | |", "|---|---|", *(f"| {key} | {value} |" for key, value in self.counts.items()), ""]
         if self.problems:
             lines += ["| lines that could not be used | |", "|---|---|"]
-            lines += [f"| {key} | {value} |" for key, value in self.problems.items()]
-            lines += ["", *(f"- {one}" for one in self.named_problems), ""]
+            lines += [f"| {markdown_text(key)} | {value} |" for key, value in self.problems.items()]
+            lines += ["", *(f"- {markdown_text(one)}" for one in self.named_problems), ""]
         lines += ["| metric | value | 95 % interval | n |", "|---|---|---|---|"]
-        lines += ["| " + " | ".join(row) + " |" for row in self.rows()]
+        lines += ["| " + " | ".join(map(markdown_text, row)) + " |" for row in self.rows()]
         lines += ["", about["rules"], ""]
         if self.calibration.regions:
             lines += [f"## Calibration ({self.calibration.regions} regions with a score)", ""]
@@ -98,7 +106,7 @@ class Results:
         for title, cases in (("Worst", self.worst), ("Best", self.best)):
             if cases:
                 lines += [f"## {title} cases", "", "| sample | quality |", "|---|---|"]
-                lines += [f"| {_cell(one.id)} | {one.quality:.3f} |" for one in cases] + [""]
+                lines += [f"| {markdown_text(one.id)} | {one.quality:.3f} |" for one in cases] + [""]
         return "\n".join(lines)
 
     def rows(self) -> list[list[str]]:
@@ -110,10 +118,6 @@ class Results:
             value = "–" if one.value is None else f"{one.value:.3f}{f' {one.unit}' if one.unit else ''}"
             found.append([f"{one.name} {arrow}", value, interval, str(one.count)])
         return found
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _values(one: Published) -> str:
@@ -183,14 +187,33 @@ def read_scored(folder: Path) -> tuple[dict[str, Any], list[SampleScore]]:
     about = read_json_object(folder / SCORED)
     if about.get("results_version") != RESULTS_VERSION:
         raise DataError(f"{folder / SCORED} must be of version {RESULTS_VERSION}, got {about.get('results_version')}")
+    _check_about(about, folder / SCORED)
     scores = []
     for number, value in read_lines(folder / SCORES):
         if isinstance(value, DataError):
             raise DataError(f"{folder / SCORES}, line {number}: {value}") from value
-        scores.append(SampleScore.from_dict(value))
+        try:
+            scores.append(SampleScore.from_dict(value))
+        except DataError as error:
+            raise DataError(f"{folder / SCORES}, line {number}: {error}") from error
     if len(scores) != about["set"]["count"]:
         raise DataError(f"{folder / SCORES} must have {about['set']['count']} scores, got {len(scores)}")
     return about, scores
+
+
+def _check_about(about: Mapping[str, Any], path: Path) -> None:
+    """See that what is kept of a scored run is as `write_scored` writes it."""
+    for key, kind in _ABOUT.items():
+        if not isinstance(about.get(key), kind) or isinstance(about[key], bool):
+            raise DataError(f"{path} is damaged: `{key}` is {shown(about.get(key))}; score the run again")
+    data = about["set"]
+    if not all(isinstance(data.get(key), str) for key in ("name", "split", "sha256")):
+        raise DataError(f"{path} is damaged: `set` is {shown(data)}; score the run again")
+    try:
+        for one in about["extra_metrics"]:
+            metric_from(one)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is damaged: `extra_metrics` are none: {error}; score the run again") from error
 
 
 def results_of(folder: Path, seed: int = 0) -> Results:
@@ -250,18 +273,18 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """The same for people."""
-        names = (self.about["first"], self.about["second"])
-        lines = [f"# {self.about['title']}", "", f"A is {names[0]}, B is {names[1]}.", ""]
+        title, first, second = (markdown_text(self.about[key]) for key in ("title", "first", "second"))
+        lines = [f"# {title}", "", f"A is {first}, B is {second}.", ""]
         lines += ["| metric | A | B | B - A | 95 % interval | B better | images |", "|---|---|---|---|---|---|---|"]
         for one in self.differences:
             arrow = "↑" if one.higher_is_better else "↓"
             interval = "–" if one.low is None or one.high is None else f"{one.low:+.3f} to {one.high:+.3f}"
             better = "–" if one.share_better is None else f"{one.share_better:.0%}"
             cells = [_number(one.first), _number(one.second), _number(one.difference), interval, better]
-            lines.append(f"| {one.name} {arrow} | {' | '.join(cells)} | {one.images} |")
+            lines.append(f"| {markdown_text(one.name)} {arrow} | {' | '.join(cells)} | {one.images} |")
         lines += ["", f"{len(self.changed)} samples changed; {len(self.only_first)} only A answered,"]
         lines += [f"{len(self.only_second)} only B.", "", "| sample | A | B |", "|---|---|---|"]
-        lines += [f"| {_cell(key)} | {first:.3f} | {second:.3f} |" for key, first, second in self.changed[:50]]
+        lines += [f"| {markdown_text(key)} | {mine:.3f} | {theirs:.3f} |" for key, mine, theirs in self.changed[:50]]
         return "\n".join(lines) + "\n"
 
 
@@ -273,7 +296,8 @@ def compare_folders(first: Path, second: Path, seed: int = 0) -> Comparison:
     """Paired comparison of two scored runs.
 
     Raises:
-        UsageError: if they are of another task, set, rules or judge: their numbers cannot be compared.
+        UsageError: if they are of another task, set, rules or judge: their numbers cannot be compared. Recorded
+            judgements may be those of any judge.
     """
     (about, mine), (other, theirs) = read_scored(first), read_scored(second)
     for what, values in (
@@ -286,6 +310,13 @@ def compare_folders(first: Path, second: Path, seed: int = 0) -> Comparison:
             raise UsageError(
                 f"{first} and {second} cannot be compared: their {what} differs, {values[0]} and {values[1]}"
             )
+    judges = [about["judge"], other["judge"]]
+    # Recorded judgements are somebody's: whose they were is not in them.
+    if judges[0] != judges[1] and not any(one.get("judge") == "recorded" for one in judges):
+        raise UsageError(
+            f"{first} and {second} cannot be compared: their judge differs, {shown(judges[0])} and {shown(judges[1])}; "
+            "score one again with the judge of the other"
+        )
     task = find_task(about["task"])
     rows = {name for score in mine for name in score.rows}
     left, right = ({one.id: one for one in scores} for scores in (mine, theirs))
@@ -304,7 +335,7 @@ def compare_folders(first: Path, second: Path, seed: int = 0) -> Comparison:
             "title": f"{about['title']}: two systems",
             "task": about["task"],
             "set": about["set"],
-            "judges": [about["judge"], other["judge"]],
+            "judges": judges,
             "first": _system_name(about, first),
             "second": _system_name(other, second),
             "seed": seed,

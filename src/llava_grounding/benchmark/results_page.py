@@ -13,6 +13,7 @@ from typing import Any
 from llava_grounding.benchmark.calibration import Calibration
 from llava_grounding.benchmark.results import Results
 from llava_grounding.benchmark.scores import SampleScore
+from llava_grounding.errors import printable_character
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STYLE = """
@@ -64,7 +65,7 @@ def results_page(results: Results, picture: Picture | None = None) -> str:
 
 
 def _text(value: object) -> str:
-    return escape(str(value), quote=True)
+    return escape("".join(map(printable_character, str(value))), quote=True)
 
 
 def _pairs(values: Mapping[str, float]) -> list[str]:

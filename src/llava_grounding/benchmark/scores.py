@@ -28,6 +28,8 @@ State = Literal["answered", "empty", "unparsable", "not judged", "failed", "miss
 an error; `missing`: there is no prediction; `not applicable`: its labels do not allow the metric."""
 
 Rows = Mapping[str, tuple[float, ...]]
+_LARGEST = 1e7  # pixels
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,47 @@ class SampleScore:
         try:
             if data["state"] not in get_args(State):
                 raise DataError(f"a state is one of {', '.join(get_args(State))}, got {shown(data['state'])}")
-            return cls(
-                data["id"],
-                data["image"],
-                data["kind"],
+            quality = data["quality"]
+            found = cls(
+                *(_text(data[key], key) for key in ("id", "image", "kind")),
                 data["state"],
                 {name: tuple(map(float, row)) for name, row in data["rows"].items()},
                 tuple((float(score), bool(right)) for score, right in data["regions"]),
-                data["quality"],
-                data["detail"],
+                None if quality is None else float(quality),
+                _detail(data["detail"]),
             )
+            shares = [*(score for score, _ in found.regions), *([] if quality is None else [float(quality)])]
+            if not all(-_ROUNDING <= one <= 1 + _ROUNDING for one in shares):  # NaN is not
+                raise DataError(f"scores and quality must be in 0 to 1, got {shown(shares)}")
+            return found
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(f"not the score of a sample: {error}") from error
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"`{what}` must be a text, got {shown(value)}")
+    return value
+
+
+def _detail(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is shown of a case: what is drawn must be numbers.
+
+    Raises:
+        DataError: if it is not; or what Python raises for what is not there.
+    """
+    if not isinstance(value, Mapping):
+        raise DataError(f"`detail` must be an object, got {shown(value)}")
+    if "image_size" in value:
+        width, height = value["image_size"]
+        drawn = [*value.get("truths", ()), *value.get("regions", ())]
+        numbers = [width, height, *(side for one in drawn for side in one["box"])]
+        boxes = all(len(one["box"]) == 4 and "text" in one for one in drawn)
+        if not boxes or not all(isinstance(one, int | float) and abs(one) < _LARGEST for one in numbers):
+            raise DataError(f"`detail` must have boxes of numbers, got {shown(value)}")
+        if min(width, height) <= 0 or not all("right" in one for one in value.get("regions", ())):
+            raise DataError(f"`detail` must have a size and regions that are right or not, got {shown(value)}")
+    return value
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class SystemSpec:
         device: for the model; None chooses.
         max_new_tokens: where answers are cut.
         num_queries: object queries that the grounder picks; None: as many as the model was made for.
+        settings_hash: SHA-256 of the model's other files, where they are at hand.
     """
 
     kind: Literal["model", "endpoint"]
@@ -58,12 +59,13 @@ class SystemSpec:
     device: str | None = None
     max_new_tokens: int = 256
     num_queries: int | None = None
+    settings_hash: str = ""
 
     def about(self) -> dict[str, Any]:
         """What decides the answers; the device and the place of the pictures do not."""
         data = asdict(self)
-        own = self.num_queries is None
-        left_out = ("images", "device", *(("num_queries",) if own else ()))
+        unsaid = [key for key in ("num_queries", "settings_hash") if data[key] in (None, "")]
+        left_out = ("images", "device", *unsaid)
         return {key: value for key, value in data.items() if key not in left_out}
 
 

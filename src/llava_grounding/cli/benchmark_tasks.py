@@ -300,11 +300,14 @@ def _spec(
         if num_queries is not None:
             raise UsageError("a server decides by itself how many object queries it has; leave out --queries")
         return SystemSpec("endpoint", model, "", base_url, place, None, max_new_tokens)
-    from llava_grounding.benchmark.report import hash_weights
+    from llava_grounding.benchmark.report import hash_settings, hash_weights
     from llava_grounding.checkpoints import find_checkpoint
 
     name, folder = find_checkpoint(model)
-    return SystemSpec("model", model or name, hash_weights(folder), "", place, device, max_new_tokens, num_queries)
+    hashes = hash_weights(folder), hash_settings(folder)
+    return SystemSpec(
+        "model", model or name, hashes[0], "", place, device, max_new_tokens, num_queries, settings_hash=hashes[1]
+    )
 
 
 def _predictions(

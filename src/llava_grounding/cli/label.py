@@ -160,7 +160,8 @@ class _Job:
 
         found = find_photos(self.photos)
         check_export(self.exporter, [photo.name for photo in found], self.out)
-        with open_progress(self.progress, {"model": self.model, **self.settings.to_dict()}) as progress:
+        model = {"model": self.model, **_hashes(self.model)}
+        with open_progress(self.progress, {**model, **self.settings.to_dict()}) as progress:
             done = sum(map(progress.has, found))
             if done:
                 note(f"{done} of {len(found)} photos are in {self.progress}; resuming from there")
@@ -170,6 +171,16 @@ class _Job:
             return export(
                 found, progress, self.exporter, self.out, settings.classes, settings.masks, Path(self.model).name
             )
+
+
+def _hashes(model: str) -> dict[str, str]:
+    """What tells a model in a folder from the one that was there before, under the same name."""
+    from llava_grounding.benchmark.report import hash_settings, hash_weights
+
+    folder = Path(model)
+    if model == _DEFAULT_MODEL or not folder.is_dir():
+        return {}
+    return {"weights_hash": hash_weights(folder), "settings_hash": hash_settings(folder)}
 
 
 def _tell_outcome(outcome: Outcome, out: Path) -> None:

@@ -69,6 +69,8 @@ class Progress:
         if version != PROGRESS_VERSION:
             raise DataError(f"{self.path} must be of version {PROGRESS_VERSION}, got {shown(version)}; remove it")
         before = value.get("settings")
+        if isinstance(before, dict):  # files of before hashes were kept say nothing of them
+            before = {key: one for key, one in settings.items() if key.endswith("_hash")} | before
         if before != json.loads(json_text(settings)):
             raise UsageError(
                 f"{self.path} has photos that were labelled otherwise ({_difference(before, settings)}); remove it to "
@@ -129,7 +131,8 @@ def open_progress(path: Path, settings: Mapping[str, Any]) -> Iterator[Progress]
     """The progress file at a path, new or as it was left, locked.
 
     Args:
-        settings: what decides the labels; they must be those that the file was begun with.
+        settings: what decides the labels; they must be those that the file was begun with. Under keys that end with
+            `_hash` stands what tells a model from another of its name.
 
     Raises:
         UsageError: if the file was begun with other settings.

@@ -5,6 +5,7 @@ Masks are too long to be read: an answer is kept under an id, and drawn when tha
 
 from __future__ import annotations
 
+import hashlib
 import io
 import threading
 from collections import OrderedDict
@@ -86,7 +87,7 @@ class Tools:
         self._folders = folders
         self._limits = limits
         self._lock = threading.Lock()  # the model is used by one thread at a time
-        self._answers: OrderedDict[str, tuple[str, GroundedAnswer]] = OrderedDict()
+        self._answers: OrderedDict[str, tuple[str, bytes, GroundedAnswer]] = OrderedDict()
         self._count = 0
 
     def ask_image(self, image: str, question: str, regions: Sequence[Sequence[float]] = ()) -> FoundAnswer:
@@ -100,18 +101,18 @@ class Tools:
             LlavaGroundingError: if something given cannot be used; the message says what.
         """
         prompts = [_prompt(one) for one in regions]
-        picture = self._picture(image)
+        picture, digest = self._picture(image)
         with self._lock:
-            return self._kept(image, self._model().ask(picture, question, prompts))
+            return self._kept(image, digest, self._model().ask(picture, question, prompts))
 
     def ground_phrases(self, image: str, phrases: Sequence[str]) -> FoundAnswer:
         """Find what phrases name in a picture, each by itself; errors as of `ask_image`."""
         if not 1 <= len(phrases) <= MAX_PHRASES:
             raise UsageError(f"phrases must be 1 to {MAX_PHRASES}, got {len(phrases)}")
-        picture = self._picture(image)
+        picture, digest = self._picture(image)
         with self._lock:
             model = self._model()
-            return self._kept(image, as_answer(picture, model.ground(picture, phrases), model.name))
+            return self._kept(image, digest, as_answer(picture, model.ground(picture, phrases), model.name))
 
     def draw_answer(self, answer_id: str) -> bytes:
         """An earlier answer drawn into its picture, as a PNG.
@@ -123,9 +124,12 @@ class Tools:
             known = self._answers.get(answer_id)
         if known is None:
             raise UsageError(f"there is no answer {quoted(answer_id)} to draw; the last {KEPT_ANSWERS} are kept")
-        name, answer = known
+        name, digest, answer = known
+        picture, now = self._picture(name)
+        if now != digest:
+            raise UsageError(f"the answer {quoted(answer_id)} is about the picture that was at {quoted(name)} before")
         buffer = io.BytesIO()
-        draw_answer(self._picture(name), answer).save(buffer, "PNG")
+        draw_answer(picture, answer).save(buffer, "PNG")
         return buffer.getvalue()
 
     def _model(self) -> Engine:
@@ -133,15 +137,16 @@ class Tools:
             self._engine = self._load()
         return self._engine
 
-    def _picture(self, name: str) -> Image.Image:
+    def _picture(self, name: str) -> tuple[Image.Image, bytes]:
+        """A picture, and the hash of its file."""
         data = self._folders.read(name, self._limits.max_bytes)
-        return load_image(data, self._limits, name=f"image {quoted(name)}")
+        return load_image(data, self._limits, name=f"image {quoted(name)}"), hashlib.sha256(data).digest()
 
-    def _kept(self, name: str, answer: GroundedAnswer) -> FoundAnswer:
+    def _kept(self, name: str, digest: bytes, answer: GroundedAnswer) -> FoundAnswer:
         """The answer as it is told; itself it is kept without its picture, with packed masks."""
         self._count += 1
         answer_id = f"answer-{self._count}"
-        self._answers[answer_id] = (name, GroundedAnswer.from_dict(answer.to_dict(), self._limits))
+        self._answers[answer_id] = (name, digest, GroundedAnswer.from_dict(answer.to_dict(), self._limits))
         while len(self._answers) > KEPT_ANSWERS:
             self._answers.popitem(last=False)
         phrases = [

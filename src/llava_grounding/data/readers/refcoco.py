@@ -169,7 +169,7 @@ def _expressions_by_image(
             continue
         for sentence in sentences:
             try:
-                text = _sentence(sentence)
+                text = expression_of(sentence)
             except EntryError as why:
                 left_out.add(label_id(row), why)
                 continue
@@ -213,8 +213,12 @@ def _check_same_category(
         )
 
 
-def _sentence(value: Any) -> str:
-    """The words as the release tidied them, else as people typed them, in lower case."""
+def expression_of(value: Any) -> str:
+    """The words as the release tidied them, else as people typed them, in lower case.
+
+    Raises:
+        EntryError: if there are none that can be learnt from.
+    """
     if isinstance(value, Mapping):
         value = value.get("sent") or value.get("raw")
     return plain_text(value, "expression").lower()
