@@ -51,7 +51,9 @@ def test_no_name_becomes_markup(folder: Path) -> None:
         assert "<img" not in form
         assert "\x1b" not in form
     assert "](javascript" not in text.replace("\\](javascript", "")
-    assert all(line.count("|") - line.count("\\|") == 5 for line in text.splitlines() if line.startswith("| grounded"))
+    rows = [line for line in results.to_markdown().splitlines() if line.startswith("| grounded")]
+    assert rows
+    assert {line.count("|") - line.count("\\|") for line in rows} == {5}
 
 
 def change_about(key: str, value: Any) -> Callable[[Path], None]:
