@@ -110,7 +110,8 @@ def test_runs_of_two_judges_are_not_compared(folder: Path) -> None:
 
 @pytest.mark.parametrize("right", [5, [[[0], 0]], [{"a": 1}], [[True, False]], [[0, 0], [0, 0]], ["00"]])
 def test_a_recorded_verdict_of_another_form_is_none(folder: Path, right: Any) -> None:
-    samples = (BenchmarkSample("a", "a.png", (40, 30), instances=(LabelledInstance("cat", (0, 0, 10, 10)),)),)
+    things = (LabelledInstance("cat", (0, 0, 10, 10)),)
+    samples = (BenchmarkSample("a", "a.png", (40, 30), "detail", "What?", instances=things),)
     phrase = PredictedPhrase("a cat", (PredictedRegion((0, 0, 10, 10)),))
     path = folder.with_name("judged.jsonl")
     path.write_text(json.dumps({"sample": "a", "kind": "match", "verdict": {"right": right}}))
