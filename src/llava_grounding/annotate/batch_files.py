@@ -114,7 +114,7 @@ def import_batch(path: Path, store: Store, model: str) -> Imported:
         key = _key_of(path, row.number, row.value)
         if store.get(key) is None:
             raise DataError(
-                f"{path}, line {row.number} answers request {key[:60]}, which was never written from this store; "
+                f"{path}, line {row.number} answers request {shown(key[:60])}, which was never written from this store; "
                 "it is of another run, or --out is another folder"
             )
         count += 1

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.annotate.json_stream import Row, iter_rows
-from llava_grounding.aside import file_aside
-from llava_grounding.data.image_names import coco_number
+from llava_grounding.aside import file_aside, is_own
+from llava_grounding.data.image_names import coco_number, name_at
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.plain_files import file_hash
+from llava_grounding.data.plain_files import file_hash, is_unicode
 from llava_grounding.data.readers.box_forms import BoxForms
 from llava_grounding.data.readers.coco import read_label_sets
 from llava_grounding.data.readers.labels import LabelledImages
@@ -44,6 +44,9 @@ create index annotation_by_id on annotation(id);
 class LabelIndex:
     """An open index; see `open_index`.
 
+    Raises:
+        DataError: if it is damaged.
+
     Attributes:
         source: path of the instances file.
         digest: its SHA-256.
@@ -51,20 +54,25 @@ class LabelIndex:
 
     def __init__(self, path: Path, source: Path) -> None:
         self.source = source
-        # Readers in other processes are welcome: the file never changes once it has its name.
-        self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
-        about = dict(self._db.execute("select key, value from about"))
-        self.digest = about["sha256"]
-        self.categories: list[Any] = json.loads(about["categories"])
-        self._used = frozenset(json.loads(about["used"]))
-        self._homeless: list[Any] = json.loads(about["homeless"])
         self._label_sets = read_label_sets(source.parent)
-        self._twice = frozenset(
-            number
-            for (number,) in self._db.execute(
-                "select id from annotation where id is not null group by id having count(*) > 1"
+        try:
+            if not is_own(path.lstat()):
+                raise DataError(f"{path} is no index of labels: it is a link, or no file; remove it")
+            # Readers in other processes are welcome: the file never changes once it has its name.
+            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+            about = dict(self._db.execute("select key, value from about"))
+            self.digest = about["sha256"]
+            self.categories: list[Any] = json.loads(about["categories"])
+            self._used = frozenset(json.loads(about["used"]))
+            self._homeless: list[Any] = json.loads(about["homeless"])
+            self._twice = frozenset(
+                number
+                for (number,) in self._db.execute(
+                    "select id from annotation where id is not null group by id having count(*) > 1"
+                )
             )
-        )
+        except (sqlite3.Error, LookupError, TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{path} is a damaged index of labels: {error}; remove it, and it is made anew") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -193,8 +201,8 @@ def _add_image(db: sqlite3.Connection, row: Row, doubtful: set[int]) -> None:
     number = _stored(number_or_none(row.value.get("id"))) if isinstance(row.value, Mapping) else None
     if number is None:
         return
-    name = row.value.get("file_name") or str(row.value.get("coco_url", "")).rpartition("/")[2]
-    name = name if isinstance(name, str) else ""
+    name = row.value.get("file_name") or name_at(str(row.value.get("coco_url", "")))
+    name = name if isinstance(name, str) and is_unicode(name) else ""
     before = db.execute("select name from image where id = ?", (number,)).fetchone()
     if before is None:
         db.execute("insert into image values (?, ?, ?, ?)", (number, name, coco_number(name), row.text))

@@ -48,6 +48,11 @@ def request_key(settings: str, messages: Sequence[Mapping[str, str]]) -> str:
     return digest.hexdigest()
 
 
+def _as_text(text: str) -> str:
+    """What a server or a file says, as the database can hold it: half of a surrogate pair is no character."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _check_own(path: Path) -> None:
     """Refuse a link, by which the store would be written over what it leads to."""
     with suppress(FileNotFoundError):
@@ -132,7 +137,7 @@ class Store:
         found = self._db.execute(
             "select key, state, attempts, answer, error, coalesce(prompt_tokens, 0), coalesce(completion_tokens, 0), "
             "batch from request where key = ?",
-            (key,),
+            (_as_text(key),),
         ).fetchone()
         return None if found is None else Row(*found)
 
@@ -162,7 +167,7 @@ class Store:
         with self._writing():
             self._db.execute(
                 "update request set state = ?, error = ? where key = ? and state != 'answered'",
-                (state, error[:500], key),
+                (state, _as_text(error[:500]), key),
             )
 
     def exported(self, rows: Mapping[str, str], model: str) -> None:
