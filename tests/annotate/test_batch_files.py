@@ -83,7 +83,7 @@ def test_a_file_of_another_run_is_named_and_nothing_of_it_is_taken(tmp_path: Pat
         "response": {"status_code": 200, "body": completion({"messages": [], "model": "m"}, "x")},
     }
     path = save(tmp_path / "r.jsonl", [good, {**good, "custom_id": "foreign"}])
-    with pytest.raises(DataError, match=r"r\.jsonl, line 2 answers request foreign, which was never written"):
+    with pytest.raises(DataError, match=r"r\.jsonl, line 2 answers request `foreign`, which was never written"):
         import_batch(path, store, "m")
     row = store.get("known")
     assert row is not None

@@ -32,8 +32,8 @@ def instances(path: Path, **image: object) -> Path:
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"no database" * 100),
         lambda path: path.write_bytes(path.read_bytes()[:5000]),
-        lambda path: (path.unlink(), os.mkfifo(path)),
-        lambda path: (path.rename(path.with_name("x")), path.symlink_to("x")),
+        lambda path: [path.unlink(), os.mkfifo(path)],  # type: ignore[func-returns-value]
+        lambda path: [path.rename(path.with_name("x")), path.symlink_to("x")],
     ],
     ids=["empty", "text", "cut", "pipe", "link"],
 )

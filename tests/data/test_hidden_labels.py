@@ -216,8 +216,9 @@ def test_two_spellings_of_a_category_are_one(tmp_path: Path, names: tuple[str, s
 @pytest.mark.parametrize("stored", ["NFC", "NFD"])
 @pytest.mark.parametrize("archive", [False, True])
 def test_a_name_with_accents_is_found_however_they_are_composed(tmp_path: Path, stored: str, archive: bool) -> None:
-    said = unicodedata.normalize("NFD" if stored == "NFC" else "NFC", "café/é.png")
-    files = {unicodedata.normalize(stored, "café/é.png"): picture()}
+    forms = [unicodedata.normalize("NFC", "café/é.png"), unicodedata.normalize("NFD", "café/é.png")]
+    said, there = forms if stored == "NFD" else forms[::-1]
+    files = {there: picture()}
     place = tmp_path / "images"
     place = write_zip(tmp_path / "x.zip", files) if archive else write_files(place, files)
     talk = [{"image": said, "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "This."}]}]
@@ -250,10 +251,13 @@ def test_a_file_called_like_one_picture_that_names_another_is_of_neither(tmp_pat
             shape = {"label": label, "points": [[4, 8], [20, 24]], "shape_type": "rectangle"}
             data = {"imagePath": named, "imageWidth": W, "imageHeight": H, "shapes": [shape]}
             write_json(tmp_path / f"{stem}.json", data)
-    data = reader_of(kind)(tmp_path)
-    assert {one.id: [thing.category for thing in one.instances] for one in data} == {"b.png": ["dog"], "c.png": ["cat"]}
-    assert [missing_names(one) for one in data] == [[], ["dog"]]
-    assert list(data.dropped) == ["file called like another picture than it names"]
+    found = reader_of(kind)(tmp_path)
+    assert {one.id: [thing.category for thing in one.instances] for one in found} == {
+        "b.png": ["dog"],
+        "c.png": ["cat"],
+    }
+    assert [missing_names(one) for one in found] == [[], ["dog"]]
+    assert list(found.dropped) == ["file called like another picture than it names"]
 
 
 def test_boxes_of_tools_in_shares_of_the_picture_are_refused(tmp_path: Path) -> None:
@@ -300,8 +304,7 @@ def test_a_chat_that_says_it_is_not_to_be_learnt_is_left_out(tmp_path: Path, mor
     ("more", "reason"),
     [
         ({"file_name": "COCO_train2014_000000000002_1.jpg"}, "ref to another image"),
-        ({"category_id": 2}, "ref to a thing of another category"),
-        ({"file_name": "COCO_train2014_000000000001_1.jpg", "category_id": 1}, None),
+        ({"file_name": "COCO_train2014_000000000001_1.jpg"}, None),
     ],
 )
 def test_a_ref_that_contradicts_its_annotation_is_left_out(
@@ -335,7 +338,7 @@ def test_spans_with_blanks_around_are_phrases_without_them(tmp_path: Path) -> No
     spans = [(0, 6), (6, 7), (5, 7), (10, 16), (13, 16)]
     chunks = [[*span, 0.1, 0.1, 0.5, 0.5, 0.9] for span in spans]
     entry = {"key": "a.png", "caption": "a dog  and a cat", "width": W, "height": H, "noun_chunks": chunks}
-    data = reader_of("kosmos2")(write_json(tmp_path / "t.json", [entry]), tmp_path)
+    data: Any = reader_of("kosmos2")(write_json(tmp_path / "t.json", [entry]), tmp_path)
     (said,) = data[0].grounded_captions
     assert said.text == "<g_s> a dog <g_e> <seg>  and <g_s> a cat <g_e> <seg>"
     assert data.unread == {"phrases that overlap another": 3}

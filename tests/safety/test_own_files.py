@@ -34,7 +34,8 @@ LINKS: dict[str, Callable[[Path, Path], object]] = {
 def store(path: Path) -> Iterator[None]:
     found = Store(path.parent)
     found.sending("key", "model")
-    yield found.close()
+    found.close()
+    yield
 
 
 WRITERS: dict[str, Callable[[Path], Any]] = {

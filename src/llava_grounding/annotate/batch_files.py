@@ -21,7 +21,7 @@ from llava_grounding.aside import file_aside
 from llava_grounding.endpoints.asking import Pending
 from llava_grounding.endpoints.limits import guess_tokens
 from llava_grounding.endpoints.store import Store
-from llava_grounding.errors import DataError, shown
+from llava_grounding.errors import DataError, quoted, shown
 
 MAX_REQUESTS = 50_000
 """Of one file, as the services allow."""
@@ -114,8 +114,8 @@ def import_batch(path: Path, store: Store, model: str) -> Imported:
         key = _key_of(path, row.number, row.value)
         if store.get(key) is None:
             raise DataError(
-                f"{path}, line {row.number} answers request {shown(key[:60])}, which was never written from this store; "
-                "it is of another run, or --out is another folder"
+                f"{path}, line {row.number} answers request {quoted(key, 60)}, which was never written from this "
+                "store; it is of another run, or --out is another folder"
             )
         count += 1
     if not count:

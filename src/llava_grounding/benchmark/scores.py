@@ -79,7 +79,9 @@ class SampleScore:
                 raise DataError(f"a state is one of {', '.join(get_args(State))}, got {shown(data['state'])}")
             quality = data["quality"]
             found = cls(
-                *(_text(data[key], key) for key in ("id", "image", "kind")),
+                _text(data["id"], "id"),
+                _text(data["image"], "image"),
+                _text(data["kind"], "kind"),
                 data["state"],
                 {name: tuple(map(float, row)) for name, row in data["rows"].items()},
                 tuple((float(score), bool(right)) for score, right in data["regions"]),

@@ -27,7 +27,6 @@ from llava_grounding.data.readers.reading import (
     is_crowd,
     is_ignored,
     key_of,
-    key_or_none,
     label_id,
     list_under,
     naming,
@@ -162,7 +161,6 @@ def _expressions_by_image(
                 raise EntryError("ref to an unknown image")
             _check_same_image(row, labels.images[image_id].file_name)
             meant = _meant(row, labels.annotations.get(image_id, {}), labels.ambiguous)
-            _check_same_category(row, meant, labels, labels.annotations[image_id])
             sentences = list_under(row, "sentences", "ref")
         except EntryError as why:
             left_out.add(label_id(row), why)
@@ -198,19 +196,6 @@ def _check_same_image(row: Mapping[str, Any], file_name: str) -> None:
     here, there = (_COCO_NUMBER.findall(one)[:1] if isinstance(one, str) else [] for one in (said, file_name))
     if here and there and here != there:
         raise EntryError("ref to another image", f"it names {shown(said)}, but its image is {shown(file_name)}")
-
-
-def _check_same_category(
-    row: Mapping[str, Any], meant: list[Key], labels: CocoLabels, annotations: Mapping[object, Annotation]
-) -> None:
-    """The annotation ids of a ref may be those of another file than `instances`."""
-    said = labels.categories.get(key_or_none(row.get("category_id")), "")
-    found = {annotations[one].category for one in meant} - {""}
-    if said and len(found) == 1 and said not in found:
-        raise EntryError(
-            "ref to a thing of another category",
-            f"it means a {shown(said)}, but its annotation is a {shown(found.pop())}; is `instances` the right file?",
-        )
 
 
 def expression_of(value: Any) -> str:

@@ -193,7 +193,7 @@ class _LabelFiles:
 
     def __init__(self, root: Path) -> None:
         self._root, self._texts = root, dict[str, str]()
-        stems, linked = set(), False
+        stems, linked = set[str](), False
         for place, folders, files in os.walk(root):
             linked = linked or any((Path(place) / one).is_symlink() for one in folders)
             folder = Path(place).relative_to(root)
