@@ -63,10 +63,9 @@ class SystemSpec:
 
     def about(self) -> dict[str, Any]:
         """What decides the answers; the device and the place of the pictures do not."""
-        data = asdict(self)
-        unsaid = [key for key in ("num_queries", "settings_hash") if data[key] in (None, "")]
-        left_out = ("images", "device", *unsaid)
-        return {key: value for key, value in data.items() if key not in left_out}
+        unsaid = {"num_queries": self.num_queries is None, "settings_hash": not self.settings_hash}
+        left_out = ("images", "device", *(name for name, empty in unsaid.items() if empty))
+        return {key: value for key, value in asdict(self).items() if key not in left_out}
 
 
 class System(Protocol):
