@@ -23,7 +23,7 @@ assert processor_class_from_name("LlavaGroundingProcessor").__module__.startswit
 
 
 def test_where_the_auto_classes_are_loaded_the_model_registers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    import transformers.models.auto.configuration_auto  # noqa: F401
+    import transformers.models.auto.processing_auto  # noqa: F401
 
     imported: list[str] = []
     monkeypatch.setattr(registration, "import_module", imported.append)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-_AUTO = "transformers.models.auto.configuration_auto"
+# Those whose users are about to load a model or processor, and pay for torch anyway.
+_AUTO = tuple(f"transformers.models.auto.{name}" for name in ("modeling_auto", "processing_auto"))
 # Each registers its classes at its end.
 _OURS = ("llava_grounding.model.llava_grounding", "llava_grounding.processing.processor")
 
@@ -23,6 +24,9 @@ def register() -> None:
 
 
 def register_if_loaded() -> None:
-    """Register at once where somebody has loaded the Auto classes already: it costs next to nothing then."""
-    if _AUTO in sys.modules:
+    """Register at once where somebody has loaded the Auto classes of models or processors already.
+
+    For programs that import transformers first; in any other order `register()` says it.
+    """
+    if any(name in sys.modules for name in _AUTO):
         register()

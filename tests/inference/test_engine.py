@@ -392,6 +392,17 @@ def test_phrases_in_many_images_are_found_as_in_each(kind: str) -> None:
         assert_same_phrases(found, chat.ground(image, phrases))
 
 
+def test_many_images_are_any_iterable_and_a_bad_one_is_named_by_its_number() -> None:
+    chat = CHATS["shared"]
+    one = [picture(0), picture(1)]
+    assert len(chat.ground_batch(iter(one), ["it"], batch_size=1)) == 2
+    with pytest.raises(ImageError, match=r"^image 2: "):
+        chat.ground_batch([*one, "not_there.png"], ["it"], batch_size=2)
+    for wrong in ("photo.png", b"photo", Path("photo.png"), 5):
+        with pytest.raises(UsageError, match="images must be a list of images, got"):
+            chat.ground_batch(wrong, ["it"])
+
+
 def test_a_threshold_says_which_regions_are_kept() -> None:
     chat, phrases, images = CHATS["shared"], ["the red dog", "it"], [picture(0)]
     (found,) = chat.ground_batch(images[:1], phrases, 0.0)

@@ -1,14 +1,17 @@
-"""The language side: which features a tower gives, and features put into their slots."""
+"""The language side: which features a tower gives, features put into their slots, and the final norm."""
+
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPVisionConfig, SiglipVisionConfig
 
-from llava_grounding.errors import ShapeError
-from llava_grounding.model.language import FeatureVisionTower, build_projector, put_into_slots
+from llava_grounding.errors import ConfigError, ShapeError
+from llava_grounding.model.language import FeatureVisionTower, build_projector, final_norm, put_into_slots
 from whole_models import FLAVOURS
 
 CLIP = {key: value for key, value in FLAVOURS["official"]["vision_config"].items() if key != "model_type"}
@@ -102,3 +105,26 @@ def test_projectors_are_one_layer_or_two_with_gelu() -> None:
     first, activation, second = build_projector("mlp", 4, 6)
     assert isinstance(activation, nn.GELU)
     assert (first.in_features, first.out_features, second.in_features, second.out_features) == (4, 6, 6, 6)
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("LlamaModel", {"intermediate_size": 16, "num_key_value_heads": 2}),
+        ("PhiModel", {"intermediate_size": 16}),
+        ("GPT2Model", {}),
+    ],
+)
+def test_the_final_norm_gives_the_last_hidden_state_whatever_its_name(family: str, config: dict[str, Any]) -> None:
+    kind = getattr(transformers, family)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 11}
+    model = kind(kind.config_class(**sizes, bos_token_id=0, eos_token_id=1, pad_token_id=0, **config)).eval()
+    seen: list[Tensor] = []
+    final_norm(model).register_forward_hook(lambda module, given, output: seen.append(output))
+    output = model(torch.tensor([[3, 4]])).last_hidden_state
+    assert torch.equal(seen[-1], output)
+
+
+def test_a_model_without_a_known_final_norm_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a Linear has no final norm of a known name: norm, "):
+        final_norm(nn.Linear(2, 2))

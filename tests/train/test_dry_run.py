@@ -146,6 +146,14 @@ class TestSteps:
         with pytest.raises(ConfigError, match="batch_size must be at least the number of processes, 8, got 4"):
             dry_run(recipe("chat", preset="nano", batch_size=4), processes=8)
 
+    def test_frozen_stages_of_the_backbone_are_counted_as_frozen(self) -> None:
+        grounder = [
+            next(line for line in dry_run(recipe("chat", preset="nano", frozen_stages=count)) if "grounder" in line)
+            for count in (0, 3)
+        ]
+        trainable = [int(line.split("trainable")[1].split()[0].replace(",", "")) for line in grounder]
+        assert trainable[1] < trainable[0]
+
     def test_what_would_stop_the_run_stops_the_plan(self) -> None:
         for wrong, told in (
             ({"freeze": ["groundr"]}, "groundr"),
@@ -154,6 +162,7 @@ class TestSteps:
             ({"lora": {"targets": ["c_attn"]}}, "c_attn"),
             ({"report_to": ["wandbb"]}, "wandbb"),
             ({"metric": "phrase_f"}, "phrase_f1"),
+            ({"frozen_stages": 9}, "frozen_stages"),
         ):
             with pytest.raises(ConfigError, match=told):
                 dry_run(recipe("chat", preset="nano", **wrong))

@@ -225,7 +225,7 @@ class GroundedChat:
 
     def ground_batch(
         self,
-        images: Sequence[ImageSource],
+        images: Iterable[ImageSource],
         phrases: Sequence[str],
         score_threshold: float | None = None,
         batch_size: int = 16,
@@ -237,15 +237,23 @@ class GroundedChat:
             batch_size: images looked at at once; it trades memory for speed.
 
         Raises:
-            ImageError, PromptError, UsageError: as `ground`.
+            ImageError: as `ground`; the message begins with the number of the image, from 0.
+            PromptError, UsageError: as `ground`, and if images are no list of them.
         """
         _check_batch_size(batch_size)
         check_threshold(score_threshold)
+        if isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Iterable):
+            raise UsageError(f"images must be a list of images, got {shown(images)}")
         phrases = _listed(phrases)
         texts = self._referring_texts(phrases)
         found: list[list[GroundedPhrase]] = []
-        for start in range(0, len(images), batch_size):
-            for seen in self._look_at(images[start : start + batch_size]):
+        left = iter(images)
+        while part := list(islice(left, batch_size)):
+            pictures = []
+            for number, image in enumerate(part, start=len(found)):
+                with _naming("image", number):
+                    pictures.append(load_image(image, self._limits))
+            for seen in self._runtime.look_at(pictures):
                 found.append(self._ground_in(seen, phrases, texts, score_threshold))
         return found
 
@@ -325,7 +333,7 @@ class GroundedChat:
         images = self._look_at_each(questions, first)
         texts, decodings = [], []
         for number, (question, image) in enumerate(zip(questions, images, strict=True), start=first):
-            with _naming(number):
+            with _naming("question", number):
                 message = question_message(question.question, question.prompts)
                 text = self.processor.encode_question(
                     message, question.grounded, True, image.letterbox, runtime.max_positions
@@ -360,7 +368,7 @@ class GroundedChat:
         keys = [_image_key(question.image) for question in questions]
         for number, (key, question) in enumerate(zip(keys, questions, strict=True), start=first):
             if key not in pictures:
-                with _naming(number):
+                with _naming("question", number):
                     pictures[key] = load_image(question.image, self._limits)
         seen = dict(zip(pictures, self._runtime.look_at(list(pictures.values())), strict=True))
         return [seen[key] for key in keys]
@@ -403,9 +411,9 @@ def _shown(value: object) -> str:
 
 
 @contextmanager
-def _naming(index: int) -> Iterator[None]:
-    """Put the number of the question in front of what is wrong with it."""
+def _naming(kind: str, index: int) -> Iterator[None]:
+    """Put the number of a question or an image in front of what is wrong with it."""
     try:
         yield
     except LlavaGroundingError as error:
-        raise type(error)(f"question {index}: {error}") from error
+        raise type(error)(f"{kind} {index}: {error}") from error

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
-from llava_grounding.errors import ShapeError, UsageError
+from llava_grounding.errors import ConfigError, ShapeError, UsageError
 
 
 class FeatureVisionTower(nn.Module):
@@ -36,6 +36,22 @@ class FeatureVisionTower(nn.Module):
         hidden_states = self.vision_model(pixel_values, output_hidden_states=True).hidden_states
         features = hidden_states[self.feature_layer]
         return features[:, 1:] if self.drop_class_token else features
+
+
+_FINAL_NORMS = ("norm", "final_layernorm", "ln_f", "final_layer_norm", "norm_f")
+
+
+def final_norm(language_model: nn.Module) -> nn.Module:
+    """What stands behind a language model's last layer, by the names that families of transformers give it.
+
+    Raises:
+        ConfigError: if there is none of them.
+    """
+    for name in _FINAL_NORMS:
+        found = getattr(language_model, name, None)
+        if isinstance(found, nn.Module):
+            return found
+    raise ConfigError(f"a {type(language_model).__name__} has no final norm of a known name: {', '.join(_FINAL_NORMS)}")
 
 
 def build_projector(kind: str, in_size: int, out_size: int) -> nn.Module:

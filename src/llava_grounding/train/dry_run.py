@@ -13,7 +13,7 @@ from llava_grounding.train.batching.mixture import Mixture
 from llava_grounding.train.batching.sources import open_sources, scenes_without_dialogues
 from llava_grounding.train.batching.stream import Portion
 from llava_grounding.train.losses.class_losses import ClassPhrases
-from llava_grounding.train.plan import PartPlan, part_plans, plan_lines, set_trainable, stage_plan
+from llava_grounding.train.plan import PartPlan, apply_plan, part_plans, plan_lines, stage_plan
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.run import check_trackers
 from llava_grounding.train.training_setup import class_names, model_config
@@ -64,7 +64,7 @@ def dry_run(recipe: Recipe, root: Path | None = None, processes: int = 1) -> lis
         phrases = ClassPhrases(names, config.grounder_config.phrase_size, config.grounder_config.hidden_size)
     if recipe.lora is not None:
         add_adapters(model, recipe.lora)
-    set_trainable(model, plan, range(3))
+    apply_plan(model, plan, recipe, range(3))
     parts = part_plans(model, phrases, recipe)
     memory = estimate_memory(parts, recipe, processes, config.text_config.hidden_size, _layers(config.text_config))
     counts = mixture.parts(0)

@@ -100,6 +100,21 @@ def _check_metric(metric: str, tasks: Sequence[TrainingTask]) -> None:
         )
 
 
+def apply_plan(
+    model: LlavaGroundingForConditionalGeneration, plan: StagePlan, recipe: Recipe, new_tokens: Sequence[int]
+) -> None:
+    """Make trainable what the plan says, less the stages of the backbone that the recipe freezes.
+
+    Args:
+        new_tokens: as of `set_trainable`.
+
+    Raises:
+        ConfigError: if the backbone has not so many stages.
+    """
+    set_trainable(model, plan, new_tokens)
+    freeze_stages(model, recipe.frozen_stages)
+
+
 def set_trainable(model: LlavaGroundingForConditionalGeneration, plan: StagePlan, new_tokens: Sequence[int]) -> None:
     """Make the plan's parts trainable and freeze all others.
 

@@ -30,7 +30,7 @@ from llava_grounding.train.batching.sources import held_out_samples, open_source
 from llava_grounding.train.batching.stream import BatchMaker, BatchStream, Portion
 from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, load_class_phrases, lost_phrases
 from llava_grounding.train.losses.class_losses import ClassPhrases
-from llava_grounding.train.plan import StagePlan, freeze_stages, set_trainable, stage_plan
+from llava_grounding.train.plan import StagePlan, apply_plan, stage_plan
 from llava_grounding.train.precision import keep_precise
 from llava_grounding.train.pretrained_backbone import load_pretrained_backbone
 from llava_grounding.train.recipe import Recipe
@@ -124,8 +124,7 @@ def build_training_setup(
         add_adapters(model, recipe.lora)
     if recipe.backbone_weights is not None:
         load_pretrained_backbone(model.grounder.backbone, recipe.backbone_weights)
-    set_trainable(model, plan, _new_tokens(processor))
-    freeze_stages(model, recipe.frozen_stages)
+    apply_plan(model, plan, recipe, _new_tokens(processor))
     stored_dtypes = keep_precise(model)
     training_module = TrainingModule(model, phrases, LossConfig.of(recipe, plan), stored_dtypes)
     mixture = Mixture(sources, recipe.batch_size, recipe.seed)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from llava_grounding.model.language import final_norm
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.outputs import GrounderOutput
 from llava_grounding.model.shared_tower import SharedVisionTower
@@ -25,7 +26,7 @@ def word_loss(
         return output.queries.sum() * 0.0
     tokens = model.multi_modal_projector(tower.object_tokens(output))  # [B, Q, D]
     matched = tokens[pairs.image_index, pairs.queries[0]]
-    logits = model.lm_head(model.language_model.norm(matched)).float()
+    logits = model.logits(final_norm(model.language_model)(matched)).float()
     target = words[pairs.targets[0]]
     real = target != UNLEARNT
     chosen = F.log_softmax(logits, dim=-1).gather(1, target.clamp(min=0))
