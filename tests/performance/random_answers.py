@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llava_grounding.benchmark.judging import DeterministicJudge
+from llava_grounding.benchmark.judging import DeterministicJudge, JudgeQuestion, Verdict
 from llava_grounding.benchmark.predictions import PredictedPhrase, PredictedRegion, Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, LabelledPhrase
 from llava_grounding.benchmark.scores import SampleScore
@@ -27,10 +27,12 @@ from llava_grounding.masks import encode_rle
 
 SIZE_WH = (100, 60)
 PART = 1000  # answers that are scored together
+SAMPLES_FOR = 10  # parts, after which other samples are asked
 WORDS = (
     "a the dog dogs red car person two no yes Yes. not 3 17 <1> <99> hot-dog zebra \u00e9 \U0001f600 left of and , . ()"
 )
 CATEGORIES = ("dog", "car", "person", "hot dog", "zebra")
+TEXT_ALONE = ("classification", "marks", "chat", "pope", "vsr")  # most answers to these are invented without regions
 KINDS = {"classification": ("click", "box", "scribble", "mask"), "chat": ("conversation", "detail", "complex")}
 
 
@@ -86,6 +88,7 @@ class Chance:
         """An answer to it."""
         rng = self._rng
         asked = len(sample.phrases) if not sample.question else rng.randint(0, 4)
+        asked *= task not in TEXT_ALONE or rng.random() < 0.05
         phrases = tuple(PredictedPhrase(rng.choice(CATEGORIES), self._regions(sample)) for _ in range(asked))
         plain = self.text() if rng.random() < 0.5 else None
         return Prediction(sample.id, self.text(), phrases, plain, "out of memory" if rng.random() < 0.01 else None)
@@ -98,6 +101,24 @@ class Chance:
             mask = true.mask if rng.random() < 0.3 else rng.choice([None, *self._masks[:: 1 + rng.randrange(9)]])
             regions.append(PredictedRegion(box, rng.choice((None, rng.random(), 0.0, 1.0)), mask))
         return tuple(regions + regions[:1] if rng.random() < 0.1 else regions)
+
+
+class ChanceJudge(DeterministicJudge):
+    """Rates chats by chance, which the deterministic one does not judge."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._rng = random.Random(seed)
+
+    def judge(self, questions: Sequence[JudgeQuestion]) -> list[Verdict | None]:
+        rng = self._rng
+        rated = [
+            Verdict(scores=(rng.randint(1, 10), rng.randint(1, 10))) if rng.random() < 0.9 else None for _ in questions
+        ]
+        found = super().judge(questions)
+        return [
+            chance if one.kind == "chat" else said for one, chance, said in zip(questions, rated, found, strict=True)
+        ]
 
 
 def faults_of(
@@ -133,10 +154,14 @@ def faults_of(
 
 def run(name: str, count: int, seconds: float, seed: int) -> tuple[int, float, list[str]]:
     """Answers scored, CPU seconds for them, and faults."""
-    task, chance, judge = find_task(name), Chance(seed), DeterministicJudge()
+    task, chance = find_task(name), Chance(seed)
+    judge = ChanceJudge(seed)
+    invented: list[BenchmarkSample] = []
     done, spent, faults = 0, 0.0, list[str]()
     while done < count and spent < seconds:
-        samples = [chance.sample(done + k, name) for k in range(min(PART, count - done))]
+        if done % (SAMPLES_FOR * PART) == 0:
+            invented = [chance.sample(done + k, name) for k in range(PART)]
+        samples = invented[: count - done]
         answers = [chance.prediction(one, name) for one in samples]
         begin = time.process_time()
         try:
