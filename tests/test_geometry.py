@@ -1,5 +1,6 @@
 """Boxes in NumPy and torch, EXIF orientations against Pillow, and the letterbox there and back."""
 
+import math
 import time
 
 import numpy as np
@@ -26,7 +27,7 @@ from llava_grounding.geometry import (
     points_from_oriented,
     points_to_oriented,
 )
-from llava_grounding.masks import mask_iou
+from llava_grounding.masks import encode_rle, encode_rle_at, mask_iou
 
 many = settings(max_examples=200, deadline=None)
 COORDINATE = st.integers(-8, 40) | st.floats(-8, 40).map(lambda value: round(value, 3))
@@ -300,6 +301,35 @@ def test_masks_are_interpolated_between_cell_centres(width, height, cells_w, cel
     ].numpy()
     clear = np.abs(expected) > 1e-4
     assert np.array_equal(mask[clear], expected[clear] > 0)
+
+
+@many
+@given(st.data())
+def test_the_part_with_pixels_is_that_of_the_whole_mask(data):
+    width, height, cells_w, cells_h, grow = (data.draw(st.integers(1, 40)) for _ in range(5))
+    letterbox = Letterbox((width, height), (width, height), (width + grow, height))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    logits = np.where(rng.random((cells_h, cells_w)) < 0.1, 5, rng.normal(-1, 0.2, (cells_h, cells_w))).astype("f4")
+    part, (left, top) = letterbox.mask_part_to_image(logits)
+    mask = np.zeros((height, width), dtype=bool)
+    mask[top : top + part.shape[0], left : left + part.shape[1]] = part
+    covered_w, covered_h = letterbox.covered_cells((cells_w, cells_h))
+    cells = Image.fromarray(logits[: math.ceil(covered_h), : math.ceil(covered_w)])
+    box = (0, 0, covered_w, covered_h)
+    expected = np.asarray(cells.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    clear = np.abs(expected) > 1e-3
+    assert np.array_equal(mask[clear], expected[clear] > 0)
+    assert np.array_equal(mask, letterbox.mask_to_image(logits[None])[0])
+
+
+def test_a_small_mask_of_a_large_image_costs_its_part():
+    letterbox = Letterbox.fit((8000, 6000), (224, 224))
+    logits = np.full((56, 56), -5, dtype=np.float32)
+    logits[20:23, 30:32] = 5
+    part, left_top = letterbox.mask_part_to_image(logits)
+    assert part.any()
+    assert part.size < 0.02 * 8000 * 6000
+    assert encode_rle_at(part, left_top, (6000, 8000)) == encode_rle(letterbox.mask_to_image(logits[None])[0])
 
 
 @many

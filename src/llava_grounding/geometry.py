@@ -244,13 +244,35 @@ class Letterbox:
         if mask_logits.ndim != 3 or 0 in mask_logits.shape[1:]:
             raise ShapeError(f"mask_logits must be (n, h, w) with h and w at least 1, got {mask_logits.shape}")
         width, height = self.image_size_wh
-        covered_w, covered_h = self.covered_cells((mask_logits.shape[2], mask_logits.shape[1]))
-        masks = np.empty((len(mask_logits), height, width), dtype=bool)
+        masks = np.zeros((len(mask_logits), height, width), dtype=bool)
         for logits, mask in zip(mask_logits, masks, strict=True):
-            cells = Image.fromarray(logits[: math.ceil(covered_h), : math.ceil(covered_w)])
-            resized = cells.resize((width, height), Image.Resampling.BILINEAR, box=(0, 0, covered_w, covered_h))
-            np.greater(np.asarray(resized), 0, out=mask)
+            part, (left, top) = self.mask_part_to_image(logits)
+            mask[top : top + part.shape[0], left : left + part.shape[1]] = part
         return masks
+
+    def mask_part_to_image(self, mask_logits: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+        """The part of one mask of `mask_to_image` outside which it is empty, (H', W') bool, from (h, w) logits.
+
+        Costs the part, not the image: a pixel is set only near a cell that is.
+
+        Returns:
+            The part, and column and row of its first pixel in the image; without any cell set a part without pixels.
+        """
+        mask_logits = np.asarray(mask_logits, dtype=np.float32)
+        covered = self.covered_cells((mask_logits.shape[1], mask_logits.shape[0]))
+        cells = mask_logits[: math.ceil(covered[1]), : math.ceil(covered[0])]
+        columns, rows = (np.flatnonzero((cells > 0).any(axis=axis)) for axis in (0, 1))
+        if not len(columns):
+            return np.zeros((0, 0), dtype=bool), (0, 0)
+        (left, right), (top, bottom) = (
+            _pixels_near(int(found[0]), int(found[-1]), size / side, side)
+            for found, size, side in zip((columns, rows), covered, self.image_size_wh, strict=True)
+        )
+        across, down = (size / side for size, side in zip(covered, self.image_size_wh, strict=True))
+        box = (left * across, top * down, min(right * across, covered[0]), min(bottom * down, covered[1]))
+        size_wh = (right - left, bottom - top)
+        resized = Image.fromarray(cells).resize(size_wh, Image.Resampling.BILINEAR, box=box)
+        return np.asarray(resized) > 0, (left, top)
 
     def mask_to_canvas(self, mask: np.ndarray, size_wh: SizeWH) -> np.ndarray:
         """The share of each of (h, w) cells that a (H, W) mask of the image covers, in [0, 1] float32.
@@ -290,6 +312,14 @@ class Letterbox:
 
 def _round_within(value: float, limit: int) -> int:
     return min(max(math.floor(value + 0.5), 1), limit)
+
+
+def _pixels_near(first: int, last: int, cells_per_pixel: float, num_pixels: int) -> tuple[int, int]:
+    """From which to before which pixel of a side those lie that cells `first` to `last` have a share in."""
+    reach = max(cells_per_pixel, 1)  # of a cell, in cells from its centre
+    low = (first + 0.5 - reach) / cells_per_pixel - 0.5
+    high = (last + 0.5 + reach) / cells_per_pixel - 0.5
+    return max(math.floor(low), 0), min(math.ceil(high) + 1, num_pixels)
 
 
 def _sum_cells(pixels: np.ndarray, num_cells: int, covered: float) -> np.ndarray:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import Any, Literal, get_args
 
@@ -182,9 +183,9 @@ class PackedRegion(Region):
         """The smallest box around the mask, found without unpacking it."""
         return rle_to_box(self._rle)
 
-    @property
+    @cached_property
     def area(self) -> int:
-        """Pixels of the mask, counted without unpacking it."""
+        """Pixels of the mask, counted once, without unpacking it."""
         return rle_area(self._rle)
 
     _rle: dict[str, Any]

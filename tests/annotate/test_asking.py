@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -21,8 +23,10 @@ from miniature import images, write
 from llava_grounding.annotate.assemble import Inputs, assemble
 from llava_grounding.annotate.label_index import LabelIndex, open_index
 from llava_grounding.annotate.rounds import AnnotationQuestioner, ModelSettings, StoredAnswers, form_key
+from llava_grounding.endpoints import asking, interrupts
 from llava_grounding.endpoints.asking import AskOptions, Progress, RequestRunner
 from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint, Reply
+from llava_grounding.endpoints.interrupts import run_interruptible
 from llava_grounding.endpoints.limits import Budget, RateLimiter
 from llava_grounding.endpoints.store import STORE_FILE, Store
 from llava_grounding.errors import DataError
@@ -53,7 +57,7 @@ class Place:
         endpoint = OpenAIEndpoint(model.url, key, timeout)
         questioner = AnnotationQuestioner(settings, fixed_form)
         runner = RequestRunner(self.store, endpoint, questioner, options, **more)  # type: ignore[arg-type]
-        return asyncio.run(runner.ask(self.inputs.tasks(self.index))), questioner.settings
+        return runner.run(self.inputs.tasks(self.index)), questioner.settings
 
     def write(self, name: str = "out", settings: ModelSettings = SETTINGS) -> dict[str, object]:
         (self.folder / name).mkdir()
@@ -177,7 +181,7 @@ def test_ctrl_c_is_never_forgotten_not_even_during_the_last_answer(place: Callab
         here.store, endpoint, AnnotationQuestioner(replace(SETTINGS, rounds=1)), AskOptions(concurrency=1)
     )
     before = signal.getsignal(signal.SIGINT)
-    progress = asyncio.run(runner.ask(here.inputs.tasks(here.index)))
+    progress = runner.run(here.inputs.tasks(here.index))
     assert (progress.stopped, progress.answered, endpoint.calls) == ("interrupted", number, number)
     assert signal.getsignal(signal.SIGINT) is before
     # Nor is it held up by what is answered already.
@@ -191,8 +195,64 @@ def test_ctrl_c_is_never_forgotten_not_even_during_the_last_answer(place: Callab
             looked_at += 1
             yield task
 
-    assert asyncio.run(runner.ask(tasks())).stopped == "interrupted"
+    assert runner.run(tasks()).stopped == "interrupted"
     assert looked_at == 1
+
+
+def signalled_at(number: int, work: Callable[[], object]) -> tuple[object, bool]:
+    """What comes of work when Ctrl-C is pressed at the n-th line that asyncio's runner or ours executes; if it came."""
+    lines, before = 0, sys.gettrace()
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal lines
+        if frame.f_code.co_filename not in (asyncio.runners.__file__, interrupts.__file__, asking.__file__):
+            return None
+        if event == "line":
+            lines += 1
+            if lines == number:
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        return work(), lines >= number
+    except BaseException as error:  # noqa: BLE001  which one it is, is what is asked
+        return type(error), True
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.filterwarnings("error")
+def test_ctrl_c_leaves_no_noise_wherever_it_comes(place: Callable[[int], Place]) -> None:
+    here, number, outcomes = place(3), 0, list[object]()
+    before, came = signal.getsignal(signal.SIGINT), True
+    with pytest.MonkeyPatch.context() as patch:
+        unraisable = list[object]()
+        patch.setattr(sys, "unraisablehook", unraisable.append)
+        while came:
+            number += 1
+            runner = RequestRunner(here.store, Interrupting(0), AnnotationQuestioner(SETTINGS))
+            outcome, came = signalled_at(number, lambda runner=runner: runner.run([]).stopped)  # type: ignore[misc]
+            assert signal.getsignal(signal.SIGINT) is before
+            outcomes.append(outcome)
+        gc.collect()
+    # Before and after there is a handler of ours it is the interpreter's business; never is a CancelledError left over.
+    assert outcomes.pop() is None
+    assert set(outcomes) == {"interrupted", KeyboardInterrupt}
+    assert outcomes.count(KeyboardInterrupt) < 20 < outcomes.count("interrupted")
+    assert unraisable == []
+
+
+def test_the_second_ctrl_c_waits_for_nothing() -> None:
+    said = iter((False, True))
+
+    async def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.sleep(0)
+        signal.raise_signal(signal.SIGINT)  # and ends before it is cancelled
+
+    with pytest.raises(KeyboardInterrupt):
+        run_interruptible(twice, lambda: next(said))
 
 
 def test_nobody_there_is_found_out_soon(place: Callable[[int], Place]) -> None:

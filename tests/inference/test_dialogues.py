@@ -62,6 +62,25 @@ def test_regions_come_as_soon_as_their_phrase_has_closed(kind: str) -> None:
                 assert said == TEXT[: event.phrase.span[1]]
 
 
+@KINDS
+def test_phrases_are_not_grounded_again_when_nothing_came_behind_them(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat, calls = CHATS[kind], list[int]()
+    ground = chat.model.ground
+
+    def noted(memory: Any, phrase_embeds: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        calls.append(phrase_embeds.shape[1])
+        return ground(memory, phrase_embeds, *args, **kwargs)
+
+    monkeypatch.setattr(chat.model, "ground", noted)
+    with saying(chat, RAW):
+        events = list(chat.conversation(picture()).stream("Describe the image."))
+    closed = sum(isinstance(event, RegionsFound) for event in events)
+    assert calls == list(range(1, closed + 1))
+    assert closed > 1
+
+
 def test_text_comes_word_by_word() -> None:
     chat = CHATS["shared"]
     with saying(chat, "There is a red dog."):

@@ -154,5 +154,11 @@ def test_a_part_says_where_it_computes_and_in_which_type() -> None:
     assert like(away, torch.ones(1)).device.type == "cpu"
 
 
+def test_modules_whose_weights_are_here_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    monkeypatch.setattr(nn.Module, "modules", lambda _: pytest.fail("all modules were searched"))
+    assert device_of(part) == torch.device("cpu")
+
+
 def test_the_older_name_of_the_linear_layer_is_that_of_the_plain_one() -> None:
     assert Linear is nn.Linear

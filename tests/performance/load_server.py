@@ -1,13 +1,15 @@
-"""Many clients for minutes, hostile requests among them: `python load_server.py [CLIENTS] [MINUTES] [HOSTILE]`.
+"""Many clients for minutes, hostile requests among them: `python load_server.py --clients 32 --minutes 10`.
 
 Starts a server of the embedded model. Each client asks mixed questions, at once or streamed, and compares every answer
-with the one that the same question got when it was alone; one request in `HOSTILE` (3; 0 sends none) is one that no
-client should send, and must get a 4xx. Prints counts, percentiles and the memory of the server, and exits with 1 if an
-answer was lost or mixed up, a status was none of those that are meant, or the server was another process in the end.
+with the one that the same question got when it was alone. So many hostile requests are spread evenly over the time: no
+client should send them, and each must get a 4xx, or a 503 that says when to come again, without any internals. Prints
+a table in Markdown, and exits with 1 if an answer was lost or mixed up, a status was none of those that are meant, the
+memory of the server grew in the second half of the time, or the server was not the same process in the end.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import io
 import json
@@ -93,10 +95,11 @@ def hostile(rng: random.Random) -> tuple[bytes, dict[str, str]]:
 class Load:
     """Clients and what they have met."""
 
-    def __init__(self, address: str, share: int) -> None:
+    def __init__(self, address: str, hostile: int) -> None:
         self._address = address
-        self._share = share
+        self._hostile = hostile
         self._lock = threading.Lock()
+        self._attacks = 0
         self.statuses: Counter[str] = Counter()
         self.faults: list[str] = []
         self.seconds: list[float] = []
@@ -117,18 +120,25 @@ class Load:
         phrases = message["grounding"]["phrases"]
         return message["content"], [(phrase["text"], len(phrase["regions"])) for phrase in phrases]
 
-    def run(self, seed: int, until: float) -> None:
-        """Be one client."""
+    def run(self, seed: int, begin: float, until: float) -> None:
+        """Be one client from one time to another."""
         rng = random.Random(seed)
         with httpx2.Client(base_url=self._address, timeout=150, trust_env=False) as client:
             while time.monotonic() < until:
                 try:
-                    if self._share and rng.randrange(self._share) == 0:
+                    if self._attack_is_due((time.monotonic() - begin) / (until - begin)):
                         self._attack(client, rng)
                     else:
                         self._ask(client, rng)
                 except Exception as error:  # noqa: BLE001  whatever a client meets is counted
                     self._fault(f"{type(error).__name__}: {error}")
+
+    def _attack_is_due(self, elapsed: float) -> bool:
+        """Whether fewer hostile requests were sent than are meant for this share of the time; one is then taken."""
+        with self._lock:
+            due = self._attacks < self._hostile * elapsed
+            self._attacks += due
+        return due
 
     def _attack(self, client: httpx2.Client, rng: random.Random) -> None:
         body, headers = hostile(rng)
@@ -184,22 +194,52 @@ def memory_mb(process: int) -> float:
     return int(found[1]) / 1000 if found else 0.0
 
 
-def tell(load: Load, minutes: float, memory: list[float]) -> None:
-    print(f"{len(load.seconds)} answers in {minutes:g} minutes: {dict(sorted(load.statuses.items()))}")
-    for name, values in (("whole answer", load.seconds), ("first word", load.firsts)):
+def growth(memory: list[float]) -> float:
+    """By what share the memory at the end exceeds the most of the first half."""
+    return memory[-1] / max(memory[: len(memory) // 2 + 1]) - 1
+
+
+def table(load: Load, clients: int, minutes: float, memory: list[float]) -> str:
+    """What came of it, for the docs."""
+    statuses = load.statuses
+    asked = sum(count for name, count in statuses.items() if name.startswith("asked"))
+    hostile = sum(count for name, count in statuses.items() if name.startswith("hostile"))
+    refused = ", ".join(f"{name.split()[1]}: {n:,}" for name, n in sorted(statuses.items()) if name[0] == "h")
+    rows = [
+        ("clients, minutes", f"{clients}, {minutes:g}"),
+        (
+            "questions, answered, told to come again",
+            f"{asked:,}, {len(load.seconds):,}, {asked - statuses['asked 200']:,}",
+        ),
+        ("hostile requests, their statuses", f"{hostile:,} ({refused or 'none'})"),
+        ("answers a second", f"{len(load.seconds) / (60 * minutes):.2f}"),
+    ]
+    for name, values in (("whole answer", load.seconds), ("first word of a stream", load.firsts)):
         if len(values) > 1:
             cuts = statistics.quantiles(values, n=100)
-            print(f"{name}: median {cuts[49]:.2f} s, 95 % {cuts[94]:.2f} s, 99 % {cuts[98]:.2f} s")
-    print(f"memory of the server in MB, every tenth of the time: {[round(one) for one in memory]}")
-    print(f"{len(load.faults)} faults")
-    for text, count in Counter(load.faults).most_common(10):
-        print(f"  {count} x {text}")
+            rows.append((f"{name}, 50 / 95 / 99 %", f"{cuts[49]:.2f} / {cuts[94]:.2f} / {cuts[98]:.2f} s"))
+    half = max(memory[: len(memory) // 2 + 1])
+    rows.append(
+        (
+            "memory of the server: begin, most of the first half, end",
+            f"{memory[0]:.0f}, {half:.0f}, {memory[-1]:.0f} MB",
+        )
+    )
+    rows.append(("faults", str(len(load.faults))))
+    return "\n".join(["| What | Measured |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Many clients of one server for minutes, hostile requests among them.")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--hostile", type=int, default=10_000, help="hostile requests in all; 0 sends none")
+    parser.add_argument("--growth", type=float, default=0.1, help="share by which memory may grow in the second half")
+    return parser.parse_args()
 
 
 def main() -> int:
-    clients = int(sys.argv[1]) if len(sys.argv) > 1 else 32
-    minutes = float(sys.argv[2]) if len(sys.argv) > 2 else 10
-    share = int(sys.argv[3]) if len(sys.argv) > 3 else 3
+    options = arguments()
     command = [sys.executable, "-m", "llava_grounding", "serve", "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
@@ -208,21 +248,26 @@ def main() -> int:
         assert address is not None
         threading.Thread(target=lambda: [None for _ in log], daemon=True).start()  # or it would wait for a reader
         try:
-            load = Load(address[0], share)
+            load = Load(address[0], options.hostile)
             load.learn()
-            until = time.monotonic() + 60 * minutes
-            threads = [threading.Thread(target=load.run, args=(seed, until)) for seed in range(clients)]
+            begin = time.monotonic()
+            until = begin + 60 * options.minutes
+            threads = [threading.Thread(target=load.run, args=(n, begin, until)) for n in range(options.clients)]
             for thread in threads:
                 thread.start()
             memory = [memory_mb(server.pid)]
             for _ in range(10):
-                time.sleep(6 * minutes)
+                time.sleep(6 * options.minutes)
                 memory.append(memory_mb(server.pid))
             for thread in threads:
                 thread.join()
             if server.poll() is not None:
                 load.faults.append(f"the server ended with {server.returncode}")
-            tell(load, minutes, memory)
+            if growth(memory) > options.growth:
+                load.faults.append(f"the memory of the server grew by {growth(memory):.0%}: {list(map(round, memory))}")
+            print(table(load, options.clients, options.minutes, memory))
+            for text, count in Counter(load.faults).most_common(10):
+                print(f"{count} x {text}")
         finally:
             server.terminate()
             server.wait(60)

@@ -18,6 +18,8 @@ from live_server import asking, serving
 from answer_checks import RAW, assert_same_answers
 from llava_grounding.geometry import Letterbox
 from llava_grounding.inference.batching import RunningBatch
+from llava_grounding.inference.runtime import SeenImage
+from llava_grounding.processing.processor import EncodedText
 from llava_grounding.structures import GroundedAnswer, Message, VisualPrompt
 from tiny_model import picture, saying, tiny_chat
 
@@ -272,17 +274,29 @@ def test_an_image_is_looked_at_once_for_all_questions(monkeypatch: pytest.Monkey
         return encode(**pixels)
 
     monkeypatch.setattr(chat.model, "encode_image", counted)
+    embedded: list[int] = []
+    embed = chat.runtime.embed
+
+    def noted(text: EncodedText, image: SeenImage) -> Any:
+        embedded.append(len(text.input_ids))
+        return embed(text, image)
+
     with serving(chat) as live:
         cached = []
         for question in ("What?", "Where?", "Who?"):
             expected = chat.ask(picture(), question, max_new_tokens=9)
             looks.clear()
-            given = live.complete(asking(question), max_tokens=9).json()
+            with monkeypatch.context() as patched:
+                patched.setattr(chat.runtime, "embed", noted)
+                given = live.complete(asking(question), max_tokens=9).json()
             assert given["choices"][0]["message"]["grounding"]["raw"] == expected.raw
             cached.append(given["usage"]["prompt_tokens_details"]["cached_tokens"])
         assert looks == []
         before_image = len(chat.processor.encode_question(Message("user", "Who?"), True, True, LETTERBOX).input_ids)
         assert cached[0] == 0
+        assert [length + seen for length, seen in zip(embedded, cached, strict=True)][1:] == [
+            given["usage"]["prompt_tokens"]
+        ] * 2  # what was read before is not even embedded
         assert chat.processor.settings.image_sequence_length < cached[1] == cached[2] < before_image
         looks[:] = [1]
         assert live.complete(asking("What?", image=picture(4)), max_tokens=2).status_code == 200

@@ -6,7 +6,6 @@ and a run that was ended goes on. Texts of answers and captions travel as JSON s
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -145,7 +144,7 @@ class EndpointJudge:
                 self._budget,
                 self._tell,
             )
-            progress = asyncio.run(runner.ask(asked))
+            progress = runner.run(asked)
             if progress.stopped == "interrupted":
                 raise KeyboardInterrupt  # a report of half the verdicts is none
         return [self._verdict(question) for question in questions]

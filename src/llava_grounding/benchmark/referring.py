@@ -108,11 +108,11 @@ def mask_rows(predicted: Sequence[Rle], truths: Sequence[Rle]) -> dict[str, tupl
 def joined_pixels(predicted: Sequence[Rle], truths: Sequence[Rle]) -> tuple[int, int]:
     """Pixels in both and in either of two sets of run-length codes, each joined into one mask."""
     if len(predicted) <= 1 and len(truths) <= 1:
-        own, other = MaskRuns(predicted), MaskRuns(truths)
-        areas = int(own.areas.sum()) + int(other.areas.sum())
-        if not (len(own) and len(other)):
+        runs = MaskRuns([*predicted, *truths])  # read together, which takes hardly longer than one of them
+        areas = int(runs.areas.sum())
+        if len(runs) < 2:
             return 0, areas
-        overlap = float(own.pair_iou(other, np.array([[0, 0]]))[0])
+        overlap = float(runs.pair_iou(runs, np.array([[0, 1]]))[0])
         shared = round(overlap * areas / (1 + overlap))
         return shared, areas - shared
     first, second = (

@@ -26,6 +26,7 @@ from llava_grounding.data.image_names import coco_spellings
 from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.mark_drawing import draw_marks
 from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint
+from llava_grounding.endpoints.interrupts import run_interruptible
 from llava_grounding.errors import DataError, ImageError, LlavaGroundingError, shown
 from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
 from llava_grounding.masks import check_rle, decode_rle
@@ -162,7 +163,7 @@ class EndpointSystem:
         self._attempts, self._first_wait = attempts, first_wait
 
     def answer(self, block: Sequence[Asked]) -> list[Prediction]:
-        return asyncio.run(self._block(block))
+        return run_interruptible(lambda: self._block(block), lambda: True)
 
     async def _block(self, block: Sequence[Asked]) -> list[Prediction]:
         endpoint = self._endpoint()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -173,7 +172,7 @@ def _ask(
             budget,
             tell=tell,
         )
-        progress = asyncio.run(runner.ask(inputs.tasks(index, limit)))
+        progress = runner.run(inputs.tasks(index, limit))
     _tell_how_it_went(progress)
     return questioner.settings
 

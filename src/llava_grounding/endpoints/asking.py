@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
-import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from llava_grounding.endpoints.client import AccessError, BusyError, CallError, Endpoint, RefusedError, Reply
+from llava_grounding.endpoints.interrupts import run_interruptible
 from llava_grounding.endpoints.limits import Budget, RateLimiter, guess_tokens
 from llava_grounding.endpoints.store import Row, Store
 
@@ -154,6 +152,21 @@ class RequestRunner(Generic[_T]):
         self._fatal: CallError | None = None
         self._random = random.Random()  # jitter needs no seed: it changes no output
 
+    def run(self, tasks: Iterable[_T]) -> Progress:
+        """`ask`, in an event loop of its own. Ctrl-C lets what is under way come to its end; the second one does not.
+
+        Raises:
+            KeyboardInterrupt: at the second Ctrl-C.
+            AccessError, BusyError, DataError: as `ask`.
+        """
+        return run_interruptible(lambda: self.ask(tasks), self._interrupt)
+
+    def _interrupt(self) -> bool:
+        """Somebody has pressed Ctrl-C; whether nothing is to be waited for."""
+        again, self._stopping = self._stopping, True
+        self.progress.stopped = "interrupted"
+        return again
+
     async def ask(self, tasks: Iterable[_T]) -> Progress:
         """Ask about all tasks.
 
@@ -163,29 +176,28 @@ class RequestRunner(Generic[_T]):
             DataError: if the store cannot be written.
         """
         running: set[asyncio.Task[None]] = set()
-        with self._interruptible():
-            try:
-                for number, task in enumerate(tasks):
-                    if number % _YIELD_EVERY == 0:
-                        await asyncio.sleep(0)  # what is under way goes on while much is skipped
-                    if self._stopping:
-                        self.progress.unfinished += 1
-                        break
-                    if self._is_done(task):
-                        continue
-                    running.add(asyncio.create_task(self._whole(task)))
-                    # The first request goes alone: it shows whether there is any use in sending others.
-                    while len(running) >= (self._options.concurrency if self._met else 1):
-                        running = await _one_of(running)
-                while running:
+        try:
+            for number, task in enumerate(tasks):
+                if number % _YIELD_EVERY == 0:
+                    await asyncio.sleep(0)  # what is under way goes on while much is skipped
+                if self._stopping:
+                    self.progress.unfinished += 1
+                    break
+                if self._is_done(task):
+                    continue
+                running.add(asyncio.create_task(self._whole(task)))
+                # The first request goes alone: it shows whether there is any use in sending others.
+                while len(running) >= (self._options.concurrency if self._met else 1):
                     running = await _one_of(running)
-            except BaseException:
-                for one in running:
-                    one.cancel()
-                await asyncio.gather(*running, return_exceptions=True)
-                raise
-            finally:
-                await self._endpoint.close()
+            while running:
+                running = await _one_of(running)
+        except BaseException:
+            for one in running:
+                one.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            raise
+        finally:
+            await self._endpoint.close()
         if self._fatal is not None:
             raise self._fatal
         return self.progress
@@ -322,33 +334,6 @@ class RequestRunner(Generic[_T]):
             if self._stopping:
                 raise _Stop
             await asyncio.sleep(min(left, 0.5))
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C lets what is under way come to its end; the second one does not.
-
-        The handler is the interpreter's, which runs at once: one of the loop's runs two rounds later, and would be
-        forgotten when the last answer comes in between.
-        """
-        if threading.current_thread() is not threading.main_thread():  # others get no signals
-            yield
-            return
-        loop, current = asyncio.get_running_loop(), asyncio.current_task()
-
-        def interrupt(_signal: int, _frame: object) -> None:
-            if self._stopping and current is not None:
-                current.cancel()
-            self._stopping = True
-            self.progress.stopped = "interrupted"
-            loop.call_soon_threadsafe(lambda: None)  # wakes it
-
-        before = signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 async def _one_of(running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:

@@ -65,6 +65,7 @@ class RunningAnswer:
     ) -> None:
         self._runtime, self._score_threshold = runtime, score_threshold
         self._stream = stream and grounded
+        self._grounded: list[PhraseSelection] | None = None
         self._taken = 0  # tokens
         self._finished = False
         self.image, self.writing, self.prompt_tokens, self.grounded = image, writing, prompt_tokens, grounded
@@ -114,10 +115,14 @@ class RunningAnswer:
 
     def selections(self) -> list[PhraseSelection]:
         """What each phrase of the whole answer names, all grounded together; none if that was not asked for."""
-        return self._ground(len(self.transcript.states)) if self.grounded else []
+        return list(self._ground(len(self.transcript.states))) if self.grounded else []
 
     def _ground(self, num_states: int) -> list[PhraseSelection]:
-        return self._runtime.ground_together(self.image, self.transcript.states[:num_states], self._score_threshold)
+        """The first phrases grounded together; kept, as those of the last to close are most often those of the end."""
+        if self._grounded is None or len(self._grounded) != num_states:
+            states = self.transcript.states[:num_states]
+            self._grounded = self._runtime.ground_together(self.image, states, self._score_threshold)
+        return self._grounded
 
     def answer(self, model: str) -> GroundedAnswer:
         """The answer, once it is done.

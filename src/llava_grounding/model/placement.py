@@ -12,13 +12,15 @@ from llava_grounding.model.outputs import ImageMemory
 
 def device_of(module: nn.Module) -> torch.device | None:
     """Where a module computes; None if it has no weights and nothing says so."""
+    weight = next(module.parameters(), None)
+    if weight is not None and not weight.is_meta:
+        return weight.device  # asked for every text and phrase: a search of all modules takes as long as a layer
     for part in module.modules():
         hook = getattr(part, "_hf_hook", None)  # of accelerate
         for one in getattr(hook, "hooks", (hook,)):
             device = getattr(one, "execution_device", None)
             if device is not None:
                 return torch.device(device)
-    weight = next(module.parameters(), None)
     return None if weight is None else weight.device
 
 

@@ -32,6 +32,7 @@ from llava_grounding.checkpoint_files import (
 from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean
 from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import load_image
+from llava_grounding.masks import encode_rle_at
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.processing.chat_format import jinja_template
 from llava_grounding.processing.conversation import ChatTemplate, Piece, check_question, dialogue_pieces
@@ -305,25 +306,24 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         letterbox.
 
         Args:
-            packed: keep masks as run-length codes, made one by one, so that a large picture costs no more than one.
+            packed: keep masks as run-length codes; costs the parts of the picture where masks are, not the picture.
         """
-        if packed:
-            single = [self.decode_regions(selection.only(row), letterbox) for row in range(len(selection.scores))]
-            return tuple(
-                PackedRegion(region.box_xyxy, region.score, region.mask)
-                for regions in single
-                for region in regions
-                if region.mask is not None
-            )
         boxes = letterbox.norm_cxcywh_to_image(selection.boxes_cxcywh_norm)
         width, height = letterbox.image_size_wh
         boxes = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float64))
-        masks = letterbox.mask_to_image(selection.mask_logits)
-        return tuple(
-            Region(box_xyxy=box, score=float(score), mask=mask)
-            for box, score, mask in zip(boxes, selection.scores, masks, strict=True)
-            if box[2] > box[0] and box[3] > box[1] and mask.any()
-        )
+        regions: list[Region] = []
+        for box, score, logits in zip(boxes, selection.scores, selection.mask_logits, strict=True):
+            part, (left, top) = letterbox.mask_part_to_image(logits)
+            if box[2] <= box[0] or box[3] <= box[1] or not part.any():
+                continue
+            if packed:
+                rle = encode_rle_at(part, (left, top), (height, width))
+                regions.append(PackedRegion(box, float(score), rle))
+            else:
+                mask = np.zeros((height, width), dtype=bool)
+                mask[top : top + part.shape[0], left : left + part.shape[1]] = part
+                regions.append(Region(box_xyxy=box, score=float(score), mask=mask))
+        return tuple(regions)
 
     def decode_phrase(
         self,

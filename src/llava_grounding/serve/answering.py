@@ -6,7 +6,7 @@ Runs in the scheduler's thread only. The rules of a dialogue are those of `infer
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -115,38 +115,46 @@ class Answers:
         texts, before, raws = self._texts(task, image, known)
         length = len(before) + sum(len(text.input_ids) for text in texts) + (0 if known is None else known.read.length)
         decoding = fit_decoding(task.decoding, length, self._runtime.max_positions)
-        memory = image.features.prompt_memory
-        parts = [self._runtime.embed(text, image) for text in texts]
-        if image.features.prompt_memory is not memory:
-            self._keep_image(task.picture.key, image)  # it has grown by what the visual prompt encoder reads
-        if before:
-            parts.insert(0, self._runtime.embed_ids(before))
-        embeds = torch.cat(parts, dim=1)
-        if known is None:
-            cached, hidden, read = self._read_from_image(task, texts[0].input_ids, embeds)
-        else:
-            cached = known.read.length
-            hidden, read = prefill(self._runtime.model, embeds, known.read)
+        start = known or self._start_of(task, texts[0].input_ids)
+        if start is not None and known is None:
+            texts = [_behind(texts[0], start.read.length), *texts[1:]]
+        embeds = self._embed(task, image, texts, before)
+        hidden, read = prefill(self._runtime.model, embeds, None if start is None else start.read)
+        if start is None:
+            self._keep_start(task, texts[0].input_ids, read)
+        cached = 0 if start is None else start.read.length
         writing = self._batch.join(decoding, hidden, read)
         self._metrics.prompt_tokens.inc(length - cached)
         self._metrics.dialogue_cache.labels("miss" if known is None else "hit").inc()
         running = RunningAnswer(self._runtime, image, writing, length, task.grounded, task.stream, task.threshold)
         return Answering(job, task, running, StopTexts(task.stop), raws, cached)
 
-    def _read_from_image(self, task: ChatTask, ids: Sequence[int], embeds: Tensor) -> tuple[int, Tensor, KeysAndValues]:
-        """Read a dialogue that is not known; what stands before its first question is the same for every one about the
-        image, most of a short prompt, and is read once. Also gives how many positions that were."""
+    def _embed(self, task: ChatTask, image: SeenImage, texts: Sequence[EncodedText], before: Sequence[int]) -> Tensor:
+        """Embeddings `[1, T, D]` of ids that the model has written and the texts behind them."""
+        memory = image.features.prompt_memory
+        parts = [self._runtime.embed(text, image) for text in texts]
+        if image.features.prompt_memory is not memory:
+            self._keep_image(task.picture.key, image)  # it has grown by what the visual prompt encoder reads
+        if before:
+            parts.insert(0, self._runtime.embed_ids(before))
+        return torch.cat(parts, dim=1)
+
+    def _start_length(self, ids: Sequence[int]) -> int:
+        """How many ids up to the image's end are the same for every first question about it; most of a short prompt."""
         tokens = self._chat.processor.tokens.ids
         count = 1 + max((place for place, token in enumerate(ids) if token == tokens.image), default=-1)
-        key = (task.picture.key, tuple(ids[:count]))
-        known = self._dialogues.get(key) if self._keep and count else None
-        if known is not None:
-            return count, *prefill(self._runtime.model, embeds[:, count:], known.read)
-        hidden, read = prefill(self._runtime.model, embeds)
-        if self._keep and count and tokens.region not in ids[:count]:
+        return 0 if tokens.region in ids[:count] else count
+
+    def _start_of(self, task: ChatTask, ids: Sequence[int]) -> ReadDialogue | None:
+        """What was read of a dialogue about the same image, up to the image's end."""
+        count = self._start_length(ids) if self._keep else 0
+        return self._dialogues.get((task.picture.key, tuple(ids[:count]))) if count else None
+
+    def _keep_start(self, task: ChatTask, ids: Sequence[int], read: KeysAndValues) -> None:
+        count = self._start_length(ids) if self._keep else 0
+        if count:
             start = read.first(count)
-            self._dialogues.put(key, ReadDialogue(start, (), ()), start.nbytes)
-        return 0, hidden, read
+            self._dialogues.put((task.picture.key, tuple(ids[:count])), ReadDialogue(start, (), ()), start.nbytes)
 
     def _texts(
         self, task: ChatTask, image: SeenImage, known: ReadDialogue | None
@@ -259,3 +267,8 @@ class Answers:
         dialogue = ReadDialogue(kept, tuple(running.unread()), (*answering.raws, transcript.raw))
         self._dialogues.put(key, dialogue, kept.nbytes)
         self._metrics.cache_bytes.labels("dialogues").set(self._dialogues.nbytes)
+
+
+def _behind(text: EncodedText, count: int) -> EncodedText:
+    """A text without its first ids, none of which stands for a visual prompt."""
+    return replace(text, input_ids=text.input_ids[count:], learnt=text.learnt[count:])

@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -42,6 +43,28 @@ _GRACE_TO_TELL = 2.0  # seconds after its deadline that the scheduler has to say
 _LOG = logging.getLogger(__name__)
 
 
+class HandOver:
+    """Brings events from the scheduler's thread to queues of an event loop, all that have come with one wake of it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._events: deque[tuple[asyncio.Queue[Event], Event]] = deque()
+        self._waking = False
+
+    def put(self, told: asyncio.Queue[Event], event: Event) -> None:
+        """From any one thread; the loop may have ended meanwhile."""
+        self._events.append((told, event))
+        if not self._waking and not self.loop.is_closed():
+            self._waking = True
+            self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._waking = False  # first: what comes from now on wakes the loop again
+        while self._events:
+            told, event = self._events.popleft()
+            told.put_nowait(event)
+
+
 class Service:
     """What the server does.
 
@@ -61,6 +84,7 @@ class Service:
             else None
         )
         self.images = ImageReader(chat.processor.encode_image, settings.image_limits, fetch)
+        self._handing: HandOver | None = None
         self._threads = ThreadPoolExecutor(_READERS, "reader")
 
     def start(self) -> None:
@@ -143,35 +167,41 @@ class Service:
         self, request: Request, body: ChatRequest, first: Event, events: AsyncGenerator[Event]
     ) -> AsyncIterator[bytes]:
         completion = wire.Completion(self._chat.name, grounding_options(body).masks)
+        # Sent together, as far as it comes together: each piece that is sent costs as much as what is in ten of them.
+        sent, event = wire.event(completion.first()), first
         async with _closing(events):
             try:
-                yield wire.event(completion.first())
-                event: Event | None = first
-                while event is not None:
-                    async for value in self._told(request, body, completion, event):
-                        yield wire.event(value)
-                    event = await anext(events, None)
+                while True:
+                    for value in await self._told(request, body, completion, event):
+                        sent += wire.event(value)
+                    if isinstance(event, AnswerWritten):
+                        break
+                    yield sent
+                    sent = b""
+                    event = await anext(events)
             except Exception as error:  # noqa: BLE001  the status has been sent: what went wrong is the last event
-                yield wire.event(self.problem(error).body())
-            yield wire.DONE
+                sent += wire.event(self.problem(error).body())
+            yield sent + wire.DONE
 
     async def _told(
         self, request: Request, body: ChatRequest, completion: wire.Completion, event: Event
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> list[dict[str, Any]]:
         """The chunks that an event makes."""
         if isinstance(event, TextDelta):
-            yield completion.text(event.text)
-        elif isinstance(event, PhraseClosed):
+            return [completion.text(event.text)]
+        if isinstance(event, PhraseClosed):
             closed = event
-            yield await self.in_thread(lambda: completion.phrase(closed.phrase(self._chat.processor, packed=True)))
-        elif isinstance(event, AnswerWritten):
-            written = event
-            answer = await self.in_thread(written.answer)
-            self._check_required(body, answer)
-            _note(request, written)
-            yield await self.in_thread(lambda: completion.last(written, answer))
-            if body.stream_options is not None and body.stream_options.include_usage:
-                yield completion.usage(written)
+            return [await self.in_thread(lambda: completion.phrase(closed.phrase(self._chat.processor, packed=True)))]
+        if not isinstance(event, AnswerWritten):
+            return []
+        written = event
+        answer = await self.in_thread(written.answer)
+        self._check_required(body, answer)
+        _note(request, written)
+        chunks = [await self.in_thread(lambda: completion.last(written, answer))]
+        if body.stream_options is not None and body.stream_options.include_usage:
+            chunks.append(completion.usage(written))
+        return chunks
 
     async def ground(self, request: Request) -> dict[str, Any]:
         """Regions of phrases."""
@@ -267,18 +297,15 @@ class Service:
 
     async def _events(self, task: ChatTask | GroundTask, began: float, deadline: float) -> AsyncGenerator[Event]:
         """What the scheduler tells of a task, until its last event; leaving it cancels the task."""
-        loop = asyncio.get_running_loop()
-        told: asyncio.Queue[Event] = asyncio.Queue()
-        job = Job(task, lambda event: _hand_over(loop, told, event), deadline)
+        loop, told, hand_over = asyncio.get_running_loop(), asyncio.Queue[Event](), self._hand_over()
+        job = Job(task, lambda event: hand_over.put(told, event), deadline)
         self.scheduler.submit(job)
+        left = max(deadline - time.monotonic(), 0) + _GRACE_TO_TELL
+        timer = loop.call_later(left, told.put_nowait, Failed(too_slow()))
         text_came = False
         try:
             while True:
-                try:
-                    async with asyncio.timeout(max(deadline - time.monotonic(), 0) + _GRACE_TO_TELL):
-                        event = await told.get()
-                except TimeoutError:
-                    raise too_slow() from None
+                event = await told.get()
                 if isinstance(event, Failed):
                     raise self.problem(event.error)
                 if not text_came and isinstance(event, TextDelta):
@@ -288,7 +315,15 @@ class Service:
                 if isinstance(event, (AnswerWritten, PhrasesFound)):
                     return
         finally:
+            timer.cancel()
             self.scheduler.cancel(job)
+
+    def _hand_over(self) -> HandOver:
+        """The way from the scheduler's thread to the loop that runs."""
+        loop = asyncio.get_running_loop()
+        if self._handing is None or self._handing.loop is not loop:
+            self._handing = HandOver(loop)
+        return self._handing
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
         """What takes time, in one of a few threads."""
@@ -309,12 +344,6 @@ def _plain(data: bytes) -> Any:
         return from_json(data)
     except ValueError:
         return None
-
-
-def _hand_over(loop: asyncio.AbstractEventLoop, told: asyncio.Queue[Event], event: Event) -> None:
-    """From the scheduler's thread; the loop may have ended meanwhile."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(told.put_nowait, event)
 
 
 @asynccontextmanager
