@@ -4,7 +4,7 @@ Prompt i belongs to object i, so nothing is matched. The first mask token is sup
 embedding; the others serve it in attention. Knows nothing of datasets or of the language loss.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,11 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llava_grounding.errors import ShapeError
-from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_iou
 from llava_grounding.model.outputs import VisualPromptOutput, VisualPromptPrediction, mask_logits_from
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch
-from llava_grounding.train.losses.points import PointDraws, PointPlan, PointSource, sample_maps, sample_masks
-from llava_grounding.train.losses.set_criterion import bce_and_dice, choose_points, loss_key, weighted
+from llava_grounding.train.losses.points import PointDraws, PointPlan, PointSource
+from llava_grounding.train.losses.set_criterion import (
+    WeightedLosses,
+    bce_and_dice,
+    box_losses,
+    loss_key,
+    mask_logits_and_targets,
+)
 from llava_grounding.train.losses.weights import LossWeights
 
 PROMPT_LOSS_NAMES = ("loss_mask", "loss_dice", "loss_box", "loss_giou", "loss_score")
@@ -29,7 +34,7 @@ def named_prompt_predictions(output: VisualPromptOutput) -> dict[str, VisualProm
 
 
 @dataclass(frozen=True)
-class PromptCriterion:
+class PromptCriterion(WeightedLosses):
     """Losses of a visual prompt encoder's output, by name; all layers count alike.
 
     Args:
@@ -45,6 +50,7 @@ class PromptCriterion:
     Source: LLaVA-Grounding (arXiv:2312.02949); Semantic-SAM (arXiv:2307.04767).
     """
 
+    loss_names = PROMPT_LOSS_NAMES
     loss_mask_weight: float = LossWeights.mask
     loss_dice_weight: float = LossWeights.dice
     loss_box_weight: float = LossWeights.box
@@ -65,11 +71,6 @@ class PromptCriterion:
     ) -> dict[str, Tensor]:
         """Weighted losses by name, and their sum as `loss`; arguments as for `unweighted`."""
         return self.weigh(self.unweighted(output, targets, points, generator))
-
-    def weigh(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Losses times their weights, and the sum of all as `loss`."""
-        weights = {name: getattr(self, f"{name}_weight") * self.weight_multiplier for name in PROMPT_LOSS_NAMES}
-        return weighted(losses, weights)
 
     def unweighted(
         self,
@@ -93,11 +94,7 @@ class PromptCriterion:
         with torch.autocast(device.type, enabled=False):
             batch = _join(targets, output)
             layers = _FirstTokens.of(output, batch)
-            found, target = (box_cxcywh_to_xyxy(one.boxes_cxcywh_norm) for one in (layers, batch))
-            sums = {
-                "loss_box": (layers.boxes_cxcywh_norm - batch.boxes_cxcywh_norm).abs().sum((1, 2)),
-                "loss_giou": (1.0 - generalized_iou(found, target)).sum(1),
-            }
+            sums = box_losses(layers.boxes_cxcywh_norm, batch.boxes_cxcywh_norm)
             if batch.masks is None:
                 # Distributed training wants a gradient for every parameter, here one of zero.
                 nothing = 0.0 * (layers.mask_logits.sum() + layers.scores.sum())
@@ -125,19 +122,14 @@ class PromptCriterion:
 
     def _mask_sums(self, layers: "_FirstTokens", batch: TargetBatch, draws: PointDraws) -> dict[str, Tensor]:
         """Cross-entropy, dice, and the error of the predicted score, summed over objects: [D] each."""
-        assert batch.masks is not None
         depth, total = layers.scores.shape
         masks = layers.mask_logits.flatten(0, 1).unsqueeze(1)  # [D * N, 1, h, w]
         rows = torch.arange(total, device=masks.device).repeat(depth)
-        covered = batch.coverage((masks.shape[2], masks.shape[3]))
-        if draws.oversampled is None or draws.random_tail is None:
-            logits, target = masks.flatten(1), covered[rows]
+        bce, dice = bce_and_dice(*mask_logits_and_targets(masks, batch, rows, draws, self.num_points))
+        if self.score_target == "official":
+            score = 1.0 - dice
         else:
-            oversampled, random_tail = draws.oversampled.flatten(0, 1), draws.random_tail.flatten(0, 1)
-            points = choose_points(masks.detach(), oversampled, random_tail, self.num_points or 0)
-            logits, target = sample_maps(masks, points).squeeze(1), sample_masks(batch.masks, rows, points)
-        bce, dice = bce_and_dice(logits, target)
-        score = 1.0 - dice if self.score_target == "official" else _iou(masks.flatten(1), covered[rows])
+            score = _iou(masks.flatten(1), batch.coverage((masks.shape[2], masks.shape[3]))[rows])
         error = F.mse_loss(layers.scores.flatten(), score.detach(), reduction="none")
         has_mask = batch.has_mask[rows]
         sums = {"loss_mask": bce, "loss_dice": dice, "loss_score": error}

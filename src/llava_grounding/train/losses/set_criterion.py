@@ -6,7 +6,7 @@ All layers are computed together, masks only for matched queries. Knows nothing 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -65,8 +65,21 @@ class CriterionResult:
     """N, what sums over pairs were divided by."""
 
 
+class WeightedLosses:
+    """Base of criteria that have a weight for each of their losses: `loss_box_weight` for `loss_box`."""
+
+    loss_names: ClassVar[tuple[str, ...]]
+    weight_multiplier: float
+
+    def weigh(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Losses times the weights of their kinds, `loss_mask` for `loss_mask_aux0`, and the sum of all as `loss`."""
+        weights = {name: getattr(self, f"{name}_weight") * self.weight_multiplier for name in self.loss_names}
+        scaled = {key: weights["_".join(key.split("_")[:2])] * loss for key, loss in losses.items()}
+        return scaled | {"loss": torch.stack(list(scaled.values())).sum()}
+
+
 @dataclass(frozen=True)
-class SetCriterion:
+class SetCriterion(WeightedLosses):
     """Losses of a grounder's output, by name.
 
     Args:
@@ -85,6 +98,7 @@ class SetCriterion:
     Source: DETR (arXiv:2005.12872), MaskDINO (arXiv:2206.02777), LLaVA-Grounding (arXiv:2312.02949).
     """
 
+    loss_names = LOSS_NAMES
     matcher: HungarianMatcher = field(default_factory=HungarianMatcher)
     loss_class_weight: float = LossWeights.focal
     loss_mask_weight: float = LossWeights.mask
@@ -115,11 +129,6 @@ class SetCriterion:
             generator: draws the random points; None takes torch's global one.
         """
         return self.weigh(self.unweighted(output, targets, phrase_mask, points, generator).losses)
-
-    def weigh(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Losses times their weights, and the sum of all as `loss`."""
-        weights = {name: getattr(self, f"{name}_weight") * self.weight_multiplier for name in LOSS_NAMES}
-        return weighted(losses, weights)
 
     def unweighted(
         self,
@@ -223,19 +232,10 @@ class SetCriterion:
         self, predictions: StackedPredictions, targets: TargetBatch, pairs: Pairs, draws: PointDraws
     ) -> dict[str, Tensor]:
         """Cross-entropy and dice of the matched masks, summed over pairs: [D] each."""
-        assert targets.masks is not None
         layers, total = pairs.queries.shape
         masks = matched_mask_logits(predictions, pairs).flatten(0, 1).unsqueeze(1)  # [D * P, 1, h, w]
         rows = pairs.targets.flatten()
-        if draws.oversampled is None or draws.random_tail is None:
-            logits = masks.flatten(1)
-            target = targets.coverage((masks.shape[2], masks.shape[3]))[rows]
-        else:
-            oversampled, random_tail = draws.oversampled.flatten(0, 1), draws.random_tail.flatten(0, 1)
-            points = choose_points(masks.detach(), oversampled, random_tail, self.num_points or 0)
-            logits = sample_maps(masks, points).squeeze(1)
-            target = sample_masks(targets.masks, rows, points)
-        bce, dice = bce_and_dice(logits, target)
+        bce, dice = bce_and_dice(*mask_logits_and_targets(masks, targets, rows, draws, self.num_points))
         has_mask = targets.has_mask[rows]
         return {
             "loss_mask": (bce * has_mask).view(layers, total).sum(1),
@@ -250,10 +250,24 @@ def choose_points(masks: Tensor, oversampled: Tensor, random_tail: Tensor, num_p
     return torch.cat([uncertain, random_tail], dim=1)
 
 
-def weighted(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """Losses times the weights of their kinds, `loss_mask` for `loss_mask_aux0`, and the sum of all as `loss`."""
-    scaled = {key: weights["_".join(key.split("_")[:2])] * loss for key, loss in losses.items()}
-    return scaled | {"loss": torch.stack(list(scaled.values())).sum()}
+def mask_logits_and_targets(
+    masks: Tensor, targets: TargetBatch, rows: Tensor, draws: PointDraws, num_points: int | None
+) -> tuple[Tensor, Tensor]:
+    """What masks say and what they should, [n, K] each: at the points drawn, or in all h * w cells where none are.
+
+    Args:
+        masks: logits, [n, 1, h, w].
+        targets: of a batch with masks.
+        rows: [n], the object of each mask.
+        draws: points of D predictions with n / D masks each.
+        num_points: how many of the drawn points are kept.
+    """
+    if draws.oversampled is None or draws.random_tail is None:
+        return masks.flatten(1), targets.coverage((masks.shape[2], masks.shape[3]))[rows]
+    assert targets.masks is not None
+    oversampled, random_tail = draws.oversampled.flatten(0, 1), draws.random_tail.flatten(0, 1)
+    points = choose_points(masks.detach(), oversampled, random_tail, num_points or 0)
+    return sample_maps(masks, points).squeeze(1), sample_masks(targets.masks, rows, points)
 
 
 def bce_and_dice(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -296,8 +310,12 @@ def _box_sums(predictions: StackedPredictions, targets: TargetBatch, pairs: Pair
     boxes = predictions.boxes_cxcywh_norm
     rows = (pairs.image_index * boxes.shape[2] + pairs.queries).unsqueeze(2).expand(-1, -1, 4)
     matched = boxes.flatten(1, 2).gather(1, rows)
-    target = targets.boxes_cxcywh_norm[pairs.targets]
+    return box_losses(matched, targets.boxes_cxcywh_norm[pairs.targets])
+
+
+def box_losses(found: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """L1 and 1 - generalised IoU of boxes cxcywh [D, n, 4] and their targets, [D, n, 4] or [n, 4]: sums over n, [D]."""
     return {
-        "loss_box": (matched - target).abs().sum((1, 2)),
-        "loss_giou": (1.0 - generalized_iou(box_cxcywh_to_xyxy(matched), box_cxcywh_to_xyxy(target))).sum(1),
+        "loss_box": (found - target).abs().sum((1, 2)),
+        "loss_giou": (1.0 - generalized_iou(box_cxcywh_to_xyxy(found), box_cxcywh_to_xyxy(target))).sum(1),
     }
