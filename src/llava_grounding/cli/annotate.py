@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llava_grounding.cli.common import progress_bar
 from llava_grounding.cli.outputs import check_out, exchanged_files, given_path
 from llava_grounding.cli.report import note, say
 from llava_grounding.errors import UsageError, quoted
@@ -282,26 +283,14 @@ def write_out(
     second: Answers | None = None,
 ) -> dict[str, Any]:
     """Assemble the files and put them into the folder, with a summary on stdout."""
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import TextColumn, TimeElapsedColumn
 
     from llava_grounding.annotate.assemble import assemble
     from llava_grounding.annotate.write import FILES
 
     columns = (TextColumn("{task.description} {task.completed:.0f} samples"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("Writing", total=None)
-        with exchanged_files(out, FILES) as aside:
-            manifest = assemble(
-                inputs,
-                index,
-                answers,
-                aside,
-                limit,
-                prompts,
-                lambda done: progress.update(bar, completed=done),
-                second,
-            )
+    with progress_bar("Writing", None, *columns) as tell, exchanged_files(out, FILES) as aside:
+        manifest = assemble(inputs, index, answers, aside, limit, prompts, tell, second)
     for line in summary(manifest):
         say(f"{line}\n")
     place = quoted(str(out), 300)

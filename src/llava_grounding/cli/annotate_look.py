@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llava_grounding.cli.annotate import STORE, annotate, summary
+from llava_grounding.cli.common import png_bytes, progress_bar
 from llava_grounding.cli.outputs import check_out, exchanged_files, given_path, refuse_overwriting, write_files
 from llava_grounding.cli.report import note, say
 from llava_grounding.errors import UsageError, quoted
@@ -110,7 +111,6 @@ def show(
 ) -> None:
     """Draw one record: its first answer with phrases, boxes and masks, or its marks."""
     from llava_grounding.annotate.drawing import draw_marked, draw_record
-    from llava_grounding.cli.common import png_bytes
 
     refuse_overwriting([("data", folder)], [out])
     labels = _labels(folder, images)
@@ -133,9 +133,6 @@ def draw_marks(
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Draw the first N only.")] = None,
 ) -> None:
     """Draw the marks of all records into their pictures; the same command resumes a stopped run."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from llava_grounding.annotate.assemble import read_manifest
     from llava_grounding.annotate.marked_pictures import write_marked_pictures
     from llava_grounding.annotate.write import FILES, MARKS
@@ -143,12 +140,9 @@ def draw_marks(
 
     check_out(out, [MARKS], [("data", folder), *(("data", folder / name) for name in FILES)])
     total = read_manifest(folder)["counts"]["marks"]
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("Drawing", total=total if limit is None else min(limit, total))
+    with progress_bar("Drawing", total if limit is None else min(limit, total)) as tell:
         store = open_images(images)
-        count = write_marked_pictures(
-            folder, store, out, folder / STORE, limit, lambda done: progress.update(bar, completed=done)
-        )
+        count = write_marked_pictures(folder, store, out, folder / STORE, limit, tell)
     note(f"{count} dialogues with their pictures in {quoted(str(out), 300)}")
 
 

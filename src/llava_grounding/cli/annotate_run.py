@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from llava_grounding.cli.common import progress_bar
 from llava_grounding.cli.report import note, say
 from llava_grounding.errors import DataError, UsageError, quoted
 
@@ -195,39 +197,18 @@ def _tell_how_it_went(progress: Progress) -> None:
         )
 
 
-class _bar:  # noqa: N801  a context manager, used as one
+@contextmanager
+def _bar(model: str, total: int) -> Iterator[Callable[[Progress], None]]:
     """A progress bar on stderr with rate, cost and time left; silent where nobody is looking."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    def __init__(self, model: str, total: int) -> None:
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("cost {task.fields[cost]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._bar.add_task(escape(model), total=total, rate="", cost="0.00")
-
-    def __enter__(self) -> Any:
-        self._bar.start()
-        return self._tell
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def _tell(self, progress: Progress) -> None:
-        speed = self._bar.tasks[0].speed
-        self._bar.update(
-            self._task,
-            completed=progress.samples,
-            rate=f"{speed:.1f}/s" if speed else "",
-            cost=f"{progress.budget.cost:.2f}",
-        )
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("cost {task.fields[cost]}"),
+        TimeRemainingColumn(),
+    )
+    with progress_bar(model, total, *columns, cost="0.00") as show:
+        yield lambda progress: show(progress.samples, cost=f"{progress.budget.cost:.2f}")

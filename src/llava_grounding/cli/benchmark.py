@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from llava_grounding.cli.common import png_bytes
+from llava_grounding.cli.common import png_bytes, progress_bar
 from llava_grounding.cli.outputs import check_out, given_path, write_files
 from llava_grounding.cli.report import say
 from llava_grounding.cli.terminal import printable
@@ -55,8 +55,6 @@ def benchmark(
 ) -> None:
     """Measure grounding, referring, description and short answers, and print one table."""
     from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress
 
     from llava_grounding.benchmark.quality import draw_descriptions, evaluate_photos, evaluate_scenes
     from llava_grounding.benchmark.report import hash_weights
@@ -75,12 +73,7 @@ def benchmark(
         check_report(report_file, folder, None if pack is None else pack.root)
     check_out(pictures, option="--pictures")
     chat = GroundedChat.from_pretrained(model, device)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(escape(f"{task.value} with {name}"), total=None)
-
-        def tell(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
+    with progress_bar(f"{task.value} with {name}") as tell:
         digest = hash_weights(folder)
         if pack is not None:
             report = evaluate_photos(chat, pack, limit, seed, name, digest, on_progress=tell)

@@ -6,7 +6,7 @@ One group of steps serves every task of the registry; `scenes` and `photos` are 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from copy import copy
 from os import environ
 from pathlib import Path
@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from llava_grounding.benchmark.tasks import TASKS
 from llava_grounding.cli.benchmark import QualityTask, benchmark
+from llava_grounding.cli.common import ShowProgress, progress_bar
 from llava_grounding.cli.outputs import check_out, given_path, write_files
 from llava_grounding.cli.report import note, say
 from llava_grounding.errors import UsageError, quoted
@@ -413,18 +414,9 @@ def _print(results: Results) -> None:
     Console().print(table)
 
 
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def _progress(what: str) -> AbstractContextManager[ShowProgress]:
     """A bar on stderr with the time left."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task(escape(what), total=None)
-
-        def tell(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        yield tell
+    return progress_bar(what, None, *columns)

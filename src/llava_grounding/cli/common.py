@@ -20,6 +20,7 @@ from llava_grounding.cli.terminal import escape_json
 
 if TYPE_CHECKING:
     from PIL import Image
+    from rich.progress import ProgressColumn
 
     from llava_grounding.image_files import ImageLimits
     from llava_grounding.inference.decoding import GenerationOptions
@@ -123,6 +124,41 @@ def waiting(what: str) -> Iterator[None]:
 
     with Console(stderr=True).status(f"{what} …"):
         yield
+
+
+class ShowProgress(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, done: int, total: int | None = None, **fields: Any) -> None:
+        """To `done` of `total`, None for the total as it was; `fields` are what columns show beside it."""
+
+
+@contextmanager
+def progress_bar(
+    what: str, total: int | None = None, *columns: ProgressColumn, done: int = 0, **fields: Any
+) -> Iterator[ShowProgress]:
+    """A progress bar on stderr, gone when it ends.
+
+    Args:
+        what: stands before it, as plain text.
+        total: of all steps; None where it is not known yet.
+        columns: rich's own when none are given. A text column may show `{task.fields[rate]}`, the steps per second.
+        done: of them, before the bar begins.
+        fields: what other columns show at first.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(escape(what), total=total, completed=done, rate="", **fields)
+
+        def show(done: int, total: int | None = None, **fields: Any) -> None:
+            speed = progress.tasks[0].speed
+            rate = f"{speed:.1f}/s" if speed else ""
+            progress.update(task, completed=done, total=total, rate=rate, **fields)
+
+        yield show
 
 
 @contextmanager

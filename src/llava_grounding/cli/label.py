@@ -201,21 +201,20 @@ def _bar(total: int, done: int) -> Iterator[Callable[[Sequence[Result]], None]]:
     if not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("Labelling"),
+        TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total, completed=done, rate="")
+    with common.progress_bar("Labelling", total, *columns, done=done) as show:
 
         def tell(results: Sequence[Result]) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, advance=len(results), rate=f"{speed:.1f}/s" if speed else "")
+            nonlocal done
+            done += len(results)
+            show(done)
 
         yield tell
