@@ -126,19 +126,19 @@ def assemble(
         raise
     files = writer.close() | hash_label_sets(folder)
     manifest = make_manifest(
-        {
+        inputs={
             "instances": {"name": inputs.instances.name, "sha256": index.digest},
             inputs.kind: {"name": inputs.texts.name, "sha256": file_hash(inputs.texts)},
         },
-        inputs.shard,
-        limit,
-        answers.about(),
-        answers.usage(),
-        writer.counts,
-        writer.rejections,
-        writer.dropped,
-        writer.repairs,
-        files,
+        shard=inputs.shard,
+        limit=limit,
+        answers=answers.about(),
+        usage=answers.usage(),
+        counts=writer.counts,
+        rejections=writer.rejections,
+        dropped=writer.dropped,
+        repairs=writer.repairs,
+        files=files,
     )
     if agreement is not None:
         manifest["agreement"] = agreement.to_dict()

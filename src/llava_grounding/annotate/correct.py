@@ -63,16 +63,16 @@ def correct(folder: Path, verdicts: Mapping[PhraseKey, Verdict], aside: Path, wo
             raise
         files = writer.close() | hash_label_sets(aside)
     manifest = make_manifest(
-        before["inputs"],
-        Shard.parse(before["shard"]),
-        before["limit"],
-        before["answers"],
-        before["usage"],
-        writer.counts,
-        writer.rejections,
-        writer.dropped,
-        before["repairs"],
-        files,
+        inputs=before["inputs"],
+        shard=Shard.parse(before["shard"]),
+        limit=before["limit"],
+        answers=before["answers"],
+        usage=before["usage"],
+        counts=writer.counts,
+        rejections=writer.rejections,
+        dropped=writer.dropped,
+        repairs=before["repairs"],
+        files=files,
     )
     manifest |= {key: value for key, value in before.items() if key not in manifest}
     found = precision_of(verdicts)

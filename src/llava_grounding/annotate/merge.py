@@ -54,16 +54,16 @@ def merge(shards: Sequence[Path], folder: Path) -> dict[str, Any]:
     prices = manifests[0]["usage"].get("prices", [0.0, 0.0])
     cost = cost_of(usage["prompt_tokens"], usage["completion_tokens"], (prices[0], prices[1]))
     manifest = make_manifest(
-        manifests[0]["inputs"],
-        Shard(),
-        manifests[0]["limit"],
-        manifests[0]["answers"],
-        {**usage, "cost": round(cost, 6), "prices": prices},
-        _sum(manifests, "counts"),
-        _sum(manifests, "rejections"),
-        _sum(manifests, "dropped_phrases"),
-        _sum(manifests, "repairs"),
-        files,
+        inputs=manifests[0]["inputs"],
+        shard=Shard(),
+        limit=manifests[0]["limit"],
+        answers=manifests[0]["answers"],
+        usage={**usage, "cost": round(cost, 6), "prices": prices},
+        counts=_sum(manifests, "counts"),
+        rejections=_sum(manifests, "rejections"),
+        dropped=_sum(manifests, "dropped_phrases"),
+        repairs=_sum(manifests, "repairs"),
+        files=files,
     )
     if reviews := [review for one in manifests for review in one.get("reviews", ())]:
         manifest["reviews"] = reviews

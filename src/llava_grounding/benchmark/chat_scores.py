@@ -155,4 +155,4 @@ def _score(sample: BenchmarkSample, prediction: Prediction, chats: Chats) -> Sam
         quality = min(grounded.scores[1] / 10, 1.0)
     state: State = "empty" if not prediction.text.strip() else "answered" if grounded is not None else "not judged"
     detail = {"question": sample.question, "text": prediction.text[:_MOST_SHOWN]}
-    return SampleScore(sample.id, sample.image, sample.kind, state, rows, (), quality, detail)
+    return SampleScore(sample.id, sample.image, sample.kind, state=state, rows=rows, quality=quality, detail=detail)

@@ -85,7 +85,9 @@ class Classification(Task):
         rows = {"all": (float(right), 1.0), sample.kind: (float(right), 1.0)}
         state: State = "answered" if named else "unparsable" if prediction.text.strip() else "empty"
         detail = {"question": f"{sample.kind} on {sample.answer}", "text": prediction.text[:200]}
-        return SampleScore(sample.id, sample.image, sample.kind, state, rows, (), float(right), detail)
+        return SampleScore(
+            sample.id, sample.image, sample.kind, state=state, rows=rows, quality=float(right), detail=detail
+        )
 
     def statistics(self, rows: Collection[str]) -> list[Statistic]:
         return [share("accuracy", "all"), *(share(f"accuracy, {kind}", kind) for kind in PROMPT_KINDS)]

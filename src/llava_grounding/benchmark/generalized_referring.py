@@ -80,7 +80,9 @@ class GeneralizedReferring(Task):
             rows |= mask_rows(masks, [one.mask for one in sample.instances if one.mask is not None])
         quality = 2 * matched / (predicted + true) if predicted + true else 1.0
         detail = {"question": sample.phrases[0].text}
-        return SampleScore(sample.id, sample.image, sample.kind, "answered", rows, (), quality, detail)
+        return SampleScore(
+            sample.id, sample.image, sample.kind, state="answered", rows=rows, quality=quality, detail=detail
+        )
 
     def statistics(self, rows: Collection[str]) -> list[Statistic]:
         return [

@@ -92,8 +92,8 @@ class GroundedCaptions(Task):
                 sample.id,
                 sample.image,
                 sample.kind,
-                "empty" if empty else "answered" if verdict is not None else "not judged",
-                rows,
+                state="empty" if empty else "answered" if verdict is not None else "not judged",
+                rows=rows,
                 quality=rows["mIoU"][0] / len(sample.instances),
                 detail={"text": prediction.text[:400]},
             )

@@ -232,11 +232,11 @@ def _described(
         sample.id,
         sample.image,
         sample.kind,
-        "empty" if empty else "not judged" if unjudged else "answered",
-        rows,
-        () if matched is None else _calibrated(prediction, matched, verdict),
-        None if matched is None or not sample.instances else matched.counts.f1,
-        {"text": prediction.text[:_MOST_SHOWN], **_drawn(sample, prediction, matched)},
+        state="empty" if empty else "not judged" if unjudged else "answered",
+        rows=rows,
+        regions=() if matched is None else _calibrated(prediction, matched, verdict),
+        quality=None if matched is None or not sample.instances else matched.counts.f1,
+        detail={"text": prediction.text[:_MOST_SHOWN], **_drawn(sample, prediction, matched)},
     )
 
 
@@ -279,4 +279,6 @@ def _found(sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
     share_right = sum(right) / len(right) if right else None
     state: State = "answered" if any(one.regions for one in prediction.phrases) else "empty"
     rows = {"phrases": (float(sum(right)), float(len(right)))}
-    return SampleScore(sample.id, sample.image, sample.kind, state, rows, regions, share_right)
+    return SampleScore(
+        sample.id, sample.image, sample.kind, state=state, rows=rows, regions=regions, quality=share_right
+    )

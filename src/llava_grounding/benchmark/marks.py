@@ -71,7 +71,13 @@ class Marks(Task):
         state: State = "answered" if said else "unparsable" if prediction.text.strip() else "empty"
         detail = {"question": sample.question, "text": prediction.text[:200]}
         return SampleScore(
-            sample.id, sample.image, sample.kind, state, {"all": (float(right), 1.0)}, (), float(right), detail
+            sample.id,
+            sample.image,
+            sample.kind,
+            state=state,
+            rows={"all": (float(right), 1.0)},
+            quality=float(right),
+            detail=detail,
         )
 
     def statistics(self, rows: Collection[str]) -> list[Statistic]:

@@ -81,7 +81,9 @@ class PhraseGrounding(Task):
         rows = {f"{protocol}@{rank}": (float(count), total) for (protocol, rank), count in counts.items()}
         state: State = "answered" if any(one.regions for one in prediction.phrases) else "empty"
         quality = counts["any", 1] / total if total else None
-        return SampleScore(sample.id, sample.image, sample.kind, state, rows, tuple(regions), quality)
+        return SampleScore(
+            sample.id, sample.image, sample.kind, state=state, rows=rows, regions=tuple(regions), quality=quality
+        )
 
     def statistics(self, rows: Collection[str]) -> list[Statistic]:
         names = {"any": "any box", "merged": "merged boxes"}

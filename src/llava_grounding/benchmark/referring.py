@@ -80,7 +80,16 @@ class Referring(Task):
             "regions": [] if best is None else [{"box": list(best.box_xyxy), "text": phrase.text, "right": right}],
         }
         regions = () if best is None or best.score is None else ((best.score, right),)
-        return SampleScore(sample.id, sample.image, sample.kind, state, {**rows, **masks}, regions, overlap, detail)
+        return SampleScore(
+            sample.id,
+            sample.image,
+            sample.kind,
+            state=state,
+            rows={**rows, **masks},
+            regions=regions,
+            quality=overlap,
+            detail=detail,
+        )
 
     def statistics(self, rows: Collection[str]) -> list[Statistic]:
         boxes = [share(f"box acc@{level:g}", f"box@{level:g}") for level in BOX_LEVELS]

@@ -238,15 +238,15 @@ def results_of(folder: Path, seed: int = 0) -> Results:
     ranked = sorted((one for one in scores if one.quality is not None), key=lambda one: (one.quality or 0.0, one.id))
     most = min(_MOST_CASES, len(ranked) // 2)
     return Results(
-        {**about, "seed": seed},
-        counts,
-        problems,
-        (*metrics, *extra),
-        calibration(pair for score in scores for pair in score.regions),
-        tuple(ranked[:most]),
-        tuple(reversed(ranked[-most:])) if most else (),
-        tuple(published_for(about["task"])),
-        tuple(named),
+        about={**about, "seed": seed},
+        counts=counts,
+        problems=problems,
+        metrics=(*metrics, *extra),
+        calibration=calibration(pair for score in scores for pair in score.regions),
+        worst=tuple(ranked[:most]),
+        best=tuple(reversed(ranked[-most:])) if most else (),
+        published=tuple(published_for(about["task"])),
+        named_problems=tuple(named),
     )
 
 

@@ -120,7 +120,7 @@ def unanswered(sample: BenchmarkSample, prediction: Prediction | None) -> Sample
 
     detail = {} if prediction is None else {"error": prediction.error}
     return SampleScore(
-        sample.id, sample.image, sample.kind, "missing" if prediction is None else "failed", detail=detail
+        sample.id, sample.image, sample.kind, state="missing" if prediction is None else "failed", detail=detail
     )
 
 

@@ -70,7 +70,9 @@ class _YesNo(Task):
         state: State = "answered" if said is not None else "unparsable" if prediction.text.strip() else "empty"
         rows = {"all": row} | ({sample.kind: row} if sample.kind else {})
         detail = {"question": f"{sample.question} ({sample.answer})", "text": prediction.text[:200]}
-        return SampleScore(sample.id, sample.image, sample.kind, state, rows, (), float(said is truth), detail)
+        return SampleScore(
+            sample.id, sample.image, sample.kind, state=state, rows=rows, quality=float(said is truth), detail=detail
+        )
 
     def statistics(self, rows: Collection[str]) -> list[Statistic]:
         kinds = sorted(name for name in rows if name != "all")

@@ -128,20 +128,20 @@ def build(
     from llava_grounding.benchmark.tasks import find_task
 
     inputs = BuildInputs(
-        data,
-        split,
-        instances,
-        captions,
-        dialogues,
-        refs,
-        entities,
-        questions,
-        answers,
-        ids,
-        images,
-        limit,
-        seed,
-        question,
+        data=data,
+        split=split,
+        instances=instances,
+        captions=captions,
+        dialogues=dialogues,
+        refs=refs,
+        entities=entities,
+        questions=questions,
+        answers=answers,
+        ids=ids,
+        images=images,
+        limit=limit,
+        seed=seed,
+        question=question,
     )
     check_out(out.parent, [out.name], [("input", path) for path in vars(inputs).values() if isinstance(path, Path)])
     samples = find_task(_task_of(ctx)).build(inputs)

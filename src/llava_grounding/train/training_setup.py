@@ -129,7 +129,14 @@ def build_training_setup(
     training_module = TrainingModule(model, phrases, LossConfig.of(recipe, plan), stored_dtypes)
     mixture = Mixture(sources, recipe.batch_size, recipe.seed)
     return TrainingSetup(
-        recipe, plan, training_module, processor, mixture, held_out, folder, earlier if phrases is None else None
+        recipe=recipe,
+        plan=plan,
+        training_module=training_module,
+        processor=processor,
+        mixture=mixture,
+        held_out=held_out,
+        folder=folder,
+        earlier_phrases=earlier if phrases is None else None,
     )
 
 
