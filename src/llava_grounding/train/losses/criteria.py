@@ -33,7 +33,7 @@ class Criteria:
         """With `num_points=None` masks are judged on every cell."""
         of_masks_and_boxes: dict[str, Any] = {**weights.of_masks_and_boxes(), "num_points": num_points}
         matcher = HungarianMatcher(weights=costs, num_points=num_points, max_cells=_MATCHING_CELLS)
-        # The class loss is the mean over columns times a scale; this is the weight on their sum, as with few phrases.
+        # The class loss is the mean over columns times a scale: with this, `focal` weighs their sum; see `LossWeights`.
         of_columns = weights.focal / CLASS_LOSS_SCALE * (1 + num_classes)
         return cls(
             SetCriterion(matcher, of_columns, **of_masks_and_boxes),

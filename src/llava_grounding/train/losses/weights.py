@@ -20,7 +20,11 @@ class LossWeights:
     prompts: float = 0.2
     """Of the prompt encoder's losses."""
     focal: float = 4.0
-    """Of the focal loss of queries and phrases, inside the grounder's; those from here on as in the original."""
+    """Of the focal loss of queries, inside the grounder's; those from here on as in the original.
+
+    For phrases it multiplies ten times (`CLASS_LOSS_SCALE`) the mean over the phrases of an image: 40 with few phrases
+    or many. For class names it multiplies the sum over all columns, "anything" among them, without the ten: the mean
+    over many columns of which few are right would vanish."""
     mask: float = 5.0
     """Of the cross-entropy of masks."""
     dice: float = 5.0
