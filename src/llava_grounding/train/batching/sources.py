@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from llava_grounding.data.check import check_dataset
 from llava_grounding.data.sample import Sample
 from llava_grounding.errors import ConfigError, DataError, quoted
 from llava_grounding.scenes.synthetic import SceneConfig
@@ -42,6 +43,7 @@ def open_sources(
         ConfigError: if a source is unknown, or a key of it is.
         DataError: if its files are missing or of another kind.
     """
+    options = SourceOptions(scenes, questions, commercial_use)
     opened = []
     for values in sources:
         weight = values.get("weight", 1.0)
@@ -52,7 +54,7 @@ def open_sources(
         if values.get("optional") and not is_there(values, root):
             logger.info("%s: left out: its files are not there", values.get("name", values["kind"]))
             continue
-        source = open_source(values, root, scenes, questions, commercial_use)
+        source = _open(values, root, options)
         if source.size == 0 and values.get("optional"):
             logger.info("%s: left out: the pack has no such photos", source.name)
             continue
@@ -68,8 +70,12 @@ def open_source(
     commercial_use: bool = False,
 ) -> SampleSource:
     """Open one source; see `open_sources`."""
+    return _open(values, root, SourceOptions(scenes, questions, commercial_use))
+
+
+def _open(values: Mapping[str, Any], root: Path | None, options: SourceOptions) -> SampleSource:
     name = str(values.get("name", values["kind"]))
-    return source_kind(values).open(values, root, name, SourceOptions(scenes, questions, commercial_use))
+    return source_kind(values).open(values, root, name, options)
 
 
 def is_there(values: Mapping[str, Any], root: Path | None) -> bool:
@@ -109,8 +115,6 @@ def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell:
     Raises:
         ConfigError: if a source is unknown, or a key of it is.
     """
-    from llava_grounding.data.check import check_dataset
-
     fine = True
     for values in sources:
         name = str(values.get("name", values["kind"]))
