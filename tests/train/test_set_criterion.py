@@ -15,7 +15,6 @@ from torch import Tensor
 from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_iou
 from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction
 from llava_grounding.train.batching.targets import GroundingTarget
-from llava_grounding.train.losses import set_criterion as losses_module
 from llava_grounding.train.losses.matcher import HungarianMatcher, StackedPredictions
 from llava_grounding.train.losses.points import sample_maps, sample_masks
 from llava_grounding.train.losses.set_criterion import SetCriterion, loss_key, named_predictions
@@ -330,19 +329,6 @@ def test_degenerate_boxes_give_finite_gradients() -> None:
     in_cells()(output, targets)["loss"].backward()
     assert output.boxes_cxcywh_norm.grad is not None
     assert output.boxes_cxcywh_norm.grad.isfinite().all()
-
-
-def test_sums_are_divided_by_the_mean_number_of_objects_of_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(11)
-    output, targets = random_output(), random_targets(2, 1, 3)
-    alone = in_cells().unweighted(output, targets)
-    monkeypatch.setattr(losses_module.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(losses_module.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(losses_module.dist, "all_reduce", lambda count: count.add_(12))
-    shared = in_cells(average_over_processes=True).unweighted(output, targets)
-    assert (alone.num_objects, shared.num_objects) == (6, 9)
-    torch.testing.assert_close(shared.losses["loss_box"], alone.losses["loss_box"] * 6 / 9)
-    assert in_cells().unweighted(output, targets).num_objects == 6
 
 
 def test_the_same_generator_gives_the_same_losses_and_another_does_not() -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -92,8 +91,6 @@ class SetCriterion(WeightedLosses):
         importance_ratio: share of points taken by uncertainty; the rest is random.
         phrase_normalisation: `official` averages the class loss over all phrases of the batch, padded ones included;
             `valid` over the phrases that each image really has, so that padding changes nothing.
-        average_over_processes: N is the mean over the processes of a distributed run. Every process must then call
-            the criterion in every step.
 
     Source: DETR (arXiv:2005.12872), MaskDINO (arXiv:2206.02777), LLaVA-Grounding (arXiv:2312.02949).
     """
@@ -110,7 +107,6 @@ class SetCriterion(WeightedLosses):
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75
     phrase_normalisation: Literal["official", "valid"] = "official"
-    average_over_processes: bool = False
 
     def __call__(
         self,
@@ -157,7 +153,7 @@ class SetCriterion(WeightedLosses):
                 pairs = self.matcher.assign(costs, batch)
             else:
                 costs = stacked.boxes_cxcywh_norm.new_zeros(0)
-            num_objects = self._num_objects(batch)
+            num_objects = float(max(sum(batch.counts), 1))
             sums = {"loss_class": self._class_sums(stacked, batch, pairs, phrase_mask, partly_labelled)}
             if batch.masks is None:
                 # Distributed training wants a gradient for every parameter, here one of zero.
@@ -193,14 +189,6 @@ class SetCriterion(WeightedLosses):
             num_pairs = pairs.per_prediction
         device = predictions.boxes_cxcywh_norm.device
         return plan.draw(predictions.names, len(targets.counts), num_pairs, device, points, generator)
-
-    def _num_objects(self, targets: TargetBatch) -> float:
-        total = float(sum(targets.counts))
-        if self.average_over_processes and dist.is_available() and dist.is_initialized():
-            shared = torch.tensor(total, device=targets.boxes_cxcywh_norm.device)
-            dist.all_reduce(shared)
-            total = shared.item() / dist.get_world_size()
-        return max(total, 1.0)
 
     def _class_sums(
         self,
