@@ -58,11 +58,12 @@ from llava_grounding.geometry import box_area
 from llava_grounding.language.nouns import Lexicon, lexicon_with
 from llava_grounding.markup import strip_markup
 from llava_grounding.scenes.kinds import KINDS
+from llava_grounding.scenes.records import HELD_OUT
 from llava_grounding.scenes.synthetic import draw_scene
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
 
-FIRST_UNSEEN_SEED = 10**9 + 10**6
-"""Training draws scenes with seeds below 10**9 and chooses its thresholds on those from there on."""
+FIRST_UNSEEN_SEED = HELD_OUT + 10**6
+"""Training draws scenes with seeds below `HELD_OUT` and chooses its thresholds on those from there on."""
 
 DESCRIBE = "Describe the image."
 _COLOURS = frozenset(colour for kind in KINDS.values() for colour in kind.colours) | {"gray"}

@@ -26,8 +26,6 @@ from llava_grounding.serve.settings import ServeSettings
 from llava_grounding.structures import VisualPrompt
 from llava_grounding.visual_prompts import prompt_from_dict
 
-_DEFAULT_TOKENS = 256
-
 
 @dataclass(frozen=True)
 class Question:
@@ -103,7 +101,8 @@ def chat_task(request: ChatRequest, images: ImageReader, settings: ServeSettings
     if limit is not None and limit > settings.max_tokens:
         raise UsageError(f"max_tokens must be at most {settings.max_tokens}, got {limit:.3g}")
     options = grounding_options(request)
-    decoding = Decoding(limit or min(_DEFAULT_TOKENS, settings.max_tokens), request.temperature or 0.0, request.seed)
+    tokens = limit or min(Decoding.max_new_tokens, settings.max_tokens)
+    decoding = Decoding(tokens, request.temperature or 0.0, request.seed)
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     system, dialogue = _without_system(request.messages)
     _check_counts(dialogue, settings)
