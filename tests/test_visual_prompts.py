@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import pickle
 
 import numpy as np
@@ -14,6 +15,7 @@ from llava_grounding.structures import (
     Region,
     VisualPrompt,
 )
+from llava_grounding.visual_prompts import prompt_from_dict, prompt_to_dict
 from made_answers import a_mask
 
 many = settings(max_examples=100, deadline=None)
@@ -49,6 +51,23 @@ def test_prompts_are_equal_by_content_and_cannot_be_changed(kind):
     array = next(a for a in (first.points_xy, first.box_xyxy, first.mask) if a is not None)
     with pytest.raises(ValueError, match="read-only"):
         array[...] = 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "data", "rounded"),
+    [
+        (VisualPrompt.click(2.675, 1), {"click": [2.675, 1.0]}, {"click": [2.67, 1.0]}),
+        (VisualPrompt.box(0, 0, 3, 2.125), {"box": [0.0, 0.0, 3.0, 2.125]}, {"box": [0.0, 0.0, 3.0, 2.12]}),
+        (VisualPrompt.scribble([(1, 2)]), {"scribble": [[1.0, 2.0]]}, {"scribble": [[1.0, 2.0]]}),
+        (VisualPrompt.mask_of(a_mask()), {"mask": {"size": [3, 4], "counts": "41202"}}, None),
+    ],
+)
+def test_a_prompt_is_read_from_the_plain_data_it_was_written_as(prompt, data, rounded):
+    assert prompt_to_dict(prompt) == json.loads(json.dumps(data)) == data
+    assert prompt_to_dict(prompt, digits=2) == (rounded or data)
+    assert prompt_from_dict({"type": "region", "label": None, **data}) == prompt
+    with pytest.raises(PromptError, match="exactly one of box, click, scribble, mask, got"):
+        prompt_from_dict({**data, "click": [1, 1], "box": [0, 0, 2, 2]})
 
 
 def test_prompts_at_other_places_are_other_prompts():

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from llava_grounding.errors import ShapeError
+from llava_grounding.image_headers import ON_ITS_SIDE
 
 Array = TypeVar("Array", bound=Any)
 """A NumPy array or a torch tensor; whatever goes in comes out."""
@@ -143,7 +144,7 @@ def clip_stroke(points_xy: np.ndarray, size_wh: SizeWH, margin: float = 0.0) -> 
 def oriented_size(size_wh: SizeWH, orientation: int) -> SizeWH:
     """Size of the image as shown, from its size as stored; an EXIF orientation outside 1 to 8 counts as 1."""
     width, height = size_wh
-    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+    return (height, width) if orientation in ON_ITS_SIDE else (width, height)
 
 
 def points_to_oriented(points_xy: np.ndarray, size_wh: SizeWH, orientation: int) -> np.ndarray:

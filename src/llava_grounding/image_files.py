@@ -24,7 +24,7 @@ import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from llava_grounding.errors import ConfigError, ImageError
-from llava_grounding.image_headers import read_header, wanted
+from llava_grounding.image_headers import ON_ITS_SIDE, ORIENTATION_TAG, read_header, wanted
 
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 
@@ -56,8 +56,6 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_FIRST_ON_ITS_SIDE = 5
-_ORIENTATION_TAG = 0x0112
 
 # Pillow's readers raise any of these on damaged files (the tests fuzz them); all mean "this file cannot be read".
 _DECODE_ERRORS: tuple[type[Exception], ...] = (
@@ -168,7 +166,7 @@ def load_no_larger(
         if image.mode != "RGB" or "transparency" in image.info:  # as colours and transparency are what they are
             image = _to_rgb(image, called)
         image = image.resize(size_wh, Image.Resampling.BILINEAR, reducing_gap=2.0)
-    swapped = turned and orientation in _UPRIGHT and orientation >= _FIRST_ON_ITS_SIDE
+    swapped = turned and orientation in ON_ITS_SIDE
     upright = _turned(_to_rgb(image, called), orientation if turned else 1)
     return upright, (full_wh[::-1] if swapped else full_wh)
 
@@ -284,7 +282,7 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
 def _orientation_of(image: Image.Image) -> int:
     try:
         with _quiet_pillow():
-            return int(image.getexif().get(_ORIENTATION_TAG, 1))
+            return int(image.getexif().get(ORIENTATION_TAG, 1))
     except _DECODE_ERRORS:  # unreadable EXIF says nothing about orientation, and the picture itself is fine
         return 1
 

@@ -50,7 +50,12 @@ _OTHER_FORMATS = (
     (0, b"<html", "a web page"),
 )
 
-_ORIENTATION_TAG = 0x0112
+ORIENTATION_TAG = 0x0112
+"""Of EXIF."""
+
+ON_ITS_SIDE = frozenset((5, 6, 7, 8))
+"""EXIF orientations of images that are stored with width and height swapped."""
+
 _EXIF_HEADER = b"Exif\x00\x00"
 _XMP_HEADER = b"http://ns.adobe.com/xap/1.0/\x00"
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
@@ -125,7 +130,7 @@ def exif_orientation(exif: bytes) -> int | None:
         for entry in range(place + 2, place + 2 + 12 * count, 12):
             tag, kind, length = struct.unpack_from(f"{order}HHI", exif, entry)
             layout = {1: "B", 3: "H", 4: "I"}.get(kind)
-            if tag == _ORIENTATION_TAG and layout and length == 1:
+            if tag == ORIENTATION_TAG and layout and length == 1:
                 (value,) = struct.unpack_from(order + layout, exif, entry + 8)
                 return int(value) if 1 <= value <= 8 else None
     except struct.error:  # cut off, and the picture itself is fine

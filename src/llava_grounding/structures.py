@@ -291,7 +291,7 @@ class GroundedAnswer:
             "version": ANSWER_VERSION,
             "text": self.text,
             "image_size": [width, height],
-            "phrases": [_phrase_to_dict(phrase) for phrase in self.phrases],
+            "phrases": [phrase_to_dict(phrase) for phrase in self.phrases],
             "raw": self.raw,
             "model": self.model,
             "usage": {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens},
@@ -396,15 +396,17 @@ def category_name(phrase: str) -> str:
     return _ARTICLE.sub("", name, count=1) if _ARTICLE.match(name) else name
 
 
-def _phrase_to_dict(phrase: GroundedPhrase) -> dict[str, Any]:
+def phrase_to_dict(phrase: GroundedPhrase, masks: bool = True) -> dict[str, Any]:
+    """A phrase as `GroundedAnswer.to_dict` writes it; `masks=False` leaves out and does not code those of regions."""
+    regions = []
+    for region in phrase.regions:
+        value: dict[str, Any] = {"box": region.box_xyxy.tolist(), "score": region.score, "area": region.area}
+        regions.append({**value, "mask": region.mask_rle} if masks else value)
     return {
         "id": phrase.id,
         "text": phrase.text,
         "span": list(phrase.span),
-        "regions": [
-            {"box": region.box_xyxy.tolist(), "score": region.score, "area": region.area, "mask": region.mask_rle}
-            for region in phrase.regions
-        ],
+        "regions": regions,
         "score": phrase.score,
         **({"doubtful": True} if phrase.doubtful else {}),
     }

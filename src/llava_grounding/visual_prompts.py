@@ -6,7 +6,7 @@ model and no files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, get_args
@@ -33,6 +33,7 @@ MAX_POINTS = 10_000
 
 PromptKind = Literal["click", "box", "scribble", "mask"]
 PROMPT_KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
+_KEYS: tuple[PromptKind, ...] = ("box", "click", "scribble", "mask")
 SizeWH = tuple[int, int]
 
 
@@ -227,6 +228,53 @@ class _PackedMask(VisualPrompt):
 
     def _mask_code(self) -> tuple[object, ...]:
         return tuple(self._rle.items())
+
+
+def prompt_to_dict(prompt: VisualPrompt, digits: int | None = None) -> dict[str, Any]:
+    """A visual prompt as plain data: `{"click": [x, y]}`, `{"box": ...}`, `{"scribble": ...}` or `{"mask": RLE}`.
+
+    Args:
+        digits: behind the point that coordinates are rounded to; None keeps them as they are.
+    """
+    if prompt.kind == "mask":
+        mask = prompt.mask
+        assert mask is not None
+        return {"mask": encode_rle(mask)}
+    numbers = prompt.box_xyxy if prompt.kind == "box" else prompt.points_xy
+    assert numbers is not None
+    values = (numbers if digits is None else _rounded(numbers, digits)).tolist()
+    return {prompt.kind: values[0] if prompt.kind == "click" else values}
+
+
+def prompt_from_dict(
+    value: Mapping[str, Any], read_mask: Callable[[Any], VisualPrompt] = VisualPrompt.mask_from_rle
+) -> VisualPrompt:
+    """Read what `prompt_to_dict` wrote; keys that are None or belong to something else count for nothing.
+
+    Args:
+        read_mask: makes the prompt of what `mask` holds, where that may be more than a run-length code.
+
+    Raises:
+        PromptError: if it has none of the four kinds, or several, or the numbers do not fit.
+        DataError: if the run-length code of a mask is damaged.
+    """
+    given = [kind for kind in _KEYS if value.get(kind) is not None]
+    if len(given) != 1:
+        raise PromptError(f"a region must have exactly one of {', '.join(_KEYS)}, got {given or 'none'}")
+    kind = given[0]
+    if kind == "mask":
+        return read_mask(value[kind])
+    numbers = as_numbers(value[kind])
+    if not numbers.size:
+        raise PromptError(f"a {kind} must be numbers, got {shown(value[kind])}")
+    if kind == "box":
+        return VisualPrompt(kind, box_xyxy=numbers)
+    return VisualPrompt(kind, points_xy=numbers[None] if kind == "click" else numbers)
+
+
+def _rounded(numbers: np.ndarray, digits: int) -> np.ndarray:
+    """As Python rounds each of them; NumPy multiplies first, and so differs for numbers halfway between two."""
+    return np.array([round(number, digits) for number in numbers.ravel().tolist()]).reshape(numbers.shape)
 
 
 def _prompt_mask(value: Any) -> np.ndarray:

@@ -29,8 +29,7 @@ from llava_grounding.data.record import Record, RecordedTurn
 from llava_grounding.dialogues.prompts import can_point_at, sample_prompt
 from llava_grounding.dialogues.templates import BRIEF_DESCRIPTIONS
 from llava_grounding.markup import REGION, format_markup
-from llava_grounding.masks import encode_rle
-from llava_grounding.structures import VisualPrompt
+from llava_grounding.visual_prompts import prompt_to_dict
 
 MANIFEST = "manifest.json"
 GVC, GVC_R, MARKS, RECORDS = "gvc.json", "gvc_r.json", "marks.json", "records.jsonl"
@@ -355,17 +354,6 @@ def marks_entry(task: AnnotationTask, marked: Marked) -> dict[str, Any]:
         "conversations": conversations,
         "marks": ids,
     }
-
-
-def prompt_to_dict(prompt: VisualPrompt) -> dict[str, Any]:
-    """A visual prompt as plain data: `{"click": [x, y]}`, `{"box": ...}`, `{"scribble": ...}` or `{"mask": RLE}`."""
-    if prompt.mask is not None:
-        return {"mask": encode_rle(prompt.mask)}
-    if prompt.box_xyxy is not None:
-        return {"box": [float(one) for one in prompt.box_xyxy]}
-    assert prompt.points_xy is not None
-    points = [[float(x), float(y)] for x, y in prompt.points_xy]
-    return {"click": points[0]} if len(points) == 1 else {"scribble": points}
 
 
 class InstancesFile:

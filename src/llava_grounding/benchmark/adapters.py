@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_grounding.benchmark.samples import BenchmarkSample
+from llava_grounding.data.readers.kosmos_cells import CELLS, cell_box
 from llava_grounding.errors import DataError, UsageError, did_you_mean, shown
 from llava_grounding.language.nouns import lexicon
 from llava_grounding.language.synonyms import PHRASE_ENDS
@@ -28,7 +29,6 @@ _QWEN = re.compile(
 _QWEN_BOX = re.compile(_PAIRS)
 _KOSMOS = re.compile(r"<phrase>(?P<words>.*?)</phrase>\s*<object>(?P<patches>.*?)</object>", re.DOTALL)
 _KOSMOS_BOX = re.compile(r"<patch_index_(\d{4})>\s*<patch_index_(\d{4})>")
-_KOSMOS_SIDE = 32
 _GLAMM = re.compile(r"<p>(?P<words>.*?)</p>\s*(?P<segs>(?:\[SEG(?::\d+)?\]\s*(?:,|and)?\s*)+)", re.DOTALL)
 _SEG = re.compile(r"\[SEG(?::\d+)?\]")
 _TAG = re.compile(
@@ -177,17 +177,10 @@ def _kosmos(line: Mapping[str, Any], sample: BenchmarkSample) -> RawAnswer:
 
 
 def _patches(first: int, last: int) -> list[float]:
-    """Corners in the middle of two cells of a 32 x 32 grid, at their outer edges where they share a row or column.
-
-    Source: Kosmos-2 (arXiv:2306.14824), as its processor reads location tokens.
-    """
-    most = _KOSMOS_SIDE**2
+    most = CELLS**2
     if not (first < most and last < most):
         raise DataError(f"a patch index must be below {most}, got {first} and {last}")
-    (y0, x0), (y1, x1) = divmod(first, _KOSMOS_SIDE), divmod(last, _KOSMOS_SIDE)
-    low_x, high_x = (x0, x1 + 1) if x0 == x1 else (x0 + 0.5, x1 + 0.5)
-    low_y, high_y = (y0, y1 + 1) if y0 == y1 else (y0 + 0.5, y1 + 0.5)
-    return [side / _KOSMOS_SIDE for side in (low_x, low_y, high_x, high_y)]
+    return cell_box(first, last)
 
 
 def _qwen(line: Mapping[str, Any], sample: BenchmarkSample) -> RawAnswer:

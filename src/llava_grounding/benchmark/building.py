@@ -19,11 +19,14 @@ from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.readers.coco import CocoPhotos, PhotoPack, read_label_sets
 from llava_grounding.data.readers.reading import naming, read_json
 from llava_grounding.data.record import Dataset, Record
+from llava_grounding.data.sample import Turn
 from llava_grounding.errors import DataError, ImageError, UsageError
 from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
+from llava_grounding.markup import parse_strict
 from llava_grounding.masks import check_rle, encode_rle, polygons_to_mask
 
 _T = TypeVar("_T")
+_REFERRING_KINDS = ("find", "where")
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,15 @@ def spread(items: Sequence[_T], limit: int | None) -> list[_T]:
     if limit is None or limit >= len(items):
         return list(items)
     return [items[index] for index in np.linspace(0, len(items), limit, endpoint=False).astype(int)]
+
+
+def referring_phrases(turns: Iterable[Turn]) -> Iterator[tuple[str, int]]:
+    """Phrases that were asked for and mean one instance, begun in lower case, with its index; they may repeat."""
+    for turn in turns:
+        target = turn.targets[0] if turn.grounded and turn.kind in _REFERRING_KINDS and turn.targets else None
+        if target is not None and len(target) == 1:
+            phrase = parse_strict(turn.answer).phrases[0].text
+            yield phrase[0].lower() + phrase[1:], target[0]
 
 
 def photo_records(inputs: BuildInputs) -> Dataset:

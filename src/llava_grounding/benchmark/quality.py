@@ -17,6 +17,7 @@ from PIL.Image import Image
 
 import llava_grounding
 from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline, Request
+from llava_grounding.benchmark.building import referring_phrases, spread
 from llava_grounding.benchmark.judge import Judgement, judge_answer
 from llava_grounding.benchmark.metrics import (
     box_hits_at_50,
@@ -55,17 +56,17 @@ from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.errors import LlavaGroundingError
 from llava_grounding.geometry import box_area
 from llava_grounding.language.nouns import Lexicon, lexicon_with
-from llava_grounding.markup import parse_strict, strip_markup
+from llava_grounding.markup import strip_markup
 from llava_grounding.scenes.kinds import KINDS
+from llava_grounding.scenes.records import HELD_OUT
 from llava_grounding.scenes.synthetic import draw_scene
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
 
-FIRST_UNSEEN_SEED = 10**9 + 10**6
-"""Training draws scenes with seeds below 10**9 and chooses its thresholds on those from there on."""
+FIRST_UNSEEN_SEED = HELD_OUT + 10**6
+"""Training draws scenes with seeds below `HELD_OUT` and chooses its thresholds on those from there on."""
 
 DESCRIBE = "Describe the image."
 _COLOURS = frozenset(colour for kind in KINDS.values() for colour in kind.colours) | {"gray"}
-_REFERRING_KINDS = ("find", "where")
 _MAX_REFERRING = 4
 _T = TypeVar("_T")
 
@@ -95,13 +96,7 @@ class EvalItem:
     @property
     def referring(self) -> list[tuple[str, int]]:
         """Phrases that mean one instance, with its index."""
-        found: dict[str, int] = {}
-        for turn in self.sample.turns:
-            if turn.grounded and turn.kind in _REFERRING_KINDS:
-                phrase, target = parse_strict(turn.answer).phrases[0].text, turn.targets[0]
-                if target is not None and len(target) == 1:
-                    found[phrase[0].lower() + phrase[1:]] = target[0]
-        return list(found.items())[:_MAX_REFERRING]
+        return list(dict(referring_phrases(self.sample.turns)).items())[:_MAX_REFERRING]
 
 
 def evaluate_scenes(
@@ -147,12 +142,13 @@ def evaluate_photos(
         on_progress: called with items done and their number.
     """
     photos = pack.split("val")
-    chosen = _spread(len(photos), limit)
+    chosen = spread(range(len(photos)), limit)
     items = (_photo_item(photos[index], seed) for index in chosen)
     training: list[Sample] = []
     if baseline_photos and "train" in pack.splits:
         train = pack.split("train")
-        training = [photo_sample(train[i], np.random.default_rng(i)) for i in _spread(len(train), baseline_photos)]
+        some = spread(range(len(train)), baseline_photos)
+        training = [photo_sample(train[index], np.random.default_rng(index)) for index in some]
     systems = {model: chat, **_baselines(training)}
     run = _Run("photos", "the photo pack's val split", len(chosen), seed, model, model_hash)
     return _evaluate(run, systems, items, on_progress)
@@ -173,12 +169,11 @@ def draw_descriptions(
     """
     if pack is None:
         seeds = [FIRST_UNSEEN_SEED + seed * 10**6 + index for index in range(limit or count)]
-        images = {str(seeds[place]): draw_scene(seeds[place]).image for place in _spread(len(seeds), count)}
+        images = {str(one): draw_scene(one).image for one in spread(seeds, count)}
     else:
         photos = pack.split("val")
-        labelled = [index for index in _spread(len(photos), limit) if photos[index].instances]
-        chosen = [labelled[place] for place in _spread(len(labelled), count)]
-        images = {str(index): _photo_item(photos[index], seed).sample.image for index in chosen}
+        labelled = [index for index in spread(range(len(photos)), limit) if photos[index].instances]
+        images = {str(index): _photo_item(photos[index], seed).sample.image for index in spread(labelled, count)}
     return {name: chat.ask(image, DESCRIBE).draw(image) for name, image in images.items()}
 
 
@@ -444,10 +439,3 @@ def _baselines(training: Sequence[Sample]) -> dict[str, Chat]:
         return {}
     found = CentreBoxBaseline(training), MostFrequentAnswerBaseline(training)
     return {baseline.name: baseline for baseline in found}
-
-
-def _spread(total: int, limit: int | None) -> list[int]:
-    """At most `limit` indices below total, evenly spread."""
-    if limit is None or limit >= total:
-        return list(range(total))
-    return np.linspace(0, total, limit, endpoint=False).astype(int).tolist()

@@ -15,6 +15,7 @@ from llava_grounding.benchmark.building import (
     BuildInputs,
     labelled,
     photo_records,
+    referring_phrases,
     rows_without_crowds,
     sized,
 )
@@ -27,12 +28,10 @@ from llava_grounding.data.readers.refcoco import RefCoco, read_refs
 from llava_grounding.data.record import Dataset, Record
 from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.geometry import box_iou
-from llava_grounding.markup import parse_strict
 from llava_grounding.masks import MaskRuns, decode_rle
 from llava_grounding.matching import hits
 
 BOX_LEVELS = (0.5, 0.75, 0.9)
-_FOUND_KINDS = ("find", "where")
 
 
 class Referring(Task):
@@ -167,11 +166,8 @@ def of_photo(record: Record, size_wh: tuple[int, int], inputs: BuildInputs) -> I
     sample = photo_sample(record, np.random.default_rng([inputs.seed, record.seed]))
     things = labelled(record, size_wh)
     said: dict[str, int] = {}
-    for turn in sample.turns:
-        target = turn.targets[0] if turn.grounded and turn.kind in _FOUND_KINDS and turn.targets else None
-        if target is not None and len(target) == 1:
-            words = parse_strict(turn.answer).phrases[0].text
-            said.setdefault(words[0].lower() + words[1:], target[0])
+    for words, index in referring_phrases(sample.turns):
+        said.setdefault(words, index)
     image = record.image_name or record.id
     for number, (words, index) in enumerate(said.items()):
         yield BenchmarkSample(

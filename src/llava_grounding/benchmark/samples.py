@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from llava_grounding.benchmark.files import read_lines, write_aside
 from llava_grounding.errors import DataError, LlavaGroundingError, shown
 from llava_grounding.masks import check_rle
-from llava_grounding.visual_prompts import VisualPrompt
+from llava_grounding.visual_prompts import PROMPT_KINDS, VisualPrompt, prompt_from_dict, prompt_to_dict
 
 SET_VERSION = 1
 _MOST_INSTANCES = 10_000
@@ -252,35 +252,14 @@ class SampleSet:
 
 
 def prompt_value(prompt: VisualPrompt) -> dict[str, Any]:
-    """A visual prompt as samples hold it."""
-    if prompt.kind == "mask":
-        from llava_grounding.masks import encode_rle
-
-        assert prompt.mask is not None
-        return {"mask": encode_rle(prompt.mask)}
-    if prompt.kind == "box":
-        assert prompt.box_xyxy is not None
-        return {"box": _rounded(prompt.box_xyxy)}
-    assert prompt.points_xy is not None
-    points = [_rounded(point) for point in prompt.points_xy]
-    return {"click": points[0]} if prompt.kind == "click" else {"scribble": points}
-
-
-def _rounded(numbers: Iterable[Any]) -> list[float]:
-    return [round(float(number), 2) for number in numbers]
+    """A visual prompt as samples hold it, to hundredths of a pixel."""
+    return prompt_to_dict(prompt, digits=2)
 
 
 def _prompt(value: Mapping[str, Any]) -> VisualPrompt:
-    if len(value) == 1:
-        if "click" in value:
-            return VisualPrompt.click(*value["click"])
-        if "box" in value:
-            return VisualPrompt.box(*value["box"])
-        if "scribble" in value:
-            return VisualPrompt.scribble([(x, y) for x, y in value["scribble"]])
-        if "mask" in value:
-            return VisualPrompt.mask_from_rle(value["mask"])
-    raise DataError(f"a prompt must be one of click, box, scribble and mask, got {shown(dict(value))}")
+    if len(value) != 1 or next(iter(value)) not in PROMPT_KINDS:
+        raise DataError(f"a prompt must be one of click, box, scribble and mask, got {shown(dict(value))}")
+    return prompt_from_dict(value)
 
 
 def _phrase(value: Mapping[str, Any]) -> LabelledPhrase:

@@ -28,6 +28,7 @@ from llava_grounding.model.language import attentions_of, put_into_slots, refuse
 from llava_grounding.model.loading import CheckedLoading, ModelWithoutHead
 from llava_grounding.model.model_card import WithModelCard
 from llava_grounding.model.outputs import (
+    IGNORE_INDEX,
     GrounderOutput,
     ImageFeatures,
     ImageMemory,
@@ -388,10 +389,9 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         Args:
             num_items: what the sum is divided by instead, the learnt positions of all parts of an accumulated step.
         """
-        learnt = labels[:, 1:] != -100  # most positions are image, question or padding and need no vocabulary
-        losses = nn.functional.cross_entropy(
-            self.logits(hidden[:, :-1][learnt]).float(), labels[:, 1:][learnt], reduction="sum"
-        )
+        learnt = labels[:, 1:] != IGNORE_INDEX  # most positions are image, question or padding and need no vocabulary
+        logits = self.logits(hidden[:, :-1][learnt]).float()
+        losses = nn.functional.cross_entropy(logits, labels[:, 1:][learnt], reduction="sum")
         return losses / (learnt.sum().clamp(min=1) if num_items is None else num_items)
 
     @property

@@ -15,6 +15,9 @@ from transformers.utils import ModelOutput
 
 from llava_grounding.errors import PromptError, UsageError
 
+IGNORE_INDEX = -100
+"""Label of a position that is not learnt from, as transformers and torch mark it."""
+
 PADDED_PHRASE_LOGIT = -100.0
 
 

@@ -21,10 +21,8 @@ from llava_grounding.markup import REGION
 from llava_grounding.processing.conversation import ChatTemplate, Piece
 from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.structures import Message, VisualPrompt
-from llava_grounding.visual_prompts import as_numbers
+from llava_grounding.visual_prompts import prompt_from_dict
 
-REGION_KINDS = ("box", "click", "scribble", "mask")
-"""Keys of a region part, of which it has exactly one."""
 _IMAGE_KEYS = ("image", "path", "url", "base64")
 _TEXT, _SYSTEM = "\x00", "\x01"  # stand for what a message says while the template is taken apart
 
@@ -162,18 +160,7 @@ def region_prompt(part: VisualPrompt | Mapping[str, Any]) -> VisualPrompt:
     """
     if isinstance(part, VisualPrompt):
         return part
-    given = [kind for kind in REGION_KINDS if part.get(kind) is not None]
-    if len(given) != 1:
-        raise PromptError(f"a region must have exactly one of {', '.join(REGION_KINDS)}, got {given or 'none'}")
-    kind, value = given[0], part[given[0]]
-    if kind == "mask":
-        return _mask_of(value)
-    points = as_numbers(value)
-    if not points.size:
-        raise PromptError(f"a {kind} must be numbers, got {shown(value)}")
-    if kind == "box":
-        return VisualPrompt("box", box_xyxy=points)
-    return VisualPrompt(kind, points_xy=points[None] if kind == "click" else points)  # type: ignore[arg-type]
+    return prompt_from_dict(part, _mask_of)
 
 
 def _mask_of(value: Any) -> VisualPrompt:

@@ -34,6 +34,7 @@ from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import load_image
 from llava_grounding.masks import encode_rle_at
 from llava_grounding.model.config import LlavaGroundingConfig
+from llava_grounding.model.outputs import IGNORE_INDEX
 from llava_grounding.processing.chat_format import jinja_template
 from llava_grounding.processing.conversation import ChatTemplate, Piece, check_question, dialogue_pieces
 from llava_grounding.processing.demo import demo_pieces, demo_prompts
@@ -265,14 +266,14 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         longest = max([len(text.input_ids) for text in texts] + ([] if length is None else [length]))
         ids = torch.full((len(texts), longest), self.tokens.ids.pad)
         mask = torch.zeros((len(texts), longest), dtype=torch.long)
-        labels = torch.full((len(texts), longest), -100)
+        labels = torch.full((len(texts), longest), IGNORE_INDEX)
         for row, text in enumerate(texts):
             length = len(text.input_ids)
             place = slice(0, length) if padding_side == "right" else slice(longest - length, longest)
             values = torch.tensor(text.input_ids)
             ids[row, place] = values
             mask[row, place] = 1
-            labels[row, place] = torch.where(torch.tensor(text.learnt, dtype=torch.bool), values, -100)
+            labels[row, place] = torch.where(torch.tensor(text.learnt, dtype=torch.bool), values, IGNORE_INDEX)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def collate_prompts(self, prompts: Sequence[EncodedPrompts]) -> RegionPrompts | None:

@@ -20,6 +20,7 @@ from llava_grounding import markup
 from llava_grounding.errors import PromptError, UsageError, did_you_mean
 from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, load_image
+from llava_grounding.model.outputs import IGNORE_INDEX
 from llava_grounding.processing.chat_format import Chat, prompt_pieces, read_chat, region_prompt
 from llava_grounding.processing.conversation import Piece, check_question, dialogue_pieces
 from llava_grounding.processing.regions import EncodedPrompts
@@ -218,7 +219,7 @@ class TransformersProcessorMixin(ProcessorMixin):
         rows = self._encode_chats(chats, seen, texts, grounded, ends, options)
         batch = self._batch(rows, seen, options)
         if return_assistant_tokens_mask:
-            batch["assistant_masks"] = (self._collate(rows, options)["labels"] != -100).long()
+            batch["assistant_masks"] = (self._collate(rows, options)["labels"] != IGNORE_INDEX).long()
         return batch if return_dict else batch["input_ids"]
 
     def _encode_chats(

@@ -8,10 +8,8 @@ from __future__ import annotations
 import random
 
 from llava_grounding.colours import RGB, dark, light, luminance, mix
-from llava_grounding.scenes.pen import Pen
+from llava_grounding.scenes.pen import INK, PALE, Pen
 
-INK: RGB = (32, 30, 34)
-PALE: RGB = (250, 248, 242)
 BEAK: RGB = (240, 150, 30)
 SKINS: tuple[RGB, ...] = ((250, 214, 180), (236, 188, 148), (198, 142, 100), (140, 94, 62), (98, 64, 44))
 HAIRS: tuple[RGB, ...] = ((40, 30, 26), (92, 58, 32), (150, 96, 44), (222, 184, 92), (120, 118, 118))

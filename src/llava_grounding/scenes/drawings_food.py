@@ -9,14 +9,7 @@ import math
 import random
 
 from llava_grounding.colours import RGB, dark, light, luminance
-from llava_grounding.scenes.pen import Pen
-
-INK: RGB = (32, 30, 34)
-PALE: RGB = (250, 248, 242)
-WOOD: RGB = (126, 84, 48)
-METAL: RGB = (170, 174, 180)
-STALK: RGB = (70, 146, 62)
-GOLD: RGB = (236, 190, 70)
+from llava_grounding.scenes.pen import INK, METAL, PALE, STALK, WOOD, Pen
 
 
 def apple(p: Pen, c: RGB, r: random.Random) -> None:

@@ -9,13 +9,9 @@ import math
 import random
 
 from llava_grounding.colours import RGB, dark, light, luminance, mix
-from llava_grounding.scenes.pen import Pen
+from llava_grounding.scenes.pen import INK, METAL, PALE, WOOD, Pen
 
-INK: RGB = (32, 30, 34)
-PALE: RGB = (250, 248, 242)
 GLASS: RGB = (178, 218, 240)
-WOOD: RGB = (126, 84, 48)
-METAL: RGB = (170, 174, 180)
 
 
 def _wheel(p: Pen, x: float, y: float, radius: float) -> None:

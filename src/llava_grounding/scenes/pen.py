@@ -19,6 +19,13 @@ Point = tuple[float, float]
 SHEET_UNITS = 100
 SUPERSAMPLING = 4
 
+INK: RGB = (32, 30, 34)
+PALE: RGB = (250, 248, 242)
+WOOD: RGB = (126, 84, 48)
+METAL: RGB = (170, 174, 180)
+STALK: RGB = (70, 146, 62)
+GOLD: RGB = (236, 190, 70)
+
 # Half-widths of the hue (turns), saturation and value a name still covers.
 _SPREAD: dict[str, tuple[float, float, float]] = {
     "red": (0.012, 0.10, 0.12),

@@ -6,8 +6,9 @@ Also the way from the wire to there: messages of parts become questions with vis
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llava_grounding.errors import ImageError, PromptError, UsageError
 from llava_grounding.inference.decoding import Decoding
@@ -19,13 +20,11 @@ from llava_grounding.serve.schemas import (
     ImagePart,
     Message,
     RegionPart,
-    RunLengths,
     TextPart,
 )
 from llava_grounding.serve.settings import ServeSettings
 from llava_grounding.structures import VisualPrompt
-
-_DEFAULT_TOKENS = 256
+from llava_grounding.visual_prompts import prompt_from_dict
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,8 @@ def chat_task(request: ChatRequest, images: ImageReader, settings: ServeSettings
     if limit is not None and limit > settings.max_tokens:
         raise UsageError(f"max_tokens must be at most {settings.max_tokens}, got {limit:.3g}")
     options = grounding_options(request)
-    decoding = Decoding(limit or min(_DEFAULT_TOKENS, settings.max_tokens), request.temperature or 0.0, request.seed)
+    tokens = limit or min(Decoding.max_new_tokens, settings.max_tokens)
+    decoding = Decoding(tokens, request.temperature or 0.0, request.seed)
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     system, dialogue = _without_system(request.messages)
     _check_counts(dialogue, settings)
@@ -208,12 +208,7 @@ def _question(message: Message, picture: Picture, images: ImageReader) -> Questi
 
 
 def _prompt(part: RegionPart, images: ImageReader) -> VisualPrompt:
-    if part.click is not None:
-        return VisualPrompt.click(*part.click)
-    if part.box is not None:
-        return VisualPrompt.box(*part.box)
-    if part.scribble is not None:
-        return VisualPrompt.scribble([(x, y) for x, y in part.scribble])
-    if isinstance(part.mask, RunLengths):
-        return VisualPrompt.mask_from_rle(part.mask.model_dump())
-    return VisualPrompt.mask_of(images.mask(str(part.mask)))
+    def read_mask(mask: Mapping[str, Any] | str) -> VisualPrompt:
+        return VisualPrompt.mask_of(images.mask(mask)) if isinstance(mask, str) else VisualPrompt.mask_from_rle(mask)
+
+    return prompt_from_dict(part.model_dump(), read_mask)

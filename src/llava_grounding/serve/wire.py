@@ -9,7 +9,7 @@ from typing import Any
 
 from llava_grounding.render.outline import mask_to_polygons
 from llava_grounding.serve.jobs import AnswerWritten
-from llava_grounding.structures import GroundedAnswer, GroundedPhrase
+from llava_grounding.structures import GroundedAnswer, GroundedPhrase, phrase_to_dict
 
 
 class Completion:
@@ -77,24 +77,13 @@ def answer_value(answer: GroundedAnswer, masks: str) -> dict[str, Any]:
 
 
 def phrase_value(phrase: GroundedPhrase, masks: str) -> dict[str, Any]:
-    """A phrase in the format of an answer."""
-    regions = []
-    for region in phrase.regions:
-        value: dict[str, Any] = {"box": region.box_xyxy.tolist(), "score": region.score, "area": region.area}
-        if masks in ("rle", "both"):
-            value["mask"] = region.mask_rle
-        if masks in ("polygons", "both"):
+    """A phrase in the format of an answer, its masks as they are wanted."""
+    value = phrase_to_dict(phrase, masks in ("rle", "both"))
+    if masks in ("polygons", "both"):
+        for region, told in zip(phrase.regions, value["regions"], strict=True):
             mask = region.mask
-            value["polygons"] = [] if mask is None else mask_to_polygons(mask)
-        regions.append(value)
-    return {
-        "id": phrase.id,
-        "text": phrase.text,
-        "span": list(phrase.span),
-        "regions": regions,
-        "score": phrase.score,
-        **({"doubtful": True} if phrase.doubtful else {}),
-    }
+            told["polygons"] = [] if mask is None else mask_to_polygons(mask)
+    return value
 
 
 def event(value: Any) -> bytes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,13 +33,12 @@ def publish(folder: Path, out: Path, score_threshold: float | None = None) -> in
     model = LlavaGroundingForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     model.half()
     model.config.dtype = torch.float16
-    LlavaGroundingProcessor.from_pretrained(folder).save_pretrained(out)
+    processor = LlavaGroundingProcessor.from_pretrained(folder)
     if score_threshold is not None:
         model.config.score_threshold = score_threshold
-        path = out / "processor_config.json"
-        values = json.loads(path.read_text(encoding="utf-8"))
-        values["selection"]["score_threshold"] = score_threshold
-        path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        selection = replace(processor.settings.selection, score_threshold=score_threshold)
+        processor = LlavaGroundingProcessor(processor.tokenizer, replace(processor.settings, selection=selection))
+    processor.save_pretrained(out)
     model.save_pretrained(out)
     for name in CLASS_PHRASE_FILES:  # so that training can start from what ships
         if (folder / name).is_file():

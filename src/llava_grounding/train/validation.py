@@ -27,10 +27,10 @@ from llava_grounding.train.batching.batches import (
 )
 from llava_grounding.train.losses.class_losses import ClassPhrases, ground_classes
 from llava_grounding.train.losses.step_losses import read_dialogues
+from llava_grounding.train.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-_TURNS = 4
 _THRESHOLDS = {  # a softmax over all queries shares one among the instances, a sigmoid gives each its own
     "sigmoid": (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5),
     "softmax": (0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
@@ -118,7 +118,7 @@ class Validation:
     batch_size: int = 16
     rank: int = 0
     world_size: int = 1
-    max_turns: int = _TURNS
+    max_turns: int = Recipe.max_turns
     max_tokens: int | None = None
     _left_out: set[str] = field(default_factory=set)
 
@@ -175,7 +175,7 @@ def phrase_rows(
     processor: LlavaGroundingProcessor,
     samples: Sequence[Sample],
     batch_size: int = 16,
-    max_turns: int = _TURNS,
+    max_turns: int = Recipe.max_turns,
     max_tokens: int | None = None,
     left_out: set[str] | None = None,
 ) -> tuple[list[Row], list[tuple[float, int]]]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.readers.files import without_collections
+from llava_grounding.data.readers.kosmos_cells import cell_box
 from llava_grounding.data.readers.llava import label_of
 from llava_grounding.data.readers.pictures import Picture, PictureRecords, corners, size_of
 from llava_grounding.data.readers.reading import (
@@ -42,7 +43,6 @@ _SHIKRA_PHRASE = re.compile(r"<(?:ph|p)_st>(.*?)<(?:ph|p)_ed>\s*(<boxes>)?", re.
 _SHIKRA_BOXES = "<boxes>"
 _KOSMOS_PHRASE = re.compile(r"<phrase>(.*?)</phrase>\s*<object>(.*?)</object>", re.DOTALL)
 _PATCH = re.compile(r"<patch_index_(\d{4})>\s*<patch_index_(\d{4})>")
-_CELLS = 32  # of a side, by which Kosmos-2 names places
 _UNTIED = "places in answers"
 _BLANKS = re.compile(r" +(?=[.,;:!?])|(?<= ) +")
 
@@ -238,24 +238,13 @@ def _kosmos_text(text: Any, picture: Picture, spans: dict[tuple[int, int], tuple
         words, done = match[1].strip(), match.end()
         rows = []
         for first, last in _PATCH.findall(match[2]):
-            rows.append(picture.add("", _scaled(_cells(int(first), int(last)), picture.size_wh)))
+            rows.append(picture.add("", _scaled(cell_box(int(first), int(last)), picture.size_wh)))
         if words and rows:
             spans[len(plain), len(plain) + len(words)] = tuple(rows)
         plain += words
     plain += text[done:]
     words_of(plain, "caption")
     return plain
-
-
-def _cells(first: int, last: int) -> list[float]:
-    """Shares of the picture between two cells: from the middle of one to that of the other, or the whole of one."""
-    sides = []
-    for one, other in ((first % _CELLS, last % _CELLS), (first // _CELLS, last // _CELLS)):
-        sides.append(
-            (one / _CELLS, (other + 1) / _CELLS) if one == other else ((one + 0.5) / _CELLS, (other + 0.5) / _CELLS)
-        )
-    (x0, x1), (y0, y1) = sides
-    return [x0, y0, x1, y1]
 
 
 def _scaled(shares: list[float], size_wh: tuple[int, int]) -> tuple[float, float, float, float]:

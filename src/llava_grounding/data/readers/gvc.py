@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.readers.labels import LabelledImages
@@ -44,40 +44,26 @@ _MARKUP = (PHRASE_START, PHRASE_END, SEG)
 _REFUSAL = re.compile(r"\bplease provide\b", re.IGNORECASE)
 
 
-class GvcDialogues(PackedRecords):
-    """One record per entry of a file of grounded dialogues, with the labels of its image.
-
-    An image with several dialogues has as many records, each with one of them: drawing records evenly visits it as
-    often as the original does, which pools an image's dialogues and lists it once per dialogue.
-
-    Left out and counted, after the filters of the original: answers that refuse, phrases that are empty or not closed,
-    markup without `(with grounding)` in the question and the reverse, ids that are unknown, of another image, or not
-    one entry per `<seg>` or `<obj>`.
+class _WithLabelledImages(PackedRecords):
+    """Records of a file of dialogues whose ids are those of a COCO file.
 
     Args:
         entries: of the file, each with its place in it.
         labels: of the images.
         images: where pixels come from.
-        name: what the data is called in reports.
+        name: what the data is called in reports; None = its kind.
     """
 
+    _kind: ClassVar[str]
+
     def __init__(
-        self, entries: Iterable[tuple[str, Any]], labels: LabelledImages, images: ImageStore, name: str = "gvc"
+        self, entries: Iterable[tuple[str, Any]], labels: LabelledImages, images: ImageStore, name: str | None = None
     ) -> None:
-        left_out, names, rows = LeftOut(), Names(), []
+        left_out = LeftOut()
         self._labels = labels
-        for place, entry in entries:
-            try:
-                image, _ = entry_of(entry)
-                index = labels.find(image)
-                _dialogue(entry, labels, labels.record(index))
-                check_present(images, labels.file_name(index))
-            except EntryError as why:
-                left_out.add(label_of(entry, place), why)
-            else:
-                rows.append((names.unique(label_of(entry, place)), index, entry))
+        rows = self._rows(entries, images, left_out)
         left_out.join(labels.left_out)
-        super().__init__(name, rows, left_out)
+        super().__init__(self._kind if name is None else name, rows, left_out)
 
     @classmethod
     def from_files(
@@ -86,8 +72,8 @@ class GvcDialogues(PackedRecords):
         instances: str | Path,
         images: str | Path | ImageStore,
         crowds_as_things: bool = False,
-        name: str = "gvc",
-    ) -> GvcDialogues:
+        name: str | None = None,
+    ) -> Self:
         """Read a file of dialogues and the COCO file its ids are of, with images in a folder or another store.
 
         Args:
@@ -101,6 +87,38 @@ class GvcDialogues(PackedRecords):
         with naming(dialogues):
             return cls(entries, labels, labels.images, name)
 
+    def _rows(self, entries: Iterable[tuple[str, Any]], images: ImageStore, left_out: LeftOut) -> list[Any]:
+        """What `_record` makes records of; entries that are none are put into `left_out`."""
+        raise NotImplementedError
+
+
+class GvcDialogues(_WithLabelledImages):
+    """One record per entry of a file of grounded dialogues, with the labels of its image.
+
+    An image with several dialogues has as many records, each with one of them: drawing records evenly visits it as
+    often as the original does, which pools an image's dialogues and lists it once per dialogue.
+
+    Left out and counted, after the filters of the original: answers that refuse, phrases that are empty or not closed,
+    markup without `(with grounding)` in the question and the reverse, ids that are unknown, of another image, or not
+    one entry per `<seg>` or `<obj>`.
+    """
+
+    _kind = "gvc"
+
+    def _rows(self, entries: Iterable[tuple[str, Any]], images: ImageStore, left_out: LeftOut) -> list[Any]:
+        names, rows, labels = Names(), [], self._labels
+        for place, entry in entries:
+            try:
+                image, _ = entry_of(entry)
+                index = labels.find(image)
+                _dialogue(entry, labels, labels.record(index))
+                check_present(images, labels.file_name(index))
+            except EntryError as why:
+                left_out.add(label_of(entry, place), why)
+            else:
+                rows.append((names.unique(label_of(entry, place)), index, entry))
+        return rows
+
     def _record(self, row: tuple[str, int, Any]) -> Record:
         identity, index, entry = row
         record = self._labels.record(index)
@@ -108,21 +126,13 @@ class GvcDialogues(PackedRecords):
         return replace(record, id=identity, dialogues=(dialogue,))
 
 
-class RegionCaptions(PackedRecords):
-    """One record per image of a file whose answers are lists of sentences that mean one annotation each.
+class RegionCaptions(_WithLabelledImages):
+    """One record per image of a file whose answers are lists of sentences that mean one annotation each."""
 
-    Args:
-        entries: of the file, each with its place in it.
-        labels: of the images.
-        images: where pixels come from.
-        name: what the data is called in reports.
-    """
+    _kind = "regions"
 
-    def __init__(
-        self, entries: Iterable[tuple[str, Any]], labels: LabelledImages, images: ImageStore, name: str = "regions"
-    ) -> None:
-        left_out = LeftOut()
-        self._labels = labels
+    def _rows(self, entries: Iterable[tuple[str, Any]], images: ImageStore, left_out: LeftOut) -> list[Any]:
+        labels = self._labels
         found: dict[int, list[Expression]] = {}
         for place, entry in entries:
             try:
@@ -132,31 +142,7 @@ class RegionCaptions(PackedRecords):
                 found.setdefault(index, []).extend(_captions(entry, labels, labels.record(index)))
             except EntryError as why:
                 left_out.add(label_of(entry, place), why)
-        rows = [(index, tuple(expressions)) for index, expressions in found.items() if expressions]
-        left_out.join(labels.left_out)
-        super().__init__(name, rows, left_out)
-
-    @classmethod
-    def from_files(
-        cls,
-        dialogues: str | Path,
-        instances: str | Path,
-        images: str | Path | ImageStore,
-        crowds_as_things: bool = False,
-        name: str = "regions",
-    ) -> RegionCaptions:
-        """Read a file of region captions and the COCO file its ids are of, with images in a folder or another store.
-
-        Args:
-            crowds_as_things: take annotations with `iscrowd: 1` for one thing each.
-
-        Raises:
-            DataError: if a file cannot be read or is of another kind.
-        """
-        labels = LabelledImages.from_files(instances, images, crowds_as_things=crowds_as_things)
-        entries = read_dialogues(dialogues)
-        with naming(dialogues):
-            return cls(entries, labels, labels.images, name)
+        return [(index, tuple(expressions)) for index, expressions in found.items() if expressions]
 
     def _record(self, row: tuple[int, tuple[Expression, ...]]) -> Record:
         index, expressions = row

@@ -40,13 +40,13 @@ from llava_grounding.data.readers.reading import (
 from llava_grounding.data.readers.rows import check_present
 from llava_grounding.data.record import Annotation, Expression, GroundedText, Record, RecordedTurn, Segmentation
 from llava_grounding.errors import DataError, ImageError, shown
+from llava_grounding.geometry import oriented_size
 from llava_grounding.image_files import DATA_FORMATS
 from llava_grounding.image_headers import read_header
 from llava_grounding.language.nouns import other_names, spoken_name
 from llava_grounding.masks import encode_rle_at, mask_to_box
 
 _CIRCLE = 64  # corners of a polygon that stands for a circle
-_ON_ITS_SIDE = 5  # the first of EXIF's orientations that swaps width and height
 
 
 @dataclass
@@ -273,8 +273,7 @@ def header_size(data: bytes) -> tuple[int, int]:
         raise EntryError("picture that cannot be read", str(error)) from error
     if header.size_wh is None:
         raise EntryError("picture that cannot be read", "its header does not say how large it is")
-    width, height = header.size_wh
-    return checked_size(*((height, width) if header.orientation >= _ON_ITS_SIDE else (width, height)))
+    return checked_size(*oriented_size(header.size_wh, header.orientation))
 
 
 def corners(values: Sequence[Any], what: str = "a box") -> Box:
