@@ -9,8 +9,8 @@ from hand_made import DOG, TURNS, four_samples, sample
 from small_training import class_phrases, training_model, training_processor
 from torch import Tensor, nn
 
+from llava_grounding.model.outputs import IGNORE_INDEX
 from llava_grounding.train.batching.batches import ChatItem, chat_item, class_batch, collate_chat, encode_sample_image
-from llava_grounding.train.batching.targets import UNLEARNT
 from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.losses.step_losses import Shares
 from llava_grounding.train.losses.weights import LossWeights
@@ -41,7 +41,7 @@ def run(
     index = None if module.class_phrases is None else module.class_phrases.index
     batches = [collate_chat(part, training_processor(flavour), index) for part in parts]
     if unlearnt is not None:
-        batches[unlearnt].texts["labels"].fill_(UNLEARNT)
+        batches[unlearnt].texts["labels"].fill_(IGNORE_INDEX)
     totals = torch.stack([batch.counts for batch in batches]).sum(0).float()
     sums: dict[str, float] = {}
     module.zero_grad()

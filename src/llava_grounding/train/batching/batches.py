@@ -21,13 +21,14 @@ from llava_grounding.errors import DataError
 from llava_grounding.geometry import Letterbox
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import RegionPrompts
+from llava_grounding.model.outputs import IGNORE_INDEX
 from llava_grounding.processing.processor import EncodedImage, EncodedText, LlavaGroundingProcessor
 from llava_grounding.processing.regions import EncodedPrompts
 from llava_grounding.processing.tokens import MarkupTokenizer
 from llava_grounding.structures import Message
 from llava_grounding.train.batching.independent_turns import Branches, collate_branches, join_texts
 from llava_grounding.train.batching.instance_prompts import instance_prompts, promptable
-from llava_grounding.train.batching.targets import UNLEARNT, GroundingTarget
+from llava_grounding.train.batching.targets import GroundingTarget
 
 ANYTHING = 0
 """Column of the phrase that names every instance."""
@@ -121,7 +122,7 @@ class ChatBatch:
     @property
     def counts(self) -> Tensor:
         """As of a `ClassBatch`."""
-        tokens = int((self.texts["labels"][:, 1:] != UNLEARNT).sum())
+        tokens = int((self.texts["labels"][:, 1:] != IGNORE_INDEX).sum())
         pointed = 0 if self.pointed is None else sum(map(len, self.pointed.targets))
         return torch.tensor([tokens, sum(map(len, self.targets)), pointed], dtype=torch.float64)
 
@@ -269,7 +270,7 @@ def thing_words(samples: Sequence[Sample], tokenizer: MarkupTokenizer) -> Tensor
         for sample in samples
         for instance in sample.instances
     ]
-    words = torch.full((len(rows), max(map(len, rows), default=0)), UNLEARNT)
+    words = torch.full((len(rows), max(map(len, rows), default=0)), IGNORE_INDEX)
     for row, tokens in enumerate(rows):
         words[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
     return words

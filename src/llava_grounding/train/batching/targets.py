@@ -12,10 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llava_grounding.errors import ShapeError
-from llava_grounding.model.outputs import IGNORE_INDEX
-
-UNLEARNT = IGNORE_INDEX
-"""Label of what no loss counts: a token that is not learnt from, a thing without a class, a cell nobody knows."""
 
 
 @dataclass(frozen=True, eq=False)

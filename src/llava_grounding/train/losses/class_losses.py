@@ -14,11 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
-from llava_grounding.model.outputs import PADDED_PHRASE_LOGIT, GrounderOutput, GrounderPrediction, ImageMemory
+from llava_grounding.model.outputs import (
+    IGNORE_INDEX,
+    PADDED_PHRASE_LOGIT,
+    GrounderOutput,
+    GrounderPrediction,
+    ImageMemory,
+)
 from llava_grounding.model.pixel_decoder import cell_centres
 from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.train.batching.batches import ANYTHING, ClassBatch
-from llava_grounding.train.batching.targets import UNLEARNT, TargetBatch
+from llava_grounding.train.batching.targets import TargetBatch
 from llava_grounding.train.losses.criteria import Criteria
 from llava_grounding.train.losses.denoising import denoising_losses
 from llava_grounding.train.losses.set_criterion import CriterionResult, named_predictions
@@ -148,15 +154,15 @@ def naming_loss(output: GrounderOutput, targets: TargetBatch, result: CriterionR
     for layer, prediction in enumerate(named_predictions(output).values()):
         logits = prediction.phrase_logits.float()[pairs.image_index, pairs.queries[layer], ANYTHING + 1 :]
         target = classes[pairs.targets[layer]]
-        total = F.cross_entropy(logits, target, ignore_index=UNLEARNT, reduction="sum")
-        losses.append(total / (target != UNLEARNT).sum().clamp(min=1))
+        total = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="sum")
+        losses.append(total / (target != IGNORE_INDEX).sum().clamp(min=1))
     return torch.stack(losses).mean()
 
 
 def object_classes(targets: TargetBatch) -> Tensor:
     """Class of every object, counted from 0, [N]; -100 for things without one."""
     classes = targets.phrase_map[:, ANYTHING + 1 :]
-    return torch.where(classes.any(1), classes.argmax(1), UNLEARNT)
+    return torch.where(classes.any(1), classes.argmax(1), IGNORE_INDEX)
 
 
 def cell_loss(head: nn.Linear, memory: ImageMemory, targets: TargetBatch, phrase_mask: Tensor) -> Tensor:
@@ -171,11 +177,11 @@ def cell_loss(head: nn.Linear, memory: ImageMemory, targets: TargetBatch, phrase
     if targets.longest == 0:
         return logits.sum() * 0.0
     labels = cell_labels(targets, phrase_mask, size_hw).flatten()
-    if not bool((labels != UNLEARNT).any()):
+    if not bool((labels != IGNORE_INDEX).any()):
         return logits.sum() * 0.0
     weight = torch.ones(logits.shape[2], device=logits.device)
     weight[0] = _BACKGROUND_SHARE
-    return F.cross_entropy(logits.float().flatten(0, 1), labels, weight=weight, ignore_index=UNLEARNT)
+    return F.cross_entropy(logits.float().flatten(0, 1), labels, weight=weight, ignore_index=IGNORE_INDEX)
 
 
 def cell_labels(targets: TargetBatch, phrase_mask: Tensor, size_hw: tuple[int, int]) -> Tensor:
@@ -186,9 +192,9 @@ def cell_labels(targets: TargetBatch, phrase_mask: Tensor, size_hw: tuple[int, i
         coverage = targets.coverage(size_hw)
         middle, touched = torch.lerp(middle, coverage, known), torch.lerp(touched, coverage, known)
     classes = object_classes(targets)
-    classes = targets.padded(torch.where(classes == UNLEARNT, UNLEARNT, classes + 1))  # [B, M]
+    classes = targets.padded(torch.where(classes == IGNORE_INDEX, IGNORE_INDEX, classes + 1))  # [B, M]
     most, owner = targets.padded(middle).max(dim=1)
-    labels = torch.full_like(owner, UNLEARNT)
+    labels = torch.full_like(owner, IGNORE_INDEX)
     exhaustive = phrase_mask[:, ANYTHING, None]
     labels = labels.masked_fill((targets.padded(touched).amax(dim=1) <= _OUTSIDE) & exhaustive, 0)
     return torch.where(most >= _INSIDE, classes.gather(1, owner), labels)

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from llava_grounding.model.language import final_norm
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
-from llava_grounding.model.outputs import GrounderOutput
+from llava_grounding.model.outputs import IGNORE_INDEX, GrounderOutput
 from llava_grounding.model.shared_tower import SharedVisionTower
-from llava_grounding.train.batching.targets import UNLEARNT
 from llava_grounding.train.losses.set_criterion import CriterionResult
 
 
@@ -28,6 +27,6 @@ def word_loss(
     matched = tokens[pairs.image_index, pairs.queries[0]]
     logits = model.logits(final_norm(model.language_model)(matched)).float()
     target = words[pairs.targets[0]]
-    real = target != UNLEARNT
+    real = target != IGNORE_INDEX
     chosen = F.log_softmax(logits, dim=-1).gather(1, target.clamp(min=0))
     return -(chosen * real).sum() / real.sum().clamp(min=1)
