@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -87,9 +88,9 @@ class _WithLabelledImages(PackedRecords):
         with naming(dialogues):
             return cls(entries, labels, labels.images, name)
 
+    @abstractmethod
     def _rows(self, entries: Iterable[tuple[str, Any]], images: ImageStore, left_out: LeftOut) -> list[Any]:
         """What `_record` makes records of; entries that are none are put into `left_out`."""
-        raise NotImplementedError
 
 
 class GvcDialogues(_WithLabelledImages):
