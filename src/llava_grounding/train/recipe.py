@@ -98,7 +98,7 @@ class Recipe:
     max_turns: int = 4
     """Questions of one scene or photo put into one dialogue; a data set's `dialogue` has a `max_turns` of its own."""
     independent_turns: bool = False
-    """Those questions do not see each other: the image is read once, and each goes on from it as if it were alone."""
+    """Those questions do not see each other: the image is read once, and each continues from it as if it were alone."""
     max_tokens: int | None = None
     """Longest dialogue; later turns are left out, a longer first one leaves the sample out. None: the model's limit."""
     loss_weights: LossWeights = field(default_factory=LossWeights)

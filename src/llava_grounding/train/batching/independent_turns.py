@@ -1,6 +1,6 @@
 """Several dialogues about one image in one sequence, none of which sees another.
 
-The image is read once, and each dialogue goes on from it as if it were alone: positions begin again behind the image,
+The image is read once, and each dialogue continues from it as if it were alone: positions begin again behind the image,
 and attention is cut between the branches. Losses are those of as many separate sequences, at a fraction of the cost.
 """
 
