@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.annotate.json_stream import Row, iter_rows
-from llava_grounding.aside import file_aside, is_own
+from llava_grounding.aside import file_aside
 from llava_grounding.data.image_names import coco_number, name_at
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.plain_files import file_hash, is_unicode
@@ -23,6 +23,7 @@ from llava_grounding.data.readers.coco import read_label_sets
 from llava_grounding.data.readers.labels import LabelledImages
 from llava_grounding.data.readers.reading import naming, number_or_none
 from llava_grounding.errors import DataError
+from llava_grounding.own_files import is_own
 
 _FORMAT = "1"
 _LISTS = ("categories", "images", "annotations")

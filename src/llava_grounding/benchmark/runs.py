@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import llava_grounding
-from llava_grounding.aside import open_own
 from llava_grounding.benchmark.files import as_json, read_json_object, read_lines, write_aside
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet, about_set
 from llava_grounding.benchmark.systems import System, SystemSpec, load_system
 from llava_grounding.benchmark.tasks import find_task
 from llava_grounding.cluster.pieces import map_pieces
 from llava_grounding.errors import DataError, UsageError, shown
+from llava_grounding.own_files import open_own
 
 CONFIG, PREDICTIONS, PARTS = "config.json", "predictions.jsonl", "parts"
 RUN_VERSION = 1

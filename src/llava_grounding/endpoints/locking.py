@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llava_grounding.aside import open_own
 from llava_grounding.errors import DataError
+from llava_grounding.own_files import open_own
 
 _LOCK = "lock"
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llava_grounding.aside import is_own
 from llava_grounding.errors import DataError
+from llava_grounding.own_files import is_own
 
 STORE_FILE = "requests.sqlite"
 STORE_VERSION = "1"

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llava_grounding.aside import open_own
 from llava_grounding.errors import DataError, UsageError, shown
 from llava_grounding.labelling.labels import LabelledPhoto, Result, json_text, result_from_dict
 from llava_grounding.labelling.photos import Photo
+from llava_grounding.own_files import open_own
 
 PROGRESS_VERSION = 1
 _HEAD = "llava_grounding_labels"

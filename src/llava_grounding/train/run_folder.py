@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from llava_grounding.aside import is_own, open_own, write_file
+from llava_grounding.aside import write_file
 from llava_grounding.errors import UsageError
+from llava_grounding.own_files import is_own, open_own
 from llava_grounding.train.checkpoint import REMOVED, WRITING, checkpoints, numbered, recover, remove
 
 try:
