@@ -169,9 +169,9 @@ class TestChoosingTurns:
         rng = np.random.default_rng(0)
         firsts = [choose_turns(one, 1, rng)[0][0].kind for _ in range(300)]
         shares = {kind: firsts.count(kind) / len(firsts) for kind in ("describe", "count", "absent")}
-        assert shares["describe"] == pytest.approx(4 / 6, abs=0.09)
-        assert shares["count"] == pytest.approx(1 / 6, abs=0.07)
-        assert shares["absent"] == pytest.approx(1 / 6, abs=0.07)
+        assert shares["describe"] == pytest.approx(4 / 9, abs=0.09)
+        assert shares["count"] == pytest.approx(2 / 9, abs=0.07)
+        assert shares["absent"] == pytest.approx(3 / 9, abs=0.08)
 
     def test_a_leading_follow_up_is_a_turn_like_others(self) -> None:
         lone = replace(TURNS[0], kind="followup")

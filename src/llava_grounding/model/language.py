@@ -3,14 +3,16 @@
 The sequence never changes length here: the processor has already written one placeholder per feature.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
 from llava_grounding.errors import ConfigError, ShapeError, UsageError
+from llava_grounding.model.outputs import IGNORE_INDEX
 
 
 class FeatureVisionTower(nn.Module):
@@ -95,3 +97,25 @@ def attentions_of(outputs: Any) -> tuple[Tensor, ...]:
     if not outputs.attentions or outputs.attentions[0] is None:
         raise UsageError('output_attentions needs model.language_model.set_attn_implementation("eager")')
     return tuple(outputs.attentions)
+
+
+def language_loss(
+    output_layer: Callable[[Tensor], Tensor],
+    hidden: Float[Tensor, "B T D"],
+    labels: Int[Tensor, "B T"],
+    num_items: int | Tensor | None = None,
+    token_weights: Float[Tensor, " V"] | None = None,
+) -> Tensor:
+    """Cross-entropy of the next token, mean over the learnt positions; 0 if there is none.
+
+    Args:
+        output_layer: [N, D] -> [N, V] logits.
+        hidden: last hidden states of the whole sequence.
+        labels: token ids to learn, -100 elsewhere, unshifted.
+        num_items: what the sum is divided by instead, the learnt positions of all parts of an accumulated step.
+        token_weights: factor on the cross-entropy of each token of the vocabulary; None for 1.
+    """
+    learnt = labels[:, 1:] != IGNORE_INDEX  # most positions are image, question or padding and need no vocabulary
+    logits = output_layer(hidden[:, :-1][learnt]).float()
+    losses = nn.functional.cross_entropy(logits, labels[:, 1:][learnt], token_weights, reduction="sum")
+    return losses / (learnt.sum().clamp(min=1) if num_items is None else num_items)

@@ -24,11 +24,10 @@ from llava_grounding.model.builders import (
 )
 from llava_grounding.model.config import GrounderConfig, LlavaGroundingConfig, VisualPromptConfig
 from llava_grounding.model.generation import GroundedGeneration, positions_read
-from llava_grounding.model.language import attentions_of, put_into_slots, refuse_unfilled
+from llava_grounding.model.language import attentions_of, language_loss, put_into_slots, refuse_unfilled
 from llava_grounding.model.loading import CheckedLoading, ModelWithoutHead
 from llava_grounding.model.model_card import WithModelCard
 from llava_grounding.model.outputs import (
-    IGNORE_INDEX,
     GrounderOutput,
     ImageFeatures,
     ImageMemory,
@@ -314,7 +313,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             **({"output_attentions": True} if output_attentions else {}),
         )
         hidden = outputs.last_hidden_state
-        loss = None if labels is None else self._language_loss(hidden, labels, num_items)
+        loss = None if labels is None else language_loss(self.logits, hidden, labels, num_items)
         logits = None
         if labels is None or not self.training:
             logits = self.logits(hidden if _keeps_all(logits_to_keep) else hidden[:, _last(logits_to_keep)])
@@ -380,19 +379,6 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         logits = logits / (getattr(text, "logits_scaling", None) or 1)  # Granite
         bound = getattr(text, "final_logit_softcapping", None)  # Gemma 2
         return logits if bound is None else bound * torch.tanh(logits / bound)
-
-    def _language_loss(
-        self, hidden: Float[Tensor, "B T D"], labels: Int[Tensor, "B T"], num_items: int | Tensor | None = None
-    ) -> Tensor:
-        """Cross-entropy of the next token, mean over the learnt positions; 0 if there is none.
-
-        Args:
-            num_items: what the sum is divided by instead, the learnt positions of all parts of an accumulated step.
-        """
-        learnt = labels[:, 1:] != IGNORE_INDEX  # most positions are image, question or padding and need no vocabulary
-        logits = self.logits(hidden[:, :-1][learnt]).float()
-        losses = nn.functional.cross_entropy(logits, labels[:, 1:][learnt], reduction="sum")
-        return losses / (learnt.sum().clamp(min=1) if num_items is None else num_items)
 
     @property
     def phrase_rule(self) -> PhraseStates:

@@ -53,6 +53,7 @@ class TrainingModule(nn.Module):
 
     Args:
         phrases: of the class names, where class names are a task.
+        token_weights: [V], factors on the cross-entropy of tokens in the language loss; None for 1.
         stored_dtypes: types in which a whole folder keeps weights of the model, where they are wider while they learn.
         criteria: in place of those that `loss_config` says, with weights of their own.
     """
@@ -64,6 +65,7 @@ class TrainingModule(nn.Module):
         loss_config: LossConfig,
         stored_dtypes: Mapping[str, torch.dtype] | None = None,
         criteria: Criteria | None = None,
+        token_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -74,6 +76,8 @@ class TrainingModule(nn.Module):
         self._criteria = criteria or Criteria.of(
             num_classes, loss_config.num_points, weights=loss_config.weights, costs=loss_config.costs
         )
+        self.token_weights: Tensor | None
+        self.register_buffer("token_weights", token_weights, persistent=False)
         self.scalars: set[str] = set()
         # What sharding makes a unit of, under the name it asks for: layers that are only ever called. It would not see
         # that somebody enters a vision module by another method than `forward`; these belong to the unit of the whole.
@@ -117,4 +121,5 @@ class TrainingModule(nn.Module):
             shares,
             ground="phrases" in self.loss_config.plan.tasks,
             denoising=denoising,
+            token_weights=self.token_weights,
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from llava_grounding.model.language import language_loss
 from llava_grounding.model.llava_grounding import ImageFeatures, LlavaGroundingForConditionalGeneration
 from llava_grounding.model.placement import any_trainable
 from llava_grounding.train.batching.batches import ChatBatch, ClassBatch
@@ -59,6 +60,7 @@ def chat_losses(
     shares: Shares = Shares(),
     ground: bool = True,
     denoising: int = 0,
+    token_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Language loss, grounding loss of the `<seg>` phrases and of the class names; `loss` is their weighted sum.
 
@@ -66,13 +68,14 @@ def chat_losses(
         phrases: of the class names; None leaves that task out, as does a batch without them.
         ground: whether the phrases of the dialogue are grounded at all.
         denoising: disturbed copies of each object in the class task.
+        token_weights: see `read_dialogues`.
     """
     if phrases is not None and batch.classes is not None and any_trainable(model.grounder):
         features = model.encode_image(**batch.images, **phrases.scored(batch.classes.phrase_mask))
         named = _class_task(model, phrases, criteria, batch, features, denoising)
     else:
         features, named = model.encode_image(**batch.images), {}
-    output = read_dialogues(model, batch, features)
+    output = read_dialogues(model, batch, features, token_weights)
     named = {name: value * shares.objects for name, value in named.items()}
     language = output.loss * shares.tokens
     losses = {"language": language} | {f"class_{name}": value for name, value in named.items()}
@@ -110,9 +113,15 @@ class ReadDialogues:
 
 
 def read_dialogues(
-    model: LlavaGroundingForConditionalGeneration, batch: ChatBatch, features: ImageFeatures
+    model: LlavaGroundingForConditionalGeneration,
+    batch: ChatBatch,
+    features: ImageFeatures,
+    token_weights: Tensor | None = None,
 ) -> ReadDialogues:
     """The language model's pass over true dialogues, in training and in validation.
+
+    Args:
+        token_weights: [V], factors on the cross-entropy of the vocabulary's tokens; None for 1.
 
     Only learnt positions are scored: [B, T, vocabulary] logits would be most of the memory, and nobody reads them.
     """
@@ -124,13 +133,14 @@ def read_dialogues(
         grounder_pixel_values=batch.images["grounder_pixel_values"],
         attention_mask=attention_mask,
         position_ids=texts.get("position_ids"),
-        labels=texts["labels"],
         region_prompts=batch.prompts,
         image_features=features,
         use_cache=False,
         logits_to_keep=1,
     )
-    return ReadDialogues(output.loss, output.last_hidden_state, output.image_features or features)
+    hidden = output.last_hidden_state
+    loss = language_loss(model.logits, hidden, texts["labels"], token_weights=token_weights)
+    return ReadDialogues(loss, hidden, output.image_features or features)
 
 
 def _point(
