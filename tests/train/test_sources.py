@@ -144,6 +144,9 @@ class TestKinds:
         ("values", "expected"),
         [
             ({"kind": "scenes", "held_out": "no"}, "`held_out` of a source must be true or false, got `no`"),
+            ({"kind": "scenes", "questions": "count"}, "`questions` of a source must be a list of kinds, got `count`"),
+            ({"kind": "scenes", "questions": []}, "`questions` of a source must be a list of kinds, got "),
+            ({"kind": "scenes", "questions": ["cuont"]}, "unknown kind of question `cuont`; did you mean `count`\\?"),
             ({"kind": "photos", "mirrored": "half"}, "`mirrored` of a source must be between 0 and 1, got `half`"),
             ({"kind": "photos", "mirrored": 2}, "`mirrored` of a source must be between 0 and 1, got `2`"),
             ({"kind": "scenes", "weight": "2"}, "`weight` of a source must be a number of at least 0, got `2`"),
@@ -227,6 +230,15 @@ class TestScenes:
     def test_they_have_no_end_whether_held_out_or_not(self) -> None:
         assert Scenes(SCENES).size is None
         assert Scenes(SCENES, held_out=True).size is None
+
+    def test_a_source_may_ask_some_kinds_of_questions_alone(self) -> None:
+        ((some, _),) = open_sources([{"kind": "scenes", "questions": ["count", "absent"]}], None)
+        kinds = [{turn.kind for turn in some.sample(number, rng()).turns} for number in range(4)]
+        assert set().union(*kinds) == {"count", "absent"}
+        ((quiet, _),) = open_sources(
+            [{"kind": "scenes", "questions": ["count"]}], None, scenes_without_dialogues, questions=False
+        )
+        assert quiet.sample(0, rng()).turns == ()
 
     def test_a_scene_is_never_mirrored(self) -> None:
         for number in range(4):

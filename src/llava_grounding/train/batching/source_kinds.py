@@ -32,7 +32,7 @@ from llava_grounding.dialogues.turns import possible_kinds
 from llava_grounding.errors import ConfigError, DataError, did_you_mean, quoted
 from llava_grounding.scenes.kinds import KINDS
 from llava_grounding.scenes.records import HELD_OUT
-from llava_grounding.scenes.synthetic import SceneConfig, draw_scene
+from llava_grounding.scenes.synthetic import QUESTION_KINDS, SceneConfig, draw_scene
 from llava_grounding.train.batching.mixture import SampleSource
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
@@ -190,11 +190,18 @@ class _SceneKind:
     """Drawn scenes: there are no files."""
 
     def open(self, values: Mapping[str, Any], root: Path | None, name: str, options: SourceOptions) -> Scenes:
-        _check_keys("scenes", values, ("held_out",))
-        held_out = values.get("held_out", False)
+        _check_keys("scenes", values, ("held_out", "questions"))
+        held_out, questions = values.get("held_out", False), values.get("questions", QUESTION_KINDS)
         if not isinstance(held_out, bool):
             raise ConfigError(f"`held_out` of a source must be true or false, got {quoted(held_out)}")
-        return Scenes(options.scenes(), held_out, name)
+        if not isinstance(questions, list | tuple) or not questions:
+            raise ConfigError(f"`questions` of a source must be a list of kinds, got {quoted(questions)}")
+        for kind in questions:
+            if kind not in QUESTION_KINDS:
+                raise ConfigError(f"unknown kind of question {quoted(kind)}{did_you_mean(str(kind), QUESTION_KINDS)}")
+        config = options.scenes()
+        asked = tuple(kind for kind in config.questions if kind in questions)  # none where none are wanted at all
+        return Scenes(replace(config, questions=asked), held_out, name)
 
     def is_there(self, values: Mapping[str, Any], root: Path | None) -> bool:
         return True
