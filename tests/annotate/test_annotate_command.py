@@ -394,7 +394,7 @@ def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
         (1, "must have `caption` in its rows to be a file of captions",
          [*labels, "--captions", paths["instances"], "--out", out]),
         (2, "give either --captions FILE or --dialogues FILE", [*labels, "--out", out]),
-        (2, "there is no file", [*labels, "--captions", tmp_path / "no.json", "--out", out]),
+        (2, "nothing is at", [*labels, "--captions", tmp_path / "no.json", "--out", out]),
         (2, "a shard must be K/N", [*inputs(paths), "--out", out, "--shard", "3/2"]),
         (2, "would overwrite the instances", [*inputs(paths), "--out", tmp_path / "in"]),
         (2, "--base-url", [*inputs(paths), "--out", out, "--model", "m"]),

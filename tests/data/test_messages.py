@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from label_files import picture, write_files, write_json
+from llava_grounding.data.readers.llava import LlavaDialogues
 from llava_grounding.data.readers.messages import ChatMessages
 from llava_grounding.data.readers.metadata import MetadataFolder
+from llava_grounding.data.readers.notation import read_turn, written_dialogue
 from llava_grounding.errors import DataError
 
 ASKED = {"role": "user", "content": "<image>What is it?"}
@@ -73,6 +75,56 @@ def test_a_chat_that_cannot_be_used_is_left_out_with_a_reason(tmp_path: Path, re
     write_files(tmp_path, {"a.png": picture()})
     data = ChatMessages.from_files(write_json(tmp_path / "chat.json", [WRONG[reason], FORMS["llamafactory"]]))
     assert {why: len(entries) for why, entries in data.dropped.items()} == {reason: 1}
+    assert len(data) == 1
+
+
+@pytest.mark.parametrize(
+    ("marks", "learnt"),
+    [
+        ([{"loss": False}, {}], [False, True]),
+        ([{"weight": 0}, {"weight": 1}], [False, True]),
+        ([{"loss": True}, {"loss": None}], [True, True]),
+        ([{}, {"loss": False}], [True, False]),
+    ],
+)
+@pytest.mark.parametrize("key", ["messages", "conversations"])
+def test_an_answer_marked_as_not_to_be_learnt_is_only_read(
+    tmp_path: Path, key: str, marks: list[dict[str, Any]], learnt: list[bool]
+) -> None:
+    write_files(tmp_path, {"a.png": picture()})
+    chat = {key: [row for mark in marks for row in (ASKED, {**ANSWERED, **mark})], "images": ["a.png"]}
+    chat[key][2] = {"role": "user", "content": "And now?", "loss": False}
+    (record,) = ChatMessages.from_files(write_json(tmp_path / "chat.json", [chat]))
+    assert [turn.learnt for turn in record.dialogues[0]] == learnt
+    written = written_dialogue(record, record.dialogues[0])["turns"]
+    assert [read_turn(turn).learnt for turn in written] == learnt
+
+
+@pytest.mark.parametrize(
+    ("mark", "reason"),
+    [
+        ({"loss": False}, "answer not to be learnt"),
+        ({"weight": 0.5}, "weight of an answer"),
+        ({"loss": "no"}, "weight of an answer"),
+    ],
+)
+def test_a_chat_with_nothing_to_learn_is_left_out(tmp_path: Path, mark: dict[str, Any], reason: str) -> None:
+    write_files(tmp_path, {"a.png": picture()})
+    chats = [{"messages": [ASKED, {**ANSWERED, **mark}], "images": ["a.png"]}, FORMS["llamafactory"]]
+    data = ChatMessages.from_files(write_json(tmp_path / "chat.json", chats))
+    assert list(data.dropped) == [reason]
+    assert len(data) == 1
+
+
+def test_other_dialogues_with_such_an_answer_are_left_out(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.png": picture()})
+    said = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A dog.", "loss": False}]
+    entries = [
+        {"image": "a.png", "conversations": said * 2},
+        {"image": "a.png", "conversations": [said[0], {**said[1], "loss": True}]},
+    ]
+    data = LlavaDialogues.from_files(write_json(tmp_path / "talk.json", entries), tmp_path)
+    assert list(data.dropped) == ["answer not to be learnt"]
     assert len(data) == 1
 
 

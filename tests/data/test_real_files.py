@@ -227,6 +227,27 @@ def test_labels_of_a_picture_before_or_after_it_was_turned_fit(tmp_path: Path, l
     np.testing.assert_array_equal(image, pixels if labelled_size == (10, 8) else np.rot90(pixels, -1))
 
 
+@pytest.mark.parametrize(
+    ("orientation", "size_wh", "doubtful"),
+    [(6, (8, 8), True), (3, (10, 8), True), (6, (10, 8), False), (1, (8, 8), False)],
+)
+def test_labels_that_may_be_of_the_picture_before_it_was_turned_are_told(
+    tmp_path: Path, orientation: int, size_wh: tuple[int, int], doubtful: bool
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", size_wh).save(tmp_path / "1.png", exif=exif)
+    labels = coco([DOG])
+    labels["images"][0] |= {"width": size_wh[0], "height": size_wh[1]}
+    report = check_dataset(CocoPhotos(labels, FolderImages(tmp_path)))
+    assert report.ok
+    assert [("1 pictures with labels are turned by their EXIF (1.png)" in one) for one in report.doubts()] == (
+        [True] * doubtful
+    )
+    labels["annotations"] = []
+    assert check_dataset(CocoPhotos(labels, FolderImages(tmp_path))).doubts() == []
+
+
 TALK = {"image": "1.png", "conversations": [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "A dog."}]}
 
 

@@ -14,6 +14,11 @@ def test_settings_come_back_from_their_plain_values() -> None:
     assert dialogue_settings({"mirror": 1}) == DialogueSettings(mirror=1.0)
 
 
+def test_numbers_are_read_in_any_way_a_recipe_writes_them() -> None:
+    settings = dialogue_settings({"mirror": "1e-1", "prompts": {"jitter": "2e-1"}})
+    assert settings == DialogueSettings(mirror=0.1, prompts=PromptSettings(jitter=0.2))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -21,6 +26,9 @@ def test_settings_come_back_from_their_plain_values() -> None:
             {"caption": 1.0, "max_turns": "two"},
             "unknown key `caption`; did you mean `captions`.*`max_turns` must be int",
         ),
+        ({"captions": 10**400}, "`captions` must be float, got `1000"),
+        ({"max_turns": 10**10}, "`max_turns` must be at most 4294967295, got `10000000000`"),
+        ({"prompts": {"click": 1}, "max_marks": 0.5}, "`max_marks` must be int.*unknown key `click`"),
         ({"prompts": {"clicks": True}}, "`clicks` must be float, got `True`"),
         ({"prompts": 3}, "`prompts` must be a mapping"),
         ({"captions": -1.0}, "`captions` must be a weight of at least 0"),

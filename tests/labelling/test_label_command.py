@@ -373,11 +373,12 @@ def test_what_cannot_be_written_in_the_end_is_refused_before_any_work(
     assert "found none" in refused(tmp_path / "mine", "--out", tmp_path / "x")
     assert "must be a file in this format" in refused(photos, "--out", tmp_path / "mine")
     assert "must hold no special tokens" in refused(photos, "--out", tmp_path / "x", "--class", "a <seg>")
-    assert "one name a line, got none" in refused(photos, "--out", tmp_path / "x", "--classes", os.devnull)
+    (tmp_path / "none.txt").touch()
+    assert "one name a line, got none" in refused(photos, "--out", tmp_path / "x", "--classes", tmp_path / "none.txt")
     assert "--question is asked only where" in refused(
         photos, "--out", tmp_path / "x", "--class", "dog", "--question", "What?"
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.lst", "mine", "photos"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.lst", "mine", "none.txt", "photos"]
 
 
 def test_a_folder_that_was_written_here_is_written_again_and_keeps_what_is_not_ours(

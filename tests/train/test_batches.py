@@ -46,6 +46,24 @@ def chosen_turns(*samples: Sample, max_turns: int = 10, seed: int = 0) -> list[l
     return [[turn for group in choose_turns(one, max_turns, rng) for turn in group] for one in samples]
 
 
+def test_an_answer_that_is_not_learnt_is_read_and_has_no_labels() -> None:
+    turns = (replace(TURNS[0], learnt=False), TURNS[1])
+    read, all_learnt = (chat_of(replace(sample(turns=one), ordered=True)) for one in (turns, TURNS[:2]))
+    assert torch.equal(read.texts["input_ids"], all_learnt.texts["input_ids"])
+    labels, usual = read.texts["labels"][0], all_learnt.texts["labels"][0]
+    learnt = usual != -100
+    first = int(learnt.nonzero()[0]) + int((~learnt[int(learnt.nonzero()[0]) :]).nonzero()[0])
+    assert (labels[:first] == -100).all()
+    assert torch.equal(labels[first:], usual[first:])
+    assert all_learnt.phrase_mask.tolist() == [[True, True]]
+    assert read.phrase_mask.tolist() == [[False, False]]
+
+
+def test_a_dialogue_of_which_nothing_is_learnt_is_refused() -> None:
+    with pytest.raises(DataError, match=r"no answer of `.*` that fits .* is to be learnt"):
+        chat_of(sample(turns=(replace(TURNS[1], learnt=False),)))
+
+
 class TestClasses:
     def test_images_targets_and_masks_have_their_shapes(self) -> None:
         batch = classes_of(sample(), sample((DOG,), ()))

@@ -254,6 +254,7 @@ def inputs_of(instances: Path, captions: Path | None, dialogues: Path | None, sh
     from llava_grounding.annotate.assemble import Inputs
     from llava_grounding.annotate.samples import Shard
     from llava_grounding.data.images import NamesOnly
+    from llava_grounding.data.plain_files import why_no_file
 
     if (captions is None) == (dialogues is None):
         raise UsageError("give either --captions FILE or --dialogues FILE")
@@ -261,7 +262,7 @@ def inputs_of(instances: Path, captions: Path | None, dialogues: Path | None, sh
     assert texts is not None
     for path in (instances, texts):
         if not path.is_file():
-            raise UsageError(f"there is no file {quoted(str(path))}")
+            raise UsageError(f"--instances and --{kind} must be files, but {why_no_file(path)}")
     return Inputs(instances, texts, kind, NamesOnly(), Shard.parse(shard))  # type: ignore[arg-type]
 
 

@@ -104,6 +104,7 @@ def label(
 
 def _classes(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...] | None:
     """Names from both options, each refused now if the model could not be asked for it."""
+    from llava_grounding.data.plain_files import read_file
     from llava_grounding.labelling.labeller import read_classes
     from llava_grounding.processing.conversation import referring_turn
 
@@ -112,7 +113,11 @@ def _classes(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...] 
     lines = list(given or ())
     if file is not None:
         try:
-            lines += file.read_text(encoding="utf-8-sig").splitlines()
+            lines += read_file(file).decode("utf-8-sig").splitlines()
+        except OSError as error:
+            raise UsageError(
+                f"cannot read the file of classes {quoted(str(file))}: {error.strerror or error}"
+            ) from error
         except UnicodeDecodeError as error:
             raise UsageError(f"a file of classes must be UTF-8 text, got {quoted(str(file))}") from error
     names = read_classes("\n".join(lines))

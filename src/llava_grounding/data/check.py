@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,9 @@ from llava_grounding.data.readers.box_forms import possible_unit
 from llava_grounding.data.readers.reading import BOX_BEYOND, IMAGE_MISSING
 from llava_grounding.data.record import Dataset, Record
 from llava_grounding.errors import LlavaGroundingError, cut_short
-from llava_grounding.geometry import box_iou
+from llava_grounding.geometry import box_iou, oriented_size
+from llava_grounding.image_files import DATA_FORMATS
+from llava_grounding.image_headers import read_header
 from llava_grounding.masks import mask_to_box
 
 _LONGEST = 700  # characters of a line
@@ -81,6 +83,7 @@ class DatasetReport:
         empty_masks: not one pixel, such as a polygon thinner than that; training takes them for boxes.
         unlike_boxes: the mask of a label lies elsewhere than its box, or is of another size.
         broken_records: cannot be made at all.
+        turned: turned by their EXIF, with labels that may be of the picture before that: its size does not say.
         dropped: what the reader left out: reason -> how many, and the first of them with what is wrong.
         strict: whether anything that was left out is wrong; else only entries whose picture is missing.
         largest_corner: largest coordinate of all boxes, in pixels.
@@ -97,6 +100,7 @@ class DatasetReport:
     empty_masks: Trouble = field(default_factory=Trouble)
     unlike_boxes: Trouble = field(default_factory=Trouble)
     broken_records: Trouble = field(default_factory=Trouble)
+    turned: Trouble = field(default_factory=Trouble)
     dropped: dict[str, Trouble] = field(default_factory=dict)
     strict: bool = False
     largest_corner: float = 0.0
@@ -142,13 +146,21 @@ class DatasetReport:
 
     def doubts(self) -> list[str]:
         """What may be wrong with the data set as a whole, in a sentence each; it can be as it should, so it is ok."""
+        doubts = []
+        if self.turned.count:
+            doubts.append(
+                f"warning: {self.turned.count} pictures with labels are turned by their EXIF ({self.turned.named[0]}), "
+                f"and their size does not say whether the labels are of the picture before that; they are read as of "
+                f"the picture as it is shown, so look at some with `data look --draw`"
+            )
         count = self.counts.get("instances", 0)
         unit = possible_unit(count, self.largest_corner, self.least_side or 0)
         if unit is None:
-            return []
+            return doubts
         return [
+            *doubts,
             f"warning: all {count} boxes end within {self.largest_corner:g} pixels, though no picture has a side below "
-            f"{self.least_side}: are they {unit}? bbox must be [x, y, width, height] in pixels"
+            f"{self.least_side}: are they {unit}? bbox must be [x, y, width, height] in pixels",
         ]
 
     def lines(self) -> list[str]:
@@ -291,11 +303,21 @@ def _check_image(record: Record, read: bool, report: DatasetReport) -> tuple[int
     if not read:
         return record.image_size_wh
     try:
-        height, width = record.load_image().shape[:2]
+        data = record.read_bytes()
+        height, width = replace(record, read_bytes=lambda: data).load_image().shape[:2]
     except _TROUBLE as error:
         report.broken_images.add(f"{record.id}: {_one_line(error)}")
         return None
+    if record.instances and _may_be_labelled_unturned(data):
+        report.turned.add(record.image_name or record.id)
     return width, height
+
+
+def _may_be_labelled_unturned(data: bytes) -> bool:
+    """Whether a picture is turned by its EXIF and has the same size before that, where its labels may belong."""
+    header = read_header(data, "it", DATA_FORMATS)
+    size_wh = header.size_wh
+    return size_wh is not None and header.orientation != 1 and size_wh == oriented_size(size_wh, header.orientation)
 
 
 def _check_mask(record: Record, index: int, size_wh: tuple[int, int] | None, read: bool, report: DatasetReport) -> None:

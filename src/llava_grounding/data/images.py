@@ -23,6 +23,7 @@ from llava_grounding.data.plain_files import open_regular as open_regular
 from llava_grounding.data.plain_files import parse_json as parse_json
 from llava_grounding.data.plain_files import read_file as read_file
 from llava_grounding.data.plain_files import stays_inside as stays_inside
+from llava_grounding.data.plain_files import why_no_file
 from llava_grounding.data.plain_files import with_keys_once as with_keys_once
 from llava_grounding.errors import DataError, quoted, shown
 from llava_grounding.image_files import DATA_LIMITS
@@ -361,7 +362,7 @@ def open_images(place: str | Path) -> ImageStore:
             return TarImages.scan(place, shards)
         return ZipImages(zips, place) if zips else FolderImages(place)
     if not _is_file(place):
-        raise DataError(f"images must be a folder, a .tar or a .zip, but nothing is at {place}")
+        raise DataError(f"images must be a folder, a .tar or a .zip, but {why_no_file(place)}")
     if place.suffix.lower() == ".tar":
         return TarImages.scan(place.parent, [place])
     if place.suffix.lower() == ".zip":

@@ -58,6 +58,13 @@ def open_regular(path: str | Path) -> BinaryIO:
     return os.fdopen(number, "rb")
 
 
+def why_no_file(path: Path) -> str:
+    """What stands in the place of a file that is none, in words."""
+    if path.is_dir():
+        return f"{path} is a folder"
+    return f"{path} is a device or a pipe" if path.exists() else f"nothing is at {path}"
+
+
 def file_hash(path: str | Path) -> str:
     """SHA-256 of a file, in hex.
 

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from llava_grounding.data.images import FolderImages, open_regular, read_file
+from llava_grounding.data.plain_files import why_no_file
 from llava_grounding.data.readers.files import describe_file, read_json
 from llava_grounding.data.readers.parquet import is_saved, splits_of
 from llava_grounding.data.readers.reading import EntryError
@@ -112,6 +113,8 @@ def recognise(path: Path) -> list[Recognised]:
     """
     if not path.exists():
         raise DataError(f"there is nothing at {path}")
+    if not path.is_dir() and not path.is_file():
+        raise DataError(f"expected a file or a folder, but {why_no_file(path)}")
     found = list(_of_folder(path)) if path.is_dir() else [_of_file(path)]
     if not found:
         pictures = sum(1 for one in _files(path) if one.suffix.lower() in _PICTURES)

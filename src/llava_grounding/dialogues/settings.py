@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
-from llava_grounding.errors import ConfigError, did_you_mean
+from llava_grounding.errors import ConfigError
+from llava_grounding.typed_values import typed_fields
 
 DIALOGUE_KINDS = (
     "captions",
@@ -104,9 +105,6 @@ class DialogueSettings:
         return asdict(self)
 
 
-_Settings = TypeVar("_Settings", DialogueSettings, PromptSettings)
-
-
 def dialogue_settings(values: Mapping[str, Any]) -> DialogueSettings:
     """Settings from the plain values of a YAML file, defaults where it has none.
 
@@ -117,25 +115,12 @@ def dialogue_settings(values: Mapping[str, Any]) -> DialogueSettings:
     prompts = values.pop("prompts", {})
     if not isinstance(prompts, Mapping):
         raise ConfigError(f"`prompts` must be a mapping of keys to values, got `{prompts}`")
-    return _checked(DialogueSettings, values | {"prompts": _checked(PromptSettings, prompts)})
-
-
-def _checked(kind: type[_Settings], values: Mapping[str, Any]) -> _Settings:
-    hints, problems = get_type_hints(kind), []
-    checked: dict[str, Any] = {}
-    for key, value in values.items():
-        wanted = hints.get(key)
-        if wanted is None:
-            problems.append(f"unknown key `{key}`{did_you_mean(str(key), hints)}")
-        elif wanted is float and isinstance(value, int) and not isinstance(value, bool):
-            checked[key] = float(value)
-        elif isinstance(value, wanted) and not isinstance(value, bool):
-            checked[key] = value
-        else:
-            problems.append(f"`{key}` must be {wanted.__name__}, got `{value}`")
+    problems: list[str] = []
+    checked = typed_fields(DialogueSettings, values, problems)
+    pointing = typed_fields(PromptSettings, prompts, problems)
     if problems:
         raise ConfigError("; ".join(problems))
-    return kind(**checked)
+    return DialogueSettings(**checked, prompts=PromptSettings(**pointing))
 
 
 def _check_weights(settings: object, names: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llava_grounding.data.images import FileBytes, ImageStore, TarImages, ZipImages, read_file, stays_inside
+from llava_grounding.data.plain_files import why_no_file
 from llava_grounding.errors import DataError, UsageError, quoted
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -73,7 +74,7 @@ def _photos(place: Path) -> list[Photo]:
     if place.is_dir():
         return [_file(place / name, name) for name in sorted(_walk(place))]
     if not place.is_file():
-        raise UsageError(f"photos must be a folder, a list, a tar or a zip, but nothing is at {quoted(str(place))}")
+        raise UsageError(f"photos must be a folder, a list, a tar or a zip, but {why_no_file(place)}")
     suffix = place.suffix.lower()
     if suffix == ".tar":
         tar = TarImages.scan(place.parent, [place])

@@ -64,9 +64,9 @@ class ChatTemplate:
             Piece(rest + after, "question", num_regions),
         ]
 
-    def answer(self, raw: str) -> Piece:
+    def answer(self, raw: str, learnt: bool = True) -> Piece:
         """The piece of one answer; the end token follows it."""
-        return Piece(self.answer_prefix + raw, "answer", learnt=True)
+        return Piece(self.answer_prefix + raw, "answer", learnt=learnt)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -128,11 +128,14 @@ def referring_turn(phrase: str) -> tuple[Message, Message]:
     return Message("user", _REFERRING_QUESTION.format(phrase)), Message("assistant", answer)
 
 
-def dialogue_pieces(template: ChatTemplate, messages: Sequence[Message], grounded: Sequence[bool]) -> list[Piece]:
+def dialogue_pieces(
+    template: ChatTemplate, messages: Sequence[Message], grounded: Sequence[bool], learnt: Sequence[bool] | None = None
+) -> list[Piece]:
     """The pieces of a whole dialogue: user and assistant in turn, beginning with the user.
 
     Args:
         grounded: per question, whether the answer shall be grounded.
+        learnt: per question, whether its answer is learnt from; None: all are.
 
     Raises:
         PromptError: if roles do not alternate, or a question cannot be asked.
@@ -144,7 +147,7 @@ def dialogue_pieces(template: ChatTemplate, messages: Sequence[Message], grounde
             check_question(message.text, len(message.prompts))
             pieces += template.question(message.text, len(message.prompts), grounded[index // 2], first=index == 0)
         else:
-            pieces.append(template.answer(message.text))
+            pieces.append(template.answer(message.text, learnt is None or learnt[index // 2]))
     return pieces
 
 

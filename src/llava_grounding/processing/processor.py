@@ -166,6 +166,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         grounded: Sequence[bool],
         letterbox: Letterbox,
         max_tokens: int | None = None,
+        learnt: Sequence[bool] | None = None,
     ) -> EncodedText:
         """Prepare a whole dialogue, image placeholder first.
 
@@ -173,6 +174,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
             grounded: per question, whether its answer shall be grounded.
             letterbox: of the image the dialogue is about; visual prompts are mapped with it.
             max_tokens: refuse a longer one, and one that must be longer before it costs anything; None refuses none.
+            learnt: per question, whether its answer is learnt from; None: all are.
 
         Raises:
             PromptError: if a question is empty or does not fit its prompts.
@@ -180,7 +182,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         """
         if self.settings.demo_quirks:
             return self._encode_as_demo(messages, grounded, letterbox, max_tokens)
-        pieces = dialogue_pieces(self.settings.template, messages, grounded)
+        pieces = dialogue_pieces(self.settings.template, messages, grounded, learnt)
         prompts = [prompt for message in messages if message.role == "user" for prompt in message.prompts]
         return self._encode_pieces(pieces, prompts, letterbox, max_tokens)
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import types
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import yaml
 
-from llava_grounding.errors import ConfigError, did_you_mean, quoted
+from llava_grounding.errors import ConfigError, quoted
 from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
 from llava_grounding.train.recipe_file import MAX_DEPTH, find_recipe, parse_yaml, read_recipe_file, yaml_problem
 from llava_grounding.train.renamed import FORMER, former_name, former_names
+from llava_grounding.typed_values import typed_fields
 
 Stage = Literal["pretrain_grounder", "chat", "align", "grounded_chat", "visual_prompt", "set_of_mark"]
 Weights = Literal["float32", "bfloat16", "int8", "int4"]
@@ -143,7 +142,6 @@ class Recipe:
 
 
 _ONE_OR_MORE, _NONE_OR_MORE, _SHARE = (1, math.inf), (0, math.inf), (0, 1)
-_MOST = 2**32 - 1  # of whole numbers: the largest seed that numpy takes, and more than any step or size
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         ("steps", "batch_size", "micro_batch_size", "max_turns", "max_tokens", "num_queries"), _ONE_OR_MORE
@@ -236,7 +234,7 @@ def _checked(values: Mapping[str, Any], problems: list[str]) -> Recipe:
     problems += former_names(values)
     former = {*FORMER["recipe key"], *(["stage"] if former_name("stage", values.get("stage")) else ())}
     present = {key: value for key, value in values.items() if key not in former}
-    checked = _fields_of(Recipe, present, problems)
+    checked = typed_fields(Recipe, present, problems, _RANGES)
     if "stage" not in values:
         problems.append("`stage` is missing")
     for name in ("data", "validation"):
@@ -252,76 +250,3 @@ def _checked(values: Mapping[str, Any], problems: list[str]) -> Recipe:
     if problems:
         raise ConfigError("; ".join(dict.fromkeys(problems)))
     return Recipe(**checked)
-
-
-def _fields_of(kind: type, values: Mapping[str, Any], problems: list[str], prefix: str = "") -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    checked: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if key not in hints:
-            problems.append(f"unknown key {quoted(name)}{did_you_mean(str(key), hints)}")
-            continue
-        try:
-            checked[key] = value = _as_type(value, hints[key], problems, f"{name}.")
-        except TypeError:
-            problems.append(f"`{name}` must be {_said(hints[key])}, got {quoted(value)}")
-            if isinstance(value, str) and get_origin(hints[key]) is Literal:
-                problems[-1] += did_you_mean(value, get_args(hints[key]))
-            continue
-        low, high = _RANGES.get(name, (-math.inf, math.inf))
-        if isinstance(value, int) and value > _MOST:
-            problems.append(f"`{name}` must be at most {_MOST}, got {quoted(value)}")
-        elif isinstance(value, int | float) and not (low <= value <= high and abs(value) < math.inf):
-            limits = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-            problems.append(f"`{name}` must be {limits}, got {quoted(value)}")
-    return checked
-
-
-def _as_type(value: Any, hint: Any, problems: list[str], prefix: str) -> Any:
-    """The value as the type says; raises TypeError where it is none of that type."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        kinds = [one for one in arguments if one is not type(None)]
-        for kind in kinds[:-1]:
-            with suppress(TypeError):
-                return _as_type(value, kind, problems, prefix)
-        return _as_type(value, kinds[-1], problems, prefix)
-    if origin is Literal and value in arguments:
-        return value
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_as_type(item, arguments[0], problems, prefix) for item in value)
-    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
-        return hint(**_fields_of(hint, value, problems, prefix))
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
-        return dict(value)
-    value = _as_float(value) if hint is float else value
-    if isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    raise TypeError
-
-
-def _said(hint: Any) -> str:
-    """A type in words."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join("null" if one is type(None) else _said(one) for one in arguments)
-    if origin is Literal:
-        return f"one of {', '.join(arguments)}"
-    if origin is tuple:
-        return f"a list, each {_said(arguments[0])}"
-    if is_dataclass(hint) or (isinstance(origin, type) and issubclass(origin, Mapping)):
-        return "a mapping"
-    return "text" if hint is str else getattr(hint, "__name__", str(hint))
-
-
-def _as_float(value: Any) -> Any:
-    """A number as float, also one like 1e-3, which YAML takes for text; anything else as it is."""
-    if isinstance(value, int | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except (ValueError, OverflowError):
-            return value
-    return value

@@ -177,7 +177,8 @@ def gvc_entry(record: Record, dialogue: Sequence[RecordedTurn], name: str | None
     for index, turn in enumerate(dialogue):
         question = turn.question.replace(REGION, OBJECT_TOKEN) + (f" {SUFFIX}" if turn.grounded else "")
         head = f"{IMAGE_TOKEN}\n" if index == 0 else ""
-        conversations += [{"from": "human", "value": head + question}, {"from": "gpt", "value": turn.answer}]
+        answer = {"from": "gpt", "value": turn.answer} | ({} if turn.learnt else {"loss": False})
+        conversations += [{"from": "human", "value": head + question}, answer]
     entry: dict[str, Any] = {
         "id": record.id if name is None else name,
         "image": record.image_name or record.id,

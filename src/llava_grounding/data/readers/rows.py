@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,10 @@ from llava_grounding.data.record import RecordedTurn
 from llava_grounding.errors import DataError, MarkupError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, SEG, format_markup, parse, parse_strict
 
+LEARNT_KEYS = ("loss", "weight")
+"""Keys of an answer by which chats say whether it is to be learnt: Swift's, and OpenAI's."""
+NOT_LEARNT = "answer not to be learnt"
+"""Reason for which a dialogue is left out."""
 _GLUED = re.compile(rf"({SEG})(?=\w)|(?<=\w)({PHRASE_START})")
 
 
@@ -72,7 +76,7 @@ def pairs_of(conversations: Any) -> list[tuple[str, Any]]:
     """Questions and answers of a LLaVA-style dialogue; `<image>` before or after the first question is taken away.
 
     Raises:
-        EntryError: if it is not `human` and `gpt` in turn, or holds another `<image>`.
+        EntryError: if it is not `human` and `gpt` in turn, holds another `<image>`, or an answer is not to be learnt.
     """
     if not isinstance(conversations, list) or not conversations or len(conversations) % 2:
         raise EntryError("no dialogue", f"conversations must be pairs of turns, got {shown(conversations)}")
@@ -87,6 +91,8 @@ def pairs_of(conversations: Any) -> list[tuple[str, Any]]:
                 raise EntryError("roles out of turn", f"turn {index + 1} must be from `{role}`, got {shown(turn)}")
     if not all(type(question) is str for question in values[::2]):
         raise EntryError("not text", "each question must be text")
+    if any(len(turn) > 2 and not is_learnt(turn) for turn in conversations[1::2]):
+        raise EntryError(NOT_LEARNT, "an answer is marked as not to be learnt, which only kind `messages` reads")
     values[0] = _without_image(values[0])
     return list(zip(values[::2], values[1::2], strict=True))
 
@@ -108,6 +114,18 @@ class Names:
         """The name, with its number if it occurred before."""
         self._times[name] += 1
         return name if self._times[name] == 1 else f"{name}#{self._times[name]}"
+
+
+def is_learnt(row: Mapping[str, Any]) -> bool:
+    """Whether an answer is to be learnt, by whichever key says so.
+
+    Raises:
+        EntryError: if it is said in another way than by true and false, or 1 and 0.
+    """
+    for key in LEARNT_KEYS:
+        if row.get(key) not in (None, True, False):
+            raise EntryError("weight of an answer", f"`{key}` must be true or false, or 1 or 0, got {shown(row[key])}")
+    return not any(row.get(key) == 0 for key in LEARNT_KEYS)
 
 
 def words_only(pairs: Iterable[tuple[str, Any]]) -> tuple[RecordedTurn, ...]:

@@ -241,12 +241,16 @@ def encode_dialogue(turns: Sequence[Turn], processor: LlavaGroundingProcessor, l
     messages: list[Message] = []
     for turn in turns:
         messages += [Message("user", turn.question, turn.prompts), Message("assistant", turn.answer)]
-    return processor.encode_conversation(messages, [turn.grounded for turn in turns], letterbox)
+    grounded, learnt = [turn.grounded for turn in turns], [turn.learnt for turn in turns]
+    return processor.encode_conversation(messages, grounded, letterbox, learnt=learnt)
 
 
 def dialogue_phrase_map(turns: Sequence[Turn], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which instance each `<seg>` of the dialogue names: (n, G) bool, and which phrases are known, (G,) bool."""
-    targets = [target for turn in turns for target in turn.targets]
+    """Which instance each `<seg>` of the dialogue names: (n, G) bool, and which phrases are known, (G,) bool.
+
+    What an answer names that is not learnt counts as unknown.
+    """
+    targets = [target if turn.learnt else None for turn in turns for target in turn.targets]
     phrase_map = np.zeros((count, len(targets)), dtype=bool)
     for column, target in enumerate(targets):
         phrase_map[list(target or ()), column] = True
@@ -290,7 +294,7 @@ def chat_item(
         independent: turns do not see each other, except those that belong together.
 
     Raises:
-        DataError: if the sample has no turns, or the first is too long by itself.
+        DataError: if the sample has no turns, the first is too long by itself, or no answer that fits is to be learnt.
     """
     if not sample.turns:
         raise DataError(f"sample `{sample.id}` has no turns, so there is no dialogue to learn from")
@@ -316,6 +320,8 @@ def chat_item(
         if not fitting:
             length = len(first(1)[1].input_ids)
             raise DataError(f"the dialogue of `{sample.id}` takes {length} tokens of {max_tokens} allowed")
+    if not any(text.learnt):
+        raise DataError(f"no answer of `{sample.id}` that fits into {max_tokens} tokens is to be learnt")
     phrase_map, known = dialogue_phrase_map([turn for part in kept for turn in part], len(sample.instances))
     return ChatItem(sample, image, text, phrase_map, known, branches)
 

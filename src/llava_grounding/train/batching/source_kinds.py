@@ -7,7 +7,9 @@ checked is a `SourceKind`'s business; nothing else asks which kind it is.
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,6 +36,7 @@ from llava_grounding.scenes.kinds import KINDS
 from llava_grounding.scenes.records import HELD_OUT
 from llava_grounding.scenes.synthetic import QUESTION_KINDS, SceneConfig, draw_scene
 from llava_grounding.train.batching.mixture import SampleSource
+from llava_grounding.typed_values import as_type
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 _COMMON = ("kind", "weight", "name", "optional")
@@ -331,10 +334,11 @@ def _check_keys(kind: str, values: Mapping[str, Any], known: Sequence[str]) -> N
 def _resolved(name: str, value: Any, types: Sequence[type], root: Path | None) -> Any:
     """A path made absolute; other values as they are, if of a type they may be of."""
     types = tuple(dict.fromkeys((*types, str))) if Path in types else types
-    whole = float in types and isinstance(value, int) and not isinstance(value, bool)
-    if type(value) not in types and not whole:
+    try:
+        value = as_type(value, functools.reduce(operator.or_, types), [])
+    except TypeError:
         words = [_WORDS[one] for one in types if one in _WORDS]
-        raise ConfigError(f"`{name}` of a source must be {' or '.join(words)}, got {quoted(value)}")
+        raise ConfigError(f"`{name}` of a source must be {' or '.join(words)}, got {quoted(value)}") from None
     if isinstance(value, str) and Path in types:
         path = Path(os.path.expandvars(value)).expanduser()
         return path if path.is_absolute() or root is None else root / path
