@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from llava_grounding.benchmark import systems
 from llava_grounding.benchmark.baselines import CentreBoxBaseline
 from llava_grounding.benchmark.building import BuildInputs
 from llava_grounding.benchmark.runs import Piece, Run, Shard, answer_piece
-from llava_grounding.benchmark.samples import SampleSet
+from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, SampleSet
 from llava_grounding.benchmark.systems import ChatSystem, EndpointSystem, SystemSpec
 from llava_grounding.benchmark.tasks import TASKS, Ask, find_task
 from llava_grounding.cli.benchmark_tasks import benchmarks
@@ -21,6 +24,7 @@ from llava_grounding.data.images import open_images
 from llava_grounding.endpoints.client import BusyError, Reply
 from llava_grounding.errors import DataError, UsageError
 from llava_grounding.scenes.synthetic import draw_scene
+from llava_grounding.structures import GroundedAnswer
 
 REPORTS = ("report.json", "report.md", "report.html")
 
@@ -160,6 +164,25 @@ def test_a_cluster_gives_the_same_bytes(
         assert run.work_on_cluster(cluster.scheduler_address)
     one, two = ((tmp_path / name / "predictions.jsonl").read_bytes() for name in ("whole", "cluster"))
     assert one == two
+
+
+def test_a_picture_is_asked_about_as_its_labels_see_it(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    seen = []
+
+    class Looks(CentreBoxBaseline):
+        def ask(self, image: np.ndarray, *rest: Any) -> GroundedAnswer:
+            seen.append(image.shape[:2])
+            return super().ask(image, *rest)
+
+    things = (LabelledInstance("dog", (0, 0, 10, 10)),)
+    asked = [BenchmarkSample(str(wh), "a.jpg", wh, question="What?", instances=things) for wh in ((40, 20), (20, 40))]
+    system = ChatSystem(Looks([draw_scene(0)]), open_images(tmp_path))
+    answers = system.answer([(one, Ask(one.question)) for one in asked])
+    assert [one.error for one in answers] == [None, None]
+    assert seen == [(20, 40), (40, 20)]
 
 
 def test_every_task_of_the_registry_is_one_and_an_unknown_one_offers_the_nearest() -> None:

@@ -26,9 +26,9 @@ from llava_grounding.data.image_names import coco_spellings
 from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.mark_drawing import draw_marks
 from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint
+from llava_grounding.data.record import open_labelled
 from llava_grounding.endpoints.interrupts import run_interruptible
 from llava_grounding.errors import DataError, ImageError, LlavaGroundingError, shown
-from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
 from llava_grounding.masks import check_rle, decode_rle
 from llava_grounding.structures import GroundedAnswer
 
@@ -243,9 +243,7 @@ def read_picture(images: ImageStore, sample: BenchmarkSample, ask: Ask) -> np.nd
     Raises:
         DataError: if the picture is missing or has another size than its labels say.
     """
-    names = (sample.image, *coco_spellings(sample.image))
-    name = next((one for one in names if images.has(one)), sample.image)
-    pixels = np.array(load_image(images.locate(name)(), DATA_LIMITS, DATA_FORMATS, name=shown(sample.image)))
+    pixels = _pixels(images, sample.image, sample.image_size_wh)
     size = (pixels.shape[1], pixels.shape[0])
     if sample.instances and size != sample.image_size_wh:
         raise DataError(f"{shown(sample.image)} must be {sample.image_size_wh} as its labels say, got {size}")
@@ -258,6 +256,14 @@ def read_picture(images: ImageStore, sample: BenchmarkSample, ask: Ask) -> np.nd
 
 def _data_url(pixels: np.ndarray) -> str:
     buffer = BytesIO()
+@lru_cache(maxsize=1)
+def _pixels(images: ImageStore, image: str, labelled_wh: tuple[int, int]) -> np.ndarray:
+    """The picture, kept for the next question about it; turned upright unless its labels are of it as it is stored."""
+    name = next((one for one in (image, *coco_spellings(image)) if images.has(one)), image)
+    picture, _ = open_labelled(images.locate(name)(), labelled_wh, name=shown(image))
+    return np.array(picture)
+
+
     Image.fromarray(pixels).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
