@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -25,8 +26,8 @@ from llava_grounding.benchmark.tasks import Ask
 from llava_grounding.data.image_names import coco_spellings
 from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.mark_drawing import draw_marks
-from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint
 from llava_grounding.data.record import open_labelled
+from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint
 from llava_grounding.endpoints.interrupts import run_interruptible
 from llava_grounding.errors import DataError, ImageError, LlavaGroundingError, shown
 from llava_grounding.masks import check_rle, decode_rle
@@ -107,22 +108,23 @@ class ChatSystem:
     def _ask(
         self, block: Sequence[Asked], pictures: Mapping[int, np.ndarray], numbers: Sequence[int]
     ) -> dict[int, Prediction]:
-        requests: list[Request] = []
-        for number in numbers:
+        def request(number: int, grounded: bool) -> Request:
             ask = block[number][1]
-            requests.append((pictures[number], ask.question, ask.prompts, ask.grounded))
+            return pictures[number], ask.question, ask.prompts, grounded
+
+        begin = time.perf_counter()
+        answers = self._answers([request(number, block[number][1].grounded) for number in numbers])
+        seconds = (time.perf_counter() - begin) / max(len(numbers), 1)
         plain = [number for number in numbers if block[number][1].also_plain]
-        requests += [(pictures[number], block[number][1].question, block[number][1].prompts, False) for number in plain]
-        answers = self._answers(requests)
-        texts = dict(zip(plain, answers[len(numbers) :], strict=True))
+        texts = dict(zip(plain, self._answers([request(number, False) for number in plain]), strict=True))
         found = {}
-        for number, answer in zip(numbers, answers, strict=False):
+        for number, answer in zip(numbers, answers, strict=True):
             sample, again = block[number][0], texts.get(number)
             if isinstance(answer, LlavaGroundingError):
                 found[number] = _failed(sample, answer)
             else:
                 words = again.text if isinstance(again, GroundedAnswer) else None
-                found[number] = prediction_of(sample.id, answer, words)
+                found[number] = replace(prediction_of(sample.id, answer, words), seconds=seconds)
         return found
 
     def _answers(self, requests: Sequence[Request]) -> list[GroundedAnswer | LlavaGroundingError]:
@@ -231,10 +233,9 @@ class EndpointSystem:
 
 def _region(value: Mapping[str, Any], size_hw: tuple[int, int]) -> PredictedRegion:
     """A region as our server writes it."""
-    x0, y0, x1, y1 = (round(side, 2) for side in as_box(value["box"]))
     mask = value.get("mask")
     code = None if mask is None else check_rle(mask, size_hw)
-    return PredictedRegion((x0, y0, x1, y1), round(float(value["score"]), 4), code)
+    return PredictedRegion(as_box(value["box"]), float(value["score"]), code)
 
 
 def read_picture(images: ImageStore, sample: BenchmarkSample, ask: Ask) -> np.ndarray:
@@ -254,8 +255,6 @@ def read_picture(images: ImageStore, sample: BenchmarkSample, ask: Ask) -> np.nd
     return draw_marks(pixels, masks, np.array([one.box_xyxy for one in things]), range(1, len(things) + 1))
 
 
-def _data_url(pixels: np.ndarray) -> str:
-    buffer = BytesIO()
 @lru_cache(maxsize=1)
 def _pixels(images: ImageStore, image: str, labelled_wh: tuple[int, int]) -> np.ndarray:
     """The picture, kept for the next question about it; turned upright unless its labels are of it as it is stored."""
@@ -265,6 +264,8 @@ def _pixels(images: ImageStore, image: str, labelled_wh: tuple[int, int]) -> np.
 
 
     Image.fromarray(pixels).save(buffer, "PNG")
+def _data_url(pixels: np.ndarray) -> str:
+    buffer = BytesIO()
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
