@@ -228,7 +228,7 @@ def test_predictions_of_others_are_scored_by_one_command_and_two_systems_compare
     page, text = ((tmp_path / "plain" / name).read_text() for name in ("report.html", "report.md"))
     assert "<script" not in page
     assert "line 2: no JSON" in page
-    assert "| grounded precision (box IoU 0.5) ↑ | 1.000 | 1.000 to 1.000 | 1 |" in text
+    assert "| grounded precision (box IoU 0.5) ↑ | 1.000 [1.000, 1.000] | 1 |" in text
     assert "| missing |" in text
     compared = json.loads(command("compare", tmp_path / "plain", tmp_path / "qwen-vl", "--json"))
     assert compared["differences"][0]["difference"] == -0.5

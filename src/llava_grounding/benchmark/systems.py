@@ -31,6 +31,7 @@ from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpo
 from llava_grounding.endpoints.interrupts import run_interruptible
 from llava_grounding.errors import DataError, ImageError, LlavaGroundingError, shown
 from llava_grounding.masks import check_rle, decode_rle
+from llava_grounding.scenes.records import SCENE_PICTURES, ScenePictures
 from llava_grounding.structures import GroundedAnswer
 
 Asked = tuple[BenchmarkSample, Ask]
@@ -46,7 +47,7 @@ class SystemSpec:
         model: a folder, hub id or None for the embedded model; of an endpoint the name it goes by.
         model_hash: SHA-256 of the weights, where they are at hand.
         base_url: of an endpoint.
-        images: where the pictures are.
+        images: where the pictures are; `SCENE_PICTURES` are drawn.
         device: for the model; None chooses.
         max_new_tokens: where answers are cut.
         num_queries: object queries that the grounder picks; None: as many as the model was made for.
@@ -263,9 +264,9 @@ def _pixels(images: ImageStore, image: str, labelled_wh: tuple[int, int]) -> np.
     return np.array(picture)
 
 
-    Image.fromarray(pixels).save(buffer, "PNG")
 def _data_url(pixels: np.ndarray) -> str:
     buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -277,7 +278,7 @@ def _failed(sample: BenchmarkSample, error: Exception) -> Prediction:
 @lru_cache(maxsize=1)
 def load_system(spec: SystemSpec, api_key: str = "none") -> System:
     """The system of a specification, loaded once in a process."""
-    images = open_images(Path(spec.images)) if spec.images else _no_images()
+    images = _open_pictures(spec.images)
     if spec.kind == "endpoint":
         return EndpointSystem(spec, images, lambda: OpenAIEndpoint(spec.base_url, api_key, timeout=300.0))
     from llava_grounding.inference.engine import GroundedChat
@@ -289,5 +290,7 @@ def load_system(spec: SystemSpec, api_key: str = "none") -> System:
     return ChatSystem(chat, images, spec.max_new_tokens)
 
 
-def _no_images() -> ImageStore:
-    raise DataError("asking a system needs the pictures; give their folder with --images")
+def _open_pictures(place: str) -> ImageStore:
+    if not place:
+        raise DataError("asking a system needs the pictures; give their folder with --images")
+    return ScenePictures() if place == SCENE_PICTURES else open_images(Path(place))
