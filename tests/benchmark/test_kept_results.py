@@ -53,7 +53,7 @@ def test_no_name_becomes_markup(folder: Path) -> None:
     assert "](javascript" not in text.replace("\\](javascript", "")
     rows = [line for line in results.to_markdown().splitlines() if line.startswith("| grounded")]
     assert rows
-    assert {line.count("|") - line.count("\\|") for line in rows} == {5}
+    assert {line.count("|") - line.count("\\|") for line in rows} == {4}
 
 
 def change_about(key: str, value: Any) -> Callable[[Path], None]:

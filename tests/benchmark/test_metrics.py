@@ -16,14 +16,15 @@ from llava_grounding.benchmark.metrics import (
     exact_match,
     first_number,
     grounding_statistics,
-    mask_overlap,
     overlap_iou,
     parse_yes_no,
     share_statistic,
     words_among,
     yes_no_row,
 )
+from llava_grounding.benchmark.referring import joined_pixels
 from llava_grounding.benchmark.scores import SampleScore, metrics_of, yes_no
+from llava_grounding.masks import encode_rle
 from llava_grounding.matching import GroundingCounts, harmonic_mean, match_one_to_one
 
 
@@ -102,7 +103,8 @@ def test_mean_and_cumulative_mask_overlap_weigh_differently() -> None:
     small, large = np.zeros((10, 10), bool), np.zeros((10, 10), bool)
     small[0, :2] = True
     large[:, :8] = True
-    overlaps = [mask_overlap(small, small), mask_overlap(large[:, ::-1], large), mask_overlap(None, small)]
+    one, two, turned = (encode_rle(mask) for mask in (small, large, large[:, ::-1]))
+    overlaps = [joined_pixels([one], [one]), joined_pixels([turned], [two]), joined_pixels([], [one])]
     assert overlaps == [(2, 2), (60, 100), (0, 2)]
     assert [overlap_iou(*one) for one in (*overlaps, (0, 0))] == [1.0, 0.6, 0.0, 1.0]
 

@@ -12,21 +12,33 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from llava_grounding.benchmark.adapters import adapter
 from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline, Request
+from llava_grounding.benchmark.building import BuildInputs
+from llava_grounding.benchmark.judging import DeterministicJudge
+from llava_grounding.benchmark.predictions import in_order, read_predictions
 from llava_grounding.benchmark.quality import (
     DESCRIBE,
     FIRST_UNSEEN_SEED,
+    _samples,
     draw_descriptions,
     evaluate_photos,
     evaluate_scenes,
 )
-from llava_grounding.benchmark.report import Report, SystemResult, hash_weights
+from llava_grounding.benchmark.report import hash_weights
+from llava_grounding.benchmark.results import SystemResult, results_of, write_scored
+from llava_grounding.benchmark.results_page import results_page
+from llava_grounding.benchmark.runs import PREDICTIONS, Run, versions
+from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
+from llava_grounding.benchmark.systems import ChatSystem, SystemSpec
+from llava_grounding.benchmark.tasks import find_task
 from llava_grounding.data.readers.coco import PhotoPack
 from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.errors import DataError, ImageError
 from llava_grounding.geometry import box_area
 from llava_grounding.markup import parse_strict
+from llava_grounding.scenes.records import ScenePictures
 from llava_grounding.scenes.synthetic import draw_scene
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Region, VisualPrompt
 
@@ -177,7 +189,6 @@ def test_what_is_doubted_and_what_is_small_is_counted_apart(scenes: list[Sample]
     curve = result.calibration
     assert curve is not None
     assert curve.bins == ((pytest.approx(0.35), 0.0, NUM_SCENES), (1.0, 1.0, curve.regions - NUM_SCENES))
-    assert Report.from_dict(json.loads(report.to_json())) == report
     assert f"| 0.350 | 0.000 | {NUM_SCENES} |" in report.to_markdown()
 
 
@@ -198,7 +209,7 @@ def test_answers_without_regions_stand_beside_those_with_them(scenes: list[Sampl
     assert oracle["answers in words right"].value == oracle["answers in words right, without regions"].value == 1.0
 
 
-def test_a_chat_that_fails_is_counted_as_not_answering(scenes: list[Sample]) -> None:
+def test_a_chat_that_fails_is_counted_as_not_answering_and_not_as_wrong(scenes: list[Sample]) -> None:
     class Broken(FakeChat):
         def ask(
             self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = (), grounded: bool = True
@@ -208,16 +219,19 @@ def test_a_chat_that_fails_is_counted_as_not_answering(scenes: list[Sample]) -> 
             return super().ask(image, question, prompts, grounded)
 
     result = scene_result(Broken(scenes, truth_of))
-    assert result.asked - result.answered == NUM_SCENES
-    assert result["grounded recall (box IoU 0.5)"].value == 0.0
+    assert result.asked - result.answered == 2 * NUM_SCENES  # with regions, and once more without
+    assert result.counts["failed"] == NUM_SCENES
+    assert "grounded recall (box IoU 0.5)" not in {metric.name for metric in result.metrics}
 
 
 def test_the_report_is_the_same_twice_but_for_seconds(scenes: list[Sample]) -> None:
     chat = FakeChat(scenes, truth_of)
     reports = [evaluate_scenes(chat, NUM_SCENES, model="oracle", baseline_scenes=5).to_dict() for _ in range(2)]
     for report in reports:
-        for result in report["results"]:
+        for result in (report, *report["results"]):
             result["metrics"] = [m for m in result["metrics"] if m["unit"] != "s"]
+            for case in (*result["worst"], *result["best"]):
+                case["rows"].pop("seconds per description", None)
     assert reports[0] == reports[1]
 
 
@@ -268,7 +282,25 @@ def test_an_oracle_is_right_about_everything_in_photos(mini_pack_root: Path) -> 
     assert result["referring box acc@0.5"].value == 1.0
     by_source = {name: result[f"grounded F1 of {name}"] for name in ("street", "yard")}
     assert {name: (one.value, one.count) for name, one in by_source.items()} == {"street": (1.0, 2), "yard": (1.0, 4)}
-    assert any("not judged" in note for note in report.notes)
+    assert any("not judged" in note for note in report.about["notes"])
+
+
+def test_what_is_asked_of_a_photo_that_was_made_smaller_is_in_pixels_of_the_photo() -> None:
+    small = draw_scene(0)
+    width, height = small.image_size_wh
+    one, two = (
+        list(_samples(small, BenchmarkSample("0", "0.png", (width * k, height * k)), ["A scene."])) for k in (1, 2)
+    )
+    for before, after in zip(one, two, strict=True):
+        assert np.array_equal(2 * before.boxes_xyxy(), after.boxes_xyxy())
+        assert all(thing.mask is None or thing.mask["size"] == [2 * height, 2 * width] for thing in after.instances)
+        for least, most in zip(before.visual_prompts(), after.visual_prompts(), strict=True):
+            if most.mask is not None:
+                assert most.mask.shape == (2 * height, 2 * width)
+            else:
+                numbers = ((one.points_xy if one.box_xyxy is None else one.box_xyxy) for one in (least, most))
+                assert np.array_equal(2 * next(numbers), next(numbers))
+    assert any(one.prompts for one in two)
 
 
 def test_pictures_are_those_of_the_evaluation_with_labels(mini_pack_root: Path) -> None:
@@ -285,17 +317,21 @@ def test_a_limit_spreads_over_the_split(mini_pack_root: Path) -> None:
     pack = PhotoPack(mini_pack_root)
     samples = [photo_sample(r, np.random.default_rng([0, r.image_id])) for r in pack.split("val")]
     report = evaluate_photos(FakeChat(samples, truth_of), pack, limit=2)
-    assert report.num_images == 2
+    assert report.results[0].counts["images"] == 2
 
 
-def test_a_report_goes_to_json_and_back_and_into_a_table(scenes: list[Sample]) -> None:
+def test_a_report_of_several_systems_is_json_and_one_table(scenes: list[Sample]) -> None:
     report = evaluate_scenes(
         FakeChat(scenes, truth_of), 2, model="oracle", model_hash="abcdef0123456789", baseline_scenes=3
     )
-    again = Report.from_dict(json.loads(report.to_json()))
-    assert again == report
+    value = json.loads(report.to_json())
+    about = {name: value[name] for name in ("task", "data", "num_images", "seed", "model", "model_hash")}
+    assert about == {"task": "scenes", "data": "unseen drawn scenes", "num_images": 2, "seed": 0, "model": "oracle",
+                     "model_hash": "abcdef0123456789"}  # fmt: skip
+    assert value["metrics"] == value["results"][0]["metrics"]
+    assert [one["system"] for one in value["results"]] == ["oracle", "centre box", "most frequent answer"]
     markdown = report.to_markdown()
-    assert "scenes: 2 images of unseen drawn scenes, seed 0, model oracle abcdef012345" in markdown
+    assert "model_hash abcdef0123456789" in markdown
     assert "| metric | oracle | centre box | most frequent answer | n |" in markdown
     assert "| seconds per description ↓ |" in markdown
     assert "| asked |" in markdown
@@ -306,10 +342,34 @@ def test_a_report_goes_to_json_and_back_and_into_a_table(scenes: list[Sample]) -
     Console(file=printed, width=80).print(report.to_table(80))
     assert max(map(len, printed.getvalue().splitlines())) <= 80
     assert "[" not in "".join(cell.plain for column in report.to_table(80).columns for cell in column.cells)
-    with pytest.raises(DataError, match="report_version must be 1, got None"):
-        Report.from_dict({})
-    with pytest.raises(DataError, match="not a report"):
-        Report.from_dict({"report_version": 1})
+
+
+def test_scenes_are_a_task_whose_steps_give_the_numbers_of_the_whole(scenes: list[Sample], tmp_path: Path) -> None:
+    class Doubts(FakeChat):
+        def ask(
+            self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = (), grounded: bool = True
+        ) -> GroundedAnswer:
+            answer = super().ask(image, question, prompts, grounded)
+            first = [replace(one, doubtful=True) for one in answer.phrases[:1]]
+            return replace(answer, phrases=(*first, *answer.phrases[1:]))
+
+    task, chat = find_task("scenes"), Doubts(scenes, truth_of)
+    samples = task.build(BuildInputs(limit=2))
+    samples.write(tmp_path / "set.jsonl")
+    samples = SampleSet.read(tmp_path / "set.jsonl")
+    run = Run(tmp_path / "run", samples, SystemSpec("model", "oracle", images=task.pictures))
+    assert run.work(ChatSystem(chat, ScenePictures()))
+    said = read_predictions(tmp_path / "run" / PREDICTIONS, samples, adapter("plain")).by_id
+    answers = in_order(samples.samples, said)
+    judge = DeterministicJudge()
+    scored = task.score_all(samples.samples, answers, judge)
+    about = {"system": run.spec.about(), "judge": dict(judge.about()), "versions": versions()}
+    write_scored(tmp_path / "run", task, samples, answers, scored, about, {})
+    steps, (whole,) = results_of(tmp_path / "run"), evaluate_scenes(chat, 2, baseline_scenes=0).results
+    assert steps["precision of doubtful regions"].count > 0
+    assert steps.results[0].metrics == tuple(one for one in whole.metrics if one.unit != "s")
+    assert (steps.results[0].asked, steps.results[0].counts["images"]) == (whole.asked, 2)
+    assert "<svg" in results_page(steps)
 
 
 def test_the_hash_of_weights_changes_with_them(tmp_path: Path) -> None:

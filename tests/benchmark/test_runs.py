@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from llava_grounding.benchmark import systems
 from llava_grounding.benchmark.baselines import CentreBoxBaseline
 from llava_grounding.benchmark.building import BuildInputs
 from llava_grounding.benchmark.runs import Piece, Run, Shard, answer_piece
-from llava_grounding.benchmark.samples import SampleSet
+from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, SampleSet
 from llava_grounding.benchmark.systems import ChatSystem, EndpointSystem, SystemSpec
 from llava_grounding.benchmark.tasks import TASKS, Ask, find_task
 from llava_grounding.cli.benchmark_tasks import benchmarks
@@ -21,6 +24,7 @@ from llava_grounding.data.images import open_images
 from llava_grounding.endpoints.client import BusyError, Reply
 from llava_grounding.errors import DataError, UsageError
 from llava_grounding.scenes.synthetic import draw_scene
+from llava_grounding.structures import GroundedAnswer
 
 REPORTS = ("report.json", "report.md", "report.html")
 
@@ -162,6 +166,25 @@ def test_a_cluster_gives_the_same_bytes(
     assert one == two
 
 
+def test_a_picture_is_asked_about_as_its_labels_see_it(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored on its side
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    seen = []
+
+    class Looks(CentreBoxBaseline):
+        def ask(self, image: np.ndarray, *rest: Any) -> GroundedAnswer:
+            seen.append(image.shape[:2])
+            return super().ask(image, *rest)
+
+    things = (LabelledInstance("dog", (0, 0, 10, 10)),)
+    asked = [BenchmarkSample(str(wh), "a.jpg", wh, question="What?", instances=things) for wh in ((40, 20), (20, 40))]
+    system = ChatSystem(Looks([draw_scene(0)]), open_images(tmp_path))
+    answers = system.answer([(one, Ask(one.question)) for one in asked])
+    assert [one.error for one in answers] == [None, None]
+    assert seen == [(20, 40), (40, 20)]
+
+
 def test_every_task_of_the_registry_is_one_and_an_unknown_one_offers_the_nearest() -> None:
     tasks = [find_task(name) for name in TASKS]
     assert [task.name for task in tasks] == list(TASKS)
@@ -205,7 +228,7 @@ def test_predictions_of_others_are_scored_by_one_command_and_two_systems_compare
     page, text = ((tmp_path / "plain" / name).read_text() for name in ("report.html", "report.md"))
     assert "<script" not in page
     assert "line 2: no JSON" in page
-    assert "| grounded precision (box IoU 0.5) ↑ | 1.000 | 1.000 to 1.000 | 1 |" in text
+    assert "| grounded precision (box IoU 0.5) ↑ | 1.000 [1.000, 1.000] | 1 |" in text
     assert "| missing |" in text
     compared = json.loads(command("compare", tmp_path / "plain", tmp_path / "qwen-vl", "--json"))
     assert compared["differences"][0]["difference"] == -0.5

@@ -33,7 +33,12 @@ WORDS = (
 )
 CATEGORIES = ("dog", "car", "person", "hot dog", "zebra")
 TEXT_ALONE = ("classification", "marks", "chat", "pope", "vsr")  # most answers to these are invented without regions
-KINDS = {"classification": ("click", "box", "scribble", "mask"), "chat": ("conversation", "detail", "complex")}
+_QUALITY = ("describe", "refer", "count", "colour", "region", "where", "absent", "POPE")
+KINDS = {
+    "classification": ("click", "box", "scribble", "mask"),
+    "chat": ("conversation", "detail", "complex"),
+    **dict.fromkeys(("scenes", "photos"), _QUALITY),
+}
 
 
 class Chance:
@@ -69,19 +74,25 @@ class Chance:
             )
             for _ in range(3)
         )
+        kind, yes_no = rng.choice(KINDS.get(task, ("",))), rng.choice(("yes", "no"))
         if task == "referring":
             phrases = (LabelledPhrase("the dog", (0,)),)
-        answer = {"marks": "3", "classification": rng.choice(CATEGORIES), "pope": rng.choice(("yes", "no"))}
+        if kind in _QUALITY:
+            phrases = (LabelledPhrase("the dog", (0,)), LabelledPhrase("it", (len(instances) - 1,)))
+            phrases = phrases if kind == "refer" else ()
+        short = yes_no if kind in ("absent", "POPE") else self.text()
+        answer = {"marks": "3", "classification": rng.choice(CATEGORIES), "pope": yes_no, "scenes": short}
+        asks_phrases = task in ("referring", "generalized-referring", "phrase-grounding") or kind == "refer"
         return BenchmarkSample(
             str(number),
             f"{number}.png",
             SIZE_WH,
-            kind=rng.choice(KINDS.get(task, ("",))),
-            question="" if task in ("referring", "generalized-referring", "phrase-grounding") else "What is there?",
+            kind=kind,
+            question="" if asks_phrases else "What is there?",
             phrases=phrases[:1] if task == "generalized-referring" else phrases,
             instances=instances,
             references=(self.text() or "a dog", "a dog and a car"),
-            answer=answer.get("pope" if task == "vsr" else task, ""),
+            answer=answer.get({"vsr": "pope", "photos": "scenes"}.get(task, task), ""),
         )
 
     def prediction(self, sample: BenchmarkSample, task: str) -> Prediction:

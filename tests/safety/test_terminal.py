@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from llava_grounding.benchmark.report import Report
+from llava_grounding.benchmark.results import Results, SystemResult
 from llava_grounding.cli import main
 from llava_grounding.cli.common import answer_json, print_json
 from llava_grounding.cli.report import note, phrase_lines, say
@@ -144,7 +144,8 @@ def test_wrong_use_that_names_what_was_typed_is_printable(capsys: pytest.Capture
 
 
 def test_brackets_in_the_name_of_a_model_are_no_markup() -> None:
-    report = Report("scenes", "data [bold]", 1, 0, "[red]m[/red][/nope]", "", "1", (), ("note [blink]x",))
+    about = {"title": "data [bold]", "rules": "[b]rules", "notes": ["note [blink]x"]}
+    report = Results(about, (SystemResult("[red]m[/red][/nope]", 1, 1, 0, ()),))
     stream = StringIO()
     Console(file=stream, width=200).print(report.to_table())
     shown = "".join(stream.getvalue().split())

@@ -47,6 +47,7 @@ class RawPhrase:
     boxes: tuple[Any, ...] = ()
     masks: tuple[Any, ...] = ()
     scores: tuple[Any, ...] = ()
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ def _plain(line: Mapping[str, Any], sample: BenchmarkSample) -> RawAnswer:
                 tuple(region.get("box") if region.get("mask") else region["box"] for region in regions),
                 tuple(region.get("mask") for region in regions),
                 tuple(region.get("score") for region in regions),
+                phrase.get("doubtful") is True,
             )
         )
     plain, error = line.get("plain_text"), line.get("error")

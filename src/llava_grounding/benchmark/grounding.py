@@ -19,10 +19,10 @@ Source: LLaVA-Grounding (arXiv:2312.02949), section on Grounding-Bench. Knows no
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
@@ -36,8 +36,8 @@ RULES_VERSION = "1"
 IOU_LEVELS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 _MOST_THREADS = 8
 _MASKED_TOGETHER = 16  # answers whose masks are read at once
+_MOST_SHOWN = 400  # characters of an answer in a report
 
-OverlapOf = Literal["box", "mask"]
 Pair = tuple[int, int]
 
 
@@ -216,6 +216,35 @@ def match_regions(
     phrases = overlaps.phrases.tolist()
     triples = sorted((phrases[region], region - first[phrases[region]], instance) for region, instance in pairs)
     return Matched(counts[0], tuple(triples), tuple(counts), skipped)
+
+
+def scored_regions(
+    prediction: Prediction, matched: Matched, left_out: Collection[int]
+) -> tuple[tuple[float, bool], ...]:
+    """Score and rightness of each region with a score, for calibration, but for those of phrases left out."""
+    right = {(phrase, region) for phrase, region, _ in matched.pairs}
+    return tuple(
+        (region.score, (number, place) in right)
+        for number, phrase in enumerate(prediction.phrases)
+        if number not in left_out
+        for place, region in enumerate(phrase.regions)
+        if region.score is not None
+    )
+
+
+def shown_case(sample: BenchmarkSample, prediction: Prediction, matched: Matched | None) -> dict[str, Any]:
+    """The words and boxes of an answer, as a report shows them."""
+    right = set() if matched is None else {(phrase, region) for phrase, region, _ in matched.pairs}
+    return {
+        "text": prediction.text[:_MOST_SHOWN],
+        "image_size": list(sample.image_size_wh),
+        "truths": [{"box": list(one.box_xyxy), "text": one.category} for one in sample.instances],
+        "regions": [
+            {"box": list(region.box_xyxy), "text": phrase.text, "right": (number, place) in right}
+            for number, phrase in enumerate(prediction.phrases)
+            for place, region in enumerate(phrase.regions)
+        ],
+    }
 
 
 def _canonical(truths: Sequence[tuple[Sequence[float], str]]) -> np.ndarray:

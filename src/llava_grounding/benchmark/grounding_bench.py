@@ -34,6 +34,8 @@ from llava_grounding.benchmark.grounding import (
     box_overlaps,
     mask_overlaps,
     match_answer,
+    scored_regions,
+    shown_case,
 )
 from llava_grounding.benchmark.judging import Judge, JudgeQuestion, Verdict
 from llava_grounding.benchmark.metrics import box_hits_at_50
@@ -50,7 +52,6 @@ from llava_grounding.markup import strip_markup
 DESCRIBE = "Describe the image in detail."
 CHAT_KINDS = ("conversation", "detail", "reasoning")
 _MOST_PHRASES = 12  # of one image
-_MOST_SHOWN = 400  # characters of an answer in a report
 
 
 class GroundingBench(Task):
@@ -234,36 +235,10 @@ def _described(
         sample.kind,
         state="empty" if empty else "not judged" if unjudged else "answered",
         rows=rows,
-        regions=() if matched is None else _calibrated(prediction, matched, verdict),
+        regions=() if matched is None or verdict is None else scored_regions(prediction, matched, verdict.left_out),
         quality=None if matched is None or not sample.instances else matched.counts.f1,
-        detail={"text": prediction.text[:_MOST_SHOWN], **_drawn(sample, prediction, matched)},
+        detail=shown_case(sample, prediction, matched),
     )
-
-
-def _calibrated(prediction: Prediction, matched: Matched, verdict: Verdict | None) -> tuple[tuple[float, bool], ...]:
-    right = {(phrase, region) for phrase, region, _ in matched.pairs}
-    left_out = set() if verdict is None else set(verdict.left_out)
-    return tuple(
-        (region.score, (number, place) in right)
-        for number, phrase in enumerate(prediction.phrases)
-        if number not in left_out
-        for place, region in enumerate(phrase.regions)
-        if region.score is not None
-    )
-
-
-def _drawn(sample: BenchmarkSample, prediction: Prediction, matched: Matched | None) -> dict[str, Any]:
-    """Boxes for the picture of a case."""
-    right = set() if matched is None else {(phrase, region) for phrase, region, _ in matched.pairs}
-    return {
-        "image_size": list(sample.image_size_wh),
-        "truths": [{"box": list(one.box_xyxy), "text": one.category} for one in sample.instances],
-        "regions": [
-            {"box": list(region.box_xyxy), "text": phrase.text, "right": (number, place) in right}
-            for number, phrase in enumerate(prediction.phrases)
-            for place, region in enumerate(phrase.regions)
-        ],
-    }
 
 
 def _found(sample: BenchmarkSample, prediction: Prediction) -> SampleScore:

@@ -45,15 +45,8 @@ def box_hits_at_50(predicted_xyxy: Sequence[np.ndarray | None], truths_xyxy: Seq
     return right
 
 
-def mask_overlap(predicted: np.ndarray | None, truth: np.ndarray) -> tuple[int, int]:
-    """Pixels in both and in either of two (H, W) masks; None is an empty mask."""
-    if predicted is None:
-        return 0, int(np.count_nonzero(truth))
-    return int(np.count_nonzero(predicted & truth)), int(np.count_nonzero(predicted | truth))
-
-
 def overlap_iou(both: int, either: int) -> float:
-    """Intersection over union of an overlap; two empty masks agree."""
+    """Intersection over union of pixels in both and in either of two masks; two empty ones agree."""
     return both / either if either else 1.0
 
 

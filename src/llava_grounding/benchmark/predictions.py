@@ -38,10 +38,11 @@ class PredictedRegion:
 
 @dataclass(frozen=True)
 class PredictedPhrase:
-    """A phrase and what it points at, best first."""
+    """A phrase and what it points at, best first; doubtful where the system says so of itself."""
 
     text: str
     regions: tuple[PredictedRegion, ...] = ()
+    doubtful: bool = False
 
     @property
     def boxes_xyxy(self) -> np.ndarray:
@@ -59,6 +60,8 @@ class Prediction:
         phrases: of the answer in reading order, or one per phrase that was asked for.
         plain_text: the answer to the same question asked without grounding; None where it was not asked.
         error: why there is no answer; None where there is one.
+        seconds: that the answer with regions took; None where nobody measured. Files do not have it: they are the same
+            however a run was done.
     """
 
     id: str
@@ -66,14 +69,18 @@ class Prediction:
     phrases: tuple[PredictedPhrase, ...] = ()
     plain_text: str | None = None
     error: str | None = None
+    seconds: float | None = None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it names things of which none was surely found, as `GroundedAnswer.doubtful`."""
+        return bool(self.phrases) and not any(one.regions and not one.doubtful for one in self.phrases)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; what is empty is left out."""
+        """Plain data for JSON; what is empty is left out, coordinates are rounded to a hundredth of a pixel."""
         data: dict[str, Any] = {"id": self.id, "text": self.text}
         if self.phrases:
-            data["phrases"] = [
-                {"text": one.text, "regions": [_region_value(region) for region in one.regions]} for one in self.phrases
-            ]
+            data["phrases"] = [_phrase_value(one) for one in self.phrases]
         if self.plain_text is not None:
             data["plain_text"] = self.plain_text
         return data if self.error is None else {**data, "error": self.error}
@@ -85,12 +92,9 @@ def prediction_of(sample_id: str, answer: GroundedAnswer, plain_text: str | None
 
 
 def phrase_of(phrase: GroundedPhrase) -> PredictedPhrase:
-    """A phrase of ours as a predicted one; coordinates to a hundredth of a pixel."""
-    regions = []
-    for region in phrase.regions:
-        x0, y0, x1, y1 = (round(float(side), 2) for side in region.box_xyxy)
-        regions.append(PredictedRegion((x0, y0, x1, y1), round(float(region.score), 4), region.mask_rle))
-    return PredictedPhrase(phrase.text, tuple(regions))
+    """A phrase of ours as a predicted one."""
+    regions = tuple(PredictedRegion(as_box(one.box_xyxy.tolist()), one.score, one.mask_rle) for one in phrase.regions)
+    return PredictedPhrase(phrase.text, regions, phrase.doubtful)
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,7 @@ class _Reader:
             code = None if mask is None else check_rle(mask, (height, width))
             score = raw.scores[index] if index < len(raw.scores) else None
             regions.append(PredictedRegion(self._box(box, code, sample), _score(score), code))
-        return PredictedPhrase(raw.text, tuple(regions))
+        return PredictedPhrase(raw.text, tuple(regions), raw.doubtful)
 
     def _box(self, given: Any, code: Rle | None, sample: BenchmarkSample) -> Box:
         """In pixels, cut to the image."""
@@ -298,10 +302,15 @@ def _score(value: Any) -> float | None:
     raise DataError(f"a score must be in 0 to 1, got {shown(value)}")
 
 
+def _phrase_value(phrase: PredictedPhrase) -> dict[str, Any]:
+    data = {"text": phrase.text, "regions": [_region_value(region) for region in phrase.regions]}
+    return {**data, "doubtful": True} if phrase.doubtful else data
+
+
 def _region_value(region: PredictedRegion) -> dict[str, Any]:
-    data: dict[str, Any] = {"box": list(region.box_xyxy)}
+    data: dict[str, Any] = {"box": [round(side, 2) for side in region.box_xyxy]}
     if region.score is not None:
-        data["score"] = region.score
+        data["score"] = round(region.score, 4)
     return data if region.mask is None else {**data, "mask": dict(region.mask)}
 
 

@@ -1,102 +1,237 @@
-"""The quality report of the small model: one item per sample, the same for the model and for baselines that are blind.
+"""`scenes` and `photos`: everything that can be asked of an image, of a model beside baselines that do not look at it.
 
-Asks a chat (anything with the `Chat` protocol) about unseen drawn scenes or held-out photos and hands the answers to
-`quality_statistics`. Knows no tensors; the judge is `judge.py`, the arithmetic `metrics.py` and `scores.py`.
+Kinds of samples: `describe`, `refer` (phrases that mean one instance), `POPE`, and the kinds of short questions
+(`count`, `colour`, `region`, ...). What answers are worth is in `quality_scores`. Knows no tensors and no result files.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from typing import TypeVar
+from itertools import groupby
+from typing import ClassVar
 
 import numpy as np
 from PIL.Image import Image
 
-import llava_grounding
-from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline, Request
-from llava_grounding.benchmark.building import referring_phrases, spread
-from llava_grounding.benchmark.judge import Judgement, judge_answer
-from llava_grounding.benchmark.metrics import (
-    box_hits_at_50,
-    exact_match,
-    first_number,
-    mask_overlap,
-    overlap_iou,
-    parse_yes_no,
-    words_among,
-    yes_no_row,
+from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline
+from llava_grounding.benchmark.building import Building, BuildInputs, referring_phrases, sized, spread
+from llava_grounding.benchmark.judging import DeterministicJudge, Judge
+from llava_grounding.benchmark.predictions import Prediction
+from llava_grounding.benchmark.quality_scores import (
+    DESCRIPTION,
+    POPE,
+    described,
+    found_references,
+    short_answer,
+    statistics,
+    truth_of,
+    with_captions,
 )
-from llava_grounding.benchmark.quality_statistics import (
-    BY_BOX,
-    BY_MASK,
-    IN_WORDS,
-    MASK_IOU,
-    NOT_JUDGED,
-    OBJECTS_PRECISION,
-    OBJECTS_RECALL,
-    PLAIN,
-    REFERRING_BOX,
-    REFERRING_CIOU,
-    REFERRING_MASK,
-    SECONDS,
-    SHORT,
-    SOURCE,
-    YES_NO,
-    ImageCounts,
-    summarise,
-)
-from llava_grounding.benchmark.report import Report
+from llava_grounding.benchmark.results import Results, about_scored, system_result
+from llava_grounding.benchmark.runs import versions
+from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, LabelledPhrase, SampleSet
+from llava_grounding.benchmark.scores import SampleScore, Statistic
+from llava_grounding.benchmark.systems import ChatSystem, System
+from llava_grounding.benchmark.tasks import Ask, Scored, Task
+from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.readers.coco import PhotoPack
-from llava_grounding.data.record import Record
 from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.dialogues.photos import photo_sample
-from llava_grounding.errors import LlavaGroundingError
-from llava_grounding.geometry import box_area
 from llava_grounding.language.nouns import Lexicon, lexicon_with
 from llava_grounding.markup import strip_markup
+from llava_grounding.masks import encode_rle, resize_mask
 from llava_grounding.scenes.kinds import KINDS
-from llava_grounding.scenes.records import HELD_OUT
+from llava_grounding.scenes.records import HELD_OUT, SCENE_PICTURES, ScenePictures
 from llava_grounding.scenes.synthetic import draw_scene
-from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
+from llava_grounding.structures import VisualPrompt
+from llava_grounding.visual_prompts import prompt_to_dict
 
 FIRST_UNSEEN_SEED = HELD_OUT + 10**6
 """Training draws scenes with seeds below `HELD_OUT` and chooses its thresholds on those from there on."""
 
 DESCRIBE = "Describe the image."
-_COLOURS = frozenset(colour for kind in KINDS.values() for colour in kind.colours) | {"gray"}
-_MAX_REFERRING = 4
-_T = TypeVar("_T")
+_MOST_REFERRED = 4  # of one image
+_MOST_SCENES = 300
+_SHORT_KINDS = ("count", "colour", "where", "absent", "relation")
+_NOTES = (
+    "Intervals are 95 % bootstrap intervals over images.",
+    "Small things have a box under 1 % of the image, large ones from 10 %; regions and descriptions are doubtful where "
+    "the model says so of itself.",
+)
+_PHOTO_NOTE = "Regions whose phrase names only categories that were not labelled in the photo are not judged."
 
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class EvalItem:
-    """What is asked about one image, and the truth.
+class _Quality(Task):
+    """A description, phrases that mean one thing, and short questions about every image."""
+
+    rules: ClassVar[str] = (
+        "A region is right when it overlaps an instance by IoU 0.5 or more and its phrase's head noun, or a synonym, "
+        "names the instance's category; precision and recall count all regions and all labelled instances."
+    )
+
+    def words(self, sample: BenchmarkSample) -> Lexicon:
+        """Which categories a phrase names."""
+        return lexicon_with(one.category for one in sample.instances)
+
+    def ask(self, sample: BenchmarkSample) -> Ask:
+        ask = super().ask(sample)
+        again = sample.references if sample.kind == DESCRIPTION else sample.kind != POPE and not sample.prompts
+        return replace(ask, also_plain=bool(sample.question and again))
+
+    def score(self, sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
+        if sample.kind == DESCRIPTION:
+            return described(sample, prediction, self.words(sample))
+        return (
+            found_references(sample, prediction)
+            if sample.phrases
+            else short_answer(sample, prediction, self.words(sample))
+        )
+
+    def score_all(
+        self, samples: Sequence[BenchmarkSample], predictions: Sequence[Prediction | None], judge: Judge
+    ) -> Scored:
+        scores = super().score_all(samples, predictions, judge).scores
+        counted = (
+            replace(score, questions=self.ask(sample).num_questions)
+            for sample, score in zip(samples, scores, strict=True)
+        )
+        return Scored(tuple(with_captions(samples, predictions, counted)))
+
+    def statistics(self, rows: Collection[str]) -> list[Statistic]:
+        return statistics(rows)
+
+
+class Scenes(_Quality):
+    """Drawn scenes that nobody has trained on."""
+
+    name: ClassVar[str] = "scenes"
+    title: ClassVar[str] = "Scenes"
+    pictures: ClassVar[str] = SCENE_PICTURES
+
+    def words(self, sample: BenchmarkSample) -> Lexicon:
+        return _scene_words(frozenset(one.category for one in sample.instances if one.category not in KINDS))
+
+    def build(self, inputs: BuildInputs) -> SampleSet:
+        building = Building(inputs, self.name)
+        for seed in _unseen_seeds(inputs.limit or _MOST_SCENES, inputs.seed):
+            sample = draw_scene(seed)
+            said = [strip_markup(turn.answer) for turn in sample.turns if turn.kind == "describe"]
+            common = BenchmarkSample(str(seed), f"{seed}.png", sample.image_size_wh)
+            building.samples += _samples(sample, common, said[:1])
+        building.inputs = replace(inputs, limit=None)  # of images, and applied
+        return building.finish("unseen drawn scenes", _NOTES)
+
+
+class Photos(_Quality):
+    """A split of a photo pack, evenly spread over it."""
+
+    name: ClassVar[str] = "photos"
+    title: ClassVar[str] = "Photos"
+
+    def build(self, inputs: BuildInputs) -> SampleSet:
+        inputs.need(self.name, ["data"])
+        building = Building(inputs, self.name)
+        photos = PhotoPack(inputs.data).split(inputs.split)
+        number_of = {photos[number].id: number for number in spread(range(len(photos)), inputs.limit)}
+        for record, size_wh in sized(photos, building, (photos[number] for number in number_of.values())):
+            sample = photo_sample(record, np.random.default_rng([inputs.seed, record.seed]))
+            common = BenchmarkSample(
+                str(number_of[record.id]),
+                record.image_name or record.id,
+                size_wh,
+                split=inputs.split,
+                source=record.source,
+            )
+            polls = [Turn(question, truth, kind=POPE) for question, truth in record.questions]
+            building.samples += _samples(sample, common, record.captions, polls)
+        building.inputs = replace(inputs, limit=None)
+        return building.finish(f"the photo pack's {inputs.split} split", (*_NOTES, _PHOTO_NOTE))
+
+
+def _unseen_seeds(count: int, seed: int) -> range:
+    first = FIRST_UNSEEN_SEED + seed * 10**6
+    return range(first, first + count)
+
+
+@lru_cache(maxsize=64)
+def _scene_words(more: frozenset[str]) -> Lexicon:
+    """Kinds of the drawn world with their wider words, and names of cut-outs."""
+    return Lexicon((*KINDS, *sorted(more)), {kind.name: kind.group for kind in KINDS.values() if kind.group})
+
+
+def _samples(
+    sample: Sample, common: BenchmarkSample, references: Sequence[str], polls: Sequence[Turn] = ()
+) -> Iterator[BenchmarkSample]:
+    """What is asked about one image.
 
     Args:
-        sample: image, instances, masks.
-        words: which categories a phrase names.
-        turns: short questions with their answers.
+        common: what its samples share; its id is the number of the image.
         references: descriptions by people, or of the scene.
-        polls: yes/no questions of a published test, with the truth.
-        source: where the image is from; empty where all are from one place.
+        polls: yes/no questions of a published test.
     """
+    size_wh, number = common.image_size_wh, common.id
+    scale = np.tile(np.array(size_wh) / sample.image_size_wh, 2)
+    things = tuple(
+        LabelledInstance(
+            one.category,
+            tuple((one.box_xyxy * scale).tolist()),
+            encode_rle(resize_mask(mask, size_wh)) if one.has_mask else None,
+        )
+        for one, mask in zip(sample.instances, sample.masks, strict=True)
+    )
+    yield replace(
+        common,
+        id=f"{number}#{DESCRIPTION}",
+        kind=DESCRIPTION,
+        question=DESCRIBE,
+        instances=things,
+        references=tuple(references),
+        exhaustive=None if sample.exhaustive is None else tuple(sorted(sample.exhaustive)),
+    )
+    referring = list(dict(referring_phrases(sample.turns)).items())[:_MOST_REFERRED]
+    if referring:
+        phrases = tuple(LabelledPhrase(words, (index,)) for words, index in referring)
+        yield replace(common, id=f"{number}#refer", kind="refer", phrases=phrases, instances=things)
+    for place, turn in enumerate([*_questions(sample), *polls]):
+        yield replace(
+            common,
+            id=f"{number}#{turn.kind}.{place}",
+            kind=turn.kind,
+            question=turn.question,
+            prompts=tuple(prompt_to_dict(_scaled(one, scale, size_wh)) for one in turn.prompts),
+            # What a name may mean.
+            instances=tuple(replace(one, mask=None) for one in things) if turn.prompts else (),
+            answer=strip_markup(turn.answer),
+        )
 
-    sample: Sample
-    words: Lexicon
-    turns: tuple[Turn, ...]
-    references: tuple[str, ...]
-    polls: tuple[tuple[str, bool], ...] = ()
-    source: str = ""
 
-    @property
-    def referring(self) -> list[tuple[str, int]]:
-        """Phrases that mean one instance, with its index."""
-        return list(dict(referring_phrases(self.sample.turns)).items())[:_MAX_REFERRING]
+def _questions(sample: Sample) -> list[Turn]:
+    """The first question of each kind, for yes/no questions the first of either answer; those that point first.
+
+    Of regions only what they are is asked: one prompt, answered by a name.
+    """
+    chosen: dict[tuple[str, bool | None], Turn] = {}
+    for turn in sample.turns:
+        truth = strip_markup(turn.answer)
+        named = turn.kind == "region" and len(turn.prompts) == 1 and truth.startswith(("It is ", "They are "))
+        if turn.grounded and (named or turn.kind in _SHORT_KINDS):
+            chosen.setdefault((turn.kind, truth_of(truth)), turn)
+    return sorted(chosen.values(), key=lambda turn: not turn.prompts)
+
+
+def _scaled(prompt: VisualPrompt, scale: np.ndarray, size_wh: tuple[int, int]) -> VisualPrompt:
+    """A prompt on a picture that was made smaller, on the picture itself."""
+    if prompt.mask is not None:
+        return VisualPrompt.mask_of(resize_mask(prompt.mask, size_wh))
+    if prompt.box_xyxy is not None:
+        return VisualPrompt.box(*(prompt.box_xyxy * scale).tolist())
+    assert prompt.points_xy is not None
+    points = (prompt.points_xy * scale[:2]).tolist()
+    return VisualPrompt.click(*points[0]) if prompt.kind == "click" else VisualPrompt.scribble(points)
 
 
 def evaluate_scenes(
@@ -107,20 +242,17 @@ def evaluate_scenes(
     model_hash: str = "",
     baseline_scenes: int = 200,
     on_progress: Progress | None = None,
-) -> Report:
+) -> Results:
     """Scores a chat on drawn scenes it has not been trained on, beside two blind baselines.
 
     Args:
         count: number of scenes.
         seed: chooses which scenes, and the bootstrap's draws.
         baseline_scenes: training scenes that the baselines copy from; 0 = no baselines.
-        on_progress: called with items done and their number.
+        on_progress: called with images done and their number.
     """
-    first = FIRST_UNSEEN_SEED + seed * 10**6
-    items = (_scene_item(draw_scene(first + index)) for index in range(count))
-    baselines = _baselines([draw_scene(index) for index in range(baseline_scenes)])
-    systems = {model: chat, **baselines}
-    return _evaluate(_Run("scenes", "unseen drawn scenes", count, seed, model, model_hash), systems, items, on_progress)
+    chats = {model: chat, **_baselines([draw_scene(index) for index in range(baseline_scenes)])}
+    return _evaluate(Scenes(), BuildInputs(limit=count, seed=seed), chats, ScenePictures(), model_hash, on_progress)
 
 
 def evaluate_photos(
@@ -132,26 +264,60 @@ def evaluate_photos(
     model_hash: str = "",
     baseline_photos: int = 300,
     on_progress: Progress | None = None,
-) -> Report:
+) -> Results:
     """Scores a chat on the `val` photos of a pack, beside two blind baselines made from its `train` photos, if any.
 
     Args:
         limit: number of photos, spread evenly over the split; None = all.
         seed: chooses which questions are made from the labels, and the bootstrap's draws.
         baseline_photos: training photos that the baselines copy from; 0 = no baselines.
-        on_progress: called with items done and their number.
+        on_progress: called with images done and their number.
     """
-    photos = pack.split("val")
-    chosen = spread(range(len(photos)), limit)
-    items = (_photo_item(photos[index], seed) for index in chosen)
     training: list[Sample] = []
     if baseline_photos and "train" in pack.splits:
         train = pack.split("train")
         some = spread(range(len(train)), baseline_photos)
         training = [photo_sample(train[index], np.random.default_rng(index)) for index in some]
-    systems = {model: chat, **_baselines(training)}
-    run = _Run("photos", "the photo pack's val split", len(chosen), seed, model, model_hash)
-    return _evaluate(run, systems, items, on_progress)
+    chats, pictures = {model: chat, **_baselines(training)}, open_images(pack.root)
+    inputs = BuildInputs(data=pack.root, images=pack.root, limit=limit, seed=seed)
+    return _evaluate(Photos(), inputs, chats, pictures, model_hash, on_progress)
+
+
+def _baselines(training: Sequence[Sample]) -> dict[str, Chat]:
+    if not training:
+        return {}
+    found = CentreBoxBaseline(training), MostFrequentAnswerBaseline(training)
+    return {baseline.name: baseline for baseline in found}
+
+
+def _evaluate(
+    task: Task,
+    inputs: BuildInputs,
+    chats: Mapping[str, Chat],
+    pictures: ImageStore,
+    model_hash: str,
+    on_progress: Progress | None,
+) -> Results:
+    """The steps of a task for several systems at once, image by image, without files."""
+    samples, judge = task.build(inputs), DeterministicJudge()
+    systems: dict[str, System] = {name: ChatSystem(chat, pictures) for name, chat in chats.items()}
+    predictions: dict[str, list[Prediction]] = {name: [] for name in systems}
+    images = [list(group) for _, group in groupby(samples.samples, key=lambda one: one.image)]
+    for done, image in enumerate(images, start=1):
+        for name, system in systems.items():
+            for block in (image[:1], image[1:]):  # a description alone, for its seconds
+                predictions[name] += system.answer([(one, task.ask(one)) for one in block])
+        if on_progress is not None:
+            on_progress(done, len(images))
+    model = {"kind": "model", "model": next(iter(chats)), "model_hash": model_hash}
+    about = {"system": model, "judge": dict(judge.about()), "versions": versions(), "seed": inputs.seed}
+    return Results(
+        about_scored(task, samples) | about,
+        tuple(
+            system_result(name, task, task.score_all(samples.samples, found, judge).scores, inputs.seed)
+            for name, found in predictions.items()
+        ),
+    )
 
 
 def draw_descriptions(
@@ -168,274 +334,10 @@ def draw_descriptions(
         pictures by number of the image in the split, or by seed of the scene.
     """
     if pack is None:
-        seeds = [FIRST_UNSEEN_SEED + seed * 10**6 + index for index in range(limit or count)]
-        images = {str(one): draw_scene(one).image for one in spread(seeds, count)}
+        seeds = spread(_unseen_seeds(limit or count, seed), count)
+        images = {str(one): draw_scene(one).image for one in seeds}
     else:
         photos = pack.split("val")
         labelled = [index for index in spread(range(len(photos)), limit) if photos[index].instances]
-        images = {str(index): _photo_item(photos[index], seed).sample.image for index in spread(labelled, count)}
+        images = {str(index): photos[index].load_image() for index in spread(labelled, count)}
     return {name: chat.ask(image, DESCRIBE).draw(image) for name, image in images.items()}
-
-
-@dataclass(frozen=True)
-class _Run:
-    task: str
-    data: str
-    num_images: int
-    seed: int
-    model: str
-    model_hash: str
-
-
-_NOTES = (
-    "A region is right when it overlaps an instance by IoU 0.5 or more and its phrase's head noun, or a synonym, names "
-    "the instance's category; precision and recall count all regions and all labelled instances.",
-    "Intervals are 95 % bootstrap intervals over images.",
-    "Small things have a box under 1 % of the image, large ones from 10 %; regions and descriptions are doubtful where "
-    "the model says so of itself.",
-)
-_PHOTO_NOTE = "Regions whose phrase names only categories that were not labelled in the photo are not judged."
-
-
-def _evaluate(
-    run: _Run, systems: Mapping[str, Chat], items: Iterable[EvalItem], on_progress: Progress | None
-) -> Report:
-    counts: dict[str, list[ImageCounts]] = {name: [] for name in systems}
-    for done, item in enumerate(items, start=1):
-        for name, chat in systems.items():
-            counts[name].append(evaluate_item(chat, item))
-        if on_progress is not None:
-            on_progress(done, run.num_images)
-    return Report(
-        task=run.task,
-        data=run.data,
-        num_images=run.num_images,
-        seed=run.seed,
-        model=run.model,
-        model_hash=run.model_hash,
-        version=llava_grounding.__version__,
-        results=tuple(summarise(name, counts[name], run.seed) for name in systems),
-        notes=(*_NOTES, _PHOTO_NOTE) if run.task == "photos" else _NOTES,
-    )
-
-
-def evaluate_item(chat: Chat, item: EvalItem) -> ImageCounts:
-    """Puts one image's questions to a chat; a question it fails on with one of our errors counts as not answered."""
-    evaluator = _Evaluator(chat, item.sample.image)
-    _describe(evaluator, item)
-    _refer(evaluator, item)
-    _short_answers(evaluator, item)
-    _polls(evaluator, item)
-    return evaluator.counts
-
-
-@dataclass
-class _Evaluator:
-    """A chat in front of one image, with the count of what it was asked."""
-
-    chat: Chat
-    image: np.ndarray
-    counts: ImageCounts = field(default_factory=ImageCounts)
-
-    def ask(
-        self, question: str, prompts: tuple[VisualPrompt, ...] = (), grounded: bool = True
-    ) -> GroundedAnswer | None:
-        return self._counted(1, lambda: [self.chat.ask(self.image, question, prompts, grounded)])[0]
-
-    def ask_all(self, questions: Sequence[str], grounded: bool = True) -> list[GroundedAnswer | None]:
-        if not questions:
-            return []
-        requests: list[Request] = [(self.image, text, (), grounded) for text in questions]
-        return self._counted(len(questions), lambda: self.chat.ask_batch(requests))
-
-    def ground(self, phrases: Sequence[str]) -> list[GroundedPhrase | None]:
-        return self._counted(len(phrases), lambda: self.chat.ground(self.image, phrases)) if phrases else []
-
-    def _counted(self, count: int, work: Callable[[], Sequence[_T]]) -> list[_T | None]:
-        self.counts.asked += count
-        try:
-            answers: list[_T | None] = list(work())
-        except LlavaGroundingError:
-            return [None] * count
-        self.counts.answered += len(answers)
-        return answers
-
-
-def _describe(evaluator: _Evaluator, item: EvalItem) -> None:
-    """The grounded description: its regions, the things it speaks of, its words; and one without regions, its words."""
-    sample, counts = item.sample, evaluator.counts
-    start = time.perf_counter()
-    answer = evaluator.ask(DESCRIBE)
-    counts.add(SECONDS, time.perf_counter() - start, 1)
-    if answer is None:
-        answer = GroundedAnswer("", (), sample.image_size_wh, "", "", 0, 0)
-    counts.description, counts.references = answer.text, item.references
-    plain = evaluator.ask(DESCRIBE, grounded=False) if item.references else None
-    counts.plain_description = "" if plain is None else plain.text
-    _count_objects(counts, answer.text, item)
-    if not sample.instances:
-        return
-    judged = judge_answer(answer, sample.instances, sample.masks, item.words, sample.exhaustive)
-    counts.add(BY_BOX, *judged.counts.row())
-    counts.add(f"{SOURCE}{item.source}", *judged.counts.row())
-    for iou in judged.mask_ious:
-        counts.add(MASK_IOU, iou, 1)
-    if judged.unjudged:
-        counts.add(NOT_JUDGED, judged.unjudged)
-    _enter_regions(counts, answer, judged, sample)
-    if all(instance.has_mask for instance in sample.instances):
-        by_mask = judge_answer(answer, sample.instances, sample.masks, item.words, sample.exhaustive, "mask")
-        counts.add(BY_MASK, *by_mask.counts.row())
-
-
-def _enter_regions(counts: ImageCounts, answer: GroundedAnswer, judged: Judgement, sample: Sample) -> None:
-    """How sure each judged region was, and how large what was found and missed."""
-    right = {(phrase, region) for phrase, region, _ in judged.pairs}
-    for place, phrase in enumerate(answer.phrases):
-        if place not in judged.left_out:
-            for number, region in enumerate(phrase.regions):
-                counts.add_region(region.score, phrase.doubtful, (place, number) in right)
-    counts.add_doubt(answer.doubtful)
-    found = {instance for _, _, instance in judged.pairs}
-    width, height = sample.image_size_wh
-    shares = box_area(np.stack([instance.box_xyxy for instance in sample.instances])) / (width * height)
-    for index, share in enumerate(shares):
-        counts.add_size(float(share), index in found)
-
-
-def _count_objects(counts: ImageCounts, text: str, item: EvalItem) -> None:
-    """Enter the categories that the text names against those present; what nobody labelled is left out."""
-    present = frozenset(instance.category for instance in item.sample.instances)
-    exhaustive = item.sample.exhaustive
-    named: set[str] = set()
-    for mention in item.words.find(text):
-        here = [name for name in mention.categories if name in present]
-        judgeable = [name for name in mention.categories if exhaustive is None or name in exhaustive]
-        named.update(here or judgeable[:1])
-    right = len(named & present)
-    counts.add(OBJECTS_PRECISION, right, len(named))  # 1 - precision is CHAIR (arXiv:1809.02156)
-    counts.add(OBJECTS_RECALL, right, len(present))
-
-
-def _refer(evaluator: _Evaluator, item: EvalItem) -> None:
-    """Referring phrases, each with one instance: the best region against its box and mask."""
-    referring = item.referring
-    found = evaluator.ground([phrase for phrase, _ in referring])
-    for phrase, (_, index) in zip(found, referring, strict=True):
-        best = phrase.regions[0] if phrase is not None and phrase.regions else None
-        instance = item.sample.instances[index]
-        (hit,) = box_hits_at_50([None if best is None else best.box_xyxy], [instance.box_xyxy])
-        evaluator.counts.add(REFERRING_BOX, hit, 1)
-        if instance.has_mask:
-            both, either = mask_overlap(None if best is None else best.mask, item.sample.masks[index])
-            evaluator.counts.add(REFERRING_MASK, overlap_iou(both, either), 1)
-            evaluator.counts.add(REFERRING_CIOU, both, either, 1)
-
-
-def _short_answers(evaluator: _Evaluator, item: EvalItem) -> None:
-    """Short questions; those in words alone are asked once more without regions."""
-    pointed = [turn for turn in item.turns if turn.prompts]
-    in_words = [turn for turn in item.turns if not turn.prompts]
-    for turn in pointed:
-        _score(evaluator, turn, evaluator.ask(turn.question, turn.prompts), item.words)
-    texts = [turn.question for turn in in_words]
-    grounded, plain = evaluator.ask_all(texts), evaluator.ask_all(texts, grounded=False)
-    for turn, answer, again in zip(in_words, grounded, plain, strict=True):
-        evaluator.counts.add(IN_WORDS, _score(evaluator, turn, answer, item.words), 1)
-        evaluator.counts.add(IN_WORDS + PLAIN, _right(turn, _said(again), item.words)[1] is True, 1)
-
-
-def _score(evaluator: _Evaluator, turn: Turn, answer: GroundedAnswer | None, words: Lexicon) -> bool:
-    """Enter an answer under its kind; whether it is right."""
-    counts, said = evaluator.counts, _said(answer)
-    name, right = _right(turn, said, words)
-    counts.unparsable += answer is not None and right is None
-    truth = _opening(strip_markup(turn.answer))
-    if truth is None:
-        counts.add(f"{SHORT}{name}", bool(right), 1)
-    else:
-        counts.add(f"{YES_NO}{name}", *yes_no_row(parse_yes_no(said), truth))
-    return right is True
-
-
-def _said(answer: GroundedAnswer | None) -> str:
-    return "" if answer is None else answer.text
-
-
-def _right(turn: Turn, said: str, words: Lexicon) -> tuple[str, bool | None]:
-    """What is scored and whether the answer is right; None when it cannot be read."""
-    truth = strip_markup(turn.answer)
-    expected = _opening(truth)
-    if expected is None:
-        return _mark(turn.kind, said, truth, words)
-    opening = parse_yes_no(said)
-    return "yes/no", None if opening is None else opening is expected
-
-
-def _mark(kind: str, said: str, truth: str, words: Lexicon) -> tuple[str, bool | None]:
-    """What is scored and whether the answer is right; None when it cannot be read."""
-    if kind == "count":
-        number = first_number(said)
-        return "count", None if number is None else number == first_number(truth)
-    if kind == "colour":
-        colours = words_among(said, _COLOURS)
-        return "colour", None if not colours else colours == words_among(truth, _COLOURS)
-    if kind == "region":
-        named = {mention.categories[0] for mention in words.find(said)}
-        return "region naming", None if not named else named == {m.categories[0] for m in words.find(truth)}
-    return f"{kind} exact", exact_match(said, truth)
-
-
-def _opening(truth: str) -> bool | None:
-    """The truth of an answer that opens with yes or no; None for others."""
-    return {"yes": True, "no": False}.get(truth.split(",")[0].strip(". ").lower())
-
-
-def _polls(evaluator: _Evaluator, item: EvalItem) -> None:
-    answers = evaluator.ask_all([question for question, _ in item.polls])
-    for answer, (_, truth) in zip(answers, item.polls, strict=True):
-        opening = parse_yes_no(_said(answer))
-        evaluator.counts.add(f"{YES_NO}POPE", *yes_no_row(opening, truth))
-        evaluator.counts.unparsable += answer is not None and opening is None
-
-
-def _scene_item(sample: Sample) -> EvalItem:
-    described = [strip_markup(turn.answer) for turn in sample.turns if turn.kind == "describe"]
-    categories = {instance.category for instance in sample.instances}
-    return EvalItem(
-        sample, _scene_words(frozenset(categories - KINDS.keys())), _questions(sample), tuple(described[:1])
-    )
-
-
-@lru_cache(maxsize=64)
-def _scene_words(more: frozenset[str]) -> Lexicon:
-    """Kinds of the drawn world with their wider words, and names of cut-outs."""
-    return Lexicon((*KINDS, *sorted(more)), {kind.name: kind.group for kind in KINDS.values() if kind.group})
-
-
-def _photo_item(record: Record, seed: int) -> EvalItem:
-    sample = photo_sample(record, np.random.default_rng([seed, record.seed]))
-    words = lexicon_with(instance.category for instance in sample.instances)
-    polls = tuple((question, truth == "yes") for question, truth in record.questions)
-    return EvalItem(sample, words, _questions(sample), record.captions, polls, record.source)
-
-
-def _questions(sample: Sample) -> tuple[Turn, ...]:
-    """The first question of each kind, for yes/no questions the first of either answer.
-
-    Of regions only what they are is asked: one prompt, answered by a name.
-    """
-    chosen: dict[tuple[str, bool | None], Turn] = {}
-    for turn in sample.turns:
-        truth = strip_markup(turn.answer)
-        named = turn.kind == "region" and len(turn.prompts) == 1 and truth.startswith(("It is ", "They are "))
-        if turn.grounded and (named or turn.kind in ("count", "colour", "where", "absent", "relation")):
-            chosen.setdefault((turn.kind, _opening(truth)), turn)
-    return tuple(chosen.values())
-
-
-def _baselines(training: Sequence[Sample]) -> dict[str, Chat]:
-    if not training:
-        return {}
-    found = CentreBoxBaseline(training), MostFrequentAnswerBaseline(training)
-    return {baseline.name: baseline for baseline in found}

@@ -19,6 +19,7 @@ from llava_grounding.benchmark.building import (
     rows_without_crowds,
     sized,
 )
+from llava_grounding.benchmark.metrics import overlap_iou
 from llava_grounding.benchmark.predictions import PredictedPhrase, Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, LabelledPhrase, Rle, SampleSet
 from llava_grounding.benchmark.scores import SampleScore, State, Statistic, share
@@ -108,7 +109,7 @@ def _mask_rows(phrases: tuple[PredictedPhrase, ...], truth: LabelledInstance) ->
 def mask_rows(predicted: Sequence[Rle], truths: Sequence[Rle]) -> dict[str, tuple[float, ...]]:
     """Rows of joined masks: IoU, hits at each level, shared and joined pixels. Two empty ones agree."""
     shared, joined = joined_pixels(predicted, truths)
-    overlap = shared / joined if joined else 1.0
+    overlap = overlap_iou(shared, joined)
     right = {f"mask@{level:g}": (float(hits(overlap, level, strict=True)), 1.0) for level in BOX_LEVELS}
     return {"mask IoU": (overlap, 1.0), "mask pixels": (float(shared), float(joined)), **right}
 

@@ -1,15 +1,16 @@
-"""What is shown of a scored run: counts, numbers with intervals, calibration, cases, the paper's numbers beside them.
+"""What is shown of scores: counts, numbers with intervals, calibration, cases, the paper's numbers beside them.
 
-One `Results` is made from scores alone, and written as JSON, Markdown and a page of HTML; nothing in it depends on
-when, where or in how many pieces a run was done. Knows no model.
+One `Results` is made from scores alone, of one system or several, and written as JSON, Markdown, a table for terminals
+and a page of HTML; nothing in it depends on when, where or in how many pieces a run was done. Knows no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from llava_grounding.benchmark.calibration import Calibration, calibration
 from llava_grounding.benchmark.files import as_json, read_json_object, read_lines, write_aside
@@ -27,9 +28,13 @@ from llava_grounding.benchmark.scores import (
 from llava_grounding.benchmark.tasks import Scored, Task, find_task
 from llava_grounding.errors import DataError, UsageError, shown
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 SCORED, SCORES, JUDGEMENTS = "scored.json", "scores.jsonl", "judgements.jsonl"
 RESULTS_VERSION = 1
 _MOST_CASES = 8
+_WIDE = 120  # columns of a terminal that intervals of several systems fit into
 _ABOUT: Mapping[str, type] = {
     **dict.fromkeys(("task", "title", "rules", "rules_version"), str),
     **dict.fromkeys(("set", "system", "judge", "versions", "problems"), dict),
@@ -40,28 +45,27 @@ _ABOUT: Mapping[str, type] = {
 
 
 @dataclass(frozen=True)
-class Results:
-    """Everything that is shown.
+class SystemResult:
+    """What one system scored.
 
     Args:
-        about: task, rules, set, system, judge, versions, seed.
-        counts: samples by state, and what was asked of a judge.
-        problems: lines of predictions that could not be used, by reason.
+        system: its name.
+        asked, answered, unparsable: questions put, answers that came, answers that no metric could read.
         metrics: in the order of printing.
-        calibration: of scores of regions.
+        calibration: of scores of regions; None where none has one.
+        counts: samples by state, images, and what was asked of a judge.
         worst, best: cases by quality.
-        published: the paper's rows.
     """
 
-    about: Mapping[str, Any]
-    counts: Mapping[str, int]
-    problems: Mapping[str, int]
+    system: str
+    asked: int
+    answered: int
+    unparsable: int
     metrics: tuple[Metric, ...]
-    calibration: Calibration
+    calibration: Calibration | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
     worst: tuple[SampleScore, ...] = ()
     best: tuple[SampleScore, ...] = ()
-    published: tuple[Published, ...] = ()
-    named_problems: tuple[str, ...] = field(default=())
 
     def __getitem__(self, name: str) -> Metric:
         for metric in self.metrics:
@@ -69,33 +73,88 @@ class Results:
                 return metric
         raise KeyError(name)
 
+    @property
+    def questions(self) -> dict[str, int]:
+        """How many were put, answered, and of those not to be read."""
+        return {"asked": self.asked, "answered": self.answered, "unparsable": self.unparsable}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
-            "results_version": RESULTS_VERSION,
-            **dict(self.about),
-            "counts": dict(self.counts),
-            "problems": dict(self.problems),
-            "named_problems": list(self.named_problems),
+            "system": self.system,
+            **self.questions,
             "metrics": [asdict(one) for one in self.metrics],
-            "calibration": asdict(self.calibration),
+            "calibration": None if self.calibration is None else asdict(self.calibration),
+            "counts": dict(self.counts),
             "worst": [one.to_dict() for one in self.worst],
             "best": [one.to_dict() for one in self.best],
-            "published": [{**asdict(one), "values": dict(one.values)} for one in self.published],
         }
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that is shown, of one system or of several that answered the same set.
+
+    Args:
+        about: task, rules, set, the first system, judge, versions, notes, seed.
+        results: one per system; what is not in a table is shown of the first.
+        problems: lines of predictions that could not be used, by reason.
+        published: the paper's rows.
+    """
+
+    about: Mapping[str, Any]
+    results: tuple[SystemResult, ...]
+    problems: Mapping[str, int] = field(default_factory=dict)
+    published: tuple[Published, ...] = ()
+    named_problems: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Metric:
+        return self.results[0][name]
+
+    @property
+    def calibration(self) -> Calibration:
+        """Of the first system."""
+        return self.results[0].calibration or calibration(())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: everything of each system under `results`, and that of the first at the top as well."""
+        results, system = [one.to_dict() for one in self.results], self.about["system"]
+        first = results[0]
+        return {
+            "results_version": RESULTS_VERSION,
+            "report_version": RESULTS_VERSION,
+            **dict(self.about),
+            "data": self.about["set"]["name"],
+            "num_images": first["counts"]["images"],
+            "model": system.get("model") or system.get("name"),
+            "model_hash": system.get("model_hash", ""),
+            "version": self.about["versions"].get("llava-grounding", ""),
+            "counts": first["counts"],
+            "problems": dict(self.problems),
+            "named_problems": list(self.named_problems),
+            "metrics": first["metrics"],
+            "calibration": asdict(self.calibration),
+            "worst": first["worst"],
+            "best": first["best"],
+            "published": [{**asdict(one), "values": dict(one.values)} for one in self.published],
+            "results": results,
+        }
+
+    def to_json(self) -> str:
+        return as_json(self.to_dict(), indent=2)
 
     def to_markdown(self) -> str:
         """The same for people; cases are only named."""
-        about = self.about
+        about, first = self.about, self.results[0]
         lines = [f"# {markdown_text(about['title'])}", ""]
-        lines += [*(f"- {key}: {markdown_text(value)}" for key, value in _facts(about)), ""]
-        lines += ["| counts | |", "|---|---|", *(f"| {key} | {value} |" for key, value in self.counts.items()), ""]
+        lines += [*(f"- {key}: {markdown_text(value)}" for key, value in self.facts()), ""]
         if self.problems:
             lines += ["| lines that could not be used | |", "|---|---|"]
             lines += [f"| {markdown_text(key)} | {value} |" for key, value in self.problems.items()]
             lines += ["", *(f"- {markdown_text(one)}" for one in self.named_problems), ""]
-        lines += ["| metric | value | 95 % interval | n |", "|---|---|---|---|"]
-        lines += ["| " + " | ".join(map(markdown_text, row)) + " |" for row in self.rows()]
+        head = self.head()
+        lines += [_markdown_row(map(markdown_text, head)), _markdown_row(["---"] * len(head))]
+        lines += [_markdown_row((markdown_text(name), *numbers)) for name, *numbers in self.rows()]
         lines += ["", about["rules"], ""]
         if self.calibration.regions:
             lines += [f"## Calibration ({self.calibration.regions} regions with a score)", ""]
@@ -103,43 +162,119 @@ class Results:
         if self.published:
             lines += ["## The paper's numbers, in percent", "", "| table | system | |", "|---|---|---|"]
             lines += [f"| {one.table} | {one.system} | {_values(one)} |" for one in self.published] + [""]
-        for title, cases in (("Worst", self.worst), ("Best", self.best)):
+        for title, cases in (("Worst", first.worst), ("Best", first.best)):
             if cases:
                 lines += [f"## {title} cases", "", "| sample | quality |", "|---|---|"]
                 lines += [f"| {markdown_text(one.id)} | {one.quality:.3f} |" for one in cases] + [""]
         return "\n".join(lines)
 
+    def to_table(self, columns: int = 200) -> Table:
+        """The table for a terminal; brackets in names are no markup.
+
+        Args:
+            columns: of the terminal; a narrow one gets no intervals where there are several systems.
+        """
+        from rich.table import Table
+        from rich.text import Text
+
+        notes = "\n".join((self.about["rules"], *self.about["notes"]))
+        table = Table(title=Text(self.about["title"], style="table.title"), caption=Text(notes, style="table.caption"))
+        for position, name in enumerate(self.head()):
+            table.add_column(Text(name), justify="left" if position == 0 else "right")
+        narrow = columns < _WIDE and len(self.results) > 1
+        for row in self.rows():
+            table.add_row(*(Text(cell.partition(" [")[0] if narrow else cell) for cell in row))
+        return table
+
+    def head(self) -> list[str]:
+        """Columns of the table."""
+        return ["metric", *(one.system for one in self.results), "n"]
+
     def rows(self) -> list[list[str]]:
-        """Cells of the table of metrics: name with direction, value, interval, count."""
-        found = []
-        for one in self.metrics:
-            arrow = "↑" if one.higher_is_better else "↓"
-            interval = "" if one.interval is None else f"{one.interval.low:.3f} to {one.interval.high:.3f}"
-            value = "–" if one.value is None else f"{one.value:.3f}{f' {one.unit}' if one.unit else ''}"
-            found.append([f"{one.name} {arrow}", value, interval, str(one.count)])
+        """Cells of the table: names with direction, a value per system, the first one's count; then other counts."""
+        found: list[list[str]] = []
+        for name in dict.fromkeys(metric.name for one in self.results for metric in one.metrics):
+            metrics = [next((m for m in one.metrics if m.name == name), None) for one in self.results]
+            first = next(metric for metric in metrics if metric is not None)
+            arrow = "↑" if first.higher_is_better else "↓"
+            cells = ["" if metric is None else str(metric) for metric in metrics]
+            found.append([f"{name} {arrow}", *cells, str(first.count)])
+        counts, questions = [{**one.counts, **one.questions} for one in self.results], self.results[0].questions
+        for name in dict.fromkeys((*questions, *self.results[0].counts)):
+            if name in questions or any(one.get(name) for one in counts):
+                found.append([name, *(str(one.get(name, 0)) for one in counts), ""])
         return found
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What a reader must know to repeat it, in words."""
+        about = self.about
+        data, system, judge = about["set"], about["system"], about["judge"]
+        source = ", ".join(f"{key} {value}" for key, value in system.items() if value not in ("", None))
+        split = data["split"] or "not named"
+        facts = [
+            ("task", f"{about['task']}, rules version {about['rules_version']}"),
+            ("set", f"{data['name']}, {data['count']} samples, split {split}, SHA-256 {data['sha256']}"),
+            ("system", source),
+            ("judge", ", ".join(f"{key} {value}" for key, value in judge.items() if key != "parameters")),
+            ("versions", ", ".join(f"{key} {value}" for key, value in about["versions"].items())),
+            ("seed", str(about["seed"])),
+        ]
+        return facts + [("note", note) for note in about["notes"]]
+
+
+def system_result(
+    name: str,
+    task: Task,
+    scores: Sequence[SampleScore],
+    seed: int = 0,
+    extra_metrics: Sequence[Metric] = (),
+    more_counts: Mapping[str, int] = MappingProxyType({}),
+) -> SystemResult:
+    """The numbers of one system's scores; those of which no sample has a row are left out.
+
+    Args:
+        seed: of the bootstrap.
+        extra_metrics: those that are no sums over samples.
+        more_counts: beside the samples by state.
+    """
+    states = state_counts(scores)
+    ranked = sorted((one for one in scores if one.quality is not None), key=lambda one: (one.quality or 0.0, one.id))
+    most = min(_MOST_CASES, len(ranked) // 2)
+    measured = calibration(pair for score in scores for pair in score.regions)
+    return SystemResult(
+        name,
+        asked=sum(one.questions for one in scores),
+        answered=sum(one.questions for one in scores if one.state not in ("failed", "missing")),
+        unparsable=states["unparsable"],
+        metrics=(
+            *metrics_of(scores, task.statistics({row for one in scores for row in one.rows}), seed),
+            *extra_metrics,
+        ),
+        calibration=measured if measured.regions else None,
+        counts={**states, "images": len({score.image for score in scores}), **more_counts},
+        worst=tuple(ranked[:most]),
+        best=tuple(reversed(ranked[-most:])) if most else (),
+    )
+
+
+def _markdown_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _values(one: Published) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in one.values.items())
 
 
-def _facts(about: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a reader must know to repeat it, in words."""
-    data, system, judge = about["set"], about["system"], about["judge"]
-    source = ", ".join(f"{key} {value}" for key, value in system.items() if value not in ("", None))
-    facts = [
-        ("task", f"{about['task']}, rules version {about['rules_version']}"),
-        (
-            "set",
-            f"{data['name']}, {data['count']} samples, split {data['split'] or 'not named'}, SHA-256 {data['sha256']}",
-        ),
-        ("system", source),
-        ("judge", ", ".join(f"{key} {value}" for key, value in judge.items() if key != "parameters")),
-        ("versions", ", ".join(f"{key} {value}" for key, value in about["versions"].items())),
-        ("seed", str(about["seed"])),
-    ]
-    return facts + [("note", note) for note in about.get("notes", ())]
+def about_scored(task: Task, samples: SampleSet) -> dict[str, Any]:
+    """What a report says of its task and set."""
+    return {
+        "task": task.name,
+        "title": f"{task.title}: {samples.name}",
+        "rules": task.rules,
+        "rules_version": task.rules_version,
+        "set": about_set(samples),
+        "notes": list(samples.notes),
+    }
 
 
 def write_scored(
@@ -158,12 +293,7 @@ def write_scored(
     judged = sum(one is not None for one in scored.verdicts)
     value = {
         "results_version": RESULTS_VERSION,
-        "task": task.name,
-        "title": f"{task.title}: {samples.name}",
-        "rules": task.rules,
-        "rules_version": task.rules_version,
-        "set": about_set(samples),
-        "notes": list(samples.notes),
+        **about_scored(task, samples),
         **dict(about),
         "judge_questions": len(scored.questions),
         "judge_answers": judged,
@@ -223,31 +353,12 @@ def results_of(folder: Path, seed: int = 0) -> Results:
         seed: of the bootstrap.
     """
     about, scores = read_scored(folder)
-    task = find_task(about["task"])
-    rows = {name for score in scores for name in score.rows}
-    metrics = metrics_of(scores, task.statistics(rows), seed)
     extra = [metric_from(one) for one in about.pop("extra_metrics")]
-    counts = {
-        **state_counts(scores),
-        "images": len({score.image for score in scores}),
-        "judge asked": about.pop("judge_questions"),
-        "judge answered": about.pop("judge_answers"),
-    }
+    judged = {"judge asked": about.pop("judge_questions"), "judge answered": about.pop("judge_answers")}
     problems, named = about.pop("problems"), about.pop("named_problems")
     about.pop("results_version")
-    ranked = sorted((one for one in scores if one.quality is not None), key=lambda one: (one.quality or 0.0, one.id))
-    most = min(_MOST_CASES, len(ranked) // 2)
-    return Results(
-        about={**about, "seed": seed},
-        counts=counts,
-        problems=problems,
-        metrics=(*metrics, *extra),
-        calibration=calibration(pair for score in scores for pair in score.regions),
-        worst=tuple(ranked[:most]),
-        best=tuple(reversed(ranked[-most:])) if most else (),
-        published=tuple(published_for(about["task"])),
-        named_problems=tuple(named),
-    )
+    result = system_result(_system_name(about, folder), find_task(about["task"]), scores, seed, extra, judged)
+    return Results({**about, "seed": seed}, (result,), problems, tuple(published_for(about["task"])), tuple(named))
 
 
 @dataclass(frozen=True)

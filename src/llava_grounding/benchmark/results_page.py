@@ -40,13 +40,13 @@ def results_page(results: Results, picture: Picture | None = None) -> str:
         picture: gives photos to draw cases on; without it cases are boxes on a plain ground.
     """
     about = results.about
-    head = (
+    opening = (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(about["title"])}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><style>{_STYLE}</style></head><body>'
     )
-    parts = [head, f"<h1>{_text(about['title'])}</h1>", f"<p>{_text(about['rules'])}</p>"]
-    parts.append(_table(["metric", "value", "95 % interval", "n"], results.rows(), numbers=(1, 3)))
-    parts += ["<h2>Counts</h2>", _table(["", ""], [[key, str(n)] for key, n in results.counts.items()], numbers=(1,))]
+    parts = [opening, f"<h1>{_text(about['title'])}</h1>", f"<p>{_text(about['rules'])}</p>"]
+    head = results.head()
+    parts.append(_table(head, results.rows(), numbers=range(1, len(head))))
     if results.problems:
         parts.append("<h2>Lines that could not be used</h2>")
         parts.append(_table(["reason", "lines"], [[key, str(n)] for key, n in results.problems.items()], numbers=(1,)))
@@ -56,7 +56,7 @@ def results_page(results: Results, picture: Picture | None = None) -> str:
     if results.published:
         rows = [[one.table, one.system, *_pairs(one.values)] for one in results.published]
         parts += ["<h2>The paper's numbers, in percent</h2>", _table(["table", "system", ""], rows)]
-    for title, cases in (("Worst cases", results.worst), ("Best cases", results.best)):
+    for title, cases in (("Worst cases", results.results[0].worst), ("Best cases", results.results[0].best)):
         if cases:
             parts += [f"<h2>{title}</h2>", *(_case(one, picture) for one in cases)]
     facts = [[key, _flat(value)] for key, value in about.items() if key not in ("title", "rules")]

@@ -77,6 +77,7 @@ class BenchmarkSample:
         exhaustive: categories of which every instance is labelled; None = all that are named.
         marks: instances whose numbers, from 1, are drawn into the picture.
         split: of the data set.
+        source: where the picture is from, in a set of several sources.
     """
 
     id: str
@@ -92,6 +93,7 @@ class BenchmarkSample:
     exhaustive: tuple[str, ...] | None = None
     marks: tuple[int, ...] = ()
     split: str = ""
+    source: str = ""
 
     def visual_prompts(self) -> tuple[VisualPrompt, ...]:
         """The prompts as values."""
@@ -111,6 +113,7 @@ class BenchmarkSample:
         data: dict[str, Any] = {"id": self.id, "image": self.image, "image_size": list(self.image_size_wh)}
         rest: dict[str, Any] = {
             "split": self.split,
+            "source": self.source,
             "kind": self.kind,
             "question": self.question,
             "prompts": [dict(one) for one in self.prompts],
@@ -149,6 +152,7 @@ class BenchmarkSample:
                 exhaustive=None if exhaustive is None else tuple(_text(one, "a category") for one in exhaustive),
                 marks=tuple(int(one) for one in data.get("marks", ())),
                 split=_text(data.get("split", ""), "split"),
+                source=_text(data.get("source", ""), "source"),
             )
             sample.visual_prompts()
         except KeyError as error:

@@ -43,6 +43,7 @@ class SampleScore:
         regions: score and rightness of every region with a score, for calibration.
         quality: 0 to 1, by which worst and best cases are found; None where it cannot be said.
         detail: what a reader wants to see of the case.
+        questions: put for it; phrases count one by one, and a question once more where it is asked without regions.
     """
 
     id: str
@@ -53,10 +54,11 @@ class SampleScore:
     regions: tuple[tuple[float, bool], ...] = ()
     quality: float | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
+    questions: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {
+        data = {
             "id": self.id,
             "image": self.image,
             "kind": self.kind,
@@ -66,6 +68,7 @@ class SampleScore:
             "quality": self.quality,
             "detail": dict(self.detail),
         }
+        return data if self.questions == 1 else {**data, "questions": self.questions}
 
     @classmethod
     def from_dict(cls, data: Any) -> SampleScore:
@@ -87,6 +90,7 @@ class SampleScore:
                 tuple((float(score), bool(right)) for score, right in data["regions"]),
                 None if quality is None else float(quality),
                 _detail(data["detail"]),
+                int(data.get("questions", 1)),
             )
             shares = [*(score for score, _ in found.regions), *([] if quality is None else [float(quality)])]
             if not all(-_ROUNDING <= one <= 1 + _ROUNDING for one in shares):  # NaN is not

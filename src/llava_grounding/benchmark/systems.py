@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -25,11 +26,12 @@ from llava_grounding.benchmark.tasks import Ask
 from llava_grounding.data.image_names import coco_spellings
 from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.mark_drawing import draw_marks
+from llava_grounding.data.record import open_labelled
 from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint
 from llava_grounding.endpoints.interrupts import run_interruptible
 from llava_grounding.errors import DataError, ImageError, LlavaGroundingError, shown
-from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
 from llava_grounding.masks import check_rle, decode_rle
+from llava_grounding.scenes.records import SCENE_PICTURES, ScenePictures
 from llava_grounding.structures import GroundedAnswer
 
 Asked = tuple[BenchmarkSample, Ask]
@@ -45,7 +47,7 @@ class SystemSpec:
         model: a folder, hub id or None for the embedded model; of an endpoint the name it goes by.
         model_hash: SHA-256 of the weights, where they are at hand.
         base_url: of an endpoint.
-        images: where the pictures are.
+        images: where the pictures are; `SCENE_PICTURES` are drawn.
         device: for the model; None chooses.
         max_new_tokens: where answers are cut.
         num_queries: object queries that the grounder picks; None: as many as the model was made for.
@@ -107,22 +109,23 @@ class ChatSystem:
     def _ask(
         self, block: Sequence[Asked], pictures: Mapping[int, np.ndarray], numbers: Sequence[int]
     ) -> dict[int, Prediction]:
-        requests: list[Request] = []
-        for number in numbers:
+        def request(number: int, grounded: bool) -> Request:
             ask = block[number][1]
-            requests.append((pictures[number], ask.question, ask.prompts, ask.grounded))
+            return pictures[number], ask.question, ask.prompts, grounded
+
+        begin = time.perf_counter()
+        answers = self._answers([request(number, block[number][1].grounded) for number in numbers])
+        seconds = (time.perf_counter() - begin) / max(len(numbers), 1)
         plain = [number for number in numbers if block[number][1].also_plain]
-        requests += [(pictures[number], block[number][1].question, block[number][1].prompts, False) for number in plain]
-        answers = self._answers(requests)
-        texts = dict(zip(plain, answers[len(numbers) :], strict=True))
+        texts = dict(zip(plain, self._answers([request(number, False) for number in plain]), strict=True))
         found = {}
-        for number, answer in zip(numbers, answers, strict=False):
+        for number, answer in zip(numbers, answers, strict=True):
             sample, again = block[number][0], texts.get(number)
             if isinstance(answer, LlavaGroundingError):
                 found[number] = _failed(sample, answer)
             else:
                 words = again.text if isinstance(again, GroundedAnswer) else None
-                found[number] = prediction_of(sample.id, answer, words)
+                found[number] = replace(prediction_of(sample.id, answer, words), seconds=seconds)
         return found
 
     def _answers(self, requests: Sequence[Request]) -> list[GroundedAnswer | LlavaGroundingError]:
@@ -231,10 +234,9 @@ class EndpointSystem:
 
 def _region(value: Mapping[str, Any], size_hw: tuple[int, int]) -> PredictedRegion:
     """A region as our server writes it."""
-    x0, y0, x1, y1 = (round(side, 2) for side in as_box(value["box"]))
     mask = value.get("mask")
     code = None if mask is None else check_rle(mask, size_hw)
-    return PredictedRegion((x0, y0, x1, y1), round(float(value["score"]), 4), code)
+    return PredictedRegion(as_box(value["box"]), float(value["score"]), code)
 
 
 def read_picture(images: ImageStore, sample: BenchmarkSample, ask: Ask) -> np.ndarray:
@@ -243,9 +245,7 @@ def read_picture(images: ImageStore, sample: BenchmarkSample, ask: Ask) -> np.nd
     Raises:
         DataError: if the picture is missing or has another size than its labels say.
     """
-    names = (sample.image, *coco_spellings(sample.image))
-    name = next((one for one in names if images.has(one)), sample.image)
-    pixels = np.array(load_image(images.locate(name)(), DATA_LIMITS, DATA_FORMATS, name=shown(sample.image)))
+    pixels = _pixels(images, sample.image, sample.image_size_wh)
     size = (pixels.shape[1], pixels.shape[0])
     if sample.instances and size != sample.image_size_wh:
         raise DataError(f"{shown(sample.image)} must be {sample.image_size_wh} as its labels say, got {size}")
@@ -254,6 +254,14 @@ def read_picture(images: ImageStore, sample: BenchmarkSample, ask: Ask) -> np.nd
     things = [sample.instances[index] for index in ask.marks]
     masks = [None if one.mask is None else decode_rle(one.mask, pixels.shape[:2]) for one in things]
     return draw_marks(pixels, masks, np.array([one.box_xyxy for one in things]), range(1, len(things) + 1))
+
+
+@lru_cache(maxsize=1)
+def _pixels(images: ImageStore, image: str, labelled_wh: tuple[int, int]) -> np.ndarray:
+    """The picture, kept for the next question about it; turned upright unless its labels are of it as it is stored."""
+    name = next((one for one in (image, *coco_spellings(image)) if images.has(one)), image)
+    picture, _ = open_labelled(images.locate(name)(), labelled_wh, name=shown(image))
+    return np.array(picture)
 
 
 def _data_url(pixels: np.ndarray) -> str:
@@ -270,7 +278,7 @@ def _failed(sample: BenchmarkSample, error: Exception) -> Prediction:
 @lru_cache(maxsize=1)
 def load_system(spec: SystemSpec, api_key: str = "none") -> System:
     """The system of a specification, loaded once in a process."""
-    images = open_images(Path(spec.images)) if spec.images else _no_images()
+    images = _open_pictures(spec.images)
     if spec.kind == "endpoint":
         return EndpointSystem(spec, images, lambda: OpenAIEndpoint(spec.base_url, api_key, timeout=300.0))
     from llava_grounding.inference.engine import GroundedChat
@@ -282,5 +290,7 @@ def load_system(spec: SystemSpec, api_key: str = "none") -> System:
     return ChatSystem(chat, images, spec.max_new_tokens)
 
 
-def _no_images() -> ImageStore:
-    raise DataError("asking a system needs the pictures; give their folder with --images")
+def _open_pictures(place: str) -> ImageStore:
+    if not place:
+        raise DataError("asking a system needs the pictures; give their folder with --images")
+    return ScenePictures() if place == SCENE_PICTURES else open_images(Path(place))

@@ -43,6 +43,11 @@ class Ask:
     phrases: tuple[str, ...] = ()
     marks: tuple[int, ...] = ()
 
+    @property
+    def num_questions(self) -> int:
+        """Phrases count one by one, and a question once more where it is asked again."""
+        return 1 + self.also_plain if self.question else len(self.phrases)
+
 
 @dataclass(frozen=True)
 class Scored:
@@ -63,6 +68,7 @@ class Task(ABC):
         table: of the paper, where it has one.
         rules_version: changes whenever the same predictions may get other numbers.
         rules: a sentence or two on how it is counted.
+        pictures: where its pictures are, if it brings them; else `run` is told with `--images`.
     """
 
     name: ClassVar[str]
@@ -71,6 +77,7 @@ class Task(ABC):
     table: ClassVar[str] = ""
     rules_version: ClassVar[str] = "1"
     rules: ClassVar[str]
+    pictures: ClassVar[str] = ""
 
     @abstractmethod
     def build(self, inputs: BuildInputs) -> SampleSet:
@@ -138,6 +145,8 @@ class TaskPlace:
 
 
 TASKS: dict[str, TaskPlace | type[Task]] = {
+    "scenes": TaskPlace("quality:Scenes", "Drawn scenes: descriptions, references, short answers."),
+    "photos": TaskPlace("quality:Photos", "Photos of a pack: the same, and POPE."),
     "grounding-bench": TaskPlace(
         "grounding_bench:GroundingBench", "Grounded descriptions, chat scores, phrases (table 4)."
     ),

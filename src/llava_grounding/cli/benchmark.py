@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from json import loads
 from os import environ
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +13,10 @@ from llava_grounding.cli.common import png_bytes, progress_bar
 from llava_grounding.cli.outputs import check_out, given_path, write_files
 from llava_grounding.cli.report import say
 from llava_grounding.cli.terminal import printable
-from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, quoted
+from llava_grounding.errors import DataError, UsageError, quoted
+
+if TYPE_CHECKING:
+    from llava_grounding.benchmark.results import Results
 
 
 class QualityTask(StrEnum):
@@ -53,9 +55,10 @@ def benchmark(
         str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1 or mps; default cuda where there is one.")
     ] = None,
 ) -> None:
-    """Measure grounding, referring, description and short answers, and print one table."""
-    from rich.console import Console
+    """Measure grounding, referring, description and short answers, and print one table.
 
+    The steps `build`, `run`, `score` and `report` do the same one by one, as for other tasks.
+    """
     from llava_grounding.benchmark.quality import draw_descriptions, evaluate_photos, evaluate_scenes
     from llava_grounding.benchmark.report import hash_weights
     from llava_grounding.checkpoints import choose_device, find_checkpoint
@@ -83,14 +86,21 @@ def benchmark(
     if as_json:
         say(report.to_json())
     else:
-        terminal = Console()
-        terminal.print(report.to_table(terminal.width))
+        show_table(report)
     if report_file is not None:
         text = report.to_markdown() if report_file.suffix.lower() == ".md" else report.to_json()
         write_files(report_file.parent, {report_file.name: text.encode()})
     if pictures is not None:
         drawn = draw_descriptions(chat, pack, limit, seed)
         write_files(pictures, {f"{name}.png": png_bytes(picture) for name, picture in drawn.items()})
+
+
+def show_table(results: Results) -> None:
+    """Print the table, as wide as the terminal allows."""
+    from rich.console import Console
+
+    terminal = Console()
+    terminal.print(results.to_table(terminal.width))
 
 
 def check_report(path: Path, model: Path, data: Path | None) -> None:
@@ -110,11 +120,9 @@ def check_report(path: Path, model: Path, data: Path | None) -> None:
 
 def _is_report(path: Path) -> bool:
     """Whether an earlier report is there."""
-    from llava_grounding.benchmark.report import Report
-    from llava_grounding.data.plain_files import read_file
+    from llava_grounding.benchmark.files import read_json_object
 
     try:
-        Report.from_dict(loads(read_file(path)))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, LlavaGroundingError):
+        return {"report_version", "results"} <= read_json_object(path).keys()
+    except DataError:
         return False
-    return True

@@ -1,6 +1,6 @@
 """`llava-grounding benchmark TASK build | run | score | report`, and `benchmark compare A B`.
 
-One group of steps serves every task of the registry; `scenes` and `photos` are the one command they always were.
+One group of steps serves every task of the registry; `scenes` and `photos` without a step do all of them at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from llava_grounding.benchmark.tasks import TASKS
-from llava_grounding.cli.benchmark import QualityTask, benchmark
+from llava_grounding.cli.benchmark import QualityTask, benchmark, show_table
 from llava_grounding.cli.common import ShowProgress, progress_bar
 from llava_grounding.cli.outputs import check_out, given_path, write_files
 from llava_grounding.cli.report import note, say
@@ -25,7 +25,6 @@ from llava_grounding.errors import UsageError, quoted
 if TYPE_CHECKING:
     from llava_grounding.benchmark.judging import Judge
     from llava_grounding.benchmark.predictions import Imported, Prediction
-    from llava_grounding.benchmark.results import Results
     from llava_grounding.benchmark.samples import SampleSet
     from llava_grounding.benchmark.systems import SystemSpec
 
@@ -35,12 +34,12 @@ _REPORTS = ("report.json", "report.md", "report.html")
 
 
 class _Benchmarks(TyperGroup):
-    """Tasks with steps; what begins otherwise is `scenes` or `photos`, whose options may stand in front."""
+    """Tasks with steps; `scenes` and `photos` without one are done at once, and their options may stand in front."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._own = self.commands
-        self._steps = typer.main.get_command(steps)  # once for all tasks: making commands takes longer than `--help`
+        self._steps = typer.main.get_group(steps)  # once for all tasks: making commands takes longer than `--help`
         self._take_tasks()
 
     def _take_tasks(self) -> None:
@@ -51,20 +50,20 @@ class _Benchmarks(TyperGroup):
             self.commands[name] = group
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the command of the drawn scenes and photos for what is no task with steps."""
+        """Take the command that does all steps at once for `scenes` and `photos` without a step."""
         self._take_tasks()  # those registered since as well
-        first = args[0] if args else "--help"
-        old = [task.value for task in QualityTask]
-        if first not in self.commands and first not in ("-h", "--help"):
-            if not first.startswith("-") and first not in old:
-                names = ", ".join(f"'{name}'" for name in (*old, *TASKS, "compare"))
-                raise UsageError(f"'{first}' is not one of {names} (see `llava-grounding benchmark --help`)")
+        first, second = (*args, "--help", "--help")[:2]
+        stepless = first in list(QualityTask) and second not in self._steps.commands
+        if stepless or (first.startswith("-") and first not in ("-h", "--help")):
             args = [_QUALITY, *args]
+        elif first not in self.commands and not first.startswith("-"):
+            names = ", ".join(f"'{name}'" for name in (*TASKS, "compare"))
+            raise UsageError(f"'{first}' is not one of {names} (see `llava-grounding benchmark --help`)")
         return list(super().parse_args(ctx, args))
 
 
-class _Scenes(TyperCommand):
-    """`scenes` and `photos`, which stand where others have a task: usage lines do not name the command itself."""
+class _AtOnce(TyperCommand):
+    """All steps of `scenes` or `photos` at once: usage lines do not name the command itself."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """As if it were the group, whose arguments it takes."""
@@ -73,12 +72,12 @@ class _Scenes(TyperCommand):
 
 benchmarks = typer.Typer(cls=_Benchmarks, rich_markup_mode=None, no_args_is_help=False)
 steps = typer.Typer(rich_markup_mode=None, no_args_is_help=False, add_completion=False)
-benchmarks.command(_QUALITY, cls=_Scenes, hidden=True)(benchmark)
+benchmarks.command(_QUALITY, cls=_AtOnce, hidden=True)(benchmark)
 
 
 @benchmarks.callback()
 def kinds() -> None:
-    """Measure a model: `benchmark scenes` and `benchmark photos` at once, every other task in steps."""
+    """Measure a model: every task in steps, `scenes` and `photos` also at once."""
 
 
 @steps.callback()
@@ -173,9 +172,11 @@ def run(
 ) -> None:
     """Ask a system; the same command resumes an ended run. Under torchrun the processes share the work."""
     from llava_grounding.benchmark.runs import Run, Shard
+    from llava_grounding.benchmark.tasks import find_task
 
     samples = _read_set(ctx, samples_file)
-    spec = _spec(model, images, device, base_url, max_new_tokens, queries)
+    place = find_task(samples.task).pictures if images is None else str(images.resolve())
+    spec = _spec(model, place, device, base_url, max_new_tokens, queries)
     check_out(out, (), [("set", samples_file)])
     work = Run(out, samples, spec, block)
     with _progress(f"{samples.task} with {spec.model or 'nano'}") as tell:
@@ -284,7 +285,7 @@ def _read_set(ctx: typer.Context, path: Path) -> SampleSet:
 
 def _spec(
     model: str | None,
-    images: Path | None,
+    place: str,
     device: str | None,
     base_url: str | None,
     max_new_tokens: int,
@@ -292,7 +293,6 @@ def _spec(
 ) -> SystemSpec:
     from llava_grounding.benchmark.systems import SystemSpec
 
-    place = "" if images is None else str(images.resolve())
     if not place:
         raise UsageError("asking a system needs the pictures; give their folder with --images")
     if base_url is not None:
@@ -367,20 +367,19 @@ def _judge(
 
 
 def _write_report(folder: Path, seed: int, images: Path | None, as_json: bool = False) -> None:
-    from llava_grounding.benchmark.files import as_json as to_json
     from llava_grounding.benchmark.files import write_aside
     from llava_grounding.benchmark.results import results_of
     from llava_grounding.benchmark.results_page import results_page
 
     results = results_of(folder, seed)
-    text = to_json(results.to_dict(), indent=2)
+    text = results.to_json()
     page = results_page(results, None if images is None else _pictures(images))
     for name, content in zip(_REPORTS, (text, results.to_markdown(), page), strict=True):
         write_aside(folder / name, content.encode())
     if as_json:
         say(text)
     else:
-        _print(results)
+        show_table(results)
         note(f"report.json, report.md and report.html are in {folder}")
 
 
@@ -397,21 +396,6 @@ def _pictures(place: Path) -> Callable[[str], bytes | None]:
             return None
 
     return picture
-
-
-def _print(results: Results) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(str(results.about["title"])))
-    for place, head in enumerate(("metric", "value", "95 % interval", "n")):
-        table.add_column(head, justify="left" if place == 0 else "right")
-    for row in results.rows():
-        table.add_row(*map(Text, row))
-    for key, count in results.counts.items():
-        table.add_row(Text(key), Text(str(count)), "", "")
-    Console().print(table)
 
 
 def _progress(what: str) -> AbstractContextManager[ShowProgress]:

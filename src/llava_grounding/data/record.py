@@ -169,11 +169,7 @@ class Record:
         """
         labelled = self.image_size_wh
         try:
-            data = self.read_bytes()
-            picture, size_wh = load_no_larger(data, max_side, DATA_LIMITS, DATA_FORMATS, name="it")
-            if labelled not in (None, size_wh) and labelled == size_wh[::-1]:
-                picture, as_stored = load_no_larger(data, max_side, DATA_LIMITS, DATA_FORMATS, "it", turned=False)
-                size_wh = labelled if as_stored == labelled else size_wh
+            picture, size_wh = open_labelled(self.read_bytes(), labelled, max_side)
         except ImageError as error:
             raise DataError(f"cannot read image `{self.id}`: {error}") from error
         if labelled not in (None, size_wh):
@@ -201,6 +197,26 @@ class Record:
         if mask.shape != (height, width):
             raise DataError(f"mask {index} of `{self.id}` must be {(height, width)}, got {mask.shape}")
         return mask
+
+
+def open_labelled(
+    data: bytes, labelled_wh: tuple[int, int] | None, max_side: int | None = None, name: str = "it"
+) -> tuple[Image.Image, tuple[int, int]]:
+    """An encoded picture as an RGB image, upright or as it is stored where only that fits its labels; and its size.
+
+    Args:
+        labelled_wh: width and height as the labels say; a picture of another size is given all the same.
+        max_side: a picture whose longer side has more pixels is made smaller.
+        name: in messages.
+
+    Raises:
+        ImageError: if it cannot be read.
+    """
+    picture, size_wh = load_no_larger(data, max_side, DATA_LIMITS, DATA_FORMATS, name)
+    if labelled_wh not in (None, size_wh) and labelled_wh == size_wh[::-1]:
+        picture, as_stored = load_no_larger(data, max_side, DATA_LIMITS, DATA_FORMATS, name, turned=False)
+        size_wh = labelled_wh if as_stored == labelled_wh else size_wh
+    return picture, size_wh
 
 
 @dataclass(frozen=True, eq=False)

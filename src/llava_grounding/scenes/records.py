@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +18,11 @@ import numpy as np
 from PIL import Image
 
 from llava_grounding.data.coco_writer import coco_captions, coco_instances, write_json
+from llava_grounding.data.images import NoBytes
 from llava_grounding.data.readers.notation import written_dialogue
 from llava_grounding.data.record import Annotation, Expression, GroundedText, Record, RecordedTurn
 from llava_grounding.dialogues.drafts import Draft
-from llava_grounding.errors import ConfigError
+from llava_grounding.errors import ConfigError, shown
 from llava_grounding.markup import strip_markup
 from llava_grounding.masks import encode_rle
 from llava_grounding.scenes.kinds import KINDS, confusable
@@ -29,6 +31,10 @@ from llava_grounding.scenes.synthetic import SceneConfig, draft_scene, scene_phr
 HELD_OUT = 10**9
 """Scenes with a seed from here on are never trained on."""
 
+SCENE_PICTURES = "drawn scenes"
+"""The place of `ScenePictures`, where others have a folder."""
+
+_SCENE_NAME = re.compile(r"\d{1,18}\.png", re.ASCII)
 _IDS_PER_SCENE = 1000
 _MOST_ROUNDS = 3  # of a dialogue, a follow-up not counted
 
@@ -45,6 +51,22 @@ class ScenePicture:
         image = draft_scene(self.seed, replace(self.config, questions=())).facts.image
         Image.fromarray(image).save(stream, "PNG", compress_level=1)
         return stream.getvalue()
+
+    def exists(self) -> bool:
+        return True
+
+
+class ScenePictures:
+    """Every scene's picture by its name, `SEED.png`, drawn when it is read."""
+
+    def locate(self, name: str) -> ScenePicture | NoBytes:
+        """As any store of pictures: what is none says so when it is read."""
+        if not self.has(name):
+            return NoBytes(f"no drawn scene is called {shown(name)}, only a number with `.png`")
+        return ScenePicture(int(name.removesuffix(".png")), SceneConfig())
+
+    def has(self, name: str) -> bool:
+        return _SCENE_NAME.fullmatch(name) is not None
 
 
 class DrawnScenes(Sequence[Record]):
