@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from golden.joined import released_settings, write_released
 from llava_grounding.convert.official import convert_official
-from llava_grounding.inference import conversation
-from llava_grounding.inference.batching import KeysAndValues, prefill
+from llava_grounding.inference import answering
+from llava_grounding.inference.batching import KeysAndValues, prefill, prefill_batch
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.structures import Message, VisualPrompt
@@ -58,14 +58,14 @@ def test_a_dialogue_held_turn_by_turn_is_the_one_read_at_once(
         chat = with_quirks(chat)
     starts: list[torch.Tensor] = []
 
-    def noting(*given: Any) -> tuple[torch.Tensor, KeysAndValues]:
-        hidden, read = prefill(*given)
+    def noting(*given: Any) -> list[tuple[torch.Tensor, KeysAndValues]]:
+        [(hidden, read)] = prefill_batch(*given)
         starts.append(hidden)
-        return hidden, read
+        return [(hidden, read)]
 
     talk = chat.conversation(image)
     with monkeypatch.context() as patch:
-        patch.setattr(conversation, "prefill", noting)
+        patch.setattr(answering, "prefill_batch", noting)
         first = talk.ask("What is in the image?")
         second = talk.ask(QUESTION, [VisualPrompt.box(20, 10, 90, 60)])
     assert first.phrases

@@ -65,11 +65,14 @@ def prefill(
 
 @torch.inference_mode()
 def prefill_batch(
-    model: LlavaGroundingForConditionalGeneration, embeds: Sequence[Tensor]
+    model: LlavaGroundingForConditionalGeneration,
+    embeds: Sequence[Tensor],
+    before: Sequence[KeysAndValues | None] | None = None,
 ) -> list[tuple[Tensor, KeysAndValues]]:
-    """Read several texts `[1, T, D]` in one pass; each as `prefill` gives it."""
-    if len(embeds) == 1:
-        return [prefill(model, embeds[0])]
+    """Read several texts `[1, T, D]`, in one pass if none is behind another; each as `prefill` gives it."""
+    before = [None] * len(embeds) if before is None else before
+    if len(embeds) == 1 or any(read is not None for read in before):
+        return [prefill(model, text, read) for text, read in zip(embeds, before, strict=True)]
     cache = _cache()
     hidden, _ = forward_padded(model, embeds, cache)
     return [(hidden[row, -1], _row_of(cache, row, slice(-text.shape[1], None))) for row, text in enumerate(embeds)]

@@ -20,9 +20,9 @@ from llava_grounding.checkpoints import load_checkpoint
 from llava_grounding.errors import LlavaGroundingError, UsageError, shown
 from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
-from llava_grounding.inference.answering import RunningAnswer
-from llava_grounding.inference.batching import RunningBatch, forward_padded, prefill_batch
-from llava_grounding.inference.conversation import Conversation, check_threshold, fit_decoding, question_message
+from llava_grounding.inference.answering import AnswerRequest, prefill_answers
+from llava_grounding.inference.batching import RunningBatch, forward_padded
+from llava_grounding.inference.conversation import Conversation, check_threshold, question_message
 from llava_grounding.inference.decoding import Decoding, GenerationOptions, StopSignal, read_options
 from llava_grounding.inference.runtime import PHRASES_PER_PASS, Runtime, SeenImage
 from llava_grounding.markup import PhraseSpan
@@ -329,34 +329,23 @@ class GroundedChat:
         stop: StopSignal | None,
         score_threshold: float | None,
     ) -> list[GroundedAnswer]:
-        runtime = self._runtime
+        requests = []
         images = self._look_at_each(questions, first)
-        texts, decodings = [], []
         for number, (question, image) in enumerate(zip(questions, images, strict=True), start=first):
             with _naming("question", number):
                 message = question_message(question.question, question.prompts)
-                text = self.processor.encode_question(
-                    message, question.grounded, True, image.letterbox, runtime.max_positions
+                requests.append(
+                    AnswerRequest.encode(
+                        self._runtime,
+                        image,
+                        message,
+                        question.grounded,
+                        decoding,
+                        score_threshold=score_threshold,
+                    )
                 )
-                decodings.append(fit_decoding(decoding, len(text.input_ids), runtime.max_positions))
-            texts.append(text)
-        embeds = [runtime.embed(text, image) for text, image in zip(texts, images, strict=True)]
         batch = RunningBatch(self.model, keep=False)
-        running = []
-        for read, decoding, question, image, text in zip(
-            prefill_batch(self.model, embeds), decodings, questions, images, texts, strict=True
-        ):
-            writing = batch.join(decoding, *read)
-            running.append(
-                RunningAnswer(
-                    runtime,
-                    image,
-                    writing,
-                    len(text.input_ids),
-                    question.grounded,
-                    score_threshold=score_threshold,
-                )
-            )
+        running = [prefilled.join(batch) for prefilled in prefill_answers(self._runtime, requests)]
         for _ in batch.write(stop):
             for one in running:
                 one.take()
