@@ -170,14 +170,14 @@ class PhraseClosed:
 class RunningAnswer:
     """An answer on its way."""
 
-    def __init__(self, runtime: Runtime, request: AnswerRequest, writing: GenerationState) -> None:
+    def __init__(self, runtime: Runtime, request: AnswerRequest, generation: GenerationState) -> None:
         self._runtime, self._score_threshold = runtime, request.score_threshold
         self._stream = request.stream and request.grounded
         self._grounded: list[PhraseSelection] | None = None
         self._taken = 0  # tokens
         self._finished = False
         self.image, self.grounded, self.prompt_tokens = request.image, request.grounded, request.length
-        self.writing = writing
+        self.generation = generation
         self.transcript = Transcript(runtime.processor)
 
     def take(self) -> list[TextDelta | PhraseClosed]:
@@ -186,23 +186,23 @@ class RunningAnswer:
         Raises:
             LlavaGroundingError: if the model could not go on.
         """
-        writing, events = self.writing, list[TextDelta | PhraseClosed]()
-        if writing.error is not None:
-            raise writing.error
+        generation, events = self.generation, list[TextDelta | PhraseClosed]()
+        if generation.error is not None:
+            raise generation.error
         if self._finished:
             return events
-        states, writing.states = writing.states, []
+        states, generation.states = generation.states, []
         for state in states:
             self.transcript.take_state(state)
         # Before the token: a model may know a state only when its `<seg>` has been read.
         events += self._closed()
-        if writing.written > self._taken:
-            assert writing.token is not None
-            self._taken = writing.written
-            text = self.transcript.take_token(writing.token)
+        if generation.num_generated > self._taken:
+            assert generation.token is not None
+            self._taken = generation.num_generated
+            text = self.transcript.take_token(generation.token)
             events += [TextDelta(text)] if text else []
             events += self._closed()
-        if writing.done:
+        if generation.done:
             self._finished = True
             text = self.transcript.finish()
             events += [TextDelta(text)] if text else []
@@ -250,7 +250,7 @@ class RunningAnswer:
 
     def read_text(self) -> ReadText:
         """The dialogue with this answer, once it is done; one that was cut short gets the end token it lacks."""
-        transcript, kept = self.transcript, self.writing.kept
+        transcript, kept = self.transcript, self.generation.kept
         assert kept is not None
         ids = transcript.ids if transcript.ended else [*transcript.ids, self._runtime.processor.tokens.ids.eos]
         return ReadText(kept, tuple(ids[kept.length - self.prompt_tokens :]))

@@ -148,7 +148,7 @@ class Conversation:
         batch = RunningBatch(runtime.model)
         [prefilled] = prefill_answers(runtime, [request])
         running = prefilled.join(batch)
-        for _ in batch.write(stop):
+        for _ in batch.generate(stop):
             for event in running.take():
                 if isinstance(event, TextDelta):
                     yield event

@@ -346,7 +346,7 @@ class GroundedChat:
                 )
         batch = RunningBatch(self.model, keep=False)
         running = [prefilled.join(batch) for prefilled in prefill_answers(self._runtime, requests)]
-        for _ in batch.write(stop):
+        for _ in batch.generate(stop):
             for one in running:
                 one.take()
         return [one.answer(self.name) for one in running]

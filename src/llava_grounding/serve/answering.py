@@ -1,4 +1,4 @@
-"""How an answer is begun, written on by a token, and ended; what was computed for one request serves the next.
+"""How an answer is begun, generated token by token, and ended; what was computed for one request serves the next.
 
 Runs in the scheduler's thread only. The rules of a dialogue are those of `inference.conversation`, for many at once.
 """
@@ -58,7 +58,7 @@ class Answering:
 
 
 class Answers:
-    """Begins, writes and ends answers."""
+    """Begins, generates and ends answers."""
 
     def __init__(self, chat: GroundedChat, settings: ServeSettings, metrics: Metrics) -> None:
         self._chat = chat
@@ -175,8 +175,8 @@ class Answers:
         same = all(not turn.grounded or turn.raw == raw for turn, raw in zip(task.turns, known.raws, strict=True))
         return known if same else None
 
-    def write(self, answerings: Sequence[Answering]) -> None:
-        """Write one token of every answer, and tell what came of it."""
+    def generate_token(self, answerings: Sequence[Answering]) -> None:
+        """Generate one token of every answer, and tell what came of it."""
         self._metrics.tokens.inc(len(answerings))
         for step in (self._batch.sample_tokens, self._batch.decode_tokens):
             step()
@@ -196,21 +196,21 @@ class Answers:
     def give_up(self, answering: Answering) -> None:
         """End an answer that nobody gets."""
         answering.done = True
-        if not answering.running.writing.done:
-            self._batch.leave(answering.running.writing)
+        if not answering.running.generation.done:
+            self._batch.leave(answering.running.generation)
 
     def _events(self, answering: Answering) -> list[Event]:
-        writing, stops, events = answering.running.writing, answering.stops, list[Event]()
+        generation, stops, events = answering.running.generation, answering.stops, list[Event]()
         for event in answering.running.take():
             if isinstance(event, PhraseClosed):
                 answering.held.append(event)
                 events += self._release(answering)
             else:
                 events += self._said(answering, stops.feed(event.text))
-        if stops.found and not writing.done:
-            self._batch.leave(writing)
+        if stops.found and not generation.done:
+            self._batch.leave(generation)
             answering.running.take()  # nothing of it is given out
-        if writing.done:
+        if generation.done:
             events += self._said(answering, stops.finish())
             events.append(self._end(answering))
             answering.done = True
@@ -246,7 +246,7 @@ class Answers:
 
     def _keep_dialogue(self, answering: Answering) -> None:
         running, task = answering.running, answering.task
-        kept, transcript = running.writing.kept, running.transcript
+        kept, transcript = running.generation.kept, running.transcript
         if kept is None or not self._keep:
             return
         pairs = [(turn.question.key, turn.answer) for turn in task.turns]

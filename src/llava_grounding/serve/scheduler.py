@@ -123,14 +123,14 @@ class Scheduler:
                 self._refuse_running(error)
 
     def _turn(self) -> None:
-        """Let go whom nobody waits for, let others join, write one token of every answer."""
+        """Let go whom nobody waits for, let others join, generate one token of every answer."""
         self._drop()
         joining = self._next()
         seen = self._answers.look(joining)
         for job in joining:
             self._begin(job, seen)
         if self._running:
-            self._answers.write(self._running)
+            self._answers.generate_token(self._running)
             self._running = [answering for answering in self._running if not answering.done]
         self._note_load()
 
