@@ -349,7 +349,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         assert input_ids is not None
         if prompt_embeds is not None:
             return self._embed_after(prompt_embeds, input_ids, read), image["image_features"], None
-        features = self._look(image, with_prompts=prompts is not None)
+        features = self._features_of(image, with_prompts=prompts is not None)
         embeds, found = self.embed_prompt(input_ids, features, prompts, behind=read > 0)
         return embeds, features, found
 
