@@ -384,15 +384,17 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
     def _language_loss(
         self, hidden: Float[Tensor, "B T D"], labels: Int[Tensor, "B T"], num_items: int | Tensor | None = None
     ) -> Tensor:
-        """Cross-entropy of the next token, mean over the learnt positions; 0 if there is none.
+        """Cross-entropy of the next token, mean over the target positions; 0 if there is none.
 
         Args:
-            num_items: what the sum is divided by instead, the learnt positions of all parts of an accumulated step.
+            num_items: what the sum is divided by instead, the target positions of all parts of an accumulated step.
         """
-        learnt = labels[:, 1:] != IGNORE_INDEX  # most positions are image, question or padding and need no vocabulary
-        logits = self.logits(hidden[:, :-1][learnt]).float()
-        losses = nn.functional.cross_entropy(logits, labels[:, 1:][learnt], reduction="sum")
-        return losses / (learnt.sum().clamp(min=1) if num_items is None else num_items)
+        is_target = (
+            labels[:, 1:] != IGNORE_INDEX
+        )  # most positions are image, question or padding and need no vocabulary
+        logits = self.logits(hidden[:, :-1][is_target]).float()
+        losses = nn.functional.cross_entropy(logits, labels[:, 1:][is_target], reduction="sum")
+        return losses / (is_target.sum().clamp(min=1) if num_items is None else num_items)
 
     @property
     def phrase_rule(self) -> PhraseStates:

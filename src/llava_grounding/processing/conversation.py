@@ -1,4 +1,4 @@
-"""The chat template: a dialogue to pieces of text, and which of them are learnt from.
+"""The chat template: a dialogue to pieces of text, and which of them are targets of the loss.
 
 Pure strings. `(with grounding)` at the end of a question is how the model knows that boxes are wanted.
 """
@@ -25,7 +25,7 @@ class Piece:
     """`image`, `question`, `answer`; `begin` and `whole` occur in dialogues of converted checkpoints."""
     num_regions: int = 0
     """How many `<region>` of it are placeholders."""
-    learnt: bool = False
+    is_target: bool = False
     """The language model's loss counts it."""
 
 
@@ -66,7 +66,7 @@ class ChatTemplate:
 
     def answer(self, raw: str) -> Piece:
         """The piece of one answer; the end token follows it."""
-        return Piece(self.answer_prefix + raw, "answer", learnt=True)
+        return Piece(self.answer_prefix + raw, "answer", is_target=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""

@@ -82,7 +82,7 @@ class EncodedText:
 
     input_ids: list[int]
     """Image and region placeholders written out to their full length."""
-    learnt: list[bool]
+    loss_mask: list[bool]
     """Positions the language-model loss counts."""
     prompts: EncodedPrompts
     """Visual prompts in the order of their placeholders."""
@@ -215,7 +215,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         return replace(
             encoded,
             input_ids=encoded.input_ids + ids,
-            learnt=encoded.learnt + [False] * len(ids),
+            loss_mask=encoded.loss_mask + [False] * len(ids),
             prompts=encode_prompts(prompts, letterbox),
         )
 
@@ -228,7 +228,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
     ) -> EncodedText:
         check_characters_fit(sum(len(piece.text) for piece in pieces), self.tokens.longest, max_tokens)
         ids: list[int] = []
-        learnt: list[bool] = []
+        loss_mask: list[bool] = []
         for piece in pieces:
             if piece.kind == "image":
                 new = [self.tokens.ids.image] * self.settings.image_sequence_length
@@ -240,9 +240,9 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
             else:
                 new = self.tokens.encode_question(piece.text, piece.num_regions)
             ids += new
-            learnt += [piece.learnt] * len(new)
+            loss_mask += [piece.is_target] * len(new)
         check_tokens(len(ids), max_tokens)
-        return EncodedText(ids, learnt, encode_prompts(prompts, letterbox))
+        return EncodedText(ids, loss_mask, encode_prompts(prompts, letterbox))
 
     def collate_images(self, images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:
         """Batch images: `grounder_pixel_values [B, 3, S, S]` and, with a tower, `pixel_values [B, 3, s, s]`."""
@@ -258,7 +258,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
     def collate_texts(
         self, texts: Sequence[EncodedText], padding_side: str = "right", length: int | None = None
     ) -> dict[str, torch.Tensor]:
-        """Batch texts: `input_ids`, `attention_mask` and `labels`, all `[B, T]`; label -100 means not learnt.
+        """Batch texts: `input_ids`, `attention_mask` and `labels`, all `[B, T]`; label -100 is no target of the loss.
 
         Args:
             length: T, at least; None is the longest text's.
@@ -273,7 +273,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
             values = torch.tensor(text.input_ids)
             ids[row, place] = values
             mask[row, place] = 1
-            labels[row, place] = torch.where(torch.tensor(text.learnt, dtype=torch.bool), values, IGNORE_INDEX)
+            labels[row, place] = torch.where(torch.tensor(text.loss_mask, dtype=torch.bool), values, IGNORE_INDEX)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def collate_prompts(self, prompts: Sequence[EncodedPrompts]) -> RegionPrompts | None:

@@ -66,7 +66,7 @@ class ClassBatch:
 
     @property
     def counts(self) -> Tensor:
-        """What the losses of a step are divided by: learnt tokens, objects, objects that are pointed at; [3]."""
+        """What the losses of a step are divided by: target tokens, objects, objects that are pointed at; [3]."""
         return torch.tensor([0, sum(map(len, self.targets)), 0], dtype=torch.float64)
 
 
