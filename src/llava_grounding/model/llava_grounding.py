@@ -127,7 +127,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
                 class names need, where `class_mask` is set; None for none.
         """
         tower, proposals = self.vision_tower, None
-        # The phrase that picks the queries is the tower's, but it is frozen with the grounder.
+        # The phrase that selects the queries is the tower's, but it is frozen with the grounder.
         with torch.set_grad_enabled(torch.is_grad_enabled() and any_trainable(self.grounder)):
             memory = self.grounder.encode_image(like(self.grounder, grounder_pixel_values))
             if isinstance(tower, SharedVisionTower):
@@ -456,7 +456,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             memory: of batch B, or of batch 1 to share one image among all rows.
             phrase_embeds: `<seg>` hidden states, as they leave the language model.
             proposals: the shared tower's queries of `ImageFeatures`; None looks for them again.
-            with_aux: see `Grounder.ground`; of use where the phrases pick the queries.
+            with_aux: see `Grounder.ground`; of use where the phrases select the queries.
         """
         memory = memory_for(self.grounder, memory)
         phrase_embeds = self.phrase_projector(like(self.phrase_projector, phrase_embeds)).to(memory.memory)

@@ -463,7 +463,7 @@ def _read_settings(values: dict[str, Any]) -> ProcessorSettings:
         canvas=CanvasSettings(**canvas),
         tower=TowerSettings(**tower) if tower else None,
         template=template,
-        selection=SelectionSettings(**values["selection"]),
+        selection=SelectionSettings.from_dict(values["selection"]),
         tokenisation=values.get("tokenisation", "markup"),
         demo_quirks=values.get("demo_quirks", False),
     )
