@@ -426,8 +426,9 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
     ) -> tuple[GrounderOutput, Bool[Tensor, "B G"]]:
         """Ground every phrase of texts that were read; in training, in validation and after `generate`.
 
-        Where the phrases pick the queries, all of a text do so together, as those of an answer in chat: also those of
-        which nobody knows the instances.
+        Where the phrases select the queries, all of a text do so together, also those of which nobody knows the
+        instances. After `generate` the text is one answer, as in chat; in training and validation it is a dialogue
+        with all its answers, as the original trains.
 
         Args:
             hidden, mask: as of `phrase_states`.

@@ -1,7 +1,8 @@
 """Several dialogues about one image in one sequence, none of which sees another.
 
 The image is read once, and each dialogue continues from it as if it were alone: positions begin again behind the image,
-and attention is cut between the branches. Losses are those of as many separate sequences, at a fraction of the cost.
+and attention is cut between the branches. Losses are those of as many separate sequences, at a fraction of the cost;
+only where the phrases select the object queries (`phrase_queries: phrases`), those of all branches select together.
 """
 
 from __future__ import annotations
