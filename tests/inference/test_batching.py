@@ -144,6 +144,10 @@ def test_reading_on_equals_reading_at_once_and_leaves_what_was_read_before_as_it
     assert (start.length, read.length) == (4, 9)
     torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(read.layers[-1], directly.layers[-1], atol=1e-5, rtol=1e-4)
+    for (state, _), alone in zip(
+        prefill_batch(model, [whole[:, 4:], other], [start, None]), (hidden, prefill(model, other)[0]), strict=True
+    ):
+        torch.testing.assert_close(state, alone)
 
 
 def test_padding_on_the_left_changes_nothing() -> None:
