@@ -26,11 +26,15 @@ class Region:
         box_xyxy: (4,) float64, pixels of the original image, half-open.
         score: how sure the model is, in [0, 1].
         mask: (H, W) bool, of the size of the original image; None where only the box is known.
+        mask_logits: (h, w) float32, what the model gave for the cells of its canvas, above 0 inside: `mask` before it
+            was brought to the image. For `VisualPrompt.mask_of`; not compared and not written to JSON. None where it
+            is not known, as in answers that were read.
     """
 
     box_xyxy: np.ndarray
     score: float
     mask: np.ndarray | None = None
+    mask_logits: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self._take(self.box_xyxy, self.score)
@@ -39,6 +43,11 @@ class Region:
             if mask.ndim != 2 or mask.dtype != np.bool_:
                 raise ShapeError(f"mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
             object.__setattr__(self, "mask", frozen_copy(mask))
+        if self.mask_logits is not None:
+            logits = np.asarray(self.mask_logits)
+            if logits.ndim != 2 or logits.dtype != np.float32:
+                raise ShapeError(f"mask_logits must be (h, w) float32, got {logits.shape} {logits.dtype}")
+            object.__setattr__(self, "mask_logits", frozen_copy(logits))
 
     def _take(self, box_xyxy: Any, score: Any) -> None:
         box = np.array(box_xyxy, dtype=np.float64)

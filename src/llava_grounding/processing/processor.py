@@ -307,7 +307,8 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         letterbox.
 
         Args:
-            packed: keep masks as run-length codes; costs the parts of the picture where masks are, not the picture.
+            packed: keep masks as run-length codes, without their logits; costs the parts of the picture where masks
+                are, not the picture.
         """
         boxes = letterbox.norm_cxcywh_to_image(selection.boxes_cxcywh_norm)
         width, height = letterbox.image_size_wh
@@ -323,7 +324,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
             else:
                 mask = np.zeros((height, width), dtype=bool)
                 mask[top : top + part.shape[0], left : left + part.shape[1]] = part
-                regions.append(Region(box_xyxy=box, score=float(score), mask=mask))
+                regions.append(Region(box_xyxy=box, score=float(score), mask=mask, mask_logits=logits))
         return tuple(regions)
 
     def decode_phrase(
