@@ -175,6 +175,7 @@ def test_a_prompt_that_does_not_fit_the_image_is_refused(prompt, message):
         (VisualPrompt.scribble([(3, 2), (1, 0)]), [1, 0, 3, 2]),
         (VisualPrompt.scribble([(0, 1), (3, 1)]), [0, 0.5, 3, 1.5]),
         (VisualPrompt.scribble([(-9, 1), (2, 2)]), [0, 1, 2, 2]),
+        (VisualPrompt.scribble([(0, 1), (-1, 1)]), [0, 0.5, 0.5, 1.5]),
         (VisualPrompt.mask_of(a_mask()), [1, 1, 3, 2]),
     ],
 )

@@ -162,7 +162,8 @@ class VisualPrompt:
             assert self.box_xyxy is not None
             return clip_boxes_xyxy(self.box_xyxy, image_size_wh)
         assert self.points_xy is not None
-        low, high = self.points_xy.min(axis=0), self.points_xy.max(axis=0)
+        inside = self.points_xy.clip(0, image_size_wh)  # or what lies outside could be the whole extent
+        low, high = inside.min(axis=0), inside.max(axis=0)
         half_missing = np.maximum(1 - (high - low), 0) / 2
         return clip_boxes_xyxy(np.concatenate((low - half_missing, high + half_missing)), image_size_wh)
 
