@@ -146,8 +146,7 @@ class Conversation:
         self._check_turn(turn)
         runtime = self._runtime
         batch = RunningBatch(runtime.model)
-        [prefilled] = prefill_answers(runtime, [request])
-        running = prefilled.join(batch)
+        running = prefill_answers(runtime, [request])[0].join(batch)  # no name: the batch has its keys and values
         for _ in batch.generate(stop):
             for event in running.take():
                 if isinstance(event, TextDelta):

@@ -389,9 +389,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         Args:
             num_items: what the sum is divided by instead, the target positions of all parts of an accumulated step.
         """
-        is_target = (
-            labels[:, 1:] != IGNORE_INDEX
-        )  # most positions are image, question or padding and need no vocabulary
+        is_target = labels[:, 1:] != IGNORE_INDEX  # most are image, question or padding and need no vocabulary
         logits = self.logits(hidden[:, :-1][is_target]).float()
         losses = nn.functional.cross_entropy(logits, labels[:, 1:][is_target], reduction="sum")
         return losses / (is_target.sum().clamp(min=1) if num_items is None else num_items)
@@ -426,9 +424,8 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
     ) -> tuple[GrounderOutput, Bool[Tensor, "B G"]]:
         """Ground every phrase of texts that were read; in training, in validation and after `generate`.
 
-        Where the phrases select the queries, all of a text do so together, also those of which nobody knows the
-        instances. After `generate` the text is one answer, as in chat; in training and validation it is a dialogue
-        with all its answers, as the original trains.
+        Where the phrases select the queries, all of a text do so together, known or not: those of one answer after
+        `generate`, as in chat; in training and validation those of a dialogue, as the original trains.
 
         Args:
             hidden, mask: as of `phrase_states`.
