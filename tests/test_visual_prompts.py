@@ -70,6 +70,17 @@ def test_a_prompt_is_read_from_the_plain_data_it_was_written_as(prompt, data, ro
         prompt_from_dict({**data, "click": [1, 1], "box": [0, 0, 2, 2]})
 
 
+def test_a_mask_with_logits_is_another_prompt_than_the_bare_mask_and_the_same_json():
+    bare, first, second = (
+        VisualPrompt.mask_of(a_mask(), logits) for logits in (None, np.ones((2, 2)), [[1.0, 1], [1, 2]])
+    )
+    assert len({bare, first, second}) == 3
+    assert first == VisualPrompt.mask_of(a_mask(), np.ones((2, 2), dtype=np.float32))
+    assert prompt_to_dict(first) == prompt_to_dict(bare)
+    with pytest.raises(ValueError, match="read-only"):
+        first.mask_logits[0, 0] = 0
+
+
 def test_prompts_at_other_places_are_other_prompts():
     assert VisualPrompt.click(1, 2) != VisualPrompt.click(2, 1)
     assert VisualPrompt.click(1, 2) != VisualPrompt.scribble([(1, 2)])
@@ -116,6 +127,18 @@ def test_a_prompt_is_not_changed_through_the_array_it_was_made_of():
             lambda: VisualPrompt.mask_of(np.zeros((2, 2, 3))),
             "a mask must be a (H, W) array of numbers, got (2, 2, 3) float64",
         ),
+        (
+            lambda: VisualPrompt("box", box_xyxy=np.ones(4), mask_logits=np.ones((2, 2))),
+            "a box has no mask, and thus no mask_logits",
+        ),
+        (
+            lambda: VisualPrompt.mask_of(a_mask(), [[1, 2]]),
+            "mask_logits must be a (h, w) array of finite floats, got [[1, 2]]",
+        ),
+        (
+            lambda: VisualPrompt.mask_of(a_mask(), [[1.0, float("inf")]]),
+            "mask_logits must be a (h, w) array of finite floats, got [[1.0, inf]]",
+        ),
     ],
 )
 def test_a_prompt_that_is_no_place_is_refused(make, message):
@@ -152,6 +175,7 @@ def test_a_prompt_that_does_not_fit_the_image_is_refused(prompt, message):
         (VisualPrompt.scribble([(3, 2), (1, 0)]), [1, 0, 3, 2]),
         (VisualPrompt.scribble([(0, 1), (3, 1)]), [0, 0.5, 3, 1.5]),
         (VisualPrompt.scribble([(-9, 1), (2, 2)]), [0, 1, 2, 2]),
+        (VisualPrompt.scribble([(0, 1), (-1, 1)]), [0, 0.5, 0.5, 1.5]),
         (VisualPrompt.mask_of(a_mask()), [1, 1, 3, 2]),
     ],
 )

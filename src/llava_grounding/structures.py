@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import islice
 from typing import Any, Literal, get_args
 
@@ -18,19 +17,16 @@ import numpy as np
 from PIL import Image
 
 from llava_grounding.errors import DataError, LlavaGroundingError, PromptError, ShapeError, UsageError, shown
-from llava_grounding.geometry import box_area, box_xyxy_to_xywh
+from llava_grounding.geometry import box_xyxy_to_xywh
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource
-from llava_grounding.masks import check_rle, decode_rle, encode_rle, mask_area, mask_to_box, rle_area, rle_to_box
+from llava_grounding.masks import check_rle
+from llava_grounding.regions import PackedRegion, Region, checked_score
 from llava_grounding.visual_prompts import (
     MAX_COORDINATE,
     PromptKind,
     SizeWH,
     VisualPrompt,
-    are_coordinates,
-    array_key,
-    frozen_copy,
     name_list,
-    same_array,
 )
 
 __all__ = [
@@ -82,115 +78,6 @@ class Message:
         object.__setattr__(self, "prompts", prompts)
 
 
-@dataclass(frozen=True, eq=False)
-class Region:
-    """One thing found in the image.
-
-    Args:
-        box_xyxy: (4,) float64, pixels of the original image, half-open.
-        score: how sure the model is, in [0, 1].
-        mask: (H, W) bool, of the size of the original image; None where only the box is known.
-    """
-
-    box_xyxy: np.ndarray
-    score: float
-    mask: np.ndarray | None = None
-
-    def __post_init__(self) -> None:
-        self._take(self.box_xyxy, self.score)
-        if self.mask is not None:
-            mask = np.asarray(self.mask)
-            if mask.ndim != 2 or mask.dtype != np.bool_:
-                raise ShapeError(f"mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
-            object.__setattr__(self, "mask", frozen_copy(mask))
-
-    def _take(self, box_xyxy: Any, score: Any) -> None:
-        box = np.array(box_xyxy, dtype=np.float64)
-        if box.shape != (4,) or not are_coordinates(box) or (box[2:] < box[:2]).any():
-            raise ShapeError(f"box_xyxy must be four finite numbers, x0 <= x1 and y0 <= y1, got {shown(box)}")
-        object.__setattr__(self, "box_xyxy", frozen_copy(box))
-        object.__setattr__(self, "score", _score(score))
-
-    @property
-    def mask_rle(self) -> dict[str, Any] | None:
-        """COCO's compressed run-length code of the mask; None where only the box is known."""
-        return None if self.mask is None else encode_rle(self.mask)
-
-    @property
-    def mask_size_hw(self) -> tuple[int, int] | None:
-        """Height and width of the mask; None where there is none."""
-        return None if self.mask is None else (self.mask.shape[0], self.mask.shape[1])
-
-    @property
-    def mask_box_xyxy(self) -> np.ndarray | None:
-        """The smallest box around the mask, (4,) float64; None where there is none or it is empty."""
-        return None if self.mask is None else mask_to_box(self.mask)
-
-    def __repr__(self) -> str:
-        mask = "" if self.mask_size_hw is None else f", mask of {self.area} pixels"
-        box = ", ".join(f"{number:g}" for number in self.box_xyxy)
-        return f"Region(({box}), score {self.score:.3f}{mask})"
-
-    @property
-    def area(self) -> int:
-        """Pixels of the mask, or of the box where there is none."""
-        return mask_area(self.mask) if self.mask is not None else round(float(box_area(self.box_xyxy)))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Region):
-            return NotImplemented
-        return (
-            self.score == other.score
-            and same_array(self.box_xyxy, other.box_xyxy)
-            and same_array(self.mask, other.mask)
-        )
-
-    def __hash__(self) -> int:
-        return hash((self.score, array_key(self.box_xyxy), array_key(self.mask)))
-
-
-class PackedRegion(Region):
-    """A region whose mask is kept as its run-length code, as in answers that were read: it is small, however large the
-    picture is. `mask` unpacks it each time it is asked for.
-
-    Args:
-        box_xyxy, score: as of a `Region`.
-        mask: a mask, or COCO's run-length code of one; not changed afterwards.
-    """
-
-    def __init__(self, box_xyxy: np.ndarray, score: float, mask: Mapping[str, Any] | np.ndarray) -> None:
-        self._take(box_xyxy, score)
-        object.__setattr__(self, "_rle", dict(mask) if isinstance(mask, Mapping) else encode_rle(mask))
-
-    @property
-    def mask(self) -> np.ndarray:  # nobody may set that of a `Region` either
-        """(H, W) bool, unpacked anew."""
-        return decode_rle(self._rle, self.mask_size_hw)
-
-    @property
-    def mask_rle(self) -> dict[str, Any]:
-        """COCO's compressed run-length code of the mask."""
-        return dict(self._rle)
-
-    @property
-    def mask_size_hw(self) -> tuple[int, int]:
-        """Height and width of the mask."""
-        height, width = self._rle["size"]
-        return height, width
-
-    @property
-    def mask_box_xyxy(self) -> np.ndarray | None:
-        """The smallest box around the mask, found without unpacking it."""
-        return rle_to_box(self._rle)
-
-    @cached_property
-    def area(self) -> int:
-        """Pixels of the mask, counted once, without unpacking it."""
-        return rle_area(self._rle)
-
-    _rle: dict[str, Any]
-
-
 @dataclass(frozen=True)
 class GroundedPhrase:
     """A noun phrase of an answer and what it names in the image.
@@ -216,7 +103,7 @@ class GroundedPhrase:
         start, end = self.span
         object.__setattr__(self, "span", (_whole(start, "span"), _whole(end, "span")))
         object.__setattr__(self, "regions", tuple(self.regions))
-        object.__setattr__(self, "score", _score(self.score))
+        object.__setattr__(self, "score", checked_score(self.score))
 
     @property
     def boxes_xyxy(self) -> np.ndarray:
@@ -491,10 +378,3 @@ def _whole(value: Any, name: str, least: int = -_MAX_WHOLE) -> int:
     if not math.isfinite(number) or not number.is_integer() or not least <= number <= _MAX_WHOLE:
         raise DataError(f"`{name}` of an answer must be whole numbers, got {shown(value)}")
     return int(value)
-
-
-def _score(value: Any) -> float:
-    score = float(value)
-    if not 0 <= score <= 1:
-        raise DataError(f"score must be in [0, 1], got {score}")
-    return score

@@ -41,13 +41,14 @@ SizeWH = tuple[int, int]
 class VisualPrompt:
     """A place in the image that the user points at, in pixels of the original image.
 
-    Make one with `click`, `box`, `scribble` or `mask_of`; of the three arrays exactly the one of its kind is set.
+    Make one with `click`, `box`, `scribble` or `mask_of`; of the first three arrays exactly the one of its kind is set.
 
     Args:
         kind: how it was pointed at.
         points_xy: (1, 2) float64 for a click, (n, 2) for a scribble.
         box_xyxy: (4,) float64.
         mask: (H, W) bool, of the size of the image.
+        mask_logits: (h, w) float32, of a mask that the model itself gave: how sure it is of each cell of its canvas.
 
     Raises:
         PromptError: if a coordinate is missing or not a finite number. See also `validate`.
@@ -57,6 +58,7 @@ class VisualPrompt:
     points_xy: np.ndarray | None = None
     box_xyxy: np.ndarray | None = None
     mask: np.ndarray | None = None
+    mask_logits: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in PROMPT_KINDS:
@@ -69,6 +71,10 @@ class VisualPrompt:
             raise PromptError(f"a {self.kind} must have {wanted} and nothing else, got {name_list(given) or 'nothing'}")
         value = getattr(self, wanted)
         object.__setattr__(self, wanted, _prompt_mask(value) if wanted == "mask" else self._coordinates(value))
+        if self.mask_logits is not None:
+            if wanted != "mask":
+                raise PromptError(f"a {self.kind} has no mask, and thus no mask_logits")
+            object.__setattr__(self, "mask_logits", _prompt_logits(self.mask_logits))
 
     def _coordinates(self, value: Any) -> np.ndarray:
         if isinstance(value, np.ndarray) and value.size > 2 * MAX_POINTS:  # repeated rows take no memory until copied
@@ -110,9 +116,15 @@ class VisualPrompt:
         return cls("scribble", points_xy=array)
 
     @classmethod
-    def mask_of(cls, mask: np.ndarray) -> VisualPrompt:
-        """The pixels that are not zero in a (H, W) array of the size of the image."""
-        return cls("mask", mask=mask)
+    def mask_of(cls, mask: np.ndarray, mask_logits: np.ndarray | None = None) -> VisualPrompt:
+        """The pixels that are not zero in a (H, W) array of the size of the image.
+
+        Args:
+            mask_logits: `Region.mask_logits` of the region that the mask is of, by the same model on the same image;
+                the model then reads how sure it was of each cell, and not only which pixels it had set. JSON has the
+                mask alone.
+        """
+        return cls("mask", mask=mask, mask_logits=mask_logits)
 
     @classmethod
     def mask_from_rle(cls, rle: Mapping[str, Any]) -> VisualPrompt:
@@ -150,7 +162,8 @@ class VisualPrompt:
             assert self.box_xyxy is not None
             return clip_boxes_xyxy(self.box_xyxy, image_size_wh)
         assert self.points_xy is not None
-        low, high = self.points_xy.min(axis=0), self.points_xy.max(axis=0)
+        inside = self.points_xy.clip(0, image_size_wh)  # or what lies outside could be the whole extent
+        low, high = inside.min(axis=0), inside.max(axis=0)
         half_missing = np.maximum(1 - (high - low), 0) / 2
         return clip_boxes_xyxy(np.concatenate((low - half_missing, high + half_missing)), image_size_wh)
 
@@ -193,10 +206,12 @@ class VisualPrompt:
             and same_array(self.points_xy, other.points_xy)
             and same_array(self.box_xyxy, other.box_xyxy)
             and self._mask_code() == other._mask_code()
+            and same_array(self.mask_logits, other.mask_logits)
         )
 
     def __hash__(self) -> int:
-        return hash((self.kind, array_key(self.points_xy), array_key(self.box_xyxy), str(self._mask_code())))
+        numbers = array_key(self.points_xy), array_key(self.box_xyxy), array_key(self.mask_logits)
+        return hash((self.kind, numbers, str(self._mask_code())))
 
 
 class _PackedMask(VisualPrompt):
@@ -293,6 +308,13 @@ def _prompt_mask(value: Any) -> np.ndarray:
     if mask.dtype.kind == "f" and np.isnan(mask).any():
         raise PromptError("a mask must be a (H, W) array of numbers, and some of it are NaN")
     return frozen_copy(mask != 0)
+
+
+def _prompt_logits(value: Any) -> np.ndarray:
+    logits = np.asarray(value) if isinstance(value, np.ndarray | list | tuple) else np.empty(0)
+    if logits.ndim != 2 or logits.dtype.kind != "f" or not logits.size or not np.isfinite(logits).all():
+        raise PromptError(f"mask_logits must be a (h, w) array of finite floats, got {shown(value)}")
+    return frozen_copy(logits.astype(np.float32))
 
 
 def _hides(value: Any) -> bool:

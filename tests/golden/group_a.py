@@ -181,7 +181,7 @@ def _recorded_matches(case: Json) -> dict[str, Tensor]:
 
 
 def _select(output: GrounderOutput, threshold: float) -> list:
-    settings = SelectionSettings(query_selection="softmax", score_threshold=threshold, nms_iou=None)
+    settings = SelectionSettings(score_function="softmax", score_threshold=threshold, nms_iou=None)
     return select_regions(output, 0, output.phrase_logits.shape[2], settings)
 
 

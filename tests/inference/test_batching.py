@@ -39,13 +39,13 @@ def begin(chat: GroundedChat, batch: RunningBatch, text: torch.Tensor, decoding:
     return batch.join(decoding, *prefill(chat.model, text))
 
 
-def take(writing: GenerationState, into: Written) -> None:
+def take(generation: GenerationState, into: Written) -> None:
     """What is new: called after each token is chosen, and after it is read."""
-    if writing.written > len(into[0]):
-        assert writing.token is not None
-        into[0].append(writing.token)
-    into[1].extend(writing.states)
-    writing.states = []
+    if generation.num_generated > len(into[0]):
+        assert generation.token is not None
+        into[0].append(generation.token)
+    into[1].extend(generation.states)
+    generation.states = []
 
 
 def write(
@@ -56,24 +56,24 @@ def write(
     before = texts(chat, [6] * len(scripts))
     batch = RunningBatch(chat.model)
     with saying(chat, *scripts):
-        writings = [batch.join(Decoding(limit), *read) for read in prefill_batch(chat.model, before)]
+        generations = [batch.join(Decoding(limit), *read) for read in prefill_batch(chat.model, before)]
         written: list[Written] = [([], []) for _ in scripts]
-        for _ in batch.write(stop):
-            for writing, into in zip(writings, written, strict=True):
-                take(writing, into)
-    return writings, written, before
+        for _ in batch.generate(stop):
+            for generation, into in zip(generations, written, strict=True):
+                take(generation, into)
+    return generations, written, before
 
 
 def alone(chat: GroundedChat, text: torch.Tensor, decoding: Decoding) -> Written:
     """An answer written by the language model itself, which reads the whole text again for every token."""
     written: Written = ([], [])
-    writing = GenerationState(decoding, torch.empty(0), 0)
+    generation = GenerationState(decoding, torch.empty(0), 0)
     config, embed = chat.model.config, chat.model.get_input_embeddings()
     with torch.inference_mode():
         while len(written[0]) < decoding.max_new_tokens and config.eos_token_id not in written[0]:
             whole = torch.cat([text, embed(torch.tensor([written[0]], dtype=torch.long))], dim=1)
             hidden = chat.model.language_model(inputs_embeds=whole, use_cache=False).last_hidden_state[0, -1]
-            written[0].append(writing.sampler.sample(chat.model.logits(hidden)))
+            written[0].append(generation.sampler.sample(chat.model.logits(hidden)))
         ids = torch.tensor([written[0]])
         whole = torch.cat([text, embed(ids)], dim=1)
         hidden = chat.model.language_model(inputs_embeds=whole, use_cache=False).last_hidden_state
@@ -91,9 +91,9 @@ def assert_same(given: Written, expected: Written) -> None:
 
 def test_answers_end_by_their_end_token_or_the_limit() -> None:
     scripts = [[40, 41, END], [50, END], [60, 61, 62, 63, 64]]
-    writings, written, _ = write("separate", scripts, limit=4)
+    generations, written, _ = write("separate", scripts, limit=4)
     assert [tokens for tokens, _ in written] == [[40, 41, END], [50, END], [60, 61, 62, 63]]
-    assert all(writing.done for writing in writings)
+    assert all(generation.done for generation in generations)
 
 
 @KINDS
@@ -109,17 +109,17 @@ def test_phrase_states_are_those_of_the_whole_sequence(kind: str) -> None:
 
 def test_a_seg_that_is_cut_off_by_the_limit_still_gives_its_state() -> None:
     for kind, read in (("shared", 2), ("separate", 1)):
-        (writing,), ((tokens, states),), (before,) = write(kind, [[40, SEG, 41]], limit=2)
+        (generation,), ((tokens, states),), (before,) = write(kind, [[40, SEG, 41]], limit=2)
         assert tokens == [40, SEG]
         assert len(states) == 1
-        assert writing.kept is not None
-        assert writing.kept.length == before.shape[1] + read
+        assert generation.kept is not None
+        assert generation.kept.length == before.shape[1] + read
 
 
 def test_the_last_token_is_not_read_without_need() -> None:
-    (writing,), _, (before,) = write("shared", [[40, 41, END]])
-    assert writing.kept is not None
-    assert writing.kept.length == before.shape[1] + 2
+    (generation,), _, (before,) = write("shared", [[40, 41, END]])
+    assert generation.kept is not None
+    assert generation.kept.length == before.shape[1] + 2
 
 
 def test_stopping_ends_every_answer_between_two_tokens() -> None:
@@ -128,10 +128,10 @@ def test_stopping_ends_every_answer_between_two_tokens() -> None:
     assert [tokens for tokens, _ in written] == [[40, 40], [41, 41]]
     event = threading.Event()
     event.set()
-    (writing,), ((tokens, _),), (before,) = write("separate", [[40] * 9], stop=event)
+    (generation,), ((tokens, _),), (before,) = write("separate", [[40] * 9], stop=event)
     assert tokens == []
-    assert writing.kept is not None
-    assert writing.kept.length == before.shape[1]
+    assert generation.kept is not None
+    assert generation.kept.length == before.shape[1]
 
 
 def test_reading_on_equals_reading_at_once_and_leaves_what_was_read_before_as_it_was() -> None:
@@ -144,6 +144,10 @@ def test_reading_on_equals_reading_at_once_and_leaves_what_was_read_before_as_it
     assert (start.length, read.length) == (4, 9)
     torch.testing.assert_close(hidden, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(read.layers[-1], directly.layers[-1], atol=1e-5, rtol=1e-4)
+    for (state, _), alone in zip(
+        prefill_batch(model, [whole[:, 4:], other], [start, None]), (hidden, prefill(model, other)[0]), strict=True
+    ):
+        torch.testing.assert_close(state, alone)
 
 
 def test_padding_on_the_left_changes_nothing() -> None:
@@ -178,11 +182,11 @@ def test_answers_that_come_and_go_equal_those_written_alone(kind: str, temperatu
         if waiting and len(batch) < 3:
             numbers[len(numbers)] = begin(chat, batch, *waiting.pop(0))
             collected[len(collected)] = ([], [])
-        running = [(number, writing) for number, writing in numbers.items() if not writing.done]
+        running = [(number, generation) for number, generation in numbers.items() if not generation.done]
         for step in (batch.sample_tokens, batch.decode_tokens):
             step()
-            for number, writing in running:
-                take(writing, collected[number])
+            for number, generation in running:
+                take(generation, collected[number])
     for number, wanted in enumerate(expected):
         assert_same(collected[number], wanted)
 
@@ -198,7 +202,7 @@ def test_phrase_states_come_with_their_tokens_and_what_was_read_can_be_read_on(k
         first = begin(chat, batch, short, Decoding(60))
         begin(chat, batch, long, Decoding(60))
         given: tuple[list[int], list[torch.Tensor]] = ([], [])
-        for _ in batch.write():
+        for _ in batch.generate():
             take(first, given)
     assert len(expected[1]) == 3
     assert_same(given, expected)
@@ -229,7 +233,7 @@ def test_an_answer_that_has_no_numbers_leaves_and_harms_no_other() -> None:
         for step in (batch.sample_tokens, batch.decode_tokens):
             step()
             take(kept, given)
-        if lost.done and kept.written == 3:
+        if lost.done and kept.num_generated == 3:
             begin(chat, batch, bad, Decoding(2))  # in the row that the lost one had
     assert "not finite" in str(lost.error)
     assert_same(given, expected)

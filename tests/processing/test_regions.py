@@ -58,6 +58,29 @@ def test_a_mask_covers_its_cells_fully_and_has_its_bounds() -> None:
     assert encoded.types.tolist() == [1]
 
 
+def test_a_mask_with_logits_covers_what_they_expect_and_keeps_the_bounds_of_its_pixels() -> None:
+    mask, sure = np.zeros((100, 200), dtype=bool), np.full((16, 16), -99.0, dtype=np.float32)
+    mask[0:50, 100:200] = True
+    sure[:4, 8:] = 99.0
+    for logits, inside in ((sure, 1.0), (np.where(sure > 0, np.log(3), sure).astype(np.float32), 0.75)):
+        hard = encode_prompts([VisualPrompt.mask_of(mask)] * 2, LETTERBOX)
+        soft = encode_prompts([VisualPrompt.mask_of(mask, logits)] * 2, LETTERBOX)
+        np.testing.assert_array_equal(soft.boxes_cxcywh_norm, hard.boxes_cxcywh_norm)
+        np.testing.assert_allclose(soft.coverage, inside * hard.coverage, atol=1e-5)
+
+
+def test_logits_in_the_padding_of_the_canvas_cover_nothing() -> None:
+    prompt = VisualPrompt.mask_of(np.ones((100, 200)), np.full((16, 16), 99.0, dtype=np.float32))
+    coverage = encode_prompts([prompt], LETTERBOX).coverage[0]
+    np.testing.assert_allclose(coverage, [[1.0] * 8] * 4 + [[0.0] * 8] * 4)
+
+
+def test_logits_of_another_model_are_refused() -> None:
+    prompt = VisualPrompt.mask_of(np.ones((100, 200)), np.ones((40, 40)))
+    with pytest.raises(PromptError, match=r"^mask_logits must be \(16, 16\) as this model gives them, got \(40, 40\)$"):
+        encode_prompts([prompt], LETTERBOX)
+
+
 def test_drawn_shapes_of_one_pixel_are_as_large_as_a_click() -> None:
     mask = np.zeros((2000, 2000), dtype=bool)
     mask[7, 9] = True

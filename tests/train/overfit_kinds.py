@@ -98,7 +98,7 @@ def examination(setup: TrainingSetup, samples: Sequence[Sample]) -> str:
     exact, overlaps, right, wanted = 0, [], 0, 0
     for sample in samples:
         (turn,) = sample.turns
-        seen = runtime.look_at([Image.fromarray(sample.image)])[0]
+        seen = runtime.encode_images([Image.fromarray(sample.image)])[0]
         answer = Conversation(runtime, seen, "learnt").ask(turn.question, turn.prompts, turn.grounded)
         exact += answer.text == strip_markup(turn.answer)
         wanted += len(turn.targets)

@@ -41,7 +41,7 @@ def test_four_pictures_are_overfit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert metrics["phrase_f1"] == metrics["class_f1"] == 1.0
     runtime = Runtime(setup.model.eval(), setup.processor)
     for one in samples:
-        seen = runtime.look_at([Image.fromarray(one.image)])[0]
+        seen = runtime.encode_images([Image.fromarray(one.image)])[0]
         answer = Conversation(runtime, seen, "tiny").ask("Where is it?", max_new_tokens=40)
         assert answer.text == strip_markup(one.turns[0].answer)
         (phrase,) = answer.phrases

@@ -101,6 +101,16 @@ def test_all_phrases_of_an_answer_pick_the_queries_in_training_validation_and_ch
     assert chat_losses(model, None, CRITERIA, other)["phrase_loss_class"] != losses["phrase_loss_class"]
 
 
+def test_all_answers_of_a_training_dialogue_select_the_queries_together_as_the_original_trains() -> None:
+    model, answer = training_model("official", phrase_queries="phrases").eval(), "<g_s> A dog <g_e> <seg>."
+    dialogue = sample(turns=(Turn("Find a dog.", answer, ((0,),)), Turn("Once more.", answer, ((0,),))))
+    for max_turns, together in ((10, [[True, True]]), (1, [[True]])):
+        batch = chat_of(dialogue, max_turns=max_turns, flavour="official")
+        with mock.patch.object(model.grounder, "ground", wraps=model.grounder.ground) as ground, torch.no_grad():
+            chat_losses(model, None, CRITERIA, batch)
+        assert [call.args[2].tolist() for call in ground.call_args_list] == [together]
+
+
 def test_the_grounding_weight_weighs_both_grounding_losses() -> None:
     batch = chat_of(*four_samples())
     none, one, three = (chat(batch, weight) for weight in (0.0, 1.0, 3.0))

@@ -1,21 +1,145 @@
-"""One answer as its tokens come: what each adds to the text, and the regions of a phrase as soon as it closes.
+"""One answer from its question to its end: how it begins, and what each token adds to its text and regions.
 
 Joins the token loop (`batching`) with the transcript and the grounder. `ask`, `stream`, `ask_batch` and the server all
-take their answers from here.
+begin their answers here and take them from here. Knows one question and what was read before it; keeps no dialogue.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
 
 from llava_grounding.geometry import Letterbox
-from llava_grounding.inference.batching import GenerationState
-from llava_grounding.inference.runtime import Runtime, SeenImage
+from llava_grounding.inference.batching import GenerationState, KeysAndValues, RunningBatch, prefill_batch
+from llava_grounding.inference.decoding import Decoding
+from llava_grounding.inference.runtime import ImageState, Runtime
 from llava_grounding.markup import PhraseSpan
-from llava_grounding.processing.processor import LlavaGroundingProcessor
+from llava_grounding.processing.processor import EncodedText, LlavaGroundingProcessor
 from llava_grounding.processing.selection import PhraseSelection
+from llava_grounding.processing.text_length import check_tokens
 from llava_grounding.processing.transcript import Transcript
-from llava_grounding.structures import GroundedAnswer, GroundedPhrase
+from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message
+
+
+@dataclass(frozen=True)
+class ReadText:
+    """What the language model has read of a dialogue, up to the end of an answer."""
+
+    read: KeysAndValues
+    unread: tuple[int, ...] = ()
+    """Ids at its end that it has not read: what it wrote last."""
+
+    @property
+    def length(self) -> int:
+        """Positions of it, read or not."""
+        return self.read.length + len(self.unread)
+
+
+@dataclass(frozen=True)
+class AnswerRequest:
+    """A question that waits for its answer, encoded: what the model is still to read, and how to answer."""
+
+    image: ImageState
+    texts: tuple[EncodedText, ...]
+    """The question, and before it what has not been read of the dialogue."""
+    before: ReadText | None
+    """What has been read before these texts."""
+    decoding: Decoding
+    grounded: bool
+    """Ask for regions."""
+    stream: bool = False
+    """Ground each phrase when it closes, as well as all of them at the end."""
+    score_threshold: float | None = None
+    """Above which a region is kept; None is the model's own."""
+
+    @classmethod
+    def encode(
+        cls,
+        runtime: Runtime,
+        image: ImageState,
+        question: Message,
+        grounded: bool,
+        decoding: Decoding,
+        *,
+        history: Sequence[Message] = (),
+        history_grounded: Sequence[bool] = (),
+        before: ReadText | None = None,
+        stream: bool = False,
+        score_threshold: float | None = None,
+    ) -> AnswerRequest:
+        """Encode a question, and see to it that the answer stays within the positions the model was made for.
+
+        Args:
+            history: the turns before the question; with `before` they have been read and are not encoded again.
+            history_grounded: per question of them, whether its answer was to be grounded.
+
+        Raises:
+            PromptError: if a question is empty or does not fit its prompts.
+            UsageError: if the dialogue fills the positions, so that no answer has room.
+        """
+        processor, letterbox, limit = runtime.processor, image.letterbox, runtime.max_positions
+        if processor.settings.demo_quirks:  # a question then changes how what was said before it is read
+            messages, flags = (*history, question), (*history_grounded, grounded)
+            texts, before = [processor.encode_conversation(messages, flags, letterbox, limit)], None
+        else:
+            texts = [processor.encode_question(question, grounded, not history, letterbox, limit)]
+            if history and before is None:
+                texts.insert(0, processor.encode_conversation(history, history_grounded, letterbox, limit))
+        request = cls(image, tuple(texts), before, decoding, grounded, stream, score_threshold)
+        return request._fitted(limit)
+
+    def _fitted(self, max_positions: int | None) -> AnswerRequest:
+        if max_positions is None:
+            return self
+        check_tokens(self.length, max_positions, room=1)
+        room = max_positions - self.length
+        return replace(self, decoding=replace(self.decoding, max_new_tokens=min(self.decoding.max_new_tokens, room)))
+
+    @property
+    def length(self) -> int:
+        """Positions up to where the answer begins."""
+        return sum(len(text.input_ids) for text in self.texts) + (0 if self.before is None else self.before.length)
+
+    def behind(self, read: KeysAndValues) -> AnswerRequest:
+        """The same where the beginning of its first text, in which no visual prompt is, has been read already."""
+        first, *others = self.texts
+        rest = replace(first, input_ids=first.input_ids[read.length :], is_target=first.is_target[read.length :])
+        return replace(self, texts=(rest, *others), before=ReadText(read))
+
+    def embed(self, runtime: Runtime) -> Tensor:
+        """Embeddings `[1, T, D]` of what is to be read."""
+        parts = [runtime.embed(text, self.image) for text in self.texts]
+        if self.before is not None and self.before.unread:
+            parts.insert(0, runtime.embed_ids(self.before.unread))
+        return torch.cat(parts, dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class PrefilledAnswer:
+    """An answer of which everything before its first token has been read."""
+
+    runtime: Runtime
+    request: AnswerRequest
+    hidden: Tensor
+    """Last hidden state `[D]`."""
+    read: KeysAndValues
+    """Of the whole dialogue."""
+
+    def join(self, batch: RunningBatch) -> RunningAnswer:
+        """Let it run with the others of a batch."""
+        generation = batch.join(self.request.decoding, self.hidden, self.read)
+        return RunningAnswer(self.runtime, self.request, generation)
+
+
+def prefill_answers(runtime: Runtime, requests: Sequence[AnswerRequest]) -> list[PrefilledAnswer]:
+    """Read what comes before each answer, as far as it has not been read before; new dialogues in one pass."""
+    embeds = [request.embed(runtime) for request in requests]
+    before = [None if request.before is None else request.before.read for request in requests]
+    prefilled = prefill_batch(runtime.model, embeds, before)
+    return [PrefilledAnswer(runtime, request, *read) for request, read in zip(requests, prefilled, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -44,31 +168,16 @@ class PhraseClosed:
 
 
 class RunningAnswer:
-    """An answer on its way.
+    """An answer on its way."""
 
-    Args:
-        prompt_tokens: positions before the answer.
-        grounded: ask for regions.
-        stream: ground each phrase when it closes, as well as all of them at the end.
-        score_threshold: above which a region is kept; None is the model's own.
-    """
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        image: SeenImage,
-        writing: GenerationState,
-        prompt_tokens: int,
-        grounded: bool,
-        stream: bool = False,
-        score_threshold: float | None = None,
-    ) -> None:
-        self._runtime, self._score_threshold = runtime, score_threshold
-        self._stream = stream and grounded
+    def __init__(self, runtime: Runtime, request: AnswerRequest, generation: GenerationState) -> None:
+        self._runtime, self._score_threshold = runtime, request.score_threshold
+        self._stream = request.stream and request.grounded
         self._grounded: list[PhraseSelection] | None = None
         self._taken = 0  # tokens
         self._finished = False
-        self.image, self.writing, self.prompt_tokens, self.grounded = image, writing, prompt_tokens, grounded
+        self.image, self.grounded, self.prompt_tokens = request.image, request.grounded, request.length
+        self.generation = generation
         self.transcript = Transcript(runtime.processor)
 
     def take(self) -> list[TextDelta | PhraseClosed]:
@@ -77,23 +186,23 @@ class RunningAnswer:
         Raises:
             LlavaGroundingError: if the model could not go on.
         """
-        writing, events = self.writing, list[TextDelta | PhraseClosed]()
-        if writing.error is not None:
-            raise writing.error
+        generation, events = self.generation, list[TextDelta | PhraseClosed]()
+        if generation.error is not None:
+            raise generation.error
         if self._finished:
             return events
-        states, writing.states = writing.states, []
+        states, generation.states = generation.states, []
         for state in states:
             self.transcript.take_state(state)
         # Before the token: a model may know a state only when its `<seg>` has been read.
         events += self._closed()
-        if writing.written > self._taken:
-            assert writing.token is not None
-            self._taken = writing.written
-            text = self.transcript.take_token(writing.token)
+        if generation.num_generated > self._taken:
+            assert generation.token is not None
+            self._taken = generation.num_generated
+            text = self.transcript.take_token(generation.token)
             events += [TextDelta(text)] if text else []
             events += self._closed()
-        if writing.done:
+        if generation.done:
             self._finished = True
             text = self.transcript.finish()
             events += [TextDelta(text)] if text else []
@@ -139,9 +248,9 @@ class RunningAnswer:
             image=self.image.picture,
         )
 
-    def unread(self) -> list[int]:
-        """Ids that end the turn and that the model has not read; one that was cut short gets the end token it lacks."""
-        transcript, kept = self.transcript, self.writing.kept
+    def read_text(self) -> ReadText:
+        """The dialogue with this answer, once it is done; one that was cut short gets the end token it lacks."""
+        transcript, kept = self.transcript, self.generation.kept
         assert kept is not None
         ids = transcript.ids if transcript.ended else [*transcript.ids, self._runtime.processor.tokens.ids.eos]
-        return ids[kept.length - self.prompt_tokens :]
+        return ReadText(kept, tuple(ids[kept.length - self.prompt_tokens :]))

@@ -1,4 +1,4 @@
-"""The token loop: answers written side by side, each beginning when it comes and leaving when it is done.
+"""The token loop: answers generated side by side, each beginning when it comes and leaving when it is done.
 
 Feeds the language model, chooses the next token of every answer, collects the phrase states on the way. Knows
 embeddings, ids and keys and values; knows no image, no text, no markup. One loop serves a single answer, a batch, and a
@@ -65,11 +65,14 @@ def prefill(
 
 @torch.inference_mode()
 def prefill_batch(
-    model: LlavaGroundingForConditionalGeneration, embeds: Sequence[Tensor]
+    model: LlavaGroundingForConditionalGeneration,
+    embeds: Sequence[Tensor],
+    before: Sequence[KeysAndValues | None] | None = None,
 ) -> list[tuple[Tensor, KeysAndValues]]:
-    """Read several texts `[1, T, D]` in one pass; each as `prefill` gives it."""
-    if len(embeds) == 1:
-        return [prefill(model, embeds[0])]
+    """Read several texts `[1, T, D]`, in one pass if none is behind another; each as `prefill` gives it."""
+    before = [None] * len(embeds) if before is None else before
+    if len(embeds) == 1 or any(read is not None for read in before):
+        return [prefill(model, text, read) for text, read in zip(embeds, before, strict=True)]
     cache = _cache()
     hidden, _ = forward_padded(model, embeds, cache)
     return [(hidden[row, -1], _row_of(cache, row, slice(-text.shape[1], None))) for row, text in enumerate(embeds)]
@@ -111,16 +114,17 @@ def _row_of(cache: Cache, row: int, place: slice) -> KeysAndValues:
 
 @dataclass(eq=False)
 class GenerationState:
-    """One answer being written."""
+    """One answer being generated."""
 
     decoding: Decoding
     hidden: Tensor
     """Last hidden state `[D]`."""
     length: int
     """Positions read."""
-    written: int = 0
+    num_generated: int = 0
+    """Tokens so far."""
     token: int | None = None
-    """What it wrote last; None before its first token."""
+    """The last of them; None before its first token."""
     states: list[Tensor] = field(default_factory=list)
     """Phrase states `[D]`, one per `<seg>`, that have become known since its last token was chosen."""
     done: bool = False
@@ -134,7 +138,7 @@ class GenerationState:
 
 
 class RunningBatch:
-    """The answers being written; all of them are read in one pass per token.
+    """The answers being generated; all of them are read in one pass per token.
 
     Rows end in one common column, so that distances between positions are right also for layers with a window.
 
@@ -147,111 +151,111 @@ class RunningBatch:
         self._phrases = model.phrase_rule
         self._keep = keep
         self._rows = _Rows()
-        self.writings: list[GenerationState] = []
+        self.generations: list[GenerationState] = []
         """Those that run, in the order of the rows."""
 
     def __len__(self) -> int:
-        return len(self.writings)
+        return len(self.generations)
 
     def join(self, decoding: Decoding, hidden: Tensor, read: KeysAndValues) -> GenerationState:
         """Begin an answer behind a text that was read; `hidden` is its last hidden state.
 
         To be called before tokens are chosen, not between choosing and reading them.
         """
-        writing = GenerationState(decoding, hidden, read.length)
+        generation = GenerationState(decoding, hidden, read.length)
         self._rows.add(read)
-        self.writings.append(writing)
-        return writing
+        self.generations.append(generation)
+        return generation
 
-    def leave(self, writing: GenerationState) -> None:
+    def leave(self, generation: GenerationState) -> None:
         """End an answer where it stands."""
-        row = self.writings.index(writing)
+        row = self.generations.index(generation)
         if self._keep:
-            writing.kept = self._rows.copy_of(row)
-        writing.done = True
+            generation.kept = self._rows.copy_of(row)
+        generation.done = True
         self._rows.remove(row)
-        last = self.writings.pop()  # takes the place of the row that left, as in the rows
-        if row < len(self.writings):
-            self.writings[row] = last
+        last = self.generations.pop()  # takes the place of the row that left, as in the rows
+        if row < len(self.generations):
+            self.generations[row] = last
 
     def sample_tokens(self) -> None:
         """Choose the next token of every answer; those that end with it leave."""
-        for writing in self._choose():
-            if self._phrases.known_when_chosen(writing.token):
-                writing.states.append(writing.hidden)
-            writing.written += 1
-            if self._ended(writing) and not self._waits_for_state(writing):
-                self.leave(writing)
+        for generation in self._choose():
+            if self._phrases.known_when_chosen(generation.token):
+                generation.states.append(generation.hidden)
+            generation.num_generated += 1
+            if self._ended(generation) and not self._waits_for_state(generation):
+                self.leave(generation)
 
     def decode_tokens(self) -> None:
         """Read the tokens just chosen; an answer that only waited for the phrase state of its last one leaves."""
-        if not self.writings:
+        if not self.generations:
             return
         self._read()
-        for writing in list(self.writings):
-            if self._waits_for_state(writing):
-                writing.states.append(writing.hidden)
-                if self._ended(writing):
-                    self.leave(writing)
+        for generation in list(self.generations):
+            if self._waits_for_state(generation):
+                generation.states.append(generation.hidden)
+                if self._ended(generation):
+                    self.leave(generation)
 
-    def write(self, stop: StopSignal | None = None) -> Iterator[None]:
-        """Write on until every answer is done; gives way whenever there may be something new.
+    def generate(self, stop: StopSignal | None = None) -> Iterator[None]:
+        """Generate until every answer is done; gives way whenever there may be something new.
 
         Args:
             stop: asked before each token; true ends all answers where they stand.
         """
-        while self.writings:
+        while self.generations:
             if stop_requested(stop):
-                for writing in list(self.writings):
-                    self.leave(writing)
+                for generation in list(self.generations):
+                    self.leave(generation)
             else:
                 self.sample_tokens()
             yield
-            if self.writings:
+            if self.generations:
                 self.decode_tokens()
                 yield
 
-    def _ended(self, writing: GenerationState) -> bool:
-        limit = writing.decoding.max_new_tokens
-        return writing.token == self._model.config.eos_token_id or writing.written >= limit
+    def _ended(self, generation: GenerationState) -> bool:
+        limit = generation.decoding.max_new_tokens
+        return generation.token == self._model.config.eos_token_id or generation.num_generated >= limit
 
-    def _waits_for_state(self, writing: GenerationState) -> bool:
+    def _waits_for_state(self, generation: GenerationState) -> bool:
         """Its last token is a `<seg>` whose state is known when it has been read."""
-        return self._phrases.known_when_read(writing.token)
+        return self._phrases.known_when_read(generation.token)
 
     @torch.inference_mode()
     def _choose(self) -> list[GenerationState]:
         """Choose the next token of every answer; one that has no numbers to choose from leaves."""
-        logits = self._model.logits(torch.stack([writing.hidden for writing in self.writings]))
-        running = list(self.writings)
-        for row, writing in enumerate(running):
-            writing.states = []
+        logits = self._model.logits(torch.stack([generation.hidden for generation in self.generations]))
+        running = list(self.generations)
+        for row, generation in enumerate(running):
+            generation.states = []
             try:
-                writing.token = writing.sampler.sample(logits[row])
+                generation.token = generation.sampler.sample(logits[row])
             except LlavaGroundingError as error:
-                writing.error = error
-        for writing in running:
-            if writing.error is not None:
-                self.leave(writing)
-        return [writing for writing in running if writing.error is None]
+                generation.error = error
+        for generation in running:
+            if generation.error is not None:
+                self.leave(generation)
+        return [generation for generation in running if generation.error is None]
 
     @torch.inference_mode()
     def _read(self) -> None:
         rows = self._rows
         rows.make_room()
-        device = self.writings[0].hidden.device
-        ids = torch.tensor([[writing.token] for writing in self.writings], device=device)
+        device = self.generations[0].hidden.device
+        ids = torch.tensor([[generation.token] for generation in self.generations], device=device)
         output = self._model.language_model(
             inputs_embeds=self._model.get_input_embeddings()(ids),
             attention_mask=rows.mask(device),
-            position_ids=torch.tensor([[writing.length] for writing in self.writings], device=device),
+            position_ids=torch.tensor([[generation.length] for generation in self.generations], device=device),
             past_key_values=rows.cache,
             use_cache=True,
         )
         rows.advance()
-        for writing, hidden in zip(self.writings, output.last_hidden_state[:, -1], strict=True):
-            writing.hidden = hidden
-            writing.length += 1
+        for generation, hidden in zip(self.generations, output.last_hidden_state[:, -1], strict=True):
+            generation.hidden = hidden
+            generation.length += 1
 
 
 class _Rows:

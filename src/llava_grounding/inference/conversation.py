@@ -6,19 +6,15 @@ Knows no files and no checkpoints; the pieces come from `engine.GroundedChat`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Unpack
 
-import torch
-
 from llava_grounding.errors import PromptError, UsageError, shown
-from llava_grounding.inference.answering import RunningAnswer, TextDelta
-from llava_grounding.inference.batching import KeysAndValues, RunningBatch, prefill
-from llava_grounding.inference.decoding import Decoding, GenerationOptions, StopSignal, read_options
-from llava_grounding.inference.runtime import Runtime, SeenImage
-from llava_grounding.processing.processor import EncodedText
-from llava_grounding.processing.text_length import check_tokens
+from llava_grounding.inference.answering import AnswerRequest, ReadText, RunningAnswer, TextDelta, prefill_answers
+from llava_grounding.inference.batching import RunningBatch
+from llava_grounding.inference.decoding import GenerationOptions, StopSignal, read_options
+from llava_grounding.inference.runtime import ImageState, Runtime
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 
 MAX_PROMPTS = 32
@@ -65,7 +61,7 @@ class Conversation:
     def __init__(
         self,
         runtime: Runtime,
-        image: SeenImage,
+        image: ImageState,
         model_name: str,
         messages: Sequence[Message] = (),
         grounded: Sequence[bool] = (),
@@ -73,9 +69,8 @@ class Conversation:
         self._runtime = runtime
         self._image = image
         self._model_name = model_name
-        self._read: KeysAndValues | None = None  # of complete turns
-        self._unread: list[int] = []  # ids of complete turns that the model has not read yet: what it wrote last
-        self._history = _encode_history(runtime, image, messages, grounded)  # None once it has been read
+        _check_history(runtime, image, messages, grounded)
+        self._read: ReadText | None = None  # complete turns
         self._messages = tuple(messages)
         self._grounded = tuple(grounded)
         self._answers: tuple[GroundedAnswer, ...] = ()
@@ -130,46 +125,29 @@ class Conversation:
         decoding, stop = read_options(generation)
         check_threshold(score_threshold)
         message = question_message(question, prompts)
-        processor, letterbox = self._runtime.processor, self._image.letterbox
-        limit = self._runtime.max_positions
-        if processor.settings.demo_quirks:  # a question then changes how what was said before it is read
-            messages = (*self._messages, message)
-            text = processor.encode_conversation(messages, (*self._grounded, grounded), letterbox, limit)
-            self._read, self._unread, self._history = None, [], None
-        else:
-            text = processor.encode_question(message, grounded, not self._messages, letterbox, limit)
-        decoding = fit_decoding(decoding, self._length_with(text), limit)
+        request = AnswerRequest.encode(
+            self._runtime,
+            self._image,
+            message,
+            grounded,
+            decoding,
+            history=self._messages,
+            history_grounded=self._grounded,
+            before=self._read,
+            stream=stream,
+            score_threshold=score_threshold,
+        )
         self._turn = turn = object()
-        return self._events(turn, message, text, grounded, score_threshold, decoding, stop, stream)
-
-    def _length_with(self, text: EncodedText) -> int:
-        """Positions of the dialogue up to where the answer begins."""
-        earlier = 0 if self._history is None else len(self._history.input_ids)
-        read = 0 if self._read is None else self._read.length
-        return read + len(self._unread) + earlier + len(text.input_ids)
+        return self._events(turn, message, request, stop)
 
     def _events(
-        self,
-        turn: object,
-        message: Message,
-        text: EncodedText,
-        grounded: bool,
-        score_threshold: float | None,
-        decoding: Decoding,
-        stop: StopSignal | None,
-        stream: bool,
+        self, turn: object, message: Message, request: AnswerRequest, stop: StopSignal | None
     ) -> Iterator[StreamEvent]:
         self._check_turn(turn)
-        runtime, image = self._runtime, self._image
-        earlier = [] if self._history is None else [self._history]
-        length = self._length_with(text)
-        parts = [runtime.embed(part, image) for part in (*earlier, text)]
-        if self._unread:
-            parts.insert(0, runtime.embed_ids(self._unread))
+        runtime = self._runtime
         batch = RunningBatch(runtime.model)
-        writing = batch.join(decoding, *prefill(runtime.model, torch.cat(parts, dim=1), self._read))
-        running = RunningAnswer(runtime, image, writing, length, grounded, stream, score_threshold)
-        for _ in batch.write(stop):
+        running = prefill_answers(runtime, [request])[0].join(batch)  # no name: the batch has its keys and values
+        for _ in batch.generate(stop):
             for event in running.take():
                 if isinstance(event, TextDelta):
                     yield event
@@ -182,8 +160,7 @@ class Conversation:
 
     def _keep(self, message: Message, answer: GroundedAnswer, running: RunningAnswer) -> None:
         """Make the turn part of the dialogue."""
-        self._read, self._unread = running.writing.kept, running.unread()
-        self._history = None
+        self._read = running.read_text()
         self._messages = (*self._messages, message, Message("assistant", answer.raw))
         self._grounded = (*self._grounded, running.grounded)
         self._answers = (*self._answers, answer)
@@ -193,19 +170,17 @@ class Conversation:
             raise UsageError("this answer was given up when the next question was asked; its stream cannot go on")
 
 
-def _encode_history(
-    runtime: Runtime, image: SeenImage, messages: Sequence[Message], grounded: Sequence[bool]
-) -> EncodedText | None:
+def _check_history(runtime: Runtime, image: ImageState, messages: Sequence[Message], grounded: Sequence[bool]) -> None:
+    """Refuse an earlier dialogue that cannot be gone on from."""
     if len(messages) % 2 or len(grounded) != len(messages) // 2:
         raise PromptError(
             f"an earlier dialogue must be pairs of question and answer, with one `grounded` per pair, "
             f"got {len(messages)} messages and {len(grounded)} values"
         )
-    if not messages:
-        return None
     for message in messages:
         _check_prompts(message.prompts)
-    return runtime.processor.encode_conversation(messages, grounded, image.letterbox, runtime.max_positions)
+    if messages:
+        runtime.processor.encode_conversation(messages, grounded, image.letterbox, runtime.max_positions)
 
 
 def question_message(question: str, prompts: Sequence[VisualPrompt]) -> Message:
@@ -226,18 +201,6 @@ def _check_prompts(prompts: Sequence[VisualPrompt]) -> tuple[VisualPrompt, ...]:
         if not isinstance(prompt, VisualPrompt):
             raise PromptError(f"prompts must be VisualPrompt values, got {type(prompt).__name__}")
     return given
-
-
-def fit_decoding(decoding: Decoding, prompt_length: int, max_positions: int | None) -> Decoding:
-    """Keep the answer within the positions the language model was made for.
-
-    Raises:
-        UsageError: if what comes before the answer already fills them.
-    """
-    if max_positions is None:
-        return decoding
-    check_tokens(prompt_length, max_positions, room=1)
-    return replace(decoding, max_new_tokens=min(decoding.max_new_tokens, max_positions - prompt_length))
 
 
 def check_threshold(score_threshold: object) -> None:

@@ -20,11 +20,11 @@ from llava_grounding.checkpoints import load_checkpoint
 from llava_grounding.errors import LlavaGroundingError, UsageError, shown
 from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
-from llava_grounding.inference.answering import RunningAnswer
-from llava_grounding.inference.batching import RunningBatch, forward_padded, prefill_batch
-from llava_grounding.inference.conversation import Conversation, check_threshold, fit_decoding, question_message
+from llava_grounding.inference.answering import AnswerRequest, prefill_answers
+from llava_grounding.inference.batching import RunningBatch, forward_padded
+from llava_grounding.inference.conversation import Conversation, check_threshold, question_message
 from llava_grounding.inference.decoding import Decoding, GenerationOptions, StopSignal, read_options
-from llava_grounding.inference.runtime import PHRASES_PER_PASS, Runtime, SeenImage
+from llava_grounding.inference.runtime import PHRASES_PER_PASS, ImageState, Runtime
 from llava_grounding.markup import PhraseSpan
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.conversation import referring_turn
@@ -167,7 +167,7 @@ class GroundedChat:
             raise UsageError(f"grounded must be true or false, or a list of them, got {shown(grounded)}")
         pairs = len(messages) // 2
         flags = [grounded] * pairs if isinstance(grounded, bool) else list(islice(grounded, pairs + 1))
-        return Conversation(self._runtime, self._look_at([image])[0], self.name, messages, flags)
+        return Conversation(self._runtime, self._encode_images([image])[0], self.name, messages, flags)
 
     def ask_batch(
         self,
@@ -221,7 +221,7 @@ class GroundedChat:
         check_threshold(score_threshold)
         phrases = _listed(phrases)
         texts = self._referring_texts(phrases)
-        return self._ground_in(self._look_at([image])[0], phrases, texts, score_threshold)
+        return self._ground_in(self._encode_images([image])[0], phrases, texts, score_threshold)
 
     def ground_batch(
         self,
@@ -253,22 +253,22 @@ class GroundedChat:
             for number, image in enumerate(part, start=len(found)):
                 with _naming("image", number):
                     pictures.append(load_image(image, self._limits))
-            for seen in self._runtime.look_at(pictures):
-                found.append(self._ground_in(seen, phrases, texts, score_threshold))
+            for state in self._runtime.encode_images(pictures):
+                found.append(self._ground_in(state, phrases, texts, score_threshold))
         return found
 
     def _ground_in(
-        self, seen: SeenImage, phrases: Sequence[str], texts: Sequence[EncodedText], score_threshold: float | None
+        self, image: ImageState, phrases: Sequence[str], texts: Sequence[EncodedText], score_threshold: float | None
     ) -> list[GroundedPhrase]:
         return [
-            self.processor.decode_phrase(span, number, selection, seen.letterbox)
-            for number, (span, selection) in enumerate(self._select(seen, phrases, texts, score_threshold))
+            self.processor.decode_phrase(span, number, selection, image.letterbox)
+            for number, (span, selection) in enumerate(self._select(image, phrases, texts, score_threshold))
         ]
 
     def select_phrases(
-        self, image: SeenImage, phrases: Sequence[str], score_threshold: float | None = None
+        self, image: ImageState, phrases: Sequence[str], score_threshold: float | None = None
     ) -> list[tuple[PhraseSpan, PhraseSelection]]:
-        """What `ground` finds in an image that the model has looked at, not yet as regions of the picture.
+        """What `ground` finds in an image that the model has encoded, not yet as regions of the picture.
 
         Args:
             score_threshold: above which a region is kept; None is the model's own.
@@ -277,7 +277,7 @@ class GroundedChat:
 
     def _select(
         self,
-        image: SeenImage,
+        image: ImageState,
         phrases: Sequence[str],
         texts: Sequence[EncodedText],
         score_threshold: float | None = None,
@@ -291,8 +291,8 @@ class GroundedChat:
                 found.append((PhraseSpan(text, (0, len(text)), 0), selection))
         return found
 
-    def _look_at(self, images: Iterable[ImageSource]) -> list[SeenImage]:
-        return self._runtime.look_at([load_image(image, self._limits) for image in images])
+    def _encode_images(self, images: Iterable[ImageSource]) -> list[ImageState]:
+        return self._runtime.encode_images([load_image(image, self._limits) for image in images])
 
     def _referring_texts(self, phrases: Sequence[str]) -> list[EncodedText]:
         if isinstance(phrases, str):
@@ -315,7 +315,7 @@ class GroundedChat:
         return self.processor.encode_conversation(referring_turn(as_spoken(phrase)), [True], _NO_IMAGE, limit)
 
     @torch.inference_mode()
-    def _seg_states(self, texts: Sequence[EncodedText], image: SeenImage) -> torch.Tensor:
+    def _seg_states(self, texts: Sequence[EncodedText], image: ImageState) -> torch.Tensor:
         """The phrase state `[G, D]` of the one `<seg>` of each text."""
         hidden, mask = forward_padded(self.model, [self._runtime.embed(text, image) for text in texts])
         ids = self.processor.collate_texts(texts, padding_side="left")["input_ids"].to(self.device)
@@ -329,49 +329,38 @@ class GroundedChat:
         stop: StopSignal | None,
         score_threshold: float | None,
     ) -> list[GroundedAnswer]:
-        runtime = self._runtime
-        images = self._look_at_each(questions, first)
-        texts, decodings = [], []
+        requests = []
+        images = self._encode_images_of(questions, first)
         for number, (question, image) in enumerate(zip(questions, images, strict=True), start=first):
             with _naming("question", number):
                 message = question_message(question.question, question.prompts)
-                text = self.processor.encode_question(
-                    message, question.grounded, True, image.letterbox, runtime.max_positions
+                requests.append(
+                    AnswerRequest.encode(
+                        self._runtime,
+                        image,
+                        message,
+                        question.grounded,
+                        decoding,
+                        score_threshold=score_threshold,
+                    )
                 )
-                decodings.append(fit_decoding(decoding, len(text.input_ids), runtime.max_positions))
-            texts.append(text)
-        embeds = [runtime.embed(text, image) for text, image in zip(texts, images, strict=True)]
         batch = RunningBatch(self.model, keep=False)
-        running = []
-        for read, decoding, question, image, text in zip(
-            prefill_batch(self.model, embeds), decodings, questions, images, texts, strict=True
-        ):
-            writing = batch.join(decoding, *read)
-            running.append(
-                RunningAnswer(
-                    runtime,
-                    image,
-                    writing,
-                    len(text.input_ids),
-                    question.grounded,
-                    score_threshold=score_threshold,
-                )
-            )
-        for _ in batch.write(stop):
+        running = [prefilled.join(batch) for prefilled in prefill_answers(self._runtime, requests)]
+        for _ in batch.generate(stop):
             for one in running:
                 one.take()
         return [one.answer(self.name) for one in running]
 
-    def _look_at_each(self, questions: Sequence[Question], first: int) -> list[SeenImage]:
-        """The image of every question; one that several questions share is looked at once."""
+    def _encode_images_of(self, questions: Sequence[Question], first: int) -> list[ImageState]:
+        """The image of every question; one that several questions share is encoded once."""
         pictures: dict[object, Image.Image] = {}
         keys = [_image_key(question.image) for question in questions]
         for number, (key, question) in enumerate(zip(keys, questions, strict=True), start=first):
             if key not in pictures:
                 with _naming("question", number):
                     pictures[key] = load_image(question.image, self._limits)
-        seen = dict(zip(pictures, self._runtime.look_at(list(pictures.values())), strict=True))
-        return [seen[key] for key in keys]
+        states = dict(zip(pictures, self._runtime.encode_images(list(pictures.values())), strict=True))
+        return [states[key] for key in keys]
 
 
 def _listed(phrases: Sequence[str]) -> Sequence[str]:

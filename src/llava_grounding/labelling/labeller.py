@@ -109,13 +109,13 @@ class Labeller:
                 continue
             held = sum(one.width * one.height for one in waiting.values())
             if waiting and held + picture.width * picture.height > MAX_PIXELS:
-                results |= self._look_at(photos, waiting)
+                results |= self._label_decoded(photos, waiting)
                 waiting = {}
             waiting[number] = picture
-        results |= self._look_at(photos, waiting)
+        results |= self._label_decoded(photos, waiting)
         return [results[number] for number in range(len(photos))]
 
-    def _look_at(self, photos: Sequence[Photo], pictures: dict[int, Image.Image]) -> dict[int, Result]:
+    def _label_decoded(self, photos: Sequence[Photo], pictures: dict[int, Image.Image]) -> dict[int, Result]:
         """Label decoded photos together, or each by itself where that fails."""
         if not pictures:
             return {}
@@ -124,7 +124,9 @@ class Labeller:
         except Exception as error:
             if len(pictures) > 1:
                 return {
-                    k: v for number in pictures for k, v in self._look_at(photos, {number: pictures[number]}).items()
+                    k: v
+                    for number in pictures
+                    for k, v in self._label_decoded(photos, {number: pictures[number]}).items()
                 }
             self._faults += 1
             if self._faults >= _FAULTS_IN_A_ROW:

@@ -5,7 +5,7 @@ Numbers only. No layer is built here and no file is read; `builders.py` unfolds 
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import fields
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -14,7 +14,6 @@ from llava_grounding.checkpoint_files import check_values
 from llava_grounding.errors import ConfigError, did_you_mean
 from llava_grounding.model import efficientnet_lite  # noqa: F401 - so that its model_type is known
 
-QuerySelection = Literal["softmax", "sigmoid"]
 _PIXEL_DECODERS = ("deformable", "feature_pyramid")
 _CONVOLUTIONS = ("full", "separable")
 _PROPOSAL_ORDERS = ("official", "fine_small")
@@ -317,10 +316,10 @@ class LlavaGroundingConfig(_StrictConfig):
     phrase_projector: str = "none"
     # "none": the hidden state is the phrase embedding, as in the original; "linear": one layer between.
     phrase_queries: str = "phrases"
-    # Which queries phrases are scored on: picked by the phrases (original), or by the "image" alone with the shared
-    # tower's "anything" phrase, so that a phrase's regions do not depend on the other phrases of the answer.
+    # What selects the object queries that phrases are scored on: the phrases (original), or the "image" alone with the
+    # shared tower's "anything" phrase, so that a phrase's regions do not depend on the other phrases of the answer.
     query_selection: str = "softmax"
-    # Score of a query: softmax over queries (original) or sigmoid.
+    # The score function, which selects no queries in spite of its name: softmax over queries (original) or sigmoid.
     score_threshold: float = 0.05
     # Queries with a higher score are kept.
     nms_iou: float | None = None

@@ -40,7 +40,7 @@ class GeneratedPhrases:
 
 
 class GroundedGeneration(GenerationMixin):
-    """`generate` for a model that looks at an image once, and grounds what it has written."""
+    """`generate` for a model that encodes an image once, and grounds what it has written."""
 
     if TYPE_CHECKING:
         config: LlavaGroundingConfig
@@ -89,11 +89,11 @@ class GroundedGeneration(GenerationMixin):
     def _read_prompt(self, input_ids: Tensor, inputs: dict[str, Any]) -> tuple[ImageFeatures | None, Tensor]:
         """Take image and regions out of `inputs`: the image's features, and the prompt's embeddings `[B, P, D]`."""
         prompts = RegionPrompts.given(**{name: inputs.pop(name, None) for name in _REGION_INPUTS})
-        features = self._look(inputs, with_prompts=prompts is not None)
+        features = self._features_of(inputs, with_prompts=prompts is not None)
         behind = positions_read(inputs.get("past_key_values")) > 0
         return features, self.embed_prompt(input_ids, features, prompts, behind=behind)[0]
 
-    def _look(self, inputs: dict[str, Any], with_prompts: bool) -> ImageFeatures | None:
+    def _features_of(self, inputs: dict[str, Any], with_prompts: bool) -> ImageFeatures | None:
         """Take the image out of `inputs`, encoded if it is not yet."""
         canvas, pixels = inputs.pop("grounder_pixel_values", None), inputs.pop("pixel_values", None)
         features = inputs.pop("image_features", None)
@@ -144,7 +144,7 @@ class GroundedGeneration(GenerationMixin):
                 )
             features, embeds = self._read_prompt(prompt, inputs)
         else:
-            features = self._look(inputs, with_prompts=False)
+            features = self._features_of(inputs, with_prompts=False)
         if features is None:
             raise UsageError("phrases are grounded in an image: give ground_generated the inputs that generate had")
         if hidden is None:

@@ -56,7 +56,7 @@ class QuerySelection(nn.Module):
         similarity: Callable[[Tensor, Tensor, Tensor], Tensor],
         box_head: Callable[[Tensor], Tensor],
     ) -> SelectedQueries:
-        """Pick min(num_queries, N) cells per image; without any phrase, valid cells from coarse to fine.
+        """Select min(num_queries, N) cells per image; without any phrase, valid cells from coarse to fine.
 
         Args:
             similarity: logits of states, given phrases and which are real.
@@ -108,7 +108,7 @@ class Grounder(nn.Module):
         pixel_decoder: maps -> `ImageMemory`.
         hidden_size, mask_size: must be the pixel decoder's.
         phrase_size: width of a phrase embedding.
-        num_queries: object queries picked from memory.
+        num_queries: object queries selected from memory.
         proposal_scale: side of the smallest anchor, share of the image; it doubles with each level.
         initial_logit_bias: see `PhraseSimilarityHead`; None as the original.
         proposal_order: which level has the smallest anchor: the coarsest ("official", a quirk) or the finest.
@@ -171,7 +171,7 @@ class Grounder(nn.Module):
             phrase_embeds: `<seg>` hidden states, as they leave the language model; G may be 0.
             phrase_mask: False where a phrase is padding; such phrases influence nothing.
             with_aux: also predict from every earlier layer, as the losses need; None: in training mode.
-            selection_embeds: phrases that pick the queries in place of those that are looked for; None: the same.
+            selection_embeds: phrases that select the queries in place of those that are looked for; None: the same.
 
         Returns:
             Every query's prediction, not thresholded. Queries are fewer than `num_queries` if memory has fewer cells.
@@ -184,13 +184,13 @@ class Grounder(nn.Module):
             )
         with_aux = self.training if with_aux is None else with_aux
         phrases = phrase_embeds, phrase_mask
-        picking = phrases
+        selecting = phrases
         if selection_embeds is not None:
-            picking = selection_embeds, phrase_mask.new_ones(selection_embeds.shape[:2])
+            selecting = selection_embeds, phrase_mask.new_ones(selection_embeds.shape[:2])
         # The calls of the heads and not the heads: offloading, which brings weights in for a call, would move a module
         # given as an argument as if it were a tensor.
         heads = self.similarity_head.__call__, self.query_decoder.box_head.__call__
-        selected = self.query_selection(memory, *picking, *heads)
+        selected = self.query_selection(memory, *selecting, *heads)
         states, boxes = selected.states.detach(), selected.boxes_cxcywh_norm.detach()
         output = self.refine(memory, states, boxes, *phrases, with_aux=with_aux)
         interm = None

@@ -106,16 +106,16 @@ def language_loss(
     num_items: int | Tensor | None = None,
     token_weights: Float[Tensor, " V"] | None = None,
 ) -> Tensor:
-    """Cross-entropy of the next token, mean over the learnt positions; 0 if there is none.
+    """Cross-entropy of the next token, mean over the target positions; 0 if there is none.
 
     Args:
         output_layer: [N, D] -> [N, V] logits.
         hidden: last hidden states of the whole sequence.
         labels: token ids to learn, -100 elsewhere, unshifted.
-        num_items: what the sum is divided by instead, the learnt positions of all parts of an accumulated step.
+        num_items: what the sum is divided by instead, the target positions of all parts of an accumulated step.
         token_weights: factor on the cross-entropy of each token of the vocabulary; None for 1.
     """
-    learnt = labels[:, 1:] != IGNORE_INDEX  # most positions are image, question or padding and need no vocabulary
-    logits = output_layer(hidden[:, :-1][learnt]).float()
-    losses = nn.functional.cross_entropy(logits, labels[:, 1:][learnt], token_weights, reduction="sum")
-    return losses / (learnt.sum().clamp(min=1) if num_items is None else num_items)
+    is_target = labels[:, 1:] != IGNORE_INDEX  # most are image, question or padding and need no vocabulary
+    logits = output_layer(hidden[:, :-1][is_target]).float()
+    losses = nn.functional.cross_entropy(logits, labels[:, 1:][is_target], token_weights, reduction="sum")
+    return losses / (is_target.sum().clamp(min=1) if num_items is None else num_items)

@@ -126,7 +126,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
                 class names need, where `class_mask` is set; None for none.
         """
         tower, proposals = self.vision_tower, None
-        # The phrase that picks the queries is the tower's, but it is frozen with the grounder.
+        # The phrase that selects the queries is the tower's, but it is frozen with the grounder.
         with torch.set_grad_enabled(torch.is_grad_enabled() and any_trainable(self.grounder)):
             memory = self.grounder.encode_image(like(self.grounder, grounder_pixel_values))
             if isinstance(tower, SharedVisionTower):
@@ -348,7 +348,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         assert input_ids is not None
         if prompt_embeds is not None:
             return self._embed_after(prompt_embeds, input_ids, read), image["image_features"], None
-        features = self._look(image, with_prompts=prompts is not None)
+        features = self._features_of(image, with_prompts=prompts is not None)
         embeds, found = self.embed_prompt(input_ids, features, prompts, behind=read > 0)
         return embeds, features, found
 
@@ -410,8 +410,8 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
     ) -> tuple[GrounderOutput, Bool[Tensor, "B G"]]:
         """Ground every phrase of texts that were read; in training, in validation and after `generate`.
 
-        Where the phrases pick the queries, all of a text do so together, as those of an answer in chat: also those of
-        which nobody knows the instances.
+        Where the phrases select the queries, all of a text do so together, known or not: those of one answer after
+        `generate`, as in chat; in training and validation those of a dialogue, as the original trains.
 
         Args:
             hidden, mask: as of `phrase_states`.
@@ -440,7 +440,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             memory: of batch B, or of batch 1 to share one image among all rows.
             phrase_embeds: `<seg>` hidden states, as they leave the language model.
             proposals: the shared tower's queries of `ImageFeatures`; None looks for them again.
-            with_aux: see `Grounder.ground`; of use where the phrases pick the queries.
+            with_aux: see `Grounder.ground`; of use where the phrases select the queries.
         """
         memory = memory_for(self.grounder, memory)
         phrase_embeds = self.phrase_projector(like(self.phrase_projector, phrase_embeds)).to(memory.memory)

@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 from llava_grounding.errors import PromptError, UsageError
 
 IGNORE_INDEX = -100
-"""Label of a position that is not learnt from, as transformers and torch mark it."""
+"""Label of a position that is no target of the loss, as transformers and torch mark it."""
 
 PADDED_PHRASE_LOGIT = -100.0
 
@@ -264,9 +264,9 @@ class LlavaGroundingOutput(ModelOutput):
     __no_type_check__: ClassVar[bool] = True
 
     loss: Tensor | None = None
-    """Language-model loss, mean over the learnt tokens."""
+    """Language-model loss, mean over the target tokens."""
     logits: Tensor | None = None
-    """[B, T, vocabulary]; None when training with labels, where only the learnt positions are scored."""
+    """[B, T, vocabulary]; None when training with labels, where only the target positions are scored."""
     past_key_values: Any = None
     last_hidden_state: Tensor | None = None
     """[B, T, D], after the final norm."""

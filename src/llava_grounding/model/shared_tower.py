@@ -54,7 +54,7 @@ class SharedVisionTower(nn.Module):
         phrase_mask: Bool[Tensor, "B G"] | None = None,
         with_aux: bool | None = None,
     ) -> GrounderOutput:
-        """Look at the image with the "anything" phrase, which alone picks the queries.
+        """Look at the image with the "anything" phrase, which alone selects the queries.
 
         Args:
             phrase_embeds, phrase_mask: phrases that these queries are scored against in every layer; None for none.

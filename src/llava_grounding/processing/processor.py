@@ -82,7 +82,7 @@ class EncodedText:
 
     input_ids: list[int]
     """Image and region placeholders written out to their full length."""
-    learnt: list[bool]
+    is_target: list[bool]
     """Positions the language-model loss counts."""
     prompts: EncodedPrompts
     """Visual prompts in the order of their placeholders."""
@@ -166,7 +166,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         grounded: Sequence[bool],
         letterbox: Letterbox,
         max_tokens: int | None = None,
-        learnt: Sequence[bool] | None = None,
+        is_target: Sequence[bool] | None = None,
     ) -> EncodedText:
         """Prepare a whole dialogue, image placeholder first.
 
@@ -174,7 +174,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
             grounded: per question, whether its answer shall be grounded.
             letterbox: of the image the dialogue is about; visual prompts are mapped with it.
             max_tokens: refuse a longer one, and one that must be longer before it costs anything; None refuses none.
-            learnt: per question, whether its answer is learnt from; None: all are.
+            is_target: per question, whether its answer is learnt from; None: all are.
 
         Raises:
             PromptError: if a question is empty or does not fit its prompts.
@@ -182,7 +182,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         """
         if self.settings.demo_quirks:
             return self._encode_as_demo(messages, grounded, letterbox, max_tokens)
-        pieces = dialogue_pieces(self.settings.template, messages, grounded, learnt)
+        pieces = dialogue_pieces(self.settings.template, messages, grounded, is_target)
         prompts = [prompt for message in messages if message.role == "user" for prompt in message.prompts]
         return self._encode_pieces(pieces, prompts, letterbox, max_tokens)
 
@@ -217,7 +217,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         return replace(
             encoded,
             input_ids=encoded.input_ids + ids,
-            learnt=encoded.learnt + [False] * len(ids),
+            is_target=encoded.is_target + [False] * len(ids),
             prompts=encode_prompts(prompts, letterbox),
         )
 
@@ -230,7 +230,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
     ) -> EncodedText:
         check_characters_fit(sum(len(piece.text) for piece in pieces), self.tokens.longest, max_tokens)
         ids: list[int] = []
-        learnt: list[bool] = []
+        is_target: list[bool] = []
         for piece in pieces:
             if piece.kind == "image":
                 new = [self.tokens.ids.image] * self.settings.image_sequence_length
@@ -242,9 +242,9 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
             else:
                 new = self.tokens.encode_question(piece.text, piece.num_regions)
             ids += new
-            learnt += [piece.learnt] * len(new)
+            is_target += [piece.is_target] * len(new)
         check_tokens(len(ids), max_tokens)
-        return EncodedText(ids, learnt, encode_prompts(prompts, letterbox))
+        return EncodedText(ids, is_target, encode_prompts(prompts, letterbox))
 
     def collate_images(self, images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:
         """Batch images: `grounder_pixel_values [B, 3, S, S]` and, with a tower, `pixel_values [B, 3, s, s]`."""
@@ -260,7 +260,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
     def collate_texts(
         self, texts: Sequence[EncodedText], padding_side: str = "right", length: int | None = None
     ) -> dict[str, torch.Tensor]:
-        """Batch texts: `input_ids`, `attention_mask` and `labels`, all `[B, T]`; label -100 means not learnt.
+        """Batch texts: `input_ids`, `attention_mask` and `labels`, all `[B, T]`; label -100 is no target of the loss.
 
         Args:
             length: T, at least; None is the longest text's.
@@ -275,7 +275,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
             values = torch.tensor(text.input_ids)
             ids[row, place] = values
             mask[row, place] = 1
-            labels[row, place] = torch.where(torch.tensor(text.learnt, dtype=torch.bool), values, IGNORE_INDEX)
+            labels[row, place] = torch.where(torch.tensor(text.is_target, dtype=torch.bool), values, IGNORE_INDEX)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def collate_prompts(self, prompts: Sequence[EncodedPrompts]) -> RegionPrompts | None:
@@ -309,7 +309,8 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         letterbox.
 
         Args:
-            packed: keep masks as run-length codes; costs the parts of the picture where masks are, not the picture.
+            packed: keep masks as run-length codes, without their logits; costs the parts of the picture where masks
+                are, not the picture.
         """
         boxes = letterbox.norm_cxcywh_to_image(selection.boxes_cxcywh_norm)
         width, height = letterbox.image_size_wh
@@ -325,7 +326,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
             else:
                 mask = np.zeros((height, width), dtype=bool)
                 mask[top : top + part.shape[0], left : left + part.shape[1]] = part
-                regions.append(Region(box_xyxy=box, score=float(score), mask=mask))
+                regions.append(Region(box_xyxy=box, score=float(score), mask=mask, mask_logits=logits))
         return tuple(regions)
 
     def decode_phrase(
@@ -465,7 +466,7 @@ def _read_settings(values: dict[str, Any]) -> ProcessorSettings:
         canvas=CanvasSettings(**canvas),
         tower=TowerSettings(**tower) if tower else None,
         template=template,
-        selection=SelectionSettings(**values["selection"]),
+        selection=SelectionSettings.from_dict(values["selection"]),
         tokenisation=values.get("tokenisation", "markup"),
         demo_quirks=values.get("demo_quirks", False),
     )

@@ -5,6 +5,7 @@ A click is a box of 0.006 of the canvas, as in the original. A scribble or a fre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from llava_grounding.errors import PromptError
 from llava_grounding.geometry import Letterbox, clip_stroke
 from llava_grounding.structures import VisualPrompt
 
@@ -23,6 +25,8 @@ CLICK_SIZE = 0.006
 """Side of a click's box, share of the canvas (the original's value)."""
 COVERAGE_STRIDE = 8
 """Canvas pixels per coverage cell."""
+MASK_CELLS = 2
+"""Cells of mask logits, of stride 4, along a coverage cell."""
 _POINT, _BOX = 0, 1
 _TYPES = {"click": _POINT, "scribble": _POINT, "box": _BOX, "mask": _BOX}
 
@@ -36,7 +40,8 @@ class EncodedPrompts:
     types: np.ndarray
     """(k,) int64: 0 point-like, 1 box-like."""
     coverage: np.ndarray
-    """(k, h, w) float32: share of each coarse cell that a scribble or mask covers; zeros for click and box."""
+    """(k, h, w) float32: share of each coarse cell that a scribble or mask covers, or by its logits is likely to cover;
+    zeros for click and box."""
 
 
 def encode_prompts(prompts: Sequence[VisualPrompt], letterbox: Letterbox) -> EncodedPrompts:
@@ -59,9 +64,29 @@ def encode_prompts(prompts: Sequence[VisualPrompt], letterbox: Letterbox) -> Enc
             boxes[row] = (*letterbox.points_to_canvas(prompt.points_xy)[0] / canvas_wh, CLICK_SIZE, CLICK_SIZE)
         elif prompt.kind in ("scribble", "mask"):
             boxes[row, 2:] = np.maximum(boxes[row, 2:], CLICK_SIZE)
-            coverage[row] = letterbox.mask_to_canvas(_drawn(prompt, letterbox.image_size_wh), cells_wh)
+            if prompt.mask_logits is None:
+                coverage[row] = letterbox.mask_to_canvas(_drawn(prompt, letterbox.image_size_wh), cells_wh)
+            else:
+                coverage[row] = _expected_coverage(prompt.mask_logits, letterbox, cells_wh)
     types = np.array([_TYPES[prompt.kind] for prompt in prompts], dtype=np.int64)
     return EncodedPrompts(boxes, types, coverage)
+
+
+def _expected_coverage(mask_logits: np.ndarray, letterbox: Letterbox, cells_wh: tuple[int, int]) -> np.ndarray:
+    """The share of each of (h, w) cells that a mask is expected to cover, from logits of finer cells of the canvas.
+
+    Raises:
+        PromptError: if they are not of this model.
+    """
+    columns, rows = cells_wh
+    size_hw = (rows * MASK_CELLS, columns * MASK_CELLS)
+    if mask_logits.shape != size_hw:
+        raise PromptError(f"mask_logits must be {size_hw} as this model gives them, got {mask_logits.shape}")
+    across, down = letterbox.covered_cells(size_hw[::-1])
+    probability = 1 / (1 + np.exp(-mask_logits.astype(np.float64).clip(-50, 50)))
+    probability[math.ceil(down) :] = 0
+    probability[:, math.ceil(across) :] = 0
+    return probability.reshape(rows, MASK_CELLS, columns, MASK_CELLS).mean(axis=(1, 3)).astype(np.float32)
 
 
 def _drawn(prompt: VisualPrompt, image_size_wh: tuple[int, int]) -> np.ndarray:

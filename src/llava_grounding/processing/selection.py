@@ -1,11 +1,15 @@
-"""Which object queries a phrase keeps: scores, threshold, suppression of doubles. Tensors in, numpy out.
+"""Which object queries a phrase keeps as its regions: scores, threshold, suppression of doubles. Tensors in, numpy out.
+
+Knows not how the grounder came to these queries; that is `QuerySelection` in `model/grounder.py`.
 
 Source: the original keeps queries whose softmax over all queries exceeds a threshold; our own checkpoints score each
 query by itself (sigmoid), so that two equal things do not halve each other's score.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,20 +19,23 @@ from llava_grounding.errors import ConfigError, LlavaGroundingError
 from llava_grounding.geometry import Letterbox, box_area, box_cxcywh_to_xyxy, box_iou, clip_boxes_xyxy
 from llava_grounding.model.outputs import GrounderOutput, mask_logits_from
 
+_KEYS = {"score_function": "query_selection"}  # names of fields that have another in the files of a checkpoint
+
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """How queries are chosen; see LlavaGroundingConfig for the fields."""
+    """How the regions of a phrase are selected from the object queries; see LlavaGroundingConfig for the fields."""
 
-    query_selection: str = "softmax"
+    score_function: str = "softmax"
+    """`softmax` over all queries, or `sigmoid` of each; `query_selection` in the files of a checkpoint."""
     score_threshold: float = 0.05
     nms_iou: float | None = None
     doubt_threshold: float | None = None
     """A phrase whose best score is below it is doubtful: about every second such phrase is wrong. None doubts none."""
 
     def __post_init__(self) -> None:
-        if self.query_selection not in ("softmax", "sigmoid"):
-            raise ConfigError(f"query_selection must be softmax or sigmoid, got `{self.query_selection!s:.80}`")
+        if self.score_function not in ("softmax", "sigmoid"):
+            raise ConfigError(f"query_selection must be softmax or sigmoid, got `{self.score_function!s:.80}`")
         for name, value in [
             ("score_threshold", self.score_threshold),
             ("nms_iou", self.nms_iou),
@@ -44,10 +51,16 @@ class SelectionSettings:
 
     def to_dict(self) -> dict[str, str | float | None]:
         """Plain values for a JSON file; without a threshold of doubt as before there was one."""
-        values = dict(vars(self))
-        return (
-            values if self.doubt_threshold is not None else {k: v for k, v in values.items() if k != "doubt_threshold"}
-        )
+        values = {_KEYS.get(name, name): value for name, value in vars(self).items()}
+        if self.doubt_threshold is None:
+            del values["doubt_threshold"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "SelectionSettings":
+        """Of what `to_dict` gave."""
+        names = {key: name for name, key in _KEYS.items()}
+        return cls(**{names.get(key, key): value for key, value in values.items()})
 
 
 @dataclass(frozen=True)
@@ -77,10 +90,10 @@ class PhraseSelection:
         )
 
 
-def query_scores(phrase_logits: Tensor, query_selection: str) -> Tensor:
+def query_scores(phrase_logits: Tensor, score_function: str) -> Tensor:
     """Scores in [0, 1], same shape `[..., Q, G]`."""
     logits = phrase_logits.float()
-    return logits.softmax(dim=-2) if query_selection == "softmax" else logits.sigmoid()
+    return logits.softmax(dim=-2) if score_function == "softmax" else logits.sigmoid()
 
 
 def keep_queries(
@@ -128,7 +141,7 @@ def select_regions(
         LlavaGroundingError: if a score, a box or a mask is not made of finite numbers.
     """
     logits = _finite(output.phrase_logits[row, :, :num_phrases], "scores")
-    scores = query_scores(logits, settings.query_selection).numpy()
+    scores = query_scores(logits, settings.score_function).numpy()
     boxes = _finite(output.boxes_cxcywh_norm[row], "boxes").numpy()
     corners = box_cxcywh_to_xyxy(boxes)
     wanted = np.flatnonzero((scores > settings.score_threshold).any(axis=1))

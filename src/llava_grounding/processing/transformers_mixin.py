@@ -80,8 +80,8 @@ class TransformersProcessorMixin(ProcessorMixin):
         """The half that prepares images, as transformers knows it."""
 
         def encode(images: Sequence[Any]) -> dict[str, torch.Tensor]:
-            seen = [self.encode_image(load_image(image, self.image_limits)) for image in images]
-            return image_tensors(seen, self.collate_images)
+            encoded = [self.encode_image(load_image(image, self.image_limits)) for image in images]
+            return image_tensors(encoded, self.collate_images)
 
         return GroundingImageProcessor(self.settings, encode)
 
@@ -145,13 +145,13 @@ class TransformersProcessorMixin(ProcessorMixin):
         given = {"return_tensors": return_tensors, "padding": padding, "padding_side": padding_side}
         options = read_options({**kwargs, **given}, "processor(...)")
         texts = _texts(text)
-        seen = self._look(_one_each(images, len(texts)))
+        encoded = self._encode_images(_one_each(images, len(texts)))
         prompts = _prompts_each(regions, len(texts), batched=not isinstance(text, str))
         rows = [
             self._encode_prompt(each, image, placed, grounded, options)
-            for each, image, placed in zip(texts, seen, prompts, strict=True)
+            for each, image, placed in zip(texts, encoded, prompts, strict=True)
         ]
-        return self._batch(rows, seen, options)
+        return self._batch(rows, encoded, options)
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -213,11 +213,13 @@ class TransformersProcessorMixin(ProcessorMixin):
             raise UsageError("return_assistant_tokens_mask gives a mask beside the ids, so it needs return_dict=True")
         chats = [read_chat(chat, grounded) for chat in (conversation if _is_batch(conversation) else [conversation])]
         placed = _one_each(images, len(chats))
-        seen = self._look([chat.image if image is None else image for chat, image in zip(chats, placed, strict=True)])
+        encoded = self._encode_images(
+            [chat.image if image is None else image for chat, image in zip(chats, placed, strict=True)]
+        )
         texts = ([text] if isinstance(text, str) else text) if foreign else None
         ends = add_generation_prompt, continue_final_message
-        rows = self._encode_chats(chats, seen, texts, grounded, ends, options)
-        batch = self._batch(rows, seen, options)
+        rows = self._encode_chats(chats, encoded, texts, grounded, ends, options)
+        batch = self._batch(rows, encoded, options)
         if return_assistant_tokens_mask:
             batch["assistant_masks"] = (self._collate(rows, options)["labels"] != IGNORE_INDEX).long()
         return batch if return_dict else batch["input_ids"]
@@ -225,7 +227,7 @@ class TransformersProcessorMixin(ProcessorMixin):
     def _encode_chats(
         self,
         chats: Sequence[Chat],
-        seen: Sequence[EncodedImage | None],
+        encoded: Sequence[EncodedImage | None],
         texts: Sequence[str] | None,
         grounded: bool,
         ends: tuple[bool, bool],
@@ -233,10 +235,10 @@ class TransformersProcessorMixin(ProcessorMixin):
     ) -> list[EncodedText]:
         """Chats in the form of the checkpoint, or as a template of another's making wrote them as `texts`."""
         if texts is None:
-            return [self._encode_chat(chat, image, *ends, options) for chat, image in zip(chats, seen, strict=True)]
+            return [self._encode_chat(chat, image, *ends, options) for chat, image in zip(chats, encoded, strict=True)]
         return [
             self._encode_prompt(text, image, chat.prompts, grounded, options)
-            for text, image, chat in zip(texts, seen, chats, strict=True)
+            for text, image, chat in zip(texts, encoded, chats, strict=True)
         ]
 
     def post_process_image_text_to_text(
@@ -294,7 +296,7 @@ class TransformersProcessorMixin(ProcessorMixin):
         count = int(found.phrase_mask[row].sum())
         return self.select(found.output, row, count, letterbox) if count else []
 
-    def _look(self, images: Sequence[Any]) -> list[EncodedImage | None]:
+    def _encode_images(self, images: Sequence[Any]) -> list[EncodedImage | None]:
         return [None if image is None else self.encode_image(load_image(image, self.image_limits)) for image in images]
 
     @property
@@ -360,7 +362,7 @@ class TransformersProcessorMixin(ProcessorMixin):
             pieces, prompts, _letterbox(image, prompts), None if options.cuts else self.max_tokens
         )
         if unfinished:
-            text = replace(text, input_ids=text.input_ids[:-1], learnt=text.learnt[:-1])
+            text = replace(text, input_ids=text.input_ids[:-1], is_target=text.is_target[:-1])
         limits = [limit for limit in (options.max_length, self.max_tokens) if limit is not None]
         if not limits or len(text.input_ids) <= min(limits):
             return text
@@ -378,7 +380,7 @@ class TransformersProcessorMixin(ProcessorMixin):
             raise UsageError(
                 f"a text cut to {length} tokens would lose a part of its image or a region; it needs at least {needed}"
             )
-        return replace(text, input_ids=text.input_ids[:length], learnt=text.learnt[:length])
+        return replace(text, input_ids=text.input_ids[:length], is_target=text.is_target[:length])
 
     @property
     def _end(self) -> str:
@@ -387,11 +389,11 @@ class TransformersProcessorMixin(ProcessorMixin):
         return end
 
     def _batch(
-        self, rows: Sequence[EncodedText], seen: Sequence[EncodedImage | None], options: TextOptions
+        self, rows: Sequence[EncodedText], encoded: Sequence[EncodedImage | None], options: TextOptions
     ) -> GroundingBatch:
         texts = self._collate(rows, options)
         data: dict[str, torch.Tensor] = {name: texts[name] for name in ("input_ids", "attention_mask")}
-        images = [image for image in seen if image is not None]
+        images = [image for image in encoded if image is not None]
         if images:
             if len(images) != len(rows):
                 counts = f"got {len(images)} for {len(rows)} texts"

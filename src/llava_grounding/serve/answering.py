@@ -1,4 +1,4 @@
-"""How an answer is begun, written on by a token, and ended; what was computed for one request serves the next.
+"""How an answer is begun, generated token by token, and ended; what was computed for one request serves the next.
 
 Runs in the scheduler's thread only. The rules of a dialogue are those of `inference.conversation`, for many at once.
 """
@@ -6,17 +6,20 @@ Runs in the scheduler's thread only. The rules of a dialogue are those of `infer
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import torch
-from torch import Tensor
-
-from llava_grounding.inference.answering import PhraseClosed, RunningAnswer, TextDelta
-from llava_grounding.inference.batching import KeysAndValues, RunningBatch, prefill
-from llava_grounding.inference.conversation import fit_decoding, question_message
+from llava_grounding.inference.answering import (
+    AnswerRequest,
+    PhraseClosed,
+    ReadText,
+    RunningAnswer,
+    TextDelta,
+    prefill_answers,
+)
+from llava_grounding.inference.batching import KeysAndValues, RunningBatch
+from llava_grounding.inference.conversation import question_message
 from llava_grounding.inference.engine import GroundedChat
-from llava_grounding.inference.runtime import SeenImage
-from llava_grounding.processing.processor import EncodedText
+from llava_grounding.inference.runtime import ImageState
 from llava_grounding.serve.caches import ByteBudgetCache
 from llava_grounding.serve.jobs import AnswerWritten, Event, Failed, Job
 from llava_grounding.serve.metrics import Metrics
@@ -25,7 +28,7 @@ from llava_grounding.serve.stopping import StopTexts
 from llava_grounding.serve.tasks import ChatTask
 from llava_grounding.structures import Message
 
-Seen = Mapping[bytes, SeenImage | Exception]
+ImageStates = Mapping[bytes, ImageState | Exception]
 DialogueKey = tuple[object, ...]
 
 
@@ -33,9 +36,7 @@ DialogueKey = tuple[object, ...]
 class ReadDialogue:
     """What the model has read of a dialogue up to an answer and with it."""
 
-    read: KeysAndValues
-    unread: tuple[int, ...]
-    """Ids at its end that it has not read: what it wrote last."""
+    text: ReadText
     raws: tuple[str, ...]
     """Its answers with their markup."""
 
@@ -57,13 +58,13 @@ class Answering:
 
 
 class Answers:
-    """Begins, writes and ends answers."""
+    """Begins, generates and ends answers."""
 
     def __init__(self, chat: GroundedChat, settings: ServeSettings, metrics: Metrics) -> None:
         self._chat = chat
         self._runtime = chat.runtime
         self._metrics = metrics
-        self._images: ByteBudgetCache[bytes, SeenImage] = ByteBudgetCache(settings.image_cache_bytes)
+        self._images: ByteBudgetCache[bytes, ImageState] = ByteBudgetCache(settings.image_cache_bytes)
         self._dialogues: ByteBudgetCache[DialogueKey, ReadDialogue] = ByteBudgetCache(settings.dialogue_cache_bytes)
         # A model that reads old questions differently once there is a new one begins anew each time.
         self._keep = settings.dialogue_cache_bytes > 0 and not chat.processor.settings.demo_quirks
@@ -73,71 +74,76 @@ class Answers:
         """Forget what is running."""
         self._batch = RunningBatch(self._runtime.model, self._keep)
 
-    def look(self, jobs: Sequence[Job]) -> Seen:
-        """Look at the images of these jobs, those that are new in one pass."""
-        seen: dict[bytes, SeenImage | Exception] = {}
+    def encode_images(self, jobs: Sequence[Job]) -> ImageStates:
+        """Encode the images of these jobs, those that are new in one pass."""
+        states: dict[bytes, ImageState | Exception] = {}
         new = {}
         for job in jobs:
             picture = job.task.picture
             known = self._images.get(picture.key)
             self._metrics.image_cache.labels("miss" if known is None else "hit").inc()
             if known is not None:
-                seen[picture.key] = known
+                states[picture.key] = known
             else:
                 new[picture.key] = picture
         if not new:
-            return seen
+            return states
         try:
-            images = self._runtime.look_at_encoded([one.encoded for one in new.values()], [None] * len(new))
+            images = self._runtime.encode_prepared([one.encoded for one in new.values()], [None] * len(new))
         except Exception as error:  # noqa: BLE001  those who ask about these images are told; answers that run go on
-            return {**seen, **dict.fromkeys(new, error)}
+            return {**states, **dict.fromkeys(new, error)}
         for key, image in zip(new, images, strict=True):
-            seen[key] = image
+            states[key] = image
             self._keep_image(key, image)
-        return seen
+        return states
 
-    def _keep_image(self, key: bytes, image: SeenImage) -> None:
+    def _keep_image(self, key: bytes, image: ImageState) -> None:
         self._images.put(key, image, image.features.nbytes)
         self._metrics.cache_bytes.labels("images").set(self._images.nbytes)
 
-    def image_of(self, job: Job, seen: Seen) -> SeenImage:
-        """The image of a job, looked at."""
-        image = seen[job.task.picture.key]
+    def image_of(self, job: Job, states: ImageStates) -> ImageState:
+        """The image of a job, encoded."""
+        image = states[job.task.picture.key]
         if isinstance(image, Exception):
             raise image
         return image
 
-    def begin(self, job: Job, seen: Seen) -> Answering:
+    def begin(self, job: Job, states: ImageStates) -> Answering:
         """Read a dialogue up to where its next answer begins, as far as it has not been read before."""
-        task, image = job.task, self.image_of(job, seen)
+        task, image = job.task, self.image_of(job, states)
         assert isinstance(task, ChatTask)
         known = self._known(task)
-        texts, before, raws = self._texts(task, image, known)
-        length = len(before) + sum(len(text.input_ids) for text in texts) + (0 if known is None else known.read.length)
-        decoding = fit_decoding(task.decoding, length, self._runtime.max_positions)
-        start = known or self._start_of(task, texts[0].input_ids)
-        if start is not None and known is None:
-            texts = [_behind(texts[0], start.read.length), *texts[1:]]
-        embeds = self._embed(task, image, texts, before)
-        hidden, read = prefill(self._runtime.model, embeds, None if start is None else start.read)
-        if start is None:
-            self._keep_start(task, texts[0].input_ids, read)
-        cached = 0 if start is None else start.read.length
-        writing = self._batch.join(decoding, hidden, read)
-        self._metrics.prompt_tokens.inc(length - cached)
+        request = self._request(task, image, known)
+        ids = request.texts[0].input_ids
+        start = self._start_of(task, ids) if request.before is None else None
+        [prefilled] = prefill_answers(self._runtime, [request if start is None else request.behind(start)])
+        if any(len(text.prompts.types) for text in request.texts):
+            self._keep_image(task.picture.key, image)  # it may have grown by what the visual prompt encoder reads
+        before = prefilled.request.before
+        if before is None:
+            self._keep_start(task, ids, prefilled.read)
+        cached = 0 if before is None else before.read.length
+        self._metrics.prompt_tokens.inc(request.length - cached)
         self._metrics.dialogue_cache.labels("miss" if known is None else "hit").inc()
-        running = RunningAnswer(self._runtime, image, writing, length, task.grounded, task.stream, task.threshold)
-        return Answering(job, task, running, StopTexts(task.stop), raws, cached)
+        raws = tuple(turn.raw for turn in task.turns) if known is None else known.raws
+        return Answering(job, task, prefilled.join(self._batch), StopTexts(task.stop), raws, cached)
 
-    def _embed(self, task: ChatTask, image: SeenImage, texts: Sequence[EncodedText], before: Sequence[int]) -> Tensor:
-        """Embeddings `[1, T, D]` of ids that the model has written and the texts behind them."""
-        memory = image.features.prompt_memory
-        parts = [self._runtime.embed(text, image) for text in texts]
-        if image.features.prompt_memory is not memory:
-            self._keep_image(task.picture.key, image)  # it has grown by what the visual prompt encoder reads
-        if before:
-            parts.insert(0, self._runtime.embed_ids(before))
-        return torch.cat(parts, dim=1)
+    def _request(self, task: ChatTask, image: ImageState, known: ReadDialogue | None) -> AnswerRequest:
+        history: list[Message] = []
+        for turn in task.turns:
+            history += [question_message(turn.question.text, turn.question.prompts), Message("assistant", turn.raw)]
+        return AnswerRequest.encode(
+            self._runtime,
+            image,
+            question_message(task.question.text, task.question.prompts),
+            task.grounded,
+            task.decoding,
+            history=history,
+            history_grounded=[turn.grounded for turn in task.turns],
+            before=None if known is None else known.text,
+            stream=task.stream,
+            score_threshold=task.threshold,
+        )
 
     def _start_length(self, ids: Sequence[int]) -> int:
         """How many ids up to the image's end are the same for every first question about it; most of a short prompt."""
@@ -145,37 +151,18 @@ class Answers:
         count = 1 + max((place for place, token in enumerate(ids) if token == tokens.image), default=-1)
         return 0 if tokens.region in ids[:count] else count
 
-    def _start_of(self, task: ChatTask, ids: Sequence[int]) -> ReadDialogue | None:
+    def _start_of(self, task: ChatTask, ids: Sequence[int]) -> KeysAndValues | None:
         """What was read of a dialogue about the same image, up to the image's end."""
         count = self._start_length(ids) if self._keep else 0
-        return self._dialogues.get((task.picture.key, tuple(ids[:count]))) if count else None
+        known = self._dialogues.get((task.picture.key, tuple(ids[:count]))) if count else None
+        return None if known is None else known.text.read
 
     def _keep_start(self, task: ChatTask, ids: Sequence[int], read: KeysAndValues) -> None:
         count = self._start_length(ids) if self._keep else 0
         if count:
             start = read.first(count)
-            self._dialogues.put((task.picture.key, tuple(ids[:count])), ReadDialogue(start, (), ()), start.nbytes)
-
-    def _texts(
-        self, task: ChatTask, image: SeenImage, known: ReadDialogue | None
-    ) -> tuple[list[EncodedText], tuple[int, ...], tuple[str, ...]]:
-        """What is to be read: texts, the ids of answers before them, and those answers."""
-        processor, limit = self._chat.processor, self._runtime.max_positions
-        message = question_message(task.question.text, task.question.prompts)
-        history: list[Message] = []
-        for turn in task.turns:
-            history += [question_message(turn.question.text, turn.question.prompts), Message("assistant", turn.raw)]
-        flags = [turn.grounded for turn in task.turns]
-        if processor.settings.demo_quirks:
-            whole = processor.encode_conversation([*history, message], [*flags, task.grounded], image.letterbox, limit)
-            return [whole], (), ()
-        text = processor.encode_question(message, task.grounded, not task.turns, image.letterbox, limit)
-        if known is not None:
-            return [text], known.unread, known.raws
-        raws = tuple(turn.raw for turn in task.turns)
-        if not history:
-            return [text], (), raws
-        return [processor.encode_conversation(history, flags, image.letterbox, limit), text], (), raws
+            key = (task.picture.key, tuple(ids[:count]))
+            self._dialogues.put(key, ReadDialogue(ReadText(start), ()), start.nbytes)
 
     def _known(self, task: ChatTask) -> ReadDialogue | None:
         """What was read of the dialogue before this question, if the answers in it are the ones that were given."""
@@ -188,8 +175,8 @@ class Answers:
         same = all(not turn.grounded or turn.raw == raw for turn, raw in zip(task.turns, known.raws, strict=True))
         return known if same else None
 
-    def write(self, answerings: Sequence[Answering]) -> None:
-        """Write one token of every answer, and tell what came of it."""
+    def generate_token(self, answerings: Sequence[Answering]) -> None:
+        """Generate one token of every answer, and tell what came of it."""
         self._metrics.tokens.inc(len(answerings))
         for step in (self._batch.sample_tokens, self._batch.decode_tokens):
             step()
@@ -209,21 +196,21 @@ class Answers:
     def give_up(self, answering: Answering) -> None:
         """End an answer that nobody gets."""
         answering.done = True
-        if not answering.running.writing.done:
-            self._batch.leave(answering.running.writing)
+        if not answering.running.generation.done:
+            self._batch.leave(answering.running.generation)
 
     def _events(self, answering: Answering) -> list[Event]:
-        writing, stops, events = answering.running.writing, answering.stops, list[Event]()
+        generation, stops, events = answering.running.generation, answering.stops, list[Event]()
         for event in answering.running.take():
             if isinstance(event, PhraseClosed):
                 answering.held.append(event)
                 events += self._release(answering)
             else:
                 events += self._said(answering, stops.feed(event.text))
-        if stops.found and not writing.done:
-            self._batch.leave(writing)
+        if stops.found and not generation.done:
+            self._batch.leave(generation)
             answering.running.take()  # nothing of it is given out
-        if writing.done:
+        if generation.done:
             events += self._said(answering, stops.finish())
             events.append(self._end(answering))
             answering.done = True
@@ -259,16 +246,11 @@ class Answers:
 
     def _keep_dialogue(self, answering: Answering) -> None:
         running, task = answering.running, answering.task
-        kept, transcript = running.writing.kept, running.transcript
+        kept, transcript = running.generation.kept, running.transcript
         if kept is None or not self._keep:
             return
         pairs = [(turn.question.key, turn.answer) for turn in task.turns]
         key = (task.picture.key, *pairs, (task.question.key, transcript.text))
-        dialogue = ReadDialogue(kept, tuple(running.unread()), (*answering.raws, transcript.raw))
+        dialogue = ReadDialogue(running.read_text(), (*answering.raws, transcript.raw))
         self._dialogues.put(key, dialogue, kept.nbytes)
         self._metrics.cache_bytes.labels("dialogues").set(self._dialogues.nbytes)
-
-
-def _behind(text: EncodedText, count: int) -> EncodedText:
-    """A text without its first ids, none of which stands for a visual prompt."""
-    return replace(text, input_ids=text.input_ids[count:], learnt=text.learnt[count:])

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from llava_grounding.inference.engine import GroundedChat
-from llava_grounding.serve.answering import Answering, Answers, Seen
+from llava_grounding.serve.answering import Answering, Answers, ImageStates
 from llava_grounding.serve.jobs import Failed, Job, PhrasesFound
 from llava_grounding.serve.metrics import Metrics
 from llava_grounding.serve.problems import busy, stopping, too_slow
@@ -123,14 +123,14 @@ class Scheduler:
                 self._refuse_running(error)
 
     def _turn(self) -> None:
-        """Let go whom nobody waits for, let others join, write one token of every answer."""
+        """Let go whom nobody waits for, let others join, generate one token of every answer."""
         self._drop()
         joining = self._next()
-        seen = self._answers.look(joining)
+        states = self._answers.encode_images(joining)
         for job in joining:
-            self._begin(job, seen)
+            self._begin(job, states)
         if self._running:
-            self._answers.write(self._running)
+            self._answers.generate_token(self._running)
             self._running = [answering for answering in self._running if not answering.done]
         self._note_load()
 
@@ -160,14 +160,14 @@ class Scheduler:
             count = min(self._settings.batch_size - len(self._running), _JOINS_PER_TURN, len(self._waiting))
             return [self._waiting.popleft() for _ in range(count)]
 
-    def _begin(self, job: Job, seen: Seen) -> None:
+    def _begin(self, job: Job, states: ImageStates) -> None:
         try:
             if isinstance(job.task, GroundTask):
-                image = self._answers.image_of(job, seen)
+                image = self._answers.image_of(job, states)
                 found = self._chat.select_phrases(image, job.task.phrases, job.task.threshold)
                 job.tell(PhrasesFound(found, image.letterbox))
             else:
-                self._running.append(self._answers.begin(job, seen))
+                self._running.append(self._answers.begin(job, states))
         except Exception as error:  # noqa: BLE001  one request that cannot be answered harms no other
             job.tell(Failed(error))
 

@@ -60,6 +60,6 @@ class AnswerImages(TrainerCallback):
 
     def _answer(self, sample: Sample, turn: Turn) -> GroundedAnswer:
         runtime = Runtime(self.trainer.training_module.model.eval(), self.processor)
-        seen = runtime.look_at([Image.fromarray(sample.image)])[0]
-        talk = Conversation(runtime, seen, "in training")
+        image = runtime.encode_images([Image.fromarray(sample.image)])[0]
+        talk = Conversation(runtime, image, "in training")
         return talk.ask(turn.question, turn.prompts, grounded=turn.grounded, max_new_tokens=_MAX_NEW_TOKENS)

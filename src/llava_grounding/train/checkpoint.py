@@ -34,7 +34,7 @@ from llava_grounding.train.training_module import TrainingModule
 CLASS_PHRASE_FILES = ("class_phrases.safetensors", "class_phrases.json")
 """What a stage keeps of its class phrases beside the model."""
 # Of a run with adapters: only trainable weights, and batch statistics; the rest is where the run started.
-_LEARNT = "learnt.safetensors"
+_TRAINABLE = "learnt.safetensors"
 _MAX_NAMES_BYTES = 2**24
 VALIDATION_FILE = "validation.json"
 """Beside the best weights: the numbers they were chosen by."""
@@ -239,7 +239,9 @@ def save_training_module(
     folder.mkdir(parents=True, exist_ok=True)
     state = _with_scalars(training_module, training_module.state_dict() if state is None else state)
     if is_adapted(training_module.model):
-        save_file({name: state[name].contiguous() for name in sorted(_learnt(training_module))}, folder / _LEARNT)
+        save_file(
+            {name: state[name].contiguous() for name in sorted(_trainable_names(training_module))}, folder / _TRAINABLE
+        )
         processor.save_pretrained(folder)
         return
     _save_model(training_module, processor, folder, _part(state, "model"), _part(state, PHRASES))
@@ -252,10 +254,10 @@ def load_training_module(training_module: nn.Module, folder: Path) -> None:
         CheckpointError: if it is damaged, or of another model.
     """
     try:
-        if (folder / _LEARNT).is_file():
-            state = load_file(folder / _LEARNT)
+        if (folder / _TRAINABLE).is_file():
+            state = load_file(folder / _TRAINABLE)
             unknown = _put_in(training_module, state)[1]
-            missing = _learnt(training_module) - state.keys()
+            missing = _trainable_names(training_module) - state.keys()
         else:
             state = {f"model.{name}": value for path in weight_files(folder) for name, value in load_file(path).items()}
             if (folder / CLASS_PHRASE_FILES[0]).is_file():
@@ -290,7 +292,7 @@ def _put_in(training_module: nn.Module, state: dict[str, Tensor]) -> tuple[list[
     return keys.missing_keys, keys.unexpected_keys
 
 
-def _learnt(training_module: nn.Module) -> set[str]:
+def _trainable_names(training_module: nn.Module) -> set[str]:
     """Names in the state of trainable weights and of running statistics."""
     learning = {name for name, parameter in training_module.named_parameters() if parameter.requires_grad}
     return learning | ({name for name, _ in training_module.named_buffers()} & training_module.state_dict().keys())

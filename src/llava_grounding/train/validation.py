@@ -71,7 +71,7 @@ Row = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 def best_f1(rows: Sequence[Row], selection: SelectionSettings, prefix: str) -> dict[str, float]:
     """F1 at the threshold that suits it best, and that threshold; doubles are dropped as the checkpoint drops them."""
     results = {}
-    for threshold in _THRESHOLDS[selection.query_selection]:
+    for threshold in _THRESHOLDS[selection.score_function]:
         counts = (count_matches(*row, threshold, selection.nms_iou) for row in rows)
         results[threshold] = sum(counts, GroundingCounts()).f1
     threshold = max(results, key=lambda key: results[key])
@@ -154,14 +154,14 @@ def class_rows(
 ) -> list[Row]:
     """Class names looked for in every sample."""
     rows = []
-    device, chosen_by = phrases.embeds.device, processor.settings.selection.query_selection
+    device, score_function = phrases.embeds.device, processor.settings.selection.score_function
     for start in range(0, len(samples), batch_size):
         part = samples[start : start + batch_size]
         images = [encode_sample_image(processor, sample) for sample in part]
         batch = class_batch(part, images, processor, phrases.index)
         memory = model.grounder.encode_image(batch.images["grounder_pixel_values"].to(device))
         output = ground_classes(model, phrases, memory, batch.phrase_mask.to(device))
-        scores = query_scores(output.phrase_logits[:, :, 1:], chosen_by).cpu().numpy()
+        scores = query_scores(output.phrase_logits[:, :, 1:], score_function).cpu().numpy()
         boxes = output.boxes_cxcywh_norm.float().cpu().numpy()
         for index, target in enumerate(batch.targets):
             wanted = target.phrase_map[:, 1:].numpy()
@@ -190,7 +190,7 @@ def phrase_rows(
     device = model.lm_head.weight.device
     left_out = set() if left_out is None else left_out
     longest = longest_dialogue(model.config, max_tokens)
-    chosen_by = processor.settings.selection.query_selection
+    score_function = processor.settings.selection.score_function
     for start in range(0, len(samples), batch_size):
         items: list[ChatItem] = []
         for sample in samples[start : start + batch_size]:
@@ -209,7 +209,7 @@ def phrase_rows(
         grounding, found = model.ground_phrases(features, output.last_hidden_state, batch.texts["input_ids"])
         if not found.shape[1]:
             continue
-        scores = query_scores(grounding.phrase_logits, chosen_by).cpu().numpy()
+        scores = query_scores(grounding.phrase_logits, score_function).cpu().numpy()
         boxes = grounding.boxes_cxcywh_norm.float().cpu().numpy()
         for index, target in enumerate(batch.targets):
             known = batch.phrase_mask[index, : target.phrase_map.shape[1]].cpu().numpy()

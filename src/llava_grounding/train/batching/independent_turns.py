@@ -1,7 +1,8 @@
 """Several dialogues about one image in one sequence, none of which sees another.
 
 The image is read once, and each dialogue continues from it as if it were alone: positions begin again behind the image,
-and attention is cut between the branches. Losses are those of as many separate sequences, at a fraction of the cost.
+and attention is cut between the branches. Losses are those of as many separate sequences, at a fraction of the cost;
+only where the phrases select the object queries (`phrase_queries: phrases`), those of all branches select together.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ def join_texts(texts: Sequence[EncodedText], image_token_id: int) -> tuple[Encod
     """
     first = texts[0]
     shared = max((place + 1 for place, token in enumerate(first.input_ids) if token == image_token_id), default=0)
-    ids, learnt = first.input_ids[:shared], first.learnt[:shared]
+    ids, is_target = first.input_ids[:shared], first.is_target[:shared]
     numbers, positions = [PREFIX] * shared, list(range(shared))
     for number, text in enumerate(texts, start=1):
         assert text.input_ids[:shared] == first.input_ids[:shared]
         length = len(text.input_ids)
-        ids, learnt = ids + text.input_ids[shared:], learnt + text.learnt[shared:]
+        ids, is_target = ids + text.input_ids[shared:], is_target + text.is_target[shared:]
         numbers += [number] * (length - shared)
         positions += range(shared, length)
     prompts = EncodedPrompts(
@@ -56,7 +57,7 @@ def join_texts(texts: Sequence[EncodedText], image_token_id: int) -> tuple[Encod
             for name in ("boxes_cxcywh_norm", "types", "coverage")
         )
     )
-    return EncodedText(ids, learnt, prompts), Branches(numbers, positions)
+    return EncodedText(ids, is_target, prompts), Branches(numbers, positions)
 
 
 def collate_branches(branches: Sequence[Branches], length: int) -> dict[str, Tensor]:

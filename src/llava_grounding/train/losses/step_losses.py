@@ -24,7 +24,7 @@ from llava_grounding.train.losses.word_loss import word_loss
 
 @dataclass(frozen=True)
 class Shares:
-    """How much of a step a micro-batch is: its part of the learnt tokens, and of the objects."""
+    """How much of a step a micro-batch is: its part of the target tokens, and of the objects."""
 
     tokens: Tensor | float = 1.0
     objects: Tensor | float = 1.0
@@ -105,7 +105,7 @@ class ReadDialogues:
     """What the language model made of true dialogues."""
 
     loss: Tensor
-    """Mean over the learnt tokens."""
+    """Mean over the target tokens."""
     last_hidden_state: Tensor
     """[B, T, D]"""
     image_features: ImageFeatures
@@ -120,10 +120,10 @@ def read_dialogues(
 ) -> ReadDialogues:
     """The language model's pass over true dialogues, in training and in validation.
 
+    Only target positions are scored: [B, T, vocabulary] logits would be most of the memory, and nobody reads them.
+
     Args:
         token_weights: [V], factors on the cross-entropy of the vocabulary's tokens; None for 1.
-
-    Only learnt positions are scored: [B, T, vocabulary] logits would be most of the memory, and nobody reads them.
     """
     texts, attention_mask = batch.texts, batch.texts["attention_mask"]
     if "branches" in texts:
