@@ -121,6 +121,12 @@ def test_the_help_texts_on_the_page_of_commands_are_current() -> None:
     assert with_current_help(page) == page, "bring them up to date with `make docs`"
 
 
+def test_values_of_options_have_names_not_types() -> None:
+    page = CLI_PAGE.read_text(encoding="utf-8")
+    assert re.findall(r"^ +(--\S+) <(?:str|int|float|path)[ >]", page, re.MULTILINE) == []
+    assert "; default " not in page  # it stands behind the sentence, in brackets
+
+
 def test_every_command_has_its_help_on_the_page_of_commands() -> None:
     page = CLI_PAGE.read_text(encoding="utf-8")
     assert [name for name in command_names() if f"$ llava-grounding {name} --help" not in page] == []

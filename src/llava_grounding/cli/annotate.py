@@ -49,7 +49,7 @@ DialoguesOption = Annotated[
     typer.Option(metavar="FILE", parser=given_path, help="LLaVA-style dialogues, .json or .jsonl; or give --captions."),
 ]
 OutOption = Annotated[
-    Path, typer.Option("--out", metavar="DIR", parser=given_path, help="Folder for the data and what was asked.")
+    Path, typer.Option("--out", metavar="FOLDER", parser=given_path, help="Folder for the data and what was asked.")
 ]
 ShardOption = Annotated[
     str, typer.Option(metavar="K/N", help="Take the K-th of N disjoint parts of the images.", show_default=False)
@@ -65,7 +65,8 @@ FormOption = Annotated[
     typer.Option("--answers", help="JSON held to a schema, or brackets in the text; auto tries the schema."),
 ]
 RoundsOption = Annotated[
-    int, typer.Option(min=1, max=5, help="Requests about one sample: what cannot be used is asked once more.")
+    int,
+    typer.Option(metavar="N", min=1, max=5, help="Requests about one sample: what cannot be used is asked once more."),
 ]
 ParamOption = Annotated[
     list[str] | None,
@@ -95,17 +96,19 @@ def run(
     answers: FormOption = AnswerForms.auto,
     rounds: RoundsOption = 2,
     param: ParamOption = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Requests under way at once.")] = 16,
-    rpm: Annotated[float | None, typer.Option("--rpm", min=0.001, help="Requests a minute.")] = None,
-    tpm: Annotated[float | None, typer.Option("--tpm", min=1, help="Tokens a minute.")] = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one request.")] = 120.0,
-    attempts: Annotated[int, typer.Option(min=1, help="Of one request, before it counts as failed.")] = 6,
+    concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Requests under way at once.")] = 16,
+    rpm: Annotated[float | None, typer.Option("--rpm", metavar="X", min=0.001, help="Requests a minute.")] = None,
+    tpm: Annotated[float | None, typer.Option("--tpm", metavar="X", min=1, help="Tokens a minute.")] = None,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds for one request.")] = 120.0,
+    attempts: Annotated[int, typer.Option(metavar="N", min=1, help="Of one request, before it counts as failed.")] = 6,
     prices: PricesOption = (0.0, 0.0),
     max_tokens_spent: Annotated[
-        int | None, typer.Option("--budget-tokens", min=1, help="Tokens of all answers in the store together.")
+        int | None,
+        typer.Option("--budget-tokens", metavar="N", min=1, help="Tokens of all answers in the store together."),
     ] = None,
     max_cost: Annotated[
-        float | None, typer.Option("--budget-cost", min=0, help="Cost of all answers in the store, by --prices.")
+        float | None,
+        typer.Option("--budget-cost", metavar="X", min=0, help="Cost of all answers in the store, by --prices."),
     ] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Tell what it would cost and take, and send nothing.")
@@ -177,7 +180,7 @@ def export_batch(
     limit: LimitOption = None,
     shard: ShardOption = "1/1",
 ) -> None:
-    """Write what is not answered as files for a batch service, into DIR/batches."""
+    """Write what is not answered as files for a batch service, into FOLDER/batches."""
     from llava_grounding.annotate.batch_files import iter_batch_lines, write_batches
     from llava_grounding.cli.annotate_run import settings_of
     from llava_grounding.endpoints.store import Store
@@ -306,7 +309,7 @@ def write_out(
     for line in summary(manifest):
         say(f"{line}\n")
     place = quoted(str(out), 300)
-    note(f"written to {place}; to look at it: annotate review DIR --images PLACE --page FILE.html")
+    note(f"written to {place}; to look at it: annotate review FOLDER --images PLACE --page FILE.html")
     return manifest
 
 

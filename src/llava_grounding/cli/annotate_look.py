@@ -16,7 +16,7 @@ from llava_grounding.errors import UsageError, quoted
 if TYPE_CHECKING:
     from llava_grounding.annotate.finished import FinishedLabels
 
-FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="A finished folder: the --out of a run.")]
+FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="A finished folder: the --out of a run.")]
 ImagesOption = Annotated[
     Path | None, typer.Option(metavar="PLACE", parser=given_path, help="Folder, .tar or .zip of the pictures.")
 ]
@@ -27,8 +27,8 @@ def review(
     folder: FolderArgument,
     images: ImagesOption = None,
     page: Annotated[Path | None, typer.Option(metavar="FILE.html", parser=given_path, help="Page to write.")] = None,
-    count: Annotated[int, typer.Option("--count", min=1, max=5000, help="Phrases to look at.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses the phrases.")] = 0,
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=5000, help="Phrases to look at.")] = 100,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Chooses the phrases.")] = 0,
     verdicts: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="Verdicts that pages have saved: tell the precision instead."),
@@ -37,7 +37,7 @@ def review(
         Path | None,
         typer.Option(
             "--out",
-            metavar="DIR",
+            metavar="FOLDER",
             parser=given_path,
             help="With --verdicts: folder for all files anew, without what was rejected and with what was fixed.",
         ),
@@ -129,7 +129,7 @@ def draw_marks(
     images: Annotated[
         Path, typer.Option(metavar="PLACE", parser=given_path, help="Folder, .tar or .zip of the pictures.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", parser=given_path, help="Folder for all of it.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", parser=given_path, help="Folder for all of it.")],
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Draw the first N only.")] = None,
 ) -> None:
     """Draw the marks of all records into their pictures; the same command resumes a stopped run."""
@@ -166,7 +166,7 @@ def audit(
     if not against and not pictures:
         raise UsageError("give --against NAME=FILE or --pictures NAME=FOLDER")
     if pictures and images is None:
-        raise UsageError("--pictures needs --images PLACE, where the pictures of DIR are")
+        raise UsageError("--pictures needs --images PLACE, where the pictures of FOLDER are")
     names = folder_images(folder)
     found = [overlap_by_id(names, *_named(one)) for one in against or ()]
     if pictures and images is not None:
@@ -184,8 +184,8 @@ def audit(
 
 @annotate.command()
 def merge(
-    shards: Annotated[list[Path], typer.Argument(metavar="DIR...", help="The finished folders of all shards.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", parser=given_path, help="Folder for all together.")],
+    shards: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="The finished folders of all shards.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", parser=given_path, help="Folder for all together.")],
 ) -> None:
     """Put finished shards together; the files are those of one run over everything."""
     from llava_grounding.annotate.merge import merge as put_together

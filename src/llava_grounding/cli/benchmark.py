@@ -30,11 +30,15 @@ def benchmark(
     task: Annotated[
         QualityTask, typer.Argument(help="scenes: unseen drawn scenes; photos: the photo pack's val split.")
     ],
-    model: Annotated[str | None, typer.Option(help="A folder or hub id; default the embedded model.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="How many images; default 300 scenes or all photos.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A folder or hub id.  [default: the embedded model]")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="How many images.  [default: 300 scenes or all photos]")
+    ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", parser=given_path, help="The photo pack; default $LLAVA_GROUNDING_DATA."),
+        typer.Option(metavar="FOLDER", parser=given_path, help="The photo pack.  [default: $LLAVA_GROUNDING_DATA]"),
     ] = None,
     report_file: Annotated[
         Path | None,
@@ -50,9 +54,9 @@ def benchmark(
         typer.Option(metavar="FOLDER", parser=given_path, help="Draw twenty descriptions into their images there."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses scenes, questions and bootstrap draws.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Chooses scenes, questions and bootstrap draws.")] = 0,
     device: Annotated[
-        str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1 or mps; default cuda where there is one.")
+        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.  [default: cuda where there is one]")
     ] = None,
 ) -> None:
     """Measure grounding, referring, description and short answers, and print one table.

@@ -90,8 +90,8 @@ def _file(help_text: str, metavar: str = "FILE") -> Any:
 
 
 SetFile = Annotated[Path, typer.Option("--set", metavar="FILE", parser=given_path, help="The set, made by `build`.")]
-OutFolder = Annotated[Path, typer.Option("--out", metavar="DIR", parser=given_path, help="Folder of the results.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the bootstrap draws.")]
+OutFolder = Annotated[Path, typer.Option("--out", metavar="FOLDER", parser=given_path, help="Folder of the results.")]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of the bootstrap draws.")]
 Images = Annotated[Path | None, _file("Where the pictures are: folder, tar shards or zip.", "PLACE")]
 
 
@@ -106,7 +106,7 @@ def build(
     ctx: typer.Context,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", parser=given_path, help="The set, as JSON lines.")],
     data: Annotated[Path | None, _file("A photo pack.", "FOLDER")] = None,
-    split: Annotated[str, typer.Option(help="Of the pack, or of the published files.")] = "val",
+    split: Annotated[str, typer.Option(metavar="TEXT", help="Of the pack, or of the published files.")] = "val",
     instances: Annotated[Path | None, _file("COCO instances.")] = None,
     captions: Annotated[Path | None, _file("COCO captions.")] = None,
     dialogues: Annotated[Path | None, _file("Grounded visual chat, as `annotate` writes it.")] = None,
@@ -116,10 +116,12 @@ def build(
     answers: Annotated[Path | None, _file("Reference answers, as JSON lines.")] = None,
     ids: Annotated[Path | None, _file("List of image ids.")] = None,
     images: Images = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="How many, spread evenly; default all.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses prompts.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="How many, spread evenly.  [default: all]")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Chooses prompts.")] = 0,
     question: Annotated[
-        str | None, typer.Option(help="How a description is asked for; default the task's words.")
+        str | None, typer.Option(metavar="TEXT", help="How a description is asked for.  [default: the task's words]")
     ] = None,
 ) -> None:
     """Make the set of a task from files as they are published."""
@@ -154,17 +156,21 @@ def run(
     ctx: typer.Context,
     samples_file: SetFile,
     out: OutFolder,
-    model: Annotated[str | None, typer.Option(help="A folder or hub id; at an endpoint the model's name.")] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A folder or hub id; at an endpoint the model's name.")
+    ] = None,
     images: Images = None,
-    device: Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1 or mps.")] = None,
+    device: Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.")] = None,
     base_url: Annotated[str | None, typer.Option(metavar="URL", help="Ask this server, as http://HOST/v1.")] = None,
     key_variable: Annotated[
         str, typer.Option(metavar="NAME", help="Environment variable with the server's key.")
     ] = "OPENAI_API_KEY",
-    block: Annotated[int, typer.Option(min=1, help="Samples asked together; part of the configuration.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1, max=2000, help="Where answers are cut.")] = 256,
+    block: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Samples asked together; part of the configuration.")
+    ] = 1,
+    max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, max=2000, help="Where answers are cut.")] = 256,
     queries: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Object queries of the grounder; default the model's own.")
+        int | None, typer.Option(min=1, metavar="N", help="Object queries of the grounder.  [default: the model's own]")
     ] = None,
     cluster: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Have a Dask scheduler's workers ask, as tcp://HOST:8786.")
@@ -195,13 +201,15 @@ def score(
     ctx: typer.Context,
     samples_file: SetFile,
     out: OutFolder,
-    predictions: Annotated[Path | None, _file("Of another system; default those of --out.")] = None,
-    format: Annotated[str, typer.Option("--format", help="How the predictions are written.")] = "plain",
+    predictions: Annotated[Path | None, _file("Of another system.  [default: those of --out]")] = None,
+    format: Annotated[str, typer.Option("--format", metavar="TEXT", help="How the predictions are written.")] = "plain",
     frame: Annotated[
-        str | None, typer.Option(help="Of their boxes: pixels, fraction, per-mille, square-fraction.")
+        str | None, typer.Option(metavar="TEXT", help="Of their boxes: pixels, fraction, per-mille, square-fraction.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Of the system, for reports.")] = None,
-    judge: Annotated[str, typer.Option(help="deterministic, or a model at --judge-url.")] = "deterministic",
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="Of the system, for reports.")] = None,
+    judge: Annotated[
+        str, typer.Option(metavar="TEXT", help="deterministic, or a model at --judge-url.")
+    ] = "deterministic",
     judge_url: Annotated[str | None, typer.Option(metavar="URL", help="Server of the judge.")] = None,
     judgements: Annotated[Path | None, _file("Recorded judgements, instead of a judge.")] = None,
     key_variable: Annotated[
@@ -239,7 +247,7 @@ def score(
 @steps.command()
 def report(
     ctx: typer.Context,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", parser=given_path, help="A scored folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", parser=given_path, help="A scored folder.")],
     seed: Seed = 0,
     images: Annotated[Path | None, _file("Put the photos of cases into the page, from here.", "PLACE")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,

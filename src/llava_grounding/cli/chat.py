@@ -85,7 +85,7 @@ def chat(
     max_new_tokens: Annotated[
         int, typer.Option(metavar="N", min=1, max=2000, help="Where the answer is cut, 1 to 2000.")
     ] = 256,
-    temperature: Annotated[float, typer.Option(metavar="T", min=0, help="0: always the likeliest word.")] = 0.0,
+    temperature: Annotated[float, typer.Option(metavar="X", min=0, help="0: always the likeliest word.")] = 0.0,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Makes a temperature repeatable.")] = None,
     max_megapixels: MegapixelsOption = None,
 ) -> None:

@@ -28,17 +28,18 @@ if TYPE_CHECKING:
 
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", metavar="M", help="Name of an embedded model, a folder, or a hub id.  [default: nano]"),
+    typer.Option("--model", metavar="MODEL", help="Name of an embedded model, a folder, or a hub id.  [default: nano]"),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device", metavar="D", help="cpu, cuda, cuda:1 or mps.  [default: the best there is]")
+    str | None,
+    typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.  [default: the best there is]"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON and nothing else.")]
 OutOption = Annotated[
     Path | None,
     typer.Option(
         "--out",
-        metavar="DIR",
+        metavar="FOLDER",
         parser=given_path,
         help="Also write answer.json, answer.png and answer.html into this folder.",
     ),
@@ -50,7 +51,7 @@ MegapixelsOption = Annotated[
 ThresholdOption = Annotated[
     float | None,
     typer.Option(
-        "--threshold", metavar="S", min=0, max=1, help="Score that a region needs.  [default: the model's own]"
+        "--threshold", metavar="X", min=0, max=1, help="Score that a region needs.  [default: the model's own]"
     ),
 ]
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="A JPEG, PNG or WebP file.")]

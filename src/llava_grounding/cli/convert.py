@@ -27,18 +27,22 @@ class Precision(StrEnum):
 SourceFolder = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with the released files.")]
 OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be new or empty.")]
 LanguagePrecision = Annotated[
-    Precision | None, typer.Option(help="Of the language side's weights; default as stored. Vision stays float32.")
+    Precision | None, typer.Option(help="Of the language side's weights; vision stays float32.  [default: as stored]")
 ]
-CanvasSide = Annotated[int, typer.Option(min=32, help="Side of the canvas of the vision modules, pixels.")]
-Queries = Annotated[int, typer.Option(min=1, help="Object queries of the grounder.")]
-OpenSeeDFile = Annotated[Path | None, typer.Option("--openseed", help="OpenSeeD checkpoint, for the grounder.")]
+CanvasSide = Annotated[int, typer.Option(metavar="N", min=32, help="Side of the canvas of the vision modules, pixels.")]
+Queries = Annotated[int, typer.Option(metavar="N", min=1, help="Object queries of the grounder.")]
+OpenSeeDFile = Annotated[
+    Path | None, typer.Option("--openseed", metavar="FILE", help="OpenSeeD checkpoint, for the grounder.")
+]
 SemanticSamFile = Annotated[
-    Path | None, typer.Option("--semantic-sam", help="Semantic-SAM checkpoint, for the visual prompt encoder.")
+    Path | None,
+    typer.Option("--semantic-sam", metavar="FILE", help="Semantic-SAM checkpoint, for the visual prompt encoder."),
 ]
 PromptTokens = Annotated[
-    int | None, typer.Option(min=1, help="Queries per visual prompt to keep; default as many as the file has.")
+    int | None,
+    typer.Option(metavar="N", min=1, help="Queries per visual prompt to keep.  [default: as many as the file has]"),
 ]
-Seed = Annotated[int, typer.Option(help="Of what starts fresh.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Of what starts fresh.")]
 
 
 @convert.callback()
@@ -57,7 +61,8 @@ def official(
     image_size: CanvasSide = 1024,
     queries: Queries = 300,
     tower: Annotated[
-        Path | None, typer.Option(help="config.json of the vision tower, if it is not one of OpenAI's CLIPs.")
+        Path | None,
+        typer.Option(metavar="FILE", help="config.json of the vision tower, if it is not one of OpenAI's CLIPs."),
     ] = None,
 ) -> None:
     """Convert a released LLaVA-Grounding checkpoint."""
@@ -77,10 +82,11 @@ def llava(
     openseed: OpenSeeDFile = None,
     semantic_sam: SemanticSamFile = None,
     vision_tower: Annotated[
-        Path | None, typer.Option(help="CLIP checkpoint, folder or file, where SOURCE has no vision tower.")
+        Path | None,
+        typer.Option(metavar="FILE", help="CLIP checkpoint, folder or file, where SOURCE has no vision tower."),
     ] = None,
     projector: Annotated[
-        Path | None, typer.Option(help="LLaVA's mm_projector.bin, where SOURCE has no projector.")
+        Path | None, typer.Option(metavar="FILE", help="LLaVA's mm_projector.bin, where SOURCE has no projector.")
     ] = None,
     dtype: LanguagePrecision = None,
     image_size: CanvasSide = 1024,
@@ -104,19 +110,26 @@ def language(
     out: OutFolder,
     preset: Annotated[
         str | None,
-        typer.Option(help="What stands around it: qwen3_4b, gemma3_1b, nano, ...; default the one made for its kind."),
+        typer.Option(
+            metavar="TEXT",
+            help="What stands around it: qwen3_4b, gemma3_1b, nano and so on.  [default: the one made for its kind]",
+        ),
     ] = None,
     vision_tower: Annotated[
-        Path | None, typer.Option(help="SigLIP or CLIP checkpoint, where the preset has a vision tower.")
+        Path | None,
+        typer.Option(metavar="FILE", help="SigLIP or CLIP checkpoint, where the preset has a vision tower."),
     ] = None,
     openseed: OpenSeeDFile = None,
     semantic_sam: SemanticSamFile = None,
     dtype: LanguagePrecision = None,
     image_size: Annotated[
-        int | None, typer.Option(min=32, help="Side of the canvas of the vision modules, pixels; default the preset's.")
+        int | None,
+        typer.Option(
+            metavar="N", min=32, help="Side of the canvas of the vision modules, pixels.  [default: the preset's]"
+        ),
     ] = None,
     queries: Annotated[
-        int | None, typer.Option(min=1, help="Object queries of the grounder; default the preset's.")
+        int | None, typer.Option(metavar="N", min=1, help="Object queries of the grounder.  [default: the preset's]")
     ] = None,
     seed: Seed = 0,
 ) -> None:

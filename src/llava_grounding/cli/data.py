@@ -53,7 +53,7 @@ def look(
     ] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", parser=given_path, help="Folder for the drawings.  [default: drawings]"),
+        typer.Option(metavar="FOLDER", parser=given_path, help="Folder for the drawings.  [default: drawings]"),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Look whether the pictures are there, without reading them.")

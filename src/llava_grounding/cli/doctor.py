@@ -74,7 +74,10 @@ class MachineReport:
 
 def doctor(
     model: Annotated[
-        str | None, typer.Option("--model", help="Also say how large this one is: a preset, a folder or a hub id.")
+        str | None,
+        typer.Option(
+            "--model", metavar="MODEL", help="Also say how large this one is: a preset, a folder or a hub id."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:

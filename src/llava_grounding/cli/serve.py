@@ -21,8 +21,8 @@ _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 def serve(
     model: ModelOption = None,
     device: DeviceOption = None,
-    host: Annotated[str, typer.Option(metavar="H", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="P", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="0 takes a free one.")] = 8000,
     api_key: Annotated[
         str | None,
         typer.Option(
@@ -40,8 +40,8 @@ def serve(
     max_per_client: Annotated[
         int, typer.Option(metavar="N", min=0, help="Requests of one address at once; more get a 429.  0: no limit.")
     ] = 0,
-    timeout: Annotated[float, typer.Option(metavar="S", min=0.01, help="Seconds for one request.")] = 120,
-    grace: Annotated[float, typer.Option(metavar="S", min=0, help="Seconds to finish when stopped.")] = 30,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.01, help="Seconds for one request.")] = 120,
+    grace: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Seconds to finish when stopped.")] = 30,
     image_cache: Annotated[int, typer.Option(metavar="MB", min=0, help="For features of images.")] = 512,
     dialogue_cache: Annotated[int, typer.Option(metavar="MB", min=0, help="For dialogues that go on.")] = 512,
     fetch_host: Annotated[
@@ -53,7 +53,9 @@ def serve(
     ] = False,
     label_studio_files: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", parser=given_path, help="Folder of its local storage; tasks name files below it."),
+        typer.Option(
+            metavar="FOLDER", parser=given_path, help="Folder of its local storage; tasks name files below it."
+        ),
     ] = None,
     label_studio_url: Annotated[
         str | None, typer.Option(metavar="URL", help="Its address, for pictures that were uploaded there.")

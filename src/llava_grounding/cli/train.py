@@ -29,7 +29,9 @@ def train(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", parser=given_path, help="Folder for logs and checkpoints; default runs/RECIPE."),
+        typer.Option(
+            metavar="FOLDER", parser=given_path, help="Folder for logs and checkpoints.  [default: runs/RECIPE]"
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -40,12 +42,12 @@ def train(
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1 or mps; default cuda if there is one.")
+        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.  [default: cuda if there is one]")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Open the data, and print plan, memory and steps instead.")
     ] = False,
-    processes: Annotated[int, typer.Option(min=1, help="Devices that --dry-run plans for.")] = 1,
+    processes: Annotated[int, typer.Option(metavar="N", min=1, help="Devices that --dry-run plans for.")] = 1,
     check: Annotated[
         bool, typer.Option("--check", help="Read all data once, and print counts and everything that is wrong.")
     ] = False,
