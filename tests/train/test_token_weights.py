@@ -1,4 +1,4 @@
-"""Words that decide the answer to a closed question count more in the language loss; all others as before."""
+"""Words that decide an answer count more in the language loss; all others as before."""
 
 from pathlib import Path
 from unittest.mock import Mock
@@ -14,7 +14,7 @@ from llava_grounding.checkpoints import find_checkpoint
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.tokens import MarkupTokenizer
 from llava_grounding.train.losses.step_losses import read_dialogues
-from llava_grounding.train.losses.token_weights import closed_answer_weights
+from llava_grounding.train.losses.token_weights import answer_word_weights
 from llava_grounding.train.training_setup import build_training_setup
 
 
@@ -24,7 +24,7 @@ def tokens() -> MarkupTokenizer:
 
 
 def test_every_word_that_decides_an_answer_counts_and_no_other(tokens: MarkupTokenizer) -> None:
-    weights = closed_answer_weights(tokens, 2048, 8.0)
+    weights = answer_word_weights(tokens, 2048, 8.0)
     assert weights is not None
     heavy = {tokens.decode([number]).strip() for number in weights.nonzero()[:, 0].tolist() if weights[number] == 8}
     assert {"Yes", "No", "one", "two", "seven", "red", "grey"} <= heavy
@@ -36,13 +36,13 @@ def test_every_word_that_decides_an_answer_counts_and_no_other(tokens: MarkupTok
 
 def test_a_word_of_several_tokens_gives_its_pieces_no_weight() -> None:
     tokens = Mock(spec=MarkupTokenizer, encode_plain=lambda text: [3] if text == " Yes" else [1, 2])
-    weights = closed_answer_weights(tokens, 5, 4.0)
+    weights = answer_word_weights(tokens, 5, 4.0)
     assert weights is not None
     assert weights.tolist() == [1, 1, 1, 4, 1]
 
 
 def test_a_weight_of_one_is_the_plain_loss(tokens: MarkupTokenizer) -> None:
-    assert closed_answer_weights(tokens, 2048, 1.0) is None
+    assert answer_word_weights(tokens, 2048, 1.0) is None
 
 
 def test_the_loss_is_the_weighted_sum_over_the_number_of_learnt_tokens() -> None:
@@ -66,7 +66,7 @@ def test_a_recipe_asks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     shrink_world(monkeypatch)
     losses = []
     for weight in (1.0, 50.0):
-        values = {"preset": "shared", "steps": 1, "batch_size": 4, "loss_weights": {"closed_answers": weight}}
+        values = {"preset": "shared", "steps": 1, "batch_size": 4, "loss_weights": {"answer_words": weight}}
         setup = build_training_setup(recipe("chat", **values), tmp_path)
         delivery = next(iter(setup.stream()))
         setup.training_module.eval()

@@ -208,7 +208,7 @@ APART = {
 }
 """Weights of losses that are reported without them, and what they have in the total."""
 INSIDE = {"focal": "class", "mask": "mask", "dice": "dice", "box": "box", "giou": "giou", "score": "score"}
-"""Weights of losses that are reported with them, and what these are called; for `closed_answers` see
+"""Weights of losses that are reported with them, and what these are called; for `answer_words` see
 `test_token_weights.py`."""
 
 
@@ -221,7 +221,7 @@ def losses_with(name: str, factor: float) -> dict[str, Tensor]:
     return chat_losses(training_model().eval(), class_phrases(), criteria, chat_batch(), denoising=2)
 
 
-@pytest.mark.parametrize("name", [one.name for one in fields(LossWeights) if one.name != "closed_answers"])
+@pytest.mark.parametrize("name", [one.name for one in fields(LossWeights) if one.name != "answer_words"])
 def test_a_weight_multiplies_its_own_losses_and_no_others(name: str) -> None:
     once, thrice = losses_with("focal", 1.0), losses_with(name, 3.0)
     grown = {key: thrice[key] - value for key, value in once.items() if not torch.equal(value, thrice[key])}

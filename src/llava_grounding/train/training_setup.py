@@ -30,7 +30,7 @@ from llava_grounding.train.batching.sources import held_out_samples, open_source
 from llava_grounding.train.batching.stream import BatchMaker, BatchStream, Portion
 from llava_grounding.train.checkpoint import CLASS_PHRASE_FILES, load_class_phrases, lost_phrases
 from llava_grounding.train.losses.class_losses import ClassPhrases
-from llava_grounding.train.losses.token_weights import closed_answer_weights
+from llava_grounding.train.losses.token_weights import answer_word_weights
 from llava_grounding.train.plan import StagePlan, apply_plan, stage_plan
 from llava_grounding.train.precision import keep_precise
 from llava_grounding.train.pretrained_backbone import load_pretrained_backbone
@@ -127,8 +127,8 @@ def build_training_setup(
         load_pretrained_backbone(model.grounder.backbone, recipe.backbone_weights)
     apply_plan(model, plan, recipe, _new_tokens(processor))
     stored_dtypes = keep_precise(model)
-    token_weights = closed_answer_weights(
-        processor.tokens, model.config.text_config.vocab_size, recipe.loss_weights.closed_answers
+    token_weights = answer_word_weights(
+        processor.tokens, model.config.text_config.vocab_size, recipe.loss_weights.answer_words
     )
     training_module = TrainingModule(
         model, phrases, LossConfig.of(recipe, plan), stored_dtypes, token_weights=token_weights

@@ -1,7 +1,7 @@
 """How much each token of the vocabulary counts in the language loss.
 
-A closed question is decided by one word of its answer; the rest follows from the question. Without more weight that
-word is lost among them, and a small model answers "yes" or "no" without a look at the image.
+A short answer is decided by one word; the rest follows from the question. Without more weight that word is lost among
+them, and a small model answers "yes" or "no" without a look at the image.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from llava_grounding.colours import COLOURS
 from llava_grounding.language.synonyms import NUMBER_WORDS
 from llava_grounding.processing.tokens import MarkupTokenizer
 
-CLOSED_ANSWERS = ("Yes", "No", *NUMBER_WORDS, *COLOURS)
+ANSWER_WORDS = ("Yes", "No", *NUMBER_WORDS, *COLOURS)
 
 
-def closed_answer_weights(tokens: MarkupTokenizer, vocab_size: int, weight: float) -> Tensor | None:
-    """[V] weights: `weight` for words of `CLOSED_ANSWERS` that are one token, 1 for all others; None if all are 1."""
+def answer_word_weights(tokens: MarkupTokenizer, vocab_size: int, weight: float) -> Tensor | None:
+    """[V]: `weight` for words of `ANSWER_WORDS` that are one token, 1 for all others; None if all are 1."""
     if weight == 1:
         return None
     weights = torch.ones(vocab_size)
-    for word in CLOSED_ANSWERS:
+    for word in ANSWER_WORDS:
         for ids in (tokens.encode_plain(word), tokens.encode_plain(f" {word}")):
             if len(ids) == 1:
                 weights[ids[0]] = weight

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 class LossWeights:
     """Factors of a step's losses; the language loss has 1."""
 
-    closed_answers: float = 1.0
-    """Of the words that decide the answer to a closed question (yes, no, numbers, colours), inside the language loss:
-    few among many that follow from the question alone."""
+    answer_words: float = 1.0
+    """Of yes, no, numbers and colours in the language loss, wherever they stand in an answer: they decide it, few among
+    many words that follow from the question alone."""
     grounding: float = 1.0
     """Of the grounder's losses beside the language loss, phrases and class names alike; 0.1 in the original's second
     stage."""
