@@ -225,6 +225,7 @@ def signalled_at(number: int, work: Callable[[], object]) -> tuple[object, bool]
 @pytest.mark.filterwarnings("error")
 def test_ctrl_c_leaves_no_noise_wherever_it_comes(place: Callable[[int], Place]) -> None:
     here, number, outcomes = place(3), 0, list[object]()
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process of a shell ignores it
     before, came = signal.getsignal(signal.SIGINT), True
     with pytest.MonkeyPatch.context() as patch:
         unraisable = list[object]()
@@ -236,6 +237,7 @@ def test_ctrl_c_leaves_no_noise_wherever_it_comes(place: Callable[[int], Place])
             assert signal.getsignal(signal.SIGINT) is before
             outcomes.append(outcome)
         gc.collect()
+    signal.signal(signal.SIGINT, inherited)
     # Before and after there is a handler of ours it is the interpreter's business; never is a CancelledError left over.
     assert outcomes.pop() is None
     assert set(outcomes) == {"interrupted", KeyboardInterrupt}
