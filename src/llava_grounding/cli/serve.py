@@ -53,9 +53,7 @@ def serve(
     ] = False,
     label_studio_files: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER", parser=given_path, help="Folder of its local storage; tasks name files below it."
-        ),
+        typer.Option(metavar="FOLDER", parser=given_path, help="Of its local storage; tasks name files below it."),
     ] = None,
     label_studio_url: Annotated[
         str | None, typer.Option(metavar="URL", help="Its address, for pictures that were uploaded there.")
