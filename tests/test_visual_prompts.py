@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_grounding.errors import PromptError
+from llava_grounding.masks import encode_rle
 from llava_grounding.structures import (
+    PackedRegion,
     Region,
     VisualPrompt,
 )
@@ -79,6 +81,15 @@ def test_a_mask_with_logits_is_another_prompt_than_the_bare_mask_and_the_same_js
     assert prompt_to_dict(first) == prompt_to_dict(bare)
     with pytest.raises(ValueError, match="read-only"):
         first.mask_logits[0, 0] = 0
+
+
+def test_masks_that_were_read_can_be_replaced_in_part():
+    logits = np.ones((2, 2), dtype=np.float32)
+    prompt = dataclasses.replace(VisualPrompt.mask_from_rle(encode_rle(a_mask())), mask_logits=logits)
+    assert prompt == VisualPrompt.mask_of(a_mask(), logits)
+    region = dataclasses.replace(PackedRegion(np.zeros(4), 0.5, encode_rle(a_mask()), logits), score=0.25)
+    assert region == PackedRegion(np.zeros(4), 0.25, a_mask())
+    np.testing.assert_array_equal(region.mask_logits, logits)
 
 
 def test_prompts_at_other_places_are_other_prompts():

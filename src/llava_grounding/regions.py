@@ -37,24 +37,24 @@ class Region:
     mask_logits: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        self._take(self.box_xyxy, self.score)
+        self._take(self.box_xyxy, self.score, self.mask_logits)
         if self.mask is not None:
             mask = np.asarray(self.mask)
             if mask.ndim != 2 or mask.dtype != np.bool_:
                 raise ShapeError(f"mask must be (H, W) bool, got {mask.shape} {mask.dtype}")
             object.__setattr__(self, "mask", frozen_copy(mask))
-        if self.mask_logits is not None:
-            logits = np.asarray(self.mask_logits)
-            if logits.ndim != 2 or logits.dtype != np.float32:
-                raise ShapeError(f"mask_logits must be (h, w) float32, got {logits.shape} {logits.dtype}")
-            object.__setattr__(self, "mask_logits", frozen_copy(logits))
 
-    def _take(self, box_xyxy: Any, score: Any) -> None:
+    def _take(self, box_xyxy: Any, score: Any, mask_logits: Any) -> None:
         box = np.array(box_xyxy, dtype=np.float64)
         if box.shape != (4,) or not are_coordinates(box) or (box[2:] < box[:2]).any():
             raise ShapeError(f"box_xyxy must be four finite numbers, x0 <= x1 and y0 <= y1, got {shown(box)}")
         object.__setattr__(self, "box_xyxy", frozen_copy(box))
         object.__setattr__(self, "score", checked_score(score))
+        if mask_logits is not None:
+            logits = np.asarray(mask_logits)
+            if logits.ndim != 2 or logits.dtype != np.float32:
+                raise ShapeError(f"mask_logits must be (h, w) float32, got {logits.shape} {logits.dtype}")
+            object.__setattr__(self, "mask_logits", frozen_copy(logits))
 
     @property
     def mask_rle(self) -> dict[str, Any] | None:
@@ -99,12 +99,18 @@ class PackedRegion(Region):
     picture is. `mask` unpacks it each time it is asked for.
 
     Args:
-        box_xyxy, score: as of a `Region`.
+        box_xyxy, score, mask_logits: as of a `Region`.
         mask: a mask, or COCO's run-length code of one; not changed afterwards.
     """
 
-    def __init__(self, box_xyxy: np.ndarray, score: float, mask: Mapping[str, Any] | np.ndarray) -> None:
-        self._take(box_xyxy, score)
+    def __init__(
+        self,
+        box_xyxy: np.ndarray,
+        score: float,
+        mask: Mapping[str, Any] | np.ndarray,
+        mask_logits: np.ndarray | None = None,
+    ) -> None:
+        self._take(box_xyxy, score, mask_logits)
         object.__setattr__(self, "_rle", dict(mask) if isinstance(mask, Mapping) else encode_rle(mask))
 
     @property

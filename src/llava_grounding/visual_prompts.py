@@ -219,8 +219,16 @@ class _PackedMask(VisualPrompt):
 
     _rle: dict[str, Any]
 
-    def __init__(self, kind: PromptKind, points_xy: None = None, box_xyxy: None = None, mask: Any = None) -> None:
-        for name, value in (("kind", kind), ("points_xy", points_xy), ("box_xyxy", box_xyxy)):
+    def __init__(
+        self,
+        kind: PromptKind,
+        points_xy: None = None,
+        box_xyxy: None = None,
+        mask: Any = None,
+        mask_logits: np.ndarray | None = None,
+    ) -> None:
+        logits = None if mask_logits is None else _prompt_logits(mask_logits)
+        for name, value in (("kind", kind), ("points_xy", points_xy), ("box_xyxy", box_xyxy), ("mask_logits", logits)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_rle", check_rle(mask if isinstance(mask, Mapping) else encode_rle(mask)))
 

@@ -14,6 +14,7 @@ from llava_grounding.benchmark.quality_scores import (
     OBJECTS_RECALL,
     Rows,
     described,
+    with_captions,
 )
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance
 from llava_grounding.language.nouns import lexicon
@@ -89,3 +90,18 @@ def test_masks_of_right_regions_are_compared_and_by_mask_a_box_is_nothing() -> N
     partly = rows_of(("a dog", [LEFT]), true_masks=(LEFT, None, None), with_masks=True)
     assert BY_MASK not in partly
     assert partly[MASK_IOU] == (1, 1)
+
+
+def test_words_without_regions_are_measured_where_they_were_asked_for() -> None:
+    said = ["a dog on a red sofa", "two cats below the old table", "nobody rides this bicycle today"]
+    samples = [
+        BenchmarkSample(str(number), f"{number}.png", SIZE_WH, kind="describe", references=(text,))
+        for number, text in enumerate(said)
+    ]
+    texts = zip(said, (None, said[1], ""), strict=True)
+    answers = [Prediction(str(number), text, plain_text=plain) for number, (text, plain) in enumerate(texts)]
+    pairs = zip(samples, answers, strict=True)
+    scores = with_captions(samples, answers, [described(*pair, lexicon(())) for pair in pairs])
+    plain = [score.rows.get("CIDEr-D, without regions") for score in scores]
+    assert plain == [None, scores[1].rows["CIDEr-D"], (0, 1)]
+    assert scores[1].rows["CIDEr-D"][0] > 1

@@ -1,6 +1,6 @@
 """Metrics as pure functions of counts, overlaps and short texts, with bootstrap intervals over images.
 
-Knows no model, no data set and no files; what counts as right is decided in `judge.py`. Captions are in `captions.py`.
+Knows no model, no data set and no files; what counts as right is decided in `grounding.py`. Captions: `captions.py`.
 """
 
 from __future__ import annotations

@@ -218,8 +218,10 @@ def with_captions(
     references = [one for _, one, _ in described]
     grounded = cider_d([prediction.text for *_, prediction in described], references)
     plain = cider_d([prediction.plain_text or "" for *_, prediction in described], references)
-    for (place, *_), one, other in zip(described, grounded, plain, strict=True):
-        rows = {_CIDER: (one, 1.0), _CIDER + PLAIN: (other, 1.0)}
+    for (place, _, prediction), one, other in zip(described, grounded, plain, strict=True):
+        rows = {_CIDER: (one, 1.0)}
+        if prediction.plain_text is not None:
+            rows[_CIDER + PLAIN] = (other, 1.0)
         found[place] = replace(found[place], rows={**found[place].rows, **rows})
     return found
 

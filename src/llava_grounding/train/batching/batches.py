@@ -207,9 +207,10 @@ def class_batch(
 
 
 def choose_turns(sample: Sample, max_turns: int, rng: np.random.Generator) -> list[list[Turn]]:
-    """A few turns in random order, every kind of question as likely as any other, descriptions more so.
+    """A few turns in random order, by kind of question: most kinds are as likely as any other.
 
-    Most questions can be answered from their own words; a description cannot, it is what makes a model look.
+    Descriptions are more likely, since most questions can be answered from their own words and a description cannot: it
+    is what makes a model look. So are questions whether, how many and what colour, which one word decides.
 
     Returns:
         Turns that belong together: a follow-up stays behind the turn it refers to, and a dialogue that has its order
@@ -321,7 +322,8 @@ def chat_item(
             length = len(first(1)[1].input_ids)
             raise DataError(f"the dialogue of `{sample.id}` takes {length} tokens of {max_tokens} allowed")
     if not any(text.is_target):
-        raise DataError(f"no answer of `{sample.id}` that fits into {max_tokens} tokens is to be learnt")
+        fits = "" if max_tokens is None else f" that fits into {max_tokens} tokens"
+        raise DataError(f"no answer of `{sample.id}`{fits} is to be learnt")
     phrase_map, known = dialogue_phrase_map([turn for part in kept for turn in part], len(sample.instances))
     return ChatItem(sample, image, text, phrase_map, known, branches)
 
