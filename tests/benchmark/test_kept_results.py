@@ -13,12 +13,13 @@ from PIL import Image
 
 from label_files import write_json
 from llava_grounding.benchmark.building import BuildInputs
+from llava_grounding.benchmark.comparison import compare_folders
 from llava_grounding.benchmark.judging import DeterministicJudge, RecordedJudge
 from llava_grounding.benchmark.predictions import PredictedPhrase, PredictedRegion, Prediction
 from llava_grounding.benchmark.report import hash_settings, hash_weights
-from llava_grounding.benchmark.results import SCORED, SCORES, compare_folders, results_of, write_scored
 from llava_grounding.benchmark.results_page import results_page
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, SampleSet
+from llava_grounding.benchmark.scored_runs import SCORED, SCORES, results_of, write_scored
 from llava_grounding.benchmark.systems import SystemSpec
 from llava_grounding.benchmark.tasks import find_task
 from llava_grounding.errors import DataError, UsageError

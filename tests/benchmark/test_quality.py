@@ -26,10 +26,11 @@ from llava_grounding.benchmark.quality import (
     evaluate_scenes,
 )
 from llava_grounding.benchmark.report import hash_weights
-from llava_grounding.benchmark.results import SystemResult, results_of, write_scored
+from llava_grounding.benchmark.results import SystemResult
 from llava_grounding.benchmark.results_page import results_page
 from llava_grounding.benchmark.runs import PREDICTIONS, Run, versions
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
+from llava_grounding.benchmark.scored_runs import results_of, write_scored
 from llava_grounding.benchmark.systems import ChatSystem, SystemSpec
 from llava_grounding.benchmark.tasks import find_task
 from llava_grounding.data.readers.coco import PhotoPack

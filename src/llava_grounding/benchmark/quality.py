@@ -29,9 +29,10 @@ from llava_grounding.benchmark.quality_scores import (
     truth_of,
     with_captions,
 )
-from llava_grounding.benchmark.results import Results, about_scored, system_result
+from llava_grounding.benchmark.results import Results, system_result
 from llava_grounding.benchmark.runs import versions
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, LabelledPhrase, SampleSet
+from llava_grounding.benchmark.scored_runs import about_scored
 from llava_grounding.benchmark.scores import SampleScore, Statistic
 from llava_grounding.benchmark.systems import ChatSystem, System
 from llava_grounding.benchmark.tasks import Ask, Scored, Task

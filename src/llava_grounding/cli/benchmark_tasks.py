@@ -220,8 +220,8 @@ def score(
     """Score predictions, without any model, and write the report."""
     from llava_grounding.benchmark.judging import RecordedJudge
     from llava_grounding.benchmark.predictions import in_order
-    from llava_grounding.benchmark.results import write_scored
     from llava_grounding.benchmark.runs import versions
+    from llava_grounding.benchmark.scored_runs import write_scored
     from llava_grounding.benchmark.tasks import find_task
 
     samples = _read_set(ctx, samples_file)
@@ -253,7 +253,7 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
 ) -> None:
     """Write the report of a scored folder anew: report.json, report.md, report.html."""
-    from llava_grounding.benchmark.results import read_scored
+    from llava_grounding.benchmark.scored_runs import read_scored
 
     about, _ = read_scored(folder)
     if about["task"] != _task_of(ctx):
@@ -270,8 +270,8 @@ def compare(
     out: Annotated[Path | None, _file("Write the comparison to this file as JSON.")] = None,
 ) -> None:
     """Compare two systems on the same set: paired bootstrap, and which samples changed."""
+    from llava_grounding.benchmark.comparison import compare_folders
     from llava_grounding.benchmark.files import as_json as to_json
-    from llava_grounding.benchmark.results import compare_folders
 
     if out is not None:
         check_out(out.parent, [out.name], [("results", first), ("results", second)])
@@ -376,8 +376,8 @@ def _judge(
 
 def _write_report(folder: Path, seed: int, images: Path | None, as_json: bool = False) -> None:
     from llava_grounding.benchmark.files import write_aside
-    from llava_grounding.benchmark.results import results_of
     from llava_grounding.benchmark.results_page import results_page
+    from llava_grounding.benchmark.scored_runs import results_of
 
     results = results_of(folder, seed)
     text = results.to_json()
