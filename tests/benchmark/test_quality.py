@@ -16,7 +16,7 @@ from llava_grounding.benchmark.adapters import adapter
 from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline, Request
 from llava_grounding.benchmark.building import BuildInputs
 from llava_grounding.benchmark.judging import DeterministicJudge
-from llava_grounding.benchmark.predictions import in_order, read_predictions
+from llava_grounding.benchmark.predictions import read_predictions
 from llava_grounding.benchmark.quality import (
     DESCRIBE,
     FIRST_UNSEEN_SEED,
@@ -28,9 +28,9 @@ from llava_grounding.benchmark.quality import (
 from llava_grounding.benchmark.report import hash_weights
 from llava_grounding.benchmark.results import SystemResult
 from llava_grounding.benchmark.results_page import results_page
-from llava_grounding.benchmark.runs import PREDICTIONS, Run, versions
+from llava_grounding.benchmark.runs import PREDICTIONS, Run
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
-from llava_grounding.benchmark.scored_runs import results_of, write_scored
+from llava_grounding.benchmark.scored_runs import results_of, score_run, write_scored
 from llava_grounding.benchmark.systems import ChatSystem, SystemSpec
 from llava_grounding.benchmark.tasks import find_task
 from llava_grounding.data.readers.coco import PhotoPack
@@ -361,15 +361,12 @@ def test_scenes_are_a_task_whose_steps_give_the_numbers_of_the_whole(scenes: lis
     run = Run(tmp_path / "run", samples, SystemSpec("model", "oracle", images=task.pictures))
     assert run.work(ChatSystem(chat, ScenePictures()))
     said = read_predictions(tmp_path / "run" / PREDICTIONS, samples, adapter("plain")).by_id
-    answers = in_order(samples.samples, said)
-    judge = DeterministicJudge()
-    scored = task.score_all(samples.samples, answers, judge)
-    about = {"system": run.spec.about(), "judge": dict(judge.about()), "versions": versions()}
-    write_scored(tmp_path / "run", task, samples, answers, scored, about, {})
+    write_scored(tmp_path / "run", score_run(samples, said, DeterministicJudge(), run.spec.about()))
     steps, (whole,) = results_of(tmp_path / "run"), evaluate_scenes(chat, 2, baseline_scenes=0).results
     assert steps["precision of doubtful regions"].count > 0
     assert steps.results[0].metrics == tuple(one for one in whole.metrics if one.unit != "s")
-    assert (steps.results[0].asked, steps.results[0].counts["images"]) == (whole.asked, 2)
+    assert (steps.results[0].questions, steps.results[0].counts) == (whole.questions, whole.counts)
+    assert whole.counts["images"] == 2
     assert "<svg" in results_page(steps)
 
 

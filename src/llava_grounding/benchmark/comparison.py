@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from llava_grounding.benchmark.report import markdown_text
 from llava_grounding.benchmark.results import RESULTS_VERSION
-from llava_grounding.benchmark.scored_runs import read_scored, system_name
-from llava_grounding.benchmark.scores import Difference, compare
+from llava_grounding.benchmark.scored_runs import read_scored
+from llava_grounding.benchmark.scores import Difference, SampleScore, compare
 from llava_grounding.benchmark.tasks import find_task
 from llava_grounding.errors import UsageError, shown
 
@@ -64,49 +64,51 @@ def compare_folders(first: Path, second: Path, seed: int = 0) -> Comparison:
         UsageError: if they are of another task, set, rules or judge: their numbers cannot be compared. Recorded
             judgements may be those of any judge.
     """
-    (about, mine), (other, theirs) = read_scored(first), read_scored(second)
-    for what, values in (
-        ("task", [one["task"] for one in (about, other)]),
-        ("rules", [one["rules_version"] for one in (about, other)]),
-        ("set", [one["set"]["sha256"] for one in (about, other)]),
-        ("split", [one["set"]["split"] for one in (about, other)]),
-    ):
-        if values[0] != values[1]:
-            raise UsageError(
-                f"{first} and {second} cannot be compared: their {what} differs, {values[0]} and {values[1]}"
-            )
-    judges = [about["judge"], other["judge"]]
-    # Recorded judgements are somebody's: whose they were is not in them.
-    if judges[0] != judges[1] and not any(one.get("judge") == "recorded" for one in judges):
-        raise UsageError(
-            f"{first} and {second} cannot be compared: their judge differs, {shown(judges[0])} and {shown(judges[1])}; "
-            "score one again with the judge of the other"
-        )
-    task = find_task(about["task"])
-    rows = {name for score in mine for name in score.rows}
-    left, right = ({one.id: one for one in scores} for scores in (mine, theirs))
-    changed = [
-        (key, one.quality, right[key].quality)
-        for key, one in left.items()
-        if key in right
-        and one.quality is not None
-        and right[key].quality is not None
-        and one.quality != right[key].quality
-    ]
-    changed.sort(key=lambda row: (-abs((row[2] or 0.0) - (row[1] or 0.0)), row[0]))
-    answered = [{key for key, one in side.items() if one.state not in ("missing", "failed")} for side in (left, right)]
+    one, other = read_scored(first), read_scored(second)
+    _check_comparable(one.about, other.about, f"{first} and {second} cannot be compared")
+    rows = {name for score in one.scores for name in score.rows}
+    answered = [{score.id for score in run.scores if score.state not in ("missing", "failed")} for run in (one, other)]
     return Comparison(
         {
-            "title": f"{about['title']}: two systems",
-            "task": about["task"],
-            "set": about["set"],
-            "judges": judges,
-            "first": system_name(about, first),
-            "second": system_name(other, second),
+            "title": f"{one.about['title']}: two systems",
+            "task": one.about["task"],
+            "set": one.about["set"],
+            "judges": [one.about["judge"], other.about["judge"]],
+            "first": one.name,
+            "second": other.name,
             "seed": seed,
         },
-        tuple(compare(mine, theirs, task.statistics(rows), seed)),
-        tuple((key, float(a or 0.0), float(b or 0.0)) for key, a, b in changed),
+        tuple(compare(one.scores, other.scores, find_task(one.about["task"]).statistics(rows), seed)),
+        tuple(_changed(one.scores, other.scores)),
         tuple(sorted(answered[0] - answered[1])),
         tuple(sorted(answered[1] - answered[0])),
     )
+
+
+def _check_comparable(one: Mapping[str, Any], other: Mapping[str, Any], refusal: str) -> None:
+    for what, values in (
+        ("task", [about["task"] for about in (one, other)]),
+        ("rules", [about["rules_version"] for about in (one, other)]),
+        ("set", [about["set"]["sha256"] for about in (one, other)]),
+        ("split", [about["set"]["split"] for about in (one, other)]),
+    ):
+        if values[0] != values[1]:
+            raise UsageError(f"{refusal}: their {what} differs, {values[0]} and {values[1]}")
+    judges = [one["judge"], other["judge"]]
+    # Recorded judgements are somebody's: whose they were is not in them.
+    if judges[0] != judges[1] and not any(judge.get("judge") == "recorded" for judge in judges):
+        raise UsageError(
+            f"{refusal}: their judge differs, {shown(judges[0])} and {shown(judges[1])}; "
+            "score one again with the judge of the other"
+        )
+
+
+def _changed(first: Sequence[SampleScore], second: Sequence[SampleScore]) -> list[tuple[str, float, float]]:
+    """Samples whose quality differs, the largest change first."""
+    theirs = {score.id: score.quality for score in second}
+    changed = [
+        (score.id, score.quality, quality)
+        for score in first
+        if score.quality is not None and (quality := theirs.get(score.id)) is not None and score.quality != quality
+    ]
+    return sorted(changed, key=lambda row: (-abs(row[2] - row[1]), row[0]))

@@ -29,12 +29,12 @@ from llava_grounding.benchmark.quality_scores import (
     truth_of,
     with_captions,
 )
-from llava_grounding.benchmark.results import Results, system_result
-from llava_grounding.benchmark.runs import versions
+from llava_grounding.benchmark.results import Results
+from llava_grounding.benchmark.runs import answer_block
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, LabelledPhrase, SampleSet
-from llava_grounding.benchmark.scored_runs import about_scored
+from llava_grounding.benchmark.scored_runs import results_of_runs, score_run
 from llava_grounding.benchmark.scores import SampleScore, Statistic
-from llava_grounding.benchmark.systems import ChatSystem, System
+from llava_grounding.benchmark.systems import ChatSystem
 from llava_grounding.benchmark.tasks import Ask, Scored, Task
 from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.readers.coco import PhotoPack
@@ -299,26 +299,22 @@ def _evaluate(
     model_hash: str,
     on_progress: Progress | None,
 ) -> Results:
-    """The steps of a task for several systems at once, image by image, without files."""
+    """The steps of a task for several systems at once, image by image, without files; the first is the model."""
     samples, judge = task.build(inputs), DeterministicJudge()
-    systems: dict[str, System] = {name: ChatSystem(chat, pictures) for name, chat in chats.items()}
-    predictions: dict[str, list[Prediction]] = {name: [] for name in systems}
-    images = [list(group) for _, group in groupby(samples.samples, key=lambda one: one.image)]
+    systems = {name: ChatSystem(chat, pictures) for name, chat in chats.items()}
+    predictions: dict[str, dict[str, Prediction]] = {name: {} for name in systems}
+    images = [tuple(group) for _, group in groupby(samples.samples, key=lambda one: one.image)]
     for done, image in enumerate(images, start=1):
         for name, system in systems.items():
             for block in (image[:1], image[1:]):  # a description alone, for its seconds
-                predictions[name] += system.answer([(one, task.ask(one)) for one in block])
+                predictions[name] |= {one.id: one for one in answer_block(system, task, block)}
         if on_progress is not None:
             on_progress(done, len(images))
-    model = {"kind": "model", "model": next(iter(chats)), "model_hash": model_hash}
-    about = {"system": model, "judge": dict(judge.about()), "versions": versions(), "seed": inputs.seed}
-    return Results(
-        about_scored(task, samples) | about,
-        tuple(
-            system_result(name, task, task.score_all(samples.samples, found, judge).scores, inputs.seed)
-            for name, found in predictions.items()
-        ),
-    )
+    model, *baselines = chats
+    abouts = [{"kind": "model", "model": model, "model_hash": model_hash}]
+    abouts += [{"kind": "baseline", "name": name} for name in baselines]
+    runs = [score_run(samples, predictions[name], judge, about) for name, about in zip(chats, abouts, strict=True)]
+    return results_of_runs(runs, inputs.seed)
 
 
 def draw_descriptions(

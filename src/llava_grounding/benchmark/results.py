@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from llava_grounding.benchmark.calibration import Calibration, calibration
@@ -209,9 +208,9 @@ def system_result(
     name: str,
     task: Task,
     scores: Sequence[SampleScore],
-    seed: int = 0,
-    extra_metrics: Sequence[Metric] = (),
-    more_counts: Mapping[str, int] = MappingProxyType({}),
+    seed: int,
+    extra_metrics: Sequence[Metric],
+    more_counts: Mapping[str, int],
 ) -> SystemResult:
     """The numbers of one system's scores; those of which no sample has a row are left out.
 
