@@ -149,17 +149,22 @@ def test_silence_finds_nothing_and_has_no_precision(scenes: list[Sample]) -> Non
 
 
 def test_right_words_on_the_wrong_things_are_worth_nothing(scenes: list[Sample]) -> None:
-    shifted = {a.image.tobytes(): b for a, b in zip(scenes, scenes[1:] + scenes[:1], strict=True)}
-
-    def other(sample: Sample, question: str) -> Turn | None:
-        turn = truth_of(shifted[sample.image.tobytes()], question)
-        return (
-            None if turn is None else Turn(turn.question, turn.answer, ((),) * len(turn.targets), (), True, turn.kind)
+    def misplaced(sample: Sample, question: str) -> Turn | None:
+        turn = truth_of(sample, question)
+        if turn is None:
+            return None
+        names = [thing.category for thing in sample.instances]
+        another = [[k for k, name in enumerate(names) if name != own][:1] for own in names]  # none where all are alike
+        return replace(
+            turn, targets=tuple(rows and tuple(k for i in rows for k in another[i]) for rows in turn.targets)
         )
 
-    result = scene_result(FakeChat(scenes, other))
-    assert result["grounded F1 (box IoU 0.5)"].value == 0.0
-    assert (result["CIDEr-D"].value or 0) < 5.0
+    result = scene_result(FakeChat(scenes, misplaced))
+    precision = result["grounded precision (box IoU 0.5)"]
+    assert precision.value == result["grounded F1 (box IoU 0.5)"].value == 0.0
+    assert precision.count > NUM_SCENES
+    assert result["objects named: precision"].value == 1.0
+    assert result["CIDEr-D"].value == pytest.approx(10.0)
 
 
 def test_what_is_doubted_and_what_is_small_is_counted_apart(scenes: list[Sample]) -> None:
