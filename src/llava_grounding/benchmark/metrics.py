@@ -73,6 +73,12 @@ class YesNoCounts(NamedTuple):
     unparsable_no: float = 0.0
     unparsable_yes: float = 0.0
 
+    @property
+    def asked(self) -> float:
+        """How many questions were put."""
+        truth_is_yes = self.true_yes + self.false_no + self.unparsable_yes
+        return truth_is_yes + self.false_yes + self.true_no + self.unparsable_no
+
 
 def yes_no_row(said: bool | None, truth: bool) -> YesNoCounts:
     """The counts of one answer; None is unparsable."""

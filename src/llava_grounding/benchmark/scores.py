@@ -185,11 +185,11 @@ def yes_no(name: str, row: str) -> list[Statistic]:
     precision = over(lambda c: c.true_yes, lambda c: c.true_yes + c.false_yes)
     recall = over(lambda c: c.true_yes, lambda c: c.true_yes + c.false_no + c.unparsable_yes)
     found = {
-        "accuracy": over(lambda c: c.true_yes + c.true_no, sum),
+        "accuracy": over(lambda c: c.true_yes + c.true_no, lambda c: c.asked),
         "precision": precision,
         "recall": recall,
         "F1": lambda sums: f1_statistic(precision(sums), recall(sums)),
-        "share of yes": over(lambda c: c.true_yes + c.false_yes, sum),
+        "share of yes": over(lambda c: c.true_yes + c.false_yes, lambda c: c.asked),
     }
     return [Statistic(f"{name} {what}", row, of, count_all=True) for what, of in found.items()]
 
