@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from llava_grounding.benchmark import quality
 from llava_grounding.benchmark.adapters import adapter
 from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline, Request
 from llava_grounding.benchmark.building import BuildInputs
@@ -25,6 +26,7 @@ from llava_grounding.benchmark.quality import (
     evaluate_photos,
     evaluate_scenes,
 )
+from llava_grounding.benchmark.quality_scores import POPE
 from llava_grounding.benchmark.report import hash_weights
 from llava_grounding.benchmark.results import SystemResult
 from llava_grounding.benchmark.results_page import results_page
@@ -272,9 +274,9 @@ def test_an_oracle_is_right_about_everything_in_photos(mini_pack_root: Path) -> 
     samples = [photo_sample(r, np.random.default_rng([0, r.image_id])) for r in pack.split("val")]
 
     def knows(sample: Sample, question: str) -> Turn | None:
-        polls = {"Is there a dog in the image?": "Yes.", "Is there a car in the image?": "No."}
-        if sample.id == "yard/dogs.jpg" and question in polls:
-            return Turn(question, polls[question], kind="poll")
+        truths = {"Is there a dog in the image?": "Yes.", "Is there a car in the image?": "No."}
+        if sample.id == "yard/dogs.jpg" and question in truths:
+            return Turn(question, truths[question], kind=POPE)
         return truth_of(sample, question)
 
     report = evaluate_photos(FakeChat(samples, knows), pack)
@@ -324,6 +326,15 @@ def test_a_limit_spreads_over_the_split(mini_pack_root: Path) -> None:
     samples = [photo_sample(r, np.random.default_rng([0, r.image_id])) for r in pack.split("val")]
     report = evaluate_photos(FakeChat(samples, truth_of), pack, limit=2)
     assert report.results[0].counts["images"] == 2
+
+
+def test_without_a_number_scenes_are_as_many_as_the_task_says(
+    scenes: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality, "DEFAULT_SCENES", 2)
+    chat = FakeChat(scenes, truth_of)
+    assert evaluate_scenes(chat, baseline_scenes=0).results[0].counts["images"] == 2
+    assert list(draw_descriptions(chat, None)) == [str(FIRST_UNSEEN_SEED), str(FIRST_UNSEEN_SEED + 1)]
 
 
 def test_a_report_of_several_systems_is_json_and_one_table(scenes: list[Sample]) -> None:

@@ -35,7 +35,7 @@ from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance,
 from llava_grounding.benchmark.scored_runs import results_of_runs, score_run
 from llava_grounding.benchmark.scores import SampleScore, Statistic
 from llava_grounding.benchmark.systems import ChatSystem
-from llava_grounding.benchmark.tasks import Ask, Scored, Task
+from llava_grounding.benchmark.tasks import DEFAULT_SCENES, Ask, Scored, Task
 from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.readers.coco import PhotoPack
 from llava_grounding.data.sample import Sample, Turn
@@ -54,7 +54,6 @@ FIRST_UNSEEN_SEED = HELD_OUT + 10**6
 
 DESCRIBE = "Describe the image."
 _MOST_REFERRED = 4  # of one image
-_MOST_SCENES = 300
 _SHORT_KINDS = ("count", "colour", "where", "absent", "relation")
 _NOTES = (
     "Intervals are 95 % bootstrap intervals over images.",
@@ -118,7 +117,7 @@ class Scenes(_Quality):
 
     def build(self, inputs: BuildInputs) -> SampleSet:
         building = Building(inputs, self.name)
-        for seed in _unseen_seeds(inputs.limit or _MOST_SCENES, inputs.seed):
+        for seed in _unseen_seeds(inputs.limit or DEFAULT_SCENES, inputs.seed):
             sample = draw_scene(seed)
             said = [strip_markup(turn.answer) for turn in sample.turns if turn.kind == "describe"]
             common = BenchmarkSample(str(seed), f"{seed}.png", sample.image_size_wh)
@@ -237,7 +236,7 @@ def _scaled(prompt: VisualPrompt, scale: np.ndarray, size_wh: tuple[int, int]) -
 
 def evaluate_scenes(
     chat: Chat,
-    count: int,
+    count: int | None = None,
     seed: int = 0,
     model: str = "model",
     model_hash: str = "",
@@ -247,7 +246,7 @@ def evaluate_scenes(
     """Scores a chat on drawn scenes it has not been trained on, beside two blind baselines.
 
     Args:
-        count: number of scenes.
+        count: number of scenes; None = `DEFAULT_SCENES`.
         seed: chooses which scenes, and the bootstrap's draws.
         baseline_scenes: training scenes that the baselines copy from; 0 = no baselines.
         on_progress: called with images done and their number.
@@ -331,7 +330,7 @@ def draw_descriptions(
         pictures by number of the image in the split, or by seed of the scene.
     """
     if pack is None:
-        seeds = spread(_unseen_seeds(limit or count, seed), count)
+        seeds = spread(_unseen_seeds(limit or DEFAULT_SCENES, seed), count)
         images = {str(one): draw_scene(one).image for one in seeds}
     else:
         photos = pack.split("val")
