@@ -79,8 +79,9 @@ class _Quality(Task):
 
     def ask(self, sample: BenchmarkSample) -> Ask:
         ask = super().ask(sample)
-        again = sample.references if sample.kind == DESCRIPTION else sample.kind != POPE and not sample.prompts
-        return replace(ask, also_plain=bool(sample.question and again))
+        if sample.kind == DESCRIPTION:
+            return replace(ask, also_plain=bool(sample.references))
+        return replace(ask, also_plain=bool(sample.question) and sample.kind != POPE and not sample.prompts)
 
     def score(self, sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
         if sample.kind == DESCRIPTION:
@@ -116,13 +117,12 @@ class Scenes(_Quality):
         return _scene_words(frozenset(one.category for one in sample.instances if one.category not in KINDS))
 
     def build(self, inputs: BuildInputs) -> SampleSet:
-        building = Building(inputs, self.name)
+        building = Building(replace(inputs, limit=None), self.name)  # the limit is of images
         for seed in _unseen_seeds(inputs.limit or DEFAULT_SCENES, inputs.seed):
             sample = draw_scene(seed)
             said = [strip_markup(turn.answer) for turn in sample.turns if turn.kind == "describe"]
             common = BenchmarkSample(str(seed), f"{seed}.png", sample.image_size_wh)
             building.samples += _samples(sample, common, said[:1])
-        building.inputs = replace(inputs, limit=None)  # of images, and applied
         return building.finish("unseen drawn scenes", _NOTES)
 
 
@@ -134,7 +134,7 @@ class Photos(_Quality):
 
     def build(self, inputs: BuildInputs) -> SampleSet:
         inputs.need(self.name, ["data"])
-        building = Building(inputs, self.name)
+        building = Building(replace(inputs, limit=None), self.name)
         photos = PhotoPack(inputs.data).split(inputs.split)
         number_of = {photos[number].id: number for number in spread(range(len(photos)), inputs.limit)}
         for record, size_wh in sized(photos, building, (photos[number] for number in number_of.values())):
@@ -146,9 +146,8 @@ class Photos(_Quality):
                 split=inputs.split,
                 source=record.source,
             )
-            polls = [Turn(question, truth, kind=POPE) for question, truth in record.questions]
-            building.samples += _samples(sample, common, record.captions, polls)
-        building.inputs = replace(inputs, limit=None)
+            yes_no = [Turn(question, truth, kind=POPE) for question, truth in record.questions]
+            building.samples += _samples(sample, common, record.captions, yes_no)
         return building.finish(f"the photo pack's {inputs.split} split", (*_NOTES, _PHOTO_NOTE))
 
 
@@ -164,14 +163,14 @@ def _scene_words(more: frozenset[str]) -> Lexicon:
 
 
 def _samples(
-    sample: Sample, common: BenchmarkSample, references: Sequence[str], polls: Sequence[Turn] = ()
+    sample: Sample, common: BenchmarkSample, references: Sequence[str], yes_no: Sequence[Turn] = ()
 ) -> Iterator[BenchmarkSample]:
     """What is asked about one image.
 
     Args:
         common: what its samples share; its id is the number of the image.
         references: descriptions by people, or of the scene.
-        polls: yes/no questions of a published test.
+        yes_no: questions of a published test.
     """
     size_wh, number = common.image_size_wh, common.id
     scale = np.tile(np.array(size_wh) / sample.image_size_wh, 2)
@@ -196,7 +195,7 @@ def _samples(
     if referring:
         phrases = tuple(LabelledPhrase(words, (index,)) for words, index in referring)
         yield replace(common, id=f"{number}#refer", kind="refer", phrases=phrases, instances=things)
-    for place, turn in enumerate([*_questions(sample), *polls]):
+    for place, turn in enumerate([*_questions(sample), *yes_no]):
         yield replace(
             common,
             id=f"{number}#{turn.kind}.{place}",
