@@ -345,6 +345,7 @@ def test_a_report_of_several_systems_is_json_and_one_table(scenes: list[Sample])
     about = {name: value[name] for name in ("task", "data", "num_images", "seed", "model", "model_hash")}
     assert about == {"task": "scenes", "data": "unseen drawn scenes", "num_images": 2, "seed": 0, "model": "oracle",
                      "model_hash": "abcdef0123456789"}  # fmt: skip
+    assert [key for key in value if key.endswith("_version")] == ["report_version", "rules_version"]
     assert value["metrics"] == value["results"][0]["metrics"]
     assert [one["system"] for one in value["results"]] == ["oracle", "centre box", "most frequent answer"]
     markdown = report.to_markdown()

@@ -103,7 +103,6 @@ class Results:
         results, system = [one.to_dict() for one in self.results], self.about["system"]
         first = results[0]
         return {
-            "results_version": RESULTS_VERSION,
             "report_version": RESULTS_VERSION,
             **dict(self.about),
             "data": self.about["set"]["name"],
