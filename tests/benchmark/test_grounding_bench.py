@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from llava_grounding.benchmark.calibration import calibration
 from llava_grounding.benchmark.grounding import IOU_LEVELS, box_overlaps, mask_overlaps, match_answer
 from llava_grounding.benchmark.grounding_bench import GroundingBench
-from llava_grounding.benchmark.judging import DeterministicJudge, RecordedJudge, record
+from llava_grounding.benchmark.judging import DeterministicJudge, RecordedJudge, judgement_lines
 from llava_grounding.benchmark.predictions import PredictedPhrase, PredictedRegion, Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance
 from llava_grounding.benchmark.scores import compare, metrics_of
@@ -57,7 +57,7 @@ def test_the_worked_example_of_the_paper_comes_from_a_recorded_judgement(tmp_pat
     numbers = [round(value_of(metrics, f"grounded {what} (box IoU 0.5)"), 2) for what in ("precision", "recall", "F1")]
     assert numbers == [0.57, 0.25, 0.35]
     # Recorded with their keys they give the identical number again; of another answer they are no judgement.
-    file.write_bytes(record(scored.questions, scored.verdicts))
+    file.write_bytes(judgement_lines(scored.questions, scored.verdicts))
     again = TASK.score_all([sample(*people)], [said], RecordedJudge(file))
     assert again.scores == scored.scores
     other = TASK.score_all([sample(*people)], [answer(("a man", [people[0].box_xyxy]))], RecordedJudge(file))

@@ -12,7 +12,7 @@ import pytest
 
 from llava_grounding.benchmark.chat_scores import ChatScores
 from llava_grounding.benchmark.endpoint_judge import EndpointJudge, JudgeSettings
-from llava_grounding.benchmark.judging import DeterministicJudge, JudgeQuestion, RecordedJudge, Verdict, record
+from llava_grounding.benchmark.judging import DeterministicJudge, JudgeQuestion, RecordedJudge, Verdict, judgement_lines
 from llava_grounding.benchmark.predictions import Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample
 from llava_grounding.benchmark.scores import metrics_of
@@ -133,7 +133,7 @@ def test_a_model_that_answers_nonsense_is_asked_again_and_at_last_not_counted(
     assert judge_with(again, store).judge([question, nothing]) == verdicts
     assert again.bodies == []
     store.close()
-    (tmp_path / "judgements.jsonl").write_bytes(record([question, nothing], verdicts))
+    (tmp_path / "judgements.jsonl").write_bytes(judgement_lines([question, nothing], verdicts))
     assert RecordedJudge(tmp_path / "judgements.jsonl").judge([question, nothing]) == verdicts
 
 

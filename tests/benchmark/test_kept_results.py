@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from PIL import Image
 
 from label_files import write_json
 from llava_grounding.benchmark.building import BuildInputs
+from llava_grounding.benchmark.comparison import compare_folders
 from llava_grounding.benchmark.judging import DeterministicJudge, RecordedJudge
 from llava_grounding.benchmark.predictions import PredictedPhrase, PredictedRegion, Prediction
 from llava_grounding.benchmark.report import hash_settings, hash_weights
-from llava_grounding.benchmark.results import SCORED, SCORES, compare_folders, results_of, write_scored
 from llava_grounding.benchmark.results_page import results_page
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, SampleSet
+from llava_grounding.benchmark.scored_runs import SCORED, SCORES, results_of, score_run, write_scored
 from llava_grounding.benchmark.systems import SystemSpec
 from llava_grounding.benchmark.tasks import find_task
 from llava_grounding.errors import DataError, UsageError
@@ -35,10 +37,9 @@ def folder(tmp_path: Path) -> Path:
     samples = SampleSet(TASK.name, EVIL, rows, {EVIL: "x"}, (EVIL,), {EVIL: 3})
     phrase = PredictedPhrase("a cat", (PredictedRegion((0, 0, 10, 10), 0.9),))
     said = [Prediction(one.id, f"a cat {EVIL}", (phrase,)) for one in rows]
-    judge = DeterministicJudge()
-    about = {"system": {"kind": "imported", "name": EVIL}, "judge": dict(judge.about()), "versions": {EVIL: "1"}}
-    scored = TASK.score_all(samples.samples, said, judge)
-    write_scored(tmp_path / "run", TASK, samples, said, scored, about, {EVIL: 2}, [EVIL])
+    system = {"kind": "imported", "name": EVIL}
+    scored = score_run(samples, {one.id: one for one in said}, DeterministicJudge(), system, {EVIL: 2}, [EVIL])
+    write_scored(tmp_path / "run", replace(scored, about={**scored.about, "versions": {EVIL: "1"}}))
     (tmp_path / "judged.jsonl").write_text("")
     return tmp_path / "run"
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llava_grounding.benchmark.captions import cider_d
 from llava_grounding.benchmark.metrics import (
+    YesNoCounts,
     bootstrap_interval,
     box_hits_at_50,
     exact_match,
@@ -120,7 +121,9 @@ def test_yes_no_counts_by_hand() -> None:
     answers = ["Yes.", "yes", "No.", "no", "Maybe.", "Yes!"]
     truths = [True, False, False, True, True, True]
     rows = [yes_no_row(parse_yes_no(said), truth) for said, truth in zip(answers, truths, strict=True)]
-    assert np.sum(rows, axis=0).tolist() == [2, 1, 1, 1, 0, 1]
+    assert YesNoCounts(*np.sum(rows, axis=0)) == YesNoCounts(
+        true_yes=2, false_yes=1, true_no=1, false_no=1, unparsable_no=0, unparsable_yes=1
+    )
     scores = [SampleScore(str(number), str(number), rows={"all": row}) for number, row in enumerate(rows)]
     values = {metric.name: metric.value for metric in metrics_of(scores, yes_no("test", "all"))}
     assert values == pytest.approx(

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from llava_grounding.benchmark import quality
 from llava_grounding.benchmark.adapters import adapter
 from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline, Request
 from llava_grounding.benchmark.building import BuildInputs
 from llava_grounding.benchmark.judging import DeterministicJudge
-from llava_grounding.benchmark.predictions import in_order, read_predictions
+from llava_grounding.benchmark.predictions import read_predictions
 from llava_grounding.benchmark.quality import (
     DESCRIBE,
     FIRST_UNSEEN_SEED,
@@ -25,11 +26,13 @@ from llava_grounding.benchmark.quality import (
     evaluate_photos,
     evaluate_scenes,
 )
+from llava_grounding.benchmark.quality_scores import POPE
 from llava_grounding.benchmark.report import hash_weights
-from llava_grounding.benchmark.results import SystemResult, results_of, write_scored
+from llava_grounding.benchmark.results import SystemResult
 from llava_grounding.benchmark.results_page import results_page
-from llava_grounding.benchmark.runs import PREDICTIONS, Run, versions
+from llava_grounding.benchmark.runs import PREDICTIONS, Run
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
+from llava_grounding.benchmark.scored_runs import results_of, score_run, write_scored
 from llava_grounding.benchmark.systems import ChatSystem, SystemSpec
 from llava_grounding.benchmark.tasks import find_task
 from llava_grounding.data.readers.coco import PhotoPack
@@ -148,17 +151,22 @@ def test_silence_finds_nothing_and_has_no_precision(scenes: list[Sample]) -> Non
 
 
 def test_right_words_on_the_wrong_things_are_worth_nothing(scenes: list[Sample]) -> None:
-    shifted = {a.image.tobytes(): b for a, b in zip(scenes, scenes[1:] + scenes[:1], strict=True)}
-
-    def other(sample: Sample, question: str) -> Turn | None:
-        turn = truth_of(shifted[sample.image.tobytes()], question)
-        return (
-            None if turn is None else Turn(turn.question, turn.answer, ((),) * len(turn.targets), (), True, turn.kind)
+    def misplaced(sample: Sample, question: str) -> Turn | None:
+        turn = truth_of(sample, question)
+        if turn is None:
+            return None
+        names = [thing.category for thing in sample.instances]
+        another = [[k for k, name in enumerate(names) if name != own][:1] for own in names]  # none where all are alike
+        return replace(
+            turn, targets=tuple(rows and tuple(k for i in rows for k in another[i]) for rows in turn.targets)
         )
 
-    result = scene_result(FakeChat(scenes, other))
-    assert result["grounded F1 (box IoU 0.5)"].value == 0.0
-    assert (result["CIDEr-D"].value or 0) < 5.0
+    result = scene_result(FakeChat(scenes, misplaced))
+    precision = result["grounded precision (box IoU 0.5)"]
+    assert precision.value == result["grounded F1 (box IoU 0.5)"].value == 0.0
+    assert precision.count > NUM_SCENES
+    assert result["objects named: precision"].value == 1.0
+    assert result["CIDEr-D"].value == pytest.approx(10.0)
 
 
 def test_what_is_doubted_and_what_is_small_is_counted_apart(scenes: list[Sample]) -> None:
@@ -266,9 +274,9 @@ def test_an_oracle_is_right_about_everything_in_photos(mini_pack_root: Path) -> 
     samples = [photo_sample(r, np.random.default_rng([0, r.image_id])) for r in pack.split("val")]
 
     def knows(sample: Sample, question: str) -> Turn | None:
-        polls = {"Is there a dog in the image?": "Yes.", "Is there a car in the image?": "No."}
-        if sample.id == "yard/dogs.jpg" and question in polls:
-            return Turn(question, polls[question], kind="poll")
+        truths = {"Is there a dog in the image?": "Yes.", "Is there a car in the image?": "No."}
+        if sample.id == "yard/dogs.jpg" and question in truths:
+            return Turn(question, truths[question], kind=POPE)
         return truth_of(sample, question)
 
     report = evaluate_photos(FakeChat(samples, knows), pack)
@@ -320,6 +328,15 @@ def test_a_limit_spreads_over_the_split(mini_pack_root: Path) -> None:
     assert report.results[0].counts["images"] == 2
 
 
+def test_without_a_number_scenes_are_as_many_as_the_task_says(
+    scenes: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality, "DEFAULT_SCENES", 2)
+    chat = FakeChat(scenes, truth_of)
+    assert evaluate_scenes(chat, baseline_scenes=0).results[0].counts["images"] == 2
+    assert list(draw_descriptions(chat, None)) == [str(FIRST_UNSEEN_SEED), str(FIRST_UNSEEN_SEED + 1)]
+
+
 def test_a_report_of_several_systems_is_json_and_one_table(scenes: list[Sample]) -> None:
     report = evaluate_scenes(
         FakeChat(scenes, truth_of), 2, model="oracle", model_hash="abcdef0123456789", baseline_scenes=3
@@ -328,6 +345,7 @@ def test_a_report_of_several_systems_is_json_and_one_table(scenes: list[Sample])
     about = {name: value[name] for name in ("task", "data", "num_images", "seed", "model", "model_hash")}
     assert about == {"task": "scenes", "data": "unseen drawn scenes", "num_images": 2, "seed": 0, "model": "oracle",
                      "model_hash": "abcdef0123456789"}  # fmt: skip
+    assert [key for key in value if key.endswith("_version")] == ["report_version", "rules_version"]
     assert value["metrics"] == value["results"][0]["metrics"]
     assert [one["system"] for one in value["results"]] == ["oracle", "centre box", "most frequent answer"]
     markdown = report.to_markdown()
@@ -360,15 +378,12 @@ def test_scenes_are_a_task_whose_steps_give_the_numbers_of_the_whole(scenes: lis
     run = Run(tmp_path / "run", samples, SystemSpec("model", "oracle", images=task.pictures))
     assert run.work(ChatSystem(chat, ScenePictures()))
     said = read_predictions(tmp_path / "run" / PREDICTIONS, samples, adapter("plain")).by_id
-    answers = in_order(samples.samples, said)
-    judge = DeterministicJudge()
-    scored = task.score_all(samples.samples, answers, judge)
-    about = {"system": run.spec.about(), "judge": dict(judge.about()), "versions": versions()}
-    write_scored(tmp_path / "run", task, samples, answers, scored, about, {})
+    write_scored(tmp_path / "run", score_run(samples, said, DeterministicJudge(), run.spec.about()))
     steps, (whole,) = results_of(tmp_path / "run"), evaluate_scenes(chat, 2, baseline_scenes=0).results
     assert steps["precision of doubtful regions"].count > 0
     assert steps.results[0].metrics == tuple(one for one in whole.metrics if one.unit != "s")
-    assert (steps.results[0].asked, steps.results[0].counts["images"]) == (whole.asked, 2)
+    assert (steps.results[0].questions, steps.results[0].counts) == (whole.questions, whole.counts)
+    assert whole.counts["images"] == 2
     assert "<svg" in results_page(steps)
 
 

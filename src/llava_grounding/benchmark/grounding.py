@@ -184,8 +184,6 @@ def match_regions(
     # What a phrase cannot mean does not count as overlapped; instances in an order of their own.
     table = np.where(accepted[overlaps.phrases], overlaps.table, 0.0)[:, order]
     single = np.flatnonzero(sizes[overlaps.phrases] == 1)
-    best = table[single].argmax(axis=1) if table.size else np.zeros(0, dtype=np.int64)
-    value = table[single, best] if table.size else np.zeros(0)
     several = [
         rows[_row_order(boxes_xyxy[rows])]
         for number in np.flatnonzero(sizes > 1).tolist()
@@ -193,29 +191,36 @@ def match_regions(
         for rows in [np.flatnonzero(overlaps.phrases == number)]
     ]
     skipped = sum(int(sizes[number]) for number in left_out if number < len(sizes))
-    pairs: list[tuple[int, int]] = []
-    counts = []
     num_predicted = len(overlaps.phrases) - skipped
-    reached = hits(value, np.array(levels)[:, None], strict=False)
-    found = np.zeros((len(levels), num_truths), dtype=bool)
-    level, place = np.nonzero(reached)
-    found[level, order[best[place]]] = True
-    num_right = np.count_nonzero(reached, axis=1).tolist()
-    for number, threshold in enumerate(levels):
-        matches = [
-            (int(rows[row]), int(order[column]))
-            for rows in several
-            for row, column in match_one_to_one(table[rows], threshold)
-        ]
-        found[number, [instance for _, instance in matches]] = True
-        num_found = int(np.count_nonzero(found[number]))
-        counts.append(GroundingCounts(num_predicted, num_truths, num_right[number] + len(matches), num_found))
-        if not number:
-            pairs = [*zip(single[reached[0]].tolist(), order[best[reached[0]]].tolist(), strict=True), *matches]
+    matches = [_matches_at(level, table, single, several) for level in levels]
+    counts = tuple(
+        GroundingCounts(num_predicted, num_truths, len(one), len({column for _, column in one})) for one in matches
+    )
     first = (np.cumsum(sizes) - sizes).tolist()
     phrases = overlaps.phrases.tolist()
-    triples = sorted((phrases[region], region - first[phrases[region]], instance) for region, instance in pairs)
-    return Matched(counts[0], tuple(triples), tuple(counts), skipped)
+    triples = sorted(
+        (phrases[region], region - first[phrases[region]], int(order[column])) for region, column in matches[0]
+    )
+    return Matched(counts[0], tuple(triples), counts, skipped)
+
+
+def _matches_at(
+    level: float, table: np.ndarray, single: np.ndarray, several: Sequence[np.ndarray]
+) -> list[tuple[int, int]]:
+    """Row and column of every right region: a phrase's only one on its best instance, others one to one.
+
+    Args:
+        single: rows of regions that are their phrase's only one.
+        several: rows of each other phrase.
+    """
+    if not table.size:
+        return []
+    best = table[single].argmax(axis=1)
+    reached = hits(table[single, best], level, strict=False)
+    found = list(zip(single[reached].tolist(), best[reached].tolist(), strict=True))
+    for rows in several:
+        found += [(int(rows[row]), int(column)) for row, column in match_one_to_one(table[rows], level)]
+    return found
 
 
 def scored_regions(

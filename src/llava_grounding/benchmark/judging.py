@@ -212,7 +212,7 @@ class RecordedJudge:
             return None
 
 
-def record(questions: Sequence[JudgeQuestion], verdicts: Sequence[Verdict | None]) -> bytes:
+def judgement_lines(questions: Sequence[JudgeQuestion], verdicts: Sequence[Verdict | None]) -> bytes:
     """Judgements as a file that `RecordedJudge` reads; what was not judged is not in it."""
     lines = [
         as_json({"sample": question.sample, "kind": question.kind, "key": question.key, "verdict": verdict.to_dict()})

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -56,10 +57,36 @@ def parse_yes_no(answer: str) -> bool | None:
     return None if match is None else match.group(1).lower() == "yes"
 
 
-def yes_no_row(said: bool | None, truth: bool) -> tuple[float, ...]:
-    """One answer as (true yes, false yes, true no, false no, unparsable no, unparsable yes); None is unparsable."""
-    place = {(True, True): 0, (True, False): 1, (False, False): 2, (False, True): 3, (None, False): 4, (None, True): 5}
-    return tuple(float(place[said, truth] == column) for column in range(len(place)))
+class YesNoCounts(NamedTuple):
+    """How many answers said what of which truth; of several sums arrays.
+
+    Args:
+        true_yes, false_yes: said yes, where the truth is yes or no.
+        true_no, false_no: said no, where the truth is no or yes.
+        unparsable_no, unparsable_yes: said neither, by the truth.
+    """
+
+    true_yes: float = 0.0
+    false_yes: float = 0.0
+    true_no: float = 0.0
+    false_no: float = 0.0
+    unparsable_no: float = 0.0
+    unparsable_yes: float = 0.0
+
+    @property
+    def asked(self) -> float:
+        """How many questions were put."""
+        truth_is_yes = self.true_yes + self.false_no + self.unparsable_yes
+        return truth_is_yes + self.false_yes + self.true_no + self.unparsable_no
+
+
+def yes_no_row(said: bool | None, truth: bool) -> YesNoCounts:
+    """The counts of one answer; None is unparsable."""
+    if said is None:
+        return YesNoCounts(unparsable_yes=1.0) if truth else YesNoCounts(unparsable_no=1.0)
+    if said:
+        return YesNoCounts(true_yes=1.0) if truth else YesNoCounts(false_yes=1.0)
+    return YesNoCounts(false_no=1.0) if truth else YesNoCounts(true_no=1.0)
 
 
 def normalise_answer(text: str) -> str:

@@ -29,12 +29,13 @@ from llava_grounding.benchmark.quality_scores import (
     truth_of,
     with_captions,
 )
-from llava_grounding.benchmark.results import Results, about_scored, system_result
-from llava_grounding.benchmark.runs import versions
+from llava_grounding.benchmark.results import Results
+from llava_grounding.benchmark.runs import answer_block
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, LabelledPhrase, SampleSet
+from llava_grounding.benchmark.scored_runs import results_of_runs, score_run
 from llava_grounding.benchmark.scores import SampleScore, Statistic
-from llava_grounding.benchmark.systems import ChatSystem, System
-from llava_grounding.benchmark.tasks import Ask, Scored, Task
+from llava_grounding.benchmark.systems import ChatSystem
+from llava_grounding.benchmark.tasks import DEFAULT_SCENES, Ask, Scored, Task
 from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.readers.coco import PhotoPack
 from llava_grounding.data.sample import Sample, Turn
@@ -53,7 +54,6 @@ FIRST_UNSEEN_SEED = HELD_OUT + 10**6
 
 DESCRIBE = "Describe the image."
 _MOST_REFERRED = 4  # of one image
-_MOST_SCENES = 300
 _SHORT_KINDS = ("count", "colour", "where", "absent", "relation")
 _NOTES = (
     "Intervals are 95 % bootstrap intervals over images.",
@@ -79,8 +79,9 @@ class _Quality(Task):
 
     def ask(self, sample: BenchmarkSample) -> Ask:
         ask = super().ask(sample)
-        again = sample.references if sample.kind == DESCRIPTION else sample.kind != POPE and not sample.prompts
-        return replace(ask, also_plain=bool(sample.question and again))
+        if sample.kind == DESCRIPTION:
+            return replace(ask, also_plain=bool(sample.references))
+        return replace(ask, also_plain=bool(sample.question) and sample.kind != POPE and not sample.prompts)
 
     def score(self, sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
         if sample.kind == DESCRIPTION:
@@ -116,13 +117,12 @@ class Scenes(_Quality):
         return _scene_words(frozenset(one.category for one in sample.instances if one.category not in KINDS))
 
     def build(self, inputs: BuildInputs) -> SampleSet:
-        building = Building(inputs, self.name)
-        for seed in _unseen_seeds(inputs.limit or _MOST_SCENES, inputs.seed):
+        building = Building(replace(inputs, limit=None), self.name)  # the limit is of images
+        for seed in _unseen_seeds(inputs.limit or DEFAULT_SCENES, inputs.seed):
             sample = draw_scene(seed)
             said = [strip_markup(turn.answer) for turn in sample.turns if turn.kind == "describe"]
             common = BenchmarkSample(str(seed), f"{seed}.png", sample.image_size_wh)
             building.samples += _samples(sample, common, said[:1])
-        building.inputs = replace(inputs, limit=None)  # of images, and applied
         return building.finish("unseen drawn scenes", _NOTES)
 
 
@@ -134,7 +134,7 @@ class Photos(_Quality):
 
     def build(self, inputs: BuildInputs) -> SampleSet:
         inputs.need(self.name, ["data"])
-        building = Building(inputs, self.name)
+        building = Building(replace(inputs, limit=None), self.name)
         photos = PhotoPack(inputs.data).split(inputs.split)
         number_of = {photos[number].id: number for number in spread(range(len(photos)), inputs.limit)}
         for record, size_wh in sized(photos, building, (photos[number] for number in number_of.values())):
@@ -146,9 +146,8 @@ class Photos(_Quality):
                 split=inputs.split,
                 source=record.source,
             )
-            polls = [Turn(question, truth, kind=POPE) for question, truth in record.questions]
-            building.samples += _samples(sample, common, record.captions, polls)
-        building.inputs = replace(inputs, limit=None)
+            yes_no = [Turn(question, truth, kind=POPE) for question, truth in record.questions]
+            building.samples += _samples(sample, common, record.captions, yes_no)
         return building.finish(f"the photo pack's {inputs.split} split", (*_NOTES, _PHOTO_NOTE))
 
 
@@ -164,14 +163,14 @@ def _scene_words(more: frozenset[str]) -> Lexicon:
 
 
 def _samples(
-    sample: Sample, common: BenchmarkSample, references: Sequence[str], polls: Sequence[Turn] = ()
+    sample: Sample, common: BenchmarkSample, references: Sequence[str], yes_no: Sequence[Turn] = ()
 ) -> Iterator[BenchmarkSample]:
     """What is asked about one image.
 
     Args:
         common: what its samples share; its id is the number of the image.
         references: descriptions by people, or of the scene.
-        polls: yes/no questions of a published test.
+        yes_no: questions of a published test.
     """
     size_wh, number = common.image_size_wh, common.id
     scale = np.tile(np.array(size_wh) / sample.image_size_wh, 2)
@@ -196,7 +195,7 @@ def _samples(
     if referring:
         phrases = tuple(LabelledPhrase(words, (index,)) for words, index in referring)
         yield replace(common, id=f"{number}#refer", kind="refer", phrases=phrases, instances=things)
-    for place, turn in enumerate([*_questions(sample), *polls]):
+    for place, turn in enumerate([*_questions(sample), *yes_no]):
         yield replace(
             common,
             id=f"{number}#{turn.kind}.{place}",
@@ -236,7 +235,7 @@ def _scaled(prompt: VisualPrompt, scale: np.ndarray, size_wh: tuple[int, int]) -
 
 def evaluate_scenes(
     chat: Chat,
-    count: int,
+    count: int | None = None,
     seed: int = 0,
     model: str = "model",
     model_hash: str = "",
@@ -246,7 +245,7 @@ def evaluate_scenes(
     """Scores a chat on drawn scenes it has not been trained on, beside two blind baselines.
 
     Args:
-        count: number of scenes.
+        count: number of scenes; None = `DEFAULT_SCENES`.
         seed: chooses which scenes, and the bootstrap's draws.
         baseline_scenes: training scenes that the baselines copy from; 0 = no baselines.
         on_progress: called with images done and their number.
@@ -298,26 +297,22 @@ def _evaluate(
     model_hash: str,
     on_progress: Progress | None,
 ) -> Results:
-    """The steps of a task for several systems at once, image by image, without files."""
+    """The steps of a task for several systems at once, image by image, without files; the first is the model."""
     samples, judge = task.build(inputs), DeterministicJudge()
-    systems: dict[str, System] = {name: ChatSystem(chat, pictures) for name, chat in chats.items()}
-    predictions: dict[str, list[Prediction]] = {name: [] for name in systems}
-    images = [list(group) for _, group in groupby(samples.samples, key=lambda one: one.image)]
+    systems = {name: ChatSystem(chat, pictures) for name, chat in chats.items()}
+    predictions: dict[str, dict[str, Prediction]] = {name: {} for name in systems}
+    images = [tuple(group) for _, group in groupby(samples.samples, key=lambda one: one.image)]
     for done, image in enumerate(images, start=1):
         for name, system in systems.items():
             for block in (image[:1], image[1:]):  # a description alone, for its seconds
-                predictions[name] += system.answer([(one, task.ask(one)) for one in block])
+                predictions[name] |= {one.id: one for one in answer_block(system, task, block)}
         if on_progress is not None:
             on_progress(done, len(images))
-    model = {"kind": "model", "model": next(iter(chats)), "model_hash": model_hash}
-    about = {"system": model, "judge": dict(judge.about()), "versions": versions(), "seed": inputs.seed}
-    return Results(
-        about_scored(task, samples) | about,
-        tuple(
-            system_result(name, task, task.score_all(samples.samples, found, judge).scores, inputs.seed)
-            for name, found in predictions.items()
-        ),
-    )
+    model, *baselines = chats
+    abouts = [{"kind": "model", "model": model, "model_hash": model_hash}]
+    abouts += [{"kind": "baseline", "name": name} for name in baselines]
+    runs = [score_run(samples, predictions[name], judge, about) for name, about in zip(chats, abouts, strict=True)]
+    return results_of_runs(runs, inputs.seed)
 
 
 def draw_descriptions(
@@ -334,7 +329,7 @@ def draw_descriptions(
         pictures by number of the image in the split, or by seed of the scene.
     """
     if pack is None:
-        seeds = spread(_unseen_seeds(limit or count, seed), count)
+        seeds = spread(_unseen_seeds(limit or DEFAULT_SCENES, seed), count)
         images = {str(one): draw_scene(one).image for one in seeds}
     else:
         photos = pack.split("val")

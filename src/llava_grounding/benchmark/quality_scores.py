@@ -133,9 +133,9 @@ def _add_doubt(rows: Rows, prediction: Prediction, matched: Matched, left_out: C
         for number in range(len(phrase.regions))
     ]
     for doubtful, hit in judged:
-        _add(rows, _doubt(doubtful)[0], hit)
+        _add(rows, _regions_row(doubtful), hit)
     if judged:
-        _add(rows, _doubt(prediction.doubtful)[1], bool(right))
+        _add(rows, _descriptions_row(prediction.doubtful), bool(right))
 
 
 def _add_sizes(rows: Rows, sample: BenchmarkSample, found: Collection[int]) -> None:
@@ -241,8 +241,9 @@ def statistics(rows: Collection[str]) -> list[Statistic]:
     named = [*(_of_size(name) for name, _, _ in SIZES), MASK_IOU]
     found += [share(name, name) for name in named]
     found.append(Statistic(NOT_JUDGED, NOT_JUDGED, lambda sums: sums[:, 0], 0, False, "regions", has_interval=False))
-    if _doubt(True)[0] in rows:
-        found += [share(name, name) for doubtful in (True, False) for name in _doubt(doubtful)]
+    if _regions_row(True) in rows:
+        for doubtful in (True, False):
+            found += [share(name, name) for name in (_regions_row(doubtful), _descriptions_row(doubtful))]
     found += [share(name, name) for name in (REFERRING_BOX, REFERRING_MASK)]
     found.append(Statistic(REFERRING_CIOU, REFERRING_CIOU, share_statistic, 2, has_interval=False))
     objects = (OBJECTS_PRECISION, OBJECTS_RECALL) if BY_BOX in rows else ()  # else nothing is labelled
@@ -259,7 +260,10 @@ def _of_size(name: str) -> str:
     return f"grounded recall of {name} things"
 
 
-def _doubt(doubtful: bool) -> tuple[str, str]:
-    """Rows of regions, and of whole descriptions, which count as right where any region is."""
-    name = "doubtful" if doubtful else "other"
-    return f"precision of {name} regions", f"{name} descriptions with a right region"
+def _regions_row(doubtful: bool) -> str:
+    return f"precision of {'doubtful' if doubtful else 'other'} regions"
+
+
+def _descriptions_row(doubtful: bool) -> str:
+    """Of whole descriptions, which count as right where any region is."""
+    return f"{'doubtful' if doubtful else 'other'} descriptions with a right region"

@@ -18,9 +18,10 @@ from typing import Any, BinaryIO
 
 import llava_grounding
 from llava_grounding.benchmark.files import as_json, read_json_object, read_lines, write_aside
+from llava_grounding.benchmark.predictions import Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet, about_set
 from llava_grounding.benchmark.systems import System, SystemSpec, load_system
-from llava_grounding.benchmark.tasks import find_task
+from llava_grounding.benchmark.tasks import Task, find_task
 from llava_grounding.cluster.pieces import map_pieces
 from llava_grounding.errors import DataError, UsageError, shown
 from llava_grounding.own_files import open_own
@@ -68,16 +69,16 @@ class Piece:
 def answer_piece(piece: Piece) -> list[dict[str, Any]]:
     """Predictions of a block as plain data; the system is loaded once in a process."""
     system = load_system(piece.spec, os.environ.get(piece.key_variable, "none") if piece.key_variable else "none")
-    return answer_block(system, piece.task, tuple(BenchmarkSample.from_dict(row) for row in piece.rows))
+    block = tuple(BenchmarkSample.from_dict(row) for row in piece.rows)
+    return [one.to_dict() for one in answer_block(system, find_task(piece.task), block)]
 
 
-def answer_block(system: System, task_name: str, block: Block) -> list[dict[str, Any]]:
-    """Predictions of a block as plain data, one per sample."""
-    task = find_task(task_name)
+def answer_block(system: System, task: Task, block: Block) -> list[Prediction]:
+    """Predictions of samples that are asked together, one each."""
     found = system.answer([(sample, task.ask(sample)) for sample in block])
     if [one.id for one in found] != [sample.id for sample in block]:
         raise DataError("a system must give one prediction per sample, in order")
-    return [one.to_dict() for one in found]
+    return found
 
 
 def resolved_config(samples: SampleSet, spec: SystemSpec, block_size: int) -> dict[str, Any]:
@@ -136,7 +137,10 @@ class Run:
         """Ask what is missing of a shard; whether the whole run is done."""
         shard = shard or Shard()
         mine = [number for number in self.missing() if number % shard.count == shard.index]
-        answers = ((number, answer_block(system, self.samples.task, self.blocks[number])) for number in mine)
+        task = find_task(self.samples.task)
+        answers = (
+            (number, [one.to_dict() for one in answer_block(system, task, self.blocks[number])]) for number in mine
+        )
         return self._take(answers, f"shard-{shard.index}", len(mine), tell)
 
     def work_on_cluster(self, address: str, key_variable: str = "", tell: Tell = lambda done, total: None) -> bool:

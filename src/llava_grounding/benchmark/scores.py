@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from llava_grounding.benchmark.metrics import (
+    YesNoCounts,
     bootstrap_interval,
     bootstrap_weights,
     f1_statistic,
@@ -134,10 +135,11 @@ class Statistic:
         name: as printed.
         row: under which name samples have its counts.
         of: sums (draws, k) to values (draws,).
-        count: which column says over how many it is taken.
+        count: which column says over how many it is taken, unless `count_all`.
         higher_is_better: direction.
         unit: empty for shares in [0, 1].
         has_interval: whether one is drawn.
+        count_all: whether it is taken over the sum of all columns.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Statistic:
     higher_is_better: bool = True
     unit: str = ""
     has_interval: bool = True
+    count_all: bool = False
 
 
 def share(name: str, row: str, higher_is_better: bool = True) -> Statistic:
@@ -164,28 +167,31 @@ def grounding_counts(how: str, row: str) -> list[Statistic]:
 
 
 def yes_no(name: str, row: str) -> list[Statistic]:
-    """Accuracy, precision, recall and F1 of the answer yes, and how often it is yes, of rows as of `yes_no_row`.
+    """Accuracy, precision, recall and F1 of the answer yes, and how often it is yes, of rows that are `YesNoCounts`.
 
     F1 is of the answer `yes`, as in POPE (arXiv:2305.10355). A share of yes far from the truth's shows a bias.
     """
 
-    def over(part: Callable[[np.ndarray], Any], whole: Callable[[np.ndarray], Any]) -> Callable[..., np.ndarray]:
+    def over(
+        part: Callable[[YesNoCounts], float], whole: Callable[[YesNoCounts], float]
+    ) -> Callable[[np.ndarray], np.ndarray]:
         def of(sums: np.ndarray) -> np.ndarray:
+            counts = YesNoCounts(*sums.T)
             with np.errstate(divide="ignore", invalid="ignore"):
-                return np.asarray(part(sums.T) / whole(sums.T))
+                return np.asarray(part(counts) / whole(counts))
 
         return of
 
-    precision = over(lambda c: c[0], lambda c: c[0] + c[1])
-    recall = over(lambda c: c[0], lambda c: c[0] + c[3] + c[5])
-    everything = lambda c: c.sum(axis=0)  # noqa: E731
-    return [
-        Statistic(f"{name} accuracy", row, over(lambda c: c[0] + c[2], everything), -1),
-        Statistic(f"{name} precision", row, precision, -1),
-        Statistic(f"{name} recall", row, recall, -1),
-        Statistic(f"{name} F1", row, lambda sums: f1_statistic(precision(sums), recall(sums)), -1),
-        Statistic(f"{name} share of yes", row, over(lambda c: c[0] + c[1], everything), -1),
-    ]
+    precision = over(lambda c: c.true_yes, lambda c: c.true_yes + c.false_yes)
+    recall = over(lambda c: c.true_yes, lambda c: c.true_yes + c.false_no + c.unparsable_yes)
+    found = {
+        "accuracy": over(lambda c: c.true_yes + c.true_no, lambda c: c.asked),
+        "precision": precision,
+        "recall": recall,
+        "F1": lambda sums: f1_statistic(precision(sums), recall(sums)),
+        "share of yes": over(lambda c: c.true_yes + c.false_yes, lambda c: c.asked),
+    }
+    return [Statistic(f"{name} {what}", row, of, count_all=True) for what, of in found.items()]
 
 
 def by_image(scores: Sequence[SampleScore], row: str) -> dict[str, np.ndarray]:
@@ -212,7 +218,7 @@ def metrics_of(scores: Sequence[SampleScore], statistics: Sequence[Statistic], s
             continue
         total = rows.sum(axis=0, keepdims=True)
         value = float(one.of(total)[0])
-        count = int(total.sum() if one.count < 0 else total[0, one.count])
+        count = int(total.sum() if one.count_all else total[0, one.count])
         defined = bool(np.isfinite(value))
         interval = bootstrap_interval(rows, one.of, seed) if defined and one.has_interval else None
         metrics.append(Metric(one.name, value if defined else None, count, interval, one.higher_is_better, one.unit))

@@ -164,6 +164,9 @@ TASKS: dict[str, TaskPlace | type[Task]] = {
 }
 """Tasks by name: the class of each, or where it is. A program adds its own by `register_task`."""
 
+DEFAULT_SCENES = 300
+"""How many scenes `scenes` asks about where no limit is given."""
+
 
 def register_task(task: type[Task]) -> None:
     """Add a task under its name."""

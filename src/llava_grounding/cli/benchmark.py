@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llava_grounding.benchmark.tasks import DEFAULT_SCENES
 from llava_grounding.cli.common import png_bytes, progress_bar
 from llava_grounding.cli.outputs import check_out, given_path, write_files
 from llava_grounding.cli.report import say
@@ -34,7 +35,8 @@ def benchmark(
         str | None, typer.Option(metavar="MODEL", help="A folder or hub id.  [default: the embedded model]")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="How many images.  [default: 300 scenes or all photos]")
+        int | None,
+        typer.Option(metavar="N", min=1, help=f"How many images.  [default: {DEFAULT_SCENES} scenes or all photos]"),
     ] = None,
     data: Annotated[
         Path | None,
@@ -85,7 +87,6 @@ def benchmark(
         if pack is not None:
             report = evaluate_photos(chat, pack, limit, seed, name, digest, on_progress=tell)
         else:
-            limit = limit or 300
             report = evaluate_scenes(chat, limit, seed, name, digest, on_progress=tell)
     if as_json:
         say(report.to_json())

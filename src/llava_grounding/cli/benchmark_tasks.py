@@ -6,7 +6,7 @@ One group of steps serves every task of the registry; `scenes` and `photos` with
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import copy
 from os import environ
 from pathlib import Path
@@ -24,7 +24,7 @@ from llava_grounding.errors import UsageError, quoted
 
 if TYPE_CHECKING:
     from llava_grounding.benchmark.judging import Judge
-    from llava_grounding.benchmark.predictions import Imported, Prediction
+    from llava_grounding.benchmark.predictions import Imported
     from llava_grounding.benchmark.samples import SampleSet
     from llava_grounding.benchmark.systems import SystemSpec
 
@@ -219,26 +219,20 @@ def score(
 ) -> None:
     """Score predictions, without any model, and write the report."""
     from llava_grounding.benchmark.judging import RecordedJudge
-    from llava_grounding.benchmark.predictions import in_order
-    from llava_grounding.benchmark.results import write_scored
-    from llava_grounding.benchmark.runs import versions
-    from llava_grounding.benchmark.tasks import find_task
+    from llava_grounding.benchmark.scored_runs import score_run, write_scored
 
     samples = _read_set(ctx, samples_file)
-    task = find_task(samples.task)
     inputs = [("set", samples_file), *((("predictions", predictions),) if predictions else ())]
     check_out(out, _REPORTS, inputs)
     found, system = _predictions(samples, out, predictions, format, frame, name)
-    ordered: list[Prediction | None] = in_order(samples.samples, found.by_id)
-    with _progress(f"scoring {samples.task}") as tell:
-        if judgements is not None:
-            deciding: Judge = RecordedJudge(judgements)
-            scored = task.score_all(samples.samples, ordered, deciding)
-        else:
-            with _judge(judge, judge_url, out, key_variable, tell) as deciding:
-                scored = task.score_all(samples.samples, ordered, deciding)
-    about = {"system": system, "judge": dict(deciding.about()), "versions": versions()}
-    write_scored(out, task, samples, ordered, scored, about, found.problems, found.named)
+    with _progress(f"scoring {samples.task}") as tell, ExitStack() as opened:
+        deciding: Judge = (
+            RecordedJudge(judgements)
+            if judgements is not None
+            else opened.enter_context(_judge(judge, judge_url, out, key_variable, tell))
+        )
+        scored = score_run(samples, found.by_id, deciding, system, found.problems, found.named)
+    write_scored(out, scored)
     for problem in found.named:
         note(problem)
     _write_report(out, seed, None)
@@ -253,11 +247,11 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
 ) -> None:
     """Write the report of a scored folder anew: report.json, report.md, report.html."""
-    from llava_grounding.benchmark.results import read_scored
+    from llava_grounding.benchmark.scored_runs import read_scored
 
-    about, _ = read_scored(folder)
-    if about["task"] != _task_of(ctx):
-        raise UsageError(f"{quoted(str(folder))} holds scores of {about['task']}, not of {_task_of(ctx)}")
+    task = read_scored(folder).about["task"]
+    if task != _task_of(ctx):
+        raise UsageError(f"{quoted(str(folder))} holds scores of {task}, not of {_task_of(ctx)}")
     _write_report(folder, seed, images, as_json)
 
 
@@ -270,8 +264,8 @@ def compare(
     out: Annotated[Path | None, _file("Write the comparison to this file as JSON.")] = None,
 ) -> None:
     """Compare two systems on the same set: paired bootstrap, and which samples changed."""
+    from llava_grounding.benchmark.comparison import compare_folders
     from llava_grounding.benchmark.files import as_json as to_json
-    from llava_grounding.benchmark.results import compare_folders
 
     if out is not None:
         check_out(out.parent, [out.name], [("results", first), ("results", second)])
@@ -376,8 +370,8 @@ def _judge(
 
 def _write_report(folder: Path, seed: int, images: Path | None, as_json: bool = False) -> None:
     from llava_grounding.benchmark.files import write_aside
-    from llava_grounding.benchmark.results import results_of
     from llava_grounding.benchmark.results_page import results_page
+    from llava_grounding.benchmark.scored_runs import results_of
 
     results = results_of(folder, seed)
     text = results.to_json()
