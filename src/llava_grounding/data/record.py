@@ -87,7 +87,7 @@ class RecordedTurn:
         targets: for the k-th `<seg>` of the answer the indices of its annotations; None = no match is known.
         regions: the annotation that each `<region>` points at.
         grounded: whether noun phrases of the answer carry markup.
-        is_target: whether the answer counts in a loss; one that does not is still read by those behind it.
+        in_loss: whether the answer counts in a loss; one that does not is still read by those behind it.
     """
 
     question: str
@@ -95,7 +95,7 @@ class RecordedTurn:
     targets: Targets = ()
     regions: tuple[int, ...] = ()
     grounded: bool = False
-    is_target: bool = True
+    in_loss: bool = True
 
     def __post_init__(self) -> None:
         _check_count("targets", len(self.targets), SEG, self.answer)

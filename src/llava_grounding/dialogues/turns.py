@@ -184,7 +184,7 @@ def _recorded(
 ) -> Draft:
     targets = tuple(facts.rows_of(target) for target in turn.targets)
     question = _with_suffix(turn.question, settings, rng) if turn.grounded else turn.question
-    return Draft(question, turn.answer, targets, regions, turn.grounded, kind, turn.is_target)
+    return Draft(question, turn.answer, targets, regions, turn.grounded, kind, turn.in_loss)
 
 
 def _with_suffix(question: str, settings: DialogueSettings, rng: np.random.Generator) -> str:

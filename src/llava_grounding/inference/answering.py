@@ -106,7 +106,7 @@ class AnswerRequest:
     def behind(self, read: KeysAndValues) -> AnswerRequest:
         """The same where the beginning of its first text, in which no visual prompt is, has been read already."""
         first, *others = self.texts
-        rest = replace(first, input_ids=first.input_ids[read.length :], is_target=first.is_target[read.length :])
+        rest = replace(first, input_ids=first.input_ids[read.length :], loss_mask=first.loss_mask[read.length :])
         return replace(self, texts=(rest, *others), before=ReadText(read))
 
     def embed(self, runtime: Runtime) -> Tensor:

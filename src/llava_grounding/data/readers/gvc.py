@@ -177,7 +177,7 @@ def gvc_entry(record: Record, dialogue: Sequence[RecordedTurn], name: str | None
     for index, turn in enumerate(dialogue):
         question = turn.question.replace(REGION, OBJECT_TOKEN) + (f" {SUFFIX}" if turn.grounded else "")
         head = f"{IMAGE_TOKEN}\n" if index == 0 else ""
-        answer = {"from": "gpt", "value": turn.answer} | ({} if turn.is_target else {"loss": False})
+        answer = {"from": "gpt", "value": turn.answer} | ({} if turn.in_loss else {"loss": False})
         conversations += [{"from": "human", "value": head + question}, answer]
     entry: dict[str, Any] = {
         "id": record.id if name is None else name,
