@@ -70,14 +70,14 @@ class LlavaDialogues(PackedRecords):
             DataError: if it cannot be read or is not such a file.
         """
         with without_collections(), naming(dialogues):
-            return cls(read_dialogues(dialogues), image_store(images), name)
+            return cls(read_dialogue_entries(dialogues), image_store(images), name)
 
     def _record(self, row: tuple[str, str, list[tuple[str, str]]]) -> Record:
         identity, image, turns = row
         return dialogue_record(self.images, identity, image, (tuple(starmap(RecordedTurn, turns)),))
 
 
-def read_dialogues(path: str | Path) -> list[tuple[str, Any]]:
+def read_dialogue_entries(path: str | Path) -> list[tuple[str, Any]]:
     """Entries of a LLaVA-style file with their places.
 
     Raises:
