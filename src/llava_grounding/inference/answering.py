@@ -15,7 +15,7 @@ from torch import Tensor
 from llava_grounding.geometry import Letterbox
 from llava_grounding.inference.batching import GenerationState, KeysAndValues, RunningBatch, prefill_batch
 from llava_grounding.inference.decoding import Decoding
-from llava_grounding.inference.runtime import ImageState, Runtime
+from llava_grounding.inference.runtime import ImageContext, Runtime
 from llava_grounding.markup import PhraseSpan
 from llava_grounding.processing.processor import EncodedText, LlavaGroundingProcessor
 from llava_grounding.processing.selection import PhraseSelection
@@ -42,7 +42,7 @@ class ReadText:
 class AnswerRequest:
     """A question that waits for its answer, encoded: what the model is still to read, and how to answer."""
 
-    image: ImageState
+    image: ImageContext
     texts: tuple[EncodedText, ...]
     """The question, and before it what has not been read of the dialogue."""
     before: ReadText | None
@@ -59,7 +59,7 @@ class AnswerRequest:
     def encode(
         cls,
         runtime: Runtime,
-        image: ImageState,
+        image: ImageContext,
         question: Message,
         grounded: bool,
         decoding: Decoding,

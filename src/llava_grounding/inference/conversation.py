@@ -14,7 +14,7 @@ from llava_grounding.errors import PromptError, UsageError, shown
 from llava_grounding.inference.answering import AnswerRequest, ReadText, RunningAnswer, TextDelta, prefill_answers
 from llava_grounding.inference.batching import RunningBatch
 from llava_grounding.inference.decoding import GenerationOptions, StopSignal, read_options
-from llava_grounding.inference.runtime import ImageState, Runtime
+from llava_grounding.inference.runtime import ImageContext, Runtime
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 
 MAX_PROMPTS = 32
@@ -61,7 +61,7 @@ class Conversation:
     def __init__(
         self,
         runtime: Runtime,
-        image: ImageState,
+        image: ImageContext,
         model_name: str,
         messages: Sequence[Message] = (),
         grounded: Sequence[bool] = (),
@@ -170,7 +170,9 @@ class Conversation:
             raise UsageError("this answer was given up when the next question was asked; its stream cannot go on")
 
 
-def _check_history(runtime: Runtime, image: ImageState, messages: Sequence[Message], grounded: Sequence[bool]) -> None:
+def _check_history(
+    runtime: Runtime, image: ImageContext, messages: Sequence[Message], grounded: Sequence[bool]
+) -> None:
     """Refuse an earlier dialogue that cannot be gone on from."""
     if len(messages) % 2 or len(grounded) != len(messages) // 2:
         raise PromptError(

@@ -19,7 +19,7 @@ from llava_grounding.inference.answering import (
 from llava_grounding.inference.batching import KeysAndValues, RunningBatch
 from llava_grounding.inference.conversation import question_message
 from llava_grounding.inference.engine import GroundedChat
-from llava_grounding.inference.runtime import ImageState
+from llava_grounding.inference.runtime import ImageContext
 from llava_grounding.serve.caches import ByteBudgetCache
 from llava_grounding.serve.jobs import AnswerWritten, Event, Failed, Job
 from llava_grounding.serve.metrics import Metrics
@@ -28,7 +28,8 @@ from llava_grounding.serve.stopping import StopTexts
 from llava_grounding.serve.tasks import ChatTask
 from llava_grounding.structures import Message
 
-ImageStates = Mapping[bytes, ImageState | Exception]
+ImageResults = Mapping[bytes, ImageContext | Exception]
+"""By the key of its picture, an image, or why it could not be encoded."""
 DialogueKey = tuple[object, ...]
 
 
@@ -64,7 +65,7 @@ class Answers:
         self._chat = chat
         self._runtime = chat.runtime
         self._metrics = metrics
-        self._images: ByteBudgetCache[bytes, ImageState] = ByteBudgetCache(settings.image_cache_bytes)
+        self._images: ByteBudgetCache[bytes, ImageContext] = ByteBudgetCache(settings.image_cache_bytes)
         self._dialogues: ByteBudgetCache[DialogueKey, ReadDialogue] = ByteBudgetCache(settings.dialogue_cache_bytes)
         # A model that reads old questions differently once there is a new one begins anew each time.
         self._keep = settings.dialogue_cache_bytes > 0 and not chat.processor.settings.demo_quirks
@@ -74,43 +75,43 @@ class Answers:
         """Forget what is running."""
         self._batch = RunningBatch(self._runtime.model, self._keep)
 
-    def encode_images(self, jobs: Sequence[Job]) -> ImageStates:
+    def encode_images(self, jobs: Sequence[Job]) -> ImageResults:
         """Encode the images of these jobs, those that are new in one pass."""
-        states: dict[bytes, ImageState | Exception] = {}
+        results: dict[bytes, ImageContext | Exception] = {}
         new = {}
         for job in jobs:
             picture = job.task.picture
             known = self._images.get(picture.key)
             self._metrics.image_cache.labels("miss" if known is None else "hit").inc()
             if known is not None:
-                states[picture.key] = known
+                results[picture.key] = known
             else:
                 new[picture.key] = picture
         if not new:
-            return states
+            return results
         try:
             images = self._runtime.encode_prepared([one.encoded for one in new.values()], [None] * len(new))
         except Exception as error:  # noqa: BLE001  those who ask about these images are told; answers that run go on
-            return {**states, **dict.fromkeys(new, error)}
+            return {**results, **dict.fromkeys(new, error)}
         for key, image in zip(new, images, strict=True):
-            states[key] = image
+            results[key] = image
             self._keep_image(key, image)
-        return states
+        return results
 
-    def _keep_image(self, key: bytes, image: ImageState) -> None:
+    def _keep_image(self, key: bytes, image: ImageContext) -> None:
         self._images.put(key, image, image.features.nbytes)
         self._metrics.cache_bytes.labels("images").set(self._images.nbytes)
 
-    def image_of(self, job: Job, states: ImageStates) -> ImageState:
+    def image_of(self, job: Job, results: ImageResults) -> ImageContext:
         """The image of a job, encoded."""
-        image = states[job.task.picture.key]
+        image = results[job.task.picture.key]
         if isinstance(image, Exception):
             raise image
         return image
 
-    def begin(self, job: Job, states: ImageStates) -> Answering:
+    def begin(self, job: Job, results: ImageResults) -> Answering:
         """Read a dialogue up to where its next answer begins, as far as it has not been read before."""
-        task, image = job.task, self.image_of(job, states)
+        task, image = job.task, self.image_of(job, results)
         assert isinstance(task, ChatTask)
         known = self._known(task)
         request = self._request(task, image, known)
@@ -128,7 +129,7 @@ class Answers:
         raws = tuple(turn.raw for turn in task.turns) if known is None else known.raws
         return Answering(job, task, prefilled.join(self._batch), StopTexts(task.stop), raws, cached)
 
-    def _request(self, task: ChatTask, image: ImageState, known: ReadDialogue | None) -> AnswerRequest:
+    def _request(self, task: ChatTask, image: ImageContext, known: ReadDialogue | None) -> AnswerRequest:
         history: list[Message] = []
         for turn in task.turns:
             history += [question_message(turn.question.text, turn.question.prompts), Message("assistant", turn.raw)]

@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from llava_grounding.inference.engine import GroundedChat
-from llava_grounding.serve.answering import Answering, Answers, ImageStates
+from llava_grounding.serve.answering import Answering, Answers, ImageResults
 from llava_grounding.serve.jobs import Failed, Job, PhrasesFound
 from llava_grounding.serve.metrics import Metrics
 from llava_grounding.serve.problems import busy, stopping, too_slow
@@ -126,9 +126,9 @@ class Scheduler:
         """Let go whom nobody waits for, let others join, generate one token of every answer."""
         self._drop()
         joining = self._next()
-        states = self._answers.encode_images(joining)
+        results = self._answers.encode_images(joining)
         for job in joining:
-            self._begin(job, states)
+            self._begin(job, results)
         if self._running:
             self._answers.generate_token(self._running)
             self._running = [answering for answering in self._running if not answering.done]
@@ -160,14 +160,14 @@ class Scheduler:
             count = min(self._settings.batch_size - len(self._running), _JOINS_PER_TURN, len(self._waiting))
             return [self._waiting.popleft() for _ in range(count)]
 
-    def _begin(self, job: Job, states: ImageStates) -> None:
+    def _begin(self, job: Job, results: ImageResults) -> None:
         try:
             if isinstance(job.task, GroundTask):
-                image = self._answers.image_of(job, states)
+                image = self._answers.image_of(job, results)
                 found = self._chat.select_phrases(image, job.task.phrases, job.task.threshold)
                 job.tell(PhrasesFound(found, image.letterbox))
             else:
-                self._running.append(self._answers.begin(job, states))
+                self._running.append(self._answers.begin(job, results))
         except Exception as error:  # noqa: BLE001  one request that cannot be answered harms no other
             job.tell(Failed(error))
 
