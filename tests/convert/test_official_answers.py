@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from golden.joined import released_settings, write_released
 from llava_grounding.convert.official import convert_official
 from llava_grounding.inference import answering
-from llava_grounding.inference.batching import KeysAndValues, prefill, prefill_batch
+from llava_grounding.inference.batching import KVCache, prefill, prefill_batch
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.structures import Message, VisualPrompt
@@ -58,7 +58,7 @@ def test_a_dialogue_held_turn_by_turn_is_the_one_read_at_once(
         chat = with_quirks(chat)
     starts: list[torch.Tensor] = []
 
-    def noting(*given: Any) -> list[tuple[torch.Tensor, KeysAndValues]]:
+    def noting(*given: Any) -> list[tuple[torch.Tensor, KVCache]]:
         [(hidden, read)] = prefill_batch(*given)
         starts.append(hidden)
         return [(hidden, read)]

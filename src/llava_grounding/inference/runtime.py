@@ -97,7 +97,7 @@ class Runtime:
                 pixels = self.processor.collate_images([image.encoded])["grounder_pixel_values"].to(self.device)
                 image.features = self.model.with_prompt_memory(image.features, pixels)
             # What a dialogue goes on with has no image in it: the one before it has.
-            return self.model.embed_prompt(ids, image.features, prompts, behind=True)[0]
+            return self.model.embed_prompt(ids, image.features, prompts, has_past=True)[0]
 
     @torch.inference_mode()
     def embed_ids(self, ids: Sequence[int]) -> Tensor:

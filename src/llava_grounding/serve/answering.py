@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from llava_grounding.inference.answering import (
     AnswerRequest,
     PhraseClosed,
-    ReadText,
+    PrefixCache,
     RunningAnswer,
     TextDelta,
     prefill_answers,
 )
-from llava_grounding.inference.batching import KeysAndValues, RunningBatch
+from llava_grounding.inference.batching import KVCache, RunningBatch
 from llava_grounding.inference.conversation import question_message
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.inference.runtime import ImageContext
@@ -34,10 +34,10 @@ DialogueKey = tuple[object, ...]
 
 
 @dataclass(frozen=True)
-class ReadDialogue:
-    """What the model has read of a dialogue up to an answer and with it."""
+class CachedDialogue:
+    """A dialogue up to an answer and with it, as it is cached."""
 
-    text: ReadText
+    prefix: PrefixCache
     raws: tuple[str, ...]
     """Its answers with their markup."""
 
@@ -66,7 +66,7 @@ class Answers:
         self._runtime = chat.runtime
         self._metrics = metrics
         self._images: ByteBudgetCache[bytes, ImageContext] = ByteBudgetCache(settings.image_cache_bytes)
-        self._dialogues: ByteBudgetCache[DialogueKey, ReadDialogue] = ByteBudgetCache(settings.dialogue_cache_bytes)
+        self._dialogues: ByteBudgetCache[DialogueKey, CachedDialogue] = ByteBudgetCache(settings.dialogue_cache_bytes)
         # A model that reads old questions differently once there is a new one begins anew each time.
         self._keep = settings.dialogue_cache_bytes > 0 and not chat.processor.settings.demo_quirks
         self.reset()
@@ -116,20 +116,20 @@ class Answers:
         known = self._known(task)
         request = self._request(task, image, known)
         ids = request.texts[0].input_ids
-        start = self._start_of(task, ids) if request.before is None else None
-        [prefilled] = prefill_answers(self._runtime, [request if start is None else request.behind(start)])
+        start = self._start_of(task, ids) if request.prefix is None else None
+        [prefilled] = prefill_answers(self._runtime, [request if start is None else request.after_prefix(start)])
         if any(len(text.prompts.types) for text in request.texts):
             self._keep_image(task.picture.key, image)  # it may have grown by what the visual prompt encoder reads
-        before = prefilled.request.before
-        if before is None:
-            self._keep_start(task, ids, prefilled.read)
-        cached = 0 if before is None else before.read.length
+        prefix = prefilled.request.prefix
+        if prefix is None:
+            self._keep_start(task, ids, prefilled.kv_cache)
+        cached = 0 if prefix is None else prefix.kv_cache.length
         self._metrics.prompt_tokens.inc(request.length - cached)
         self._metrics.dialogue_cache.labels("miss" if known is None else "hit").inc()
         raws = tuple(turn.raw for turn in task.turns) if known is None else known.raws
         return Answering(job, task, prefilled.join(self._batch), StopTexts(task.stop), raws, cached)
 
-    def _request(self, task: ChatTask, image: ImageContext, known: ReadDialogue | None) -> AnswerRequest:
+    def _request(self, task: ChatTask, image: ImageContext, known: CachedDialogue | None) -> AnswerRequest:
         history: list[Message] = []
         for turn in task.turns:
             history += [question_message(turn.question.text, turn.question.prompts), Message("assistant", turn.raw)]
@@ -141,7 +141,7 @@ class Answers:
             task.decoding,
             history=history,
             history_grounded=[turn.grounded for turn in task.turns],
-            before=None if known is None else known.text,
+            prefix=None if known is None else known.prefix,
             stream=task.stream,
             score_threshold=task.threshold,
         )
@@ -152,21 +152,21 @@ class Answers:
         count = 1 + max((place for place, token in enumerate(ids) if token == tokens.image), default=-1)
         return 0 if tokens.region in ids[:count] else count
 
-    def _start_of(self, task: ChatTask, ids: Sequence[int]) -> KeysAndValues | None:
-        """What was read of a dialogue about the same image, up to the image's end."""
+    def _start_of(self, task: ChatTask, ids: Sequence[int]) -> KVCache | None:
+        """The cache of a dialogue about the same image, up to the image's end."""
         count = self._start_length(ids) if self._keep else 0
         known = self._dialogues.get((task.picture.key, tuple(ids[:count]))) if count else None
-        return None if known is None else known.text.read
+        return None if known is None else known.prefix.kv_cache
 
-    def _keep_start(self, task: ChatTask, ids: Sequence[int], read: KeysAndValues) -> None:
+    def _keep_start(self, task: ChatTask, ids: Sequence[int], kv_cache: KVCache) -> None:
         count = self._start_length(ids) if self._keep else 0
         if count:
-            start = read.first(count)
+            start = kv_cache.first(count)
             key = (task.picture.key, tuple(ids[:count]))
-            self._dialogues.put(key, ReadDialogue(ReadText(start), ()), start.nbytes)
+            self._dialogues.put(key, CachedDialogue(PrefixCache(start), ()), start.nbytes)
 
-    def _known(self, task: ChatTask) -> ReadDialogue | None:
-        """What was read of the dialogue before this question, if the answers in it are the ones that were given."""
+    def _known(self, task: ChatTask) -> CachedDialogue | None:
+        """The dialogue before this question, if the answers in it are the ones that were given."""
         if not task.turns or not self._keep:
             return None
         pairs = [(turn.question.key, turn.answer) for turn in task.turns]
@@ -247,11 +247,11 @@ class Answers:
 
     def _keep_dialogue(self, answering: Answering) -> None:
         running, task = answering.running, answering.task
-        kept, transcript = running.generation.kept, running.transcript
-        if kept is None or not self._keep:
+        kv_cache, transcript = running.generation.kv_cache, running.transcript
+        if kv_cache is None or not self._keep:
             return
         pairs = [(turn.question.key, turn.answer) for turn in task.turns]
         key = (task.picture.key, *pairs, (task.question.key, transcript.text))
-        dialogue = ReadDialogue(running.read_text(), (*answering.raws, transcript.raw))
-        self._dialogues.put(key, dialogue, kept.nbytes)
+        dialogue = CachedDialogue(running.prefix_cache(), (*answering.raws, transcript.raw))
+        self._dialogues.put(key, dialogue, kv_cache.nbytes)
         self._metrics.cache_bytes.labels("dialogues").set(self._dialogues.nbytes)
