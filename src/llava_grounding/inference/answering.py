@@ -152,8 +152,8 @@ class TextDelta:
 
 
 @dataclass(frozen=True)
-class PhraseClosed:
-    """A phrase is complete; its regions are still in the model's frame."""
+class PhraseSelected:
+    """A phrase is complete and its regions are selected; they are still in the model's frame."""
 
     number: int
     span: PhraseSpan
@@ -182,13 +182,13 @@ class RunningAnswer:
         self.generation = generation
         self.transcript = Transcript(runtime.processor)
 
-    def take(self) -> list[TextDelta | PhraseClosed]:
+    def take(self) -> list[TextDelta | PhraseSelected]:
         """What has come since the last call; the text that was held back once the answer is done.
 
         Raises:
             LlavaGroundingError: if the model could not go on.
         """
-        generation, events = self.generation, list[TextDelta | PhraseClosed]()
+        generation, events = self.generation, list[TextDelta | PhraseSelected]()
         if generation.error is not None:
             raise generation.error
         if self._finished:
@@ -210,12 +210,12 @@ class RunningAnswer:
             events += [TextDelta(text)] if text else []
         return events
 
-    def _closed(self) -> list[PhraseClosed]:
+    def _closed(self) -> list[PhraseSelected]:
         """Phrases that have just closed, grounded together with those before them."""
         if not self._stream:
             return []
         return [
-            PhraseClosed(
+            PhraseSelected(
                 phrase.number,
                 phrase.span,
                 self._ground(phrase.num_states)[-1],

@@ -1,4 +1,4 @@
-"""How an answer is begun, generated token by token, and ended; what was computed for one request serves the next.
+"""Continuous batching: how an answer is begun, generated and ended; what was computed for one serves the next.
 
 Runs in the scheduler's thread only. The rules of a dialogue are those of `inference.conversation`, for many at once.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from llava_grounding.inference.answering import (
     AnswerRequest,
-    PhraseClosed,
+    PhraseSelected,
     PrefixCache,
     RunningAnswer,
     TextDelta,
@@ -43,8 +43,8 @@ class CachedDialogue:
 
 
 @dataclass(eq=False)
-class Answering:
-    """An answer on its way."""
+class ActiveRequest:
+    """A request whose answer is being generated."""
 
     job: Job
     task: ChatTask
@@ -53,13 +53,13 @@ class Answering:
     raws: tuple[str, ...]
     """Answers before this one."""
     cached_tokens: int
-    held: list[PhraseClosed] = field(default_factory=list)
+    held: list[PhraseSelected] = field(default_factory=list)
     """Phrases of which not all text has been given out."""
     done: bool = False
 
 
-class Answers:
-    """Begins, generates and ends answers."""
+class ContinuousBatcher:
+    """Begins, generates and ends answers; they join and leave its batch between any two tokens."""
 
     def __init__(self, chat: GroundedChat, settings: ServeSettings, metrics: Metrics) -> None:
         self._chat = chat
@@ -109,7 +109,7 @@ class Answers:
             raise image
         return image
 
-    def begin(self, job: Job, results: ImageResults) -> Answering:
+    def begin(self, job: Job, results: ImageResults) -> ActiveRequest:
         """Read a dialogue up to where its next answer begins, as far as it has not been read before."""
         task, image = job.task, self.image_of(job, results)
         assert isinstance(task, ChatTask)
@@ -127,7 +127,7 @@ class Answers:
         self._metrics.prompt_tokens.inc(request.length - cached)
         self._metrics.dialogue_cache.labels("miss" if known is None else "hit").inc()
         raws = tuple(turn.raw for turn in task.turns) if known is None else known.raws
-        return Answering(job, task, prefilled.join(self._batch), StopTexts(task.stop), raws, cached)
+        return ActiveRequest(job, task, prefilled.join(self._batch), StopTexts(task.stop), raws, cached)
 
     def _request(self, task: ChatTask, image: ImageContext, known: CachedDialogue | None) -> AnswerRequest:
         history: list[Message] = []
@@ -176,64 +176,64 @@ class Answers:
         same = all(not turn.grounded or turn.raw == raw for turn, raw in zip(task.turns, known.raws, strict=True))
         return known if same else None
 
-    def generate_token(self, answerings: Sequence[Answering]) -> None:
+    def generate_token(self, requests: Sequence[ActiveRequest]) -> None:
         """Generate one token of every answer, and tell what came of it."""
-        self._metrics.tokens.inc(len(answerings))
+        self._metrics.tokens.inc(len(requests))
         for step in (self._batch.sample_tokens, self._batch.decode_tokens):
             step()
-            for answering in answerings:
-                if not answering.done:
-                    self._take(answering)
+            for active in requests:
+                if not active.done:
+                    self._take(active)
 
-    def _take(self, answering: Answering) -> None:
+    def _take(self, active: ActiveRequest) -> None:
         try:
-            events = self._events(answering)
+            events = self._events(active)
         except Exception as error:  # noqa: BLE001  what is wrong with one answer harms no other
-            self.give_up(answering)
+            self.give_up(active)
             events = [Failed(error)]
         for event in events:
-            answering.job.tell(event)
+            active.job.tell(event)
 
-    def give_up(self, answering: Answering) -> None:
+    def give_up(self, active: ActiveRequest) -> None:
         """End an answer that nobody gets."""
-        answering.done = True
-        if not answering.running.generation.done:
-            self._batch.leave(answering.running.generation)
+        active.done = True
+        if not active.running.generation.done:
+            self._batch.leave(active.running.generation)
 
-    def _events(self, answering: Answering) -> list[Event]:
-        generation, stops, events = answering.running.generation, answering.stops, list[Event]()
-        for event in answering.running.take():
-            if isinstance(event, PhraseClosed):
-                answering.held.append(event)
-                events += self._release(answering)
+    def _events(self, active: ActiveRequest) -> list[Event]:
+        generation, stops, events = active.running.generation, active.stops, list[Event]()
+        for event in active.running.take():
+            if isinstance(event, PhraseSelected):
+                active.held.append(event)
+                events += self._release(active)
             else:
-                events += self._said(answering, stops.feed(event.text))
+                events += self._said(active, stops.feed(event.text))
         if stops.found and not generation.done:
             self._batch.leave(generation)
-            answering.running.take()  # nothing of it is given out
+            active.running.take()  # nothing of it is given out
         if generation.done:
-            events += self._said(answering, stops.finish())
-            events.append(self._end(answering))
-            answering.done = True
+            events += self._said(active, stops.finish())
+            events.append(self._end(active))
+            active.done = True
         return events
 
-    def _said(self, answering: Answering, text: str) -> list[Event]:
+    def _said(self, active: ActiveRequest, text: str) -> list[Event]:
         """Text that may be given out, and the phrases that waited for it."""
-        return [*([TextDelta(text)] if text else []), *self._release(answering)]
+        return [*([TextDelta(text)] if text else []), *self._release(active)]
 
-    def _release(self, answering: Answering) -> list[Event]:
+    def _release(self, active: ActiveRequest) -> list[Event]:
         """Phrases whose text has been given out."""
-        held, ready = answering.held, 0
-        while ready < len(held) and held[ready].span.span[1] <= answering.stops.length:
+        held, ready = active.held, 0
+        while ready < len(held) and held[ready].span.span[1] <= active.stops.length:
             ready += 1
-        answering.held = held[ready:]
+        active.held = held[ready:]
         return list(held[:ready])
 
-    def _end(self, answering: Answering) -> AnswerWritten:
+    def _end(self, active: ActiveRequest) -> AnswerWritten:
         """Ground all phrases together and keep what was read for the next question."""
-        running, stops = answering.running, answering.stops
+        running, stops = active.running, active.stops
         if not stops.found:
-            self._keep_dialogue(answering)
+            self._keep_dialogue(active)
         return AnswerWritten(
             running.transcript,
             running.selections(),
@@ -241,17 +241,17 @@ class Answers:
             running.grounded,
             self._chat.name,
             running.prompt_tokens,
-            answering.cached_tokens,
+            active.cached_tokens,
             stops.length if stops.found else None,
         )
 
-    def _keep_dialogue(self, answering: Answering) -> None:
-        running, task = answering.running, answering.task
+    def _keep_dialogue(self, active: ActiveRequest) -> None:
+        running, task = active.running, active.task
         kv_cache, transcript = running.generation.kv_cache, running.transcript
         if kv_cache is None or not self._keep:
             return
         pairs = [(turn.question.key, turn.answer) for turn in task.turns]
         key = (task.picture.key, *pairs, (task.question.key, transcript.text))
-        dialogue = CachedDialogue(running.prefix_cache(), (*answering.raws, transcript.raw))
+        dialogue = CachedDialogue(running.prefix_cache(), (*active.raws, transcript.raw))
         self._dialogues.put(key, dialogue, kv_cache.nbytes)
         self._metrics.cache_bytes.labels("dialogues").set(self._dialogues.nbytes)
