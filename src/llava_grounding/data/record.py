@@ -108,7 +108,7 @@ class Record:
 
     Args:
         id: unique within its data set.
-        image_id: of the image in its file, a number or text; 0 where there is none.
+        image_id: of the image in its file, a number or text; None where there is none.
         image_size_wh: width and height in pixels; None where the file does not say.
         instances: labelled things, in the order of the file.
         read_bytes: gives the encoded picture; small to send to workers.
@@ -127,7 +127,7 @@ class Record:
     """
 
     id: str
-    image_id: int | str
+    image_id: int | str | None
     image_size_wh: tuple[int, int] | None
     instances: tuple[Annotation, ...]
     read_bytes: Callable[[], bytes] = field(repr=False, compare=False)
@@ -145,9 +145,9 @@ class Record:
 
     @property
     def seed(self) -> int:
-        """A number of its image, the same on every machine, for random choices about it."""
-        known = isinstance(self.image_id, int) and self.image_id >= 0
-        return int(self.image_id) if known else crc32(str(self.image_id).encode())
+        """For random choices about it, the same on every machine: of the image's id, or its own where there is none."""
+        key = self.id if self.image_id is None else self.image_id
+        return key if isinstance(key, int) and key >= 0 else crc32(str(key).encode())
 
     def load_image(self) -> np.ndarray:
         """Pixels as (H, W, 3) uint8 RGB, upright; as they are stored where the labels are of the picture before it was

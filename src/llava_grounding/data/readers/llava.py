@@ -115,7 +115,7 @@ def dialogue_record(images: ImageStore, identity: str, image: str, dialogues: tu
     """A record of which nothing is known but its dialogues."""
     return Record(
         id=identity,
-        image_id=0,
+        image_id=None,
         image_size_wh=None,
         instances=(),
         read_bytes=images.locate(image),
