@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from zlib import crc32
 
 import numpy as np
@@ -24,6 +24,7 @@ _MOST_MASK_BYTES = 2**32  # of one image, opened
 _MASK_BYTES = 2**26  # of one image whose picture is larger than any model looks at
 _LARGEST_SIDE = 2048  # pixels; no model's canvas has more
 _LEAST_SIDE = 1024  # pixels, however many masks there are
+AnnotationKind = Literal["thing", "crowd", "stuff", "class"]
 Segmentation = Mapping[str, Any] | Sequence[Sequence[float]] | Callable[[], np.ndarray]
 """COCO run-length code, polygons, or a function that reads the mask: (H, W) bool."""
 
@@ -36,7 +37,7 @@ class Annotation:
         category: the category's name; empty where there is none.
         box_xyxy: corners, clipped to the image.
         segmentation: the mask, None where only the box is known.
-        region: `thing` (one instance), `crowd` (several things under one mask), `stuff` (a material or surface) or
+        kind: `thing` (one instance), `crowd` (several things under one mask), `stuff` (a material or surface) or
             `class` (everything of the category in the image).
         id: as the file has it, None where it has none; digits as text are the number.
     """
@@ -44,7 +45,7 @@ class Annotation:
     category: str
     box_xyxy: tuple[float, float, float, float]
     segmentation: Segmentation | None
-    region: str = "thing"
+    kind: AnnotationKind = "thing"
     id: int | str | None = None
 
 
@@ -246,7 +247,7 @@ def open_record(record: Record) -> OpenedRecord:
     Raises:
         DataError: if the picture cannot be read, or does not fit its labels.
     """
-    kept = [index for index, instance in enumerate(record.instances) if instance.region != "crowd"]
+    kept = [index for index, instance in enumerate(record.instances) if instance.kind != "crowd"]
     picture, full_wh = record.open_image(_max_side(record.image_size_wh, len(kept)))
     image = np.array(picture)
     height, width = image.shape[:2]

@@ -5,7 +5,7 @@ Pure strings. `(with grounding)` at the end of a question is how the model knows
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llava_grounding.errors import ConfigError, PromptError, shown
 from llava_grounding.markup import REGION, SPECIAL_TOKENS, format_markup
@@ -13,6 +13,7 @@ from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.structures import Message
 
 GROUNDING_SUFFIX = " (with grounding)"
+PieceKind = Literal["begin", "image", "question", "answer", "whole"]
 _REFERRING_QUESTION = "Find {}."
 
 
@@ -21,7 +22,7 @@ class Piece:
     """A stretch of the prompt."""
 
     text: str
-    kind: str
+    kind: PieceKind
     """`image`, `question`, `answer`; `begin` and `whole` occur in dialogues of converted checkpoints."""
     num_regions: int = 0
     """How many `<region>` of it are placeholders."""
