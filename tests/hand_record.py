@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from llava_grounding.data.record import Annotation, Expression, GroundedText, Record, RecordedTurn
+from llava_grounding.data.record import Annotation, AnnotationKind, Expression, GroundedText, Record, RecordedTurn
 
 SIZE_WH = (64, 48)
 MAN, LEFT_CUP, RIGHT_CUP, CROWD, GRASS = range(5)
@@ -28,9 +28,11 @@ def _disc(x: float, y: float, radius: float) -> np.ndarray:
     return (columns + 0.5 - x) ** 2 + (rows + 0.5 - y) ** 2 <= radius**2
 
 
-def thing(category: str, x: float, y: float, radius: float, region: str = "thing", masked: bool = True) -> Annotation:
+def thing(
+    category: str, x: float, y: float, radius: float, kind: AnnotationKind = "thing", masked: bool = True
+) -> Annotation:
     mask: Callable[[], np.ndarray] | None = partial(_disc, x, y, radius) if masked else None
-    return Annotation(category, (x - radius, y - radius, x + radius, y + radius), mask, region)
+    return Annotation(category, (x - radius, y - radius, x + radius, y + radius), mask, kind)
 
 
 RECORD = Record(
@@ -41,8 +43,8 @@ RECORD = Record(
         thing("person", 20, 20, 10),
         thing("cup", 8, 40, 5),
         thing("cup", 50, 40, 6, masked=False),
-        thing("person", 50, 12, 10, region="crowd"),
-        thing("grass-merged", 32, 36, 8, region="stuff"),
+        thing("person", 50, 12, 10, kind="crowd"),
+        thing("grass-merged", 32, 36, 8, kind="stuff"),
     ),
     captions=("a man  with two cups .", "Somebody is out on the lawn"),
     statements=(),

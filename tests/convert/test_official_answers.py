@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from golden.joined import released_settings, write_released
 from llava_grounding.convert.official import convert_official
 from llava_grounding.inference import answering
-from llava_grounding.inference.batching import KeysAndValues, prefill, prefill_batch
+from llava_grounding.inference.batching import KVCache, prefill, prefill_batch
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.structures import Message, VisualPrompt
@@ -44,10 +44,10 @@ def with_quirks(chat: GroundedChat) -> GroundedChat:
 
 def last_state(chat: GroundedChat, image: Image.Image, messages: list[Message]) -> torch.Tensor:
     """The hidden state from which an answer begins, of the whole dialogue read at once."""
-    image_state = chat._encode_images([image])[0]
+    context = chat._encode_images([image])[0]
     flags = [True] * sum(message.role == "user" for message in messages)
-    text = chat.processor.encode_conversation(messages, flags, image_state.letterbox)
-    return prefill(chat.model, chat._runtime.embed(text, image_state))[0]
+    text = chat.processor.encode_conversation(messages, flags, context.letterbox)
+    return prefill(chat.model, chat._runtime.embed(text, context))[0]
 
 
 @pytest.mark.parametrize("quirks", [False, True], ids=["clean", "demo"])
@@ -58,7 +58,7 @@ def test_a_dialogue_held_turn_by_turn_is_the_one_read_at_once(
         chat = with_quirks(chat)
     starts: list[torch.Tensor] = []
 
-    def noting(*given: Any) -> list[tuple[torch.Tensor, KeysAndValues]]:
+    def noting(*given: Any) -> list[tuple[torch.Tensor, KVCache]]:
         [(hidden, read)] = prefill_batch(*given)
         starts.append(hidden)
         return [(hidden, read)]
@@ -88,13 +88,13 @@ def test_a_batch_answers_as_one_by_one_with_the_faults_of_the_demo_too(chat: Gro
 
 def test_several_prompts_do_not_see_each_other(chat: GroundedChat, image: Image.Image) -> None:
     boxes = [VisualPrompt.box(20, 10, 90, 60), VisualPrompt.box(1, 1, 30, 30)]
-    image_state = chat._encode_images([image])[0]
+    context = chat._encode_images([image])[0]
 
     def embeds(*prompts: VisualPrompt) -> torch.Tensor:
         words = " and ".join(["<region>"] * len(prompts))
-        text = chat.processor.encode_question(Message("user", words, prompts), False, True, image_state.letterbox)
+        text = chat.processor.encode_question(Message("user", words, prompts), False, True, context.letterbox)
         places = torch.tensor(text.input_ids) == chat.model.config.region_token_id
-        return chat._runtime.embed(text, image_state)[0, places]
+        return chat._runtime.embed(text, context)[0, places]
 
     torch.testing.assert_close(embeds(*boxes), torch.cat([embeds(box) for box in boxes]), atol=1e-5, rtol=1e-5)
 

@@ -67,7 +67,7 @@ def test_the_label_set_says_what_is_exhaustive(mini_pack_root: Path) -> None:
     assert "dining table" in voc.exhaustive
     assert words.exhaustive == frozenset()
     assert "sky" in street.exhaustive
-    assert street.instances[0].region == "class"
+    assert street.instances[0].kind == "class"
 
 
 def test_a_record_travels_to_workers_without_the_index(mini_pack_root: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_plain_coco_file_covers_all_its_categories_and_reads_polygons(tmp_path
 def test_a_crowd_is_marked_and_its_category_is_not_exhaustive(tmp_path: Path) -> None:
     path = write_coco(tmp_path, [annotation([2, 1, 4, 5], iscrowd=1), CAT])
     record = CocoPhotos.from_files(path, tmp_path)[0]
-    assert record.instances[0].region == "crowd"
+    assert record.instances[0].kind == "crowd"
     assert record.exhaustive == {"cat"}
 
 

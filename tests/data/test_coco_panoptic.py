@@ -66,7 +66,7 @@ def test_things_stuff_and_crowds_have_the_masks_of_their_colours(tmp_path: Path)
     photos = read(tmp_path)
     (record,) = photos
     assert photos.name == "panoptic_val2017"
-    assert [(i.category, i.region, i.id) for i in record.instances] == [
+    assert [(i.category, i.kind, i.id) for i in record.instances] == [
         ("sky", "stuff", SKY),
         ("dog", "thing", DOG),
         ("person", "crowd", CROWD),

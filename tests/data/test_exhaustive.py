@@ -250,7 +250,7 @@ def test_a_region_that_is_not_labelled_makes_nothing_complete(tmp_path: Path) ->
     labels["categories"].append({"id": 3, "name": "Ignored-Regions"})
     (record,) = read_coco(tmp_path, labels)
     assert record.exhaustive == frozenset()
-    assert [thing.region for thing in record.instances] == ["thing", "thing", "crowd"]
+    assert [thing.kind for thing in record.instances] == ["thing", "thing", "crowd"]
 
 
 def test_a_name_for_something_that_is_there_is_not_absent(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_the_recipe_says_that_a_file_is_not_complete_or_that_crowds_are_things(t
         assert read(*place)[0].exhaustive == {"dog"}
         record = read(*place, crowds_as_things=True)[0]
         assert record.exhaustive == {"dog", "cat"}
-        assert [thing.region for thing in record.instances] == ["thing", "thing"]
+        assert [thing.kind for thing in record.instances] == ["thing", "thing"]
 
 
 def test_label_sets_are_read_from_the_file_beside_the_labels(tmp_path: Path) -> None:

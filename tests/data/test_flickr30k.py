@@ -55,6 +55,15 @@ def read(folder: Path, *content: Any, **more: Any) -> Flickr30kEntities:
     return Flickr30kEntities.from_files(write(folder, *content), folder / "images", **more)
 
 
+def test_an_id_that_is_no_number_stays_text(tmp_path: Path) -> None:
+    folder = write(tmp_path)
+    for path in (folder / "Annotations/11.xml", folder / "Sentences/11.txt", tmp_path / "images/11.jpg"):
+        path.rename(path.with_stem("a11"))
+    (folder / "train.txt").write_text("a11\n")
+    (record,) = Flickr30kEntities.from_files(folder, tmp_path / "images")
+    assert (record.id, record.image_id) == ("a11.jpg", "a11")
+
+
 def test_the_captions_of_an_image_share_its_boxes(tmp_path: Path) -> None:
     data = read(tmp_path)
     (record,) = data

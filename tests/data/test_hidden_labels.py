@@ -187,7 +187,7 @@ def test_a_label_that_is_to_be_ignored_is_no_thing(tmp_path: Path, more: dict[st
     data = coco([*labels, labelled(3, [0, 0, 4, 4], 2)], 2)
     write_files(tmp_path, {row["file_name"]: picture() for row in data["images"]})
     first, _ = reader_of("coco")(write_json(tmp_path / "i.json", data), tmp_path)
-    assert [one.region for one in first.instances] == ["crowd", "thing"]
+    assert [one.kind for one in first.instances] == ["crowd", "thing"]
     assert exhaustive_names(first) == {"cat"}
 
 

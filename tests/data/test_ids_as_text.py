@@ -119,7 +119,7 @@ def test_an_id_may_be_any_name(tmp_path: Path, read: Callable[[Path, Change], Pa
     for key in ("captions", "statements", "questions", "exhaustive", "expressions", "grounded_captions"):
         assert getattr(record, key) == getattr(wanted, key)
     for one, other in zip(record.instances, wanted.instances, strict=True):
-        assert (one.category, one.box_xyxy, one.region) == (other.category, other.box_xyxy, other.region)
+        assert (one.category, one.box_xyxy, one.kind) == (other.category, other.box_xyxy, other.kind)
 
 
 @pytest.mark.parametrize("number", [2**64, -(2**64), "9" * 20, 2**61 * 10**9])

@@ -32,7 +32,7 @@ def test_a_caption_pair_is_one_plain_turn_without_its_image_token(tmp_path: Path
     assert (turn.question, turn.answer) == ("Describe it.", "a red barn")
     assert not turn.grounded
     assert turn.targets == turn.regions == ()
-    assert record.image_size_wh is None
+    assert (record.image_id, record.image_size_wh) == (None, None)
     assert record.load_image().shape == (30, 40, 3)
 
 

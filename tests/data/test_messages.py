@@ -79,7 +79,7 @@ def test_a_chat_that_cannot_be_used_is_left_out_with_a_reason(tmp_path: Path, re
 
 
 @pytest.mark.parametrize(
-    ("marks", "is_target"),
+    ("marks", "in_loss"),
     [
         ([{"loss": False}, {}], [False, True]),
         ([{"weight": 0}, {"weight": 1}], [False, True]),
@@ -89,15 +89,15 @@ def test_a_chat_that_cannot_be_used_is_left_out_with_a_reason(tmp_path: Path, re
 )
 @pytest.mark.parametrize("key", ["messages", "conversations"])
 def test_an_answer_marked_as_not_to_be_learnt_is_only_read(
-    tmp_path: Path, key: str, marks: list[dict[str, Any]], is_target: list[bool]
+    tmp_path: Path, key: str, marks: list[dict[str, Any]], in_loss: list[bool]
 ) -> None:
     write_files(tmp_path, {"a.png": picture()})
     chat = {key: [row for mark in marks for row in (ASKED, {**ANSWERED, **mark})], "images": ["a.png"]}
     chat[key][2] = {"role": "user", "content": "And now?", "loss": False}
     (record,) = ChatMessages.from_files(write_json(tmp_path / "chat.json", [chat]))
-    assert [turn.is_target for turn in record.dialogues[0]] == is_target
+    assert [turn.in_loss for turn in record.dialogues[0]] == in_loss
     written = written_dialogue(record, record.dialogues[0])["turns"]
-    assert [read_turn(turn).is_target for turn in written] == is_target
+    assert [read_turn(turn).in_loss for turn in written] == in_loss
 
 
 @pytest.mark.parametrize(

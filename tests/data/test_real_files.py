@@ -166,11 +166,11 @@ def test_surfaces_of_coco_are_named_as_people_say_them(tmp_path: Path) -> None:
         {"id": 1, "name": "wall-clock"},
     ]
     (record,) = CocoPhotos(labels, FolderImages(tmp_path))
-    said = [(thing.category, thing.region) for thing in record.instances]
+    said = [(thing.category, thing.kind) for thing in record.instances]
     assert said == [("brick wall", "stuff"), ("", "stuff"), ("wall-clock", "thing")]
     labels["categories"][0] |= {"id": 5, "isthing": 0}
     labels["annotations"][0]["category_id"] = 5
-    assert CocoPhotos(labels, FolderImages(tmp_path))[0].instances[0].region == "stuff"
+    assert CocoPhotos(labels, FolderImages(tmp_path))[0].instances[0].kind == "stuff"
 
 
 def test_words_of_a_phrase_given_one_by_one_are_one_phrase(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -37,6 +39,12 @@ def test_a_text_has_one_target_per_phrase() -> None:
 @pytest.mark.parametrize("segmentation", [encode_rle(SQUARE), POLYGON, lambda: SQUARE])
 def test_a_mask_may_be_run_lengths_polygons_or_a_function(segmentation: Any) -> None:
     np.testing.assert_array_equal(record(segmentation).load_mask(0), SQUARE)
+
+
+def test_the_seed_is_of_the_image_id_and_without_one_of_the_record_id() -> None:
+    known = [replace(record(), image_id=image_id).seed for image_id in (0, 7, "7", -1)]
+    assert known == [0, 7, crc32(b"7"), crc32(b"-1")]
+    assert [replace(record(), id=name, image_id=None).seed for name in "ab"] == [crc32(b"a"), crc32(b"b")]
 
 
 def test_a_mask_of_another_size_is_an_error() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from llava_grounding.data.grounded_captions import ground_caption, tidy_caption
 from llava_grounding.data.readers.coco import PhotoPack
-from llava_grounding.data.record import Annotation, Record
+from llava_grounding.data.record import Annotation, AnnotationKind, Record
 from llava_grounding.data.sample import Turn
 from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.markup import parse_strict
@@ -28,9 +28,9 @@ def turns_of(record: Record, kind: str, seeds: int = 60) -> list[Turn]:
     return found if kind == "describe_plain" else [turn for turn in found if turn.grounded]
 
 
-def thing(category: str, *box: float, region: str = "thing") -> Annotation:
+def thing(category: str, *box: float, kind: AnnotationKind = "thing") -> Annotation:
     x0, y0, x1, y1 = box
-    return Annotation(category, (x0, y0, x1, y1), None, region)
+    return Annotation(category, (x0, y0, x1, y1), None, kind)
 
 
 DOGS = [thing("dog", 0, 0, 10, 10), thing("dog", 20, 0, 30, 10), thing("person", 40, 0, 50, 30)]
@@ -224,7 +224,7 @@ def test_of_a_photo_without_labels_phrases_are_marked_with_no_match_known(record
 
 def test_crowds_are_dropped(records: dict[str, Record]) -> None:
     record = records["yard/dogs.jpg"]
-    crowd = replace(record.instances[0], region="crowd")
+    crowd = replace(record.instances[0], kind="crowd")
     sample = photo_sample(replace(record, instances=(crowd, *record.instances[1:])), np.random.default_rng(0))
     assert [i.category for i in sample.instances] == ["dog", "person"]
 

@@ -211,13 +211,13 @@ def as_written(text: EncodedText, tokens: SentencePieceTokenizer) -> tuple[list[
     """Our ids and labels as the original writes them: one number for the image, the percent sign for a region."""
     ids: list[int] = []
     labels: list[int] = []
-    for token, is_target in zip(text.input_ids, text.is_target, strict=True):
+    for token, in_loss in zip(text.input_ids, text.loss_mask, strict=True):
         if token == tokens.ids.image:
             if ids and ids[-1] == _IMAGE_IN_IDS:
                 continue
             token = _IMAGE_IN_IDS
         ids.append(tokens.percent if token == tokens.ids.region else token)
-        labels.append(token if is_target else -100)
+        labels.append(token if in_loss else -100)
     return ids, labels
 
 

@@ -11,7 +11,7 @@ import torch
 from answer_checks import CHATS, KINDS, RAW
 from llava_grounding.inference.batching import (
     GenerationState,
-    KeysAndValues,
+    KVCache,
     RunningBatch,
     forward_padded,
     prefill,
@@ -112,14 +112,14 @@ def test_a_seg_that_is_cut_off_by_the_limit_still_gives_its_state() -> None:
         (generation,), ((tokens, states),), (before,) = write(kind, [[40, SEG, 41]], limit=2)
         assert tokens == [40, SEG]
         assert len(states) == 1
-        assert generation.kept is not None
-        assert generation.kept.length == before.shape[1] + read
+        assert generation.kv_cache is not None
+        assert generation.kv_cache.length == before.shape[1] + read
 
 
 def test_the_last_token_is_not_read_without_need() -> None:
     (generation,), _, (before,) = write("shared", [[40, 41, END]])
-    assert generation.kept is not None
-    assert generation.kept.length == before.shape[1] + 2
+    assert generation.kv_cache is not None
+    assert generation.kv_cache.length == before.shape[1] + 2
 
 
 def test_stopping_ends_every_answer_between_two_tokens() -> None:
@@ -130,8 +130,8 @@ def test_stopping_ends_every_answer_between_two_tokens() -> None:
     event.set()
     (generation,), ((tokens, _),), (before,) = write("separate", [[40] * 9], stop=event)
     assert tokens == []
-    assert generation.kept is not None
-    assert generation.kept.length == before.shape[1]
+    assert generation.kv_cache is not None
+    assert generation.kv_cache.length == before.shape[1]
 
 
 def test_reading_on_equals_reading_at_once_and_leaves_what_was_read_before_as_it_was() -> None:
@@ -207,16 +207,16 @@ def test_phrase_states_come_with_their_tokens_and_what_was_read_can_be_read_on(k
     assert len(expected[1]) == 3
     assert_same(given, expected)
 
-    assert first.kept is not None
-    ids = torch.tensor([given[0][first.kept.length - short.shape[1] :] or [7]])
+    assert first.kv_cache is not None
+    ids = torch.tensor([given[0][first.kv_cache.length - short.shape[1] :] or [7]])
     embed = chat.model.get_input_embeddings()
     with torch.inference_mode():
-        hidden, read = prefill(chat.model, embed(ids), first.kept)
+        hidden, read = prefill(chat.model, embed(ids), first.kv_cache)
         whole = torch.cat([short, embed(torch.tensor([given[0]]))], dim=1)
         directly, _ = prefill(chat.model, whole)
     torch.testing.assert_close(hidden, directly, atol=1e-3, rtol=1e-3)
     assert read.length == whole.shape[1]
-    assert first.kept.length < read.length  # it stays as it was
+    assert first.kv_cache.length < read.length  # it stays as it was
 
 
 def test_an_answer_that_has_no_numbers_leaves_and_harms_no_other() -> None:
@@ -225,7 +225,7 @@ def test_an_answer_that_has_no_numbers_leaves_and_harms_no_other() -> None:
     expected = alone(chat, good, Decoding(12))
     batch = RunningBatch(chat.model)
     hidden, read = prefill(chat.model, bad)
-    broken = KeysAndValues([(keys, values * float("nan")) for keys, values in read.layers])
+    broken = KVCache([(keys, values * float("nan")) for keys, values in read.layers])
     lost = batch.join(Decoding(12), hidden, broken)
     kept = begin(chat, batch, good, Decoding(12))
     given: tuple[list[int], list[torch.Tensor]] = ([], [])

@@ -27,7 +27,7 @@ def test_a_dialogue_is_written_turn_by_turn_with_the_image_first() -> None:
         "USER: <image>\nWhat is this? (with grounding) ASSISTANT: <g_s> A dog <g_e> <seg>.USER: Is it big? ASSISTANT:"
     )
     assert [piece.kind for piece in pieces] == ["question", "image", "question", "answer", "question"]
-    assert [piece.text for piece in pieces if piece.is_target] == [" <g_s> A dog <g_e> <seg>."]
+    assert [piece.text for piece in pieces if piece.in_loss] == [" <g_s> A dog <g_e> <seg>."]
 
 
 def test_the_system_sentence_stands_only_before_the_first_question() -> None:

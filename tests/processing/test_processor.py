@@ -37,12 +37,12 @@ def test_an_image_gets_one_placeholder_per_feature_and_learning_starts_with_the_
     ids = PROCESSOR.tokens.ids
     assert text.input_ids.count(ids.image) == PROCESSOR.settings.image_sequence_length
     assert text.input_ids[-1] == ids.eos
-    assert text.is_target[-1]
-    learnt = [token for token, is_target in zip(text.input_ids, text.is_target, strict=True) if is_target]
+    assert text.loss_mask[-1]
+    learnt = [token for token, in_loss in zip(text.input_ids, text.loss_mask, strict=True) if in_loss]
     assert PROCESSOR.tokens.decode(learnt) == " <g_s> A dog <g_e> <seg>."
-    first = text.is_target.index(True)
-    assert all(text.is_target[first:])
-    assert len(text.is_target) == len(text.input_ids)
+    first = text.loss_mask.index(True)
+    assert all(text.loss_mask[first:])
+    assert len(text.loss_mask) == len(text.input_ids)
 
 
 def test_a_dialogue_read_at_once_has_the_ids_of_one_read_turn_by_turn() -> None:
@@ -83,7 +83,7 @@ def test_texts_are_padded_on_either_side() -> None:
         assert batch["attention_mask"][0, place].all()
         assert (batch["input_ids"][0][batch["attention_mask"][0] == 0] == PROCESSOR.tokens.ids.pad).all()
         learnt = batch["labels"][0] != -100
-        assert learnt.sum() == sum(texts[0].is_target)
+        assert learnt.sum() == sum(texts[0].loss_mask)
         assert (batch["labels"][0][learnt] == batch["input_ids"][0][learnt]).all()
 
 

@@ -18,7 +18,7 @@ from live_server import asking, serving
 from answer_checks import RAW, assert_same_answers
 from llava_grounding.geometry import Letterbox
 from llava_grounding.inference.batching import RunningBatch
-from llava_grounding.inference.runtime import ImageState
+from llava_grounding.inference.runtime import ImageContext
 from llava_grounding.processing.processor import EncodedText
 from llava_grounding.structures import GroundedAnswer, Message, VisualPrompt
 from tiny_model import picture, saying, tiny_chat
@@ -277,7 +277,7 @@ def test_an_image_is_looked_at_once_for_all_questions(monkeypatch: pytest.Monkey
     embedded: list[int] = []
     embed = chat.runtime.embed
 
-    def noted(text: EncodedText, image: ImageState) -> Any:
+    def noted(text: EncodedText, image: ImageContext) -> Any:
         embedded.append(len(text.input_ids))
         return embed(text, image)
 

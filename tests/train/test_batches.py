@@ -47,7 +47,7 @@ def chosen_turns(*samples: Sample, max_turns: int = 10, seed: int = 0) -> list[l
 
 
 def test_an_answer_that_is_not_learnt_is_read_and_has_no_labels() -> None:
-    turns = (replace(TURNS[0], is_target=False), TURNS[1])
+    turns = (replace(TURNS[0], in_loss=False), TURNS[1])
     read, all_learnt = (chat_of(replace(sample(turns=one), ordered=True)) for one in (turns, TURNS[:2]))
     assert torch.equal(read.texts["input_ids"], all_learnt.texts["input_ids"])
     labels, usual = read.texts["labels"][0], all_learnt.texts["labels"][0]
@@ -61,7 +61,7 @@ def test_an_answer_that_is_not_learnt_is_read_and_has_no_labels() -> None:
 
 def test_a_dialogue_of_which_nothing_is_learnt_is_refused() -> None:
     with pytest.raises(DataError, match=r"^no answer of `.*` is to be learnt$"):
-        chat_of(sample(turns=(replace(TURNS[1], is_target=False),)))
+        chat_of(sample(turns=(replace(TURNS[1], in_loss=False),)))
 
 
 class TestClasses:

@@ -13,7 +13,7 @@ from llava_grounding.data.sample import Sample
 from llava_grounding.errors import DataError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.train.batching.batches import ChatBatch, ChatItem, chat_item, choose_turns, collate_chat
-from llava_grounding.train.losses.step_losses import read_dialogues
+from llava_grounding.train.losses.step_losses import forward_dialogues
 
 
 def joined(one: Sample, flavour: str, max_turns: int = 10, max_tokens: int | None = None) -> ChatItem:
@@ -31,7 +31,7 @@ def separate(one: Sample, flavour: str, max_turns: int = 10) -> list[ChatItem]:
 def read(model: LlavaGroundingForConditionalGeneration, batch: ChatBatch) -> tuple[float, Tensor, dict[str, Tensor]]:
     """Language loss, the states of all phrases one after the other, and gradients."""
     model.zero_grad()
-    output = read_dialogues(model, batch, model.encode_image(**batch.images))
+    output = forward_dialogues(model, batch, model.encode_image(**batch.images))
     output.loss.backward()
     states, found = model.phrase_states(output.last_hidden_state, batch.texts["input_ids"])
     gradients = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}

@@ -13,7 +13,7 @@ from small_training import chat_batch, recipe, shrink_world, training_model, tra
 from llava_grounding.checkpoints import find_checkpoint
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.tokens import MarkupTokenizer
-from llava_grounding.train.losses.step_losses import read_dialogues
+from llava_grounding.train.losses.step_losses import forward_dialogues
 from llava_grounding.train.losses.token_weights import answer_word_weights
 from llava_grounding.train.training_setup import build_training_setup
 
@@ -49,7 +49,7 @@ def test_the_loss_is_the_weighted_sum_over_the_number_of_learnt_tokens() -> None
     model, processor = training_model().eval(), training_processor()
     batch = chat_batch([sample()], processor, None, 10, np.random.default_rng(0))
     features = model.encode_image(**batch.images)
-    plain = read_dialogues(model, batch, features)
+    plain = forward_dialogues(model, batch, features)
     labels = batch.texts["labels"][:, 1:]
     learnt = labels != -100
     each = F.cross_entropy(model.logits(plain.last_hidden_state[:, :-1])[learnt], labels[learnt], reduction="none")
@@ -57,7 +57,7 @@ def test_the_loss_is_the_weighted_sum_over_the_number_of_learnt_tokens() -> None
     some = labels[learnt][0]
     weights = torch.ones(model.config.text_config.vocab_size)
     weights[some] = 5.0
-    heavier = read_dialogues(model, batch, features, weights)
+    heavier = forward_dialogues(model, batch, features, weights)
     torch.testing.assert_close(heavier.loss, (each * (1 + 4 * (labels[learnt] == some))).sum() / len(each))
     assert heavier.loss > plain.loss
 

@@ -62,6 +62,7 @@ def write_marked_pictures(
         file = JsonList(aside / MARKS)
         try:
             for row, record in islice(_records(folder, index, images), limit):
+                assert record.image_id is not None
                 number = int(record.image_id)
                 drawn = "\n".join([row.text, index.image_row(number), *index.annotation_rows(number)])
                 name = f"{PICTURES}/{hashlib.sha256(drawn.encode()).hexdigest()[:20]}.jpg"

@@ -82,7 +82,7 @@ def number_instances(record: Record) -> tuple[Numbered, ...]:
     usable = [
         (index, thing)
         for index, thing in enumerate(record.instances)
-        if thing.region != "crowd" and thing.id is not None and spoken_name(thing.category)
+        if thing.kind != "crowd" and thing.id is not None and spoken_name(thing.category)
     ]
     if len(usable) > MAX_INSTANCES:
         largest = sorted(usable, key=lambda pair: (-box_area_of(pair[1]), pair[0]))[:MAX_INSTANCES]

@@ -169,6 +169,7 @@ class Writer:
             ("instances_named", named),
         ):
             self.counts[key] += count
+        assert task.record.image_id is not None
         self._images.add(int(task.record.image_id))
         parts = []
         if answers:

@@ -155,13 +155,13 @@ def labelled(record: Record, image_size_wh: tuple[int, int] | None = None) -> tu
     return tuple(
         LabelledInstance(one.category, rounded_box(one.box_xyxy), mask_code(record, index, image_size_wh), one.id)
         for index, one in enumerate(record.instances)
-        if one.region != "crowd"
+        if one.kind != "crowd"
     )
 
 
 def rows_without_crowds(record: Record) -> dict[int, int]:
     """Index in the record -> index among what `labelled` gives."""
-    kept = [index for index, one in enumerate(record.instances) if one.region != "crowd"]
+    kept = [index for index, one in enumerate(record.instances) if one.kind != "crowd"]
     return {index: row for row, index in enumerate(kept)}
 
 

@@ -56,7 +56,7 @@ class Classification(Task):
         records = photo_records(inputs)
         for record, size_wh in sized(records, building):
             row_of, things = rows_without_crowds(record), labelled(record, size_wh)
-            chosen = [i for i in row_of if record.instances[i].region == "thing" and record.instances[i].category]
+            chosen = [i for i in row_of if record.instances[i].kind == "thing" and record.instances[i].category]
             for index in chosen[:_MOST_THINGS]:
                 for kind, prompt in _prompts(record, index, size_wh, inputs.seed):
                     thing = things[row_of[index]]

@@ -37,7 +37,7 @@ class GeneralizedReferring(Task):
         inputs.need(self.name, ["refs", "instances"])
         building = Building(inputs, self.name)
         records = read_expressions(inputs)
-        sizes: dict[int | str, tuple[str, tuple[int, int]]] = {}
+        sizes: dict[int | str | None, tuple[str, tuple[int, int]]] = {}
         for record, size_wh in sized(records, building):
             sizes[record.image_id] = (record.image_name or record.id, size_wh)
             building.samples += of_expressions(record, size_wh, inputs.split, only_one=False)
@@ -46,7 +46,7 @@ class GeneralizedReferring(Task):
         for number, row in enumerate(read_refs(inputs.refs)):
             if not isinstance(row, Mapping) or not _means_nothing(row) or row.get("split") != inputs.split:
                 continue
-            known = sizes.get(key_or_none(row.get("image_id")) or 0)
+            known = sizes.get(key_or_none(row.get("image_id")))
             if known is None:
                 building.left_out["expression of an image without others, whose size is not known"] += 1
                 continue

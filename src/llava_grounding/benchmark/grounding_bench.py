@@ -77,7 +77,7 @@ class GroundingBench(Task):
             if inputs.dialogues is None
             else GvcDialogues.from_files(inputs.dialogues, _given(inputs.instances), inputs.pictures())
         )
-        usable = [one for one in records if any(thing.region != "crowd" for thing in one.instances)]
+        usable = [one for one in records if any(thing.kind != "crowd" for thing in one.instances)]
         building.left_out["no labelled instances"] += len(list(records)) - len(usable)
         for record, size_wh in sized(records, building, spread(usable, inputs.limit)):
             building.samples += _samples_of(record, size_wh, inputs.split, inputs.question or DESCRIBE)

@@ -41,7 +41,7 @@ class _ImageLabels:
     things_norm: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
 
-_Labels = Mapping[int | str, _ImageLabels]
+_Labels = Mapping[int | str | None, _ImageLabels]
 
 
 def official_samples(inputs: BuildInputs) -> SampleSet:

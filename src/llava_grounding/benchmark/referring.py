@@ -162,7 +162,7 @@ def of_expressions(record: Record, size_wh: tuple[int, int], split: str, only_on
 
 def of_photo(record: Record, size_wh: tuple[int, int], inputs: BuildInputs) -> Iterator[BenchmarkSample]:
     """Things that words made from the labels tell apart."""
-    if not any(one.region == "thing" for one in record.instances):
+    if not any(one.kind == "thing" for one in record.instances):
         return
     sample = photo_sample(record, np.random.default_rng([inputs.seed, record.seed]))
     things = labelled(record, size_wh)

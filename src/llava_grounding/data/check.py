@@ -230,7 +230,7 @@ def check_dataset(
             continue
         for name, count in counted.items():
             report.counts[name] += count
-        report.crowds += sum(thing.region == "crowd" and thing.category != "" for thing in record.instances)
+        report.crowds += sum(thing.kind == "crowd" and thing.category != "" for thing in record.instances)
         key, troubles = _labels_of(record), report.per_label()
         if key is not None and key in known:
             for trouble, count in zip(troubles, known[key], strict=True):
@@ -337,7 +337,7 @@ def _check_mask(record: Record, index: int, size_wh: tuple[int, int] | None, rea
     around = mask_to_box(mask)
     if around is None:
         report.empty_masks.add(called)
-    elif instance.region == "thing" and not _fits(np.array(instance.box_xyxy), around):
+    elif instance.kind == "thing" and not _fits(np.array(instance.box_xyxy), around):
         box = tuple(round(side, 1) for side in instance.box_xyxy)
         report.unlike_boxes.add(f"{called}: box {box}, but its mask lies within {tuple(around.tolist())}")
 

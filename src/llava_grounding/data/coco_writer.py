@@ -89,5 +89,5 @@ def _geometry(record: Record, index: int) -> dict[str, Any]:
         "bbox": box,
         "area": box[2] * box[3] if mask is None else mask_area(mask),
         "segmentation": [] if mask is None else encode_rle(mask),
-        "iscrowd": int(thing.region == "crowd"),
+        "iscrowd": int(thing.kind == "crowd"),
     }

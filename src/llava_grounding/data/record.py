@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from zlib import crc32
 
 import numpy as np
@@ -24,6 +24,7 @@ _MOST_MASK_BYTES = 2**32  # of one image, opened
 _MASK_BYTES = 2**26  # of one image whose picture is larger than any model looks at
 _LARGEST_SIDE = 2048  # pixels; no model's canvas has more
 _LEAST_SIDE = 1024  # pixels, however many masks there are
+AnnotationKind = Literal["thing", "crowd", "stuff", "class"]
 Segmentation = Mapping[str, Any] | Sequence[Sequence[float]] | Callable[[], np.ndarray]
 """COCO run-length code, polygons, or a function that reads the mask: (H, W) bool."""
 
@@ -36,7 +37,7 @@ class Annotation:
         category: the category's name; empty where there is none.
         box_xyxy: corners, clipped to the image.
         segmentation: the mask, None where only the box is known.
-        region: `thing` (one instance), `crowd` (several things under one mask), `stuff` (a material or surface) or
+        kind: `thing` (one instance), `crowd` (several things under one mask), `stuff` (a material or surface) or
             `class` (everything of the category in the image).
         id: as the file has it, None where it has none; digits as text are the number.
     """
@@ -44,7 +45,7 @@ class Annotation:
     category: str
     box_xyxy: tuple[float, float, float, float]
     segmentation: Segmentation | None
-    region: str = "thing"
+    kind: AnnotationKind = "thing"
     id: int | str | None = None
 
 
@@ -87,7 +88,7 @@ class RecordedTurn:
         targets: for the k-th `<seg>` of the answer the indices of its annotations; None = no match is known.
         regions: the annotation that each `<region>` points at.
         grounded: whether noun phrases of the answer carry markup.
-        is_target: whether the answer counts in a loss; one that does not is still read by those behind it.
+        in_loss: whether the answer counts in a loss; one that does not is still read by those behind it.
     """
 
     question: str
@@ -95,7 +96,7 @@ class RecordedTurn:
     targets: Targets = ()
     regions: tuple[int, ...] = ()
     grounded: bool = False
-    is_target: bool = True
+    in_loss: bool = True
 
     def __post_init__(self) -> None:
         _check_count("targets", len(self.targets), SEG, self.answer)
@@ -108,7 +109,7 @@ class Record:
 
     Args:
         id: unique within its data set.
-        image_id: of the image in its file, a number or text; 0 where there is none.
+        image_id: of the image in its file, a number or text; None where there is none.
         image_size_wh: width and height in pixels; None where the file does not say.
         instances: labelled things, in the order of the file.
         read_bytes: gives the encoded picture; small to send to workers.
@@ -127,7 +128,7 @@ class Record:
     """
 
     id: str
-    image_id: int | str
+    image_id: int | str | None
     image_size_wh: tuple[int, int] | None
     instances: tuple[Annotation, ...]
     read_bytes: Callable[[], bytes] = field(repr=False, compare=False)
@@ -145,9 +146,9 @@ class Record:
 
     @property
     def seed(self) -> int:
-        """A number of its image, the same on every machine, for random choices about it."""
-        known = isinstance(self.image_id, int) and self.image_id >= 0
-        return int(self.image_id) if known else crc32(str(self.image_id).encode())
+        """For random choices about it, the same on every machine: of the image's id, or its own where there is none."""
+        key = self.id if self.image_id is None else self.image_id
+        return key if isinstance(key, int) and key >= 0 else crc32(str(key).encode())
 
     def load_image(self) -> np.ndarray:
         """Pixels as (H, W, 3) uint8 RGB, upright; as they are stored where the labels are of the picture before it was
@@ -246,7 +247,7 @@ def open_record(record: Record) -> OpenedRecord:
     Raises:
         DataError: if the picture cannot be read, or does not fit its labels.
     """
-    kept = [index for index, instance in enumerate(record.instances) if instance.region != "crowd"]
+    kept = [index for index, instance in enumerate(record.instances) if instance.kind != "crowd"]
     picture, full_wh = record.open_image(_max_side(record.image_size_wh, len(kept)))
     image = np.array(picture)
     height, width = image.shape[:2]

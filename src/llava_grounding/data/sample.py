@@ -71,7 +71,7 @@ class Turn:
         prompts: visual prompts of the question's `<region>` placeholders, in order, in image pixels.
         grounded: whether noun phrases of the answer carry markup.
         kind: what is asked (`describe`, `count`, ...); a `followup` belongs directly after the turn it refers to.
-        is_target: whether the answer counts in a loss; one that does not is still read by those behind it.
+        in_loss: whether the answer counts in a loss; one that does not is still read by those behind it.
     """
 
     question: str
@@ -80,7 +80,7 @@ class Turn:
     prompts: tuple[VisualPrompt, ...] = ()
     grounded: bool = True
     kind: str = ""
-    is_target: bool = True
+    in_loss: bool = True
 
     def __post_init__(self) -> None:
         if self.answer.count(SEG) != len(self.targets):

@@ -87,7 +87,7 @@ def build_sample(
 def pointed(draft: Draft, facts: Facts, rng: np.random.Generator, settings: PromptSettings = EXACT_PROMPTS) -> Turn:
     """The turn of a draft, with a prompt on each of the things it points at."""
     prompts = tuple(facts.point(row, rng, settings) for row in draft.regions)
-    return Turn(draft.question, draft.answer, draft.targets, prompts, draft.grounded, draft.kind, draft.is_target)
+    return Turn(draft.question, draft.answer, draft.targets, prompts, draft.grounded, draft.kind, draft.in_loss)
 
 
 def sample_of(facts: Facts, turns: Sequence[Turn], ordered: bool = False) -> Sample:
@@ -150,7 +150,7 @@ def _with_numbers(drafts: Sequence[Draft], marked: Sequence[int]) -> tuple[Turn,
         first, *rest = draft.question.split(REGION)
         pairs = zip(draft.regions, rest, strict=True)
         question = first + "".join(f"<{marked.index(row) + 1}>{text}" for row, text in pairs)
-        turns.append(Turn(question, draft.answer, draft.targets, (), draft.grounded, draft.kind, draft.is_target))
+        turns.append(Turn(question, draft.answer, draft.targets, (), draft.grounded, draft.kind, draft.in_loss))
     return tuple(turns)
 
 

@@ -24,7 +24,7 @@ class Draft:
         answer: canonical markup when `grounded`, else plain text.
         targets: for the k-th `<seg>` the rows of what it means; None = no match is known.
         regions: the row each `<region>` points at.
-        grounded, kind, is_target: as of a `Turn`.
+        grounded, kind, in_loss: as of a `Turn`.
     """
 
     question: str
@@ -33,7 +33,7 @@ class Draft:
     regions: tuple[int, ...] = ()
     grounded: bool = False
     kind: str = ""
-    is_target: bool = True
+    in_loss: bool = True
 
     def plain(self) -> Draft:
         """The same answered without markup."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from llava_grounding.data.grounded_captions import box_area_of
 from llava_grounding.data.readers.exhaustive import exhaustive_names, missing_names
-from llava_grounding.data.record import Expression, GroundedText, Record, RecordedTurn, open_record
+from llava_grounding.data.record import AnnotationKind, Expression, GroundedText, Record, RecordedTurn, open_record
 from llava_grounding.data.sample import Instance
 from llava_grounding.dialogues.prompts import can_point_at, sample_prompt
 from llava_grounding.dialogues.settings import PromptSettings
@@ -32,7 +32,7 @@ class Facts:
         exhaustive: categories, as labelled, of which every visible instance is labelled; None = of all.
         exhaustive_names: the same by the names that are spoken.
         absent: spoken names of what is certainly not in the image.
-        regions: what each row is: `thing`, `stuff` or `class`, as of an `Annotation`.
+        kinds: what each row is: `thing`, `stuff` or `class`, as of an `Annotation`.
         rows: number of an annotation in what people said -> its row; crowds have none.
         captions, statements, grounded_captions, expressions, dialogues: as of a `Record`.
     """
@@ -45,7 +45,7 @@ class Facts:
     exhaustive: frozenset[str] | None = None
     exhaustive_names: frozenset[str] = frozenset()
     absent: tuple[str, ...] = ()
-    regions: tuple[str, ...] = ()
+    kinds: tuple[AnnotationKind, ...] = ()
     rows: Mapping[int, int] = field(default_factory=dict)
     captions: tuple[str, ...] = ()
     statements: tuple[tuple[str, bool], ...] = ()
@@ -61,7 +61,7 @@ class Facts:
             DataError: as `open_record`.
         """
         opened = open_record(record)
-        hidden = {thing.category for thing in record.instances if thing.region == "crowd"}
+        hidden = {thing.category for thing in record.instances if thing.kind == "crowd"}
         return cls(
             id=record.id,
             image=opened.image,
@@ -71,7 +71,7 @@ class Facts:
             exhaustive=record.exhaustive - hidden,
             exhaustive_names=exhaustive_names(record),
             absent=tuple(missing_names(record)),
-            regions=tuple(record.instances[index].region for index in opened.rows),
+            kinds=tuple(record.instances[index].kind for index in opened.rows),
             rows=opened.rows,
             captions=record.captions,
             statements=record.statements,

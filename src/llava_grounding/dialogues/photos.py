@@ -91,7 +91,7 @@ class _Photo:
         object.__setattr__(self, "layout", Layout.of_instances(facts.instances, areas, facts.image_size_wh))
 
     def countable(self, name: str) -> bool:
-        return all(self.facts.regions[row] == "thing" for row in self.facts.complete[name])
+        return all(self.facts.kinds[row] == "thing" for row in self.facts.complete[name])
 
     def referable(self) -> list[tuple[str, int]]:
         """Phrases that mean exactly one instance, with its row; only of categories labelled everywhere."""
@@ -227,13 +227,13 @@ def _region(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     rows = [
         row
         for row, instance in enumerate(facts.instances)
-        if spoken_name(instance.category) and facts.regions[row] in ("thing", "stuff") and facts.can_point(row)
+        if spoken_name(instance.category) and facts.kinds[row] in ("thing", "stuff") and facts.can_point(row)
     ]
     if not rows:
         return []
     row = pick(rows, rng)
     name = spoken_name(facts.instances[row].category)
-    words = f"the {name}" if facts.regions[row] == "stuff" and name in _SURFACES else with_article(name)
+    words = f"the {name}" if facts.kinds[row] == "stuff" and name in _SURFACES else with_article(name)
     several = is_plural_name(name) and not with_article(name).startswith("a pair")
     question = pick(_REGION_QUESTIONS, rng).format(REGION)
     return [grounded_draft("region", question, "They are {}." if several else "It is {}.", [(words, (row,))], [row])]
@@ -293,10 +293,10 @@ _KINDS: tuple[Callable[[_Photo, np.random.Generator], list[Draft]], ...] = (
 def _group_phrase(photo: _Photo, name: str) -> tuple[str, bool]:
     """All instances of a category as one phrase, and whether it is plural: `two dogs`, `a cat`, `cars`, `the sky`."""
     rows = photo.facts.complete[name]
-    region = photo.facts.regions[rows[0]]
-    if region != "thing" and name in _SURFACES:
+    kind = photo.facts.kinds[rows[0]]
+    if kind != "thing" and name in _SURFACES:
         return f"the {name}", False
-    if region == "class":
+    if kind == "class":
         return plural(name), not is_mass(name)
     if is_mass(name) or (len(rows) == 1 and is_plural_name(name)):
         return with_article(name), is_plural_name(name) and not with_article(name).startswith("a pair")

@@ -73,7 +73,7 @@ def categories(facts: Facts, settings: DialogueSettings, rng: np.random.Generato
     phrases: list[Phrase] = []
     for name in facts.largest(settings.max_listed):
         rows = facts.complete[name]
-        one = len(rows) == 1 and facts.regions[rows[0]] == "thing"
+        one = len(rows) == 1 and facts.kinds[rows[0]] == "thing"
         phrases.append((with_article(name) if one else _all_of(facts, name), rows))
     if not phrases:
         return []
@@ -99,12 +99,12 @@ def region_names(facts: Facts, settings: DialogueSettings, rng: np.random.Genera
     rows = [
         row
         for row, instance in enumerate(facts.instances)
-        if spoken_name(instance.category) and facts.regions[row] != "class" and facts.can_point(row)
+        if spoken_name(instance.category) and facts.kinds[row] != "class" and facts.can_point(row)
     ]
     drafts = []
     for row in some(rows, settings.max_expressions, rng):
         name = spoken_name(facts.instances[row].category)
-        words = name if facts.regions[row] == "stuff" else with_article(name)
+        words = name if facts.kinds[row] == "stuff" else with_article(name)
         several = is_plural_name(name) and not words.startswith("a pair")
         grounded = rng.random() < settings.grounded_names
         template = "They are {}." if several else "It is {}."
@@ -147,7 +147,7 @@ def possible_kinds(record: Record, settings: DialogueSettings) -> tuple[str, ...
         "absent": missing_names(record) if settings.absent else (),
         "categories": complete,
         "region_captions": record.expressions,
-        "region_names": [thing for thing in record.instances if thing.region != "crowd"],
+        "region_names": [thing for thing in record.instances if thing.kind != "crowd"],
         "dialogues": record.dialogues,
     }
     return tuple(kind for kind, found in material.items() if found and getattr(settings, kind) > 0)
@@ -184,7 +184,7 @@ def _recorded(
 ) -> Draft:
     targets = tuple(facts.rows_of(target) for target in turn.targets)
     question = _with_suffix(turn.question, settings, rng) if turn.grounded else turn.question
-    return Draft(question, turn.answer, targets, regions, turn.grounded, kind, turn.is_target)
+    return Draft(question, turn.answer, targets, regions, turn.grounded, kind, turn.in_loss)
 
 
 def _with_suffix(question: str, settings: DialogueSettings, rng: np.random.Generator) -> str:
@@ -206,6 +206,6 @@ def _phrase(text: str) -> str:
 def _all_of(facts: Facts, name: str) -> str:
     """All things of a category in a word."""
     rows = facts.complete[name]
-    region = facts.regions[rows[0]]
-    one = is_mass(name) or region == "stuff" or (len(rows) == 1 and region == "thing")
+    kind = facts.kinds[rows[0]]
+    one = is_mass(name) or kind == "stuff" or (len(rows) == 1 and kind == "thing")
     return name if one else plural(name)

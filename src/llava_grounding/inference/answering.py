@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from llava_grounding.geometry import Letterbox
-from llava_grounding.inference.batching import GenerationState, KeysAndValues, RunningBatch, prefill_batch
+from llava_grounding.inference.batching import GenerationState, KVCache, RunningBatch, prefill_batch
 from llava_grounding.inference.decoding import Decoding
-from llava_grounding.inference.runtime import ImageState, Runtime
+from llava_grounding.inference.runtime import ImageContext, Runtime
 from llava_grounding.markup import PhraseSpan
 from llava_grounding.processing.processor import EncodedText, LlavaGroundingProcessor
 from llava_grounding.processing.selection import PhraseSelection
@@ -25,27 +25,27 @@ from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message
 
 
 @dataclass(frozen=True)
-class ReadText:
-    """What the language model has read of a dialogue, up to the end of an answer."""
+class PrefixCache:
+    """Key/value cache of a dialogue up to the end of an answer."""
 
-    read: KeysAndValues
+    kv_cache: KVCache
     unread: tuple[int, ...] = ()
-    """Ids at its end that it has not read: what it wrote last."""
+    """Ids after it that the model has written and not read."""
 
     @property
     def length(self) -> int:
         """Positions of it, read or not."""
-        return self.read.length + len(self.unread)
+        return self.kv_cache.length + len(self.unread)
 
 
 @dataclass(frozen=True)
 class AnswerRequest:
     """A question that waits for its answer, encoded: what the model is still to read, and how to answer."""
 
-    image: ImageState
+    image: ImageContext
     texts: tuple[EncodedText, ...]
     """The question, and before it what has not been read of the dialogue."""
-    before: ReadText | None
+    prefix: PrefixCache | None
     """What has been read before these texts."""
     decoding: Decoding
     grounded: bool
@@ -59,21 +59,21 @@ class AnswerRequest:
     def encode(
         cls,
         runtime: Runtime,
-        image: ImageState,
+        image: ImageContext,
         question: Message,
         grounded: bool,
         decoding: Decoding,
         *,
         history: Sequence[Message] = (),
         history_grounded: Sequence[bool] = (),
-        before: ReadText | None = None,
+        prefix: PrefixCache | None = None,
         stream: bool = False,
         score_threshold: float | None = None,
     ) -> AnswerRequest:
         """Encode a question, and see to it that the answer stays within the positions the model was made for.
 
         Args:
-            history: the turns before the question; with `before` they have been read and are not encoded again.
+            history: the turns before the question; with `prefix` they have been read and are not encoded again.
             history_grounded: per question of them, whether its answer was to be grounded.
 
         Raises:
@@ -83,12 +83,12 @@ class AnswerRequest:
         processor, letterbox, limit = runtime.processor, image.letterbox, runtime.max_positions
         if processor.settings.demo_quirks:  # a question then changes how what was said before it is read
             messages, flags = (*history, question), (*history_grounded, grounded)
-            texts, before = [processor.encode_conversation(messages, flags, letterbox, limit)], None
+            texts, prefix = [processor.encode_conversation(messages, flags, letterbox, limit)], None
         else:
             texts = [processor.encode_question(question, grounded, not history, letterbox, limit)]
-            if history and before is None:
+            if history and prefix is None:
                 texts.insert(0, processor.encode_conversation(history, history_grounded, letterbox, limit))
-        request = cls(image, tuple(texts), before, decoding, grounded, stream, score_threshold)
+        request = cls(image, tuple(texts), prefix, decoding, grounded, stream, score_threshold)
         return request._fitted(limit)
 
     def _fitted(self, max_positions: int | None) -> AnswerRequest:
@@ -101,19 +101,21 @@ class AnswerRequest:
     @property
     def length(self) -> int:
         """Positions up to where the answer begins."""
-        return sum(len(text.input_ids) for text in self.texts) + (0 if self.before is None else self.before.length)
+        return sum(len(text.input_ids) for text in self.texts) + (0 if self.prefix is None else self.prefix.length)
 
-    def behind(self, read: KeysAndValues) -> AnswerRequest:
+    def after_prefix(self, kv_cache: KVCache) -> AnswerRequest:
         """The same where the beginning of its first text, in which no visual prompt is, has been read already."""
         first, *others = self.texts
-        rest = replace(first, input_ids=first.input_ids[read.length :], is_target=first.is_target[read.length :])
-        return replace(self, texts=(rest, *others), before=ReadText(read))
+        rest = replace(
+            first, input_ids=first.input_ids[kv_cache.length :], loss_mask=first.loss_mask[kv_cache.length :]
+        )
+        return replace(self, texts=(rest, *others), prefix=PrefixCache(kv_cache))
 
     def embed(self, runtime: Runtime) -> Tensor:
         """Embeddings `[1, T, D]` of what is to be read."""
         parts = [runtime.embed(text, self.image) for text in self.texts]
-        if self.before is not None and self.before.unread:
-            parts.insert(0, runtime.embed_ids(self.before.unread))
+        if self.prefix is not None and self.prefix.unread:
+            parts.insert(0, runtime.embed_ids(self.prefix.unread))
         return torch.cat(parts, dim=1)
 
 
@@ -125,21 +127,21 @@ class PrefilledAnswer:
     request: AnswerRequest
     hidden: Tensor
     """Last hidden state `[D]`."""
-    read: KeysAndValues
+    kv_cache: KVCache
     """Of the whole dialogue."""
 
     def join(self, batch: RunningBatch) -> RunningAnswer:
         """Let it run with the others of a batch."""
-        generation = batch.join(self.request.decoding, self.hidden, self.read)
+        generation = batch.join(self.request.decoding, self.hidden, self.kv_cache)
         return RunningAnswer(self.runtime, self.request, generation)
 
 
 def prefill_answers(runtime: Runtime, requests: Sequence[AnswerRequest]) -> list[PrefilledAnswer]:
     """Read what comes before each answer, as far as it has not been read before; new dialogues in one pass."""
     embeds = [request.embed(runtime) for request in requests]
-    before = [None if request.before is None else request.before.read for request in requests]
-    prefilled = prefill_batch(runtime.model, embeds, before)
-    return [PrefilledAnswer(runtime, request, *read) for request, read in zip(requests, prefilled, strict=True)]
+    past = [None if request.prefix is None else request.prefix.kv_cache for request in requests]
+    prefilled = prefill_batch(runtime.model, embeds, past)
+    return [PrefilledAnswer(runtime, request, *one) for request, one in zip(requests, prefilled, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ class TextDelta:
 
 
 @dataclass(frozen=True)
-class PhraseClosed:
-    """A phrase is complete; its regions are still in the model's frame."""
+class PhraseSelected:
+    """A phrase is complete and its regions are selected; they are still in the model's frame."""
 
     number: int
     span: PhraseSpan
@@ -180,13 +182,13 @@ class RunningAnswer:
         self.generation = generation
         self.transcript = Transcript(runtime.processor)
 
-    def take(self) -> list[TextDelta | PhraseClosed]:
+    def take(self) -> list[TextDelta | PhraseSelected]:
         """What has come since the last call; the text that was held back once the answer is done.
 
         Raises:
             LlavaGroundingError: if the model could not go on.
         """
-        generation, events = self.generation, list[TextDelta | PhraseClosed]()
+        generation, events = self.generation, list[TextDelta | PhraseSelected]()
         if generation.error is not None:
             raise generation.error
         if self._finished:
@@ -208,12 +210,12 @@ class RunningAnswer:
             events += [TextDelta(text)] if text else []
         return events
 
-    def _closed(self) -> list[PhraseClosed]:
+    def _closed(self) -> list[PhraseSelected]:
         """Phrases that have just closed, grounded together with those before them."""
         if not self._stream:
             return []
         return [
-            PhraseClosed(
+            PhraseSelected(
                 phrase.number,
                 phrase.span,
                 self._ground(phrase.num_states)[-1],
@@ -248,9 +250,9 @@ class RunningAnswer:
             image=self.image.picture,
         )
 
-    def read_text(self) -> ReadText:
-        """The dialogue with this answer, once it is done; one that was cut short gets the end token it lacks."""
-        transcript, kept = self.transcript, self.generation.kept
-        assert kept is not None
+    def prefix_cache(self) -> PrefixCache:
+        """Of the dialogue with this answer, once it is done; one that was cut short gets the end token it lacks."""
+        transcript, kv_cache = self.transcript, self.generation.kv_cache
+        assert kv_cache is not None
         ids = transcript.ids if transcript.ended else [*transcript.ids, self._runtime.processor.tokens.ids.eos]
-        return ReadText(kept, tuple(ids[kept.length - self.prompt_tokens :]))
+        return PrefixCache(kv_cache, tuple(ids[kv_cache.length - self.prompt_tokens :]))

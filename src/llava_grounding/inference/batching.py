@@ -23,19 +23,19 @@ _COLUMNS = 256  # by which the room for positions grows
 
 
 @dataclass
-class KeysAndValues:
-    """What the language model keeps of a text it has read: per layer keys and values `[heads, T, D]`."""
+class KVCache:
+    """Key/value cache of one text: per layer keys and values `[heads, T, D]`."""
 
     layers: list[tuple[Tensor, Tensor]]
 
     @property
     def length(self) -> int:
-        """Positions read."""
+        """Positions it holds."""
         return self.layers[0][0].shape[1] if self.layers else 0
 
-    def first(self, count: int) -> KeysAndValues:
+    def first(self, count: int) -> KVCache:
         """A copy of the first positions."""
-        return KeysAndValues([(keys[:, :count].clone(), values[:, :count].clone()) for keys, values in self.layers])
+        return KVCache([(keys[:, :count].clone(), values[:, :count].clone()) for keys, values in self.layers])
 
     @property
     def nbytes(self) -> int:
@@ -45,19 +45,19 @@ class KeysAndValues:
 
 @torch.inference_mode()
 def prefill(
-    model: LlavaGroundingForConditionalGeneration, embeds: Tensor, before: KeysAndValues | None = None
-) -> tuple[Tensor, KeysAndValues]:
-    """Read one text, from its beginning or behind one that was read before, which stays as it is.
+    model: LlavaGroundingForConditionalGeneration, embeds: Tensor, past: KVCache | None = None
+) -> tuple[Tensor, KVCache]:
+    """Read one text, from its beginning or after one whose cache is given, which stays as it is.
 
     Args:
         embeds: `[1, T, D]`.
 
     Returns:
-        The last hidden state `[D]`, and what is kept of both texts.
+        The last hidden state `[D]`, and the cache of both texts.
     """
     cache = _cache()
-    if before is not None:
-        for number, (keys, values) in enumerate(before.layers):
+    if past is not None:
+        for number, (keys, values) in enumerate(past.layers):
             cache.update(keys[None], values[None], number)
     output = model.language_model(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
     return output.last_hidden_state[0, -1], _row_of(cache, 0, slice(None))
@@ -67,12 +67,12 @@ def prefill(
 def prefill_batch(
     model: LlavaGroundingForConditionalGeneration,
     embeds: Sequence[Tensor],
-    before: Sequence[KeysAndValues | None] | None = None,
-) -> list[tuple[Tensor, KeysAndValues]]:
-    """Read several texts `[1, T, D]`, in one pass if none is behind another; each as `prefill` gives it."""
-    before = [None] * len(embeds) if before is None else before
-    if len(embeds) == 1 or any(read is not None for read in before):
-        return [prefill(model, text, read) for text, read in zip(embeds, before, strict=True)]
+    past: Sequence[KVCache | None] | None = None,
+) -> list[tuple[Tensor, KVCache]]:
+    """Read several texts `[1, T, D]`, in one pass if none has a past; each as `prefill` gives it."""
+    past = [None] * len(embeds) if past is None else past
+    if len(embeds) == 1 or any(one is not None for one in past):
+        return [prefill(model, text, one) for text, one in zip(embeds, past, strict=True)]
     cache = _cache()
     hidden, _ = forward_padded(model, embeds, cache)
     return [(hidden[row, -1], _row_of(cache, row, slice(-text.shape[1], None))) for row, text in enumerate(embeds)]
@@ -102,14 +102,14 @@ def _cache() -> Cache:
     return Cache(layer_class_to_replicate=DynamicLayer)
 
 
-def _row_of(cache: Cache, row: int, place: slice) -> KeysAndValues:
+def _row_of(cache: Cache, row: int, place: slice) -> KVCache:
     layers = []
     for layer in cache.layers:
         assert isinstance(layer, DynamicLayer)
         assert layer.keys is not None
         assert layer.values is not None
         layers.append((layer.keys[row, :, place], layer.values[row, :, place]))
-    return KeysAndValues(layers)
+    return KVCache(layers)
 
 
 @dataclass(eq=False)
@@ -128,8 +128,8 @@ class GenerationState:
     states: list[Tensor] = field(default_factory=list)
     """Phrase states `[D]`, one per `<seg>`, that have become known since its last token was chosen."""
     done: bool = False
-    kept: KeysAndValues | None = None
-    """What was read of it, once it is done and if it was wanted."""
+    kv_cache: KVCache | None = None
+    """Its cache, once it is done and if it was wanted."""
     error: LlavaGroundingError | None = None
     """Why it could not go on; it is then done."""
 
@@ -157,13 +157,13 @@ class RunningBatch:
     def __len__(self) -> int:
         return len(self.generations)
 
-    def join(self, decoding: Decoding, hidden: Tensor, read: KeysAndValues) -> GenerationState:
-        """Begin an answer behind a text that was read; `hidden` is its last hidden state.
+    def join(self, decoding: Decoding, hidden: Tensor, kv_cache: KVCache) -> GenerationState:
+        """Begin an answer after a text that was read; `hidden` is its last hidden state.
 
         To be called before tokens are chosen, not between choosing and reading them.
         """
-        generation = GenerationState(decoding, hidden, read.length)
-        self._rows.add(read)
+        generation = GenerationState(decoding, hidden, kv_cache.length)
+        self._rows.add(kv_cache)
         self.generations.append(generation)
         return generation
 
@@ -171,7 +171,7 @@ class RunningBatch:
         """End an answer where it stands."""
         row = self.generations.index(generation)
         if self._keep:
-            generation.kept = self._rows.copy_of(row)
+            generation.kv_cache = self._rows.copy_of(row)
         generation.done = True
         self._rows.remove(row)
         last = self.generations.pop()  # takes the place of the row that left, as in the rows
@@ -279,31 +279,29 @@ class _Rows:
     def _columns(self) -> int:
         return self._layers[0].keys.shape[2] if self._layers and self._layers[0].keys is not None else 0
 
-    def add(self, read: KeysAndValues) -> None:
+    def add(self, kv_cache: KVCache) -> None:
         """Add a row, the last one."""
         if not self._layers:
-            self.cache.layers += [_RowsLayer(self, keys, values) for keys, values in read.layers]
-        if read.length > self.end:
-            self._move_to(read.length)
+            self.cache.layers += [_RowsLayer(self, keys, values) for keys, values in kv_cache.layers]
+        if kv_cache.length > self.end:
+            self._move_to(kv_cache.length)
         row = len(self.lengths)
         if row == self._layers[0].keys.shape[0]:
             self._resize(max(2 * row, 1), self._columns)
-        self.lengths.append(read.length)
-        self._write(row, read)
+        self.lengths.append(kv_cache.length)
+        self._write(row, kv_cache)
 
-    def _write(self, row: int, read: KeysAndValues) -> None:
+    def _write(self, row: int, kv_cache: KVCache) -> None:
         # What a row held before is masked, but a weight of zero times a number that is not finite is none either.
-        place = slice(self.end - read.length, self.end)
-        for layer, (keys, values) in zip(self._layers, read.layers, strict=True):
+        place = slice(self.end - kv_cache.length, self.end)
+        for layer, (keys, values) in zip(self._layers, kv_cache.layers, strict=True):
             layer.keys[row].zero_()[:, place] = keys
             layer.values[row].zero_()[:, place] = values
 
-    def copy_of(self, row: int) -> KeysAndValues:
+    def copy_of(self, row: int) -> KVCache:
         """A row by itself."""
         place = slice(self.end - self.lengths[row], self.end)
-        return KeysAndValues(
-            [(one.keys[row, :, place].clone(), one.values[row, :, place].clone()) for one in self._layers]
-        )
+        return KVCache([(one.keys[row, :, place].clone(), one.values[row, :, place].clone()) for one in self._layers])
 
     def remove(self, row: int) -> None:
         """Take a row out; the last one takes its place."""

@@ -11,10 +11,10 @@ from itertools import islice
 from typing import Unpack
 
 from llava_grounding.errors import PromptError, UsageError, shown
-from llava_grounding.inference.answering import AnswerRequest, ReadText, RunningAnswer, TextDelta, prefill_answers
+from llava_grounding.inference.answering import AnswerRequest, PrefixCache, RunningAnswer, TextDelta, prefill_answers
 from llava_grounding.inference.batching import RunningBatch
 from llava_grounding.inference.decoding import GenerationOptions, StopSignal, read_options
-from llava_grounding.inference.runtime import ImageState, Runtime
+from llava_grounding.inference.runtime import ImageContext, Runtime
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 
 MAX_PROMPTS = 32
@@ -61,7 +61,7 @@ class Conversation:
     def __init__(
         self,
         runtime: Runtime,
-        image: ImageState,
+        image: ImageContext,
         model_name: str,
         messages: Sequence[Message] = (),
         grounded: Sequence[bool] = (),
@@ -70,7 +70,7 @@ class Conversation:
         self._image = image
         self._model_name = model_name
         _check_history(runtime, image, messages, grounded)
-        self._read: ReadText | None = None  # complete turns
+        self._prefix: PrefixCache | None = None  # complete turns
         self._messages = tuple(messages)
         self._grounded = tuple(grounded)
         self._answers: tuple[GroundedAnswer, ...] = ()
@@ -133,7 +133,7 @@ class Conversation:
             decoding,
             history=self._messages,
             history_grounded=self._grounded,
-            before=self._read,
+            prefix=self._prefix,
             stream=stream,
             score_threshold=score_threshold,
         )
@@ -160,7 +160,7 @@ class Conversation:
 
     def _keep(self, message: Message, answer: GroundedAnswer, running: RunningAnswer) -> None:
         """Make the turn part of the dialogue."""
-        self._read = running.read_text()
+        self._prefix = running.prefix_cache()
         self._messages = (*self._messages, message, Message("assistant", answer.raw))
         self._grounded = (*self._grounded, running.grounded)
         self._answers = (*self._answers, answer)
@@ -170,7 +170,9 @@ class Conversation:
             raise UsageError("this answer was given up when the next question was asked; its stream cannot go on")
 
 
-def _check_history(runtime: Runtime, image: ImageState, messages: Sequence[Message], grounded: Sequence[bool]) -> None:
+def _check_history(
+    runtime: Runtime, image: ImageContext, messages: Sequence[Message], grounded: Sequence[bool]
+) -> None:
     """Refuse an earlier dialogue that cannot be gone on from."""
     if len(messages) % 2 or len(grounded) != len(messages) // 2:
         raise PromptError(

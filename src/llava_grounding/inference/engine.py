@@ -24,7 +24,7 @@ from llava_grounding.inference.answering import AnswerRequest, prefill_answers
 from llava_grounding.inference.batching import RunningBatch, forward_padded
 from llava_grounding.inference.conversation import Conversation, check_threshold, question_message
 from llava_grounding.inference.decoding import Decoding, GenerationOptions, StopSignal, read_options
-from llava_grounding.inference.runtime import PHRASES_PER_PASS, ImageState, Runtime
+from llava_grounding.inference.runtime import PHRASES_PER_PASS, ImageContext, Runtime
 from llava_grounding.markup import PhraseSpan
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.conversation import referring_turn
@@ -253,12 +253,12 @@ class GroundedChat:
             for number, image in enumerate(part, start=len(found)):
                 with _naming("image", number):
                     pictures.append(load_image(image, self._limits))
-            for state in self._runtime.encode_images(pictures):
-                found.append(self._ground_in(state, phrases, texts, score_threshold))
+            for context in self._runtime.encode_images(pictures):
+                found.append(self._ground_in(context, phrases, texts, score_threshold))
         return found
 
     def _ground_in(
-        self, image: ImageState, phrases: Sequence[str], texts: Sequence[EncodedText], score_threshold: float | None
+        self, image: ImageContext, phrases: Sequence[str], texts: Sequence[EncodedText], score_threshold: float | None
     ) -> list[GroundedPhrase]:
         return [
             self.processor.decode_phrase(span, number, selection, image.letterbox)
@@ -266,7 +266,7 @@ class GroundedChat:
         ]
 
     def select_phrases(
-        self, image: ImageState, phrases: Sequence[str], score_threshold: float | None = None
+        self, image: ImageContext, phrases: Sequence[str], score_threshold: float | None = None
     ) -> list[tuple[PhraseSpan, PhraseSelection]]:
         """What `ground` finds in an image that the model has encoded, not yet as regions of the picture.
 
@@ -277,7 +277,7 @@ class GroundedChat:
 
     def _select(
         self,
-        image: ImageState,
+        image: ImageContext,
         phrases: Sequence[str],
         texts: Sequence[EncodedText],
         score_threshold: float | None = None,
@@ -291,7 +291,7 @@ class GroundedChat:
                 found.append((PhraseSpan(text, (0, len(text)), 0), selection))
         return found
 
-    def _encode_images(self, images: Iterable[ImageSource]) -> list[ImageState]:
+    def _encode_images(self, images: Iterable[ImageSource]) -> list[ImageContext]:
         return self._runtime.encode_images([load_image(image, self._limits) for image in images])
 
     def _referring_texts(self, phrases: Sequence[str]) -> list[EncodedText]:
@@ -315,7 +315,7 @@ class GroundedChat:
         return self.processor.encode_conversation(referring_turn(as_spoken(phrase)), [True], _NO_IMAGE, limit)
 
     @torch.inference_mode()
-    def _seg_states(self, texts: Sequence[EncodedText], image: ImageState) -> torch.Tensor:
+    def _seg_states(self, texts: Sequence[EncodedText], image: ImageContext) -> torch.Tensor:
         """The phrase state `[G, D]` of the one `<seg>` of each text."""
         hidden, mask = forward_padded(self.model, [self._runtime.embed(text, image) for text in texts])
         ids = self.processor.collate_texts(texts, padding_side="left")["input_ids"].to(self.device)
@@ -351,7 +351,7 @@ class GroundedChat:
                 one.take()
         return [one.answer(self.name) for one in running]
 
-    def _encode_images_of(self, questions: Sequence[Question], first: int) -> list[ImageState]:
+    def _encode_images_of(self, questions: Sequence[Question], first: int) -> list[ImageContext]:
         """The image of every question; one that several questions share is encoded once."""
         pictures: dict[object, Image.Image] = {}
         keys = [_image_key(question.image) for question in questions]
@@ -359,8 +359,8 @@ class GroundedChat:
             if key not in pictures:
                 with _naming("question", number):
                     pictures[key] = load_image(question.image, self._limits)
-        states = dict(zip(pictures, self._runtime.encode_images(list(pictures.values())), strict=True))
-        return [states[key] for key in keys]
+        contexts = dict(zip(pictures, self._runtime.encode_images(list(pictures.values())), strict=True))
+        return [contexts[key] for key in keys]
 
 
 def _listed(phrases: Sequence[str]) -> Sequence[str]:

@@ -22,7 +22,7 @@ PHRASES_PER_PASS = 32  # read or grounded apart in one pass; bounds the memory i
 
 
 @dataclass
-class ImageState:
+class ImageContext:
     """An image as the model has encoded it: what questions about it start from."""
 
     picture: Image.Image | None
@@ -66,28 +66,28 @@ class Runtime:
         """Longest sequence the language model is made for; None where its config does not say."""
         return getattr(self.model.config.text_config, "max_position_embeddings", None)
 
-    def encode_images(self, pictures: Sequence[Image.Image]) -> list[ImageState]:
+    def encode_images(self, pictures: Sequence[Image.Image]) -> list[ImageContext]:
         """Encode upright RGB pictures in one pass."""
         return self.encode_prepared([self.processor.encode_image(picture) for picture in pictures], pictures)
 
     @torch.inference_mode()
     def encode_prepared(
         self, encoded: Sequence[EncodedImage], pictures: Sequence[Image.Image | None]
-    ) -> list[ImageState]:
+    ) -> list[ImageContext]:
         """The same for pictures that the processor has prepared; they may be gone by now."""
         pixels = {name: value.to(self.device) for name, value in self.processor.collate_images(encoded).items()}
         with self._vision_precision():
             features = self.model.encode_image(**pixels)
         if len(encoded) == 1:
-            return [ImageState(pictures[0], encoded[0], features)]
+            return [ImageContext(pictures[0], encoded[0], features)]
         rows = torch.arange(len(encoded), device=self.device).split(1)
         return [
-            ImageState(picture, image, features.rows(row))
+            ImageContext(picture, image, features.rows(row))
             for picture, image, row in zip(pictures, encoded, rows, strict=True)
         ]
 
     @torch.inference_mode()
-    def embed(self, text: EncodedText, image: ImageState) -> Tensor:
+    def embed(self, text: EncodedText, image: ImageContext) -> Tensor:
         """Embeddings `[1, T, D]` of a text, with the image and its visual prompts in their slots."""
         ids = torch.tensor([text.input_ids], device=self.device)
         prompts = self.processor.collate_prompts([text.prompts])
@@ -97,7 +97,7 @@ class Runtime:
                 pixels = self.processor.collate_images([image.encoded])["grounder_pixel_values"].to(self.device)
                 image.features = self.model.with_prompt_memory(image.features, pixels)
             # What a dialogue goes on with has no image in it: the one before it has.
-            return self.model.embed_prompt(ids, image.features, prompts, behind=True)[0]
+            return self.model.embed_prompt(ids, image.features, prompts, has_past=True)[0]
 
     @torch.inference_mode()
     def embed_ids(self, ids: Sequence[int]) -> Tensor:
@@ -106,7 +106,7 @@ class Runtime:
 
     @torch.inference_mode()
     def ground_together(
-        self, image: ImageState, states: Sequence[Tensor], score_threshold: float | None = None
+        self, image: ImageContext, states: Sequence[Tensor], score_threshold: float | None = None
     ) -> list[PhraseSelection]:
         """Regions of the phrases of one answer, grounded in one pass as in training.
 
@@ -119,13 +119,15 @@ class Runtime:
 
     @torch.inference_mode()
     def ground_apart(
-        self, image: ImageState, states: Tensor, score_threshold: float | None = None
+        self, image: ImageContext, states: Tensor, score_threshold: float | None = None
     ) -> list[PhraseSelection]:
         """Regions of phrases `[G, D]` that have nothing to do with each other; `score_threshold` as above."""
         parts = states[:, None].split(PHRASES_PER_PASS)
         return [selection for part in parts for (selection,) in self._ground(image, part, score_threshold)]
 
-    def _ground(self, image: ImageState, embeds: Tensor, score_threshold: float | None) -> list[list[PhraseSelection]]:
+    def _ground(
+        self, image: ImageContext, embeds: Tensor, score_threshold: float | None
+    ) -> list[list[PhraseSelection]]:
         """Per row of phrases `[B, G, D]`, all about the one image."""
         mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         with self._vision_precision():

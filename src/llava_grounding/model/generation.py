@@ -47,7 +47,7 @@ class GroundedGeneration(GenerationMixin):
 
         def encode_image(self, grounder_pixel_values: Tensor, pixel_values: Tensor | None = None) -> ImageFeatures: ...
         def embed_prompt(
-            self, input_ids: Tensor, features: ImageFeatures | None, prompts: RegionPrompts | None, behind: bool
+            self, input_ids: Tensor, features: ImageFeatures | None, prompts: RegionPrompts | None, has_past: bool
         ) -> tuple[Tensor, Any]: ...
         def with_prompt_memory(self, features: ImageFeatures, grounder_pixel_values: Tensor) -> ImageFeatures: ...
         @property
@@ -80,7 +80,7 @@ class GroundedGeneration(GenerationMixin):
         features = None
         if ids is not None and kwargs.get("prompt_embeds") is None:
             features, kwargs["prompt_embeds"] = self._read_prompt(ids, kwargs)
-            kwargs["prompt_embeds"] = _behind_what_is_kept(kwargs["prompt_embeds"], kwargs)
+            kwargs["prompt_embeds"] = _after_past(kwargs["prompt_embeds"], kwargs)
         output = super().generate(inputs, generation_config, **kwargs)  # type: ignore[misc]
         if not isinstance(output, Tensor):
             output.image_features = features
@@ -90,8 +90,8 @@ class GroundedGeneration(GenerationMixin):
         """Take image and regions out of `inputs`: the image's features, and the prompt's embeddings `[B, P, D]`."""
         prompts = RegionPrompts.given(**{name: inputs.pop(name, None) for name in _REGION_INPUTS})
         features = self._features_of(inputs, with_prompts=prompts is not None)
-        behind = positions_read(inputs.get("past_key_values")) > 0
-        return features, self.embed_prompt(input_ids, features, prompts, behind=behind)[0]
+        has_past = positions_read(inputs.get("past_key_values")) > 0
+        return features, self.embed_prompt(input_ids, features, prompts, has_past=has_past)[0]
 
     def _features_of(self, inputs: dict[str, Any], with_prompts: bool) -> ImageFeatures | None:
         """Take the image out of `inputs`, encoded if it is not yet."""
@@ -203,7 +203,7 @@ def positions_read(past_key_values: Any) -> int:
     return 0 if past_key_values is None else int(past_key_values.get_seq_length())
 
 
-def _behind_what_is_kept(prompt_embeds: Tensor, inputs: dict[str, Any]) -> Tensor:
+def _after_past(prompt_embeds: Tensor, inputs: dict[str, Any]) -> Tensor:
     """Embeddings of the whole sequence where a kept cache goes before the ids: the mask is then longer than they are.
 
     The cache's own positions are never read again and hold zeros.

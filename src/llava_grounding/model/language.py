@@ -115,7 +115,7 @@ def language_loss(
         num_items: what the sum is divided by instead, the target positions of all parts of an accumulated step.
         token_weights: factor on the cross-entropy of each token of the vocabulary; None for 1.
     """
-    is_target = labels[:, 1:] != IGNORE_INDEX  # most are image, question or padding and need no vocabulary
-    logits = output_layer(hidden[:, :-1][is_target]).float()
-    losses = nn.functional.cross_entropy(logits, labels[:, 1:][is_target], token_weights, reduction="sum")
-    return losses / (is_target.sum().clamp(min=1) if num_items is None else num_items)
+    loss_mask = labels[:, 1:] != IGNORE_INDEX  # most are image, question or padding and need no vocabulary
+    logits = output_layer(hidden[:, :-1][loss_mask]).float()
+    losses = nn.functional.cross_entropy(logits, labels[:, 1:][loss_mask], token_weights, reduction="sum")
+    return losses / (loss_mask.sum().clamp(min=1) if num_items is None else num_items)

@@ -217,13 +217,13 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         input_ids: Int[Tensor, "B T"],
         features: ImageFeatures | None = None,
         prompts: RegionPrompts | None = None,
-        behind: bool = False,
+        has_past: bool = False,
     ) -> tuple[Float[Tensor, "B T D"], VisualPromptOutput | None]:
         """Embeddings of a prompt, every placeholder of it filled, and what the visual prompt encoder says.
 
         Args:
             features: with `prompt_memory` if there are visual prompts.
-            behind: the text goes on behind a key/value cache, in which the image already is, if it is not in the text.
+            has_past: the text follows a key/value cache, in which the image already is, if it is not in the text.
 
         Raises:
             UsageError: if there are visual prompts and no image.
@@ -240,12 +240,12 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             ("image", self.config.image_token_id, features),
             ("region", self.config.region_token_id, found),
         ]:
-            if not behind:
+            if not has_past:
                 refuse_unfilled(input_ids == token, name, given)
-        already_read = behind and not bool((input_ids == self.config.image_token_id).any())
+        in_past = has_past and not bool((input_ids == self.config.image_token_id).any())
         embeds = self.embed(
             input_ids,
-            None if features is None or already_read else features.tokens,
+            None if features is None or in_past else features.tokens,
             None if found is None else found.region_embeds,
             None if prompts is None else prompts.valid,
         )
@@ -349,7 +349,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         if prompt_embeds is not None:
             return self._embed_after(prompt_embeds, input_ids, read), image["image_features"], None
         features = self._features_of(image, with_prompts=prompts is not None)
-        embeds, found = self.embed_prompt(input_ids, features, prompts, behind=read > 0)
+        embeds, found = self.embed_prompt(input_ids, features, prompts, has_past=read > 0)
         return embeds, features, found
 
     def _embed_after(

@@ -191,7 +191,7 @@ def prompt_pieces(template: ChatTemplate, prompt: str, end: str, num_regions: in
             regions = min(num_regions, part.count(REGION))
             num_regions -= regions
             pieces += [Piece(part, "question", regions)] if part else []
-        pieces += [Piece(answer, "answer", is_target=True)] if answer else []
+        pieces += [Piece(answer, "answer", in_loss=True)] if answer else []
     return pieces, bool(pieces) and bool(turns[-1]) and pieces[-1].kind == "answer"
 
 

@@ -1,11 +1,11 @@
-"""The chat template: a dialogue to pieces of text, and which of them are targets of the loss.
+"""The chat template: a dialogue to pieces of text, and which of them count in the loss.
 
 Pure strings. `(with grounding)` at the end of a question is how the model knows that boxes are wanted.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from llava_grounding.errors import ConfigError, PromptError, shown
 from llava_grounding.markup import REGION, SPECIAL_TOKENS, format_markup
@@ -13,6 +13,7 @@ from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.structures import Message
 
 GROUNDING_SUFFIX = " (with grounding)"
+PieceKind = Literal["begin", "image", "question", "answer", "whole"]
 _REFERRING_QUESTION = "Find {}."
 
 
@@ -21,11 +22,11 @@ class Piece:
     """A stretch of the prompt."""
 
     text: str
-    kind: str
+    kind: PieceKind
     """`image`, `question`, `answer`; `begin` and `whole` occur in dialogues of converted checkpoints."""
     num_regions: int = 0
     """How many `<region>` of it are placeholders."""
-    is_target: bool = False
+    in_loss: bool = False
     """The language model's loss counts it."""
 
 
@@ -64,9 +65,9 @@ class ChatTemplate:
             Piece(rest + after, "question", num_regions),
         ]
 
-    def answer(self, raw: str, is_target: bool = True) -> Piece:
+    def answer(self, raw: str, in_loss: bool = True) -> Piece:
         """The piece of one answer; the end token follows it."""
-        return Piece(self.answer_prefix + raw, "answer", is_target=is_target)
+        return Piece(self.answer_prefix + raw, "answer", in_loss=in_loss)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -132,13 +133,13 @@ def dialogue_pieces(
     template: ChatTemplate,
     messages: Sequence[Message],
     grounded: Sequence[bool],
-    is_target: Sequence[bool] | None = None,
+    in_loss: Sequence[bool] | None = None,
 ) -> list[Piece]:
     """The pieces of a whole dialogue: user and assistant in turn, beginning with the user.
 
     Args:
         grounded: per question, whether the answer shall be grounded.
-        is_target: per question, whether its answer is learnt from; None: all are.
+        in_loss: per question, whether its answer counts in the loss; None: all do.
 
     Raises:
         PromptError: if roles do not alternate, or a question cannot be asked.
@@ -150,7 +151,7 @@ def dialogue_pieces(
             check_question(message.text, len(message.prompts))
             pieces += template.question(message.text, len(message.prompts), grounded[index // 2], first=index == 0)
         else:
-            pieces.append(template.answer(message.text, is_target is None or is_target[index // 2]))
+            pieces.append(template.answer(message.text, in_loss is None or in_loss[index // 2]))
     return pieces
 
 

@@ -82,8 +82,8 @@ class EncodedText:
 
     input_ids: list[int]
     """Image and region placeholders written out to their full length."""
-    is_target: list[bool]
-    """Positions the language-model loss counts."""
+    loss_mask: list[bool]
+    """Per token, whether the language model's loss counts it."""
     prompts: EncodedPrompts
     """Visual prompts in the order of their placeholders."""
 
@@ -166,7 +166,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         grounded: Sequence[bool],
         letterbox: Letterbox,
         max_tokens: int | None = None,
-        is_target: Sequence[bool] | None = None,
+        in_loss: Sequence[bool] | None = None,
     ) -> EncodedText:
         """Prepare a whole dialogue, image placeholder first.
 
@@ -174,7 +174,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
             grounded: per question, whether its answer shall be grounded.
             letterbox: of the image the dialogue is about; visual prompts are mapped with it.
             max_tokens: refuse a longer one, and one that must be longer before it costs anything; None refuses none.
-            is_target: per question, whether its answer is learnt from; None: all are.
+            in_loss: per question, whether its answer counts in the loss; None: all do.
 
         Raises:
             PromptError: if a question is empty or does not fit its prompts.
@@ -182,7 +182,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         """
         if self.settings.demo_quirks:
             return self._encode_as_demo(messages, grounded, letterbox, max_tokens)
-        pieces = dialogue_pieces(self.settings.template, messages, grounded, is_target)
+        pieces = dialogue_pieces(self.settings.template, messages, grounded, in_loss)
         prompts = [prompt for message in messages if message.role == "user" for prompt in message.prompts]
         return self._encode_pieces(pieces, prompts, letterbox, max_tokens)
 
@@ -217,7 +217,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
         return replace(
             encoded,
             input_ids=encoded.input_ids + ids,
-            is_target=encoded.is_target + [False] * len(ids),
+            loss_mask=encoded.loss_mask + [False] * len(ids),
             prompts=encode_prompts(prompts, letterbox),
         )
 
@@ -230,7 +230,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
     ) -> EncodedText:
         check_characters_fit(sum(len(piece.text) for piece in pieces), self.tokens.longest, max_tokens)
         ids: list[int] = []
-        is_target: list[bool] = []
+        loss_mask: list[bool] = []
         for piece in pieces:
             if piece.kind == "image":
                 new = [self.tokens.ids.image] * self.settings.image_sequence_length
@@ -242,9 +242,9 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
             else:
                 new = self.tokens.encode_question(piece.text, piece.num_regions)
             ids += new
-            is_target += [piece.is_target] * len(new)
+            loss_mask += [piece.in_loss] * len(new)
         check_tokens(len(ids), max_tokens)
-        return EncodedText(ids, is_target, encode_prompts(prompts, letterbox))
+        return EncodedText(ids, loss_mask, encode_prompts(prompts, letterbox))
 
     def collate_images(self, images: Sequence[EncodedImage]) -> dict[str, torch.Tensor]:
         """Batch images: `grounder_pixel_values [B, 3, S, S]` and, with a tower, `pixel_values [B, 3, s, s]`."""
@@ -275,7 +275,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
             values = torch.tensor(text.input_ids)
             ids[row, place] = values
             mask[row, place] = 1
-            labels[row, place] = torch.where(torch.tensor(text.is_target, dtype=torch.bool), values, IGNORE_INDEX)
+            labels[row, place] = torch.where(torch.tensor(text.loss_mask, dtype=torch.bool), values, IGNORE_INDEX)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     def collate_prompts(self, prompts: Sequence[EncodedPrompts]) -> RegionPrompts | None:

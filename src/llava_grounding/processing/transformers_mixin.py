@@ -362,7 +362,7 @@ class TransformersProcessorMixin(ProcessorMixin):
             pieces, prompts, _letterbox(image, prompts), None if options.cuts else self.max_tokens
         )
         if unfinished:
-            text = replace(text, input_ids=text.input_ids[:-1], is_target=text.is_target[:-1])
+            text = replace(text, input_ids=text.input_ids[:-1], loss_mask=text.loss_mask[:-1])
         limits = [limit for limit in (options.max_length, self.max_tokens) if limit is not None]
         if not limits or len(text.input_ids) <= min(limits):
             return text
@@ -380,7 +380,7 @@ class TransformersProcessorMixin(ProcessorMixin):
             raise UsageError(
                 f"a text cut to {length} tokens would lose a part of its image or a region; it needs at least {needed}"
             )
-        return replace(text, input_ids=text.input_ids[:length], is_target=text.is_target[:length])
+        return replace(text, input_ids=text.input_ids[:length], loss_mask=text.loss_mask[:length])
 
     @property
     def _end(self) -> str:

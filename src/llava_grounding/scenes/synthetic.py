@@ -149,7 +149,7 @@ def draft_scene(seed: int, config: SceneConfig = SceneConfig()) -> DraftedScene:
         masks=np.stack([thing.mask for thing in placed]),
         source="drawn",
         exhaustive_names=frozenset(instance.category for instance in instances),
-        regions=("thing",) * len(instances),
+        kinds=tuple("thing" for _ in instances),
         rows={row: row for row in range(len(instances))},
     )
     if not config.questions:

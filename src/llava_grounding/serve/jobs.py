@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llava_grounding.geometry import Letterbox
-from llava_grounding.inference.answering import PhraseClosed, TextDelta
+from llava_grounding.inference.answering import PhraseSelected, TextDelta
 from llava_grounding.markup import PhraseSpan, format_markup
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.processing.selection import PhraseSelection
@@ -79,7 +79,7 @@ class Failed:
     error: Exception
 
 
-Event = TextDelta | PhraseClosed | AnswerWritten | PhrasesFound | Failed
+Event = TextDelta | PhraseSelected | AnswerWritten | PhrasesFound | Failed
 
 
 @dataclass(eq=False)

@@ -1,7 +1,7 @@
 """One thread that owns the model: requests wait in a bounded queue, join between tokens and leave when they are done.
 
 Everything of the model and its tokenizer runs here, so that nothing of them is shared between threads. What a turn of
-the loop does to an answer is in `answering`. Knows no HTTP.
+the loop does to an answer is in `continuous_batching`. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from llava_grounding.inference.engine import GroundedChat
-from llava_grounding.serve.answering import Answering, Answers, ImageStates
+from llava_grounding.serve.continuous_batching import ActiveRequest, ContinuousBatcher, ImageResults
 from llava_grounding.serve.jobs import Failed, Job, PhrasesFound
 from llava_grounding.serve.metrics import Metrics
 from llava_grounding.serve.problems import busy, stopping, too_slow
@@ -43,8 +43,8 @@ class Scheduler:
         self._chat = chat
         self._settings = settings
         self._metrics = metrics
-        self._answers = Answers(chat, settings, metrics)
-        self._running: list[Answering] = []
+        self._batcher = ContinuousBatcher(chat, settings, metrics)
+        self._running: list[ActiveRequest] = []
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._draining = self._closed = False
@@ -126,12 +126,12 @@ class Scheduler:
         """Let go whom nobody waits for, let others join, generate one token of every answer."""
         self._drop()
         joining = self._next()
-        states = self._answers.encode_images(joining)
+        results = self._batcher.encode_images(joining)
         for job in joining:
-            self._begin(job, states)
+            self._begin(job, results)
         if self._running:
-            self._answers.generate_token(self._running)
-            self._running = [answering for answering in self._running if not answering.done]
+            self._batcher.generate_token(self._running)
+            self._running = [active for active in self._running if not active.done]
         self._note_load()
 
     def _drop(self) -> None:
@@ -142,11 +142,11 @@ class Scheduler:
                 if job.cancelled or now > min(job.deadline, self._give_up_at):
                     self._waiting.remove(job)
                     self._refuse(job, now)
-        for answering in list(self._running):
-            if answering.job.cancelled or now > min(answering.job.deadline, self._give_up_at):
-                self._answers.give_up(answering)
-                self._running.remove(answering)
-                self._refuse(answering.job, now)
+        for active in list(self._running):
+            if active.job.cancelled or now > min(active.job.deadline, self._give_up_at):
+                self._batcher.give_up(active)
+                self._running.remove(active)
+                self._refuse(active.job, now)
 
     def _refuse(self, job: Job, now: float) -> None:
         if job.cancelled:
@@ -160,22 +160,22 @@ class Scheduler:
             count = min(self._settings.batch_size - len(self._running), _JOINS_PER_TURN, len(self._waiting))
             return [self._waiting.popleft() for _ in range(count)]
 
-    def _begin(self, job: Job, states: ImageStates) -> None:
+    def _begin(self, job: Job, results: ImageResults) -> None:
         try:
             if isinstance(job.task, GroundTask):
-                image = self._answers.image_of(job, states)
+                image = self._batcher.image_of(job, results)
                 found = self._chat.select_phrases(image, job.task.phrases, job.task.threshold)
                 job.tell(PhrasesFound(found, image.letterbox))
             else:
-                self._running.append(self._answers.begin(job, states))
+                self._running.append(self._batcher.begin(job, results))
         except Exception as error:  # noqa: BLE001  one request that cannot be answered harms no other
             job.tell(Failed(error))
 
     def _refuse_running(self, error: Exception) -> None:
-        for answering in self._running:
-            answering.job.tell(Failed(error))
+        for active in self._running:
+            active.job.tell(Failed(error))
         self._running = []
-        self._answers.reset()
+        self._batcher.reset()
         self._note_load()
 
     def _note_load(self) -> None:

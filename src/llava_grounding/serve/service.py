@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from llava_grounding.errors import quoted
-from llava_grounding.inference.answering import PhraseClosed, TextDelta
+from llava_grounding.inference.answering import PhraseSelected, TextDelta
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.render import answer_to_html, draw_answer
 from llava_grounding.serve import wire
@@ -189,7 +189,7 @@ class Service:
         """The chunks that an event makes."""
         if isinstance(event, TextDelta):
             return [completion.text(event.text)]
-        if isinstance(event, PhraseClosed):
+        if isinstance(event, PhraseSelected):
             closed = event
             return [await self.in_thread(lambda: completion.phrase(closed.phrase(self._chat.processor, packed=True)))]
         if not isinstance(event, AnswerWritten):

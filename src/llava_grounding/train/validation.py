@@ -26,7 +26,7 @@ from llava_grounding.train.batching.batches import (
     longest_dialogue,
 )
 from llava_grounding.train.losses.class_losses import ClassPhrases, ground_classes
-from llava_grounding.train.losses.step_losses import read_dialogues
+from llava_grounding.train.losses.step_losses import forward_dialogues
 from llava_grounding.train.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ def phrase_rows(
             continue
         batch = collate_chat(items, processor).to(device)
         features = model.encode_image(**batch.images)
-        output = read_dialogues(model, batch, features)
+        output = forward_dialogues(model, batch, features)
         losses.append((float(output.loss), int(batch.counts[0])))
         grounding, found = model.ground_phrases(features, output.last_hidden_state, batch.texts["input_ids"])
         if not found.shape[1]:

@@ -37,7 +37,7 @@ from llava_grounding.data.readers.reading import (
     same_pictures,
     whole_number,
 )
-from llava_grounding.data.record import Annotation, Record
+from llava_grounding.data.record import Annotation, AnnotationKind, Record
 from llava_grounding.errors import DataError, ImageError
 from llava_grounding.image_files import DATA_LIMITS, load_stored
 
@@ -180,8 +180,8 @@ class CocoPanoptic(PackedRecords):
     def _instances(self, infos: list[Any], image: ImageRow, png: SegmentMap, left_out: LeftOut) -> Iterator[Annotation]:
         used = set()
         for info in infos:
-            kind = key_or_none(info.get("category_id")) if isinstance(info, Mapping) else None
-            self._coverage.see(kind)
+            category_id = key_or_none(info.get("category_id")) if isinstance(info, Mapping) else None
+            self._coverage.see(category_id)
             try:
                 if not isinstance(info, Mapping):
                     raise EntryError("segment that is no object")
@@ -195,16 +195,16 @@ class CocoPanoptic(PackedRecords):
                 box = box_from_xywh(info.get("bbox"), image.size_wh)
             except EntryError as why:
                 left_out.add(f"{image.file_name}: {label_id(info)}", why)
-                self._coverage.lose((image.id,), kind)
+                self._coverage.lose((image.id,), category_id)
                 continue
             used.add(number)
             name, is_thing = category
             unlabelled = is_unlabelled_region(name)
             crowd = unlabelled or (is_crowd(info) and not self._crowds_as_things)
-            region = "crowd" if crowd else "thing" if is_thing else "stuff"
-            if region == "crowd":
-                self._coverage.lose((image.id,), None if unlabelled else kind)
-            yield Annotation("" if is_no_category(name) else name, box, SegmentMask(png, number), region, number)
+            kind: AnnotationKind = "crowd" if crowd else "thing" if is_thing else "stuff"
+            if kind == "crowd":
+                self._coverage.lose((image.id,), None if unlabelled else category_id)
+            yield Annotation("" if is_no_category(name) else name, box, SegmentMask(png, number), kind, number)
 
     def _record(self, row: tuple[Record, Coverage]) -> Record:
         record, coverage = row

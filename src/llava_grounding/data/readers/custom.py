@@ -27,7 +27,7 @@ from llava_grounding.data.readers.reading import (
     shown,
     words_of,
 )
-from llava_grounding.data.readers.rows import NOT_A_TARGET, check_present, read_entries
+from llava_grounding.data.readers.rows import NOT_IN_LOSS, check_present, read_entries
 from llava_grounding.data.record import Expression, GroundedText, Record, RecordedTurn
 from llava_grounding.data.sample import Targets
 from llava_grounding.errors import DataError
@@ -189,8 +189,8 @@ def _add_dialogue(entry: Any, labels: LabelledImages, said: Mapping[int, _Said])
             recorded.append(_recorded(read_turn(turn), labels, record))
         except EntryError as why:
             raise EntryError(why.reason, f"turn {number}: {why}") from why
-    if not any(turn.is_target for turn in recorded):
-        raise EntryError(NOT_A_TARGET, "all answers are marked as not to be learnt")
+    if not any(turn.in_loss for turn in recorded):
+        raise EntryError(NOT_IN_LOSS, "all answers are marked as not to be learnt")
     said[index].dialogues.append(tuple(recorded))
 
 
@@ -199,7 +199,7 @@ def _recorded(turn: WrittenTurn, labels: LabelledImages, record: Record) -> Reco
     rows = labels.rows_of_ids(record)
     regions = labels.look_up(list(turn.regions), record, rows, "the question")
     targets = _targets(turn.targets, labels, record)
-    return RecordedTurn(turn.question, turn.answer, targets, regions, turn.grounded, turn.is_target)
+    return RecordedTurn(turn.question, turn.answer, targets, regions, turn.grounded, turn.in_loss)
 
 
 def _targets(ids: Sequence[Ids | None], labels: LabelledImages, record: Record) -> Targets:

@@ -193,7 +193,7 @@ class FileCoverage:
 
 def exhaustive_names(record: Record) -> frozenset[str]:
     """Spoken names of which every visible thing is labelled by itself: a crowd hides some of them."""
-    hidden = {letters_of(thing.category) for thing in record.instances if thing.region == "crowd"}
+    hidden = {letters_of(thing.category) for thing in record.instances if thing.kind == "crowd"}
     hidden |= {letters_of(thing.category) for thing in record.instances if thing.category not in record.exhaustive}
     letters = Counter(letters_of(name) for name in {spoken_name(thing.category) for thing in record.instances})
     hidden |= {one for one, count in letters.items() if count > 1}  # by either name a part would be counted

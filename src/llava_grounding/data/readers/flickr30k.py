@@ -201,7 +201,7 @@ def _entity_records(root: Path, ids: list[str], images: ImageStore, left_out: Le
                 rows_of_entity.setdefault(entity, []).append(row)
         yield Record(
             id=f"{image_id}.jpg",
-            image_id=int(image_id) if image_id.isascii() and image_id.isdigit() else 0,
+            image_id=int(image_id) if image_id.isascii() and image_id.isdigit() else image_id,
             image_size_wh=size_wh,
             instances=instances,
             read_bytes=images.locate(f"{image_id}.jpg"),

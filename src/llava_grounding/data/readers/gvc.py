@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.readers.labels import LabelledImages
-from llava_grounding.data.readers.llava import entry_of, label_of, read_dialogues
+from llava_grounding.data.readers.llava import entry_of, label_of, read_dialogue_entries
 from llava_grounding.data.readers.reading import (
     IMAGE_TOKEN,
     OBJECT_TOKEN,
@@ -84,7 +84,7 @@ class _WithLabelledImages(PackedRecords):
             DataError: if a file cannot be read or is of another kind.
         """
         labels = LabelledImages.from_files(instances, images, crowds_as_things=crowds_as_things)
-        entries = read_dialogues(dialogues)
+        entries = read_dialogue_entries(dialogues)
         with naming(dialogues):
             return cls(entries, labels, labels.images, name)
 
@@ -177,7 +177,7 @@ def gvc_entry(record: Record, dialogue: Sequence[RecordedTurn], name: str | None
     for index, turn in enumerate(dialogue):
         question = turn.question.replace(REGION, OBJECT_TOKEN) + (f" {SUFFIX}" if turn.grounded else "")
         head = f"{IMAGE_TOKEN}\n" if index == 0 else ""
-        answer = {"from": "gpt", "value": turn.answer} | ({} if turn.is_target else {"loss": False})
+        answer = {"from": "gpt", "value": turn.answer} | ({} if turn.in_loss else {"loss": False})
         conversations += [{"from": "human", "value": head + question}, answer]
     entry: dict[str, Any] = {
         "id": record.id if name is None else name,

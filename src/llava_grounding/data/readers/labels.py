@@ -162,7 +162,7 @@ class LabelledImages:
         return _rows_of_ids(record) if known is None else known
 
     @cached_property
-    def _image_of_ids(self) -> Mapping[Key, Key]:
+    def _image_of_ids(self) -> Mapping[Key, Key | None]:
         """Annotation id -> id of its image; wanted only where a file names a wrong one."""
         return {
             thing.id: record.image_id for record in self._photos for thing in record.instances if thing.id is not None

@@ -70,14 +70,14 @@ class LlavaDialogues(PackedRecords):
             DataError: if it cannot be read or is not such a file.
         """
         with without_collections(), naming(dialogues):
-            return cls(read_dialogues(dialogues), image_store(images), name)
+            return cls(read_dialogue_entries(dialogues), image_store(images), name)
 
     def _record(self, row: tuple[str, str, list[tuple[str, str]]]) -> Record:
         identity, image, turns = row
         return dialogue_record(self.images, identity, image, (tuple(starmap(RecordedTurn, turns)),))
 
 
-def read_dialogues(path: str | Path) -> list[tuple[str, Any]]:
+def read_dialogue_entries(path: str | Path) -> list[tuple[str, Any]]:
     """Entries of a LLaVA-style file with their places.
 
     Raises:
@@ -115,7 +115,7 @@ def dialogue_record(images: ImageStore, identity: str, image: str, dialogues: tu
     """A record of which nothing is known but its dialogues."""
     return Record(
         id=identity,
-        image_id=0,
+        image_id=None,
         image_size_wh=None,
         instances=(),
         read_bytes=images.locate(image),

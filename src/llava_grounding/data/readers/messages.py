@@ -22,7 +22,7 @@ from llava_grounding.data.readers.reading import (
     naming,
     shown,
 )
-from llava_grounding.data.readers.rows import NOT_A_TARGET, counts_in_loss, image_store, read_entries, words_only
+from llava_grounding.data.readers.rows import NOT_IN_LOSS, image_store, in_loss_of, read_entries, words_only
 from llava_grounding.data.record import RecordedTurn
 from llava_grounding.errors import DataError
 
@@ -99,7 +99,7 @@ def chat_of(entry: Any, inside: bool = False) -> tuple[tuple[RecordedTurn, ...],
     given = [entry[key] for key in _PICTURES if entry.get(key)]
     pictures = [_source(one) for said in given for one in (said if isinstance(said, list) else [said])]
     texts: list[str] = []
-    is_target: list[bool] = []
+    in_loss: list[bool] = []
     for number, row in enumerate(rows, start=1):
         role, text, shown_here = _message(row, number)
         pictures += shown_here
@@ -108,11 +108,11 @@ def chat_of(entry: Any, inside: bool = False) -> tuple[tuple[RecordedTurn, ...],
         if role != ("user", "assistant")[len(texts) % 2]:
             raise EntryError("roles out of turn", f"message {number} must be of the other role, got {shown(row)}")
         texts.append(text)
-        is_target += [counts_in_loss(row)] if role == "assistant" else []
+        in_loss += [in_loss_of(row)] if role == "assistant" else []
     if len(texts) % 2 or not texts:
         raise EntryError("no dialogue", "a chat must end with an answer of the assistant")
-    if not any(is_target):
-        raise EntryError(NOT_A_TARGET, "all answers are marked as not to be learnt")
+    if not any(in_loss):
+        raise EntryError(NOT_IN_LOSS, "all answers are marked as not to be learnt")
     pictures = list(dict.fromkeys(pictures))
     if not pictures and not inside:
         raise EntryError(TEXT_ONLY, "must have an image")
@@ -120,7 +120,7 @@ def chat_of(entry: Any, inside: bool = False) -> tuple[tuple[RecordedTurn, ...],
         raise EntryError(SEVERAL, f"a chat must be about one image, this one has {len(pictures)}")
     texts[0] = texts[0].strip().removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN).strip()
     turns = words_only(zip(texts[::2], texts[1::2], strict=True))
-    turns = tuple(replace(turn, is_target=one) for turn, one in zip(turns, is_target, strict=True))
+    turns = tuple(replace(turn, in_loss=one) for turn, one in zip(turns, in_loss, strict=True))
     return turns, next(iter(pictures), None)
 
 

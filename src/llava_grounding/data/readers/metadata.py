@@ -171,7 +171,7 @@ def add_objects(picture: Picture, objects: Any, names: list[str], left_out: Left
             assert picture.size_wh is not None
             forms.see(list(numbers), picture.size_wh)
             x, y, w, h = numbers
-            picture.add(category, (x, y, x + w, y + h), region="crowd" if crowds[number - 1] else "thing")
+            picture.add(category, (x, y, x + w, y + h), kind="crowd" if crowds[number - 1] else "thing")
 
 
 def _category(row: Mapping[str, Any]) -> Any:

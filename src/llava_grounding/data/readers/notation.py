@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_grounding.data.readers.reading import EntryError, Key, is_whole, shown, words_of
-from llava_grounding.data.readers.rows import TARGET_KEYS, canonical_markup, counts_in_loss
+from llava_grounding.data.readers.rows import LOSS_KEYS, canonical_markup, in_loss_of
 from llava_grounding.data.record import GroundedText, Record, RecordedTurn
 from llava_grounding.errors import DataError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG, format_markup, parse
 
 Ids = tuple[Key, ...]
 
-_TURN_KEYS = {"question", "answer", "regions", "targets", "grounded", *TARGET_KEYS}
+_TURN_KEYS = {"question", "answer", "regions", "targets", "grounded", *LOSS_KEYS}
 _PIECE = re.compile(
     r"\\(?P<escaped>[\\\[\]])"
     r"|\[(?P<words>(?:[^\[\]\\]|\\[\\\[\]]|\\(?![\\\[\]]))*)\]\((?P<ids>[^()]*)\)"
@@ -37,7 +37,7 @@ class WrittenTurn:
         regions: the annotation each `<region>` points at.
         targets: per phrase its annotations; None = not known.
         grounded: whether phrases of the answer are named.
-        is_target: whether the answer counts in a loss.
+        in_loss: whether the answer counts in a loss.
     """
 
     question: str
@@ -45,7 +45,7 @@ class WrittenTurn:
     regions: Ids
     targets: tuple[Ids | None, ...]
     grounded: bool
-    is_target: bool = True
+    in_loss: bool = True
 
 
 def read_turn(turn: Any) -> WrittenTurn:
@@ -70,7 +70,7 @@ def read_turn(turn: Any) -> WrittenTurn:
     grounded = turn.get("grounded", bool(targets))
     if not isinstance(grounded, bool) or (targets and not grounded):
         raise EntryError("grounded does not fit", f"grounded must be true where phrases are, got {shown(grounded)}")
-    return WrittenTurn(question, answer, regions, targets, grounded, counts_in_loss(turn))
+    return WrittenTurn(question, answer, regions, targets, grounded, in_loss_of(turn))
 
 
 def read_question(text: Any) -> tuple[str, Ids]:
@@ -143,7 +143,7 @@ def written_dialogue(record: Record, dialogue: Sequence[RecordedTurn]) -> dict[s
             "question": write_question(turn.question, _numbers(record, turn.regions)),
             "answer": written_answer(record, GroundedText(turn.answer, turn.targets)),
         }
-        written |= {} if turn.is_target else {"loss": False}
+        written |= {} if turn.in_loss else {"loss": False}
         # An answer that names nothing may still be one that was asked to ground.
         turns.append({**written, "grounded": True} if turn.grounded and not turn.targets else written)
     return {"image": record.image_name or record.id, "turns": turns}

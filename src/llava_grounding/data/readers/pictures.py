@@ -38,7 +38,15 @@ from llava_grounding.data.readers.reading import (
     plain_text,
 )
 from llava_grounding.data.readers.rows import check_present
-from llava_grounding.data.record import Annotation, Expression, GroundedText, Record, RecordedTurn, Segmentation
+from llava_grounding.data.record import (
+    Annotation,
+    AnnotationKind,
+    Expression,
+    GroundedText,
+    Record,
+    RecordedTurn,
+    Segmentation,
+)
 from llava_grounding.errors import DataError, ImageError, shown
 from llava_grounding.geometry import oriented_size
 from llava_grounding.image_files import DATA_FORMATS
@@ -122,7 +130,7 @@ class Picture:
         segmentation: Segmentation | None = None,
         key: Key | None = None,
         texts: Iterable[str] = (),
-        region: str = "thing",
+        kind: AnnotationKind = "thing",
     ) -> int:
         """Add a label; a box or polygons must be given. Gives its place.
 
@@ -137,9 +145,9 @@ class Picture:
             assert not callable(segmentation)
             box_xyxy = _around(segmentation)
         if is_unlabelled_region(name):
-            region = "crowd"
+            kind = "crowd"
         box = clipped_box(box_xyxy, self.size_wh)
-        self.things.append(Annotation("" if is_no_category(name) else name, box, segmentation, region, key))
+        self.things.append(Annotation("" if is_no_category(name) else name, box, segmentation, kind, key))
         self.expressions += [Expression(plain_text(text, "a description"), (len(self.things) - 1,)) for text in texts]
         return len(self.things) - 1
 
@@ -209,7 +217,7 @@ class PictureRecords(PackedRecords):
         for lost in picture.lost:
             self._coverage.lose((number,), lost)
         for thing in picture.things:
-            if thing.region == "crowd":
+            if thing.kind == "crowd":
                 self._coverage.lose((number,), thing.category or None)
         return number, picture
 

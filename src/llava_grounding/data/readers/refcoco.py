@@ -185,7 +185,7 @@ def _meant(row: Mapping[str, Any], annotations: Mapping[object, Annotation], amb
             raise EntryError("ref to an annotation id used twice", f"it means {shown(one)}, which is used twice")
         if one not in annotations:
             raise EntryError("ref to an unknown annotation", f"it means {shown(one)}, which is not in its image")
-    if any(annotations[one].region == "crowd" for one in ids):
+    if any(annotations[one].kind == "crowd" for one in ids):
         raise EntryError("ref to a crowd")
     return list(dict.fromkeys(ids))
 

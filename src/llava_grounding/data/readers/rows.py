@@ -15,9 +15,9 @@ from llava_grounding.data.record import RecordedTurn
 from llava_grounding.errors import DataError, MarkupError
 from llava_grounding.markup import PHRASE_END, PHRASE_START, SEG, format_markup, parse, parse_strict
 
-TARGET_KEYS = ("loss", "weight")
+LOSS_KEYS = ("loss", "weight")
 """Keys of an answer by which chats say whether it is to be learnt: Swift's, and OpenAI's."""
-NOT_A_TARGET = "answer not to be learnt"
+NOT_IN_LOSS = "answer not to be learnt"
 """Reason for which a dialogue is left out."""
 _GLUED = re.compile(rf"({SEG})(?=\w)|(?<=\w)({PHRASE_START})")
 
@@ -91,8 +91,8 @@ def pairs_of(conversations: Any) -> list[tuple[str, Any]]:
                 raise EntryError("roles out of turn", f"turn {index + 1} must be from `{role}`, got {shown(turn)}")
     if not all(type(question) is str for question in values[::2]):
         raise EntryError("not text", "each question must be text")
-    if any(len(turn) > 2 and not counts_in_loss(turn) for turn in conversations[1::2]):
-        raise EntryError(NOT_A_TARGET, "an answer is marked as not to be learnt, which only kind `messages` reads")
+    if any(len(turn) > 2 and not in_loss_of(turn) for turn in conversations[1::2]):
+        raise EntryError(NOT_IN_LOSS, "an answer is marked as not to be learnt, which only kind `messages` reads")
     values[0] = _without_image(values[0])
     return list(zip(values[::2], values[1::2], strict=True))
 
@@ -116,16 +116,16 @@ class Names:
         return name if self._times[name] == 1 else f"{name}#{self._times[name]}"
 
 
-def counts_in_loss(row: Mapping[str, Any]) -> bool:
+def in_loss_of(row: Mapping[str, Any]) -> bool:
     """Whether an answer is to be learnt, by whichever key says so.
 
     Raises:
         EntryError: if it is said in another way than by true and false, or 1 and 0.
     """
-    for key in TARGET_KEYS:
+    for key in LOSS_KEYS:
         if row.get(key) not in (None, True, False):
             raise EntryError("weight of an answer", f"`{key}` must be true or false, or 1 or 0, got {shown(row[key])}")
-    return not any(row.get(key) == 0 for key in TARGET_KEYS)
+    return not any(row.get(key) == 0 for key in LOSS_KEYS)
 
 
 def words_only(pairs: Iterable[tuple[str, Any]]) -> tuple[RecordedTurn, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.mark_drawing import DEFAULT_ALPHA, MarkedPicture, check_alpha
 from llava_grounding.data.readers.labels import LabelledImages
-from llava_grounding.data.readers.llava import dialogue_record, entry_of, label_of, read_dialogues
+from llava_grounding.data.readers.llava import dialogue_record, entry_of, label_of, read_dialogue_entries
 from llava_grounding.data.readers.reading import EntryError, LeftOut, PackedRecords, naming, shown
 from llava_grounding.data.readers.rows import Names, check_present, image_store, pairs_of, words_only
 from llava_grounding.data.record import Record, RecordedTurn
@@ -136,7 +136,7 @@ class SetOfMarkDialogues(PackedRecords):
         Raises:
             DataError: if a file cannot be read or is of another kind, or entries have `marks` without `instances`.
         """
-        entries = read_dialogues(dialogues)
+        entries = read_dialogue_entries(dialogues)
         if instances is None and any(isinstance(entry, Mapping) and entry.get("marks") for _, entry in entries):
             raise DataError(f"{dialogues} has `marks` of annotation ids, so `instances` must name the file they are of")
         labels = (

@@ -242,8 +242,8 @@ def encode_dialogue(turns: Sequence[Turn], processor: LlavaGroundingProcessor, l
     messages: list[Message] = []
     for turn in turns:
         messages += [Message("user", turn.question, turn.prompts), Message("assistant", turn.answer)]
-    grounded, is_target = [turn.grounded for turn in turns], [turn.is_target for turn in turns]
-    return processor.encode_conversation(messages, grounded, letterbox, is_target=is_target)
+    grounded, in_loss = [turn.grounded for turn in turns], [turn.in_loss for turn in turns]
+    return processor.encode_conversation(messages, grounded, letterbox, in_loss=in_loss)
 
 
 def dialogue_phrase_map(turns: Sequence[Turn], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -251,7 +251,7 @@ def dialogue_phrase_map(turns: Sequence[Turn], count: int) -> tuple[np.ndarray, 
 
     What an answer names that does not count in the loss is unknown.
     """
-    targets = [target if turn.is_target else None for turn in turns for target in turn.targets]
+    targets = [target if turn.in_loss else None for turn in turns for target in turn.targets]
     phrase_map = np.zeros((count, len(targets)), dtype=bool)
     for column, target in enumerate(targets):
         phrase_map[list(target or ()), column] = True
@@ -321,7 +321,7 @@ def chat_item(
         if not fitting:
             length = len(first(1)[1].input_ids)
             raise DataError(f"the dialogue of `{sample.id}` takes {length} tokens of {max_tokens} allowed")
-    if not any(text.is_target):
+    if not any(text.loss_mask):
         fits = "" if max_tokens is None else f" that fits into {max_tokens} tokens"
         raise DataError(f"no answer of `{sample.id}`{fits} is to be learnt")
     phrase_map, known = dialogue_phrase_map([turn for part in kept for turn in part], len(sample.instances))

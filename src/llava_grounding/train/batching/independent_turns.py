@@ -43,12 +43,12 @@ def join_texts(texts: Sequence[EncodedText], image_token_id: int) -> tuple[Encod
     """
     first = texts[0]
     shared = max((place + 1 for place, token in enumerate(first.input_ids) if token == image_token_id), default=0)
-    ids, is_target = first.input_ids[:shared], first.is_target[:shared]
+    ids, loss_mask = first.input_ids[:shared], first.loss_mask[:shared]
     numbers, positions = [PREFIX] * shared, list(range(shared))
     for number, text in enumerate(texts, start=1):
         assert text.input_ids[:shared] == first.input_ids[:shared]
         length = len(text.input_ids)
-        ids, is_target = ids + text.input_ids[shared:], is_target + text.is_target[shared:]
+        ids, loss_mask = ids + text.input_ids[shared:], loss_mask + text.loss_mask[shared:]
         numbers += [number] * (length - shared)
         positions += range(shared, length)
     prompts = EncodedPrompts(
@@ -57,7 +57,7 @@ def join_texts(texts: Sequence[EncodedText], image_token_id: int) -> tuple[Encod
             for name in ("boxes_cxcywh_norm", "types", "coverage")
         )
     )
-    return EncodedText(ids, is_target, prompts), Branches(numbers, positions)
+    return EncodedText(ids, loss_mask, prompts), Branches(numbers, positions)
 
 
 def collate_branches(branches: Sequence[Branches], length: int) -> dict[str, Tensor]:

@@ -68,14 +68,14 @@ def chat_losses(
         phrases: of the class names; None leaves that task out, as does a batch without them.
         ground: whether the phrases of the dialogue are grounded at all.
         denoising: disturbed copies of each object in the class task.
-        token_weights: see `read_dialogues`.
+        token_weights: see `forward_dialogues`.
     """
     if phrases is not None and batch.classes is not None and any_trainable(model.grounder):
         features = model.encode_image(**batch.images, **phrases.scored(batch.classes.phrase_mask))
         named = _class_task(model, phrases, criteria, batch, features, denoising)
     else:
         features, named = model.encode_image(**batch.images), {}
-    output = read_dialogues(model, batch, features, token_weights)
+    output = forward_dialogues(model, batch, features, token_weights)
     named = {name: value * shares.objects for name, value in named.items()}
     language = output.loss * shares.tokens
     losses = {"language": language} | {f"class_{name}": value for name, value in named.items()}
@@ -101,8 +101,8 @@ def chat_losses(
 
 
 @dataclass(frozen=True)
-class ReadDialogues:
-    """What the language model made of true dialogues."""
+class DialogueOutput:
+    """The language model's loss and hidden states of true dialogues."""
 
     loss: Tensor
     """Mean over the target tokens."""
@@ -112,13 +112,13 @@ class ReadDialogues:
     """With what the visual prompt encoder reads, where it was needed."""
 
 
-def read_dialogues(
+def forward_dialogues(
     model: LlavaGroundingForConditionalGeneration,
     batch: ChatBatch,
     features: ImageFeatures,
     token_weights: Tensor | None = None,
-) -> ReadDialogues:
-    """The language model's pass over true dialogues, in training and in validation.
+) -> DialogueOutput:
+    """The language model's forward pass over true dialogues and its loss, in training and in validation.
 
     Only target positions are scored: [B, T, vocabulary] logits would be most of the memory, and nobody reads them.
 
@@ -140,7 +140,7 @@ def read_dialogues(
     )
     hidden = output.last_hidden_state
     loss = language_loss(model.logits, hidden, texts["labels"], token_weights=token_weights)
-    return ReadDialogues(loss, hidden, output.image_features or features)
+    return DialogueOutput(loss, hidden, output.image_features or features)
 
 
 def _point(

@@ -28,8 +28,8 @@ def test_answers_and_their_end_tokens_are_learnt_and_nothing_else(tokenisation: 
         sample = build_sample(RECORD, np.random.default_rng(seed), TALK)
         letterbox = Letterbox.fit(sample.image_size_wh, (64, 64))
         text = encode_dialogue(sample.turns, processor, letterbox)
-        runs = groupby(zip(text.input_ids, text.is_target, strict=True), key=lambda pair: pair[1])
-        learnt = [[token for token, _ in run] for is_target, run in runs if is_target]
+        runs = groupby(zip(text.input_ids, text.loss_mask, strict=True), key=lambda pair: pair[1])
+        learnt = [[token for token, _ in run] for in_loss, run in runs if in_loss]
         assert learnt == [[*tokens.encode_answer(prefix + turn.answer), tokens.ids.eos] for turn in sample.turns]
         labels = processor.collate_texts([text])["labels"][0]
         assert labels[labels != -100].tolist() == [token for run in learnt for token in run]
