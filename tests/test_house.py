@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.licenses import canonicalize_license_expression
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -48,6 +49,15 @@ def test_the_version_is_written_in_one_place() -> None:
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "src/llava_grounding/__init__.py"
     assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", llava_grounding.__version__)
+
+
+def test_the_licence_names_the_terms_of_all_that_the_wheel_holds() -> None:
+    project = PROJECT["project"]
+    assert canonicalize_license_expression(project["license"]) == project["license"]
+    assert "LicenseRef-nano-weights" in project["license"].split(" AND ")
+    assert "LicenseRef-nano-weights" in (ROOT / "NOTICE").read_text(encoding="utf-8")
+    assert project["license-files"] == ["LICENSE", "NOTICE", "src/llava_grounding/weights/nano/README.md"]
+    assert [name for name in project["license-files"] if not (ROOT / name).is_file()] == []
 
 
 def requirements() -> dict[str, list[Requirement]]:

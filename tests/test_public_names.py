@@ -1,67 +1,72 @@
-"""What `import llava_grounding` offers, and what it costs."""
+"""What programs outside may use and nothing in the package does; vulture reads this file as their user."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-import tomllib
-from pathlib import Path
-
-import pytest
-
 import llava_grounding
+from llava_grounding.benchmark.chat_scores import ChatScores
+from llava_grounding.benchmark.classification import Classification
+from llava_grounding.benchmark.generalized_referring import GeneralizedReferring
+from llava_grounding.benchmark.grounded_captions import GroundedCaptions
+from llava_grounding.benchmark.grounding_bench import GroundingBench
+from llava_grounding.benchmark.marks import Marks
+from llava_grounding.benchmark.phrase_grounding import PhraseGrounding
+from llava_grounding.benchmark.predictions import prediction_from
+from llava_grounding.benchmark.published import LEDGER
+from llava_grounding.benchmark.referring import Referring
+from llava_grounding.benchmark.tasks import TASKS, register_task
+from llava_grounding.benchmark.yes_no import Pope, SpatialStatements
+from llava_grounding.cli.mcp import mcp
+from llava_grounding.convert.official_vision import (
+    build_official_grounder,
+    build_official_prompt_encoder,
+    convert_grounder_state,
+    convert_prompt_encoder_state,
+)
+from llava_grounding.convert.vision_files import openseed_state, semantic_sam_state
+from llava_grounding.data.readers.grounded_texts import Ferret, Kosmos2, Osprey, Shikra
+from llava_grounding.data.readers.gvc import RegionCaptions, write_gvc
+from llava_grounding.data.readers.registry import READERS, register_reader
+from llava_grounding.dialogues.templates import FAMILIES
+from llava_grounding.geometry import Letterbox, box_xywh_to_xyxy, points_from_oriented
+from llava_grounding.masks import mask_iou
+from llava_grounding.model.outputs import VisualPromptOutput
+from llava_grounding.model.presets import register_preset
+from llava_grounding.train.batching.sources import open_source
+from llava_grounding.train.recipe import recipe_of
 
-NAMES = {
-    "AnswerDone",
-    "Conversation",
-    "GroundedAnswer",
-    "GroundedChat",
-    "GroundedPhrase",
-    "LlavaGroundingConfig",
-    "LlavaGroundingError",
-    "LlavaGroundingForConditionalGeneration",
-    "LlavaGroundingProcessor",
-    "Message",
-    "Question",
-    "Region",
-    "RegionsFound",
-    "TextDelta",
-    "VisualPrompt",
-    "register",
-    "__version__",
-}
+# Registries name these by text, so that a task or a reader is imported only where it is used.
+TASK_CLASSES = (
+    *(ChatScores, Classification, GeneralizedReferring, GroundedCaptions, GroundingBench, Marks),
+    *(PhraseGrounding, Pope, Referring, SpatialStatements),
+)
+READER_CLASSES = (Ferret, Kosmos2, Osprey, RegionCaptions, Shikra)
+# The steps of converting the original, and of working with its files, one by one.
+CONVERSION = (
+    *(build_official_grounder, build_official_prompt_encoder, convert_grounder_state, convert_prompt_encoder_state),
+    *(openseed_state, semantic_sam_state),
+)
+EXTENDING = (register_preset, register_reader, register_task)
+FUNCTIONS = (box_xywh_to_xyxy, mask_iou, mcp, open_source, points_from_oriented, prediction_from, recipe_of, write_gvc)
 
 
-def test_the_public_names_are_what_we_mean() -> None:
-    assert set(llava_grounding.__all__) == NAMES
-    assert set(dir(llava_grounding)) >= NAMES
+def test_tasks_and_readers_are_found_by_their_names() -> None:
+    places = [str(place) for place in (*TASKS.values(), *READERS.values())]
+    assert [
+        one for one in (*TASK_CLASSES, *READER_CLASSES) if not any(f":{one.__name__}" in place for place in places)
+    ] == []
 
 
-@pytest.mark.parametrize("name", sorted(NAMES - {"__version__"}))
-def test_every_public_name_can_be_imported(name: str) -> None:
-    assert getattr(llava_grounding, name).__name__ == name
-
-
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'llava_grounding' has no attribute 'GroundedChats'"):
-        _ = llava_grounding.GroundedChats
-
-
-def test_importing_the_package_loads_nothing_heavy() -> None:
-    code = (
-        "import sys, llava_grounding\n"
-        "heavy = {'torch', 'transformers', 'numpy', 'PIL', 'scipy', 'huggingface_hub'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-        "from llava_grounding import VisualPrompt, GroundedAnswer\n"
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+def test_what_programs_call_can_be_called() -> None:
+    model, processor = llava_grounding.LlavaGroundingForConditionalGeneration, llava_grounding.LlavaGroundingProcessor
+    methods = (
+        *(llava_grounding.GroundedAnswer.to_html, Letterbox.points_to_image, model.ground_generated),
+        *(processor.post_process_grounding, processor.post_process_image_text_to_text),
     )
-    source = Path(llava_grounding.__file__).parents[1]
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=source)
+    assert all(map(callable, (*CONVERSION, *EXTENDING, *FUNCTIONS, *methods)))
+    assert isinstance(VisualPromptOutput.all_mask_logits, property)
+    assert isinstance(processor.image_processor, property)
 
 
-def test_the_package_is_built_with_the_version_it_states() -> None:
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-    assert "version" in project["project"]["dynamic"]
-    assert project["tool"]["hatch"]["version"]["path"] == "src/llava_grounding/__init__.py"
-    assert re.fullmatch(r"\d+\.\d+\.\d+", llava_grounding.__version__)
+def test_tables_of_the_docs_and_of_the_tests_have_rows() -> None:
+    assert all(entry.needs for entry in LEDGER)
+    assert all(FAMILIES.values())

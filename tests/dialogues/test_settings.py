@@ -24,12 +24,17 @@ def test_numbers_are_read_in_any_way_a_recipe_writes_them() -> None:
     [
         (
             {"caption": 1.0, "max_turns": "two"},
-            "unknown key `caption`; did you mean `captions`.*`max_turns` must be int",
+            "unknown key `caption`; did you mean `captions`.*`max_turns` must be a whole number",
         ),
-        ({"captions": 10**400}, "`captions` must be float, got `1000"),
+        ({"captions": 10**400}, "`captions` must be at most 1.7976931348623157e\\+308, got `1000"),
+        ({"captions": float("inf")}, "^`captions` must be a finite number, got `inf`$"),
+        ({"mirror": float("nan")}, "^`mirror` must be a finite number, got `nan`$"),
         ({"max_turns": 10**10}, "`max_turns` must be at most 4294967295, got `10000000000`"),
-        ({"prompts": {"click": 1}, "max_marks": 0.5}, "`max_marks` must be int.*unknown key `click`"),
-        ({"prompts": {"clicks": True}}, "`clicks` must be float, got `True`"),
+        (
+            {"prompts": {"click": 1}, "max_marks": 0.5},
+            "unknown key `prompts.click`.*`max_marks` must be a whole number",
+        ),
+        ({"prompts": {"clicks": True}}, "`prompts.clicks` must be a number, got `True`"),
         ({"prompts": 3}, "`prompts` must be a mapping"),
         ({"captions": -1.0}, "`captions` must be a weight of at least 0"),
         ({"mirror": 1.5}, "`mirror` must be between 0 and 1"),

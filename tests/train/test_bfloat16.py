@@ -49,5 +49,5 @@ def test_a_recipe_may_say_auto_or_yes_or_no(value: object) -> None:
 
 @pytest.mark.parametrize("value", ["always", 1, None])
 def test_and_nothing_else(value: object) -> None:
-    with pytest.raises(ConfigError, match=r"`bf16` must be bool or one of auto, got"):
+    with pytest.raises(ConfigError, match=r"`bf16` must be true or false or auto, got"):
         recipe_of({"stage": "chat", "bf16": value})

@@ -111,16 +111,10 @@ def dialogue_settings(values: Mapping[str, Any]) -> DialogueSettings:
     Raises:
         ConfigError: naming every unknown key and every value of the wrong type.
     """
-    values = dict(values)
-    prompts = values.pop("prompts", {})
-    if not isinstance(prompts, Mapping):
-        raise ConfigError(f"`prompts` must be a mapping of keys to values, got `{prompts}`")
-    problems: list[str] = []
-    checked = typed_fields(DialogueSettings, values, problems)
-    pointing = typed_fields(PromptSettings, prompts, problems)
+    checked, problems = typed_fields(DialogueSettings, values)
     if problems:
         raise ConfigError("; ".join(problems))
-    return DialogueSettings(**checked, prompts=PromptSettings(**pointing))
+    return DialogueSettings(**checked)
 
 
 def _check_weights(settings: object, names: tuple[str, ...]) -> None:

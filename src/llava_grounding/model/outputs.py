@@ -109,19 +109,8 @@ class ImageFeatures:
         return self.rows(rows.repeat_interleave(times))
 
 
-class _FormerNames:
-    """What fields were called before 0.2."""
-
-    boxes_cxcywh_norm: Tensor
-
-    @property
-    def boxes_cxcywh(self) -> Tensor:
-        """The former name of `boxes_cxcywh_norm`."""
-        return self.boxes_cxcywh_norm
-
-
 @dataclass
-class RegionPrompts(_FormerNames):
+class RegionPrompts:
     """Visual prompts of a batch, in the model's frame."""
 
     boxes_cxcywh_norm: Float[Tensor, "B K 4"]
@@ -176,7 +165,7 @@ class RegionPrompts(_FormerNames):
 
 
 @dataclass
-class GrounderPrediction(_FormerNames):
+class GrounderPrediction:
     """What one decoder layer says about every query."""
 
     phrase_logits: Float[Tensor, "B Q G"]
@@ -220,7 +209,7 @@ class GrounderOutput(GrounderPrediction):
 
 
 @dataclass
-class VisualPromptPrediction(_FormerNames):
+class VisualPromptPrediction:
     """What one decoder layer says about every prompt; each prompt has T mask tokens."""
 
     boxes_cxcywh_norm: Float[Tensor, "B K T 4"]

@@ -234,7 +234,8 @@ def _checked(values: Mapping[str, Any], problems: list[str]) -> Recipe:
     problems += former_names(values)
     former = {*FORMER["recipe key"], *(["stage"] if former_name("stage", values.get("stage")) else ())}
     present = {key: value for key, value in values.items() if key not in former}
-    checked = typed_fields(Recipe, present, problems, _RANGES)
+    checked, wrong = typed_fields(Recipe, present, _RANGES)
+    problems += wrong
     if "stage" not in values:
         problems.append("`stage` is missing")
     for name in ("data", "validation"):
@@ -245,7 +246,7 @@ def _checked(values: Mapping[str, Any], problems: list[str]) -> Recipe:
                 problems.append("`data` must name at least one source")
     if checked.get("beta2") == 1:
         problems.append("`beta2` must be below 1")
-    if checked.get("weights") in ("int8", "int4") and checked.get("lora") is None:
+    if checked.get("weights") in ("int8", "int4") and present.get("lora") is None:
         problems.append(f"weights in {checked['weights']} cannot learn: add `lora`")
     if problems:
         raise ConfigError("; ".join(dict.fromkeys(problems)))

@@ -55,7 +55,8 @@ _Id = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 _Polygon = Annotated[list[_WholeNumber | _Number], msgspec.Meta(min_length=6, max_length=_MOST_NUMBERS)]
 _MARSHAL = 2  # the form in which equal values are equal bytes
 _Values = tuple[str, Box, Segmentation | None, str, Key | None]
-"""Of an annotation, in its order."""
+"""Of an annotation, in its order; plain, as millions are packed."""
+_REGION = 3  # its place among them
 _ANYTHING = ("object", "objects", "region", "thing")  # categories of files whose annotations say what they are
 
 
@@ -89,6 +90,40 @@ _decode_plain = msgspec.json.Decoder(_PlainRow).decode
 def _count_keys(row: _PlainRow) -> int:
     unset = msgspec.UNSET
     return 7 - (row.segmentation is unset) - (row.area is unset) - (row.iscrowd is unset)
+
+
+def _category_and_id(row: Any) -> tuple[Key | None, Key | None]:
+    """Of an annotation, None where they are none; digits as text are the number."""
+    if type(row) is not dict and not isinstance(row, Mapping):
+        raise EntryError("annotation that is no object")
+    category, key = row.get("category_id"), row.get("id")
+    if type(category) is not int or not -MAX_ID < category < MAX_ID:
+        category = key_or_none(category)
+    if key is not None and (type(key) is not int or not -MAX_ID < key < MAX_ID):
+        key = key_or_none(key)
+    return category, key
+
+
+class _AnnotationIds:
+    """The ids of annotations as rows come; the loop over rows fills them in, as a call for each row takes long.
+
+    Attributes:
+        first: of each the row that bears it first.
+        kept: those of annotations that are kept.
+        ambiguous: those that several rows bear and mean different things by, with the second row.
+    """
+
+    __slots__ = ("ambiguous", "first", "kept")
+
+    def __init__(self) -> None:
+        self.first: dict[Key, int] = {}
+        self.kept: set[Key] = set()
+        self.ambiguous: dict[Key, int] = {}
+
+    def forgive(self, key: Key, number: int) -> None:
+        """Take back that the row made its id ambiguous: it says the same as the one before."""
+        if self.ambiguous[key] == number:
+            del self.ambiguous[key]
 
 
 def unpacked(data: bytes) -> Annotation:
@@ -176,15 +211,14 @@ class CocoLabels:
             self._forms.refuse()
 
     def _read(self, rows: Sequence[Any], release: bool) -> None:
-        first: dict[Key, int] = {}  # of each annotation id the row that bears it first
-        used: set[Key] = set()  # ids that an annotation bears which is kept
-        ambiguous: set[Key] = set()
-        categories: set[Key] = set()
+        ids = _AnnotationIds()
+        first_row, kept, categories = ids.first, ids.kept, set[Key]()
+        values: Any
+        category: Any
+        key: Any
         for number, row in enumerate(rows.plain(_decode_plain, _count_keys) if isinstance(rows, JsonRows) else rows):
             if release and isinstance(rows, list):
                 rows[number] = None
-            category: Any
-            key: Any
             try:
                 values = None
                 if type(row) is _PlainRow:
@@ -193,37 +227,26 @@ class CocoLabels:
                     if values is None:
                         row = _as_mapping(row)
                 else:
-                    if type(row) is not dict and not isinstance(row, Mapping):
-                        raise EntryError("annotation that is no object")
-                    category = row.get("category_id")
-                    if type(category) is not int or not -MAX_ID < category < MAX_ID:
-                        category = key_or_none(category)
-                    key = row.get("id")
-                    if key is not None and (type(key) is not int or not -MAX_ID < key < MAX_ID):
-                        key = key_or_none(key)
+                    category, key = _category_and_id(row)
                 if category is not None:
                     categories.add(category)
-                twice = key in first
-                new = twice and key not in ambiguous
-                if key is not None and twice:
-                    ambiguous.add(key)
-                elif key is not None:
-                    first[key] = number
+                first = number if key is None else first_row.setdefault(key, number)
+                if first != number:
+                    ids.ambiguous.setdefault(key, number)
                 texts: Sequence[str] = ()
                 if values is None:
                     values, image_id, texts = self._annotation(row, category, key)
                 else:
                     image_id = row.image_id
-                annotation = self._kept(values)
+                annotation: Any = marshal.dumps(values, _MARSHAL) if self._packed else Annotation(*values)
                 labels = self.annotations.get(image_id)
                 if labels is None:
                     labels = self.annotations[image_id] = {}
-                if twice and key in used:
-                    if labels.get(key) == annotation and self._is_repeated(row, rows[first[key]], texts, image_id, key):
-                        if new:
-                            ambiguous.discard(key)
-                        continue
-                    raise EntryError("annotation id used twice")
+                if first != number and key in kept:
+                    if labels.get(key) != annotation or not self._is_repeated(row, rows[first], texts, image_id, key):
+                        raise EntryError("annotation id used twice")
+                    ids.forgive(key, number)
+                    continue
                 if len(labels) >= MAX_LABELS:
                     raise EntryError(f"more than {MAX_LABELS} annotations of one image")
             except EntryError as why:
@@ -234,18 +257,13 @@ class CocoLabels:
             if texts:
                 place = len(labels)
                 self.expressions.setdefault(image_id, []).extend((text, place) for text in texts)
-            if key is None:
-                labels[f"row {number}"] = annotation
-            else:
-                labels[key] = annotation
-                used.add(key)
-            if values[3] == "crowd":
+            labels[f"row {number}" if key is None else key] = annotation
+            if key is not None:
+                kept.add(key)
+            if values[_REGION] == "crowd":
                 self.lose(row)
-        self.ambiguous = frozenset(ambiguous)
+        self.ambiguous = frozenset(ids.ambiguous)
         self.coverage.see_all(categories)
-
-    def _kept(self, values: Any) -> Any:
-        return marshal.dumps(values, _MARSHAL) if self._packed else Annotation(*values)
 
     def _plain_annotation(self, row: _PlainRow) -> _Values | None:
         """A plain row as an annotation; None where anything about it needs a second look."""

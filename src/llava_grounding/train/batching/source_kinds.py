@@ -7,14 +7,11 @@ checked is a `SourceKind`'s business; nothing else asks which kind it is.
 
 from __future__ import annotations
 
-import functools
 import inspect
-import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import NoneType
 from typing import Any, Protocol, get_args, get_type_hints
 
 import numpy as np
@@ -38,7 +35,6 @@ from llava_grounding.scenes.synthetic import QUESTION_KINDS, SceneConfig, draw_s
 from llava_grounding.train.batching.mixture import SampleSource
 from llava_grounding.typed_values import as_type
 
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 _COMMON = ("kind", "weight", "name", "optional")
 
 
@@ -304,9 +300,7 @@ def _reader(values: Mapping[str, Any], root: Path | None) -> tuple[Callable[...,
         raise ConfigError(f"a source of kind `{kind}` must say {' and '.join(f'`{name}`' for name in missing)}")
     hints = get_type_hints(read)
     return read, {
-        name: _resolved(name, value, get_args(hints[name]) or (hints[name],), root)
-        for name, value in values.items()
-        if name in parameters
+        name: _resolved(name, value, hints[name], root) for name, value in values.items() if name in parameters
     }
 
 
@@ -331,15 +325,13 @@ def _check_keys(kind: str, values: Mapping[str, Any], known: Sequence[str]) -> N
             raise ConfigError(f"a source of kind `{kind}` has no key {quoted(key)}{did_you_mean(str(key), known)}")
 
 
-def _resolved(name: str, value: Any, types: Sequence[type], root: Path | None) -> Any:
+def _resolved(name: str, value: Any, hint: Any, root: Path | None) -> Any:
     """A path made absolute; other values as they are, if of a type they may be of."""
-    types = tuple(dict.fromkeys((*types, str))) if Path in types else types
-    try:
-        value = as_type(value, functools.reduce(operator.or_, types), [])
-    except TypeError:
-        words = [_WORDS[one] for one in types if one in _WORDS]
-        raise ConfigError(f"`{name}` of a source must be {' or '.join(words)}, got {quoted(value)}") from None
-    if isinstance(value, str) and Path in types:
+    is_path = Path in (hint, *get_args(hint))
+    value, problems = as_type(value, hint | str if is_path else hint, name, " of a source")
+    if problems:
+        raise ConfigError("; ".join(problems))
+    if isinstance(value, str) and is_path:
         path = Path(os.path.expandvars(value)).expanduser()
         return path if path.is_absolute() or root is None else root / path
     return value
