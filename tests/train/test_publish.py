@@ -11,6 +11,7 @@ from hand_made import four_samples
 from safetensors import safe_open
 from small_training import chat_batch, class_phrases, training_processor, training_setup
 
+from llava_grounding.errors import UsageError
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.checkpoint import save_whole
@@ -118,3 +119,26 @@ def test_a_stage_without_class_phrases_is_published_too(tmp_path: Path) -> None:
     publish(tmp_path / "last", tmp_path / "out")
     assert (tmp_path / "out/model.safetensors").is_file()
     assert not list((tmp_path / "out").glob("class_phrases*"))
+
+
+def test_two_stages_are_averaged(tmp_path: Path) -> None:
+    models = []
+    for seed in (0, 1):
+        setup = training_setup(tmp_path, seed=seed, stage="grounded_chat", batch_size=1)
+        save_whole(setup.training_module, setup.processor, tmp_path / f"last{seed}")
+        models.append(setup.model.state_dict())
+    publish(tmp_path / "last0", tmp_path / "out", averaged_with=tmp_path / "last1")
+    mean = LlavaGroundingForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float32).state_dict()
+    for name in ("lm_head.weight", "phrase_projector.weight"):
+        assert not torch.equal(models[0][name], models[1][name])
+        torch.testing.assert_close(mean[name], (models[0][name] + models[1][name]) / 2, atol=1e-3, rtol=1e-3)
+    with pytest.raises(UsageError, match="is the folder that is read"):
+        publish(tmp_path / "last0", tmp_path / "last1", averaged_with=tmp_path / "last1")
+
+
+def test_models_of_two_architectures_are_not_averaged(tmp_path: Path) -> None:
+    for flavour in ("shared", "siglip"):
+        setup = training_setup(tmp_path, flavour=flavour, stage="grounded_chat", batch_size=1)
+        save_whole(setup.training_module, setup.processor, tmp_path / flavour)
+    with pytest.raises(UsageError, match="only models of one architecture"):
+        publish(tmp_path / "shared", tmp_path / "out", averaged_with=tmp_path / "siglip")
