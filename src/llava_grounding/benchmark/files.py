@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from llava_grounding.aside import write_file
 from llava_grounding.data.plain_files import open_regular, parse_json, read_file
 from llava_grounding.errors import DataError, shown
 
 _LONGEST_LINE = 2**26
+T = TypeVar("T")
 
 
 def write_aside(path: Path, content: bytes) -> None:
@@ -43,6 +44,26 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, _value(line)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_values(path: Path, lines: Iterable[tuple[int, Any]], parse: Callable[[Any], T]) -> list[T]:
+    """What is made of lines that we wrote ourselves.
+
+    Args:
+        lines: as of `read_lines`.
+
+    Raises:
+        DataError: if one is no JSON or cannot be parsed, naming the line.
+    """
+    found = []
+    for number, value in lines:
+        try:
+            if isinstance(value, DataError):
+                raise value
+            found.append(parse(value))
+        except DataError as error:
+            raise DataError(f"{path}, line {number}: {error}") from error
+    return found
 
 
 def _value(line: bytes) -> Any:

@@ -192,7 +192,9 @@ def match_regions(
     ]
     skipped = sum(int(sizes[number]) for number in left_out if number < len(sizes))
     num_predicted = len(overlaps.phrases) - skipped
-    matches = [_matches_at(level, table, single, several) for level in levels]
+    best = table[single].argmax(axis=1) if table.size else np.zeros(0, dtype=np.int64)
+    value = table[single, best] if table.size else np.zeros(0)
+    matches = [_matches_at(level, table, (single, best, value), several) for level in levels]
     counts = tuple(
         GroundingCounts(num_predicted, num_truths, len(one), len({column for _, column in one})) for one in matches
     )
@@ -205,21 +207,19 @@ def match_regions(
 
 
 def _matches_at(
-    level: float, table: np.ndarray, single: np.ndarray, several: Sequence[np.ndarray]
+    level: float, table: np.ndarray, single: tuple[np.ndarray, np.ndarray, np.ndarray], several: Sequence[np.ndarray]
 ) -> list[tuple[int, int]]:
     """Row and column of every right region: a phrase's only one on its best instance, others one to one.
 
     Args:
-        single: rows of regions that are their phrase's only one.
+        single: of regions that are their phrase's only one, their rows, best columns, and the overlaps there.
         several: rows of each other phrase.
     """
-    if not table.size:
-        return []
-    best = table[single].argmax(axis=1)
-    reached = hits(table[single, best], level, strict=False)
-    found = list(zip(single[reached].tolist(), best[reached].tolist(), strict=True))
-    for rows in several:
-        found += [(int(rows[row]), int(column)) for row, column in match_one_to_one(table[rows], level)]
+    rows, best, value = single
+    reached = hits(value, level, strict=False)
+    found = list(zip(rows[reached].tolist(), best[reached].tolist(), strict=True))
+    for of_phrase in several:
+        found += [(int(of_phrase[row]), int(column)) for row, column in match_one_to_one(table[of_phrase], level)]
     return found
 
 

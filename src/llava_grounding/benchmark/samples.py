@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from llava_grounding.benchmark.files import read_lines, write_aside
+from llava_grounding.benchmark.files import read_lines, read_values, write_aside
 from llava_grounding.errors import DataError, LlavaGroundingError, shown
 from llava_grounding.masks import check_rle
 from llava_grounding.visual_prompts import PROMPT_KINDS, VisualPrompt, prompt_from_dict, prompt_to_dict
@@ -235,14 +235,7 @@ class SampleSet:
             raise DataError(
                 f"{path} must be a set of version {SET_VERSION}, made by `benchmark TASK build`, got {shown(version)}"
             )
-        samples = []
-        for number, value in lines:
-            if isinstance(value, DataError):
-                raise DataError(f"{path}, line {number}: {value}") from value
-            try:
-                samples.append(BenchmarkSample.from_dict(value))
-            except DataError as error:
-                raise DataError(f"{path}, line {number}: {error}") from error
+        samples = read_values(path, lines, BenchmarkSample.from_dict)
         if len(samples) != about.get("count"):
             raise DataError(f"{path} must have {shown(about.get('count'))} samples, got {len(samples)}; it is cut off")
         return cls(

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from llava_grounding.benchmark.files import as_json, read_json_object, read_lines, write_aside
+from llava_grounding.benchmark.files import as_json, read_json_object, read_lines, read_values, write_aside
 from llava_grounding.benchmark.judging import Judge, judgement_lines
 from llava_grounding.benchmark.predictions import Prediction, in_order
 from llava_grounding.benchmark.published import published_for
@@ -150,14 +150,7 @@ def read_scored(folder: Path) -> ScoredRun:
     if about.get("results_version") != RESULTS_VERSION:
         raise DataError(f"{folder / SCORED} must be of version {RESULTS_VERSION}, got {about.get('results_version')}")
     _check_about(about, folder / SCORED)
-    scores = []
-    for number, value in read_lines(folder / SCORES):
-        if isinstance(value, DataError):
-            raise DataError(f"{folder / SCORES}, line {number}: {value}") from value
-        try:
-            scores.append(SampleScore.from_dict(value))
-        except DataError as error:
-            raise DataError(f"{folder / SCORES}, line {number}: {error}") from error
+    scores = read_values(folder / SCORES, read_lines(folder / SCORES), SampleScore.from_dict)
     if len(scores) != about["set"]["count"]:
         raise DataError(f"{folder / SCORES} must have {about['set']['count']} scores, got {len(scores)}")
     about.pop("results_version")
