@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import json
 import os
@@ -287,6 +288,62 @@ def test_the_budget_is_kept_and_what_is_left_can_be_asked_later(place: Callable[
         rest, _ = here.ask(model, budget=Budget(None, None, prices, spent.prompt_tokens, spent.completion_tokens))
     assert (progress.answered + rest.answered, rest.unfinished) == (40, 0)
     assert set(model.answered.values()) == {1}
+
+
+class SmallDisk(Store):
+    """A store on a disk of 60 pages; the room that was kept counts as full until it is given up."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.hold(60)
+
+    def hold(self, pages: int) -> None:
+        self._db.execute(f"pragma max_page_count = {pages}")
+
+    def give_up_room(self) -> bool:
+        given = super().give_up_room()
+        if given:
+            self.hold(1000)
+        return given
+
+
+class Wordy(FakeModel):
+    """Its answers fill five pages each."""
+
+    def text(self, body: dict[str, Any], kind: str = "answer") -> str:
+        return super().text(body, kind) + " " * 20_000
+
+
+def test_a_full_disk_loses_no_answer_and_nothing_is_paid_twice(place: Callable[[int], Place]) -> None:
+    here = place(20)
+    here.store.close()
+    here.store = SmallDisk(here.folder)
+    with running(Wordy(delay=0.02)) as model:
+        with pytest.raises(DataError, match=r"requests\.sqlite: database or disk is full; nothing that was answered"):
+            here.ask(model)
+        assert 1 < sum(model.answered.values()) < 40
+        assert here.store.states()["answered"] == sum(model.answered.values())
+        here.store.close()
+        here.store = Store(here.folder)
+        progress, _ = here.ask(model)
+    assert progress.unfinished == 0
+    assert sorted(model.answered.values()) == [1] * 40
+    assert not list(here.folder.glob("*spare*"))
+
+
+def test_a_disk_that_is_full_at_the_start_is_told_before_anything_is_sent(
+    place: Callable[[int], Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = place(2)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "open", full)
+    with running(FakeModel()) as model:
+        with pytest.raises(DataError, match=r"cannot keep room for 8 answers .*No space left on device; free 256 KiB"):
+            here.ask(model)
+        assert not model.asked
 
 
 def test_requests_and_tokens_are_paced() -> None:

@@ -19,6 +19,7 @@ from llava_grounding.endpoints.client import AccessError, BusyError, CallError, 
 from llava_grounding.endpoints.interrupts import run_interruptible
 from llava_grounding.endpoints.limits import Budget, RateLimiter, guess_tokens
 from llava_grounding.endpoints.store import Row, Store
+from llava_grounding.errors import DataError
 
 _T = TypeVar("_T")
 _T_contra = TypeVar("_T_contra", contravariant=True)
@@ -149,7 +150,7 @@ class RequestRunner(Generic[_T]):
         self._under_way: dict[str, asyncio.Event] = {}
         self._in_a_row = 0
         self._stopping = False
-        self._fatal: CallError | None = None
+        self._fatal: CallError | DataError | None = None
         self._random = random.Random()  # jitter needs no seed: it changes no output
 
     def run(self, tasks: Iterable[_T]) -> Progress:
@@ -176,6 +177,7 @@ class RequestRunner(Generic[_T]):
             DataError: if the store cannot be written.
         """
         running: set[asyncio.Task[None]] = set()
+        has_room = False
         try:
             for number, task in enumerate(tasks):
                 if number % _YIELD_EVERY == 0:
@@ -185,6 +187,9 @@ class RequestRunner(Generic[_T]):
                     break
                 if self._is_done(task):
                     continue
+                if not has_room:
+                    self._store.keep_room(self._options.concurrency)
+                    has_room = True
                 running.add(asyncio.create_task(self._whole(task)))
                 # The first request goes alone: it shows whether there is any use in sending others.
                 while len(running) >= (self._options.concurrency if self._met else 1):
@@ -197,6 +202,7 @@ class RequestRunner(Generic[_T]):
             await asyncio.gather(*running, return_exceptions=True)
             raise
         finally:
+            self._store.give_up_room()
             await self._endpoint.close()
         if self._fatal is not None:
             raise self._fatal
@@ -232,7 +238,7 @@ class RequestRunner(Generic[_T]):
                     break
         except _Stop:
             self.progress.unfinished += 1
-        except CallError as error:
+        except (CallError, DataError) as error:
             self.progress.unfinished += 1
             self._fatal = self._fatal or error
             self._stopping = True

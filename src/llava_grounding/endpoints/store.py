@@ -1,7 +1,8 @@
 """What was asked and answered: SQLite in WAL mode, one row per request, keyed by the hash of its content.
 
 A row is written before a request is sent and again when it is answered, so whatever ends the process, nothing that was
-answered is asked again. Knows no endpoints and no tasks; one process at a time opens it (`locking`).
+answered is asked again. A file of zeros keeps room for the answers under way, and is removed for them when the disk is
+full. Knows no endpoints and no tasks; one process at a time opens it (`locking`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from llava_grounding.own_files import is_own
 
 STORE_FILE = "requests.sqlite"
 STORE_VERSION = "1"
+_ROOM_PER_ANSWER = 2**15  # bytes: 1,500 tokens, and the pages of the database that change with them
 State = Literal["new", "sent", "batch", "answered", "refused", "failed"]
 """`sent`: no answer yet; `batch`: written to a batch file; `refused`: the endpoint will not take it; `failed`: it was
 tried as often as allowed, and may be tried again."""
@@ -113,6 +115,8 @@ class Store:
             version = self.about("version")
         except sqlite3.Error as error:
             raise DataError(f"{self.path} is no store of requests: {error}; give another --out") from error
+        self._spare = folder / f"{STORE_FILE}-spare"
+        self._is_full = False
         if version != STORE_VERSION:
             raise DataError(
                 f"{self.path} must be a store of version {STORE_VERSION}, got {version}; finish it with the release "
@@ -130,7 +134,34 @@ class Store:
 
     def note(self, key: str, value: str) -> None:
         """Keep a fact about the store."""
-        self._db.execute("insert or replace into about values (?, ?)", (key, value))
+        self._keep("insert or replace into about values (?, ?)", (key, value))
+
+    def keep_room(self, answers: int) -> None:
+        """Keep room on the disk for so many answers to requests that are under way.
+
+        Raises:
+            DataError: if there is none.
+        """
+        self._is_full = False
+        try:
+            self._spare.unlink(missing_ok=True)  # of a process that was killed, or a link
+            with self._spare.open("xb") as file:
+                for _ in range(answers):
+                    file.write(bytes(_ROOM_PER_ANSWER))
+        except OSError as error:
+            self.give_up_room()
+            raise DataError(
+                f"cannot keep room for {answers} answers beside {self.path}: {error.strerror or error}; free "
+                f"{answers * _ROOM_PER_ANSWER // 2**10} KiB, or ask fewer at once"
+            ) from error
+
+    def give_up_room(self) -> bool:
+        """Remove what `keep_room` keeps; whether there was any."""
+        try:
+            self._spare.unlink()
+        except OSError:
+            return False
+        return True
 
     def get(self, key: str) -> Row | None:
         """What is known of a request; None if it was never made."""
@@ -142,8 +173,14 @@ class Store:
         return None if found is None else Row(*found)
 
     def sending(self, key: str, model: str) -> None:
-        """Note that a request is about to be sent."""
+        """Note that a request is about to be sent.
+
+        Raises:
+            DataError: if the disk is full, also where the room that was kept for answers is not.
+        """
         with self._writing():
+            if self._is_full:
+                raise sqlite3.OperationalError("database or disk is full")
             self._db.execute(
                 "insert into request(key, state, model, attempts) values (?, 'sent', ?, 1) "
                 "on conflict(key) do update set state = 'sent', attempts = attempts + 1 where state != 'answered'",
@@ -152,23 +189,21 @@ class Store:
 
     def answered(self, key: str, model: str, answer: str, prompt_tokens: int, completion_tokens: int) -> bool:
         """Note an answer; whether it is the first, as a later one is not kept."""
-        with self._writing():
-            done = self._db.execute(
-                "insert into request(key, state, model, answer, prompt_tokens, completion_tokens) "
-                "values (?, 'answered', ?, ?, ?, ?) on conflict(key) do update set state = 'answered', "
-                "answer = excluded.answer, prompt_tokens = excluded.prompt_tokens, "
-                "completion_tokens = excluded.completion_tokens, error = null where state != 'answered'",
-                (key, model, answer, prompt_tokens, completion_tokens),
-            )
-            return done.rowcount == 1
+        done = self._keep(
+            "insert into request(key, state, model, answer, prompt_tokens, completion_tokens) "
+            "values (?, 'answered', ?, ?, ?, ?) on conflict(key) do update set state = 'answered', "
+            "answer = excluded.answer, prompt_tokens = excluded.prompt_tokens, "
+            "completion_tokens = excluded.completion_tokens, error = null where state != 'answered'",
+            (key, model, answer, prompt_tokens, completion_tokens),
+        )
+        return done.rowcount == 1
 
     def failed(self, key: str, state: Literal["refused", "failed"], error: str) -> None:
         """Note that a request came to nothing."""
-        with self._writing():
-            self._db.execute(
-                "update request set state = ?, error = ? where key = ? and state != 'answered'",
-                (state, _as_text(error[:500]), key),
-            )
+        self._keep(
+            "update request set state = ?, error = ? where key = ? and state != 'answered'",
+            (state, _as_text(error[:500]), key),
+        )
 
     def exported(self, rows: Mapping[str, str], model: str) -> None:
         """Note that requests were written to batch files: key -> name of the file."""
@@ -200,6 +235,17 @@ class Store:
             yield
         finally:
             self._db.execute("rollback")
+
+    def _keep(self, statement: str, values: Sequence[object]) -> sqlite3.Cursor:
+        """Write what came of a request, into the room that was kept for it if there is no other."""
+        with self._writing():
+            try:
+                return self._db.execute(statement, values)
+            except sqlite3.OperationalError:
+                if not self.give_up_room():
+                    raise
+                self._is_full = True
+                return self._db.execute(statement, values)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
