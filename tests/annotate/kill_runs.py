@@ -98,7 +98,7 @@ def main() -> None:
     out, hash_kinds = folder / "killed", set()
     for _ in range(kills):
         child = in_child(lambda: annotate(paths, out, url))
-        time.sleep(chance.uniform(0, lasts / 3))
+        time.sleep(chance.uniform(0, 2.5 * lasts / kills))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         late += os.waitstatus_to_exitcode(status) == 0
