@@ -408,6 +408,28 @@ def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "holds no finished annotations" in capsys.readouterr().err
 
 
+def test_labels_that_fit_no_image_or_category_of_their_file_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths, out = write(tmp_path / "in"), tmp_path / "out"
+    for key, wanted in [
+        ("image_id", r"none of the 8 annotations of .*is of one of its images, such as annotation 1000 of image 701;"),
+        ("category_id", r"none of the 8 annotations of .*is of one of its categories, such as one of category 701;"),
+    ]:
+        value = instances(3)
+        for row in value["annotations"]:
+            row[key] += 700
+        paths["instances"].write_text(json.dumps(value))
+        assert annotate("run", *inputs(paths), "--out", out) == 1
+        assert re.search(wanted, capsys.readouterr().err)
+        value["annotations"][1:] = instances(3)["annotations"][1:]
+        paths["instances"].write_text(json.dumps(value))
+        for _ in range(2):  # also where the index is there already
+            assert annotate("run", *inputs(paths), "--out", out) == 0
+            told = capsys.readouterr().err
+            assert f"left out: 1 of the 8 annotations of {paths['instances']}" in told.replace("\n", " ")
+
+
 def test_an_estimate_sends_nothing_and_ctrl_c_loses_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,12 +461,21 @@ def test_an_estimate_sends_nothing_and_ctrl_c_loses_nothing(
         assert annotate(*asks, "--no-ask") == 0
         assert "not answered" in capsys.readouterr().out
         assert annotate(*asks, "--second-model", "builtin") == 0
+        assert "name the same instances" in capsys.readouterr().out
         assert set(model.answered.values()) == {1}
         assert len(model.answered) == 20
+        # Others than these 20 are not answered: what they take is known from these.
+        assert annotate(*asks, "--estimate", "--estimate-for", 150_000) == 0
+        said = capsys.readouterr().out
+        assert "150000 samples, about 150000 requests" in said
+        usage = json.loads((out / "manifest.json").read_text())["usage"]
+        assert f"about {7500 * usage['prompt_tokens']:,} prompt and " in said
+        assert "as measured in this store" in said
+        assert annotate(*asks, "--estimate") == 0
+        assert "20 samples, about 0 requests" in capsys.readouterr().out
     agreement = json.loads((out / "manifest.json").read_text())["agreement"]
     assert agreement["with"]["model"] == "builtin"
     assert 0 < agreement["same_instances"] <= agreement["in_both"] <= min(agreement["phrases"])
-    assert "name the same instances" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_one_sentence_that_names_the_folder_and_changes_no_file(

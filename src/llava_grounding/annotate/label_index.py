@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -51,6 +52,7 @@ class LabelIndex:
     Attributes:
         source: path of the instances file.
         digest: its SHA-256.
+        left_out: what a person is told of annotations that fit no image or category of it; empty if all do.
     """
 
     def __init__(self, path: Path, source: Path) -> None:
@@ -63,6 +65,7 @@ class LabelIndex:
             self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
             about = dict(self._db.execute("select key, value from about"))
             self.digest = about["sha256"]
+            self.left_out = about.get("left_out", "")
             self.categories: list[Any] = json.loads(about["categories"])
             self._used = frozenset(json.loads(about["used"]))
             self._homeless: list[Any] = json.loads(about["homeless"])
@@ -139,7 +142,8 @@ def open_index(instances: Path, folder: Path) -> LabelIndex:
     """The index of an instances file, built in `folder` where it is not there yet.
 
     Raises:
-        DataError: if the file cannot be read, is of another kind, or its boxes are of another form.
+        DataError: if the file cannot be read, is of another kind, its boxes are of another form, or no annotation is
+            of an image and a category of it.
         OSError: if the folder cannot be written.
     """
     digest = file_hash(instances)
@@ -157,7 +161,7 @@ def _build(db: sqlite3.Connection, instances: Path, digest: str) -> None:
     # It is built aside and renamed when it is whole, so it needs no journal.
     db.executescript("pragma journal_mode = off; pragma synchronous = off;" + _SCHEMA)
     categories: list[Any] = []
-    used: set[int] = set()
+    used: Counter[int | None] = Counter()
     doubtful: set[int] = set()
     annotations: list[tuple[int | None, int, str]] = []
     homeless: dict[object, str] = {}  # one annotation per category of which nobody knows the image
@@ -168,7 +172,7 @@ def _build(db: sqlite3.Connection, instances: Path, digest: str) -> None:
             _add_image(db, row, doubtful)
         elif isinstance(row.value, Mapping):
             category, image_id = (number_or_none(row.value.get(key)) for key in ("category_id", "image_id"))
-            used |= set() if category is None else {category}
+            used[category] += 1
             if image_id is not None and abs(image_id) < 2**63:
                 annotations.append((_stored(number_or_none(row.value.get("id"))), image_id, row.text))
             else:
@@ -181,9 +185,11 @@ def _build(db: sqlite3.Connection, instances: Path, digest: str) -> None:
     for number in doubtful:  # nobody can say which of two pictures its labels are of
         db.execute("delete from image where id = ?", (number,))
     db.executescript(_INDICES)
+    left_out = _strangers(db, instances, categories, used)
     with naming(instances):
         _judge_boxes(db)
-    about = {"sha256": digest, "categories": json.dumps(categories), "used": json.dumps(sorted(used))}
+    about = {"sha256": digest, "categories": json.dumps(categories), "left_out": left_out}
+    about["used"] = json.dumps(sorted(one for one in used if one is not None))
     about["homeless"] = f"[{','.join(homeless.values())}]"
     db.executemany("insert into about values (?, ?)", about.items())
     db.commit()
@@ -209,6 +215,32 @@ def _add_image(db: sqlite3.Connection, row: Row, doubtful: set[int]) -> None:
         db.execute("insert into image values (?, ?, ?, ?)", (number, name, coco_number(name), row.text))
     elif before[0] != name:
         doubtful.add(number)
+
+
+def _strangers(db: sqlite3.Connection, instances: Path, categories: Iterable[Any], used: Counter[int | None]) -> str:
+    """What is told of annotations that are of no image or category of their file.
+
+    Raises:
+        DataError: if all are.
+    """
+    total = used.total()
+    query = "select count(*), min(id), image_id from annotation where image_id not in (select id from image)"
+    of_no_image, number, image_id = db.execute(query).fetchone()
+    known = {number_or_none(row.get("id")) for row in categories if isinstance(row, Mapping)}
+    unknown = Counter({one: count for one, count in used.items() if one not in known})
+    told = []
+    for kinds, count, such in (
+        ("images", of_no_image, f"annotation {number} of image {image_id}"),
+        ("categories", unknown.total(), f"one of category {next(iter(unknown), None)}"),
+    ):
+        if count == total > 0:
+            raise DataError(
+                f"none of the {total} annotations of {instances} is of one of its {kinds}, such as {such}; "
+                "give a file that has both together"
+            )
+        if count:
+            told.append(f"{count} of the {total} annotations of {instances}, of none of its {kinds}, such as {such}")
+    return "; ".join(told)
 
 
 def _judge_boxes(db: sqlite3.Connection) -> None:

@@ -282,6 +282,8 @@ def work_folder(out: Path, inputs: Inputs) -> Iterator[LabelIndex]:
     with locked(out / STORE, "share the work with --shard K/N and another --out"):
         with waiting("Reading the labels"):
             index = open_index(inputs.instances, out / STORE)
+        if index.left_out:
+            note(f"left out: {index.left_out}")
         try:
             yield index
         finally:
