@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from llava_grounding.annotate.assemble import Answer
 from llava_grounding.annotate.rounds import ModelSettings, next_step
 from llava_grounding.annotate.samples import Unusable
 from llava_grounding.annotate.tasks import AnnotationTask
@@ -72,21 +73,36 @@ class Estimate:
             yield f"at least {minutes / 60:.1f} hours by the limits on requests and tokens"
 
 
-def estimate(tasks: Iterable[AnnotationTask | Unusable], settings: ModelSettings, store: Store) -> Estimate:
-    """What is left to be asked about the first `LOOKED_AT` samples at most."""
+def estimate(
+    tasks: Iterable[AnnotationTask | Unusable], settings: ModelSettings, store: Store, anew: bool = False
+) -> Estimate:
+    """What is left to be asked about the first `LOOKED_AT` samples at most.
+
+    Args:
+        anew: as if none of them were answered, which stand for others that are not.
+    """
     usage = store.usage(settings.model)
-    samples = requests = prompt = said = 0
+    samples = prompt = said = finished = rounds = 0
+    requests = 0.0
     for task in islice(tasks, LOOKED_AT):
         samples += 1
         if isinstance(task, Unusable):
             continue
         step = next_step(task, settings, store.get)
+        if isinstance(step, Answer):
+            finished, rounds = finished + 1, rounds + step.rounds
+            step = next_step(task, settings, _nothing) if anew else step
         if isinstance(step, Pending) and not step.is_refused:
             requests += 1
             prompt += guess_tokens(sum(len(message["content"]) for message in step.request.body["messages"]))
             said += round(_ANSWER_PER_TEXT * guess_tokens(sum(map(len, task.texts.values()))))
+    again = rounds / finished if finished >= _ENOUGH else 1 + (_AGAIN if settings.rounds > 1 else 0.0)
     if usage.requests >= _ENOUGH:
         per_prompt, per_answer = usage.prompt_tokens / usage.requests, usage.completion_tokens / usage.requests
+        requests *= again
         return Estimate(samples, requests, requests * per_prompt, requests * per_answer, True)
-    again = 1 + (_AGAIN if settings.rounds > 1 else 0.0)
     return Estimate(samples, requests * again, prompt * again, said * again, False)
+
+
+def _nothing(_key: str) -> None:
+    """What a store without answers holds of a request."""

@@ -115,7 +115,7 @@ def _estimate(
     if settings is None:
         say("the builtin matcher sends nothing\n")
         return
-    found = count(inputs.tasks(index, limit), settings, store)
+    found = count(inputs.tasks(index, limit), settings, store, anew=scale_to is not None)
     total = scale_to or (_count(inputs, limit) if found.samples == LOOKED_AT else found.samples)
     if found.samples:
         found = found.scaled(total / found.samples)
