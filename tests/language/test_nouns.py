@@ -37,6 +37,11 @@ def found(text: str) -> list[str]:
     return [text[m.span[0] : m.span[1]] for m in WORDS.find(text)]
 
 
+def test_a_number_counts_over_commas_between_adjectives() -> None:
+    (mention,) = WORDS.find("Two young, tall men wait.")
+    assert (mention.number, mention.plural) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("noun", "expected"),
     [
@@ -76,6 +81,11 @@ def test_numbers_go_to_words_and_back() -> None:
         ("A man in a red shirt rides a brown horse.", ["A man", "a brown horse"]),
         ("A large group of people riding on elephants", ["A large group of people", "elephants"]),
         ("a red and white bus", ["a red and white bus"]),
+        ("a small, brown dog", ["a small, brown dog"]),
+        ("Two tall, young, thin men", ["Two tall, young, thin men"]),
+        ("the sky is grey, brown dogs bark", ["brown dogs"]),
+        ("two, brown dogs", ["brown dogs"]),
+        ("a man, two dogs, white buses", ["a man", "two dogs", "white buses"]),
         ("A train station with people", ["people"]),
         ("A hot dog on a plate", ["A hot dog"]),
         ("A man skis down a hill", ["A man"]),

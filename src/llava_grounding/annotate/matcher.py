@@ -15,7 +15,7 @@ from llava_grounding.data.grounded_captions import box_area_of
 from llava_grounding.language.nouns import Mention, is_plural_name, lexicon_with
 
 NAME = "builtin"
-VERSION = "1"
+VERSION = "2"
 """Changes when it may match otherwise."""
 _DOMINANT_AREA = 4.0  # one thing is meant without saying which, if it is this many times larger than the next
 _APART = 0.1  # of the image, by which middles must differ before one of two is the left one

@@ -137,6 +137,7 @@ class _Token(NamedTuple):
     start: int
     end: int
     glued: bool  # no punctuation between this word and the one before
+    comma: bool  # one comma there and nothing else
 
 
 class _Term(NamedTuple):
@@ -296,9 +297,10 @@ def _tokens(text: str) -> list[_Token]:
     curly = "’" in text
     for match in _WORD.finditer(text):
         start, end = match.span()
-        glued = bool(tokens) and not text[last:start].strip()
+        between = text[last:start].strip()
+        glued, comma = bool(tokens) and not between, bool(tokens) and between == ","
         word = match[0].lower()
-        tokens.append(_Token(word.replace("’", "'") if curly else word, start, end, glued))
+        tokens.append(_Token(word.replace("’", "'") if curly else word, start, end, glued, comma))
         last = end
     return tokens
 
@@ -311,7 +313,9 @@ def _phrase(tokens: list[_Token], start: int, end: int, floor: int, term: _Term)
     if collective != 0:
         many, number = True, collective
     first = left = start
-    while left > floor and start - left <= _MAX_PREMODIFIERS and tokens[left].glued:
+    while left > floor and start - left <= _MAX_PREMODIFIERS:
+        if not tokens[left].glued and not _is_behind_adjectives(tokens, left, floor):
+            break
         word = tokens[left - 1].text
         if word in PHRASE_ENDS and not _joins_adjectives(tokens, left - 1, floor):
             break
@@ -346,6 +350,17 @@ def _phrase(tokens: list[_Token], start: int, end: int, floor: int, term: _Term)
         number = None  # "a pair of skis" is one or two of the labels
     span = (tokens[first].start, tokens[end - 1].end)
     return Mention(span, (tokens[start].start, span[1]), term.categories, many, number, vague)
+
+
+def _is_behind_adjectives(tokens: list[_Token], index: int, floor: int) -> bool:
+    """Whether an adjective stands behind a comma and others with their article or number: "two tall, thin men"."""
+    if not tokens[index].comma or tokens[index].text not in ADJECTIVES:
+        return False
+    first = index
+    while first > floor and tokens[first - 1].text in ADJECTIVES and (tokens[first].glued or tokens[first].comma):
+        first -= 1
+    before = tokens[first - 1].text if first > floor and tokens[first].glued else ""
+    return first < index and (before in DETERMINERS or parse_number(before) is not None)
 
 
 def _joins_adjectives(tokens: list[_Token], index: int, floor: int) -> bool:
