@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from fake_model import answer, completion, read_prompt
-from miniature import images, write
+from miniature import captions, images, write
 
+from llava_grounding.annotate import batch_files
 from llava_grounding.annotate.assemble import Inputs, assemble
 from llava_grounding.annotate.batch_files import import_batch, iter_batch_lines, write_batches
 from llava_grounding.annotate.label_index import open_index
@@ -90,6 +91,22 @@ def test_a_file_of_another_run_is_named_and_nothing_of_it_is_taken(tmp_path: Pat
     assert row.state == "batch"
     with pytest.raises(DataError, match=r"line 1 must be a result with `custom_id`, got \{'id': 3\}"):
         import_batch(save(tmp_path / "s.jsonl", [{"id": 3}]), store, "m")
+    store.close()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_text_that_comes_again_in_a_later_file_is_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    monkeypatch.setattr(batch_files, "MAX_REQUESTS", 2)
+    paths = write(tmp_path / "in", 3)
+    rows = captions(3)["annotations"]
+    paths["captions"].write_text(json.dumps({"annotations": [*rows, *rows[::-1], *rows]}))
+    store, index = Store(tmp_path), open_index(paths["instances"], tmp_path)
+    tasks = Inputs(paths["instances"], paths["captions"], "captions", images(tmp_path)).tasks(index)
+    written = write_batches(iter_batch_lines(tasks, SETTINGS, store, again), tmp_path / "out", "m", store)
+    assert [count for _, count in written] == [2, 2, 2]
+    index.close()
     store.close()
 
 

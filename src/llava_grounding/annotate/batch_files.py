@@ -38,7 +38,7 @@ def iter_batch_lines(
     Args:
         again: also those that are in an earlier batch file and have not come back.
     """
-    seen: set[bytes] = set()
+    seen: dict[bytes, None] = {}
     for task in tasks:
         if isinstance(task, Unusable):
             continue
@@ -50,7 +50,9 @@ def iter_batch_lines(
         key = step.request.key
         if (short := bytes.fromhex(key[:32])) in seen:
             continue
-        seen.add(short)
+        seen[short] = None
+        if len(seen) > MAX_REQUESTS + 1 and not again:  # those of earlier files are in the store
+            del seen[next(iter(seen))]
         line = {"custom_id": key, "method": "POST", "url": ENDPOINT, "body": step.request.body}
         yield key, json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
