@@ -455,7 +455,9 @@ def test_an_estimate_sends_nothing_and_ctrl_c_loses_nothing(
 
         model._behaviour = interrupting
         assert annotate(*asks, "--concurrency", 4) == 130
-        assert "the same command resumes from here" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert "the same command resumes from here" in told
+        assert told.count("Interrupted") == 1
         assert 5 <= len(model.answered) < 20
         assert not (out / "manifest.json").exists()
         assert annotate(*asks, "--no-ask") == 0

@@ -185,7 +185,7 @@ def _tell_how_it_went(progress: Progress) -> None:
         f"{progress.retries} tries repeated, cost so far {progress.budget.cost:.2f}"
     )
     if progress.stopped == "interrupted":
-        note("Interrupted; what was answered is kept, and the same command resumes from here")
+        note("What was answered is kept, and the same command resumes from here")
         raise typer.Exit(_INTERRUPTED)
     if progress.unfinished:
         why = progress.stopped or (
