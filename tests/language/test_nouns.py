@@ -95,6 +95,8 @@ def test_numbers_go_to_words_and_back() -> None:
         ("several parked cars", ["several parked cars"]),
         ("There are no fuzzy dogs", []),
         ("The bus bench", ["The bus bench"]),
+        ("A man on a ski slope under a clock tower", ["A man"]),
+        ("a horse drawn cart and a skateboard ramp", []),
         ("Nothing to see here", []),
         ("", []),
     ],

@@ -173,7 +173,9 @@ COMPOUND_TAILS = _set(
     "seat engine window windows hat shirt tail ears face dealer driver umbrella top tops control controls screen "
     "costume statue sculpture figurine print logo leg legs field base diamond stadium player players team uniform "
     "glove gloves cap wing wings hangar port dock shaped themed colored sized side sides shade shelter tree trees "
-    "juice peel pie wedge slices hair fur stands"
+    "juice peel pie wedge slice slices hair fur stands tower towers slope slopes lift lifts resort pole poles ramp "
+    "ramps trick tricks gear equipment uniforms shorts string strings call calls mirror mirrors frosting corner "
+    "corners drawn"
 )
 # Nouns for several people without a number ending.
 COLLECTIVES: dict[str, int | None] = {"couple": 2, "family": None, "crowd": None}
