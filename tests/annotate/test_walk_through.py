@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,20 @@ from llava_grounding.cli.main import run
 PAGE = Path(__file__).parents[2] / "docs/annotate.md"
 
 
+@pytest.mark.parametrize("packed", ["", "tar", "zip"])
 def test_every_command_of_the_walk_through_works_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], packed: str
 ) -> None:
     write(tmp_path, 3, pictures=True)
-    (tmp_path / "photos").mkdir()
+    photos = tmp_path / "photos"
+    photos.mkdir()
     for picture in tmp_path.glob("*.jpg"):
-        picture.rename(tmp_path / "photos" / picture.name)
+        picture.rename(photos / picture.name)
+    if packed:
+        shutil.make_archive(str(tmp_path / "all"), packed, photos)
+        shutil.rmtree(photos)
+        photos.mkdir()
+        (tmp_path / f"all.{packed}").rename(photos / f"all.{packed}")
     monkeypatch.chdir(tmp_path)
     part = PAGE.read_text(encoding="utf-8").partition("## From an empty folder")[2].partition("\n## ")[0]
     said = {}

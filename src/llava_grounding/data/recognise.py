@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from llava_grounding.data.images import FolderImages, open_regular, read_file
+from llava_grounding.data.images import FolderImages, open_images, open_regular, read_file
 from llava_grounding.data.plain_files import why_no_file
 from llava_grounding.data.readers.files import describe_file, read_json
 from llava_grounding.data.readers.parquet import is_saved, splits_of
@@ -65,6 +66,7 @@ _GROUNDED: dict[str, tuple[str, set[str]]] = {
 }
 """Kind -> its key for the file, and keys of entries by which it is told."""
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_ARCHIVES = (".tar", ".zip")
 _PLACES = ("images", "JPEGImages", "img", "data", "train", "train2017", "train2014", "val2017", "val2014")
 _CLASSES = {"names": "a text file with a class per line"}
 _MOST_FILES = 200  # of a folder that are looked into
@@ -357,6 +359,15 @@ def _list_in(row: Mapping[str, Any], key: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def _is_packed(place: Path, names: list[str]) -> bool:
+    """Whether archives in a folder hold one of these pictures."""
+    if not place.is_dir() or not any(one.suffix.lower() in _ARCHIVES for one in place.iterdir()):
+        return False
+    with suppress(DataError):  # archives of something else
+        return any(map(open_images(place).has, names))
+    return False
+
+
 def _with_images(found: Recognised, names: list[str], path: Path) -> Recognised:
     """The same with the folder in which most of its pictures are."""
     folders = [path.parent, path.parent.parent] if names else [path.parent]  # without names, nothing tells them apart
@@ -373,6 +384,7 @@ def _with_images(found: Recognised, names: list[str], path: Path) -> Recognised:
             )
         if count > most:
             best, most = place, count
+    best = best or next((one for one in dict.fromkeys(tops) if _is_packed(one, names)), None)
     if best is None:
         return Recognised(
             found.kind, found.values, {**found.missing, "images": "the folder of its pictures"}, found.splits
