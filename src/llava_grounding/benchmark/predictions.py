@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from llava_grounding.benchmark.adapters import Adapter, RawPhrase
 from llava_grounding.benchmark.files import read_lines
 from llava_grounding.benchmark.samples import BenchmarkSample, Rle, SampleSet, as_box
 from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, shown
-from llava_grounding.masks import check_rle, rle_to_box
+from llava_grounding.masks import check_rles, rle_to_box
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase
 
 _MOST_REGIONS = 10_000
@@ -200,39 +201,44 @@ class _Reader:
 
     def _prediction(self, value: Mapping[str, Any], sample: BenchmarkSample) -> Prediction:
         raw = self._adapter.parse(value, sample)
-        phrases = tuple(self._phrase(one, sample) for one in raw.phrases)
+        if sum(len(one.boxes) for one in raw.phrases) > _MOST_REGIONS:
+            raise _Problem("too many regions", f"at most {_MOST_REGIONS:,} are read of one answer")
+        phrases = self._phrases(raw.phrases, sample)
         if sample.phrases and len(phrases) != len(sample.phrases):
             raise _Problem(
                 "another number of phrases", f"asked were {len(sample.phrases)}, got {len(phrases)} of `{sample.id}`"
             )
-        if sum(len(one.regions) for one in phrases) > _MOST_REGIONS:
-            raise _Problem("too many regions", f"at most {_MOST_REGIONS:,} are read of one answer")
         return Prediction(sample.id, raw.text, phrases, raw.plain_text, raw.error)
 
-    def _phrase(self, raw: RawPhrase, sample: BenchmarkSample) -> PredictedPhrase:
+    def _phrases(self, raws: Sequence[RawPhrase], sample: BenchmarkSample) -> tuple[PredictedPhrase, ...]:
+        """All at once: masks and boxes one by one would cost more than everything else of scoring."""
         width, height = sample.image_size_wh
-        regions = []
-        for index, box in enumerate(raw.boxes):
-            mask = raw.masks[index] if index < len(raw.masks) else None
-            code = None if mask is None else check_rle(mask, (height, width))
-            score = raw.scores[index] if index < len(raw.scores) else None
-            regions.append(PredictedRegion(self._box(box, code, sample), _score(score), code))
-        return PredictedPhrase(raw.text, tuple(regions), raw.doubtful)
+        given = [(box, *_of(raw, index)) for raw in raws for index, box in enumerate(raw.boxes)]
+        checked = iter(check_rles([mask for _, mask, _ in given if mask is not None], (height, width)))
+        codes = [None if mask is None else next(checked) for _, mask, _ in given]
+        without = [box is None and code is not None for (box, _, _), code in zip(given, codes, strict=True)]
+        boxes = iter(
+            self._boxes([as_box(one[0]) for one, no_box in zip(given, without, strict=True) if not no_box], sample)
+        )
+        regions = iter(
+            [
+                PredictedRegion(_box_around(code) if no_box and code else next(boxes), _score(score), code)
+                for (_, _, score), code, no_box in zip(given, codes, without, strict=True)
+            ]
+        )
+        return tuple(PredictedPhrase(raw.text, tuple(islice(regions, len(raw.boxes))), raw.doubtful) for raw in raws)
 
-    def _box(self, given: Any, code: Rle | None, sample: BenchmarkSample) -> Box:
+    def _boxes(self, given: Sequence[Box], sample: BenchmarkSample) -> list[Box]:
         """In pixels, cut to the image."""
-        if given is None and code is not None:
-            around = rle_to_box(code)
-            return (0.0, 0.0, 0.0, 0.0) if around is None else as_box(around.tolist())
-        box = np.array(as_box(given))
-        width, height = sample.image_size_wh
-        self._num_boxes += 1
-        self._largest = max(self._largest, float(box.max()))
-        pixels = to_pixels(box, self._frame, (width, height))
-        margin = _BEYOND * max(width, height)
-        self._num_beyond += bool((pixels < -margin).any() or pixels[2] > width + margin or pixels[3] > height + margin)
-        x0, y0, x1, y1 = np.clip(pixels, 0, [width, height, width, height]).tolist()
-        return x0, y0, x1, y1
+        if not given:
+            return []
+        boxes, sides = np.array(given), np.tile(sample.image_size_wh, 2)
+        self._num_boxes += len(boxes)
+        self._largest = max(self._largest, float(boxes.max()))
+        pixels = to_pixels(boxes, self._frame, sample.image_size_wh)
+        margin = _BEYOND * max(sample.image_size_wh)
+        self._num_beyond += int(((pixels < -margin) | (pixels > sides + margin)).any(axis=1).sum())
+        return list(map(tuple, np.clip(pixels, 0, sides).tolist()))
 
     def refuse_other_frame(self, path: Path) -> None:
         """Refuse a file whose boxes fit another frame than the one they are said to have.
@@ -273,7 +279,7 @@ FRAMES: Mapping[str, str] = {
 
 
 def to_pixels(box: np.ndarray, frame: str, size_wh: tuple[int, int]) -> np.ndarray:
-    """A box (4,) of one of `FRAMES` in pixels of the image."""
+    """A box (4,), or several (n, 4), of one of `FRAMES` in pixels of the image."""
     sides = np.tile(np.array(size_wh, dtype=np.float64), 2)
     if frame == "pixels":
         return box
@@ -292,6 +298,16 @@ class _Problem(Exception):  # noqa: N818  never leaves this file
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+def _of(raw: RawPhrase, index: int) -> tuple[Any, Any]:
+    """Mask and score of a region; None where there is none."""
+    return raw.masks[index] if index < len(raw.masks) else None, raw.scores[index] if index < len(raw.scores) else None
+
+
+def _box_around(code: Rle) -> Box:
+    around = rle_to_box(code)
+    return (0.0, 0.0, 0.0, 0.0) if around is None else as_box(around.tolist())
 
 
 def _score(value: Any) -> float | None:
