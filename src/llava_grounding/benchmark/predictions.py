@@ -5,16 +5,17 @@ Boxes are in pixels of the upright image. How another system writes its answers 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from llava_grounding.benchmark.adapters import Adapter, RawPhrase
-from llava_grounding.benchmark.files import read_lines
+from llava_grounding.benchmark.files import read_json_object, read_lines
 from llava_grounding.benchmark.samples import BenchmarkSample, Rle, SampleSet, as_box
 from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, shown
 from llava_grounding.masks import check_rles, rle_to_box
@@ -119,6 +120,7 @@ def read_predictions(path: Path, samples: SampleSet, adapter: Adapter, frame: st
     """Predictions of a file, by the id of their sample.
 
     Args:
+        path: JSON lines, or a folder of JSON files, one per answer.
         frame: of the boxes, where it is not the adapter's own.
 
     Raises:
@@ -131,17 +133,30 @@ def read_predictions(path: Path, samples: SampleSet, adapter: Adapter, frame: st
         raise UsageError(f"a frame is one of {', '.join(FRAMES)}, got {shown(frame)}")
     reader = _Reader(by_sample, adapter, frame)
     count = 0
-    for number, value in read_lines(path):
+    for place, value in _answers_of(path):
         count += 1
         if count == 1 and isinstance(value, Mapping) and "predictions_version" in value:
             count -= 1  # a line about the file
             continue
-        reader.take(number, value)
+        reader.take(place, value)
     reader.refuse_other_frame(path)
     if not reader.by_id:
         first = f"; {reader.named[0]}" if reader.named else ""
         raise DataError(f"{path} has no line that could be used as a prediction ({adapter.name} format){first}")
     return Imported(reader.by_id, dict(sorted(reader.problems.items())), tuple(reader.named), count)
+
+
+def _answers_of(path: Path) -> Iterator[tuple[str, Any]]:
+    """Place and value of every answer: the lines of a file, or the files of a folder that has one per image."""
+    if not path.is_dir():
+        yield from ((f"line {number}", value) for number, value in read_lines(path))
+        return
+    for file in sorted(path.glob("*.json")):
+        try:
+            value: Any = read_json_object(file)
+        except DataError as error:
+            value = error
+        yield file.name, value
 
 
 def prediction_from(line: Mapping[str, Any], sample: BenchmarkSample, adapter: Adapter) -> Prediction:
@@ -151,7 +166,7 @@ def prediction_from(line: Mapping[str, Any], sample: BenchmarkSample, adapter: A
         DataError: if it cannot be used.
     """
     reader = _Reader({sample.id: sample}, adapter, adapter.frame)
-    reader.take(1, line)
+    reader.take("line 1", line)
     if sample.id not in reader.by_id:
         raise DataError(reader.named[0])
     return reader.by_id[sample.id]
@@ -165,10 +180,18 @@ class _Reader:
         self.problems: dict[str, int] = {}
         self.named: list[str] = []
         self._by_sample, self._adapter, self._frame = by_sample, adapter, frame
+        self._questions = {sample.question for sample in by_sample.values()}
+        stems = [PurePosixPath(sample.image).stem for sample in by_sample.values()]
+        self._by_image = dict(zip(stems, by_sample.values(), strict=True))
+        self._several = {stem for stem, count in Counter(stems).items() if count > 1}
         self._largest, self._num_boxes, self._num_beyond = 0.0, 0, 0
 
-    def take(self, number: int, value: Any) -> None:
-        """One line."""
+    def take(self, place: str, value: Any) -> None:
+        """One line.
+
+        Args:
+            place: where it stands, for whoever looks for it.
+        """
         try:
             if isinstance(value, DataError):
                 raise _Problem("no JSON", str(value))
@@ -179,25 +202,39 @@ class _Reader:
                 raise _Problem("a sample answered twice", f"`{sample.id}`; the first answer counts")
             self.by_id[sample.id] = self._prediction(value, sample)
         except _Problem as problem:
-            self._note(number, problem.reason, str(problem))
+            self._note(place, problem.reason, str(problem))
         except LlavaGroundingError as error:
-            self._note(number, "a value that does not fit", str(error))
+            self._note(place, "a value that does not fit", str(error))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            self._note(number, "a value that does not fit", f"{type(error).__name__}: {error}")
+            self._note(place, "a value that does not fit", f"{type(error).__name__}: {error}")
 
-    def _note(self, number: int, reason: str, detail: str) -> None:
+    def _note(self, place: str, reason: str, detail: str) -> None:
         self.problems[reason] = self.problems.get(reason, 0) + 1
         if len(self.named) < _MOST_NAMED:
-            self.named.append(f"line {number}: {reason}: {detail}")
+            self.named.append(f"{place}: {reason}: {detail}")
 
     def _sample(self, value: Mapping[str, Any]) -> BenchmarkSample:
         given = next((value[key] for key in ("id", "question_id", "sample_id") if key in value), None)
         key = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+        if key is None and isinstance(image := value.get("image_id"), str):
+            if image in self._several:
+                raise _Problem("no id", f"several samples are of the image {shown(image)}; a line must have `id`")
+            if image in self._by_image:
+                return self._by_image[image]
+            key = image
         if not isinstance(key, str):
             raise _Problem("no id", f"a line must have `id` or `question_id`, got {shown(given)}")
         if key not in self._by_sample:
             raise _Problem("an id that is not in the set", f"`{shown(key)}`; is it of another split?")
-        return self._by_sample[key]
+        sample = self._by_sample[key]
+        if isinstance(prompt := value.get("prompt"), str):
+            asked = self._questions & {line.strip() for line in prompt.splitlines()}
+            if asked and sample.question not in asked:  # other words for the same question are in no set
+                raise _Problem(
+                    "an answer to another question",
+                    f"`{shown(key)}` asks {shown(sample.question)}, the line {shown(asked.pop())}",
+                )
+        return sample
 
     def _prediction(self, value: Mapping[str, Any], sample: BenchmarkSample) -> Prediction:
         raw = self._adapter.parse(value, sample)
@@ -250,7 +287,7 @@ class _Reader:
             return
         outside = self._num_beyond > _MANY * self._num_boxes
         said = f"{path}: {self._num_boxes} boxes are taken for {FRAMES[self._frame]}, but"
-        if self._frame == "pixels" and self._largest <= 1:
+        if self._frame == "pixels" and self._largest <= 1 + _BEYOND:
             raise DataError(f"{said} all lie in 0 to 1, as shares of the image do; say so with --frame fraction")
         if self._frame == "pixels" and outside and self._largest <= 1000:
             raise DataError(
@@ -266,7 +303,7 @@ class _Reader:
             raise DataError(
                 f"{said} {self._num_beyond} lie outside their images; are they of pictures of another size?"
             )
-        if self._frame == "per-mille" and self._largest <= 1:
+        if self._frame == "per-mille" and self._largest <= 1 + _BEYOND:
             raise DataError(f"{said} all lie in 0 to 1, as shares of the image do; say so with --frame fraction")
 
 
