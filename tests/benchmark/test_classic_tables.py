@@ -305,18 +305,19 @@ def test_published_files_are_read_as_they_are(coco: Path, tmp_path: Path) -> Non
     assert [(s.kind, s.answer) for s in kinds[:4]] == [(kind, "dog") for kind in ("click", "box", "scribble", "mask")]
 
 
-def test_the_files_of_grand_f_say_of_an_image_its_id_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["sa_1", "0028"])
+def test_the_files_of_grand_f_say_of_an_image_its_id_alone(name: str, tmp_path: Path) -> None:
     codes = [encode_rle(filled(0, 0, 9, 9)), encode_rle(filled(9, 9, 19, 19))]
-    rows = [{"id": k, "image_id": "sa_1", "category_id": 1, "segmentation": code} for k, code in enumerate(codes)]
+    rows = [{"id": k, "image_id": name, "category_id": 1, "segmentation": code} for k, code in enumerate(codes)]
     masks = tmp_path / "val_gcg_coco_mask_gt.json"
     masks.write_text(
-        json.dumps({"images": [{"id": "sa_1"}], "annotations": rows, "categories": [{"id": 1, "name": "object"}]})
+        json.dumps({"images": [{"id": name}], "annotations": rows, "categories": [{"id": 1, "name": "object"}]})
     )
     captions = tmp_path / "val_gcg_coco_caption_gt.json"
-    said = {"id": 0, "image_id": "sa_1", "caption": "A man by a blurb.", "labels": ["A man", "a blurb"]}
-    captions.write_text(json.dumps({"images": [{"id": "sa_1"}], "annotations": [said]}))
+    said = {"id": 0, "image_id": name, "caption": "A man by a blurb.", "labels": ["A man", "a blurb"]}
+    captions.write_text(json.dumps({"images": [{"id": name}], "annotations": [said]}))
     (sample,) = find_task("grounded-captions").build(BuildInputs(instances=masks, captions=captions)).samples
-    assert (sample.id, sample.image, sample.image_size_wh) == ("sa_1.jpg", "sa_1.jpg", (20, 20))
+    assert (sample.id, sample.image, sample.image_size_wh) == (f"{name}.jpg", f"{name}.jpg", (20, 20))
     assert [(one.category, one.mask) for one in sample.instances] == [("person", codes[0]), ("blurb", codes[1])]
 
 

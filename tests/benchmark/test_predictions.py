@@ -101,7 +101,7 @@ def test_answers_to_another_question_are_named_and_not_scored(tmp_path: Path) ->
 
 def test_a_folder_has_one_answer_a_file_as_the_evaluation_of_glamm_writes_them(tmp_path: Path) -> None:
     said = {"caption": "A dog and a cat.", "phrases": ["A dog", "a cat"], "pred_masks": [MASK, MASK]}
-    write(tmp_path / "1.json", {"image_id": "1", **said})
+    write(tmp_path / "1.json", {"image_id": 1, **said})
     write(tmp_path / "2.json", {"image_id": "2", **said, "phrases": ["A dog"]})
     write(tmp_path / "3.json", '{"image_id": "3", ')
     found = read_predictions(tmp_path, SET, adapter("glamm"))

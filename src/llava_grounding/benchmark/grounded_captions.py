@@ -27,7 +27,7 @@ from llava_grounding.benchmark.report import Metric
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
 from llava_grounding.benchmark.scores import SampleScore, Statistic, share
 from llava_grounding.benchmark.tasks import Scored, Task, unanswered
-from llava_grounding.data.readers.reading import read_json
+from llava_grounding.data.readers.reading import key_or_none, read_json
 from llava_grounding.language.nouns import lexicon
 from llava_grounding.matching import IOU_THRESHOLD, hits
 
@@ -44,15 +44,15 @@ def with_names_and_sizes(labels: Any) -> Any:
     sizes: dict[str | int, Any] = {}
     for row in rows:
         mask = row.get("segmentation") if isinstance(row, Mapping) else None
-        if isinstance(mask, Mapping) and isinstance(key := row.get("image_id"), str | int):
+        if isinstance(mask, Mapping) and (key := key_or_none(row.get("image_id"))) is not None:
             sizes.setdefault(key, mask.get("size"))
     completed: list[Any] = []
     for image in images:
-        key = image.get("id") if isinstance(image, Mapping) else None
-        if isinstance(key, str | int):
+        key = key_or_none(image.get("id")) if isinstance(image, Mapping) else None
+        if key is not None:
             size = sizes.get(key)
             known = dict(zip(("height", "width"), size, strict=False)) if isinstance(size, list) else {}
-            image = {"file_name": f"{key}.jpg", **known, **image}
+            image = {"file_name": f"{image['id']}.jpg", **known, **image}
         completed.append(image)
     return {**labels, "images": completed}
 
@@ -63,7 +63,7 @@ def _labels_by_image(captions: Any) -> dict[Any, Sequence[str]]:
     return {
         key: words
         for row in (rows if isinstance(rows, list) else ())
-        if isinstance(row, Mapping) and isinstance(key := row.get("image_id"), str | int)
+        if isinstance(row, Mapping) and (key := key_or_none(row.get("image_id"))) is not None
         if isinstance(words := row.get("labels"), list) and all(isinstance(one, str) and one.strip() for one in words)
     }
 

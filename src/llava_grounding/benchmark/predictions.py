@@ -216,7 +216,8 @@ class _Reader:
     def _sample(self, value: Mapping[str, Any]) -> BenchmarkSample:
         given = next((value[key] for key in ("id", "question_id", "sample_id") if key in value), None)
         key = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
-        if key is None and isinstance(image := value.get("image_id"), str):
+        if key is None and type(image := value.get("image_id")) in (str, int):
+            image = str(image)
             if image in self._several:
                 raise _Problem("no id", f"several samples are of the image {shown(image)}; a line must have `id`")
             if image in self._by_image:
