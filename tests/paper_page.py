@@ -10,7 +10,10 @@ _HEAD = """# The paper, line by line
 
 Every table and claim of LLaVA-Grounding (arXiv:2312.02949) that can be measured: our command, what it needs, our number
 where the data was at hand, and what differs. Where `ours` is empty only the command exists: neither COCO, RefCOCO,
-Flickr30K nor a released checkpoint was at hand. Made by `make docs` from `benchmark/published.py`; not edited by hand.
+Flickr30K nor a released checkpoint was at hand. Files are called as in the releases. A command that ends in `--out` and
+a `.jsonl` makes the set of a table, and what follows is the same for all: `run --set SET --images PLACE --model MODEL
+--out RESULTS`, then `score --set SET --out RESULTS`, with `--judge` and `--judge-url` for chats. Made by `make docs`
+from `benchmark/published.py`; not edited by hand.
 
 """
 

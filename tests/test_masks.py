@@ -13,6 +13,8 @@ from llava_grounding import masks as masks_module
 from llava_grounding.errors import DataError, ShapeError
 from llava_grounding.masks import (
     MaskRuns,
+    check_rle,
+    check_rles,
     decode_rle,
     encode_rle,
     encode_rle_at,
@@ -349,13 +351,59 @@ def test_codes_in_text_are_read_together_and_as_one_by_one(seed):
     shapes = [(3, 5), (1, 1), (400, 300), (200, 3)]
     masks = [rng.random(shape) < rng.choice([0, 0.001, 0.5, 1]) for shape in shapes for _ in range(2)]
     codes = [encode_rle(mask) for mask in masks]
-    unpacked = [{**code, "counts": masks_module._text_to_counts(code["counts"]).tolist()} for code in codes]
+    unpacked = [{**code, "counts": masks_module.text_to_counts(code["counts"]).tolist()} for code in codes]
     alone = MaskRuns(unpacked)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(masks_module, "_read", None)  # which reads one by one, and says what is wrong
         together = MaskRuns(codes)
     for name in ("sizes", "areas", "num_runs", "first", "starts", "ends", "boxes_xyxy"):
         assert getattr(together, name).tolist() == getattr(alone, name).tolist(), name
+
+
+def _longer(text: str) -> str:
+    """The same numbers, the first that can be with a digit more than it needs."""
+    for place, character in enumerate(text):
+        if (digit := ord(character) - 48) < 32:
+            return f"{text[:place]}{chr(digit + 32 + 48)}{'O' if digit & 16 else '0'}{text[place + 1 :]}"
+    raise AssertionError(text)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_codes_are_checked_together_as_one_by_one(seed):
+    rng = np.random.default_rng(seed)
+    masks = [rng.random((9, 40)) < share for share in (0, 0.1, rng.random(), 1)]
+    codes = [encode_rle(mask) for mask in masks]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks_module, "_read", None)  # which reads one by one
+        assert check_rles(codes, (9, 40)) == codes
+        assert check_rles([], (9, 40)) == []
+    counts = masks_module.text_to_counts(codes[2]["counts"]).tolist()
+    split = [*counts[:-1], counts[-1] - 1, 0, 1, 0][: len(counts) + 3]
+    for other in (
+        _longer(codes[2]["counts"]),  # a digit more than needed
+        masks_module.counts_to_text(np.array(split)),  # runs without length
+        masks_module.counts_to_text(np.array([*counts, 0])),
+        counts,
+        codes[2]["counts"].encode(),
+    ):
+        given_code = {"size": (9, 40), "counts": other}
+        assert check_rles([*codes, given_code], (9, 40)) == [*codes, codes[2]], other
+
+
+def test_of_codes_checked_together_the_damaged_one_is_named_as_alone():
+    good = encode_rle(np.ones((3, 4), dtype=bool))
+    for bad in (
+        {**good, "counts": "0\u00e9"},
+        {**good, "size": [3, 5]},
+        {**good, "counts": "P" * 9},
+        "rle",
+        {**good, "counts": ""},
+    ):
+        with pytest.raises(DataError) as alone:
+            check_rle(bad, (3, 4))
+        with pytest.raises(DataError) as together:
+            check_rles([good, bad, good], (3, 4))
+        assert str(together.value) == str(alone.value)
 
 
 @pytest.mark.parametrize("side", [2**70, 2**32, -1])

@@ -285,6 +285,15 @@ def test_published_files_are_read_as_they_are(coco: Path, tmp_path: Path) -> Non
     asked = find_task("pope").build(BuildInputs(questions=polls))
     assert [(s.kind, s.answer, s.image) for s in asked.samples] == [("random", "yes", poll["image"])]
     assert asked.left_out == {"line that is no question with an answer": 1}
+    text = "Is there a dog?\nAnswer the question using a single word or phrase."
+    kinds = write(tmp_path / "llava_pope_test.jsonl", [
+        {"question_id": 1, "image": poll["image"], "text": text, "category": "adversarial"},
+        {"question_id": 10000001, "image": poll["image"], "text": text, "category": "random"},
+    ])  # fmt: skip
+    asked = find_task("pope").build(BuildInputs(questions=kinds, answers=polls))
+    assert [(s.id, s.kind, s.answer, s.question) for s in asked.samples] == [("10000001", "random", "yes", text)]
+    assert asked.left_out == {"question of another kind than the answers": 1}
+
     said = {"image": "000000000042.jpg", "caption": "The cat is left of the dog.", "label": 0, "relation": "left of"}
     (statement,) = find_task("vsr").build(BuildInputs(questions=write(tmp_path / "vsr.jsonl", [said]))).samples
     assert (statement.question, statement.answer) == (
@@ -294,6 +303,22 @@ def test_published_files_are_read_as_they_are(coco: Path, tmp_path: Path) -> Non
 
     kinds = find_task("classification").build(BuildInputs(instances=coco)).samples
     assert [(s.kind, s.answer) for s in kinds[:4]] == [(kind, "dog") for kind in ("click", "box", "scribble", "mask")]
+
+
+@pytest.mark.parametrize("name", ["sa_1", "0028"])
+def test_the_files_of_grand_f_say_of_an_image_its_id_alone(name: str, tmp_path: Path) -> None:
+    codes = [encode_rle(filled(0, 0, 9, 9)), encode_rle(filled(9, 9, 19, 19))]
+    rows = [{"id": k, "image_id": name, "category_id": 1, "segmentation": code} for k, code in enumerate(codes)]
+    masks = tmp_path / "val_gcg_coco_mask_gt.json"
+    masks.write_text(
+        json.dumps({"images": [{"id": name}], "annotations": rows, "categories": [{"id": 1, "name": "object"}]})
+    )
+    captions = tmp_path / "val_gcg_coco_caption_gt.json"
+    said = {"id": 0, "image_id": name, "caption": "A man by a blurb.", "labels": ["A man", "a blurb"]}
+    captions.write_text(json.dumps({"images": [{"id": name}], "annotations": [said]}))
+    (sample,) = find_task("grounded-captions").build(BuildInputs(instances=masks, captions=captions)).samples
+    assert (sample.id, sample.image, sample.image_size_wh) == (f"{name}.jpg", f"{name}.jpg", (20, 20))
+    assert [(one.category, one.mask) for one in sample.instances] == [("person", codes[0]), ("blurb", codes[1])]
 
 
 def test_the_files_of_the_original_bench_are_read_as_they_are(coco: Path, tmp_path: Path) -> None:

@@ -85,6 +85,36 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert read_predictions(file, SET, adapter("plain")).by_id == {"2": said, "3": failed}
 
 
+def test_answers_to_another_question_are_named_and_not_scored(tmp_path: Path) -> None:
+    words = {"1": "Is there a car in the image?", "2": "Is there a dog in the image?", "3": "What is it?"}
+    samples = tuple(BenchmarkSample(key, "1.jpg", (9, 9), question=said) for key, said in words.items())
+    lines = [
+        {"question_id": 1, "prompt": f"{words['2']}\nAnswer the question using a single word or phrase.", "text": "No"},
+        {"question_id": 2, "prompt": f"<image>\n{words['2']}", "text": "No"},
+        {"question_id": 3, "prompt": "Please say what this is.", "text": "a dog"},
+    ]
+    found = read_predictions(write(tmp_path / "x.jsonl", *lines), SampleSet("pope", "x", samples), adapter("plain"))
+    assert found.by_id.keys() == {"2", "3"}
+    (said,) = found.named
+    assert said == f"line 1: an answer to another question: `'1'` asks {words['1']!r}, the line {words['2']!r}"
+
+
+def test_a_folder_has_one_answer_a_file_as_the_evaluation_of_glamm_writes_them(tmp_path: Path) -> None:
+    said = {"caption": "A dog and a cat.", "phrases": ["A dog", "a cat"], "pred_masks": [MASK, MASK]}
+    write(tmp_path / "1.json", {"image_id": 1, **said})
+    write(tmp_path / "2.json", {"image_id": "2", **said, "phrases": ["A dog"]})
+    write(tmp_path / "3.json", '{"image_id": "3", ')
+    found = read_predictions(tmp_path, SET, adapter("glamm"))
+    assert found.by_id.keys() == {"1"}
+    assert [one.text for one in found.by_id["1"].phrases] == ["A dog", "a cat"]
+    assert all(one.regions[0].mask == MASK for one in found.by_id["1"].phrases)
+    assert found.named[0].startswith("2.json: a value that does not fit: pred_masks must have one mask per phrase")
+    assert found.named[1].startswith("3.json: no JSON")
+    twice = (*PLACES, BenchmarkSample("4", "1.jpg", (200, 100), question="?"))
+    with pytest.raises(DataError, match="several samples are of the image"):
+        read_predictions(write(tmp_path / "x.jsonl", {"image_id": "1"}), SampleSet("x", "x", twice), adapter("glamm"))
+
+
 def test_broken_lines_are_counted_and_named(tmp_path: Path) -> None:
     good = LINES["plain"][0]
     lines = [
@@ -130,6 +160,8 @@ def test_broken_lines_are_counted_and_named(tmp_path: Path) -> None:
         ([100, 100, 5000, 9000], "pixels", "are they of pictures of another size?"),
         ([20, 10, 100, 50], "fraction", "lie outside their images"),
         ([0.1, 0.1, 0.5, 0.5], "per-mille", "say so with --frame fraction"),
+        ([0.1, 0.1, 0.5, 1.002], "per-mille", "say so with --frame fraction"),  # as Ferret's files have
+        ([0.1, 0.1, 0.5, 1.002], "pixels", "say so with --frame fraction"),
         ([0.1, 0.1, 0.5, 0.5], "inches", "a frame is one of pixels, fraction"),
     ],
 )

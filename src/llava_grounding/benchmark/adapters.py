@@ -200,6 +200,11 @@ def _qwen(line: Mapping[str, Any], sample: BenchmarkSample) -> RawAnswer:
 def _glamm(line: Mapping[str, Any], sample: BenchmarkSample) -> RawAnswer:
     text = _answer_text(line)
     masks = _list(line.get("pred_masks", line.get("masks", [])), "pred_masks")
+    if "phrases" in line:  # as its evaluation writes answers, of which the text has no marks any more
+        words = [_string(one, "a phrase") for one in _list(line["phrases"], "phrases")]
+        if len(words) != len(masks):
+            raise DataError(f"pred_masks must have one mask per phrase, got {len(masks)} for {len(words)}")
+        return RawAnswer(text, tuple(RawPhrase(one, (None,), (mask,)) for one, mask in zip(words, masks, strict=True)))
     phrases, used = [], 0
     for match in _GLAMM.finditer(text):
         count = len(_SEG.findall(match["segs"]))

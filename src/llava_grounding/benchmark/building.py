@@ -6,7 +6,7 @@ Reads with the readers of `data/readers`; knows no task.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -135,14 +135,18 @@ def referring_phrases(turns: Iterable[Turn]) -> Iterator[tuple[str, int]]:
             yield phrase[0].lower() + phrase[1:], target[0]
 
 
-def photo_records(inputs: BuildInputs) -> Dataset:
-    """The photos of a pack, or of a COCO instances file with captions."""
+def photo_records(inputs: BuildInputs, completed: Callable[[Any], Any] = lambda labels: labels) -> Dataset:
+    """The photos of a pack, or of a COCO instances file with captions.
+
+    Args:
+        completed: adds to the parsed instances file what its images lack.
+    """
     if inputs.data is not None:
         return PhotoPack(inputs.data).split(inputs.split)
     assert inputs.instances is not None
     with naming(inputs.instances):
         return CocoPhotos(
-            read_json(inputs.instances),
+            completed(read_json(inputs.instances)),
             inputs.pictures(),
             read_json(inputs.captions) if inputs.captions else None,
             name=inputs.instances.stem,

@@ -1,6 +1,7 @@
 """Grounded caption generation (GCG, as on GranD-f): AP50, mask mIoU, recall, CIDEr and METEOR of one answer.
 
-Labels are COCO files of masks and captions, as `val_gcg_coco_mask_gt.json` and `val_gcg_coco_caption_gt.json`.
+Labels are COCO files of masks and captions, as `val_gcg_coco_mask_gt.json` and `val_gcg_coco_caption_gt.json`, whose
+`labels` name the masks of an image in order.
 
 Source: GLaMM (arXiv:2311.03356). Its recall compares words by a text encoder; ours asks the judge, so the two numbers
 are not the same. METEOR is ours, see `captions`.
@@ -8,8 +9,9 @@ are not the same. METEOR is ours, see `captions`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import ClassVar
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -19,16 +21,57 @@ from llava_grounding.benchmark.captions import cider_d, meteor
 from llava_grounding.benchmark.grounding import Overlaps, mask_overlaps, match_answer
 from llava_grounding.benchmark.grounding_bench import match_question
 from llava_grounding.benchmark.judging import Judge
+from llava_grounding.benchmark.metrics import normalise_answer
 from llava_grounding.benchmark.predictions import Prediction
 from llava_grounding.benchmark.report import Metric
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
 from llava_grounding.benchmark.scores import SampleScore, Statistic, share
 from llava_grounding.benchmark.tasks import Scored, Task, unanswered
+from llava_grounding.data.readers.reading import key_or_none, read_json
+from llava_grounding.language.nouns import lexicon
 from llava_grounding.matching import IOU_THRESHOLD, hits
 
 QUESTION = "Describe the image, and point at everything you name."
 _RECALL_POINTS = np.linspace(0, 1, 101)  # of COCO's average precision
 _MOST_REGIONS = 100  # of an image, as COCO counts them
+
+
+def with_names_and_sizes(labels: Any) -> Any:
+    """A parsed COCO file whose images may have an id alone, as GranD-f's: `ID.jpg`, of the size of its masks."""
+    images, rows = (labels.get(key) if isinstance(labels, Mapping) else None for key in ("images", "annotations"))
+    if not isinstance(images, list) or not isinstance(rows, list):
+        return labels
+    sizes: dict[str | int, Any] = {}
+    for row in rows:
+        mask = row.get("segmentation") if isinstance(row, Mapping) else None
+        if isinstance(mask, Mapping) and (key := key_or_none(row.get("image_id"))) is not None:
+            sizes.setdefault(key, mask.get("size"))
+    completed: list[Any] = []
+    for image in images:
+        key = key_or_none(image.get("id")) if isinstance(image, Mapping) else None
+        if key is not None:
+            size = sizes.get(key)
+            known = dict(zip(("height", "width"), size, strict=False)) if isinstance(size, list) else {}
+            image = {"file_name": f"{image['id']}.jpg", **known, **image}
+        completed.append(image)
+    return {**labels, "images": completed}
+
+
+def _labels_by_image(captions: Any) -> dict[Any, Sequence[str]]:
+    """Words for the masks of an image, of a parsed caption file that has them."""
+    rows = captions.get("annotations") if isinstance(captions, Mapping) else None
+    return {
+        key: words
+        for row in (rows if isinstance(rows, list) else ())
+        if isinstance(row, Mapping) and (key := key_or_none(row.get("image_id"))) is not None
+        if isinstance(words := row.get("labels"), list) and all(isinstance(one, str) and one.strip() for one in words)
+    }
+
+
+def _category(words: str) -> str:
+    """The category that a phrase names, else the phrase itself without its article."""
+    named = lexicon(()).categories_of(words)
+    return named[0] if named else normalise_answer(words) or words
 
 
 class GroundedCaptions(Task):
@@ -46,9 +89,14 @@ class GroundedCaptions(Task):
     def build(self, inputs: BuildInputs) -> SampleSet:
         inputs.need(self.name, ["instances", "captions"], ["data"])
         building = Building(inputs, self.name)
-        records = photo_records(inputs)
+        records = photo_records(inputs, with_names_and_sizes)
+        labels = {} if inputs.captions is None else _labels_by_image(read_json(inputs.captions))
         for record, size_wh in sized(records, building):
-            things = tuple(one for one in labelled(record, size_wh) if one.mask is not None)
+            things = labelled(record, size_wh)
+            said = labels.get(record.image_id, ())
+            if len(said) == len(things):
+                things = tuple(replace(one, category=_category(words)) for one, words in zip(things, said, strict=True))
+            things = tuple(one for one in things if one.mask is not None)
             if not (things and record.captions):
                 building.left_out["no masks or no captions"] += 1
                 continue

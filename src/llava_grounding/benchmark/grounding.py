@@ -22,6 +22,7 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -153,7 +154,7 @@ def match_answer(
     left_out: frozenset[int] = frozenset(),
 ) -> Matched:
     """Count a prediction whose phrases were judged, as `match_regions` does."""
-    boxes = np.concatenate([np.zeros((0, 4)), *(phrase.boxes_xyxy for phrase in prediction.phrases)])
+    boxes = np.array([one.box_xyxy for phrase in prediction.phrases for one in phrase.regions]).reshape(-1, 4)
     truths = [(one.box_xyxy, one.category) for one in sample.instances]
     return match_regions(overlaps, boxes, truths, right, left_out)
 
@@ -194,33 +195,27 @@ def match_regions(
     num_predicted = len(overlaps.phrases) - skipped
     best = table[single].argmax(axis=1) if table.size else np.zeros(0, dtype=np.int64)
     value = table[single, best] if table.size else np.zeros(0)
-    matches = [_matches_at(level, table, (single, best, value), several) for level in levels]
+    is_right = hits(value, levels[0], strict=False)
+    pairs = list(zip(single[is_right].tolist(), best[is_right].tolist(), strict=True))
+    steps = np.array(levels)[:, None]
+    tp_predicted = hits(value, steps, strict=False).sum(axis=1).tolist()
+    best_on = np.full(num_truths, -np.inf)  # each instance, of regions that are their phrase's only one
+    np.maximum.at(best_on, best, value)
+    found = hits(best_on, steps, strict=False)  # (levels, instances)
+    for rows, (number, level) in product(several, enumerate(levels)):
+        matches = match_one_to_one(table[rows], level)
+        tp_predicted[number] += len(matches)
+        found[number, [column for _, column in matches]] = True
+        if number == 0:
+            pairs += [(int(rows[row]), column) for row, column in matches]
+    tp_truths = found.sum(axis=1).tolist()
     counts = tuple(
-        GroundingCounts(num_predicted, num_truths, len(one), len({column for _, column in one})) for one in matches
+        GroundingCounts(num_predicted, num_truths, *right) for right in zip(tp_predicted, tp_truths, strict=True)
     )
     first = (np.cumsum(sizes) - sizes).tolist()
     phrases = overlaps.phrases.tolist()
-    triples = sorted(
-        (phrases[region], region - first[phrases[region]], int(order[column])) for region, column in matches[0]
-    )
+    triples = sorted((phrases[region], region - first[phrases[region]], int(order[column])) for region, column in pairs)
     return Matched(counts[0], tuple(triples), counts, skipped)
-
-
-def _matches_at(
-    level: float, table: np.ndarray, single: tuple[np.ndarray, np.ndarray, np.ndarray], several: Sequence[np.ndarray]
-) -> list[tuple[int, int]]:
-    """Row and column of every right region: a phrase's only one on its best instance, others one to one.
-
-    Args:
-        single: of regions that are their phrase's only one, their rows, best columns, and the overlaps there.
-        several: rows of each other phrase.
-    """
-    rows, best, value = single
-    reached = hits(value, level, strict=False)
-    found = list(zip(rows[reached].tolist(), best[reached].tolist(), strict=True))
-    for of_phrase in several:
-        found += [(int(of_phrase[row]), int(column)) for row, column in match_one_to_one(table[of_phrase], level)]
-    return found
 
 
 def scored_regions(

@@ -132,13 +132,21 @@ def bootstrap_interval(
     rows = np.asarray(rows, dtype=np.float64)
     if rows.ndim != 2 or not len(rows):
         return None
-    values = np.asarray(statistic(bootstrap_weights(len(rows), seed, draws) @ rows))
+    values = np.asarray(statistic(_drawn_sums(rows.tobytes(), rows.shape, seed, draws)))
     values = values[np.isfinite(values)]
     if not len(values):
         return None
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(float(low), float(high))
+
+
+@lru_cache(maxsize=2)
+def _drawn_sums(rows: bytes, shape: tuple[int, int], seed: int, draws: int) -> np.ndarray:
+    """Sums (draws, k) of resampled rows (n, k) of float64: several statistics are often made of the same ones."""
+    sums = bootstrap_weights(shape[0], seed, draws) @ np.frombuffer(rows).reshape(shape)
+    sums.setflags(write=False)
+    return np.asarray(sums)
 
 
 @lru_cache(maxsize=2)

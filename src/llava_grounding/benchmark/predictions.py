@@ -5,18 +5,20 @@ Boxes are in pixels of the upright image. How another system writes its answers 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from llava_grounding.benchmark.adapters import Adapter, RawPhrase
-from llava_grounding.benchmark.files import read_lines
+from llava_grounding.benchmark.files import read_json_object, read_lines
 from llava_grounding.benchmark.samples import BenchmarkSample, Rle, SampleSet, as_box
 from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, shown
-from llava_grounding.masks import check_rle, rle_to_box
+from llava_grounding.masks import check_rles, rle_to_box
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase
 
 _MOST_REGIONS = 10_000
@@ -118,6 +120,7 @@ def read_predictions(path: Path, samples: SampleSet, adapter: Adapter, frame: st
     """Predictions of a file, by the id of their sample.
 
     Args:
+        path: JSON lines, or a folder of JSON files, one per answer.
         frame: of the boxes, where it is not the adapter's own.
 
     Raises:
@@ -130,17 +133,30 @@ def read_predictions(path: Path, samples: SampleSet, adapter: Adapter, frame: st
         raise UsageError(f"a frame is one of {', '.join(FRAMES)}, got {shown(frame)}")
     reader = _Reader(by_sample, adapter, frame)
     count = 0
-    for number, value in read_lines(path):
+    for place, value in _answers_of(path):
         count += 1
         if count == 1 and isinstance(value, Mapping) and "predictions_version" in value:
             count -= 1  # a line about the file
             continue
-        reader.take(number, value)
+        reader.take(place, value)
     reader.refuse_other_frame(path)
     if not reader.by_id:
         first = f"; {reader.named[0]}" if reader.named else ""
         raise DataError(f"{path} has no line that could be used as a prediction ({adapter.name} format){first}")
     return Imported(reader.by_id, dict(sorted(reader.problems.items())), tuple(reader.named), count)
+
+
+def _answers_of(path: Path) -> Iterator[tuple[str, Any]]:
+    """Place and value of every answer: the lines of a file, or the files of a folder that has one per image."""
+    if not path.is_dir():
+        yield from ((f"line {number}", value) for number, value in read_lines(path))
+        return
+    for file in sorted(path.glob("*.json")):
+        try:
+            value: Any = read_json_object(file)
+        except DataError as error:
+            value = error
+        yield file.name, value
 
 
 def prediction_from(line: Mapping[str, Any], sample: BenchmarkSample, adapter: Adapter) -> Prediction:
@@ -150,7 +166,7 @@ def prediction_from(line: Mapping[str, Any], sample: BenchmarkSample, adapter: A
         DataError: if it cannot be used.
     """
     reader = _Reader({sample.id: sample}, adapter, adapter.frame)
-    reader.take(1, line)
+    reader.take("line 1", line)
     if sample.id not in reader.by_id:
         raise DataError(reader.named[0])
     return reader.by_id[sample.id]
@@ -164,10 +180,18 @@ class _Reader:
         self.problems: dict[str, int] = {}
         self.named: list[str] = []
         self._by_sample, self._adapter, self._frame = by_sample, adapter, frame
+        self._questions = {sample.question for sample in by_sample.values()}
+        stems = [PurePosixPath(sample.image).stem for sample in by_sample.values()]
+        self._by_image = dict(zip(stems, by_sample.values(), strict=True))
+        self._several = {stem for stem, count in Counter(stems).items() if count > 1}
         self._largest, self._num_boxes, self._num_beyond = 0.0, 0, 0
 
-    def take(self, number: int, value: Any) -> None:
-        """One line."""
+    def take(self, place: str, value: Any) -> None:
+        """One line.
+
+        Args:
+            place: where it stands, for whoever looks for it.
+        """
         try:
             if isinstance(value, DataError):
                 raise _Problem("no JSON", str(value))
@@ -178,61 +202,81 @@ class _Reader:
                 raise _Problem("a sample answered twice", f"`{sample.id}`; the first answer counts")
             self.by_id[sample.id] = self._prediction(value, sample)
         except _Problem as problem:
-            self._note(number, problem.reason, str(problem))
+            self._note(place, problem.reason, str(problem))
         except LlavaGroundingError as error:
-            self._note(number, "a value that does not fit", str(error))
+            self._note(place, "a value that does not fit", str(error))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            self._note(number, "a value that does not fit", f"{type(error).__name__}: {error}")
+            self._note(place, "a value that does not fit", f"{type(error).__name__}: {error}")
 
-    def _note(self, number: int, reason: str, detail: str) -> None:
+    def _note(self, place: str, reason: str, detail: str) -> None:
         self.problems[reason] = self.problems.get(reason, 0) + 1
         if len(self.named) < _MOST_NAMED:
-            self.named.append(f"line {number}: {reason}: {detail}")
+            self.named.append(f"{place}: {reason}: {detail}")
 
     def _sample(self, value: Mapping[str, Any]) -> BenchmarkSample:
         given = next((value[key] for key in ("id", "question_id", "sample_id") if key in value), None)
         key = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+        if key is None and type(image := value.get("image_id")) in (str, int):
+            image = str(image)
+            if image in self._several:
+                raise _Problem("no id", f"several samples are of the image {shown(image)}; a line must have `id`")
+            if image in self._by_image:
+                return self._by_image[image]
+            key = image
         if not isinstance(key, str):
             raise _Problem("no id", f"a line must have `id` or `question_id`, got {shown(given)}")
         if key not in self._by_sample:
             raise _Problem("an id that is not in the set", f"`{shown(key)}`; is it of another split?")
-        return self._by_sample[key]
+        sample = self._by_sample[key]
+        if isinstance(prompt := value.get("prompt"), str):
+            asked = self._questions & {line.strip() for line in prompt.splitlines()}
+            if asked and sample.question not in asked:  # other words for the same question are in no set
+                raise _Problem(
+                    "an answer to another question",
+                    f"`{shown(key)}` asks {shown(sample.question)}, the line {shown(asked.pop())}",
+                )
+        return sample
 
     def _prediction(self, value: Mapping[str, Any], sample: BenchmarkSample) -> Prediction:
         raw = self._adapter.parse(value, sample)
-        phrases = tuple(self._phrase(one, sample) for one in raw.phrases)
+        if sum(len(one.boxes) for one in raw.phrases) > _MOST_REGIONS:
+            raise _Problem("too many regions", f"at most {_MOST_REGIONS:,} are read of one answer")
+        phrases = self._phrases(raw.phrases, sample)
         if sample.phrases and len(phrases) != len(sample.phrases):
             raise _Problem(
                 "another number of phrases", f"asked were {len(sample.phrases)}, got {len(phrases)} of `{sample.id}`"
             )
-        if sum(len(one.regions) for one in phrases) > _MOST_REGIONS:
-            raise _Problem("too many regions", f"at most {_MOST_REGIONS:,} are read of one answer")
         return Prediction(sample.id, raw.text, phrases, raw.plain_text, raw.error)
 
-    def _phrase(self, raw: RawPhrase, sample: BenchmarkSample) -> PredictedPhrase:
+    def _phrases(self, raws: Sequence[RawPhrase], sample: BenchmarkSample) -> tuple[PredictedPhrase, ...]:
+        """All at once: masks and boxes one by one would cost more than everything else of scoring."""
         width, height = sample.image_size_wh
-        regions = []
-        for index, box in enumerate(raw.boxes):
-            mask = raw.masks[index] if index < len(raw.masks) else None
-            code = None if mask is None else check_rle(mask, (height, width))
-            score = raw.scores[index] if index < len(raw.scores) else None
-            regions.append(PredictedRegion(self._box(box, code, sample), _score(score), code))
-        return PredictedPhrase(raw.text, tuple(regions), raw.doubtful)
+        given = [(box, *_of(raw, index)) for raw in raws for index, box in enumerate(raw.boxes)]
+        checked = iter(check_rles([mask for _, mask, _ in given if mask is not None], (height, width)))
+        codes = [None if mask is None else next(checked) for _, mask, _ in given]
+        without = [box is None and code is not None for (box, _, _), code in zip(given, codes, strict=True)]
+        boxes = iter(
+            self._boxes([as_box(one[0]) for one, no_box in zip(given, without, strict=True) if not no_box], sample)
+        )
+        regions = iter(
+            [
+                PredictedRegion(_box_around(code) if no_box and code else next(boxes), _score(score), code)
+                for (_, _, score), code, no_box in zip(given, codes, without, strict=True)
+            ]
+        )
+        return tuple(PredictedPhrase(raw.text, tuple(islice(regions, len(raw.boxes))), raw.doubtful) for raw in raws)
 
-    def _box(self, given: Any, code: Rle | None, sample: BenchmarkSample) -> Box:
+    def _boxes(self, given: Sequence[Box], sample: BenchmarkSample) -> list[Box]:
         """In pixels, cut to the image."""
-        if given is None and code is not None:
-            around = rle_to_box(code)
-            return (0.0, 0.0, 0.0, 0.0) if around is None else as_box(around.tolist())
-        box = np.array(as_box(given))
-        width, height = sample.image_size_wh
-        self._num_boxes += 1
-        self._largest = max(self._largest, float(box.max()))
-        pixels = to_pixels(box, self._frame, (width, height))
-        margin = _BEYOND * max(width, height)
-        self._num_beyond += bool((pixels < -margin).any() or pixels[2] > width + margin or pixels[3] > height + margin)
-        x0, y0, x1, y1 = np.clip(pixels, 0, [width, height, width, height]).tolist()
-        return x0, y0, x1, y1
+        if not given:
+            return []
+        boxes, sides = np.array(given), np.tile(sample.image_size_wh, 2)
+        self._num_boxes += len(boxes)
+        self._largest = max(self._largest, float(boxes.max()))
+        pixels = to_pixels(boxes, self._frame, sample.image_size_wh)
+        margin = _BEYOND * max(sample.image_size_wh)
+        self._num_beyond += int(((pixels < -margin) | (pixels > sides + margin)).any(axis=1).sum())
+        return list(map(tuple, np.clip(pixels, 0, sides).tolist()))
 
     def refuse_other_frame(self, path: Path) -> None:
         """Refuse a file whose boxes fit another frame than the one they are said to have.
@@ -244,7 +288,7 @@ class _Reader:
             return
         outside = self._num_beyond > _MANY * self._num_boxes
         said = f"{path}: {self._num_boxes} boxes are taken for {FRAMES[self._frame]}, but"
-        if self._frame == "pixels" and self._largest <= 1:
+        if self._frame == "pixels" and self._largest <= 1 + _BEYOND:
             raise DataError(f"{said} all lie in 0 to 1, as shares of the image do; say so with --frame fraction")
         if self._frame == "pixels" and outside and self._largest <= 1000:
             raise DataError(
@@ -260,7 +304,7 @@ class _Reader:
             raise DataError(
                 f"{said} {self._num_beyond} lie outside their images; are they of pictures of another size?"
             )
-        if self._frame == "per-mille" and self._largest <= 1:
+        if self._frame == "per-mille" and self._largest <= 1 + _BEYOND:
             raise DataError(f"{said} all lie in 0 to 1, as shares of the image do; say so with --frame fraction")
 
 
@@ -273,7 +317,7 @@ FRAMES: Mapping[str, str] = {
 
 
 def to_pixels(box: np.ndarray, frame: str, size_wh: tuple[int, int]) -> np.ndarray:
-    """A box (4,) of one of `FRAMES` in pixels of the image."""
+    """A box (4,), or several (n, 4), of one of `FRAMES` in pixels of the image."""
     sides = np.tile(np.array(size_wh, dtype=np.float64), 2)
     if frame == "pixels":
         return box
@@ -292,6 +336,16 @@ class _Problem(Exception):  # noqa: N818  never leaves this file
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
         self.reason = reason
+
+
+def _of(raw: RawPhrase, index: int) -> tuple[Any, Any]:
+    """Mask and score of a region; None where there is none."""
+    return raw.masks[index] if index < len(raw.masks) else None, raw.scores[index] if index < len(raw.scores) else None
+
+
+def _box_around(code: Rle) -> Box:
+    around = rle_to_box(code)
+    return (0.0, 0.0, 0.0, 0.0) if around is None else as_box(around.tolist())
 
 
 def _score(value: Any) -> float | None:

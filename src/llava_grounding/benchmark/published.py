@@ -124,7 +124,8 @@ class Entry:
 
     Args:
         what: as the paper has it.
-        command: ours, without the files it is given; empty where there is none.
+        command: ours; of a benchmark the one that makes the set from the published files, with which `run` and
+            `score` go on.
         needs: data.
         ours: our number or what we have, where the data was at hand; empty where only the command exists.
         difference: known differences, and why.
@@ -138,97 +139,106 @@ class Entry:
 
 
 _BENCH = "llava-grounding benchmark"
+_VAL = "--instances instances_val2014.json --captions captions_val2014.json"
+_REFS = '--refs "refcoco/refs(unc).p" --instances refcoco/instances.json'
 _JUDGE = "their judge is GPT-4 with a prompt that was not published; ours is any model with our prompt, or none"
 _NANO = "[nano on photos](results/nano_photos.md)"
 LEDGER: tuple[Entry, ...] = (
     Entry(
         "Worked example of the metric: 7 predicted, 12 labelled, 4 and 3 right",
-        f"{_BENCH} grounding-bench score",
+        f"{_BENCH} grounding-bench score --set bench.jsonl --out results --judgements judgements.jsonl",
         "nothing",
         "P 0.57, R 0.25, F1 0.35 from a recorded judgement, in tests",
     ),
     Entry(
         "Table 4: Grounding-Bench, recall, precision, F1 (1000 and 30 images)",
-        f"{_BENCH} grounding-bench",
+        f"{_BENCH} grounding-bench build --questions qa1000_questions.jsonl "
+        f"--ids q_image_set.txt {_VAL} --out bench.jsonl",
         "COCO val2014; id list and questions of the original",
         f"{_NANO}: another model on other photos, not comparable",
         _JUDGE,
     ),
     Entry(
         "Table 4: chat scores (detail, conversation, reasoning)",
-        f"{_BENCH} grounding-bench",
+        f"{_BENCH} grounding-bench build --questions qa90_questions_with_grounding.jsonl "
+        f"--answers qa90_gpt4_answer.jsonl {_VAL} --out qa90.jsonl",
         "qa90 questions and reference answers; a judge behind an endpoint",
         difference=_JUDGE,
     ),
     Entry(
         "Table 4 and 5: phrase grounding on Flickr30K Entities",
-        f"{_BENCH} phrase-grounding",
+        f"{_BENCH} phrase-grounding build --entities flickr30k_entities --split test "
+        "--images flickr30k --out flickr.jsonl",
         "Flickr30K and its Entities",
         difference="phrases are found by name; theirs are read off a teacher-forced caption",
     ),
     Entry(
         "Table 5: RefCOCO, RefCOCO+, RefCOCOg, acc, mIoU, cIoU",
-        f"{_BENCH} referring",
+        f"{_BENCH} referring build {_REFS} --split testA --out refcoco_testA.jsonl",
         "refs of each; COCO train2014",
         f"{_NANO}: on expressions made from labels, not comparable",
         "theirs: teacher-forced, a hit on any box of the phrase, areas scaled by image; ours: the best region, pixels",
     ),
     Entry(
         "Table 6: marks as prompts",
-        f"{_BENCH} marks",
+        f"{_BENCH} marks build {_REFS} --split val --out marks.jsonl",
         "COCO; referring expressions",
         _NANO,
         "marks are drawn by our own drawing, with one opacity and size",
     ),
     Entry(
         "Table 7: object classification by click and box",
-        f"{_BENCH} classification",
+        f"{_BENCH} classification build --instances instances_val2017.json --out classes.jsonl",
         "COCO val2017",
         f"{_NANO}: other photos",
         "scribble and mask besides; a name counts by a table of synonyms",
     ),
     Entry(
         "Table 11: debugging an answer by its regions",
-        "llava-grounding chat",
+        "llava-grounding chat street.jpg",
         "an image",
         "a dialogue keeps its regions, and the page shows which phrase is where",
         "shown, not measured",
     ),
     Entry(
         "Table 12: LLaVA-Bench COCO and in the wild, with and without grounding",
-        f"{_BENCH} chat",
+        f"{_BENCH} chat build --questions questions_with_grounding.jsonl --answers answers_gpt4.jsonl "
+        "--captions context.jsonl --out wild.jsonl",
         "questions and reference answers; a judge behind an endpoint",
         difference=_JUDGE,
     ),
     Entry(
         "Table 13: number of queries (50, 100, 300)",
-        f"{_BENCH} referring",
+        f"{_BENCH} referring run --set refcoco_testA.jsonl --images train2014 "
+        "--model MODEL --queries 50 --out results/50",
         "as table 5; a checkpoint per number, or one with --queries",
         difference="a key of the training recipe (num_queries); `run --queries` changes it for a checkpoint there is",
     ),
     Entry(
         "Table 14: gradient of the grounder detached from the language model",
-        f"{_BENCH} grounding-bench",
+        f"{_BENCH} grounding-bench run --set bench.jsonl --images val2014 --model MODEL --out results/detached",
         "as table 4; a checkpoint trained either way",
         difference="a key of the training recipe (detach_grounding); the command measures the checkpoint it is given",
     ),
     Entry(
         "Tables 16 to 19: instruction templates of four kinds",
-        "llava-grounding train",
+        "llava-grounding train 7b_stage1",
         "nothing",
         "in our own wording",
         "not theirs, so numbers of training on them differ",
     ),
     Entry(
         "Claim: 150K grounded dialogues made by a language model from labels and answers",
-        "llava-grounding annotate run",
+        "llava-grounding annotate run --instances instances_train2014.json --dialogues llava_instruct_158k.json "
+        "--model MODEL --base-url URL --out gvc",
         "LLaVA-158K; COCO train2014; a language model",
         "the pipeline, tested against a misbehaving endpoint",
         "prompt in our own words; a matcher without a language model besides",
     ),
     Entry(
         "Beside the paper: gRefCOCO, POPE, VSR, GranD-f",
-        f"{_BENCH} generalized-referring",
+        f'{_BENCH} generalized-referring build --refs "grefs(unc).json" --instances instances.json '
+        "--out grefcoco.jsonl",
         "the published files of each",
         f"POPE, VSR and grounded captions: {_NANO}",
         "METEOR without WordNet, recall of captions by our judge: both below those of the published programs",

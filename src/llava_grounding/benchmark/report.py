@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,15 @@ def hash_settings(folder: Path) -> str:
     Raises:
         DataError: if a file cannot be read.
     """
-    files = sorted(path for one in _SETTINGS for path in folder.glob(one))
+    return hash_files(sorted(path for one in _SETTINGS for path in folder.glob(one)))
+
+
+def hash_files(files: Iterable[Path]) -> str:
+    """SHA-256 over names and bytes of files in this order.
+
+    Raises:
+        DataError: if one cannot be read.
+    """
     return hashlib.sha256("".join(f"{path.name}:{file_hash(path)}\n" for path in files).encode()).hexdigest()
 
 

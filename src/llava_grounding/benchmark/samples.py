@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 
 from llava_grounding.benchmark.files import read_lines, read_values, write_aside
 from llava_grounding.errors import DataError, LlavaGroundingError, shown
-from llava_grounding.masks import check_rle
+from llava_grounding.masks import check_rles
 from llava_grounding.visual_prompts import PROMPT_KINDS, VisualPrompt, prompt_from_dict, prompt_to_dict
 
 SET_VERSION = 1
@@ -146,7 +148,7 @@ class BenchmarkSample:
                 question=_text(data.get("question", ""), "question"),
                 prompts=tuple(data.get("prompts", ())),
                 phrases=tuple(_phrase(one) for one in data.get("phrases", ())),
-                instances=tuple(_instance(one, (height, width)) for one in data.get("instances", ())),
+                instances=_instances(data.get("instances", ()), (height, width)),
                 references=tuple(_text(one, "a reference") for one in data.get("references", ())),
                 answer=_text(data.get("answer", ""), "answer"),
                 exhaustive=None if exhaustive is None else tuple(_text(one, "a category") for one in exhaustive),
@@ -212,7 +214,7 @@ class SampleSet:
         lines = [about, *(sample.to_dict() for sample in self.samples)]
         return "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines).encode()
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the file, in hex: every word that is asked goes into it."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
@@ -263,14 +265,17 @@ def _phrase(value: Mapping[str, Any]) -> LabelledPhrase:
     return LabelledPhrase(_text(value["text"], "a phrase"), tuple(int(index) for index in value["targets"]))
 
 
-def _instance(value: Mapping[str, Any], size_hw: tuple[int, int]) -> LabelledInstance:
-    x0, y0, x1, y1 = as_box(value["box"])
-    mask, number = value.get("mask"), value.get("id")
-    checked = None if mask is None else check_rle(mask, size_hw)
+def _instances(values: Sequence[Mapping[str, Any]], size_hw: tuple[int, int]) -> tuple[LabelledInstance, ...]:
+    masks = iter(check_rles([one["mask"] for one in values if one.get("mask") is not None], size_hw))
+    return tuple(_instance(one, None if one.get("mask") is None else next(masks)) for one in values)
+
+
+def _instance(value: Mapping[str, Any], mask: Rle | None) -> LabelledInstance:
+    number = value.get("id")
     return LabelledInstance(
         _text(value["category"], "a category"),
-        (x0, y0, x1, y1),
-        checked,
+        as_box(value["box"]),
+        mask,
         number if number is None or isinstance(number, str) else int(number),
     )
 
@@ -285,7 +290,7 @@ def as_box(value: Any) -> tuple[float, float, float, float]:
     fits = len(numbers) == 4 and all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
     if fits:
         x0, y0, x1, y1 = (float(one) for one in numbers)
-        if np.isfinite([x0, y0, x1, y1]).all() and x0 <= x1 and y0 <= y1:
+        if all(map(math.isfinite, (x0, y0, x1, y1))) and x0 <= x1 and y0 <= y1:
             return x0, y0, x1, y1
     raise DataError(f"a box must be four finite numbers x0 <= x1 and y0 <= y1, got {shown(value)}")
 
@@ -298,5 +303,11 @@ def _text(value: Any, what: str) -> str:
 
 def about_set(samples: SampleSet) -> dict[str, Any]:
     """What a report says of its data."""
-    data = {key: value for key, value in asdict(samples).items() if key in ("name", "built_from", "left_out")}
-    return {**data, "split": samples.split, "count": len(samples.samples), "sha256": samples.digest}
+    return {
+        "name": samples.name,
+        "built_from": dict(samples.built_from),
+        "left_out": dict(samples.left_out),
+        "split": samples.split,
+        "count": len(samples.samples),
+        "sha256": samples.digest,
+    }

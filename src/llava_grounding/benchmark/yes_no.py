@@ -1,7 +1,9 @@
 """Questions with yes or no: POPE (is there a ...?), and VSR (is this spatial statement true?).
 
-POPE's files (`coco_pope_random.json`: `question_id`, `image`, `text`, `label`) and VSR's (`image`, `caption`, `label`)
-are read as they are published; a photo pack has its own. An answer that is neither yes nor no is wrong.
+POPE's files (`coco_pope_random.json`: `question_id`, `image`, `text`, `label`), its questions as LLaVA asks them
+(`llava_pope_test.jsonl`, of all three kinds and without labels; those come from one of POPE's files) and VSR's
+(`image`, `caption`, `label`) are read as they are published; a photo pack has its own. An answer that is neither yes
+nor no is wrong.
 
 Source: POPE (arXiv:2305.10355), VSR (arXiv:2205.00363).
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -36,9 +38,13 @@ class _YesNo(Task):
         inputs.need(self.name, ["questions"], ["data"])
         building = Building(inputs, self.name)
         if inputs.questions is not None:
-            kind = inputs.questions.stem.rpartition("_")[2] if self.name == "pope" else ""
+            kind = (inputs.answers or inputs.questions).stem.rpartition("_")[2] if self.name == "pope" else ""
+            truths = {} if inputs.answers is None else dict(self._truths(inputs.answers))
             for number, line in read_lines(inputs.questions):
-                found = self._published(line) if isinstance(line, Mapping) else None
+                if inputs.answers is not None and isinstance(line, Mapping) and line.get("category", kind) != kind:
+                    building.left_out["question of another kind than the answers"] += 1
+                    continue
+                found = self._published(line, truths) if isinstance(line, Mapping) else None
                 if found is None:
                     building.left_out["line that is no question with an answer"] += 1
                     continue
@@ -53,9 +59,22 @@ class _YesNo(Task):
                 building.samples.append(_sample(f"{image}#{number}", image, size_wh, "", question, truth, inputs.split))
         return building.finish(f"{records.name}, {self.title}")
 
+    def _truths(self, path: Path) -> Iterator[tuple[tuple[str, str], str]]:
+        """Image and question, and the label, of the lines of another file."""
+        for _, line in read_lines(path):
+            found = self._published(line, {}) if isinstance(line, Mapping) else None
+            if found is not None:
+                yield found[:2], "yes" if found[2] else "no"
+
     @abstractmethod
-    def _published(self, line: Mapping[str, Any]) -> tuple[str, str, bool] | None:
-        """Image, question and truth of a line; None if it is none."""
+    def _published(
+        self, line: Mapping[str, Any], truths: Mapping[tuple[str, str], str]
+    ) -> tuple[str, str, bool] | None:
+        """Image, question and truth of a line; None if it is none.
+
+        Args:
+            truths: labels by image and question, of lines that have none.
+        """
 
     @abstractmethod
     def _of_record(self, record: Record) -> Iterator[tuple[str, bool]]:
@@ -85,11 +104,19 @@ class Pope(_YesNo):
     name: ClassVar[str] = "pope"
     title: ClassVar[str] = "POPE"
 
-    def _published(self, line: Mapping[str, Any]) -> tuple[str, str, bool] | None:
-        question, label = line.get("text", line.get("question")), line.get("label", line.get("answer"))
-        if not isinstance(question, str) or label not in ("yes", "no") or not isinstance(line.get("image"), str):
+    def _published(
+        self, line: Mapping[str, Any], truths: Mapping[tuple[str, str], str]
+    ) -> tuple[str, str, bool] | None:
+        question, label, image = (
+            line.get("text", line.get("question")),
+            line.get("label", line.get("answer")),
+            line.get("image"),
+        )
+        if not isinstance(question, str) or not isinstance(image, str):
             return None
-        return line["image"], question, label == "yes"
+        if label is None:  # how to answer stands in a line of its own
+            label = truths.get((image, question.partition("\n")[0]))
+        return None if label not in ("yes", "no") else (image, question, label == "yes")
 
     def _of_record(self, record: Record) -> Iterator[tuple[str, bool]]:
         yield from ((question, truth == "yes") for question, truth in record.questions)
@@ -101,7 +128,9 @@ class SpatialStatements(_YesNo):
     name: ClassVar[str] = "vsr"
     title: ClassVar[str] = "VSR"
 
-    def _published(self, line: Mapping[str, Any]) -> tuple[str, str, bool] | None:
+    def _published(
+        self, line: Mapping[str, Any], truths: Mapping[tuple[str, str], str]
+    ) -> tuple[str, str, bool] | None:
         statement, label, image = line.get("caption"), line.get("label"), line.get("image_link", line.get("image"))
         if not isinstance(statement, str) or label not in (0, 1) or not isinstance(image, str):
             return None

@@ -320,13 +320,14 @@ def _predictions(
     from llava_grounding.benchmark.adapters import adapter
     from llava_grounding.benchmark.files import read_json_object
     from llava_grounding.benchmark.predictions import read_predictions
+    from llava_grounding.benchmark.report import hash_files
     from llava_grounding.benchmark.runs import CONFIG, PREDICTIONS
     from llava_grounding.data.plain_files import file_hash
 
     if path is not None:
         found = read_predictions(path, samples, adapter(format), frame)
         about = {"kind": "imported", "name": name or path.stem, "format": format, "lines": found.num_lines}
-        about["sha256"] = file_hash(path)
+        about["sha256"] = hash_files(sorted(path.glob("*.json"))) if path.is_dir() else file_hash(path)
         return found, about | ({"frame": frame} if frame else {})
     if not (out / PREDICTIONS).is_file():
         raise UsageError(f"{quoted(str(out))} has no {PREDICTIONS} yet: finish `run`, or give --predictions")
