@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from label_files import picture, write_files, write_json
 from llava_grounding.data.readers.labelme import Labelme
 from llava_grounding.data.readers.messages import ChatMessages
+from llava_grounding.data.readers.yolo import Yolo
+from llava_grounding.data.recognise import recognise
+from llava_grounding.errors import DataError
 from tool_files import H, W
 
 PICTURE = picture(size_wh=(W, H))
@@ -40,3 +45,25 @@ def test_a_picture_that_is_first_shown_later_leaves_its_chat_out(tmp_path: Path)
     write_json(tmp_path / "chat.json", [{"messages": rows, "images": ["a.png"]}])
     data = ChatMessages.from_files(tmp_path / "chat.json")
     assert (len(data), list(data.dropped)) == (0, ["special token in the text"])
+
+
+def yolo_folder(folder: Path, config: str, inner: str = "") -> Path:
+    write_files(folder / inner / "images/train", {"a.png": PICTURE})
+    write_files(folder / inner / "labels/train", {"a.txt": HALF.encode()})
+    (folder / "data.yaml").write_text(config)
+    return folder / "data.yaml"
+
+
+def test_classes_with_an_ampersand_are_no_anchors(tmp_path: Path) -> None:
+    config = "train: images/train\nnames:\n  0: Kitchen & dining room table\ndownload: |\n  dir.glob('*.txt')\n"
+    path = yolo_folder(tmp_path, config)
+    (found,) = recognise(path)
+    assert (found.kind, found.missing, found.values["split"]) == ("yolo", {}, "train")
+    assert [thing.category for thing in Yolo.from_files(path)[0].instances] == ["Kitchen & dining room table"]
+    assert [one.kind for one in recognise(tmp_path)] == ["yolo"]
+
+
+def test_anchors_of_a_data_yaml_are_refused(tmp_path: Path) -> None:
+    path = yolo_folder(tmp_path, "train: images/train\nnames: &a [dog]\nothers: [*a, *a]\n")
+    with pytest.raises(DataError, match="must be YAML without anchors"):
+        Yolo.from_files(path)

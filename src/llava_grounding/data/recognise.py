@@ -21,7 +21,7 @@ from llava_grounding.data.readers.reading import EntryError
 from llava_grounding.data.readers.set_of_mark import find_marks
 from llava_grounding.data.readers.via import is_via_3, is_via_csv
 from llava_grounding.data.readers.xml_files import parse_xml
-from llava_grounding.data.readers.yolo import is_ndjson
+from llava_grounding.data.readers.yolo import is_ndjson, read_config
 from llava_grounding.errors import DataError
 
 WHAT: dict[str, str] = {
@@ -201,11 +201,9 @@ def _label_of_yolo(files: list[Path]) -> bool:
 def _yaml(path: Path) -> Mapping[str, Any]:
     try:
         data = read_file(path)
-        known = b"names" in data or b"nc:" in data
-        values = yaml.safe_load(data) if known and b"&" not in data else None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return read_config(path) if b"names" in data or b"nc:" in data else {}
+    except (OSError, DataError):
         return {}
-    return values if isinstance(values, Mapping) else {}
 
 
 def _root_tag(path: Path) -> str:

@@ -63,7 +63,7 @@ class Yolo(PictureRecords):
             return cls(name or place.stem, found, FolderImages(place.parent), left_out, exhaustive, unread)
         config = _config_of(place)
         root = config.parent if config else place
-        values = _read_config(config) if config else {}
+        values = read_config(config) if config else {}
         classes = _classes(values.get("names")) if names is None else {}
         classes = classes or _listed_classes(root, names)
         if not root.is_dir():
@@ -83,16 +83,22 @@ def _config_of(place: Path) -> Path | None:
     if place.suffix.lower() in (".yaml", ".yml"):
         return place
     found = [path for path in (place / "data.yaml", place / "dataset.yaml") if path.is_file()]
-    found += sorted(path for path in place.glob("*.y*ml") if path not in found and "names" in _read_config(path))
+    found += sorted(path for path in place.glob("*.y*ml") if path not in found and "names" in read_config(path))
     return found[0] if found else None
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A `data.yaml` as plain values, its names as text; nothing where it holds no keys.
+
+    Raises:
+        DataError: if it cannot be read, or has anchors.
+    """
     try:
         data = read_file(path)
         if len(data) > _MAX_BYTES:
             raise DataError(f"{path} must have at most {_MAX_BYTES} bytes, got {len(data)}")
-        if b"&" in data and b"*" in data:  # anchors could unfold to anything
+        # Anchors could unfold to anything; a name such as `Kitchen & dining room table` is none.
+        if b"&" in data and b"*" in data and any(isinstance(one, yaml.AliasToken) for one in yaml.scan(data)):
             raise DataError(f"{path} must be YAML without anchors")
         values = yaml.safe_load(data)
         if isinstance(values, dict) and "names" in values:
