@@ -67,3 +67,16 @@ def test_anchors_of_a_data_yaml_are_refused(tmp_path: Path) -> None:
     path = yolo_folder(tmp_path, "train: images/train\nnames: &a [dog]\nothers: [*a, *a]\n")
     with pytest.raises(DataError, match="must be YAML without anchors"):
         Yolo.from_files(path)
+
+
+@pytest.mark.parametrize("inner", ["birds", "datasets/birds", ""])
+@pytest.mark.parametrize("said", ["birds", "../datasets/birds"])
+def test_the_folder_of_a_data_yaml_is_found_where_ultralytics_puts_it(tmp_path: Path, inner: str, said: str) -> None:
+    path = yolo_folder(tmp_path, f"path: {said}\ntrain: images/train\nnames: [dog]\n", inner)
+    assert [len(record.instances) for record in Yolo.from_files(path)] == [1]
+
+
+def test_pictures_that_a_data_yaml_names_elsewhere_are_missed_with_the_way_out(tmp_path: Path) -> None:
+    path = yolo_folder(tmp_path / "recipes", "path: ../birds\ntrain: images/val\nnames: [dog]\n")
+    with pytest.raises(DataError, match=r"no such folder or list below .*recipes; put data\.yaml beside its folders"):
+        Yolo.from_files(path)

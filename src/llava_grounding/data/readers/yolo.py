@@ -155,7 +155,10 @@ def _listed(root: Path, base: Any, entry: Any) -> list[Path]:
     if not isinstance(entry, str) or "\0" in entry or not is_unicode(entry):
         raise DataError(f"a split of data.yaml must be a folder or a list of pictures, got {shown(entry)}")
     tail = entry.replace("\\", "/")
-    bases = [root / base, root / Path(base).name] if isinstance(base, str) and "\0" not in base else []
+    bases = []
+    if isinstance(base, str) and "\0" not in base:
+        last = Path(base).name
+        bases = [root / base, root / last, root / "datasets" / last]
     # Exports say `../train/images` for `train/images`, and paths of the machine that they were made on.
     short = tail.lstrip("./")
     parts = Path(short).parts
@@ -166,7 +169,9 @@ def _listed(root: Path, base: Any, entry: Any) -> list[Path]:
             return _below(place)
         if place.is_file() and place.suffix == ".txt" and _is_below(place, root):
             return [_found(line.strip(), place, root) for line in read_text_lines(place) if line.strip()]
-    raise DataError(f"data.yaml names `{entry}`, but there is no such folder or list below {root}")
+    raise DataError(
+        f"data.yaml names `{entry}`, but there is no such folder or list below {root}; put data.yaml beside its folders"
+    )
 
 
 def _is_below(place: Path, root: Path) -> bool:
