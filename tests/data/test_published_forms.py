@@ -80,3 +80,24 @@ def test_pictures_that_a_data_yaml_names_elsewhere_are_missed_with_the_way_out(t
     path = yolo_folder(tmp_path / "recipes", "path: ../birds\ntrain: images/val\nnames: [dog]\n")
     with pytest.raises(DataError, match=r"no such folder or list below .*recipes; put data\.yaml beside its folders"):
         Yolo.from_files(path)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_two_folders_of_visual_genome_are_found_as_one(tmp_path: Path, inside: bool) -> None:
+    names = {"VG_100K_2/1.jpg": PICTURE, "VG_100K/2.jpg": PICTURE}
+    place = tmp_path / "images" if inside else tmp_path
+    write_files(place, names)
+    row = {"width": W, "height": H, "coco_id": None, "flickr_id": None}
+    addresses = [f"https://cs.stanford.edu/people/rak248/{name}" for name in names]
+    write_json(
+        tmp_path / "image_data.json", [row | {"image_id": 1 + at, "url": url} for at, url in enumerate(addresses)]
+    )
+    thing = {"synsets": ["tree.n.01"], "h": 8, "object_id": 1058549, "merged_object_ids": [], "names": ["trees"]}
+    objects = [{"image_id": number, "objects": [thing | {"w": 9, "y": 0, "x": 0}]} for number in (1, 2)]
+    write_json(tmp_path / "objects.json", objects)
+    region = {"region_id": 1382, "width": 8, "height": 9, "phrase": "the clock is green", "y": 7, "x": 2}
+    regions = [{"id": number, "regions": [region | {"image_id": number}]} for number in (1, 2)]
+    write_json(tmp_path / "region_descriptions.json", regions)
+    found = recognise(tmp_path)
+    assert sorted(one.kind for one in found) == ["visual_genome", "visual_genome_objects"]
+    assert {one.values["images"] for one in found} == {place}

@@ -355,12 +355,21 @@ def _list_in(row: Mapping[str, Any], key: str) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def _of_visual_genome(kind: str, places: list[Path]) -> Path | None:
+    """The folder above the two that the release has its pictures in, whose names are in their addresses."""
+    if not kind.startswith("visual_genome"):
+        return None
+    return next((one for one in places if all((one / part).is_dir() for part in ("VG_100K", "VG_100K_2"))), None)
+
+
 def _with_images(found: Recognised, names: list[str], path: Path) -> Recognised:
     """The same with the folder in which most of its pictures are."""
     folders = [path.parent, path.parent.parent] if names else [path.parent]  # without names, nothing tells them apart
     tops = [*folders, *(one / place for one in folders for place in _PLACES)]
     tops += [one for folder in folders for one in sorted(folder.iterdir())[:_MOST_FILES] if one.is_dir()]
-    best, most = None, 0
+    best, most = _of_visual_genome(found.kind, tops), 0
+    if best is not None:
+        return Recognised(found.kind, {**found.values, "images": best}, found.missing, found.splits)
     deeper = [one for place in tops if place.name in _PLACES and place.is_dir() for one in sorted(place.iterdir())[:20]]
     for place in dict.fromkeys(one for one in (*tops, *deeper) if one.is_dir()):
         count = sum(FolderImages(place).locate(name).exists() for name in names if (place / Path(name).name).exists())
