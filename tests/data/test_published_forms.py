@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 
 from label_files import picture, write_files, write_json
+from llava_grounding.data.check import check_dataset
 from llava_grounding.data.readers.labelme import Labelme
 from llava_grounding.data.readers.messages import ChatMessages
+from llava_grounding.data.readers.via import Via
 from llava_grounding.data.readers.yolo import Yolo
 from llava_grounding.data.recognise import recognise
+from llava_grounding.dialogues.settings import DialogueSettings
+from llava_grounding.dialogues.turns import possible_kinds
 from llava_grounding.errors import DataError
-from tool_files import H, W
+from tool_files import TRIANGLE, H, W
 
 PICTURE = picture(size_wh=(W, H))
 HALF = "0 0.5 0.5 0.5 0.5\n"
@@ -101,3 +105,24 @@ def test_the_two_folders_of_visual_genome_are_found_as_one(tmp_path: Path, insid
     found = recognise(tmp_path)
     assert sorted(one.kind for one in found) == ["visual_genome", "visual_genome_objects"]
     assert {one.values["images"] for one in found} == {place}
+
+
+def nameless(folder: Path) -> Via:
+    write_files(folder, {"a.png": PICTURE})
+    shape = {"name": "polygon", "all_points_x": TRIANGLE[::2], "all_points_y": TRIANGLE[1::2]}
+    regions = {"0": {"shape_attributes": shape, "region_attributes": {}}}
+    return Via.from_files(write_json(folder / "v.json", {"a.png77": {"filename": "a.png", "regions": regions}}))
+
+
+def test_labels_without_a_name_are_nothing_to_talk_about(tmp_path: Path) -> None:
+    (record,) = nameless(tmp_path)
+    assert possible_kinds(record, DialogueSettings(categories=1.0, region_names=1.0)) == ()
+
+
+def test_the_check_tells_where_nothing_can_be_learnt(tmp_path: Path) -> None:
+    report = check_dataset(nameless(tmp_path))
+    assert report.doubts() == [
+        "warning: nothing can be said of 1 pictures: there is no label with a name, caption, phrase or dialogue"
+    ]
+    assert report.ok
+    assert report.to_dict()["nameless"] == 1
