@@ -8,6 +8,7 @@ import pytest
 
 from label_files import picture, write_files, write_json
 from llava_grounding.data.check import check_dataset
+from llava_grounding.data.readers.cvat import CvatXml
 from llava_grounding.data.readers.labelme import Labelme
 from llava_grounding.data.readers.messages import ChatMessages
 from llava_grounding.data.readers.via import Via
@@ -126,3 +127,15 @@ def test_the_check_tells_where_nothing_can_be_learnt(tmp_path: Path) -> None:
     ]
     assert report.ok
     assert report.to_dict()["nameless"] == 1
+
+
+def test_points_of_a_skeleton_are_told_once_with_it(tmp_path: Path) -> None:
+    write_files(tmp_path, {"frame_000000.PNG": PICTURE})
+    points = '<points frame="0" outside="0" points="4,8"></points>'
+    skeleton = '<skeleton frame="0" outside="0" points="4,8;5,9"></skeleton>'
+    inner = f'<track id="0" label="1">{points}</track>'
+    size = f"<meta><original_size><width>{W}</width><height>{H}</height></original_size></meta>"
+    text = f'<annotations>{size}<track id="3" label="person">{skeleton}{inner}</track></annotations>'
+    (tmp_path / "annotations.xml").write_text(text)
+    data = CvatXml.from_files(tmp_path)
+    assert data.dropped == {"shape without an area": ("'frame_000000.PNG': track 3: skeleton",)}
