@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from label_files import picture, write_files, write_json
 from llava_grounding.data.check import check_dataset
 from llava_grounding.data.readers.cvat import CvatXml
+from llava_grounding.data.readers.flickr30k import Flickr30kMdetr
 from llava_grounding.data.readers.labelme import Labelme
 from llava_grounding.data.readers.messages import ChatMessages
 from llava_grounding.data.readers.via import Via
@@ -17,6 +21,7 @@ from llava_grounding.data.recognise import recognise
 from llava_grounding.dialogues.settings import DialogueSettings
 from llava_grounding.dialogues.turns import possible_kinds
 from llava_grounding.errors import DataError
+from llava_grounding.masks import encode_rle
 from tool_files import TRIANGLE, H, W
 
 PICTURE = picture(size_wh=(W, H))
@@ -139,3 +144,17 @@ def test_points_of_a_skeleton_are_told_once_with_it(tmp_path: Path) -> None:
     (tmp_path / "annotations.xml").write_text(text)
     data = CvatXml.from_files(tmp_path)
     assert data.dropped == {"shape without an area": ("'frame_000000.PNG': track 3: skeleton",)}
+
+
+def test_masks_that_sam_made_for_captions_of_flickr_are_read(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.png": PICTURE})
+    mask = np.zeros((H, W), dtype=bool)
+    mask[8:24, 4:20] = True
+    image = {"id": 1, "file_name": "a.png", "width": W, "height": H, "caption": "Two dogs."}
+    row: dict[str, Any] = {"id": 5, "image_id": 1, "bbox": [4, 8, 16, 16], "tokens_positive": [[0, 8]]}
+    data = {"images": [image], "annotations": [row | {"segmentation": [], "sam_mask": encode_rle(mask)}]}
+    (tmp_path / "flickr_mergedGT_GCG_train.json").write_text(json.dumps(data))
+    (record,) = Flickr30kMdetr.from_files(tmp_path / "flickr_mergedGT_GCG_train.json", tmp_path)
+    read = record.load_mask(0, (W, H))
+    assert read is not None
+    assert np.array_equal(read, mask)
