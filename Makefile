@@ -60,17 +60,19 @@ test: $(VENV)/.dev ## run the tests, but for the slow ones
 test-slow: $(VENV)/.dev ## run the slow tests: browsers, many processes, kills at random moments, overfitting
 	$(BIN)/python -m pytest $(PYTEST_WORKERS) -m slow $$(grep -rlE --include='test_*.py' 'mark\.slow' tests)
 
-# The lowest transformers that pyproject.toml allows, beside the pinned rest; its hub client has bounds of its own.
+# The lowest transformers and msgspec that pyproject.toml allows, beside the pinned rest; the hub client has bounds of
+# its own.
 LOWEST ?= .venv-lowest
 LOWEST_TESTS := tests/model tests/processing tests/inference tests/test_standard_loading.py tests/test_hub.py \
-  tests/test_adapters.py tests/test_quantization.py tests/train/test_plain_loop.py tests/train/test_callbacks.py
+  tests/test_adapters.py tests/test_quantization.py tests/train/test_plain_loop.py tests/train/test_callbacks.py \
+  tests/data/test_json_rows.py tests/data/test_coco.py tests/data/test_ids_as_text.py
 
 $(LOWEST)/constraints.txt: pyproject.toml constraints.txt
 	@mkdir -p $(LOWEST)
-	grep -vE '^(transformers|huggingface-hub)==' constraints.txt > $@
-	sed -nE 's/.*"transformers>=([0-9.]+),.*/transformers==\1.*/p' pyproject.toml >> $@
+	grep -vE '^(transformers|huggingface-hub|msgspec)==' constraints.txt > $@
+	sed -nE 's/.*"(transformers|msgspec)>=([0-9.]+)[",].*/\1==\2.*/p' pyproject.toml >> $@
 
-test-lowest: $(LOWEST)/constraints.txt ## run the model's tests with the lowest transformers allowed
+test-lowest: $(LOWEST)/constraints.txt ## run the tests of models and labels with the lowest versions allowed
 	@$(MAKE) --no-print-directory VENV=$(LOWEST) CONSTRAINTS=$< DEVELOPMENT=test $(LOWEST)/.dev
 	$(LOWEST)/bin/python -m pytest $(PYTEST_WORKERS) $(LOWEST_TESTS)
 

@@ -1,6 +1,7 @@
-"""Binary masks: area, overlap, bounding box, resizing, polygons, and COCO's run-length codes in plain NumPy.
+"""Binary masks: area, overlap, bounding box, resizing, and COCO's run-length codes in plain NumPy.
 
-The codes equal pycocotools byte for byte. Knows no images, no files and no boxes but the one around a mask.
+The codes equal pycocotools byte for byte. Knows no images, no files and no boxes but the one around a mask; polygons
+are in `polygons`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from llava_grounding.errors import DataError, ShapeError
+from llava_grounding.polygons import polygons_to_mask as polygons_to_mask
 from llava_grounding.run_lengths import are_as_written, counts_to_text, read_texts, running_sums, text_to_counts
 
 MAX_PIXELS = 2**32 - 1
@@ -22,10 +24,6 @@ MAX_PIXELS = 2**32 - 1
 MAX_UNPACKED_PIXELS = 2**28
 """Of a code whose size nobody checked against a picture: a few characters can ask for gigabytes."""
 
-_EDGE_CHUNK = 2**15  # rows that edges of a polygon cross, at a time
-_MAX_CROSSINGS = 2**23
-_FARTHEST = 1e100  # what is farther out overflows
-_FILL_CHUNK = 2**22  # pixels that are set at a time
 _PAIR_CHUNK = 2**18  # runs of pairs of codes at a time
 _IOU_CHUNK = 2**20  # pixels at a time: sums of so many ones are exact in single precision
 
@@ -72,85 +70,6 @@ def resize_mask(mask: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
         return mask.copy()
     coverage = Image.fromarray(mask.astype(np.float32))
     return np.asarray(coverage.resize(size_wh, Image.Resampling.BILINEAR)) >= 0.5
-
-
-def polygons_to_mask(polygons: Sequence[Sequence[float] | np.ndarray], size_wh: tuple[int, int]) -> np.ndarray:
-    """A (H, W) mask of the pixels whose centre lies in any of the polygons, each filled by the even-odd rule.
-
-    Args:
-        polygons: each a flat list x0, y0, x1, y1, ... as COCO writes it, or (n, 2) points; in pixels.
-        size_wh: size of the mask; what lies outside is cut off.
-
-    Raises:
-        DataError: if one is no polygon, or their edges cross more rows of pixels than those of any things do.
-    """
-    width, height = size_wh
-    mask = np.zeros((height, width), dtype=bool)
-    left = _MAX_CROSSINGS
-    for polygon in polygons:
-        points = np.asarray(polygon, dtype=np.float64).reshape(-1)
-        if len(points) % 2 or len(points) < 6 or not (np.abs(points) < _FARTHEST).all():
-            raise DataError(f"a polygon must be at least three finite points x, y, got {len(points)} numbers")
-        corners = points.reshape(-1, 2)
-        # Only what the polygon covers is touched: a small one in a picture of 20 megapixels costs its own area.
-        x0, y0 = np.floor(corners.min(axis=0)).clip(0, size_wh).astype(np.int64).tolist()
-        x1, y1 = np.ceil(corners.max(axis=0)).clip(0, size_wh).astype(np.int64).tolist()
-        if x1 <= x0 or y1 <= y0:
-            continue
-        places = _crossings(corners - (x0, y0), (x1 - x0, y1 - y0), left)
-        left -= len(places)
-        inside = places.reshape(-1, 2).T
-        _set_runs(mask[y0:y1, x0:x1], inside[:, inside[0] < inside[1]])
-    return mask
-
-
-def _crossings(points_xy: np.ndarray, size_wh: tuple[int, int], max_crossings: int) -> np.ndarray:
-    """Where a polygon's edges cross the lines through the centres of the rows of pixels, in order.
-
-    Between the first and the second of a row, the third and the fourth, ... lies the inside. Places are counted through
-    all rows, each having one more pixel.
-    """
-    width, height = size_wh
-    start, end = points_xy, np.roll(points_xy, -1, axis=0)
-    first = np.ceil(np.minimum(start[:, 1], end[:, 1]) - 0.5).clip(0, height).astype(np.int64)
-    stop = np.ceil(np.maximum(start[:, 1], end[:, 1]) - 0.5).clip(0, height).astype(np.int64)
-    num_rows = stop - first
-    ends = np.cumsum(num_rows)
-    if ends[-1] > max_crossings:
-        raise DataError(
-            f"the edges of a mask's polygons must cross at most {_MAX_CROSSINGS:,} rows of pixels, got more; "
-            f"give it as a run-length code"
-        )
-    places = np.empty(ends[-1], dtype=np.int64)
-    begin = 0
-    while begin < len(start):
-        done = int(ends[begin - 1]) if begin else 0
-        until = max(int(np.searchsorted(ends, done + _EDGE_CHUNK, side="right")), begin + 1)
-        part = slice(begin, until)
-        edge = begin + np.repeat(np.arange(until - begin), num_rows[part])
-        row = np.arange(len(edge)) - (ends[edge] - num_rows[edge] - done) + first[edge]
-        (x0, y0), (x1, y1) = start[edge].T, end[edge].T
-        crossing = x0 + (row + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-        places[done : done + len(edge)] = row * (width + 1) + np.ceil(crossing - 0.5).clip(0, width)
-        begin = until
-    places.sort()
-    return places
-
-
-def _set_runs(mask: np.ndarray, runs: np.ndarray) -> None:
-    """Set runs of a (H, W) mask in order, some rows at a time; what is set already stays so."""
-    height, width = mask.shape
-    if not runs.shape[1]:
-        return
-    top, bottom = int(runs[0, 0]) // (width + 1), int(runs[1, -1]) // (width + 1) + 1
-    step = max(1, _FILL_CHUNK // (width + 1))
-    for row in range(top, min(bottom, height), step):
-        stop = min(row + step, height)
-        low, high = row * (width + 1), stop * (width + 1)
-        within = slice(*np.searchsorted(runs[0], (low, high)))
-        changes = np.concatenate(([low], runs[:, within].T.reshape(-1), [high]))
-        is_set = np.arange(len(changes) - 1) % 2 == 1
-        mask[row:stop] |= np.repeat(is_set, np.diff(changes)).reshape(-1, width + 1)[:, :width]
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:

@@ -67,7 +67,15 @@ def test_a_dialogue_with_placeholders_is_left_out_and_its_owner_named(tmp_path: 
             assert list(data.dropped) == [PLACEHOLDER]
             report = check_dataset(data)
             assert not report.ok
-            assert "which are not read" in "\n".join(report.lines())
+            assert "which are not read here" in "\n".join(report.lines())
+
+
+def test_the_kind_that_reads_a_placeholder_is_named(tmp_path: Path) -> None:
+    write_files(tmp_path, {"1.png": picture()})
+    turns = [{"from": "human", "value": "What is <bbox_location0>?"}, {"from": "gpt", "value": "A dog."}]
+    talk = write_json(tmp_path / "t.json", [{"image": "1.png", "conversations": turns}])
+    lines = check_dataset(LlavaDialogues.from_files(talk, tmp_path)).lines()
+    assert "as files of Ferret (`kind: ferret`) do, which are not read here" in "\n".join(lines)
 
 
 def test_so_it_is_with_own_data_captions_and_names(tmp_path: Path) -> None:

@@ -158,19 +158,19 @@ def test_a_polygon_costs_its_own_box_and_not_the_picture() -> None:
     with bounded(25):
         small = polygons_to_mask([[100, 100, 140, 100, 140, 120, 100, 120]] * 40, (5000, 4000))
     assert small.sum() == 40 * 20
-    tall = [float(side) for number in range(20_000) for side in (number * 0.005, 60_000 * (number % 2))]
-    message = "the edges of a mask's polygons must cross at most 8,388,608 rows of pixels"
+    wide = [float(side) for number in range(20_000) for side in (60_000 * (number % 2), number * 0.005)]
+    message = "the edges of a mask's polygons must cross at most 8,388,608 columns of pixels"
     with bounded(40), pytest.raises(DataError, match=message):
-        polygons_to_mask([tall], (100, 60_000))
+        polygons_to_mask([wide], (60_000, 100))
     with bounded(60), pytest.raises(DataError, match=message):  # as edges of all polygons together
-        polygons_to_mask([tall[:400]] * 1000, (100, 60_000))
+        polygons_to_mask([wide[:400]] * 1000, (60_000, 100))
 
 
 def test_many_polygons_as_wide_as_the_picture_cost_their_edges_alone() -> None:
     bars = [[0, y, 4000, y, 4000, y + 3, 0, 3000] for y in range(300)]
     start = time.process_time()
     mask = polygons_to_mask(bars, (4000, 3000))
-    assert time.process_time() - start < 2  # 9 before
+    assert time.process_time() - start < 4  # 9 before
     whole = np.zeros_like(mask)
     for bar in bars[::60]:
         whole |= polygons_to_mask([bar], (4000, 3000))
@@ -179,7 +179,7 @@ def test_many_polygons_as_wide_as_the_picture_cost_their_edges_alone() -> None:
 
 @pytest.mark.parametrize("rows", [1, 5, 100])
 def test_several_polygons_are_those_one_by_one(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llava_grounding.masks._FILL_CHUNK", rows * 41)
+    monkeypatch.setattr("llava_grounding.polygons._FILL_CHUNK", rows * 41)
     draw = np.random.default_rng(1)
     for count in (1, 2, 5, 20):
         shapes = [draw.normal(20, 12, (int(draw.integers(3, 9)), 2)) for _ in range(count)]
@@ -192,7 +192,7 @@ def test_a_polygon_is_filled_alike_in_one_go_and_edge_by_edge(monkeypatch: pytes
     shapes = [draw.normal(20, 15, (int(draw.integers(3, 30)), 2)) for _ in range(60)]
     whole = [polygons_to_mask([points], (40, 37)) for points in shapes]
     for chunk in (1, 7, 50):
-        monkeypatch.setattr("llava_grounding.masks._EDGE_CHUNK", chunk)
+        monkeypatch.setattr("llava_grounding.polygons._EDGE_CHUNK", chunk)
         for points, mask in zip(shapes, whole, strict=True):
             np.testing.assert_array_equal(polygons_to_mask([points], (40, 37)), mask)
 

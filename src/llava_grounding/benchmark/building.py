@@ -23,7 +23,8 @@ from llava_grounding.data.sample import Turn
 from llava_grounding.errors import DataError, ImageError, UsageError
 from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
 from llava_grounding.markup import parse_strict
-from llava_grounding.masks import check_rle, encode_rle, polygons_to_mask
+from llava_grounding.masks import check_rle, encode_rle
+from llava_grounding.polygons import polygons_to_mask
 
 _T = TypeVar("_T")
 _REFERRING_KINDS = ("find", "where")

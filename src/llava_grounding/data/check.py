@@ -22,6 +22,7 @@ from llava_grounding.image_headers import read_header
 from llava_grounding.masks import mask_to_box
 
 _LONGEST = 700  # characters of a line
+_TEXTS = ("captions", "grounded captions", "expressions", "statements", "questions", "dialogues")
 NUM_NAMED = 20
 """Of a kind of trouble, so many are named; all are counted."""
 
@@ -76,6 +77,7 @@ class DatasetReport:
         name: of the data set.
         counts: how many there are of records, instances, masks, captions, phrases, expressions, dialogues, turns.
         crowds: instances that are several things under one mask, of which nothing is ever asked.
+        nameless: instances without a category.
         unread: what the file says of labels that is not read, and of how many.
         missing_images: no file where one should be.
         broken_images: cannot be decoded, or not of the size their labels say.
@@ -93,6 +95,7 @@ class DatasetReport:
     name: str
     counts: dict[str, int] = field(default_factory=dict)
     crowds: int = 0
+    nameless: int = 0
     unread: dict[str, int] = field(default_factory=dict)
     missing_images: Trouble = field(default_factory=Trouble)
     broken_images: Trouble = field(default_factory=Trouble)
@@ -154,6 +157,12 @@ class DatasetReport:
                 f"the picture as it is shown, so look at some with `data look --draw`"
             )
         count = self.counts.get("instances", 0)
+        records = self.counts.get("records", 0)
+        if records and count == self.nameless and not any(self.counts.get(one) for one in _TEXTS):
+            doubts.append(
+                f"warning: nothing can be said of {records} pictures: there is no label with a name, caption, phrase "
+                f"or dialogue"
+            )
         unit = possible_unit(count, self.largest_corner, self.least_side or 0)
         if unit is None:
             return doubts
@@ -188,6 +197,7 @@ class DatasetReport:
             "doubts": self.doubts(),
             "counts": dict(self.counts),
             "crowds": self.crowds,
+            "nameless": self.nameless,
             "unread": dict(self.unread),
             **{title.replace(" ", "_"): plain(trouble) for title, trouble in self._troubles().items()},
             "dropped": {reason: plain(trouble) for reason, trouble in self.dropped.items()},
@@ -231,6 +241,7 @@ def check_dataset(
         for name, count in counted.items():
             report.counts[name] += count
         report.crowds += sum(thing.kind == "crowd" and thing.category != "" for thing in record.instances)
+        report.nameless += sum(thing.category == "" for thing in record.instances)
         key, troubles = _labels_of(record), report.per_label()
         if key is not None and key in known:
             for trouble, count in zip(troubles, known[key], strict=True):

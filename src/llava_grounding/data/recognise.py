@@ -22,7 +22,7 @@ from llava_grounding.data.readers.reading import EntryError
 from llava_grounding.data.readers.set_of_mark import find_marks
 from llava_grounding.data.readers.via import is_via_3, is_via_csv
 from llava_grounding.data.readers.xml_files import parse_xml
-from llava_grounding.data.readers.yolo import is_ndjson
+from llava_grounding.data.readers.yolo import is_ndjson, read_config
 from llava_grounding.errors import DataError
 
 WHAT: dict[str, str] = {
@@ -203,11 +203,9 @@ def _label_of_yolo(files: list[Path]) -> bool:
 def _yaml(path: Path) -> Mapping[str, Any]:
     try:
         data = read_file(path)
-        known = b"names" in data or b"nc:" in data
-        values = yaml.safe_load(data) if known and b"&" not in data else None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return read_config(path) if b"names" in data or b"nc:" in data else {}
+    except (OSError, DataError):
         return {}
-    return values if isinstance(values, Mapping) else {}
 
 
 def _root_tag(path: Path) -> str:
@@ -368,12 +366,21 @@ def _is_packed(place: Path, names: list[str]) -> bool:
     return False
 
 
+def _of_visual_genome(kind: str, places: list[Path]) -> Path | None:
+    """The folder above the two that the release has its pictures in, whose names are in their addresses."""
+    if not kind.startswith("visual_genome"):
+        return None
+    return next((one for one in places if all((one / part).is_dir() for part in ("VG_100K", "VG_100K_2"))), None)
+
+
 def _with_images(found: Recognised, names: list[str], path: Path) -> Recognised:
     """The same with the folder in which most of its pictures are."""
     folders = [path.parent, path.parent.parent] if names else [path.parent]  # without names, nothing tells them apart
     tops = [*folders, *(one / place for one in folders for place in _PLACES)]
     tops += [one for folder in folders for one in sorted(folder.iterdir())[:_MOST_FILES] if one.is_dir()]
-    best, most = None, 0
+    best, most = _of_visual_genome(found.kind, tops), 0
+    if best is not None:
+        return Recognised(found.kind, {**found.values, "images": best}, found.missing, found.splits)
     deeper = [one for place in tops if place.name in _PLACES and place.is_dir() for one in sorted(place.iterdir())[:20]]
     for place in dict.fromkeys(one for one in (*tops, *deeper) if one.is_dir()):
         count = sum(FolderImages(place).locate(name).exists() for name in names if (place / Path(name).name).exists())

@@ -18,7 +18,8 @@ from llava_grounding.data.sample import Instance, Targets
 from llava_grounding.errors import DataError, ImageError, shown
 from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_no_larger
 from llava_grounding.markup import REGION, SEG
-from llava_grounding.masks import decode_rle, mask_to_box, polygons_to_mask, resize_mask
+from llava_grounding.masks import decode_rle, mask_to_box, resize_mask
+from llava_grounding.polygons import polygons_to_mask
 
 _MOST_MASK_BYTES = 2**32  # of one image, opened
 _MASK_BYTES = 2**26  # of one image whose picture is larger than any model looks at

@@ -146,8 +146,8 @@ def possible_kinds(record: Record, settings: DialogueSettings) -> tuple[str, ...
         "referring": record.expressions or complete,
         "absent": missing_names(record) if settings.absent else (),
         "categories": complete,
-        "region_captions": record.expressions,
-        "region_names": [thing for thing in record.instances if thing.kind != "crowd"],
+        "region_captions": [one for one in record.expressions if len(one.targets) == 1],
+        "region_names": [one for one in record.instances if one.kind != "crowd" and spoken_name(one.category)],
         "dialogues": record.dialogues,
     }
     return tuple(kind for kind, found in material.items() if found and getattr(settings, kind) > 0)

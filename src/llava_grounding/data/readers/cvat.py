@@ -167,7 +167,7 @@ def _read_tracks(task: _Task, store: ImageStore, left_out: LeftOut, unread: Coun
     for number, track in enumerate(task.tracks):
         called, label = f"track {track.get('id', number)}", track.get("label")
         before: int | None = None  # the frame of the last shape, if the thing was visible in it
-        for shape in sorted(track, key=_frame_of):
+        for shape in sorted((one for one in track if one.tag != "track"), key=_frame_of):  # points of a skeleton
             at, outside = _frame_of(shape), shape.get("outside") == "1"
             if at < 0:
                 left_out.add(f"{called}: {shape.tag}", "shape without a frame")

@@ -124,7 +124,8 @@ class Flickr30kMdetr(PackedRecords):
         """Reads MDETR's form.
 
         Args:
-            captions: such as `final_flickr_separateGT_train.json`; its annotations may have `segmentation`.
+            captions: such as `final_flickr_separateGT_train.json`; its annotations may have
+                `segmentation` or `sam_mask`.
             images: folder, tar shards or zip of `flickr30k-images`; see `open_images`.
             crowds_as_things: take annotations with `iscrowd: 1` for one thing each.
             name: what the data is called in reports; by default the stem of `captions`.
@@ -302,7 +303,7 @@ def _mdetr_records(
             continue
         assert isinstance(caption, str)
         for row in labels:
-            forms.see(row.get("bbox"), image.size_wh, row.get("segmentation"))
+            forms.see(row.get("bbox"), image.size_wh, _mask_of(row))
         instances, grounded = _mdetr_caption(caption, labels, image, left_out)
         yield Record(
             id=f"{image.file_name}#{image.id}",
@@ -325,7 +326,7 @@ def _mdetr_caption(
     targets: dict[Span, tuple[int, ...]] = {}
     for row in labels:
         try:
-            mask = checked_segmentation(row.get("segmentation"), image.size_wh)
+            mask = checked_segmentation(_mask_of(row), image.size_wh)
             annotation = Annotation(
                 "",
                 box_or_around(row.get("bbox"), mask, image.size_wh),
@@ -350,6 +351,11 @@ def _mdetr_caption(
     for span in overlapping:
         left_out.add(f"{image.id}: {caption[slice(*span)]}", "phrase overlapping another")
     return tuple(instances), GroundedText(markup, kept)
+
+
+def _mask_of(row: Mapping[str, Any]) -> Any:
+    """The mask of an object, as the file has it: GLaMM's part of GranD-f made them by SAM, beside empty polygons."""
+    return row.get("segmentation") or row.get("sam_mask")
 
 
 def _joined(spans: list[Span], caption: str) -> list[Span]:

@@ -121,7 +121,8 @@ def _parsed(path: Path) -> Mapping[str, Any]:
 
 def _picture(data: Mapping[str, Any], path: Path, root: Path, store: Any, beside: bool) -> Picture:
     said = data.get("imagePath")
-    tail = said.replace("\\", "/") if isinstance(said, str) else ""
+    # Some name the file of labels itself.
+    tail = said.replace("\\", "/") if isinstance(said, str) and not said.lower().endswith(".json") else ""
     folder = path.parent.relative_to(root).as_posix()
     base = tail.rpartition("/")[2]
     # `..\images\1.jpg` is meant from the file; a folder beside the files is found by its name.

@@ -118,7 +118,9 @@ def chat_of(entry: Any, inside: bool = False) -> tuple[tuple[RecordedTurn, ...],
         raise EntryError(TEXT_ONLY, "must have an image")
     if len(pictures) > 1:
         raise EntryError(SEVERAL, f"a chat must be about one image, this one has {len(pictures)}")
-    texts[0] = texts[0].strip().removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN).strip()
+    # Shown first, it may be shown again; one that comes later is not there while what is before it is said.
+    for place in range(0, len(texts), 2) if IMAGE_TOKEN in texts[0] else ():
+        texts[place] = texts[place].strip().removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN).strip()
     turns = words_only(zip(texts[::2], texts[1::2], strict=True))
     turns = tuple(replace(turn, in_loss=one) for turn, one in zip(turns, in_loss, strict=True))
     return turns, next(iter(pictures), None)

@@ -8,11 +8,17 @@ from __future__ import annotations
 import re
 
 _OF_WHOM: tuple[tuple[str, str], ...] = (
-    ("Ferret", r"<bbox_location\d*>|<region_fea>"),
-    ("Osprey or GPT4RoI", r"<(?:region|mask|bbox)[ _]?\d+>|</?mask>|<pos>|<spi_feat>|<global_mask>|<bbox>"),
-    ("GLaMM or LISA", r"</?p>|(?-i:\[(?:SEG|LOC|DET|REJ|PIX)[ _]?\d*\])"),
-    ("Shikra", r"</?(?:boxes|points?|coords?)>|<(?:b|p|ph|bo)_(?:st|ed)>"),
-    ("Kosmos-2", r"</?(?:phrase|object|grounding)>|<patch_index_\d+>|</?delimiter_of_multi_objects/?>"),
+    ("Ferret (`kind: ferret`)", r"<bbox_location\d*>|<region_fea>"),
+    (
+        "Osprey (`kind: osprey`) or GPT4RoI",
+        r"<(?:region|mask|bbox)[ _]?\d+>|</?mask>|<pos>|<spi_feat>|<global_mask>|<bbox>",
+    ),
+    ("GLaMM (`kind: grandf`) or LISA", r"</?p>|(?-i:\[(?:SEG|LOC|DET|REJ|PIX)[ _]?\d*\])"),
+    ("Shikra (`kind: shikra`)", r"</?(?:boxes|points?|coords?)>|<(?:b|p|ph|bo)_(?:st|ed)>"),
+    (
+        "Kosmos-2 (`kind: kosmos2`)",
+        r"</?(?:phrase|object|grounding)>|<patch_index_\d+>|</?delimiter_of_multi_objects/?>",
+    ),
     ("Qwen-VL or InternVL", r"</?(?:ref|box|quad|img)>|<img_context>"),
     ("PaliGemma or Florence-2", r"</?loc[ _]?\d*>|<seg\d+>|</?poly>"),
     ("MiniGPT-v2", r"\{\s*(?:<\d+>\s*){4}\}|<imagehere>|<delim>|^\s*\[(?:grounding|detection|refer|identify|vqa)\]"),

@@ -421,7 +421,8 @@ def words_of(value: Any, what: str, allowed: Iterable[str] = ()) -> str:
     if foreign is not None:
         token, owner = foreign
         raise EntryError(
-            PLACEHOLDER, f"{what} must be words, but holds {shown(token)} as files of {owner} do, which are not read"
+            PLACEHOLDER,
+            f"{what} must be words, but holds {shown(token)} as files of {owner} do, which are not read here",
         )
     return value.strip()
 

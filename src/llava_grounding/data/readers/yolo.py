@@ -63,7 +63,7 @@ class Yolo(PictureRecords):
             return cls(name or place.stem, found, FolderImages(place.parent), left_out, exhaustive, unread)
         config = _config_of(place)
         root = config.parent if config else place
-        values = _read_config(config) if config else {}
+        values = read_config(config) if config else {}
         classes = _classes(values.get("names")) if names is None else {}
         classes = classes or _listed_classes(root, names)
         if not root.is_dir():
@@ -83,16 +83,22 @@ def _config_of(place: Path) -> Path | None:
     if place.suffix.lower() in (".yaml", ".yml"):
         return place
     found = [path for path in (place / "data.yaml", place / "dataset.yaml") if path.is_file()]
-    found += sorted(path for path in place.glob("*.y*ml") if path not in found and "names" in _read_config(path))
+    found += sorted(path for path in place.glob("*.y*ml") if path not in found and "names" in read_config(path))
     return found[0] if found else None
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A `data.yaml` as plain values, its names as text; nothing where it holds no keys.
+
+    Raises:
+        DataError: if it cannot be read, or has anchors.
+    """
     try:
         data = read_file(path)
         if len(data) > _MAX_BYTES:
             raise DataError(f"{path} must have at most {_MAX_BYTES} bytes, got {len(data)}")
-        if b"&" in data and b"*" in data:  # anchors could unfold to anything
+        # Anchors could unfold to anything; a name such as `Kitchen & dining room table` is none.
+        if b"&" in data and b"*" in data and any(isinstance(one, yaml.AliasToken) for one in yaml.scan(data)):
             raise DataError(f"{path} must be YAML without anchors")
         values = yaml.safe_load(data)
         if isinstance(values, dict) and "names" in values:
@@ -149,7 +155,10 @@ def _listed(root: Path, base: Any, entry: Any) -> list[Path]:
     if not isinstance(entry, str) or "\0" in entry or not is_unicode(entry):
         raise DataError(f"a split of data.yaml must be a folder or a list of pictures, got {shown(entry)}")
     tail = entry.replace("\\", "/")
-    bases = [root / base, root / Path(base).name] if isinstance(base, str) and "\0" not in base else []
+    bases = []
+    if isinstance(base, str) and "\0" not in base:
+        last = Path(base).name
+        bases = [root / base, root / last, root / "datasets" / last]
     # Exports say `../train/images` for `train/images`, and paths of the machine that they were made on.
     short = tail.lstrip("./")
     parts = Path(short).parts
@@ -160,7 +169,9 @@ def _listed(root: Path, base: Any, entry: Any) -> list[Path]:
             return _below(place)
         if place.is_file() and place.suffix == ".txt" and _is_below(place, root):
             return [_found(line.strip(), place, root) for line in read_text_lines(place) if line.strip()]
-    raise DataError(f"data.yaml names `{entry}`, but there is no such folder or list below {root}")
+    raise DataError(
+        f"data.yaml names `{entry}`, but there is no such folder or list below {root}; put data.yaml beside its folders"
+    )
 
 
 def _is_below(place: Path, root: Path) -> bool:
