@@ -42,7 +42,7 @@ def test_an_unknown_name_is_refused():
 
 
 def test_weights_of_another_size_are_refused():
-    with pytest.raises(ConfigError, match=r"do not fit the backbone.*width_multiplier"):
+    with pytest.raises(ConfigError, match=r"do not fit the backbone of the model, which has other sizes"):
         load_pretrained_backbone(build_backbone(EfficientNetLiteConfig.variant("lite2")), "efficientnet_lite0")
 
 

@@ -18,6 +18,7 @@ from small_training import class_phrases, recipe, shrink_world, training_config,
 from llava_grounding.errors import CheckpointError, ConfigError, DataError
 from llava_grounding.model.efficientnet_lite import EfficientNetLiteConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.model.nanodet import NanoDetConfig
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train import training_setup
 from llava_grounding.train.batching import source_kinds
@@ -155,8 +156,19 @@ class TestFromNothing:
             .model.grounder.backbone.body.stem.norm.training
         )
 
+    def test_stages_of_nanodet_are_frozen_from_the_pixels_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        config = training_config("shared")
+        config.grounder_config.backbone_config = NanoDetConfig()
+        monkeypatch.setattr(training_setup, "preset", lambda name: config)
+        body = build_training_setup(small("chat", frozen_stages=3), tmp_path).model.grounder.backbone.body
+        learning = [all(one.requires_grad for one in part.parameters()) for part in (body.stem, *body.stages)]
+        assert learning == [False] * 3 + [True] * 2
+        assert all(one.requires_grad for one in body.laterals.parameters())
+
     def test_stages_of_another_backbone_cannot_be_frozen(self, tmp_path: Path) -> None:
-        with pytest.raises(ConfigError, match=r"`frozen_stages` needs an EfficientNet-Lite backbone"):
+        with pytest.raises(ConfigError, match=r"`frozen_stages` needs an EfficientNet-Lite or a NanoDet backbone"):
             build_training_setup(small("chat", frozen_stages=1), tmp_path)
 
     def test_a_model_with_other_tokens_is_no_start_for_a_preset(

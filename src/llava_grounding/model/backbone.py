@@ -10,6 +10,7 @@ from transformers import AutoBackbone, PreTrainedConfig
 
 from llava_grounding.errors import ConfigError, ShapeError
 from llava_grounding.model.efficientnet_lite import EfficientNetLite, EfficientNetLiteConfig
+from llava_grounding.model.nanodet import NanoDet, NanoDetConfig
 
 STRIDES = (4, 8, 16, 32)
 SIZE_DIVISOR = STRIDES[-1]
@@ -58,6 +59,8 @@ def build_backbone(config: PreTrainedConfig) -> Backbone:
     """A backbone with fresh weights from its config; a config of transformers names four stages in `out_features`."""
     if isinstance(config, EfficientNetLiteConfig):
         return Backbone(EfficientNetLite(config.width_multiplier, config.depth_multiplier))
+    if isinstance(config, NanoDetConfig):
+        return Backbone(NanoDet())
     body = AutoBackbone.from_config(config, trust_remote_code=False)
     if config.model_type == "swin":
         body.swin.layernorm = nn.Identity()  # no map passes through it: it would only be weights without gradient

@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NA
 
 from llava_grounding.checkpoint_files import check_values
 from llava_grounding.errors import ConfigError, did_you_mean
-from llava_grounding.model import efficientnet_lite  # noqa: F401 - so that its model_type is known
+from llava_grounding.model import efficientnet_lite, nanodet  # noqa: F401 - so that their model_types are known
 
 _PIXEL_DECODERS = ("deformable", "feature_pyramid")
 _CONVOLUTIONS = ("full", "separable")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 
 from llava_grounding.errors import ConfigError
+from llava_grounding.model.outputs import FeatureMaps
 
 STEM_CHANNELS = 32
 _STEM_STRIDE = 2
@@ -78,14 +79,6 @@ class EfficientNetLiteConfig(PreTrainedConfig):
 
 
 AutoConfig.register(EfficientNetLiteConfig.model_type, EfficientNetLiteConfig, exist_ok=True)
-
-
-@dataclass
-class FeatureMaps:
-    """What the backbone returns, in the form of transformers' backbones."""
-
-    feature_maps: tuple[Tensor, ...]
-    """Fine to coarse, at strides 4, 8, 16, 32."""
 
 
 class EfficientNetLite(nn.Module):

@@ -31,6 +31,14 @@ def mask_logits_from(mask_embeds: Float[Tensor, "B Q C"], mask_features: Float[T
 
 
 @dataclass
+class FeatureMaps:
+    """What our own backbones return, in the form of transformers' backbones."""
+
+    feature_maps: tuple[Tensor, ...]
+    """Fine to coarse, at strides 4, 8, 16, 32."""
+
+
+@dataclass
 class ImageMemory:
     """What the grounder keeps of one image batch: independent of any phrase, so it can be cached per image."""
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from llava_grounding.errors import ConfigError, did_you_mean
 from llava_grounding.model.efficientnet_lite import EfficientNetLite
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
+from llava_grounding.model.nanodet import NanoDet
 from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.recipe import Recipe
@@ -142,13 +143,15 @@ def freeze_stages(model: LlavaGroundingForConditionalGeneration, count: int) -> 
     """Freeze the first stages of the grounder's backbone, the stem being the first.
 
     Raises:
-        ConfigError: if the backbone is no EfficientNet-Lite or has fewer stages.
+        ConfigError: if the backbone has no stages of that form, or fewer.
     """
     if not count:
         return
     body = model.grounder.backbone.body
-    if not isinstance(body, EfficientNetLite):
-        raise ConfigError(f"`frozen_stages` needs an EfficientNet-Lite backbone, got a {type(body).__name__}")
+    if not isinstance(body, EfficientNetLite | NanoDet):
+        raise ConfigError(
+            f"`frozen_stages` needs an EfficientNet-Lite or a NanoDet backbone, got a {type(body).__name__}"
+        )
     if count > 1 + len(body.stages):
         raise ConfigError(
             f"`frozen_stages` must be at most {1 + len(body.stages)}, the stem and its stages; got {count}"

