@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -35,12 +34,15 @@ def polygons_to_mask(polygons: Sequence[Sequence[float] | np.ndarray], size_wh: 
     left = _MAX_CROSSINGS
     for polygon in polygons:
         points = np.asarray(polygon, dtype=np.float64).reshape(-1)
-        if len(points) % 2 or len(points) < 6 or not (np.abs(points) < _FARTHEST).all():
+        farthest = np.abs(points).max(initial=0)
+        if len(points) % 2 or len(points) < 6 or not farthest < _FARTHEST:
             raise DataError(f"a polygon must be at least three finite points x, y, got {len(points)} numbers")
-        corners = (_STEPS * points.clip(-_FARTHEST_CORNER, _FARTHEST_CORNER) + 0.5).astype(np.int64).reshape(-1, 2)
+        if farthest > _FARTHEST_CORNER:
+            points = points.clip(-_FARTHEST_CORNER, _FARTHEST_CORNER)
+        corners = (_STEPS * points + 0.5).astype(np.int64).reshape(-1, 2)
         # Only what the polygon covers is touched: a small one in a picture of 20 megapixels costs its own area.
-        x0, y0 = _pixel_after(corners.min(axis=0)).clip(0, size_wh).tolist()
-        x1, y1 = _pixel_after(corners.max(axis=0)).clip(0, size_wh).tolist()
+        x0, y0 = _within(_pixel_after(corners.min(axis=0)), 0, size_wh).tolist()
+        x1, y1 = _within(_pixel_after(corners.max(axis=0)), 0, size_wh).tolist()
         if x1 <= x0 or y1 <= y0:
             continue
         places = _crossings(corners, (x0, y0, x1, y1), left)
@@ -54,6 +56,11 @@ def _pixel_after(steps: np.ndarray) -> np.ndarray:
     return (steps + _STEPS // 2) // _STEPS
 
 
+def _within(values: np.ndarray, low: int, high: int | tuple[int, int]) -> np.ndarray:
+    """As `clip`, which takes several times as long for so few."""
+    return np.minimum(np.maximum(values, low), high)
+
+
 def _crossings(corners_xy: np.ndarray, box_xyxy: tuple[int, int, int, int], max_crossings: int) -> np.ndarray:
     """Where a polygon's edges cross the lines through the centres of the columns of a box of pixels, in no order.
 
@@ -61,55 +68,72 @@ def _crossings(corners_xy: np.ndarray, box_xyxy: tuple[int, int, int, int], max_
     below, counted row by row; those below the last row are of none.
     """
     x0, y0, x1, y1 = box_xyxy
-    start, end = corners_xy, np.roll(corners_xy, -1, axis=0)
-    sides = np.abs(end - start)
-    steep = sides[:, 0] < sides[:, 1]
-    is_back = np.where(steep, start[:, 1] > end[:, 1], start[:, 0] > end[:, 0])[:, None]
-    start, end = np.where(is_back, end, start), np.where(is_back, start, end)
-    first = _pixel_after(np.minimum(start[:, 0], end[:, 0])).clip(x0, x1)
-    num_columns = _pixel_after(np.maximum(start[:, 0], end[:, 0])).clip(x0, x1) - first
+    lines, num_columns, num_flat = _edges(corners_xy, (x0, x1))
     ends = np.cumsum(num_columns)
-    if ends[-1] > max_crossings:
+    total = int(num_columns.sum())
+    if total > max_crossings:
         raise DataError(
             f"the edges of a mask's polygons must cross at most {_MAX_CROSSINGS:,} columns of pixels, got more; "
             f"give it as a run-length code"
         )
-    places = np.empty(ends[-1], dtype=np.int64)
+    places = np.empty(total, dtype=np.int64)
     begin = 0
-    while begin < len(start):
+    while begin < len(ends):
         done = int(ends[begin - 1]) if begin else 0
         until = max(int(np.searchsorted(ends, done + _EDGE_CHUNK, side="right")), begin + 1)
-        edge = begin + np.repeat(np.arange(until - begin), num_columns[begin:until])
-        column = np.arange(len(edge)) - (ends[edge] - num_columns[edge] - done) + first[edge]
-        row = np.empty_like(column)
-        for kind, height_of in ((steep[edge], _steep_height), (~steep[edge], _flat_height)):
-            (start_x, start_y), (end_x, end_y) = start[edge[kind]].T, end[edge[kind]].T
-            centre = _STEPS * column[kind] + _STEPS // 2
-            row[kind] = height_of(centre, start_x, start_y, end_x - start_x, end_y - start_y)
-        places[done : done + len(edge)] = (_pixel_after(row).clip(y0, y1) - y0) * (x1 - x0) + column - x0
+        shift, x, y, slope = np.repeat(lines[:, begin:until], num_columns[begin:until], axis=1)
+        column = shift + np.arange(done, done + len(shift))
+        centre = _STEPS * column + _STEPS // 2
+        row = np.empty(len(shift), dtype=np.int64)
+        flat = max(num_flat - done, 0)
+        row[:flat] = _flat_height(centre[:flat], x[:flat], y[:flat], slope[:flat])
+        row[flat:] = _steep_height(centre[flat:], x[flat:], y[flat:], slope[flat:])
+        inside = _within(_pixel_after(row), y0, y1) - y0
+        places[done : done + len(row)] = inside * (x1 - x0) + column.astype(np.int64) - x0
         begin = until
     return places
 
 
-def _flat_height(centre: np.ndarray, x: np.ndarray, y: np.ndarray, width: np.ndarray, height: np.ndarray) -> np.ndarray:
-    """Where edges that are wider than high, drawn a step to the right at a time, leave the middle of a column."""
-    slope = height / width
-    steps = [(y + slope * (place - x) + 0.5).astype(np.int64) for place in (centre, centre + 1)]
-    return np.minimum(*steps)
+def _edges(corners_xy: np.ndarray, range_x: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, int]:
+    """A polygon's edges that cross columns of pixels in a range: those that are wider than high, then the others.
+
+    Returns:
+        (4, n): an edge's first column less all crossings of the edges before, its start x and y in steps, its slope;
+        (n,) how many columns each crosses; how many crossings are of the first kind.
+    """
+    closed = np.concatenate((corners_xy, corners_xy[:1])).T
+    start, end = closed[:, :-1], closed[:, 1:]
+    first = _within(_pixel_after(np.minimum(start[0], end[0])), *range_x)
+    num_columns = _within(_pixel_after(np.maximum(start[0], end[0])), *range_x) - first
+    width, height = end - start
+    steep = np.abs(width) < np.abs(height)
+    flat_edges, steep_edges = (((num_columns > 0) & kind).nonzero()[0] for kind in (~steep, steep))
+    edges = np.concatenate((flat_edges, steep_edges))
+    num_columns = num_columns[edges]
+    lines = np.empty((4, len(edges)))
+    lines[0] = first[edges] - (np.cumsum(num_columns) - num_columns)
+    lines[1:3] = np.where(np.where(steep, height, width) < 0, end, start)[:, edges]
+    lines[3, : len(flat_edges)] = height[flat_edges] / width[flat_edges]
+    lines[3, len(flat_edges) :] = width[steep_edges] / height[steep_edges]
+    return lines, num_columns, int(num_columns[: len(flat_edges)].sum())
 
 
-def _steep_height(
-    centre: np.ndarray, x: np.ndarray, y: np.ndarray, width: np.ndarray, height: np.ndarray
-) -> np.ndarray:
+def _flat_height(centre: np.ndarray, x: np.ndarray, y: np.ndarray, slope: np.ndarray) -> np.ndarray:
+    """Where edges that are wider than high, drawn a step to the right at a time, leave the middle of a column.
+
+    To a step, when what is behind the point is cut off.
+    """
+    return y + slope * (centre + (slope < 0) - x) + 0.5
+
+
+def _steep_height(centre: np.ndarray, x: np.ndarray, y: np.ndarray, slope: np.ndarray) -> np.ndarray:
     """The same of edges that are higher than wide, drawn a step down at a time."""
-    slope = width / height
-
-    def is_past(step: np.ndarray) -> np.ndarray:
-        return ((x + slope * step + 0.5).astype(np.int64) > centre) == (slope > 0)
-
-    guess = np.ceil((centre + 0.5 - x) / slope).astype(np.int64)  # to a step, as it is rounded
-    first = np.where(is_past(guess), guess - is_past(guess - 1), guess + 1)
-    return y + first - 1
+    is_rising = slope > 0
+    step = np.ceil((centre + 0.5 - x) / slope)  # to a step, as it is rounded
+    height = y + step
+    for guess in (step, step - 1):
+        height -= (x + slope * guess + 0.5 >= centre + 1) == is_rising
+    return height
 
 
 def _set_below(mask: np.ndarray, places: np.ndarray) -> None:
@@ -118,19 +142,19 @@ def _set_below(mask: np.ndarray, places: np.ndarray) -> None:
     Some rows at a time; what is set already stays so.
     """
     height, width = mask.shape
-    step = max(1, _FILL_CHUNK // width)
-    places = np.sort(places) if height > step else places
+    rows = max(1, _FILL_CHUNK // width)
+    is_whole = height <= rows
+    places = places if is_whole else np.sort(places)
     last = np.zeros(width, dtype=np.uint8)
-    buffer = np.empty((min(step, height), width), dtype=np.uint8)
-    for row in range(0, height, step):
-        stop = min(row + step, height)
-        low, high = row * width, stop * width
-        within = slice(*np.searchsorted(places, (low, high))) if height > step else places < high
-        odd = buffer[: stop - row]
-        odd[:] = 0
-        odd[0] = last
-        np.bitwise_xor.at(odd.reshape(-1), places[within] - low, 1)
-        for above, line in pairwise(odd):  # six times faster than `accumulate`
-            np.bitwise_xor(line, above, out=line)
-        mask[row:stop] |= odd.view(bool)
-        last = odd[-1].copy()
+    for row in range(0, height, rows):
+        stop = min(row + rows, height)
+        within = slice(None) if is_whole else slice(*np.searchsorted(places, (row * width, stop * width)))
+        odd = np.zeros((stop - row + 1, width), dtype=np.uint8)  # and a row for places below the last
+        np.bitwise_xor.at(odd.reshape(-1), places[within] - row * width, 1)
+        odd[0] ^= last
+        reach = 1
+        while reach < len(odd):  # as many passes as a height has bits, where a pass per row takes three times as long
+            odd[reach:] ^= odd[:-reach]
+            reach *= 2
+        mask[row:stop] |= odd[:-1].view(bool)
+        last = odd[-2].copy()
