@@ -13,6 +13,7 @@ from label_files import picture, write_files, write_json
 from llava_grounding.data.check import check_dataset
 from llava_grounding.data.readers.cvat import CvatXml
 from llava_grounding.data.readers.flickr30k import Flickr30kMdetr
+from llava_grounding.data.readers.label_studio import LabelStudio
 from llava_grounding.data.readers.labelme import Labelme
 from llava_grounding.data.readers.messages import ChatMessages
 from llava_grounding.data.readers.via import Via
@@ -158,3 +159,48 @@ def test_masks_that_sam_made_for_captions_of_flickr_are_read(tmp_path: Path) -> 
     read = record.load_mask(0, (W, H))
     assert read is not None
     assert np.array_equal(read, mask)
+
+
+def storage_of_label_studio(folder: Path, form: str) -> None:
+    """A file per annotation, named by its id alone, or a file per task, as Label Studio had them before version 1."""
+    corner = {"x": 0, "y": 0, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["dog"]}
+    size = {"original_width": W, "original_height": H, "image_rotation": 0, "from_name": "label", "to_name": "image"}
+    result = [{"id": "r1", "type": "rectanglelabels", "value": corner, **size}]
+    for number, name in enumerate(("a", "b"), start=1):
+        task = {"id": number, "data": {"image": f"s3://bucket/photos/{name}.png"}}
+        if form == "completions":
+            done = {"id": number * 1000 + 1, "lead_time": 7.1, "result": result * number}
+            write_json(folder / f"{number}.json", {"completions": [done], **task})
+            continue
+        common = {"completed_by": {"id": 1, "email": "a@example.com"}, "ground_truth": False, "lead_time": 7.1}
+        # The second to be saved is the tenth of its kind: names sort otherwise than numbers.
+        for key, things, given_up in ((9, [], False), (10, result * number, False), (11, [], True)):
+            one = {"id": 100 * number + key, "task": task, "result": things, "was_cancelled": given_up, **common}
+            (folder / str(100 * number + key)).write_text(json.dumps(one))
+
+
+@pytest.mark.parametrize("form", ["annotation", "completions"])
+def test_what_label_studio_writes_to_a_storage_is_read(tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "storage"
+    write_files(tmp_path, {"images/a.png": PICTURE, "images/b.png": PICTURE, "storage/.keep": b""})
+    storage_of_label_studio(folder, form)
+    (found,) = recognise(folder)
+    assert (found.kind, dict(found.values), found.missing) == ("label_studio", {"labels": folder}, {})
+    data = LabelStudio.from_files(folder)
+    assert {record.id: len(record.instances) for record in data} == {"a.png": 1, "b.png": 2}
+    assert data[0].instances[0].box_xyxy == (0, 0, W / 2, H / 2)
+    assert (data.dropped, data.unread) == ({}, {})
+    one = next(path for path in folder.iterdir() if path.name in ("1.json", "110"))
+    (alone,) = recognise(one)
+    assert (alone.kind, alone.values["labels"]) == ("label_studio", one)
+    assert [len(record.instances) for record in LabelStudio.from_files(one, tmp_path / "images")] == [1]
+
+
+def test_what_is_no_task_in_a_storage_of_label_studio_is_told(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.png": PICTURE, "b.png": PICTURE, "broken.json": b"{", "none.json": b"5"})
+    storage_of_label_studio(tmp_path, "completions")
+    data = LabelStudio.from_files(tmp_path)
+    assert len(data) == 2
+    assert data.dropped == {"file that is no JSON": ("broken.json",), "task that is no object": ("task 5",)}
+    with pytest.raises(DataError, match="must be a list of tasks with `data`, got a folder without such files"):
+        LabelStudio.from_files(write_files(tmp_path / "empty", {"a.png": PICTURE}))

@@ -17,6 +17,7 @@ import yaml
 from llava_grounding.data.images import FolderImages, open_images, open_regular, read_file
 from llava_grounding.data.plain_files import why_no_file
 from llava_grounding.data.readers.files import describe_file, read_json
+from llava_grounding.data.readers.label_studio import is_file_of_storage, is_one_task
 from llava_grounding.data.readers.parquet import is_saved, splits_of
 from llava_grounding.data.readers.reading import EntryError
 from llava_grounding.data.readers.set_of_mark import find_marks
@@ -174,7 +175,8 @@ def _of_folder(folder: Path) -> Iterator[Recognised]:
     if (folder / "labels").is_dir() or (files and _label_of_yolo(files)):
         yield Recognised("yolo", {"data": folder, "split": None}, _CLASSES)
         return
-    data = [path for path in files if path.suffix.lower() in (".json", ".jsonl", ".ndjson", ".p", ".csv")]
+    endings = (".json", ".jsonl", ".ndjson", ".p", ".csv")
+    data = [path for path in files if path.suffix.lower() in endings or is_file_of_storage(path)]
     for number, path in enumerate(data):
         try:
             one = _of_file(path)
@@ -182,6 +184,9 @@ def _of_folder(folder: Path) -> Iterator[Recognised]:
             continue
         if one.kind == "labelme":
             yield Recognised("labelme", {"labels": folder if number < 2 else path.parent})
+            return
+        if one.kind == "label_studio" and isinstance(read_json(path), Mapping):
+            yield Recognised("label_studio", {"labels": folder})
             return
         yield one
 
@@ -263,6 +268,8 @@ def _of_mapping(data: Mapping[str, Any], path: Path) -> Recognised | None:
         return Recognised("via", {"labels": path})
     if "shapes" in data:
         return Recognised("labelme", {"labels": path})
+    if is_one_task(data):
+        return Recognised("label_studio", {"labels": path})
     if not isinstance(data.get("annotations"), list):
         return None
     rows = [row for row in data["annotations"][:_PROBES] if isinstance(row, Mapping)]

@@ -1,6 +1,7 @@
 """Label Studio's JSON and JSON-MIN: rectangles, polygons, ellipses and brush masks in percent of the picture.
 
-Knows no other format. Of a task that several people did, the last that was not given up counts.
+An export in one file, or in a folder of files with a task or an annotation each, as storages have them. Knows no other
+format. Of a task that several people did, the last that was not given up counts.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from llava_grounding.data.images import ImageStore
+from llava_grounding.data.readers.files import read_json, read_lines_or_json
 from llava_grounding.data.readers.messages import SEVERAL
 from llava_grounding.data.readers.pictures import Picture, PictureRecords, ellipse, polygons, rotated_box, size_of
 from llava_grounding.data.readers.reading import (
@@ -49,6 +51,7 @@ _LABELS = (
     "vectorlabels",
     "labels",
 )
+_TASK_KEYS = {"data", "label", "annotation_id"}
 _POINTS = "keypointlabels"
 _CHOICES = ("choices", "taxonomy")
 _SHAPES = ("x", "points", "rle", "vertices", "imageDataURL")
@@ -69,9 +72,11 @@ class LabelStudio(PictureRecords):
         """Reads an export.
 
         Args:
-            labels: a list of tasks, as JSON or JSON-MIN.
+            labels: a list of tasks, as JSON or JSON-MIN; or a file or folder of files with one object each: a task with
+                what was done of it, or an annotation with its `task`.
             images: folder, tar shards or zip of the pictures, under the names that they were uploaded with, or with
-                the eight digits that Label Studio puts before; by default `images` beside the file, else its folder.
+                the eight digits that Label Studio puts before; by default `images` beside the file, in the folder or
+                beside it, else the folder.
             exhaustive: whether every visible thing of the labels that occur is labelled.
             name: what the data is called in reports; by default the file's stem.
 
@@ -79,22 +84,79 @@ class LabelStudio(PictureRecords):
             DataError: if it cannot be read, or is of another kind.
         """
         path = Path(labels)
-        entries = read_entries(path, "tasks")
+        root = path if path.is_dir() else path.parent
         with naming(path):
-            if entries and not any(
-                isinstance(one, Mapping) and (one.keys() & {"data", "label", "annotation_id"}) for _, one in entries
+            entries = _of_one_task(_entries(path))
+            if not any(isinstance(one, Mapping) and one.keys() & _TASK_KEYS for _, one in entries) and (
+                entries or path.is_dir()
             ):
-                raise DataError(f"Label Studio's file must be a list of tasks with `data`, got {shown(entries[0][1])}")
+                got = shown(entries[0][1]) if entries else "a folder without such files"
+                raise DataError(f"Label Studio's file must be a list of tasks with `data`, got {got}")
             if images is None:
-                images = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+                places = (root / "images", root.parent / "images") if path.is_dir() else (root / "images",)
+                images = next((one for one in places if one.is_dir()), root)
             store, left_out, unread = image_store(images), LeftOut(), Counter[str]()
             return cls(name or path.stem, _read(entries, store, left_out, unread), store, left_out, exhaustive, unread)
+
+
+def is_file_of_storage(path: Path) -> bool:
+    """Whether a file is called as the storage that Label Studio writes to has them: some have no ending."""
+    return path.suffix.lower() == ".json" or (not path.suffix and path.name.isdigit())
+
+
+def is_one_task(data: Mapping[str, Any]) -> bool:
+    """Whether an object is a task with what was done of it, or an annotation with its task."""
+    of_annotation = isinstance(data.get("task"), Mapping) and isinstance(data.get("result"), list)
+    return of_annotation or (
+        isinstance(data.get("data"), Mapping) and bool(data.keys() & {"annotations", "completions"})
+    )
+
+
+def _entries(path: Path) -> list[tuple[str, Any]]:
+    """The tasks or annotations of a file, or of all of a folder, each with its place; an error where one is no JSON."""
+    if not path.is_dir():
+        lines, value = read_lines_or_json(path)
+        if lines is None and isinstance(value, Mapping) and is_one_task(value):
+            return [(path.name, value)]
+        return read_entries(path, "tasks")
+    found: list[tuple[str, Any]] = []
+    for one in sorted(path.rglob("*")):
+        if is_file_of_storage(one) and one.is_file():
+            place = one.relative_to(path).as_posix()
+            try:
+                value = read_json(one)
+                found += [(place, entry) for entry in (value if isinstance(value, list) else [value])]
+            except DataError as error:
+                found.append((place, error))
+    return found
+
+
+def _of_one_task(entries: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The same with annotations that have their task inside put together as that task, in the order of their ids."""
+    tasks: dict[str, tuple[str, dict[str, Any]]] = {}
+    found = []
+    for place, entry in entries:
+        task = entry.get("task") if isinstance(entry, Mapping) else None
+        if not isinstance(task, Mapping):
+            found.append((place, entry))
+            continue
+        key = shown(task.get("id", task.get("data")))
+        if key not in tasks:
+            tasks[key] = place, {**task, "annotations": []}
+            found.append(tasks[key])
+        tasks[key][1]["annotations"].append(entry)
+    for _, merged in tasks.values():
+        merged["annotations"].sort(key=lambda one: one["id"] if isinstance(one.get("id"), int) else 0)
+    return found
 
 
 def _read(
     entries: list[tuple[str, Any]], store: ImageStore, left_out: LeftOut, unread: Counter[str]
 ) -> Iterator[Picture]:
     for place, entry in entries:
+        if isinstance(entry, DataError):
+            left_out.add(place, EntryError("file that is no JSON", str(entry)))
+            continue
         try:
             if not isinstance(entry, Mapping):
                 raise EntryError("task that is no object")
