@@ -136,3 +136,22 @@ def test_captions_are_converted_too_and_what_is_missing_is_asked_for(
     keys = [f"instances={labels}", f"images={tmp_path}"]
     assert run(["data", "look", str(refs), *keys, "--quick"]) == 0
     assert "expressions: 1" in capsys.readouterr().out
+
+
+def test_kinds_of_folders_below_are_named_beside_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("labelme", "voc", "createml", "coco"):
+        write = TOOLS[kind][0] if kind in TOOLS else None
+        if write is None:
+            write_files(tmp_path / "many/z", {"1.png": picture()})
+            write_json(tmp_path / "many/z/instances.json", INSTANCES)
+        else:
+            (tmp_path / "many" / kind).mkdir(parents=True)
+            write(tmp_path / "many" / kind)
+    run(["data", str(tmp_path / "many"), "--quick"])
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Of other kinds")]
+    assert told == [
+        "Of other kinds, each to be looked at on its own: "
+        f"CreateML ({tmp_path}/many/createml), labelme ({tmp_path}/many/labelme), COCO instances ({tmp_path}/many/z)"
+    ]
+    assert run(["data", str(tmp_path / "many/voc"), "--quick"]) == 0
+    assert "Of other kinds" not in capsys.readouterr().out

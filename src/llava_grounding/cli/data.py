@@ -61,6 +61,7 @@ def look(
 ) -> None:
     """Say what it is, how much is in it, what is missing or odd, and the lines of a recipe for it."""
     from llava_grounding.data.check import check_dataset
+    from llava_grounding.data.recognise import kinds_below
 
     out = Path("drawings") if out is None else out
     names = [f"{number:03}.png" for number in range(1, draw + 1)]
@@ -85,6 +86,10 @@ def look(
             _draw(dataset, draw, out)
         else:
             fine = False
+    others = kinds_below(place, found) if place.is_dir() else {}
+    if others:
+        told = ", ".join(f"{what} ({folder})" for folder, what in others.items())
+        say(f"Of other kinds, each to be looked at on its own: {told}\n")
     lines = [one.recipe_line(Path.cwd()) for one in found if one.kind != "coco_captions"]
     if lines:
         say("\n".join(["In a recipe:", "", "data:", *lines, ""]))

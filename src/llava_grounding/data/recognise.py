@@ -6,7 +6,7 @@ Looks at names and at the outermost form of what is in the files; whether it can
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +125,31 @@ def recognise(path: Path) -> list[Recognised]:
             f"{path} has {pictures} pictures among the first {_MOST_FILES} files, and nothing that says what is in them"
         )
     return found
+
+
+def kinds_below(folder: Path, found: Sequence[Recognised]) -> dict[Path, str]:
+    """Data of other kinds in folders below, of each kind the first: where it is, and what it is called."""
+    told = {one.kind for one in found}
+    if "flickr30k" in told:  # its boxes are in files that look like Pascal VOC's
+        return {}
+    values = [value for one in found for value in one.values.values() if isinstance(value, Path)]
+    parts = {value.parent if value.is_file() else value for value in values}
+    others: dict[Path, str] = {}
+    for place, _ in zip(_folders(folder), range(_MOST_FILES), strict=False):
+        if place in parts or any(one in place.parents for one in others):
+            continue
+        with suppress(DataError, OSError):
+            new = next((one for one in _of_folder(place) if one.kind not in told), None)
+            if new is not None:
+                told.add(new.kind)
+                others[place] = new.what
+    return others
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    for place, folders, _ in os.walk(folder):
+        folders.sort()
+        yield from (Path(place) / name for name in folders)
 
 
 def _quoted(text: str) -> str:
