@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from label_files import coco, labelled, picture, write_files, write_json
+from llava_grounding.cli.data_drawing import draw_record
 from llava_grounding.cli.main import run
 from llava_grounding.data.readers.coco import CocoPhotos
+from llava_grounding.data.readers.registry import reader_of
 from llava_grounding.data.recognise import recognise
+from llava_grounding.dialogues.builder import build_sample
+from llava_grounding.dialogues.settings import dialogue_settings
 from llava_grounding.errors import DataError
+from llava_grounding.markup import REGION, strip_markup
 from llava_grounding.train.batching.sources import open_sources
 from tool_files import BOXES, TOOLS, H, W
 
@@ -155,3 +163,39 @@ def test_kinds_of_folders_below_are_named_beside_the_first(tmp_path: Path, capsy
     ]
     assert run(["data", str(tmp_path / "many/voc"), "--quick"]) == 0
     assert "Of other kinds" not in capsys.readouterr().out
+
+
+def test_a_dialogue_that_training_makes_of_labels_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TOOLS["yolo"][0](tmp_path)
+    said = []
+    for name in ("first", "again"):
+        assert run(["data", str(tmp_path), "--draw", "2", "--quick", "--out", str(tmp_path / name)]) == 0
+        said.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("    ")])
+    assert said[0] == said[1]
+    assert said[0].count("    one of the dialogues that training makes:") == 2
+    (found,) = recognise(tmp_path)
+    data = reader_of("yolo")(**found.values)
+    for number in range(2):
+        sample = build_sample(data[number], np.random.default_rng(number), dialogue_settings(found.dialogue))
+        assert sample.turns
+        for turn in sample.turns:
+            assert f"      answer: {strip_markup(turn.answer)}" in said[0]
+            assert any(
+                line.startswith(f"      question: {turn.question.partition(REGION)[0]}"[:-1]) for line in said[0]
+            )
+
+
+def test_regions_of_a_dialogue_that_is_made_are_told_by_their_place(tmp_path: Path) -> None:
+    TOOLS["yolo"][0](tmp_path)
+    (found,) = recognise(tmp_path)
+    record = reader_of("yolo")(**found.values)[0]
+    _, lines = draw_record(
+        record, dialogue_settings({"region_names": 1.0, "referring": 0.0, "region_captions": 0.0}), 0
+    )
+    asked = [line for line in lines if "question: " in line]
+    assert asked
+    assert all(re.search(r"<(click|box|scribble|mask) around \d+,\d+>", line) for line in asked)
+    _, lines = draw_record(replace(record, instances=()), dialogue_settings({}), 0)
+    assert lines == ["training makes no dialogue of it"]

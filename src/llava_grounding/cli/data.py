@@ -83,7 +83,7 @@ def look(
             fine = fine and report.ok
             for line in report.lines():
                 say(f"{line}\n")
-            _draw(dataset, draw, out)
+            _draw(dataset, one.dialogue, draw, out)
         else:
             fine = False
     others = kinds_below(place, found) if place.is_dir() else {}
@@ -179,17 +179,18 @@ def _opened(one: Recognised) -> Dataset:
     return reader_of(one.kind)(**values)
 
 
-def _draw(dataset: Dataset, count: int, out: Path) -> None:
+def _draw(dataset: Dataset, dialogue: Mapping[str, Any], count: int, out: Path) -> None:
     """Some records, spread over all, drawn with their labels; what is learnt of them is printed."""
     from llava_grounding.cli.common import png_bytes
     from llava_grounding.cli.data_drawing import draw_record
+    from llava_grounding.dialogues.settings import dialogue_settings
 
     total = len(dataset)
     numbers = [place * total // count for place in range(count)] if count < total else range(total)
     drawn = {}
     for place, number in enumerate(numbers if count else (), start=1):
         try:
-            picture, lines = draw_record(dataset[number])
+            picture, lines = draw_record(dataset[number], dialogue_settings(dialogue), seed=number)
         except DataError as error:
             note(f"{dataset[number].id}: not drawn: {error}")
             continue

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from llava_grounding.markup import strip_markup
+import numpy as np
+
+from llava_grounding.dialogues.builder import build_sample
+from llava_grounding.markup import REGION, strip_markup
 from llava_grounding.render import draw_answer
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from llava_grounding.data.record import Record
+    from llava_grounding.data.sample import Sample, Turn
+    from llava_grounding.dialogues.settings import DialogueSettings
 
 _MOST_LABELS = 60
 _MOST_LINES = 12
 _WIDEST = 300  # characters of a line
 
 
-def draw_record(record: Record) -> tuple[Image.Image, list[str]]:
+def draw_record(record: Record, dialogue: DialogueSettings, seed: int) -> tuple[Image.Image, list[str]]:
     """The picture with what is labelled in it, and what is said of it.
+
+    Where no dialogue is recorded, one is made as training makes them.
+
+    Args:
+        dialogue: what dialogues are made of.
+        seed: the same gives the same dialogue.
 
     Raises:
         DataError: if the picture cannot be read, or does not fit its labels.
@@ -45,7 +58,10 @@ def draw_record(record: Record) -> tuple[Image.Image, list[str]]:
     size_wh = opened.image.shape[1], opened.image.shape[0]
     text = text or "no labels"
     answer = GroundedAnswer(text, tuple(phrases), size_wh, text, "labels", 0, 0)
-    return draw_answer(Image.fromarray(opened.image), answer), list(islice(_lines(record), _MOST_LINES))
+    return draw_answer(Image.fromarray(opened.image), answer), [
+        *islice(_lines(record), _MOST_LINES),
+        *islice(_made(record, dialogue, seed), _MOST_LINES + 1),
+    ]
 
 
 def _lines(record: Record) -> list[str]:
@@ -57,4 +73,30 @@ def _lines(record: Record) -> list[str]:
     for dialogue in record.dialogues:
         for turn in dialogue:
             lines += [f"question: {turn.question}", f"answer: {strip_markup(turn.answer)}"]
-    return [" ".join(line.split())[:_WIDEST] for line in lines]
+    return [_short(line) for line in lines]
+
+
+def _made(record: Record, dialogue: DialogueSettings, seed: int) -> Iterator[str]:
+    """One of the dialogues that training makes of a record that has none."""
+    if record.dialogues:
+        return
+    sample = build_sample(record, np.random.default_rng(seed), replace(dialogue, marks=0.0, mirror=0.0))
+    yield "one of the dialogues that training makes:" if sample.turns else "training makes no dialogue of it"
+    for turn in sample.turns:
+        yield _short(f"  question: {_question(turn, sample)}")
+        yield _short(f"  answer: {strip_markup(turn.answer)}")
+
+
+def _question(turn: Turn, sample: Sample) -> str:
+    """What is asked, with where each `<region>` is pointed at."""
+    first, *rest = turn.question.split(REGION)
+    said = first
+    for prompt, text in zip(turn.prompts, rest, strict=True):
+        x0, y0, x1, y1 = prompt.bounds(sample.image_size_wh)
+        said += f"<{prompt.kind} around {(x0 + x1) / 2:.0f},{(y0 + y1) / 2:.0f}>{text}"
+    return said
+
+
+def _short(line: str) -> str:
+    indent = "  " if line.startswith("  ") else ""
+    return indent + " ".join(line.split())[:_WIDEST]

@@ -73,7 +73,7 @@ _CLASSES = {"names": "a text file with a class per line"}
 _MOST_FILES = 200  # of a folder that are looked into
 _PROBES = 20  # names by which the folder of pictures is found
 _SPLITS = ("train", "val", "valid", "test")
-_LONG_LABELS = "{categories: 1.0, referring: 1.0, region_names: 1.0}"
+_LABEL_DIALOGUE = {"categories": 1.0, "referring": 1.0, "region_names": 1.0}
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,19 @@ class Recognised:
         """What it is called."""
         return WHAT[self.kind]
 
+    @property
+    def dialogue(self) -> Mapping[str, float]:
+        """What dialogues its recipe line asks for; empty for the defaults."""
+        return {} if self.kind in (*_TALKS, "metadata", "parquet") else _LABEL_DIALOGUE
+
     def recipe_line(self, root: Path) -> str:
         """The source as a line of a recipe, with paths relative to `root`."""
         words = [f"kind: {self.kind}"]
         for key, value in {**self.values, **dict.fromkeys(self.missing, "...")}.items():
             text = os.path.relpath(value, root) if isinstance(value, Path) else "null" if value is None else value
             words.append(f"{key}: {_quoted(text)}")
-        if self.kind not in (*_TALKS, "metadata", "parquet"):
-            words.append(f"dialogue: {_LONG_LABELS}")
+        if self.dialogue:
+            words.append(f"dialogue: {{{', '.join(f'{kind}: {weight}' for kind, weight in self.dialogue.items())}}}")
         return f"  - {{{', '.join(words)}}}"
 
 
