@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import StringIO
@@ -239,7 +240,7 @@ def test_the_report_is_the_same_twice_but_for_seconds(scenes: list[Sample]) -> N
         for result in (report, *report["results"]):
             result["metrics"] = [m for m in result["metrics"] if m["unit"] != "s"]
             for case in (*result["worst"], *result["best"]):
-                case["rows"].pop("seconds per description", None)
+                case["rows"].pop("seconds_per_description", None)
     assert reports[0] == reports[1]
 
 
@@ -347,6 +348,12 @@ def test_a_report_of_several_systems_is_json_and_one_table(scenes: list[Sample])
                      "model_hash": "abcdef0123456789"}  # fmt: skip
     assert [key for key in value if key.endswith("_version")] == ["report_version", "rules_version"]
     assert value["metrics"] == value["results"][0]["metrics"]
+    cases = [case for one in value["results"] for case in (*one["worst"], *one["best"])]
+    keys = {metric["key"] for one in value["results"] for metric in one["metrics"]}
+    keys |= {key for one in (*cases, *({"rows": one["counts"]} for one in value["results"])) for key in one["rows"]}
+    assert {"grounded_box_f1", "objects_precision", "yes_no_accuracy", "not_judged", "judge_asked"} <= keys
+    assert all(re.fullmatch("[a-z0-9_]+", key) for key in keys)
+    assert report["grounded_box_f1"] == report["grounded F1 (box IoU 0.5)"]
     assert [one["system"] for one in value["results"]] == ["oracle", "centre box", "most frequent answer"]
     markdown = report.to_markdown()
     assert "model_hash abcdef0123456789" in markdown

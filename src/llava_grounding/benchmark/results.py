@@ -21,7 +21,7 @@ from llava_grounding.benchmark.tasks import Task
 if TYPE_CHECKING:
     from rich.table import Table
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 _MOST_CASES = 8
 _WIDE = 120  # columns of a terminal that intervals of several systems fit into
 
@@ -51,7 +51,7 @@ class SystemResult:
 
     def __getitem__(self, name: str) -> Metric:
         for metric in self.metrics:
-            if metric.name == name:
+            if name in (metric.key, metric.name):
                 return metric
         raise KeyError(name)
 
@@ -183,7 +183,7 @@ class Results:
         counts, questions = [{**one.counts, **one.questions} for one in self.results], self.results[0].questions
         for name in dict.fromkeys((*questions, *self.results[0].counts)):
             if name in questions or any(one.get(name) for one in counts):
-                found.append([name, *(str(one.get(name, 0)) for one in counts), ""])
+                found.append([name.replace("_", " "), *(str(one.get(name, 0)) for one in counts), ""])
         return found
 
     def facts(self) -> list[tuple[str, str]]:
