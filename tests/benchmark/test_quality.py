@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL.Image import Image
 from rich.console import Console
 
 from llava_grounding.benchmark import quality
@@ -23,7 +24,6 @@ from llava_grounding.benchmark.quality import (
     DESCRIBE,
     FIRST_UNSEEN_SEED,
     _samples,
-    draw_descriptions,
     evaluate_photos,
     evaluate_scenes,
 )
@@ -55,10 +55,12 @@ class FakeChat:
     def __init__(self, samples: Sequence[Sample], answer_of: Callable[[Sample, str], Turn | None]) -> None:
         self.samples = {sample.image.tobytes(): sample for sample in samples}
         self.answer_of = answer_of
+        self.asked: list[str] = []
 
     def ask(
         self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = (), grounded: bool = True
     ) -> GroundedAnswer:
+        self.asked.append(question)
         sample = self.samples[image.tobytes()]
         turn = self.answer_of(sample, question)
         if turn is None:
@@ -312,14 +314,25 @@ def test_what_is_asked_of_a_photo_that_was_made_smaller_is_in_pixels_of_the_phot
     assert any(one.prompts for one in two)
 
 
-def test_pictures_are_those_of_the_evaluation_with_labels(mini_pack_root: Path) -> None:
+def test_pictures_are_those_of_the_evaluation_with_labels(
+    mini_pack_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pack = PhotoPack(mini_pack_root)
     samples = [photo_sample(r, np.random.default_rng([0, r.seed])) for r in pack.split("val")]
-    chat = FakeChat(samples, lambda sample, question: Turn(question, "<g_s> It <g_e> <seg>", ((0,),)))
-    drawn = draw_descriptions(chat, pack)
+    targets = {sample.image.tobytes(): ((0,) if sample.instances else (),) for sample in samples}
+    chat = FakeChat(
+        samples, lambda sample, question: Turn(question, "<g_s> It <g_e> <seg>", targets[sample.image.tobytes()])
+    )
+    drawn: dict[str, Image] = {}
+    evaluate_photos(chat, pack, baseline_photos=0, on_drawn=drawn.__setitem__)
+    once_more = sum(bool(record.captions) for record in pack.split("val"))  # without regions; not to be drawn
+    assert chat.asked.count(DESCRIBE) == len(samples) + once_more
     assert list(drawn) == ["0", "1", "3"]  # photo 2 has captions only
     assert np.asarray(drawn["0"].convert("RGB")).std() > 1.5 * samples[0].image.std()  # a box, a mask and a legend
-    assert list(draw_descriptions(chat, pack, count=2)) == ["0", "1"]
+    monkeypatch.setattr(quality, "_MOST_DRAWN", 2)
+    drawn.clear()
+    evaluate_photos(chat, pack, baseline_photos=0, on_drawn=drawn.__setitem__)
+    assert list(drawn) == ["0", "1"]
 
 
 def test_a_limit_spreads_over_the_split(mini_pack_root: Path) -> None:
@@ -334,8 +347,10 @@ def test_without_a_number_scenes_are_as_many_as_the_task_says(
 ) -> None:
     monkeypatch.setattr(quality, "DEFAULT_SCENES", 2)
     chat = FakeChat(scenes, truth_of)
-    assert evaluate_scenes(chat, baseline_scenes=0).results[0].counts["images"] == 2
-    assert list(draw_descriptions(chat, None)) == [str(FIRST_UNSEEN_SEED), str(FIRST_UNSEEN_SEED + 1)]
+    drawn: dict[str, Image] = {}
+    results = evaluate_scenes(chat, baseline_scenes=0, on_drawn=drawn.__setitem__)
+    assert results.results[0].counts["images"] == 2
+    assert list(drawn) == [str(FIRST_UNSEEN_SEED), str(FIRST_UNSEEN_SEED + 1)]
 
 
 def test_a_report_of_several_systems_is_json_and_one_table(scenes: list[Sample]) -> None:

@@ -17,6 +17,8 @@ from llava_grounding.cli.terminal import printable
 from llava_grounding.errors import DataError, UsageError, quoted
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from llava_grounding.benchmark.results import Results
 
 
@@ -65,7 +67,7 @@ def benchmark(
 
     The steps `build`, `run`, `score` and `report` do the same one by one, as for other tasks.
     """
-    from llava_grounding.benchmark.quality import draw_descriptions, evaluate_photos, evaluate_scenes
+    from llava_grounding.benchmark.quality import evaluate_photos, evaluate_scenes
     from llava_grounding.benchmark.report import hash_weights
     from llava_grounding.checkpoints import choose_device, find_checkpoint
     from llava_grounding.data.readers.coco import PACK_VARIABLE, PhotoPack
@@ -82,12 +84,14 @@ def benchmark(
         check_report(report_file, folder, None if pack is None else pack.root)
     check_out(pictures, option="--pictures")
     chat = GroundedChat.from_pretrained(model, device)
+    drawn: dict[str, Image] = {}
+    on_drawn = None if pictures is None else drawn.__setitem__
     with progress_bar(f"{task.value} with {name}") as tell:
         digest = hash_weights(folder)
         if pack is not None:
-            report = evaluate_photos(chat, pack, limit, seed, name, digest, on_progress=tell)
+            report = evaluate_photos(chat, pack, limit, seed, name, digest, on_progress=tell, on_drawn=on_drawn)
         else:
-            report = evaluate_scenes(chat, limit, seed, name, digest, on_progress=tell)
+            report = evaluate_scenes(chat, limit, seed, name, digest, on_progress=tell, on_drawn=on_drawn)
     if as_json:
         say(report.to_json())
     else:
@@ -96,8 +100,7 @@ def benchmark(
         text = report.to_markdown() if report_file.suffix.lower() == ".md" else report.to_json()
         write_files(report_file.parent, {report_file.name: text.encode()})
     if pictures is not None:
-        drawn = draw_descriptions(chat, pack, limit, seed)
-        write_files(pictures, {f"{name}.png": png_bytes(picture) for name, picture in drawn.items()})
+        write_files(pictures, {f"{number}.png": png_bytes(picture) for number, picture in drawn.items()})
 
 
 def show_table(results: Results) -> None:
