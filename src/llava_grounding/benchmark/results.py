@@ -99,26 +99,20 @@ class Results:
         return self.results[0].calibration or calibration(())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: everything of each system under `results`, and that of the first at the top as well."""
-        results, system = [one.to_dict() for one in self.results], self.about["system"]
-        first = results[0]
+        """Plain data for JSON; what each system scored is under `results`."""
+        system = self.about["system"]
         return {
             "report_version": RESULTS_VERSION,
             **dict(self.about),
             "data": self.about["set"]["name"],
-            "num_images": first["counts"]["images"],
+            "num_images": self.results[0].counts["images"],
             "model": system.get("model") or system.get("name"),
             "model_hash": system.get("model_hash", ""),
             "version": self.about["versions"].get("llava-grounding", ""),
-            "counts": first["counts"],
             "problems": dict(self.problems),
             "named_problems": list(self.named_problems),
-            "metrics": first["metrics"],
-            "calibration": asdict(self.calibration),
-            "worst": first["worst"],
-            "best": first["best"],
             "published": [{**asdict(one), "values": dict(one.values)} for one in self.published],
-            "results": results,
+            "results": [one.to_dict() for one in self.results],
         }
 
     def to_json(self) -> str:
