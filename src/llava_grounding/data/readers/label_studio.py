@@ -30,7 +30,7 @@ from llava_grounding.data.readers.reading import (
     plain_text,
     shown,
 )
-from llava_grounding.data.readers.rows import image_store, read_entries
+from llava_grounding.data.readers.rows import image_store, images_beside, read_entries
 from llava_grounding.data.record import Expression
 from llava_grounding.errors import DataError, ImageError
 from llava_grounding.image_files import DATA_LIMITS, load_stored
@@ -85,9 +85,11 @@ class LabelStudio(PictureRecords):
                 isinstance(one, Mapping) and (one.keys() & {"data", "label", "annotation_id"}) for _, one in entries
             ):
                 raise DataError(f"Label Studio's file must be a list of tasks with `data`, got {shown(entries[0][1])}")
-            if images is None:
-                images = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
-            store, left_out, unread = image_store(images), LeftOut(), Counter[str]()
+            store, left_out, unread = (
+                image_store(images_beside(path) if images is None else images),
+                LeftOut(),
+                Counter[str](),
+            )
             return cls(name or path.stem, _read(entries, store, left_out, unread), store, left_out, exhaustive, unread)
 
 
