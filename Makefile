@@ -63,8 +63,8 @@ test-slow: $(VENV)/.dev ## run the slow tests: browsers, many processes, kills a
 # The lowest transformers and msgspec that pyproject.toml allows, beside the pinned rest; the hub client has bounds of
 # its own.
 LOWEST ?= .venv-lowest
-LOWEST_TESTS := tests/model tests/processing tests/inference tests/test_standard_loading.py tests/test_hub.py \
-  tests/test_adapters.py tests/test_quantization.py tests/train/test_plain_loop.py tests/train/test_callbacks.py \
+LOWEST_TESTS := tests/model tests/processing tests/inference tests/test_standard_loading.py \
+  tests/test_quantization.py tests/train/test_plain_loop.py tests/train/test_callbacks.py \
   tests/data/test_json_rows.py tests/data/test_coco.py tests/data/test_ids_as_text.py
 
 $(LOWEST)/constraints.txt: pyproject.toml constraints.txt

@@ -36,6 +36,7 @@ from llava_grounding.train.recipe_file import shipped_recipes
 
 NEEDS_MODEL = "<!-- needs: model -->"
 _LINK = re.compile(r"\[[^\]\n]*\]\(([^)\s]+)\)")
+_MODULE = re.compile(r"`([\w/]+\.py)`")
 _COMMAND = re.compile(r"^(?:    |\$ )?llava-grounding ([a-z]+)(.*)$", re.MULTILINE)
 _MAKE = re.compile(r"(?:^    |`)make ([a-z-]+)", re.MULTILINE)
 
@@ -114,6 +115,14 @@ def test_every_relative_link_leads_to_a_file(name: str) -> None:
     prose = re.sub(r"`[^`\n]*`", "", prose)
     targets = [link.partition("#")[0] for link in _LINK.findall(prose) if not re.match(r"[a-z]+:", link)]
     assert [target for target in targets if target and not (page.parent / target).exists()] == []
+
+
+def test_every_module_that_a_page_names_is_there() -> None:
+    known = {path.name for folder in ("src", "tests", "examples") for path in (ROOT / folder).rglob("*.py")}
+    past = ("CHANGELOG", "experiments", "decisions")  # what was there once
+    now = {name: page.read_text(encoding="utf-8") for name, page in PAGES.items() if not any(p in name for p in past)}
+    named = {(name, Path(module).name) for name, text in now.items() for module in _MODULE.findall(text)}
+    assert not [one for one in named if one[1] not in known]
 
 
 def test_the_help_texts_on_the_page_of_commands_are_current() -> None:

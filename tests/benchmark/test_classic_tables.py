@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -46,6 +47,8 @@ def values(task: str, samples: list[BenchmarkSample], predictions: list[Predicti
     scores = kind.score_all(samples, predictions, DeterministicJudge()).scores
     names = {name for score in scores for name in score.rows}
     metrics = [*metrics_of(scores, kind.statistics(names)), *kind.extra_metrics(samples, predictions)]
+    assert all(re.fullmatch("[a-z0-9_]+", one.key) for one in metrics)
+    assert len({one.key for one in metrics}) == len(metrics)
     return {one.name: one.value for one in metrics}
 
 

@@ -52,7 +52,7 @@ def test_the_worked_example_of_the_paper_comes_from_a_recorded_judgement(tmp_pat
     right = [[0, 0], [1, 1], [2, 2], [3, 2]]
     file.write_text(json.dumps({"sample": "1", "kind": "match", "verdict": {"right": right}}) + "\n")
     scored = TASK.score_all([sample(*people)], [said], RecordedJudge(file))
-    assert scored.scores[0].rows["box@0.50"] == (7, 12, 4, 3)
+    assert scored.scores[0].rows["box_at_50"] == (7, 12, 4, 3)
     metrics = metrics_of(scored.scores, TASK.statistics(scored.scores[0].rows))
     numbers = [round(value_of(metrics, f"grounded {what} (box IoU 0.5)"), 2) for what in ("precision", "recall", "F1")]
     assert numbers == [0.57, 0.25, 0.35]
@@ -61,7 +61,7 @@ def test_the_worked_example_of_the_paper_comes_from_a_recorded_judgement(tmp_pat
     again = TASK.score_all([sample(*people)], [said], RecordedJudge(file))
     assert again.scores == scored.scores
     other = TASK.score_all([sample(*people)], [answer(("a man", [people[0].box_xyxy]))], RecordedJudge(file))
-    assert (other.scores[0].state, other.scores[0].rows) == ("not judged", {})
+    assert (other.scores[0].state, other.scores[0].rows) == ("not_judged", {})
 
 
 def test_a_phrase_may_be_right_about_many_and_a_second_box_on_one_thing_is_wrong() -> None:
@@ -77,7 +77,7 @@ def test_a_phrase_may_be_right_about_many_and_a_second_box_on_one_thing_is_wrong
     }
     for name, (said, counts) in cases.items():
         (score,) = TASK.score_all([sample(*dogs)], [said], DeterministicJudge()).scores
-        assert score.rows["box@0.50"] == counts, name
+        assert score.rows["box_at_50"] == counts, name
     assert score.state == "answered"
     assert TASK.score_all([sample(*dogs)], [answer()], DeterministicJudge()).scores[0].state == "empty"
     missing, failed = TASK.score_all(
@@ -104,10 +104,10 @@ def test_what_nobody_labelled_is_not_judged_and_an_attribute_is_for_the_judge() 
     said = answer(("a dog", [dog.box_xyxy]), ("a lamp", [(0.0, 0.0, 9.0, 9.0)]), ("a cat", [(5.0, 5.0, 9.0, 9.0)]))
     (score,) = TASK.score_all([place], [said], DeterministicJudge()).scores
     # "lamp" is in no table: it counts; were it a known category that is not labelled, it would not.
-    assert score.rows["box@0.50"][0] in (2, 3)
+    assert score.rows["box_at_50"][0] in (2, 3)
     said = answer(("a dog", [dog.box_xyxy]), ("a bus", [(0.0, 0.0, 9.0, 9.0)]))
     (score,) = TASK.score_all([place], [said], DeterministicJudge()).scores
-    assert score.rows["box@0.50"] == (1, 1, 1, 1)
+    assert score.rows["box_at_50"] == (1, 1, 1, 1)
     assert score.regions == ((0.9, True),)
 
 
@@ -139,7 +139,7 @@ def test_order_and_scale_change_no_count_and_every_count_is_in_its_range(truths,
         assert counts.tp_truths <= counts.num_truths
         assert 0 <= counts.f1 <= 1
     if instances:
-        tp = [score.rows[f"box@{level:.2f}"][2] for level in IOU_LEVELS]
+        tp = [score.rows[f"box_at_{100 * level:.0f}"][2] for level in IOU_LEVELS]
         assert tp == sorted(tp, reverse=True)
         # Within a phrase as many matches as scipy finds on the allowed pairs.
         best = 0
@@ -166,9 +166,9 @@ def test_overlaps_of_masks_are_those_of_pycocotools_and_a_system_of_boxes_gets_n
     (pruned,) = mask_overlaps([(place, said)])
     assert np.array_equal(pruned.table >= 0.5, wanted >= 0.5)
     (score,) = TASK.score_all([place], [said], DeterministicJudge()).scores
-    assert score.rows["mask@0.50"][:3] == (5, 5, 5)
+    assert score.rows["mask_at_50"][:3] == (5, 5, 5)
     (boxes,) = TASK.score_all([place], [answer(("dogs", [(0.0, 0.0, 50.0, 40.0)]))], DeterministicJudge()).scores
-    assert "mask@0.50" not in boxes.rows
+    assert "mask_at_50" not in boxes.rows
 
 
 def test_numbers_of_one_image_of_none_and_of_pairs() -> None:

@@ -173,7 +173,7 @@ def test_chat_scores_are_given_with_grounding_and_without(tmp_path: Path) -> Non
     assert metrics["chat all, without grounding"].value == 125.0
     assert [one.state for one in scored.scores] == ["answered"] * 3 + ["missing"]
     alone = ChatScores().score_all(places, said, DeterministicJudge())
-    assert {one.state for one in alone.scores[:3]} == {"not judged"}
+    assert {one.state for one in alone.scores[:3]} == {"not_judged"}
     assert metrics_of(alone.scores, ChatScores().statistics(())) == []
     store.close()
 

@@ -99,6 +99,12 @@ def test_a_scored_run_that_is_damaged_is_one_sentence(folder: Path, damage: str)
         results_page(results_of(folder))
 
 
+def test_a_scored_run_with_labels_for_keys_is_refused_with_the_way_out(folder: Path) -> None:
+    change_about("results_version", 1)(folder)
+    with pytest.raises(DataError, match=r"scored\.json must be of version 2, got 1; score the run again"):
+        results_of(folder)
+
+
 def test_runs_of_two_judges_are_not_compared(folder: Path) -> None:
     other = folder.with_name("other")
     shutil.copytree(folder, other)
@@ -117,7 +123,7 @@ def test_a_recorded_verdict_of_another_form_is_none(folder: Path, right: Any) ->
     path = folder.with_name("judged.jsonl")
     path.write_text(json.dumps({"sample": "a", "kind": "match", "verdict": {"right": right}}))
     (score,) = TASK.score_all(samples, [Prediction("a", "a cat", (phrase,))], RecordedJudge(path)).scores
-    assert score.state == "not judged"
+    assert score.state == "not_judged"
 
 
 @pytest.mark.parametrize(

@@ -70,4 +70,4 @@ def test_the_model_answers_words_and_where_asked_regions(made: dict[str, Any]) -
     words, regions = model.generate_until(requests)
     assert words == "a dog"
     score = made["process_results"](doc, [regions])["llava_grounding"]["score"]
-    assert score["rows"]["box@0.50"] == [1.0, 1.0, 1.0, 1.0]
+    assert score["rows"]["box_at_50"] == [1.0, 1.0, 1.0, 1.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import StringIO
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL.Image import Image
 from rich.console import Console
 
 from llava_grounding.benchmark import quality
@@ -22,7 +24,6 @@ from llava_grounding.benchmark.quality import (
     DESCRIBE,
     FIRST_UNSEEN_SEED,
     _samples,
-    draw_descriptions,
     evaluate_photos,
     evaluate_scenes,
 )
@@ -54,10 +55,12 @@ class FakeChat:
     def __init__(self, samples: Sequence[Sample], answer_of: Callable[[Sample, str], Turn | None]) -> None:
         self.samples = {sample.image.tobytes(): sample for sample in samples}
         self.answer_of = answer_of
+        self.asked: list[str] = []
 
     def ask(
         self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = (), grounded: bool = True
     ) -> GroundedAnswer:
+        self.asked.append(question)
         sample = self.samples[image.tobytes()]
         turn = self.answer_of(sample, question)
         if turn is None:
@@ -236,10 +239,10 @@ def test_the_report_is_the_same_twice_but_for_seconds(scenes: list[Sample]) -> N
     chat = FakeChat(scenes, truth_of)
     reports = [evaluate_scenes(chat, NUM_SCENES, model="oracle", baseline_scenes=5).to_dict() for _ in range(2)]
     for report in reports:
-        for result in (report, *report["results"]):
+        for result in report["results"]:
             result["metrics"] = [m for m in result["metrics"] if m["unit"] != "s"]
             for case in (*result["worst"], *result["best"]):
-                case["rows"].pop("seconds per description", None)
+                case["rows"].pop("seconds_per_description", None)
     assert reports[0] == reports[1]
 
 
@@ -311,14 +314,25 @@ def test_what_is_asked_of_a_photo_that_was_made_smaller_is_in_pixels_of_the_phot
     assert any(one.prompts for one in two)
 
 
-def test_pictures_are_those_of_the_evaluation_with_labels(mini_pack_root: Path) -> None:
+def test_pictures_are_those_of_the_evaluation_with_labels(
+    mini_pack_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pack = PhotoPack(mini_pack_root)
     samples = [photo_sample(r, np.random.default_rng([0, r.seed])) for r in pack.split("val")]
-    chat = FakeChat(samples, lambda sample, question: Turn(question, "<g_s> It <g_e> <seg>", ((0,),)))
-    drawn = draw_descriptions(chat, pack)
+    targets = {sample.image.tobytes(): ((0,) if sample.instances else (),) for sample in samples}
+    chat = FakeChat(
+        samples, lambda sample, question: Turn(question, "<g_s> It <g_e> <seg>", targets[sample.image.tobytes()])
+    )
+    drawn: dict[str, Image] = {}
+    evaluate_photos(chat, pack, baseline_photos=0, on_drawn=drawn.__setitem__)
+    once_more = sum(bool(record.captions) for record in pack.split("val"))  # without regions; not to be drawn
+    assert chat.asked.count(DESCRIBE) == len(samples) + once_more
     assert list(drawn) == ["0", "1", "3"]  # photo 2 has captions only
     assert np.asarray(drawn["0"].convert("RGB")).std() > 1.5 * samples[0].image.std()  # a box, a mask and a legend
-    assert list(draw_descriptions(chat, pack, count=2)) == ["0", "1"]
+    monkeypatch.setattr(quality, "_MOST_DRAWN", 2)
+    drawn.clear()
+    evaluate_photos(chat, pack, baseline_photos=0, on_drawn=drawn.__setitem__)
+    assert list(drawn) == ["0", "1"]
 
 
 def test_a_limit_spreads_over_the_split(mini_pack_root: Path) -> None:
@@ -333,8 +347,10 @@ def test_without_a_number_scenes_are_as_many_as_the_task_says(
 ) -> None:
     monkeypatch.setattr(quality, "DEFAULT_SCENES", 2)
     chat = FakeChat(scenes, truth_of)
-    assert evaluate_scenes(chat, baseline_scenes=0).results[0].counts["images"] == 2
-    assert list(draw_descriptions(chat, None)) == [str(FIRST_UNSEEN_SEED), str(FIRST_UNSEEN_SEED + 1)]
+    drawn: dict[str, Image] = {}
+    results = evaluate_scenes(chat, baseline_scenes=0, on_drawn=drawn.__setitem__)
+    assert results.results[0].counts["images"] == 2
+    assert list(drawn) == [str(FIRST_UNSEEN_SEED), str(FIRST_UNSEEN_SEED + 1)]
 
 
 def test_a_report_of_several_systems_is_json_and_one_table(scenes: list[Sample]) -> None:
@@ -346,7 +362,13 @@ def test_a_report_of_several_systems_is_json_and_one_table(scenes: list[Sample])
     assert about == {"task": "scenes", "data": "unseen drawn scenes", "num_images": 2, "seed": 0, "model": "oracle",
                      "model_hash": "abcdef0123456789"}  # fmt: skip
     assert [key for key in value if key.endswith("_version")] == ["report_version", "rules_version"]
-    assert value["metrics"] == value["results"][0]["metrics"]
+    assert value.keys().isdisjoint(("metrics", "counts", "calibration", "worst", "best"))  # of a system, not of all
+    cases = [case for one in value["results"] for case in (*one["worst"], *one["best"])]
+    keys = {metric["key"] for one in value["results"] for metric in one["metrics"]}
+    keys |= {key for one in (*cases, *({"rows": one["counts"]} for one in value["results"])) for key in one["rows"]}
+    assert {"grounded_box_f1", "objects_precision", "yes_no_accuracy", "not_judged", "judge_asked"} <= keys
+    assert all(re.fullmatch("[a-z0-9_]+", key) for key in keys)
+    assert report["grounded_box_f1"] == report["grounded F1 (box IoU 0.5)"]
     assert [one["system"] for one in value["results"]] == ["oracle", "centre box", "most frequent answer"]
     markdown = report.to_markdown()
     assert "model_hash abcdef0123456789" in markdown

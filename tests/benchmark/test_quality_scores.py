@@ -102,6 +102,6 @@ def test_words_without_regions_are_measured_where_they_were_asked_for() -> None:
     answers = [Prediction(str(number), text, plain_text=plain) for number, (text, plain) in enumerate(texts)]
     pairs = zip(samples, answers, strict=True)
     scores = with_captions(samples, answers, [described(*pair, lexicon(())) for pair in pairs])
-    plain = [score.rows.get("CIDEr-D, without regions") for score in scores]
-    assert plain == [None, scores[1].rows["CIDEr-D"], (0, 1)]
-    assert scores[1].rows["CIDEr-D"][0] > 1
+    plain = [score.rows.get("cider_d_without_regions") for score in scores]
+    assert plain == [None, scores[1].rows["cider_d"], (0, 1)]
+    assert scores[1].rows["cider_d"][0] > 1

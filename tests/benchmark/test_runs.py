@@ -99,7 +99,7 @@ def test_a_run_that_was_killed_anywhere_ends_in_the_identical_report(
         assert Run(folder, samples, spec).work(system)
         assert (folder / "predictions.jsonl").read_bytes() == wanted[3]
     assert reports(folder, samples) == wanted
-    assert json.loads(wanted[0])["counts"]["asked"] == len(samples.samples)
+    assert json.loads(wanted[0])["results"][0]["counts"]["asked"] == len(samples.samples)
 
 
 def test_two_processes_share_the_work_in_blocks(
@@ -219,9 +219,9 @@ def test_predictions_of_others_are_scored_by_one_command_and_two_systems_compare
                        tmp_path / f"{name}.jsonl", "--format", name, "--name", name)  # fmt: skip
         assert "grounded F1 (box IoU 0.5)" in said
         found[name] = json.loads((out / "report.json").read_text())
-    precision = {name: one["metrics"][0]["value"] for name, one in found.items()}
+    precision = {name: one["results"][0]["metrics"][0]["value"] for name, one in found.items()}
     assert precision == {"plain": 1.0, "qwen-vl": 0.5, "original": 1.0}
-    counts = found["plain"]["counts"]
+    counts = found["plain"]["results"][0]["counts"]
     assert (counts["answered"], counts["missing"]) == (1, len(samples.samples) - 1)
     assert found["plain"]["problems"] == {"no JSON": 1}
     assert found["plain"]["published"][0]["table"] == "4"

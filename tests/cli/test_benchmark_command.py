@@ -75,8 +75,9 @@ def test_scenes_go_in_steps_as_well_and_need_no_place_of_pictures(
     ):
         assert call("benchmark", "scenes", *step).err.count("Error") == 0
     report = json.loads((out / "report.json").read_text())
-    assert (report["task"], report["counts"]["failed"], report["counts"]["images"]) == ("scenes", 0, 1)
-    assert report["metrics"][0]["name"] == "grounded precision (box IoU 0.5)"
+    (result,) = report["results"]
+    assert (report["task"], result["counts"]["failed"], result["counts"]["images"]) == ("scenes", 0, 1)
+    assert result["metrics"][0]["name"] == "grounded precision (box IoU 0.5)"
 
 
 def test_a_report_replaces_no_file_of_the_model_or_the_data(

@@ -46,18 +46,7 @@ def correct(folder: Path, verdicts: Mapping[PhraseKey, Verdict], aside: Path, wo
     with closing(open_index(folder / INSTANCES, work)) as index:
         writer = Writer(aside, index, any(record.prompted for record in iter_records(folder)))
         try:
-            left = dict(verdicts)
-            for kind, what in _in_order(folder, index):
-                if kind == DROPPED:
-                    writer.drop(what)
-                elif kind == REJECTED:
-                    writer.reject(what)
-                else:
-                    record, task = what
-                    writer.accept(task, _marked(record, task, left), record.rounds)
-            if left:
-                place = next(iter(left.values())).place
-                raise DataError(f"{place} is about a phrase that is not in {folder / RECORDS}")
+            _write_records(writer, folder, index, verdicts)
         except BaseException:
             writer.abandon()
             raise
@@ -75,14 +64,31 @@ def correct(folder: Path, verdicts: Mapping[PhraseKey, Verdict], aside: Path, wo
         files=files,
     )
     manifest |= {key: value for key, value in before.items() if key not in manifest}
-    found = precision_of(verdicts)
-    counts = {"accepted": found.right, "rejected": found.wrong - found.fixed, "fixed": found.fixed}
-    manifest["reviews"] = [
-        *before.get("reviews", ()),
-        {**counts, "interval": [round(end, 4) for end in found.interval]},
-    ]
+    manifest["reviews"] = [*before.get("reviews", ()), _review(verdicts)]
     write_manifest(aside, manifest)
     return manifest
+
+
+def _write_records(writer: Writer, folder: Path, index: LabelIndex, verdicts: Mapping[PhraseKey, Verdict]) -> None:
+    left = dict(verdicts)
+    for kind, what in _in_order(folder, index):
+        if kind == DROPPED:
+            writer.drop(what)
+        elif kind == REJECTED:
+            writer.reject(what)
+        else:
+            record, task = what
+            writer.accept(task, _marked(record, task, left), record.rounds)
+    if left:
+        place = next(iter(left.values())).place
+        raise DataError(f"{place} is about a phrase that is not in {folder / RECORDS}")
+
+
+def _review(verdicts: Mapping[PhraseKey, Verdict]) -> dict[str, Any]:
+    """What the manifest says of a review: its counts, and the interval of the precision."""
+    found = precision_of(verdicts)
+    counts = {"accepted": found.right, "rejected": found.wrong - found.fixed, "fixed": found.fixed}
+    return {**counts, "interval": [round(end, 4) for end in found.interval]}
 
 
 def _in_order(folder: Path, index: LabelIndex) -> Iterator[tuple[str, Any]]:

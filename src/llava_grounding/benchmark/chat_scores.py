@@ -32,7 +32,6 @@ KIND_OF_CATEGORY: Mapping[str, str] = {
 }
 """The `category` of a question, as the files of LLaVA-Bench call it."""
 
-_WITHOUT = ", without grounding"
 _MOST_SHOWN = 400
 
 
@@ -57,14 +56,23 @@ def chat_rows(kind: str, chats: Chats) -> dict[str, tuple[float, ...]]:
         if verdict is not None and verdict.scores is not None:
             reference, answer = verdict.scores
             for name in (kind, "all"):
-                rows[f"chat {name}{'' if grounded else _WITHOUT}"] = (answer, reference, 1.0)
+                rows[_row(name, grounded)] = (answer, reference, 1.0)
     return rows
 
 
 def chat_statistics(kinds: Collection[str]) -> list[Statistic]:
     """The answers' scores over the references', in percent, by kind and of all, with grounding and without."""
-    names = [f"chat {kind}{ending}" for kind in (*kinds, "all") for ending in ("", _WITHOUT)]
-    return [Statistic(name, name, _percent, 2, True, "%") for name in names]
+    return [
+        Statistic(
+            f"chat {kind}{'' if grounded else ', without grounding'}", _row(kind, grounded), _percent, 2, True, "%"
+        )
+        for kind in (*kinds, "all")
+        for grounded in (True, False)
+    ]
+
+
+def _row(kind: str, grounded: bool) -> str:
+    return f"chat_{kind}" if grounded else f"chat_{kind}_without_grounding"
 
 
 def _percent(sums: np.ndarray) -> np.ndarray:
@@ -153,6 +161,6 @@ def _score(sample: BenchmarkSample, prediction: Prediction, chats: Chats) -> Sam
     quality = None
     if grounded is not None and grounded.scores is not None:
         quality = min(grounded.scores[1] / 10, 1.0)
-    state: State = "empty" if not prediction.text.strip() else "answered" if grounded is not None else "not judged"
+    state: State = "empty" if not prediction.text.strip() else "answered" if grounded is not None else "not_judged"
     detail = {"question": sample.question, "text": prediction.text[:_MOST_SHOWN]}
     return SampleScore(sample.id, sample.image, sample.kind, state=state, rows=rows, quality=quality, detail=detail)

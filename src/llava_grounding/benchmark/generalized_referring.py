@@ -73,8 +73,8 @@ class GeneralizedReferring(Task):
         boxes = np.array([one.box_xyxy for one in regions], dtype=np.float64).reshape(-1, 4)
         predicted, true, matched = box_counts(boxes, sample.boxes_xyxy())
         right = predicted == true == matched
-        rows: dict[str, tuple[float, ...]] = {"all right": (float(right), 1.0)}
-        rows["no target" if not true else "target"] = (float((predicted == 0) == (not true)), 1.0)
+        rows: dict[str, tuple[float, ...]] = {"all_right": (float(right), 1.0)}
+        rows["no_target" if not true else "target"] = (float((predicted == 0) == (not true)), 1.0)
         masks = [one.mask for one in regions if one.mask is not None]
         if sample.has_masks and len(masks) == len(regions):
             rows |= mask_rows(masks, [one.mask for one in sample.instances if one.mask is not None])
@@ -86,11 +86,11 @@ class GeneralizedReferring(Task):
 
     def statistics(self, rows: Collection[str]) -> list[Statistic]:
         return [
-            share("Pr@(F1=1, IoU 0.5)", "all right"),
-            share("N-acc", "no target"),
+            share("Pr@(F1=1, IoU 0.5)", "all_right"),
+            share("N-acc", "no_target"),
             share("T-acc", "target"),
-            share("mask mIoU", "mask IoU"),
-            share("mask cIoU", "mask pixels"),
+            share("mask mIoU", "mask_mean_iou"),
+            share("mask cIoU", "mask_cumulative_iou"),
         ]
 
 

@@ -128,9 +128,9 @@ class GroundedCaptions(Task):
         scores: dict[str, SampleScore] = {}
         for (sample, prediction), table, verdict, words in zip(answered, overlaps, verdicts, cider, strict=True):
             rows = {
-                "mIoU": (matched_sum(table.table), float(len(sample.instances))),
-                "CIDEr": (words, 1.0),
-                "METEOR": (meteor(prediction.text, sample.references), 1.0),
+                "mask_mean_iou": (matched_sum(table.table), float(len(sample.instances))),
+                "cider_d": (words, 1.0),
+                "meteor": (meteor(prediction.text, sample.references), 1.0),
             }
             if verdict is not None:
                 found = match_answer(sample, prediction, table, verdict.right)
@@ -140,9 +140,9 @@ class GroundedCaptions(Task):
                 sample.id,
                 sample.image,
                 sample.kind,
-                state="empty" if empty else "answered" if verdict is not None else "not judged",
+                state="empty" if empty else "answered" if verdict is not None else "not_judged",
                 rows=rows,
-                quality=rows["mIoU"][0] / len(sample.instances),
+                quality=rows["mask_mean_iou"][0] / len(sample.instances),
                 detail={"text": prediction.text[:400]},
             )
         ordered = [
@@ -152,10 +152,10 @@ class GroundedCaptions(Task):
 
     def statistics(self, rows: Collection[str]) -> list[Statistic]:
         return [
-            share("mask mIoU", "mIoU"),
+            share("mask mIoU", "mask_mean_iou"),
             share("recall (IoU 0.5, judged)", "recall"),
-            share("CIDEr-D", "CIDEr"),
-            share("METEOR (exact words and plurals)", "METEOR"),
+            share("CIDEr-D", "cider_d"),
+            share("METEOR (exact words and plurals)", "meteor"),
         ]
 
     def extra_metrics(
@@ -163,7 +163,8 @@ class GroundedCaptions(Task):
     ) -> list[Metric]:
         answered = [(s, p) for s, p in zip(samples, predictions, strict=True) if p is not None and p.error is None]
         value = average_precision(answered, mask_overlaps(answered))
-        return [Metric("AP50 (masks, one category)", value, sum(len(sample.instances) for sample, _ in answered))]
+        count = sum(len(sample.instances) for sample, _ in answered)
+        return [Metric("AP50 (masks, one category)", value, count, key="mask_ap_at_50")]
 
 
 def matched_sum(table: np.ndarray) -> float:

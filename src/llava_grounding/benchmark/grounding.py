@@ -178,10 +178,7 @@ def match_regions(
     """
     order, num_truths = _canonical(truths), len(truths)
     sizes = np.bincount(overlaps.phrases)
-    accepted = np.zeros((len(sizes), num_truths), dtype=bool)
-    pairs_right = [pair for pair in right if pair[0] not in left_out and pair[0] < len(sizes)]
-    if pairs_right:
-        accepted[tuple(np.array(pairs_right).T)] = True
+    accepted = _accepted(right, left_out, (len(sizes), num_truths))
     # What a phrase cannot mean does not count as overlapped; instances in an order of their own.
     table = np.where(accepted[overlaps.phrases], overlaps.table, 0.0)[:, order]
     single = np.flatnonzero(sizes[overlaps.phrases] == 1)
@@ -212,10 +209,25 @@ def match_regions(
     counts = tuple(
         GroundingCounts(num_predicted, num_truths, *right) for right in zip(tp_predicted, tp_truths, strict=True)
     )
+    return Matched(counts[0], _triples(pairs, overlaps.phrases, sizes, order), counts, skipped)
+
+
+def _accepted(right: Iterable[Pair], left_out: frozenset[int], shape: tuple[int, int]) -> np.ndarray:
+    """What the judge accepts as (phrases, instances), bool."""
+    accepted = np.zeros(shape, dtype=bool)
+    pairs = [pair for pair in right if pair[0] not in left_out and pair[0] < shape[0]]
+    if pairs:
+        accepted[tuple(np.array(pairs).T)] = True
+    return accepted
+
+
+def _triples(
+    pairs: Iterable[Pair], phrase_of: np.ndarray, sizes: np.ndarray, order: np.ndarray
+) -> tuple[tuple[int, int, int], ...]:
+    """Matches of a region and a column as (phrase, region in the phrase, instance), in order."""
     first = (np.cumsum(sizes) - sizes).tolist()
-    phrases = overlaps.phrases.tolist()
-    triples = sorted((phrases[region], region - first[phrases[region]], int(order[column])) for region, column in pairs)
-    return Matched(counts[0], tuple(triples), counts, skipped)
+    phrases = phrase_of.tolist()
+    return tuple(sorted((phrases[row], row - first[phrases[row]], int(order[column])) for row, column in pairs))
 
 
 def scored_regions(

@@ -42,7 +42,7 @@ from llava_grounding.benchmark.metrics import box_hits_at_50
 from llava_grounding.benchmark.official_bench import official_samples
 from llava_grounding.benchmark.predictions import Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledPhrase, SampleSet
-from llava_grounding.benchmark.scores import SampleScore, State, Statistic, grounding_counts, share
+from llava_grounding.benchmark.scores import SampleScore, State, Statistic, grounding_counts, level_row, share
 from llava_grounding.benchmark.tasks import Ask, Scored, Task, unanswered
 from llava_grounding.data.readers.gvc import GvcDialogues
 from llava_grounding.data.record import Record
@@ -124,10 +124,10 @@ class GroundingBench(Task):
     def statistics(self, rows: Collection[str]) -> list[Statistic]:
         found: list[Statistic] = []
         for by in ("box", "mask"):
-            found += grounding_counts(f"{by} IoU 0.5", f"{by}@0.50")
+            found += grounding_counts(f"{by} IoU 0.5", level_row(by, IOU_LEVELS[0]))
         for by in ("box", "mask"):
             found += [
-                s for level in IOU_LEVELS[1:] for s in grounding_counts(f"{by} IoU {level:g}", f"{by}@{level:.2f}")
+                s for level in IOU_LEVELS[1:] for s in grounding_counts(f"{by} IoU {level:g}", level_row(by, level))
             ]
         found.append(share("phrase grounding accuracy (any box, IoU 0.5)", "phrases"))
         return [*found, *chat_statistics(CHAT_KINDS)]
@@ -223,7 +223,7 @@ def _described(
             found = match_answer(sample, prediction, table, verdict.right, frozenset(verdict.left_out))
             matched = matched or found
             rows |= {
-                f"{by}@{level:.2f}": tuple(map(float, counts.row()))
+                level_row(by, level): tuple(map(float, counts.row()))
                 for level, counts in zip(IOU_LEVELS, found.levels, strict=True)
             }
     no_region = not any(phrase.regions for phrase in prediction.phrases)
@@ -233,7 +233,7 @@ def _described(
         sample.id,
         sample.image,
         sample.kind,
-        state="empty" if empty else "not judged" if unjudged else "answered",
+        state="empty" if empty else "not_judged" if unjudged else "answered",
         rows=rows,
         regions=() if matched is None or verdict is None else scored_regions(prediction, matched, verdict.left_out),
         quality=None if matched is None or not sample.instances else matched.counts.f1,

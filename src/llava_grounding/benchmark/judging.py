@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from llava_grounding.benchmark.files import as_json, read_lines
+from llava_grounding.benchmark.grounding import Pair
 from llava_grounding.errors import DataError, shown
 from llava_grounding.language.nouns import Lexicon, lexicon_with
 
 QuestionKind = Literal["match", "chat"]
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)

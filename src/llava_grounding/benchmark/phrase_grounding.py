@@ -78,7 +78,7 @@ class PhraseGrounding(Task):
                 if protocol == "any" and found.regions and found.regions[0].score is not None:
                     regions.append((found.regions[0].score, place == 0))
         total = float(len(sample.phrases))
-        rows = {f"{protocol}@{rank}": (float(count), total) for (protocol, rank), count in counts.items()}
+        rows = {f"{protocol}_at_{rank}": (float(count), total) for (protocol, rank), count in counts.items()}
         state: State = "answered" if any(one.regions for one in prediction.phrases) else "empty"
         quality = counts["any", 1] / total if total else None
         return SampleScore(
@@ -88,7 +88,7 @@ class PhraseGrounding(Task):
     def statistics(self, rows: Collection[str]) -> list[Statistic]:
         names = {"any": "any box", "merged": "merged boxes"}
         return [
-            share(f"R@{rank} ({names[protocol]})", f"{protocol}@{rank}") for protocol in PROTOCOLS for rank in RANKS
+            share(f"R@{rank} ({names[protocol]})", f"{protocol}_at_{rank}") for protocol in PROTOCOLS for rank in RANKS
         ]
 
 

@@ -46,7 +46,7 @@ from llava_grounding.masks import encode_rle, resize_mask
 from llava_grounding.scenes.kinds import KINDS
 from llava_grounding.scenes.records import HELD_OUT, SCENE_PICTURES, ScenePictures
 from llava_grounding.scenes.synthetic import draw_scene
-from llava_grounding.structures import VisualPrompt
+from llava_grounding.structures import GroundedAnswer, VisualPrompt
 from llava_grounding.visual_prompts import prompt_to_dict
 
 FIRST_UNSEEN_SEED = HELD_OUT + 10**6
@@ -62,7 +62,11 @@ _NOTES = (
 )
 _PHOTO_NOTE = "Regions whose phrase names only categories that were not labelled in the photo are not judged."
 
+_MOST_DRAWN = 20  # descriptions
+
 Progress = Callable[[int, int], None]
+OnDrawn = Callable[[str, Image], None]
+"""Called with the number of a photo in its split, or the seed of a scene, and its description drawn into it."""
 
 
 class _Quality(Task):
@@ -241,6 +245,7 @@ def evaluate_scenes(
     model_hash: str = "",
     baseline_scenes: int = 200,
     on_progress: Progress | None = None,
+    on_drawn: OnDrawn | None = None,
 ) -> Results:
     """Scores a chat on drawn scenes it has not been trained on, beside two blind baselines.
 
@@ -249,9 +254,11 @@ def evaluate_scenes(
         seed: chooses which scenes, and the bootstrap's draws.
         baseline_scenes: training scenes that the baselines copy from; 0 = no baselines.
         on_progress: called with images done and their number.
+        on_drawn: called for at most twenty descriptions, spread over the images that have labels.
     """
     chats = {model: chat, **_baselines([draw_scene(index) for index in range(baseline_scenes)])}
-    return _evaluate(Scenes(), BuildInputs(limit=count, seed=seed), chats, ScenePictures(), model_hash, on_progress)
+    inputs = BuildInputs(limit=count, seed=seed)
+    return _evaluate(Scenes(), inputs, chats, ScenePictures(), model_hash, on_progress, on_drawn)
 
 
 def evaluate_photos(
@@ -263,6 +270,7 @@ def evaluate_photos(
     model_hash: str = "",
     baseline_photos: int = 300,
     on_progress: Progress | None = None,
+    on_drawn: OnDrawn | None = None,
 ) -> Results:
     """Scores a chat on the `val` photos of a pack, beside two blind baselines made from its `train` photos, if any.
 
@@ -271,6 +279,7 @@ def evaluate_photos(
         seed: chooses which questions are made from the labels, and the bootstrap's draws.
         baseline_photos: training photos that the baselines copy from; 0 = no baselines.
         on_progress: called with images done and their number.
+        on_drawn: called for at most twenty descriptions, spread over the images that have labels.
     """
     training: list[Sample] = []
     if baseline_photos and "train" in pack.splits:
@@ -279,7 +288,7 @@ def evaluate_photos(
         training = [photo_sample(train[index], np.random.default_rng(index)) for index in some]
     chats, pictures = {model: chat, **_baselines(training)}, open_images(pack.root)
     inputs = BuildInputs(data=pack.root, images=pack.root, limit=limit, seed=seed)
-    return _evaluate(Photos(), inputs, chats, pictures, model_hash, on_progress)
+    return _evaluate(Photos(), inputs, chats, pictures, model_hash, on_progress, on_drawn)
 
 
 def _baselines(training: Sequence[Sample]) -> dict[str, Chat]:
@@ -296,10 +305,14 @@ def _evaluate(
     pictures: ImageStore,
     model_hash: str,
     on_progress: Progress | None,
+    on_drawn: OnDrawn | None,
 ) -> Results:
     """The steps of a task for several systems at once, image by image, without files; the first is the model."""
     samples, judge = task.build(inputs), DeterministicJudge()
+    model, *baselines = chats
     systems = {name: ChatSystem(chat, pictures) for name, chat in chats.items()}
+    if on_drawn is not None:
+        systems[model] = ChatSystem(chats[model], pictures, on_answer=_drawing(samples.samples, on_drawn))
     predictions: dict[str, dict[str, Prediction]] = {name: {} for name in systems}
     images = [tuple(group) for _, group in groupby(samples.samples, key=lambda one: one.image)]
     for done, image in enumerate(images, start=1):
@@ -308,31 +321,21 @@ def _evaluate(
                 predictions[name] |= {one.id: one for one in answer_block(system, task, block)}
         if on_progress is not None:
             on_progress(done, len(images))
-    model, *baselines = chats
     abouts = [{"kind": "model", "model": model, "model_hash": model_hash}]
     abouts += [{"kind": "baseline", "name": name} for name in baselines]
     runs = [score_run(samples, predictions[name], judge, about) for name, about in zip(chats, abouts, strict=True)]
     return results_of_runs(runs, inputs.seed)
 
 
-def draw_descriptions(
-    chat: Chat, pack: PhotoPack | None, limit: int | None = None, seed: int = 0, count: int = 20
-) -> dict[str, Image]:
-    """Some of the images of an evaluation, spread evenly over it, with their descriptions drawn into them.
+def _drawing(
+    samples: Sequence[BenchmarkSample], on_drawn: OnDrawn
+) -> Callable[[BenchmarkSample, np.ndarray, GroundedAnswer], None]:
+    """What draws some descriptions, spread evenly over the labelled images, as they are answered."""
+    described = [one.id for one in samples if one.kind == DESCRIPTION and one.instances]
+    chosen = frozenset(spread(described, _MOST_DRAWN))
 
-    Args:
-        pack: as `evaluate_photos` takes it; None = the scenes of `evaluate_scenes`.
-        limit, seed: as in the evaluation.
-        count: at most so many; photos that nobody labelled are passed over.
+    def draw(sample: BenchmarkSample, picture: np.ndarray, answer: GroundedAnswer) -> None:
+        if sample.id in chosen:
+            on_drawn(sample.id.partition("#")[0], answer.draw(picture))
 
-    Returns:
-        pictures by number of the image in the split, or by seed of the scene.
-    """
-    if pack is None:
-        seeds = spread(_unseen_seeds(limit or DEFAULT_SCENES, seed), count)
-        images = {str(one): draw_scene(one).image for one in seeds}
-    else:
-        photos = pack.split("val")
-        labelled = [index for index in spread(range(len(photos)), limit) if photos[index].instances]
-        images = {str(index): photos[index].load_image() for index in spread(labelled, count)}
-    return {name: chat.ask(image, DESCRIBE).draw(image) for name, image in images.items()}
+    return draw

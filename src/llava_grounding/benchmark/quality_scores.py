@@ -1,6 +1,6 @@
 """What an answer of `scenes` and `photos` is worth, and the numbers that are made of it.
 
-Rows of a sum and a count have the name that is printed. Knows no model and asks nothing.
+Knows no model and asks nothing.
 """
 
 from __future__ import annotations
@@ -41,21 +41,27 @@ from llava_grounding.scenes.kinds import KINDS
 
 DESCRIPTION, POPE = "describe", "POPE"
 """Kinds of samples."""
-BY_BOX, BY_MASK = "box", "mask"
+BY_BOX, BY_MASK = "grounded_box", "grounded_mask"
 """Rows of `GroundingCounts`."""
-MASK_IOU = "mask IoU of right regions"
-NOT_JUDGED = "regions not judged"
-REFERRING_BOX, REFERRING_MASK, REFERRING_CIOU = "referring box acc@0.5", "referring mask mIoU", "referring mask cIoU"
-OBJECTS_PRECISION, OBJECTS_RECALL = "objects named: precision", "objects named: recall"
-IN_WORDS = "answers in words right"
-SECONDS = "seconds per description"
-PLAIN = ", without regions"
-"""Ends the name of what was asked for without regions."""
-SOURCE, SHORT, YES_NO = "source ", "short ", "yes/no "
-"""Open the names of rows that there is one of per source, kind of question, and test."""
+MASK_IOU = "mask_iou_of_right_regions"
+NOT_JUDGED = "regions_not_judged"
+REFERRING_BOX, REFERRING_MASK, REFERRING_CIOU = (
+    "referring_box_at_50",
+    "referring_mask_mean_iou",
+    "referring_mask_cumulative_iou",
+)
+OBJECTS_PRECISION, OBJECTS_RECALL = "objects_precision", "objects_recall"
+IN_WORDS = "words_right"
+SECONDS = "seconds_per_description"
+PLAIN = "_without_regions"
+"""Ends the key of what was asked for without regions."""
+SOURCE, SHORT = "source_", "short_"
+"""Open the keys of rows that there is one of per source and kind of question."""
+YES_NO = {"pope": "POPE", "yes_no": "yes/no"}
+"""Keys of questions answered by yes or no, and how they are printed."""
 SIZES = (("small", 0.0, 0.01), ("medium", 0.01, 0.1), ("large", 0.1, np.inf))
 """Names of things by their box's share of the image, from and below."""
-_CIDER = "CIDEr-D"
+_CIDER = "cider_d"
 _COLOURS = frozenset(colour for kind in KINDS.values() for colour in kind.colours) | {"gray"}
 
 Rows = dict[str, tuple[float, ...]]
@@ -171,7 +177,7 @@ def short_answer(sample: BenchmarkSample, prediction: Prediction, words: Lexicon
     rows: Rows = (
         {f"{SHORT}{name}": (float(right is True), 1.0)}
         if truth is None
-        else {f"{YES_NO}{name}": yes_no_row(parse_yes_no(said), truth)}
+        else {name: yes_no_row(parse_yes_no(said), truth)}
     )
     if sample.kind != POPE and not sample.prompts:
         rows[IN_WORDS] = (float(right is True), 1.0)
@@ -182,12 +188,12 @@ def short_answer(sample: BenchmarkSample, prediction: Prediction, words: Lexicon
 
 
 def _right(sample: BenchmarkSample, said: str, words: Lexicon) -> tuple[str, bool | None]:
-    """What is scored and whether the answer is right; None when it cannot be read."""
+    """The key of what is scored, and whether the answer is right; None when it cannot be read."""
     kind, truth = sample.kind, sample.answer
     expected = truth_of(truth)
     if expected is not None:
         opening = parse_yes_no(said)
-        return POPE if kind == POPE else "yes/no", None if opening is None else opening is expected
+        return "pope" if kind == POPE else "yes_no", None if opening is None else opening is expected
     if kind == "count":
         number = first_number(said)
         return "count", None if number is None else number == first_number(truth)
@@ -196,8 +202,8 @@ def _right(sample: BenchmarkSample, said: str, words: Lexicon) -> tuple[str, boo
         return "colour", None if not colours else colours == words_among(truth, _COLOURS)
     if kind == "region":
         named = {mention.categories[0] for mention in words.find(said)}
-        return "region naming", None if not named else named == {m.categories[0] for m in words.find(truth)}
-    return f"{kind} exact", exact_match(said, truth)
+        return "region_naming", None if not named else named == {m.categories[0] for m in words.find(truth)}
+    return f"{kind}_exact", exact_match(said, truth)
 
 
 def truth_of(answer: str) -> bool | None:
@@ -227,7 +233,7 @@ def with_captions(
 
 
 def statistics(rows: Collection[str]) -> list[Statistic]:
-    """The numbers in the order of printing, given the names of the rows that there are."""
+    """The numbers in the order of printing, given the keys of the rows that there are."""
 
     def kinds(opening: str) -> list[str]:
         return sorted(row.removeprefix(opening) for row in rows if row.startswith(opening))
@@ -238,32 +244,38 @@ def statistics(rows: Collection[str]) -> list[Statistic]:
         for source in sources:
             f1 = grounding_counts("", f"{SOURCE}{source}")[-1]
             found.append(replace(f1, name=f"grounded F1 of {source or 'no source'}"))
-    named = [*(_of_size(name) for name, _, _ in SIZES), MASK_IOU]
-    found += [share(name, name) for name in named]
-    found.append(Statistic(NOT_JUDGED, NOT_JUDGED, lambda sums: sums[:, 0], 0, False, "regions", has_interval=False))
+    found += [share(f"grounded recall of {name} things", _of_size(name)) for name, _, _ in SIZES]
+    found.append(share("mask IoU of right regions", MASK_IOU))
+    found.append(
+        Statistic("regions not judged", NOT_JUDGED, lambda sums: sums[:, 0], 0, False, "regions", has_interval=False)
+    )
     if _regions_row(True) in rows:
-        for doubtful in (True, False):
-            found += [share(name, name) for name in (_regions_row(doubtful), _descriptions_row(doubtful))]
-    found += [share(name, name) for name in (REFERRING_BOX, REFERRING_MASK)]
-    found.append(Statistic(REFERRING_CIOU, REFERRING_CIOU, share_statistic, 2, has_interval=False))
-    objects = (OBJECTS_PRECISION, OBJECTS_RECALL) if BY_BOX in rows else ()  # else nothing is labelled
-    found += [share(name, name) for name in (_CIDER, _CIDER + PLAIN, *objects, IN_WORDS, IN_WORDS + PLAIN)]
-    found += [share(f"{kind} accuracy", f"{SHORT}{kind}") for kind in kinds(SHORT)]
-    for test in kinds(YES_NO):
-        accuracy, _, _, f1, said_yes = yes_no(test, f"{YES_NO}{test}")
+        for doubtful, word in ((True, "doubtful"), (False, "other")):
+            found.append(share(f"precision of {word} regions", _regions_row(doubtful)))
+            found.append(share(f"{word} descriptions with a right region", _descriptions_row(doubtful)))
+    found += [share("referring box acc@0.5", REFERRING_BOX), share("referring mask mIoU", REFERRING_MASK)]
+    found.append(Statistic("referring mask cIoU", REFERRING_CIOU, share_statistic, 2, has_interval=False))
+    found += [share("CIDEr-D", _CIDER), share("CIDEr-D, without regions", _CIDER + PLAIN)]
+    if BY_BOX in rows:  # else nothing is labelled
+        found += [share("objects named: precision", OBJECTS_PRECISION), share("objects named: recall", OBJECTS_RECALL)]
+    found.append(share("answers in words right", IN_WORDS))
+    found.append(share("answers in words right, without regions", IN_WORDS + PLAIN))
+    found += [share(f"{kind.replace('_', ' ')} accuracy", f"{SHORT}{kind}") for kind in kinds(SHORT)]
+    for row, test in YES_NO.items():
+        accuracy, _, _, f1, said_yes = yes_no(test, row)
         found += [accuracy, replace(f1, has_interval=False), replace(said_yes, has_interval=False)]
-    found.append(Statistic(SECONDS, SECONDS, share_statistic, 1, False, "s", has_interval=False))
+    found.append(Statistic("seconds per description", SECONDS, share_statistic, 1, False, "s", has_interval=False))
     return found
 
 
 def _of_size(name: str) -> str:
-    return f"grounded recall of {name} things"
+    return f"grounded_recall_of_{name}"
 
 
 def _regions_row(doubtful: bool) -> str:
-    return f"precision of {'doubtful' if doubtful else 'other'} regions"
+    return "doubtful_regions" if doubtful else "other_regions"
 
 
 def _descriptions_row(doubtful: bool) -> str:
     """Of whole descriptions, which count as right where any region is."""
-    return f"{'doubtful' if doubtful else 'other'} descriptions with a right region"
+    return "doubtful_descriptions" if doubtful else "other_descriptions"

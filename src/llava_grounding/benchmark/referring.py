@@ -22,7 +22,7 @@ from llava_grounding.benchmark.building import (
 from llava_grounding.benchmark.metrics import overlap_iou
 from llava_grounding.benchmark.predictions import PredictedPhrase, Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, LabelledPhrase, Rle, SampleSet
-from llava_grounding.benchmark.scores import SampleScore, State, Statistic, share
+from llava_grounding.benchmark.scores import SampleScore, State, Statistic, level_row, share
 from llava_grounding.benchmark.tasks import Task
 from llava_grounding.data.readers.reading import naming, read_json
 from llava_grounding.data.readers.refcoco import RefCoco, read_refs
@@ -69,7 +69,7 @@ class Referring(Task):
         overlap = 0.0
         if best is not None:
             overlap = float(np.asarray(box_iou(np.array([best.box_xyxy]), np.array([truth.box_xyxy])))[0, 0])
-        rows = {f"box@{level:g}": (float(hits(overlap, level, strict=True)), 1.0) for level in BOX_LEVELS}
+        rows = {level_row("box", level): (float(hits(overlap, level, strict=True)), 1.0) for level in BOX_LEVELS}
         right = bool(hits(overlap, strict=True))
         masks = _mask_rows(prediction.phrases, truth)
         state: State = "empty" if best is None else "answered"
@@ -92,9 +92,9 @@ class Referring(Task):
         )
 
     def statistics(self, rows: Collection[str]) -> list[Statistic]:
-        boxes = [share(f"box acc@{level:g}", f"box@{level:g}") for level in BOX_LEVELS]
-        masks = [share(f"mask acc@{level:g}", f"mask@{level:g}") for level in BOX_LEVELS]
-        return [*boxes, *masks, share("mask mIoU", "mask IoU"), share("mask cIoU", "mask pixels")]
+        boxes = [share(f"box acc@{level:g}", level_row("box", level)) for level in BOX_LEVELS]
+        masks = [share(f"mask acc@{level:g}", level_row("mask", level)) for level in BOX_LEVELS]
+        return [*boxes, *masks, share("mask mIoU", "mask_mean_iou"), share("mask cIoU", "mask_cumulative_iou")]
 
 
 def _mask_rows(phrases: tuple[PredictedPhrase, ...], truth: LabelledInstance) -> dict[str, tuple[float, ...]]:
@@ -110,8 +110,8 @@ def mask_rows(predicted: Sequence[Rle], truths: Sequence[Rle]) -> dict[str, tupl
     """Rows of joined masks: IoU, hits at each level, shared and joined pixels. Two empty ones agree."""
     shared, joined = joined_pixels(predicted, truths)
     overlap = overlap_iou(shared, joined)
-    right = {f"mask@{level:g}": (float(hits(overlap, level, strict=True)), 1.0) for level in BOX_LEVELS}
-    return {"mask IoU": (overlap, 1.0), "mask pixels": (float(shared), float(joined)), **right}
+    right = {level_row("mask", level): (float(hits(overlap, level, strict=True)), 1.0) for level in BOX_LEVELS}
+    return {"mask_mean_iou": (overlap, 1.0), "mask_cumulative_iou": (float(shared), float(joined)), **right}
 
 
 def joined_pixels(predicted: Sequence[Rle], truths: Sequence[Rle]) -> tuple[int, int]:

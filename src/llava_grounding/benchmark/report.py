@@ -70,6 +70,7 @@ class Metric:
         interval: 95 % bootstrap interval over images, where one was drawn.
         higher_is_better: direction.
         unit: empty for shares in [0, 1].
+        key: in files, whatever is printed.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Metric:
     interval: Interval | None = None
     higher_is_better: bool = True
     unit: str = ""
+    key: str = ""
 
     def __str__(self) -> str:
         if self.value is None:

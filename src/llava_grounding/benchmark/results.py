@@ -21,7 +21,7 @@ from llava_grounding.benchmark.tasks import Task
 if TYPE_CHECKING:
     from rich.table import Table
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 _MOST_CASES = 8
 _WIDE = 120  # columns of a terminal that intervals of several systems fit into
 
@@ -51,7 +51,7 @@ class SystemResult:
 
     def __getitem__(self, name: str) -> Metric:
         for metric in self.metrics:
-            if metric.name == name:
+            if name in (metric.key, metric.name):
                 return metric
         raise KeyError(name)
 
@@ -99,26 +99,20 @@ class Results:
         return self.results[0].calibration or calibration(())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: everything of each system under `results`, and that of the first at the top as well."""
-        results, system = [one.to_dict() for one in self.results], self.about["system"]
-        first = results[0]
+        """Plain data for JSON; what each system scored is under `results`."""
+        system = self.about["system"]
         return {
             "report_version": RESULTS_VERSION,
             **dict(self.about),
             "data": self.about["set"]["name"],
-            "num_images": first["counts"]["images"],
+            "num_images": self.results[0].counts["images"],
             "model": system.get("model") or system.get("name"),
             "model_hash": system.get("model_hash", ""),
             "version": self.about["versions"].get("llava-grounding", ""),
-            "counts": first["counts"],
             "problems": dict(self.problems),
             "named_problems": list(self.named_problems),
-            "metrics": first["metrics"],
-            "calibration": asdict(self.calibration),
-            "worst": first["worst"],
-            "best": first["best"],
             "published": [{**asdict(one), "values": dict(one.values)} for one in self.published],
-            "results": results,
+            "results": [one.to_dict() for one in self.results],
         }
 
     def to_json(self) -> str:
@@ -183,7 +177,7 @@ class Results:
         counts, questions = [{**one.counts, **one.questions} for one in self.results], self.results[0].questions
         for name in dict.fromkeys((*questions, *self.results[0].counts)):
             if name in questions or any(one.get(name) for one in counts):
-                found.append([name, *(str(one.get(name, 0)) for one in counts), ""])
+                found.append([name.replace("_", " "), *(str(one.get(name, 0)) for one in counts), ""])
         return found
 
     def facts(self) -> list[tuple[str, str]]:

@@ -111,7 +111,7 @@ def results_of_runs(runs: Sequence[ScoredRun], seed: int = 0) -> Results:
     task = find_task(first.about["task"])
     results = []
     for run in runs:
-        judged = {"judge asked": run.judge_asked, "judge answered": run.judge_answered}
+        judged = {"judge_asked": run.judge_asked, "judge_answered": run.judge_answered}
         results.append(system_result(run.name, task, run.scores, seed, run.extra_metrics, judged))
     return Results(
         {**first.about, "seed": seed},
@@ -148,7 +148,10 @@ def read_scored(folder: Path) -> ScoredRun:
         raise DataError(f"{folder} holds no scored run: there is no {SCORED}; run `benchmark TASK score` first")
     about = read_json_object(folder / SCORED)
     if about.get("results_version") != RESULTS_VERSION:
-        raise DataError(f"{folder / SCORED} must be of version {RESULTS_VERSION}, got {about.get('results_version')}")
+        raise DataError(
+            f"{folder / SCORED} must be of version {RESULTS_VERSION}, got {shown(about.get('results_version'))}; "
+            "score the run again"
+        )
     _check_about(about, folder / SCORED)
     scores = read_values(folder / SCORES, read_lines(folder / SCORES), SampleScore.from_dict)
     if len(scores) != about["set"]["count"]:

@@ -24,9 +24,9 @@ from llava_grounding.benchmark.metrics import (
 from llava_grounding.benchmark.report import Metric
 from llava_grounding.errors import DataError, shown
 
-State = Literal["answered", "empty", "unparsable", "not judged", "failed", "missing", "not applicable"]
+State = Literal["answered", "empty", "unparsable", "not_judged", "failed", "missing", "not_applicable"]
 """Of a sample: `empty`: nothing was said or pointed at; `unparsable`: no metric can read it; `failed`: the system gave
-an error; `missing`: there is no prediction; `not applicable`: its labels do not allow the metric."""
+an error; `missing`: there is no prediction; `not_applicable`: its labels do not allow the metric."""
 
 Rows = Mapping[str, tuple[float, ...]]
 _LARGEST = 1e7  # pixels
@@ -40,7 +40,7 @@ class SampleScore:
     Args:
         id, image, kind: of the sample.
         state: what became of it.
-        rows: counts by name; a sample that a metric does not judge has no row for it.
+        rows: counts by key, in snake case; a sample that a metric does not judge has no row for it.
         regions: score and rightness of every region with a score, for calibration.
         quality: 0 to 1, by which worst and best cases are found; None where it cannot be said.
         detail: what a reader wants to see of the case.
@@ -133,13 +133,14 @@ class Statistic:
 
     Args:
         name: as printed.
-        row: under which name samples have its counts.
+        row: under which key samples have its counts.
         of: sums (draws, k) to values (draws,).
         count: which column says over how many it is taken, unless `count_all`.
         higher_is_better: direction.
         unit: empty for shares in [0, 1].
         has_interval: whether one is drawn.
         count_all: whether it is taken over the sum of all columns.
+        what: which of the numbers of its row it is, where there are several.
     """
 
     name: str
@@ -150,6 +151,12 @@ class Statistic:
     unit: str = ""
     has_interval: bool = True
     count_all: bool = False
+    what: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its key in files, whatever is printed."""
+        return f"{self.row}_{self.what}" if self.what else self.row
 
 
 def share(name: str, row: str, higher_is_better: bool = True) -> Statistic:
@@ -157,12 +164,17 @@ def share(name: str, row: str, higher_is_better: bool = True) -> Statistic:
     return Statistic(name, row, share_statistic, 1, higher_is_better)
 
 
+def level_row(what: str, level: float) -> str:
+    """Key of the row of what is right at an IoU of this level or more, as `box_at_50`."""
+    return f"{what}_at_{100 * level:.0f}"
+
+
 def grounding_counts(how: str, row: str) -> list[Statistic]:
     """Precision, recall and F1 of rows that are `GroundingCounts`."""
     return [
-        Statistic(f"grounded precision ({how})", row, lambda sums: grounding_statistics(sums)[0], 0),
-        Statistic(f"grounded recall ({how})", row, lambda sums: grounding_statistics(sums)[1], 1),
-        Statistic(f"grounded F1 ({how})", row, lambda sums: grounding_statistics(sums)[2], 1),
+        Statistic(f"grounded precision ({how})", row, lambda sums: grounding_statistics(sums)[0], 0, what="precision"),
+        Statistic(f"grounded recall ({how})", row, lambda sums: grounding_statistics(sums)[1], 1, what="recall"),
+        Statistic(f"grounded F1 ({how})", row, lambda sums: grounding_statistics(sums)[2], 1, what="f1"),
     ]
 
 
@@ -191,7 +203,10 @@ def yes_no(name: str, row: str) -> list[Statistic]:
         "F1": lambda sums: f1_statistic(precision(sums), recall(sums)),
         "share of yes": over(lambda c: c.true_yes + c.false_yes, lambda c: c.asked),
     }
-    return [Statistic(f"{name} {what}", row, of, count_all=True) for what, of in found.items()]
+    return [
+        Statistic(f"{name} {what}", row, of, count_all=True, what=what.lower().replace(" ", "_"))
+        for what, of in found.items()
+    ]
 
 
 def by_image(scores: Sequence[SampleScore], row: str) -> dict[str, np.ndarray]:
@@ -221,7 +236,8 @@ def metrics_of(scores: Sequence[SampleScore], statistics: Sequence[Statistic], s
         count = int(total.sum() if one.count_all else total[0, one.count])
         defined = bool(np.isfinite(value))
         interval = bootstrap_interval(rows, one.of, seed) if defined and one.has_interval else None
-        metrics.append(Metric(one.name, value if defined else None, count, interval, one.higher_is_better, one.unit))
+        shown_value = value if defined else None
+        metrics.append(Metric(one.name, shown_value, count, interval, one.higher_is_better, one.unit, one.key))
     return metrics
 
 
@@ -243,6 +259,7 @@ class Difference:
         low, high: its 95 % bootstrap interval.
         share_better: of the draws in which the second is better, ties counted half.
         images: that both were scored on.
+        key: as of the statistic.
     """
 
     name: str
@@ -254,6 +271,7 @@ class Difference:
     share_better: float | None
     images: int
     higher_is_better: bool = True
+    key: str = ""
 
 
 def compare(
@@ -290,6 +308,7 @@ def compare(
                 float(np.mean((better + 1) / 2)) if known else None,
                 len(common),
                 one.higher_is_better,
+                one.key,
             )
         )
     return found

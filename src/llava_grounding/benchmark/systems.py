@@ -84,10 +84,17 @@ class ChatSystem:
 
     Args:
         max_new_tokens: passed on where the chat takes it; None = as it likes.
+        on_answer: called with each sample that was answered with regions, its picture and the answer.
     """
 
-    def __init__(self, chat: Chat, images: ImageStore, max_new_tokens: int | None = None) -> None:
-        self._chat, self._images = chat, images
+    def __init__(
+        self,
+        chat: Chat,
+        images: ImageStore,
+        max_new_tokens: int | None = None,
+        on_answer: Callable[[BenchmarkSample, np.ndarray, GroundedAnswer], None] | None = None,
+    ) -> None:
+        self._chat, self._images, self._on_answer = chat, images, on_answer
         self._more: dict[str, Any] = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
 
     def answer(self, block: Sequence[Asked]) -> list[Prediction]:
@@ -126,6 +133,8 @@ class ChatSystem:
             else:
                 words = again.text if isinstance(again, GroundedAnswer) else None
                 found[number] = replace(prediction_of(sample.id, answer, words), seconds=seconds)
+                if self._on_answer is not None:
+                    self._on_answer(sample, pictures[number], answer)
         return found
 
     def _answers(self, requests: Sequence[Request]) -> list[GroundedAnswer | LlavaGroundingError]:

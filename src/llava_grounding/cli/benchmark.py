@@ -17,7 +17,10 @@ from llava_grounding.cli.terminal import printable
 from llava_grounding.errors import DataError, UsageError, quoted
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from llava_grounding.benchmark.results import Results
+    from llava_grounding.data.readers.coco import PhotoPack
 
 
 class QualityTask(StrEnum):
@@ -65,39 +68,54 @@ def benchmark(
 
     The steps `build`, `run`, `score` and `report` do the same one by one, as for other tasks.
     """
-    from llava_grounding.benchmark.quality import draw_descriptions, evaluate_photos, evaluate_scenes
+    from llava_grounding.benchmark.quality import evaluate_photos, evaluate_scenes
     from llava_grounding.benchmark.report import hash_weights
     from llava_grounding.checkpoints import choose_device, find_checkpoint
-    from llava_grounding.data.readers.coco import PACK_VARIABLE, PhotoPack
     from llava_grounding.inference.engine import GroundedChat
 
     # What cannot work is found out before the minutes of asking.
     choose_device(device)
-    if task is QualityTask.photos and data is None and not environ.get(PACK_VARIABLE):
-        raise DataError(f"there is no photo pack: give its folder with --data, or set {PACK_VARIABLE} to it")
-    pack = PhotoPack(data) if task is QualityTask.photos else None
+    pack = _photo_pack(data) if task is QualityTask.photos else None
     name, folder = find_checkpoint(model)
     name = printable(name)
     if report_file is not None:
         check_report(report_file, folder, None if pack is None else pack.root)
     check_out(pictures, option="--pictures")
     chat = GroundedChat.from_pretrained(model, device)
+    drawn: dict[str, Image] = {}
+    on_drawn = None if pictures is None else drawn.__setitem__
     with progress_bar(f"{task.value} with {name}") as tell:
         digest = hash_weights(folder)
         if pack is not None:
-            report = evaluate_photos(chat, pack, limit, seed, name, digest, on_progress=tell)
+            report = evaluate_photos(chat, pack, limit, seed, name, digest, on_progress=tell, on_drawn=on_drawn)
         else:
-            report = evaluate_scenes(chat, limit, seed, name, digest, on_progress=tell)
+            report = evaluate_scenes(chat, limit, seed, name, digest, on_progress=tell, on_drawn=on_drawn)
     if as_json:
         say(report.to_json())
     else:
         show_table(report)
     if report_file is not None:
-        text = report.to_markdown() if report_file.suffix.lower() == ".md" else report.to_json()
-        write_files(report_file.parent, {report_file.name: text.encode()})
+        _write_report(report, report_file)
     if pictures is not None:
-        drawn = draw_descriptions(chat, pack, limit, seed)
-        write_files(pictures, {f"{name}.png": png_bytes(picture) for name, picture in drawn.items()})
+        write_files(pictures, {f"{number}.png": png_bytes(picture) for number, picture in drawn.items()})
+
+
+def _photo_pack(data: Path | None) -> PhotoPack:
+    """The pack in this folder, or in that of the environment.
+
+    Raises:
+        DataError: if neither is given, or the pack cannot be read.
+    """
+    from llava_grounding.data.readers.coco import PACK_VARIABLE, PhotoPack
+
+    if data is None and not environ.get(PACK_VARIABLE):
+        raise DataError(f"there is no photo pack: give its folder with --data, or set {PACK_VARIABLE} to it")
+    return PhotoPack(data)
+
+
+def _write_report(results: Results, path: Path) -> None:
+    text = results.to_markdown() if path.suffix.lower() == ".md" else results.to_json()
+    write_files(path.parent, {path.name: text.encode()})
 
 
 def show_table(results: Results) -> None:

@@ -169,26 +169,19 @@ def _size_problems(part: str, config: PreTrainedConfig) -> list[str]:
     return problems
 
 
-class GrounderConfig(_StrictConfig):
-    """Sizes of the grounder: backbone, pixel decoder, query decoder, similarity head. Defaults: the original's."""
+class _VisionModuleConfig(_StrictConfig):
+    """Sizes that the grounder and the visual prompt encoder have alike: backbone, pixel decoder and query decoder."""
 
-    model_type = "llava_grounding_grounder"
     sub_configs: ClassVar = {"backbone_config": AutoConfig}
 
     backbone_config: Any = None
     # A backbone with maps at strides 4, 8, 16, 32: `efficientnet_lite`, or one of transformers (`swin`, `resnet`, ...).
     pixel_decoder: str = "deformable"
     # "deformable" as the original, or "feature_pyramid" without attention, which learns faster when small.
-    mask_convolution: str = "full"
-    # Of the feature pyramid: the 3x3 convolution at stride 4, "full" or "separable" (an eighth of the work).
-    image_size: int = 1024
-    # Side of the square canvas an image is letterboxed into, pixels.
     hidden_size: int = 256
     # Width of memory cells and queries.
     mask_size: int = 256
     # Width of the stride-4 mask features.
-    phrase_size: int = 4096
-    # Width of a phrase embedding: the language model's hidden size.
     num_heads: int = 8
     # Attention heads of both decoders.
     num_levels: int = 4
@@ -206,6 +199,19 @@ class GrounderConfig(_StrictConfig):
     # Layers of the query decoder.
     decoder_ffn_size: int = 2048
     # Width of their feed-forward part.
+
+
+class GrounderConfig(_VisionModuleConfig):
+    """Sizes of the grounder: backbone, pixel decoder, query decoder, similarity head. Defaults: the original's."""
+
+    model_type = "llava_grounding_grounder"
+
+    mask_convolution: str = "full"
+    # Of the feature pyramid: the 3x3 convolution at stride 4, "full" or "separable" (an eighth of the work).
+    image_size: int = 1024
+    # Side of the square canvas an image is letterboxed into, pixels.
+    phrase_size: int = 4096
+    # Width of a phrase embedding: the language model's hidden size.
     num_queries: int = 300
     # Object queries picked from memory.
     proposal_order: str = "official"
@@ -224,39 +230,13 @@ class GrounderConfig(_StrictConfig):
         super().__post_init__(**kwargs)
 
 
-class VisualPromptConfig(_StrictConfig):
+class VisualPromptConfig(_VisionModuleConfig):
     """Sizes of the visual prompt encoder; its image side is like the grounder's. Defaults: the original's."""
 
     model_type = "llava_grounding_visual_prompt"
-    sub_configs: ClassVar = {"backbone_config": AutoConfig}
 
     share_image_features: bool = False
-    # Read the grounder's image memory instead of encoding the image once more.
-    backbone_config: Any = None
-    # As in the grounder; unused when features are shared.
-    pixel_decoder: str = "deformable"
-    # As in the grounder.
-    hidden_size: int = 256
-    # Width of memory cells and prompt queries.
-    mask_size: int = 256
-    # Width of the stride-4 mask features.
-    num_heads: int = 8
-    # Attention heads.
-    num_levels: int = 4
-    # Feature levels in memory.
-    num_points: int = 4
-    # Sampling points per head and level.
-    encoder_layers: int = 6
-    # Deformable layers of the pixel decoder.
-    encoder_ffn_size: int = 2048
-    # Width of their feed-forward part.
-    norm_groups: int = 32
-    # Groups of channels that the deformable decoder's GroupNorm normalises together; 32 as the original, whatever the
-    # width. It must divide hidden_size: a small model may need fewer.
-    decoder_layers: int = 9
-    # Layers of the query decoder.
-    decoder_ffn_size: int = 2048
-    # Width of their feed-forward part.
+    # Read the grounder's image memory instead of encoding the image once more; then there is no backbone.
     num_mask_tokens: int = 3
     # Queries per prompt; 6 in the public Semantic-SAM weights.
     isolate_prompts: bool = True

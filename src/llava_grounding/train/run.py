@@ -207,21 +207,8 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
         "report_to": list(recipe.report_to) if recipe.report_to else "none",
         "disable_tqdm": not sys.stderr.isatty(),
         "use_cpu": chosen.type == "cpu",
+        **_sharding_arguments(recipe.sharding),
     }
-    if recipe.sharding == "fsdp":
-        values |= {
-            "fsdp": True,
-            "fsdp_config": {
-                "version": 2,
-                "state_dict_type": "FULL_STATE_DICT",
-                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            },
-        }
-    elif recipe.sharding in ("zero2", "zero3"):
-        zero = {**_DEEPSPEED["zero_optimization"], "stage": int(recipe.sharding[-1])}
-        if zero["stage"] == 3:
-            zero["stage3_gather_16bit_weights_on_model_save"] = True
-        values["deepspeed"] = {**_DEEPSPEED, "zero_optimization": zero}
     try:
         arguments = TrainingArguments(**values)
     except ImportError as error:
@@ -236,6 +223,23 @@ def training_arguments(recipe: Recipe, folder: Path, device: str | None = None) 
     if arguments.device.type == "cuda":
         arguments._n_gpu = 1  # several devices are for several processes, never for torch's DataParallel
     return arguments
+
+
+def _sharding_arguments(sharding: str) -> dict[str, Any]:
+    """What the Trainer is told of how weights, gradients and optimizer states are spread over devices."""
+    if sharding == "fsdp":
+        config = {
+            "version": 2,
+            "state_dict_type": "FULL_STATE_DICT",
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        }
+        return {"fsdp": True, "fsdp_config": config}
+    if sharding in ("zero2", "zero3"):
+        zero = {**_DEEPSPEED["zero_optimization"], "stage": int(sharding[-1])}
+        if zero["stage"] == 3:
+            zero["stage3_gather_16bit_weights_on_model_save"] = True
+        return {"deepspeed": {**_DEEPSPEED, "zero_optimization": zero}}
+    return {}
 
 
 def check_trackers(names: Sequence[str]) -> None:

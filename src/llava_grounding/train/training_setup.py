@@ -110,15 +110,12 @@ def build_training_setup(
     held_out = held_out_samples(open_sources(recipe.validation, root), recipe.validation_samples)
     if not held_out:
         logger.warning("there is nothing to validate with, so no best weights will be kept, only the last")
-    if recipe.start_from is None:
-        corpus = sources
-        if drawn is not SceneConfig:  # a tokenizer needs dialogues
-            corpus = open_sources(recipe.data, root, commercial_use=recipe.commercial_use)
-        start = None if recipe.init_from is None else find_checkpoint(recipe.init_from)[1]
-        model, processor = _from_nothing(recipe, corpus) if start is None else _from_fitting(recipe, start)
-    else:
-        start = find_checkpoint(recipe.start_from)[1]
-        model, processor = _from_checkpoint(recipe, start, device)
+    first = recipe.init_from if recipe.start_from is None else recipe.start_from
+    start = None if first is None else find_checkpoint(first)[1]
+    corpus = sources
+    if start is None and drawn is not SceneConfig:  # a tokenizer needs dialogues
+        corpus = open_sources(recipe.data, root, commercial_use=recipe.commercial_use)
+    model, processor = _model_and_processor(recipe, start, corpus, device)
     earlier = _earlier_phrases(start)
     phrases = _class_phrases(model.config, sources, earlier, start) if "classes" in plan.tasks else None
     if recipe.lora is not None:
@@ -153,6 +150,14 @@ def model_config(recipe: Recipe) -> LlavaGroundingConfig:
         config.grounder_config.num_queries = recipe.num_queries
     config.detach_grounding = recipe.detach_grounding
     return config
+
+
+def _model_and_processor(
+    recipe: Recipe, start: Path | None, sources: Sources, device: str | None
+) -> tuple[LlavaGroundingForConditionalGeneration, LlavaGroundingProcessor]:
+    if start is None:
+        return _from_nothing(recipe, sources)
+    return _from_fitting(recipe, start) if recipe.start_from is None else _from_checkpoint(recipe, start, device)
 
 
 def _from_nothing(

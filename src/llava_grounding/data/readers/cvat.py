@@ -34,7 +34,7 @@ from llava_grounding.data.readers.reading import (
     named,
     naming,
 )
-from llava_grounding.data.readers.rows import image_store
+from llava_grounding.data.readers.rows import image_store, images_beside
 from llava_grounding.data.readers.xml_files import parse_xml
 from llava_grounding.errors import DataError, shown
 
@@ -80,9 +80,11 @@ class CvatXml(PictureRecords):
                 raise DataError(str(error)) from error
             if root.tag != "annotations":
                 raise DataError(f"CVAT's file must have the root `annotations`, got `{root.tag[:60]}`")
-            if images is None:
-                images = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
-            store, left_out, unread = image_store(images), LeftOut(), Counter[str]()
+            store, left_out, unread = (
+                image_store(images_beside(path) if images is None else images),
+                LeftOut(),
+                Counter[str](),
+            )
             tracks = (_read_tracks(task, store, left_out, unread) for task in _tasks(root))
             pictures = chain(_read(root, store, left_out, unread), *tracks)
             return cls(name or path.stem, pictures, store, left_out, exhaustive, unread)

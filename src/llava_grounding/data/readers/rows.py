@@ -27,6 +27,12 @@ def image_store(images: str | Path | ImageStore) -> ImageStore:
     return open_images(images) if isinstance(images, str | Path) else images
 
 
+def images_beside(labels: Path) -> Path:
+    """Where pictures are looked for by default: in `images` beside the file, else in its folder."""
+    folder = labels.parent / "images"
+    return folder if folder.is_dir() else labels.parent
+
+
 def check_present(images: ImageStore, file_name: str) -> None:
     """See that the picture is there, as far as the store can tell without reading it.
 
