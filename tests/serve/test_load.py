@@ -203,6 +203,26 @@ def test_a_signal_under_load_leaves_no_accepted_request_without_an_answer() -> N
     assert accepted.keys() <= {"200", "503"}
 
 
+def test_a_body_counts_until_its_request_is_over(gate: Gate) -> None:
+    body = {"model": "tiny-shared", "messages": asking("What?"), "max_tokens": 2}
+    content = json.dumps(body).encode().ljust(60_000)
+    with serving(max_bodies_bytes=100_000) as live, several(1) as threads:
+
+        def ask() -> httpx2.Response:
+            headers = {"Content-Type": "application/json"}
+            return live.http.post("/v1/chat/completions", content=content, headers=headers)
+
+        accepted = threads.submit(ask)
+        wait_until(lambda: live.app.service.scheduler.load.running == 1)
+        try:
+            assert live.http.get("/healthz").status_code == 200
+            assert ask().status_code == 503
+        finally:
+            gate.open.set()
+        assert accepted.result(30).status_code == 200
+        assert ask().status_code == 200
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_is_written_for_no_longer(stream: bool, gate: Gate) -> None:
     gate.open.set()
