@@ -272,9 +272,11 @@ def test_regions_that_are_none_are_refused(name: str, live: Live) -> None:
 def test_too_much_of_anything_is_refused(live: Live) -> None:
     many_images = [{"role": "user", "content": [image_part(picture(n)) for n in range(9)]}]
     long = asking("word " * 150_000)
+    marked = {"role": "assistant", "content": "x", "grounding": {"raw": "<g_s> a <g_e> <seg> " * 10_000}}
     for messages, message in (
         (many_images, "at most 8 images"),
         (long, "this model reads at most 512"),
+        ([*asking("What?"), marked, {"role": "user", "content": "What?"}], "this model reads at most 512"),
         (asking("x" * 1_000_001), "at most 1000000 characters"),
         ([{"role": "user", "content": "x"}] * 201, "at most 200 items"),
     ):

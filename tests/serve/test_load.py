@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -201,6 +205,65 @@ def test_a_signal_under_load_leaves_no_accepted_request_without_an_answer() -> N
     assert not faults
     assert {str(status): statuses.count(status) for status in set(statuses)} == accepted
     assert accepted.keys() <= {"200", "503"}
+
+
+_SERVING = """
+from llava_grounding.serve.server import serve
+from llava_grounding.serve.settings import ServeSettings
+from tiny_model import tiny_chat
+serve(tiny_chat(), ServeSettings(port=0), lambda address: print(address, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_can_be_asked_once_it_says_so_and_ends_well_on_a_real_signal() -> None:
+    def ask(_: int) -> int:
+        body = {"model": "tiny-shared", "messages": asking("What?"), "max_tokens": 40}
+        return httpx2.post(f"{url}v1/chat/completions", json=body, timeout=60, trust_env=False).status_code
+
+    def metrics() -> str:
+        return httpx2.get(f"{url}metrics", trust_env=False).text
+
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", _SERVING]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process,
+        several(6) as threads,
+    ):
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        try:
+            socket.create_connection(("127.0.0.1", int(url.strip("/").rpartition(":")[2])), timeout=10).close()
+            assert ask(0) == 200
+            asked = [threads.submit(ask, number) for number in range(6)]
+            wait_until(lambda: any(one.done() for one in asked) or "llava_grounding_running 0.0" not in metrics())
+            process.terminate()
+            assert process.wait(60) in (0, -signal.SIGTERM)
+        finally:
+            process.kill()
+        faults = [one.exception() for one in asked]
+        assert all(fault is None or isinstance(fault, httpx2.ConnectError) for fault in faults), faults
+        assert {one.result() for one, fault in zip(asked, faults, strict=True) if fault is None} <= {200, 503}
+
+
+def test_a_body_counts_until_its_request_is_over(gate: Gate) -> None:
+    body = {"model": "tiny-shared", "messages": asking("What?"), "max_tokens": 2}
+    content = json.dumps(body).encode().ljust(60_000)
+    with serving(max_bodies_bytes=100_000) as live, several(1) as threads:
+
+        def ask() -> httpx2.Response:
+            headers = {"Content-Type": "application/json"}
+            return live.http.post("/v1/chat/completions", content=content, headers=headers)
+
+        accepted = threads.submit(ask)
+        wait_until(lambda: live.app.service.scheduler.load.running == 1)
+        try:
+            assert live.http.get("/healthz").status_code == 200
+            assert ask().status_code == 503
+        finally:
+            gate.open.set()
+        assert accepted.result(30).status_code == 200
+        assert ask().status_code == 200
 
 
 @pytest.mark.parametrize("stream", [True, False])

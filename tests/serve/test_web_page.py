@@ -280,6 +280,10 @@ def test_an_answer_can_be_stopped_and_what_is_wrong_is_said(open_page: Open, liv
         expect(page.locator(".said")).not_to_be_empty()
         page.get_by_role("button", name="Stop").click()
         expect(page.get_by_role("status")).to_contain_text("Stopped")
+        box = page.get_by_role("status").bounding_box()
+        assert box is not None
+        beneath = "([x, y]) => document.elementFromPoint(x, y)?.id"
+        assert page.evaluate(beneath, [box["x"] + 5, box["y"] + box["height"] / 2]) != "status"  # taps go through it
     live.wait_until_idle()
     page.get_by_label("Question").fill("long " * 700)
     page.get_by_role("button", name="Ask", exact=True).click()

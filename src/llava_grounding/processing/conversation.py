@@ -3,6 +3,7 @@
 Pure strings. `(with grounding)` at the end of a question is how the model knows that boxes are wanted.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from llava_grounding.structures import Message
 GROUNDING_SUFFIX = " (with grounding)"
 PieceKind = Literal["begin", "image", "question", "answer", "whole"]
 _REFERRING_QUESTION = "Find {}."
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,9 @@ def check_characters(text: str) -> None:
     Raises:
         PromptError: if there is one.
     """
-    half = next((index for index, character in enumerate(text) if "\ud800" <= character <= "\udfff"), None)
+    half = _HALF.search(text)
     if half is not None:
-        raise PromptError(f"text must be valid Unicode, got half of a surrogate pair at character {half}")
+        raise PromptError(f"text must be valid Unicode, got half of a surrogate pair at character {half.start()}")
 
 
 def referring_turn(phrase: str) -> tuple[Message, Message]:

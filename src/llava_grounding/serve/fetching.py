@@ -22,6 +22,11 @@ _PORT = 443
 _CHUNK = 65536
 _LONGEST_URL = 4000
 
+# What IANA's registries of special addresses say is not the internet at large, and older Pythons do not know.
+_NOT_PUBLIC = tuple(
+    map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "5f00::/16", "64:ff9b:1::/48"))
+)
+
 Resolve = Callable[[str], list[str]]
 Connect = Callable[[str, float], socket.socket]
 
@@ -147,6 +152,8 @@ def is_public(address: str) -> bool:
             return False
         if ip.is_site_local:
             return False
+    if any(ip in network for network in _NOT_PUBLIC):
+        return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
 
 

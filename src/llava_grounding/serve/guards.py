@@ -90,9 +90,8 @@ class Guard:
             body = b""
             if scope["method"] in ("POST", "PUT", "PATCH"):
                 body = await self._body(scope, receive)
-                held, record.body_bytes = len(body), len(body)
-            await self._app(scope, _replay(body, receive, self._release(held)), send_on)
-            held = 0
+                held = record.body_bytes = len(body)
+            await self._app(scope, _replay(body, receive), send_on)
         except ApiError as problem:
             if not started:
                 await send_json(send_on, problem.status, problem.body(), list(problem.headers.items()))
@@ -104,6 +103,7 @@ class Guard:
             if not started:
                 await send_json(send_on, 500, internal().body())
         finally:
+            self._body_bytes -= held
             self._under_way -= Counter([client] if client else [])
             record.close()
 
@@ -117,14 +117,6 @@ class Guard:
             raise too_many()
         self._under_way[client] += 1
         return client
-
-    def _release(self, count: int) -> Callable[[], None]:
-        def release() -> None:
-            nonlocal count
-            self._body_bytes -= count
-            count = 0
-
-        return release
 
     def _check(self, scope: Scope) -> None:
         """Whether this request may be made at all."""
@@ -191,13 +183,12 @@ def _given_key(header: bytes) -> bytes:
         return b""
 
 
-def _replay(body: bytes, receive: Receive, release: Callable[[], None]) -> Receive:
+def _replay(body: bytes, receive: Receive) -> Receive:
     """Gives the body that was read, then whatever else comes: that the client has left."""
     given: list[bytes] = [body]
 
     async def next_message() -> Message:
         if given:
-            release()
             return {"type": "http.request", "body": given.pop(), "more_body": False}
         return await receive()
 

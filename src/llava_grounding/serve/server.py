@@ -27,19 +27,17 @@ def serve(chat: GroundedChat, settings: ServeSettings, listening: Callable[[str]
     Raises:
         UsageError: if the address cannot be listened on.
     """
-    server = Server(create_app(chat, settings))
     bound = _bind(settings)
     port = bound.getsockname()[1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     logging.getLogger("llava_grounding.access").setLevel(logging.INFO)
-    listening(f"http://{host}:{port}/")
-    server.run(sockets=[bound])
+    Server(create_app(chat, settings), lambda: listening(f"http://{host}:{port}/")).run(sockets=[bound])
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which also tells the scheduler that the end has come."""
+    """uvicorn's, which also tells when it can be asked, and the scheduler that the end has come."""
 
-    def __init__(self, app: GroundedServer) -> None:
+    def __init__(self, app: GroundedServer, listening: Callable[[], None] = lambda: None) -> None:
         settings = app.settings
         super().__init__(
             uvicorn.Config(
@@ -56,6 +54,13 @@ class Server(uvicorn.Server):
             )
         )
         self._grounded = app
+        self._listening = listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, then say so."""
+        await super().startup(sockets)
+        if self.started:
+            self._listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """On a signal: no new requests; a second one ends at once."""

@@ -23,6 +23,7 @@ from pydantic_core import from_json
 from llava_grounding.errors import quoted
 from llava_grounding.inference.answering import PhraseSelected, TextDelta
 from llava_grounding.inference.engine import GroundedChat
+from llava_grounding.processing.text_length import check_characters_fit
 from llava_grounding.render import answer_to_html, draw_answer
 from llava_grounding.serve import wire
 from llava_grounding.serve.fetching import Fetcher
@@ -33,7 +34,7 @@ from llava_grounding.serve.problems import ApiError, from_error, from_validation
 from llava_grounding.serve.scheduler import Scheduler
 from llava_grounding.serve.schemas import ChatRequest, GroundRequest, RenderRequest
 from llava_grounding.serve.settings import ServeSettings
-from llava_grounding.serve.tasks import ChatTask, GroundTask, chat_task, grounding_options
+from llava_grounding.serve.tasks import ChatTask, GroundTask, chat_task, grounding_options, num_characters
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -144,6 +145,8 @@ class Service:
 
     def _chat_task(self, body: ChatRequest) -> ChatTask:
         self.check_model(body.model)
+        longest_token, limit = self._chat.processor.tokens.longest, self._chat.runtime.max_positions
+        check_characters_fit(num_characters(body.messages), longest_token, limit)
         return chat_task(body, self.images, self._settings)
 
     async def _whole(self, request: Request, body: ChatRequest, events: AsyncIterator[Event]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class ServeSettings:
     max_body_bytes: int = 40_000_000
     """Of one request."""
     max_bodies_bytes: int = 400_000_000
-    """Of all requests that are being read."""
+    """Of all requests under way; more are refused."""
     image_cache_bytes: int = 512 * _MIB
     """For features of images."""
     dialogue_cache_bytes: int = 512 * _MIB

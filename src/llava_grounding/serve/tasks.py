@@ -160,6 +160,13 @@ def _parts(message: Message) -> list[TextPart | ImagePart | RegionPart]:
     return content if isinstance(content, list) else [TextPart(type="text", text=content or "")]
 
 
+def num_characters(messages: Sequence[Message]) -> int:
+    """Of all that a dialogue says, markup that came along included."""
+    texts = [part.text for message in messages for part in _parts(message) if isinstance(part, TextPart)]
+    raws = [(message.grounding or {}).get("raw") for message in messages]
+    return sum(len(text) for text in [*texts, *raws] if isinstance(text, str))
+
+
 def _check_counts(dialogue: Sequence[Message], settings: ServeSettings) -> None:
     """Refuse too many images or regions before any of them is read."""
     images = sum(isinstance(part, ImagePart) for message in dialogue for part in _parts(message))
