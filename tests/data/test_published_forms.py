@@ -197,9 +197,11 @@ def test_what_label_studio_writes_to_a_storage_is_read(tmp_path: Path, form: str
 
 
 def test_what_is_no_task_in_a_storage_of_label_studio_is_told(tmp_path: Path) -> None:
-    write_files(tmp_path, {"a.png": PICTURE, "b.png": PICTURE, "broken.json": b"{", "none.json": b"5"})
-    storage_of_label_studio(tmp_path, "completions")
-    data = LabelStudio.from_files(tmp_path)
+    folder = tmp_path / "storage"
+    write_files(folder, {"a.png": PICTURE, "b.png": PICTURE, "broken.json": b"{", "none.json": b"5"})
+    write_files(tmp_path, {"images/of_something_else.png": PICTURE})
+    storage_of_label_studio(folder, "completions")
+    data = LabelStudio.from_files(folder)
     assert len(data) == 2
     assert data.dropped == {"file that is no JSON": ("broken.json",), "task that is no object": ("task 5",)}
     with pytest.raises(DataError, match="must be a list of tasks with `data`, got a folder without such files"):

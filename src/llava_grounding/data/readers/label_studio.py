@@ -75,8 +75,8 @@ class LabelStudio(PictureRecords):
             labels: a list of tasks, as JSON or JSON-MIN; or a file or folder of files with one object each: a task with
                 what was done of it, or an annotation with its `task`.
             images: folder, tar shards or zip of the pictures, under the names that they were uploaded with, or with
-                the eight digits that Label Studio puts before; by default `images` beside the file, in the folder or
-                beside it, else the folder.
+                the eight digits that Label Studio puts before; by default `images` beside the file or in the folder, or
+                beside a folder that holds a storage alone, else the folder.
             exhaustive: whether every visible thing of the labels that occur is labelled.
             name: what the data is called in reports; by default the file's stem.
 
@@ -84,7 +84,6 @@ class LabelStudio(PictureRecords):
             DataError: if it cannot be read, or is of another kind.
         """
         path = Path(labels)
-        root = path if path.is_dir() else path.parent
         with naming(path):
             entries = _of_one_task(_entries(path))
             if not any(isinstance(one, Mapping) and one.keys() & _TASK_KEYS for _, one in entries) and (
@@ -92,11 +91,18 @@ class LabelStudio(PictureRecords):
             ):
                 got = shown(entries[0][1]) if entries else "a folder without such files"
                 raise DataError(f"Label Studio's file must be a list of tasks with `data`, got {got}")
-            if images is None:
-                places = (root / "images", root.parent / "images") if path.is_dir() else (root / "images",)
-                images = next((one for one in places if one.is_dir()), root)
-            store, left_out, unread = image_store(images), LeftOut(), Counter[str]()
+            store, left_out, unread = image_store(images or _place_of_images(path)), LeftOut(), Counter[str]()
             return cls(name or path.stem, _read(entries, store, left_out, unread), store, left_out, exhaustive, unread)
+
+
+def _place_of_images(path: Path) -> Path:
+    """Where pictures are looked for by default."""
+    folder = path if path.is_dir() else path.parent
+    storage_alone = path.is_dir() and all(
+        is_file_of_storage(one) for one in path.iterdir() if one.is_file() and not one.name.startswith(".")
+    )
+    places = (folder / "images", *((folder.parent / "images",) if storage_alone else ()))
+    return next((one for one in places if one.is_dir()), folder)
 
 
 def is_file_of_storage(path: Path) -> bool:
