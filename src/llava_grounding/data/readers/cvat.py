@@ -80,11 +80,8 @@ class CvatXml(PictureRecords):
                 raise DataError(str(error)) from error
             if root.tag != "annotations":
                 raise DataError(f"CVAT's file must have the root `annotations`, got `{root.tag[:60]}`")
-            store, left_out, unread = (
-                image_store(images_beside(path) if images is None else images),
-                LeftOut(),
-                Counter[str](),
-            )
+            store = image_store(images_beside(path) if images is None else images)
+            left_out, unread = LeftOut(), Counter[str]()
             tracks = (_read_tracks(task, store, left_out, unread) for task in _tasks(root))
             pictures = chain(_read(root, store, left_out, unread), *tracks)
             return cls(name or path.stem, pictures, store, left_out, exhaustive, unread)

@@ -32,7 +32,7 @@ from llava_grounding.data.readers.reading import (
     plain_text,
     shown,
 )
-from llava_grounding.data.readers.rows import image_store, read_entries
+from llava_grounding.data.readers.rows import image_store, images_beside, read_entries
 from llava_grounding.data.record import Expression
 from llava_grounding.errors import DataError, ImageError
 from llava_grounding.image_files import DATA_LIMITS, load_stored
@@ -97,12 +97,11 @@ class LabelStudio(PictureRecords):
 
 def _place_of_images(path: Path) -> Path:
     """Where pictures are looked for by default."""
-    folder = path if path.is_dir() else path.parent
-    storage_alone = path.is_dir() and all(
-        is_file_of_storage(one) for one in path.iterdir() if one.is_file() and not one.name.startswith(".")
-    )
-    places = (folder / "images", *((folder.parent / "images",) if storage_alone else ()))
-    return next((one for one in places if one.is_dir()), folder)
+    place, beside = images_beside(path), path.parent / "images"
+    if place == path and beside.is_dir():
+        files = (one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
+        return beside if all(map(is_file_of_storage, files)) else place
+    return place
 
 
 def is_file_of_storage(path: Path) -> bool:

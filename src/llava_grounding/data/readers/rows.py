@@ -28,9 +28,10 @@ def image_store(images: str | Path | ImageStore) -> ImageStore:
 
 
 def images_beside(labels: Path) -> Path:
-    """Where pictures are looked for by default: in `images` beside the file, else in its folder."""
-    folder = labels.parent / "images"
-    return folder if folder.is_dir() else labels.parent
+    """Where pictures are looked for by default: in `images` beside the file or in the folder of labels, else there."""
+    folder = labels if labels.is_dir() else labels.parent
+    images = folder / "images"
+    return images if images.is_dir() else folder
 
 
 def check_present(images: ImageStore, file_name: str) -> None:
