@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -24,6 +25,8 @@ from llava_grounding.geometry import Letterbox
 from llava_grounding.inference.batching import RunningBatch
 from llava_grounding.inference.runtime import ImageContext
 from llava_grounding.processing.processor import EncodedText
+from llava_grounding.serve.server import bind
+from llava_grounding.serve.settings import ServeSettings
 from llava_grounding.structures import GroundedAnswer, Message, VisualPrompt
 from tiny_model import picture, saying, tiny_chat
 
@@ -156,6 +159,26 @@ def test_words_come_before_they_are_read_and_regions_before_the_words_behind_the
     assert text == answer["text"]
     assert [end for end, _ in ends] == [phrase["span"][1] for phrase in answer["phrases"]]
     assert all(told == end for end, told in ends)  # not one word more than the phrase
+
+
+def test_what_is_sent_does_not_wait_for_acknowledgements() -> None:
+    async def delayed() -> bool:
+        accepted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        async def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            sock = writer.get_extra_info("socket")
+            accepted.set_result(not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        bound = bind(ServeSettings(port=0))
+        server = await asyncio.start_server(connected, sock=bound)
+        async with server:
+            _, writer = await asyncio.open_connection(*bound.getsockname())
+            result = await asyncio.wait_for(accepted, 30)
+            writer.close()
+        return result
+
+    assert not asyncio.run(delayed())
 
 
 def test_a_signal_under_load_leaves_no_accepted_request_without_an_answer() -> None:
