@@ -170,7 +170,10 @@ def test_padding_on_the_left_changes_nothing() -> None:
 
 @KINDS
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_answers_that_come_and_go_equal_those_written_alone(kind: str, temperature: float) -> None:
+@pytest.mark.parametrize("chosen_at_once", [False, True])
+def test_answers_that_come_and_go_equal_those_written_alone(
+    kind: str, temperature: float, chosen_at_once: bool
+) -> None:
     chat = CHATS[kind]
     decodings = [Decoding(limit, temperature, seed=3) for limit in (9, 4, 30, 1, 30, 9)]
     expected = [alone(chat, text, one) for text, one in zip(texts(chat), decodings, strict=True)]
@@ -179,9 +182,13 @@ def test_answers_that_come_and_go_equal_those_written_alone(kind: str, temperatu
     collected: dict[int, tuple[list[int], list[torch.Tensor]]] = {}
     numbers: dict[int, GenerationState] = {}
     while waiting or len(batch):
-        if waiting and len(batch) < 3:
+        while waiting and len(batch) < 3:
             numbers[len(numbers)] = begin(chat, batch, *waiting.pop(0))
             collected[len(collected)] = ([], [])
+            if chosen_at_once:  # the others have a token that has not been read when the next one joins
+                batch.sample_tokens()
+                for number, generation in numbers.items():
+                    take(generation, collected[number])
         running = [(number, generation) for number, generation in numbers.items() if not generation.done]
         for step in (batch.sample_tokens, batch.decode_tokens):
             step()

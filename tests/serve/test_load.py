@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -25,8 +26,11 @@ from llava_grounding.geometry import Letterbox
 from llava_grounding.inference.batching import RunningBatch
 from llava_grounding.inference.runtime import ImageContext
 from llava_grounding.processing.processor import EncodedText
+from llava_grounding.serve.continuous_batching import ActiveRequest, ContinuousBatcher, ImageResults
+from llava_grounding.serve.jobs import Job
 from llava_grounding.serve.server import bind
 from llava_grounding.serve.settings import ServeSettings
+from llava_grounding.serve.tasks import ChatTask
 from llava_grounding.structures import GroundedAnswer, Message, VisualPrompt
 from tiny_model import picture, saying, tiny_chat
 
@@ -159,6 +163,47 @@ def test_words_come_before_they_are_read_and_regions_before_the_words_behind_the
     assert text == answer["text"]
     assert [end for end, _ in ends] == [phrase["span"][1] for phrase in answer["phrases"]]
     assert all(told == end for end, told in ends)  # not one word more than the phrase
+
+
+def test_the_first_word_of_an_answer_does_not_wait_for_the_next_question_to_be_read(
+    monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    gate.open.set()
+    may_begin, begin, held = threading.Event(), ContinuousBatcher.begin, threading.Event()
+
+    def begin_or_wait(batcher: ContinuousBatcher, job: Job, results: ImageResults) -> ActiveRequest:
+        assert isinstance(job.task, ChatTask)
+        if job.task.question.text == "Later?":
+            held.set()
+            assert may_begin.wait(30)
+        return begin(batcher, job, results)
+
+    monkeypatch.setattr(ContinuousBatcher, "begin", begin_or_wait)
+    with serving() as live, saying(live.chat, RAW, RAW, RAW), ThreadPoolExecutor() as threads:
+        gate.open.clear()
+        before = threads.submit(live.complete, asking("Before?"), max_tokens=4)
+        wait_until(lambda: live.app.service.scheduler.load.running == 1)  # it waits to choose, while the others come
+        body = {"model": live.chat.name, "messages": asking("What?"), "stream": True}
+        first: queue.Queue[str] = queue.Queue()
+
+        def stream() -> None:
+            with live.http.stream("POST", "/v1/chat/completions", json=body, timeout=60) as response:
+                for line in response.iter_lines():
+                    if line.startswith("data: {") and json.loads(line[6:])["choices"][0]["delta"].get("content"):
+                        first.put(line)
+
+        streamed = threads.submit(stream)
+        wait_until(lambda: live.app.service.scheduler.load.waiting == 1)
+        later = threads.submit(live.complete, asking("Later?"), max_tokens=4)
+        wait_until(lambda: live.app.service.scheduler.load.waiting == 2)  # both join in the same turn
+        gate.open.set()
+        assert held.wait(30)
+        try:
+            assert first.get(timeout=30)
+        finally:
+            may_begin.set()
+        assert before.result(60).status_code == later.result(60).status_code == 200
+        streamed.result(60)
 
 
 def test_what_is_sent_does_not_wait_for_acknowledgements() -> None:

@@ -125,6 +125,8 @@ class GenerationState:
     """Tokens so far."""
     token: int | None = None
     """The last of them; None before its first token."""
+    unread: bool = False
+    """The model has not read its last token."""
     states: list[Tensor] = field(default_factory=list)
     """Phrase states `[D]`, one per `<seg>`, that have become known since its last token was chosen."""
     done: bool = False
@@ -158,10 +160,7 @@ class RunningBatch:
         return len(self.generations)
 
     def join(self, decoding: Decoding, hidden: Tensor, kv_cache: KVCache) -> GenerationState:
-        """Begin an answer after a text that was read; `hidden` is its last hidden state.
-
-        To be called before tokens are chosen, not between choosing and reading them.
-        """
+        """Begin an answer after a text that was read; `hidden` is its last hidden state."""
         generation = GenerationState(decoding, hidden, kv_cache.length)
         self._rows.add(kv_cache)
         self.generations.append(generation)
@@ -179,7 +178,7 @@ class RunningBatch:
             self.generations[row] = last
 
     def sample_tokens(self) -> None:
-        """Choose the next token of every answer; those that end with it leave."""
+        """Choose the next token of every answer whose last one has been read; those that end with it leave."""
         for generation in self._choose():
             if self._phrases.known_when_chosen(generation.token):
                 generation.states.append(generation.hidden)
@@ -188,7 +187,7 @@ class RunningBatch:
                 self.leave(generation)
 
     def decode_tokens(self) -> None:
-        """Read the tokens just chosen; an answer that only waited for the phrase state of its last one leaves."""
+        """Read the tokens just chosen, one of every answer; one that only waited for the state of its last leaves."""
         if not self.generations:
             return
         self._read()
@@ -225,19 +224,22 @@ class RunningBatch:
 
     @torch.inference_mode()
     def _choose(self) -> list[GenerationState]:
-        """Choose the next token of every answer; one that has no numbers to choose from leaves."""
-        logits = self._model.logits(torch.stack([generation.hidden for generation in self.generations]))
-        running = list(self.generations)
-        for row, generation in enumerate(running):
+        """Choose the next token of every answer that is due; one that has no numbers to choose from leaves."""
+        due = [generation for generation in self.generations if not generation.unread]
+        if not due:
+            return []
+        logits = self._model.logits(torch.stack([generation.hidden for generation in due]))
+        for row, generation in enumerate(due):
             generation.states = []
             try:
                 generation.token = generation.sampler.sample(logits[row])
+                generation.unread = True
             except LlavaGroundingError as error:
                 generation.error = error
-        for generation in running:
+        for generation in due:
             if generation.error is not None:
                 self.leave(generation)
-        return [generation for generation in running if generation.error is None]
+        return [generation for generation in due if generation.error is None]
 
     @torch.inference_mode()
     def _read(self) -> None:
@@ -256,6 +258,7 @@ class RunningBatch:
         for generation, hidden in zip(self.generations, output.last_hidden_state[:, -1], strict=True):
             generation.hidden = hidden
             generation.length += 1
+            generation.unread = False
 
 
 class _Rows:

@@ -176,14 +176,21 @@ class ContinuousBatcher:
         same = all(not turn.grounded or turn.raw == raw for turn, raw in zip(task.turns, known.raws, strict=True))
         return known if same else None
 
-    def generate_token(self, requests: Sequence[ActiveRequest]) -> None:
-        """Generate one token of every answer, and tell what came of it."""
-        self._metrics.tokens.inc(len(requests))
-        for step in (self._batch.sample_tokens, self._batch.decode_tokens):
-            step()
-            for active in requests:
-                if not active.done:
-                    self._take(active)
+    def sample_tokens(self, requests: Sequence[ActiveRequest]) -> None:
+        """Choose the next token of every answer that has none to be read, and tell what came of it."""
+        self._metrics.tokens.inc(sum(not active.running.generation.unread for active in requests if not active.done))
+        self._batch.sample_tokens()
+        self._take_all(requests)
+
+    def decode_tokens(self, requests: Sequence[ActiveRequest]) -> None:
+        """Read the tokens that were chosen, and tell what came of it."""
+        self._batch.decode_tokens()
+        self._take_all(requests)
+
+    def _take_all(self, requests: Sequence[ActiveRequest]) -> None:
+        for active in requests:
+            if not active.done:
+                self._take(active)
 
     def _take(self, active: ActiveRequest) -> None:
         try:

@@ -129,9 +129,10 @@ class Scheduler:
         results = self._batcher.encode_images(joining)
         for job in joining:
             self._begin(job, results)
-        if self._running:
-            self._batcher.generate_token(self._running)
-            self._running = [active for active in self._running if not active.done]
+            self._batcher.sample_tokens(self._running)  # its first word does not wait for the next job to be read
+        self._batcher.sample_tokens(self._running)
+        self._batcher.decode_tokens(self._running)
+        self._running = [active for active in self._running if not active.done]
         self._note_load()
 
     def _drop(self) -> None:
