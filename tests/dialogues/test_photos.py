@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from llava_grounding.data.readers.coco import PhotoPack
 from llava_grounding.data.record import Annotation, AnnotationKind, Record
 from llava_grounding.data.sample import Turn
 from llava_grounding.dialogues.photos import photo_sample
-from llava_grounding.markup import parse_strict
+from llava_grounding.language.nouns import plural, spoken_name
+from llava_grounding.markup import parse_strict, strip_markup
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +241,19 @@ def test_captions_of_the_real_pack_mostly_find_their_instances(photo_pack_root: 
             total += len(targets)
     assert total > 1000
     assert located / total > 0.6
+
+
+def test_who_denies_a_thing_gets_a_description_without_it_and_with_everything_else(
+    records: dict[str, Record],
+) -> None:
+    seen = set()
+    for record in records.values():
+        names = {annotation.category for annotation in record.instances}
+        for turn in turns_of(record, "corrected", 20):
+            denied = re.match(r"There (?:is|are) no (.*?)\. ", turn.question)
+            assert denied
+            spoken = {words for name in names for words in (spoken_name(name), plural(spoken_name(name)))}
+            seen.add(denied[1] in spoken)
+            assert not re.search(rf"\b{denied[1]}\b", strip_markup(turn.answer))
+            assert turn.targets
+    assert seen == {True, False}

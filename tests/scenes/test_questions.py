@@ -206,6 +206,26 @@ def test_a_follow_up_comes_right_after_what_it_refers_to():
         assert sample.turns[0].kind != "followup"
 
 
+def test_who_denies_a_thing_gets_a_description_without_it_and_with_everything_else():
+    seen = Counter()
+    for sample, turn in every_turn():
+        if turn.kind != "corrected":
+            continue
+        denied = re.match(r"There (is|are) no (.*?)\. ", turn.question)
+        assert denied
+        named = {index for rows in turn.targets for index in rows}
+        left_out = set(range(len(sample.instances))) - named
+        kind = kind_in(denied[2])
+        assert {sample.instances[index].category for index in left_out} <= {kind}
+        seen["there" if left_out else "absent"] += 1
+        if left_out:
+            assert len(left_out) == 1 if denied[1] == "is" else len(left_out) > 1
+            assert not re.search(rf"\b{denied[2]}\b", strip_markup(turn.answer))
+        else:
+            assert all(instance.category != kind for instance in sample.instances)
+    assert min(seen["there"], seen["absent"]) > 10
+
+
 def test_all_kinds_of_questions_occur_grounded_and_plain():
     kinds = Counter(turn.kind for _, turn in every_turn())
     assert set(kinds) == set(QUESTION_KINDS)

@@ -303,13 +303,13 @@ class TestPhotos:
     def test_half_of_them_are_mirrored_and_any_may_come(self, mini_pack_root: Path) -> None:
         photos = PhotoPack(mini_pack_root).split("val")
         mirrored = 0
-        for seed in range(24):
-            shown = Photos(photos).sample(seed % 4, rng(seed))
-            straight = photo_sample(photos[seed % 4], rng(seed))
+        for seed in range(48):  # of the first two photos; the others are their own mirror image
+            shown = Photos(photos).sample(seed % 2, rng(seed))
+            straight = photo_sample(photos[seed % 2], rng(seed))
             if shown != straight:
                 assert shown == mirror_sample(straight)
                 mirrored += 1
-        assert 6 <= mirrored <= 18
+        assert 12 <= mirrored <= 36
         assert Photos(photos, mirrored=0).sample(0, rng(3)) == photo_sample(photos[0], rng(3))
         assert Photos(photos, mirrored=1).sample(0, rng(3)) == mirror_sample(photo_sample(photos[0], rng(3)))
 

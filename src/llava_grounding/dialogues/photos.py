@@ -257,6 +257,23 @@ def _absent(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     return drafts
 
 
+def _corrected(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
+    """A description for somebody who denies a thing: the answer leaves it out, whether it is labelled or not."""
+    names = photo.facts.largest(_MAX_LISTED + 1)
+    missing = [name for name in photo.facts.absent if not is_mass(name)]
+    if missing and names and (len(names) < 2 or rng.random() < 0.5):
+        denied = pick(missing, rng)
+        several = is_plural_name(denied)
+    elif len(names) > 1:
+        denied = pick(names, rng)
+        several = _group_phrase(photo, denied)[1]
+    else:
+        return []
+    denial = f"There are no {plural(denied)}." if several else f"There is no {denied}."
+    left = [name for name in names if name != denied]
+    return [_list_of(photo, left[:_MAX_LISTED], f"{denial} {pick(DESCRIBE_QUESTIONS, rng)}", "corrected")]
+
+
 def _relation(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     """A spatial statement as a yes/no question."""
     if not photo.facts.statements:
@@ -287,6 +304,7 @@ _KINDS: tuple[Callable[[_Photo, np.random.Generator], list[Draft]], ...] = (
     _region,
     _absent,
     _relation,
+    _corrected,
 )
 
 

@@ -130,11 +130,7 @@ class _Scene:
 
 def _describe(scene: _Scene) -> list[Draft]:
     groups = scene.layout.groups()
-    phrases: list[Phrase] = []
-    for group in groups:
-        first = group[0]
-        phrases.append((counted(first.kind, first.said_colour, len(group)), tuple(sorted(t.index for t in group))))
-    template = ("There is " if len(groups[0]) == 1 else "There are ") + listed(["{}"] * len(groups)) + "."
+    template, phrases = _listing(groups)
     pair = _telling_pair(scene, groups)
     if pair:
         first, second = pair
@@ -144,6 +140,15 @@ def _describe(scene: _Scene) -> list[Draft]:
     if scene.background:
         template += f" {scene.background}"
     return [grounded_draft("describe", scene.ask(_DESCRIBE), template, phrases)]
+
+
+def _listing(groups: Sequence[Sequence[Thing]]) -> tuple[str, list[Phrase]]:
+    """Things alike as one phrase each, in one sentence."""
+    phrases = [
+        (counted(group[0].kind, group[0].said_colour, len(group)), tuple(sorted(thing.index for thing in group)))
+        for group in groups
+    ]
+    return ("There is " if len(groups[0]) == 1 else "There are ") + listed(["{}"] * len(groups)) + ".", phrases
 
 
 def _describe_plain(scene: _Scene) -> list[Draft]:
@@ -347,6 +352,22 @@ def _absent(scene: _Scene) -> list[Draft]:
     return turns
 
 
+def _corrected(scene: _Scene) -> list[Draft]:
+    """A description for somebody who denies a thing: the answer leaves it out, whether it is there or not."""
+    groups, missing = scene.layout.groups(), _absent_kind(scene)
+    denials: list[tuple[str, Sequence[Sequence[Thing]]]] = []
+    if len(groups) > 1:
+        denied = scene.rng.choice(groups)
+        name = name_of(denied[0].kind, denied[0].said_colour, len(denied))
+        verb = "is" if len(denied) == 1 else "are"
+        denials.append((f"There {verb} no {name}.", [group for group in groups if group is not denied]))
+    if missing:
+        denials.append((f"There is no {KINDS[missing].name}.", groups))
+    return [
+        grounded_draft("corrected", f"{denial} {scene.ask(_DESCRIBE)}", *_listing(left)) for denial, left in denials
+    ]
+
+
 def _yes(scene: _Scene, thing: Thing) -> Draft:
     colour = thing.said_colour if scene.rng.random() < 0.5 else None
     indices = scene.layout.of_kind(thing.kind.name, colour)
@@ -450,5 +471,6 @@ _ASKERS: dict[str, Callable[[_Scene], list[Draft]]] = {
     "region": _region,
     "absent": _absent,
     "relation": _relation,
+    "corrected": _corrected,
 }
 QUESTION_KINDS: tuple[str, ...] = (*_ASKERS, "followup")

@@ -267,7 +267,7 @@ function summary(view) {
 
 /** Ask again without a thing, and show both answers. @param {AnswerView} view @param {import("./api.js").Phrase} phrase */
 function notThere(view, phrase) {
-  const thing = phrase.text.replace(/^(an?|the|some|one)\s+/i, "");
+  const thing = phrase.text.replace(/^(an?|the|some|many|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\s+/i, "");
   const verb = phrase.regions.length > 1 || /[^s]s$/i.test(thing) ? "are" : "is";
   const words = `There ${verb} no ${thing}. ${view.words ?? "Describe the image."}`.replace(/\s*\[\d+\]/g, "");
   const place = /** @type {HTMLElement} */ (view.root.parentElement);

@@ -32,7 +32,15 @@ from llava_grounding.train.batching.targets import GroundingTarget
 
 ANYTHING = 0
 """Column of the phrase that names every instance."""
-_KIND_WEIGHTS = {"describe": 4.0, "describe_plain": 1.5, "list": 2.0, "absent": 3.0, "count": 2.0, "colour": 2.0}
+_KIND_WEIGHTS = {
+    "describe": 4.0,
+    "describe_plain": 1.5,
+    "list": 2.0,
+    "absent": 3.0,
+    "count": 2.0,
+    "colour": 2.0,
+    "corrected": 1.5,
+}
 _MANY_CLASSES = 20
 """From so many exhaustively labelled classes on, what has no label counts as nothing."""
 _MOST_POINTED = 24
