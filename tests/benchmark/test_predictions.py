@@ -51,6 +51,23 @@ LINES = {
         {"id": "1", "response": "<ref>the dogs</ref><box>(100,100),(500,500)</box><box>(0,0),(500,500)</box> play"},
         ("the dogs play", "the dogs", [(20, 10, 100, 50), (0, 0, 100, 50)]),
     ),
+    "qwen2.5-vl": (
+        {
+            "id": "1",
+            "input_size": [400, 300],
+            "text": '```json\n[\n\t{"bbox_2d": [40, 30, 200, 150], "label": "dog"},\n'
+            '\t{"bbox_2d": [0, 30, 200, 150], "label": "dog"}\n]\n```',
+        },
+        ("dog", "dog", [(20, 10, 100, 50), (0, 10, 100, 50)]),
+    ),
+    "qwen3-vl": (
+        {"id": "1", "text": 'Here it is: ```json\n[{"bbox_2d": [100, 100, 500, 500], "label": "a dog"}]\n```'},
+        ("Here it is:", "a dog", [(20, 10, 100, 50)]),
+    ),
+    "internvl": (
+        {"id": "1", "response": "<ref>the dogs</ref><box>[[100, 100, 500, 500], [0, 0, 500, 500]]</box> play"},
+        ("the dogs play", "the dogs", [(20, 10, 100, 50), (0, 0, 100, 50)]),
+    ),
     "glamm": (
         {"id": "1", "caption": "<p> a dog </p> [SEG] runs.", "pred_masks": [MASK]},
         ("a dog runs.", "a dog", [(0, 0, 200, 100)]),
@@ -75,6 +92,35 @@ def test_an_adapter_gives_text_phrase_and_boxes_in_pixels(name: str, tmp_path: P
     assert (found.text, only.text) == (text, phrase)
     assert [tuple(region.box_xyxy) for region in only.regions] == [pytest.approx(box) for box in boxes]
     assert (only.regions[0].mask is not None) == (name == "glamm")
+
+
+def test_json_of_boxes_that_is_cut_off_or_wrong_is_named_and_a_sentence_finds_nothing(tmp_path: Path) -> None:
+    lines = [
+        {"id": "1", "text": "There is no dog in the image."},
+        {"id": "2", "text": '```json\n[{"bbox_2d": [1, 1, 9, 9], "label": "a dog"}, {"bbox_2d": [1, 1'},
+        {"id": "2", "text": '[{"bbox_2d": [1, 1, 9, 9], "label": "a dog"}', "input_size": [10, 10]},
+        {"id": "2", "text": '[{"bbox_2d": [1, 1, 9, 9], "label": "a dog"}]', "input_size": [10, 0]},
+        {"id": "2", "text": '[{"bbox_2d": [1, 1, 9], "label": "a dog"}]', "input_size": [10, 10]},
+        {"id": "2", "text": '[{"bbox_2d": [1, 1, 9, 9, 9], "label": "a dog"}]', "input_size": [10, 10]},
+        {"id": "2", "text": '[{"box": [1, 1, 9, 9], "label": "a dog"}]'},
+        {"id": "2", "text": "[1, 2]"},
+        {"id": "2", "text": "[" * 100_000},
+        {"id": "3", "text": '{"bbox_2d": [1, 1, 9, 9]}'},
+    ]
+    found = read_predictions(write(tmp_path / "answers.jsonl", *lines), SET, adapter("qwen2.5-vl"))
+    assert found.by_id.keys() == {"1", "3"}
+    assert (found.by_id["1"].text, found.by_id["1"].phrases) == ("There is no dog in the image.", ())
+    assert [one.regions[0].box_xyxy for one in found.by_id["3"].phrases] == [(1, 1, 9, 9)]
+    assert sum(found.problems.values()) == len(found.named) == 8
+    assert "line 2: a value that does not fit: the answer begins a JSON list of boxes and is none" in found.named[0]
+
+
+def test_all_boxes_of_an_answer_are_those_of_the_phrase_that_was_asked_for(tmp_path: Path) -> None:
+    asked = BenchmarkSample("1", "1.jpg", (200, 100), phrases=(LabelledPhrase("the dogs", ()),))
+    text = '[{"bbox_2d": [0, 0, 9, 9], "label": "left dog"}, {"bbox_2d": [50, 0, 99, 9], "label": "right dog"}]'
+    file = write(tmp_path / "answers.jsonl", {"id": "1", "text": text})
+    found = read_predictions(file, SampleSet("referring", "x", (asked,)), adapter("qwen2.5-vl")).by_id["1"]
+    assert [(one.text, len(one.regions)) for one in found.phrases] == [("the dogs", 2)]
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_grounding.benchmark.samples import BenchmarkSample
+from llava_grounding.data.plain_files import parse_json
 from llava_grounding.data.readers.kosmos_cells import CELLS, cell_box
 from llava_grounding.errors import DataError, UsageError, did_you_mean, shown
-from llava_grounding.language.nouns import lexicon
+from llava_grounding.language.nouns import lexicon, listed
 from llava_grounding.language.synonyms import PHRASE_ENDS
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
@@ -27,6 +28,8 @@ _QWEN = re.compile(
     re.DOTALL,
 )
 _QWEN_BOX = re.compile(_PAIRS)
+_INTERNVL_BOX = re.compile(rf"\[\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\]")
+_FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*(?:```|\Z)", re.DOTALL)
 _KOSMOS = re.compile(r"<phrase>(?P<words>.*?)</phrase>\s*<object>(?P<patches>.*?)</object>", re.DOTALL)
 _KOSMOS_BOX = re.compile(r"<patch_index_(\d{4})>\s*<patch_index_(\d{4})>")
 _GLAMM = re.compile(r"<p>(?P<words>.*?)</p>\s*(?P<segs>(?:\[SEG(?::\d+)?\]\s*(?:,|and)?\s*)+)", re.DOTALL)
@@ -37,6 +40,7 @@ _TAG = re.compile(
 _WORD = re.compile(r"[^\W_]+(?:[-'’][^\W_]+)*")
 _MOST_WORDS = 4  # of a phrase whose beginning nobody marked
 _MOST_TEXT = 1_000_000
+_MOST_PIXELS = 100_000  # of a side
 
 
 @dataclass(frozen=True)
@@ -185,16 +189,59 @@ def _patches(first: int, last: int) -> list[float]:
     return cell_box(first, last)
 
 
-def _qwen(line: Mapping[str, Any], sample: BenchmarkSample) -> RawAnswer:
+def _tagged(box: re.Pattern[str]) -> Callable[[Mapping[str, Any], BenchmarkSample], RawAnswer]:
+    """Reads phrases in `<ref>` with their boxes in `<box>`, each as the pattern's four groups."""
+
+    def parse(line: Mapping[str, Any], sample: BenchmarkSample) -> RawAnswer:
+        text = _answer_text(line)
+        found = []
+        for match in _QWEN.finditer(text):
+            found.append((match["words"].strip(), _boxes(box, match["boxes"])))
+        if not found and len(sample.phrases) == 1:  # asked for a place it may answer with a box alone
+            found = [("", _boxes(box, text))]
+        without = re.sub(r"(?:<box>|<\|box_start\|>).*?(?:</box>|<\|box_end\|>)", "", text, flags=re.DOTALL)
+        return RawAnswer(_untagged(without), _asked_or_found(found, sample))
+
+    return parse
+
+
+def _boxes(box: re.Pattern[str], text: str) -> tuple[list[float], ...]:
+    return tuple([float(one) for one in four] for four in box.findall(text))
+
+
+def _json_boxes(line: Mapping[str, Any], sample: BenchmarkSample) -> RawAnswer:
+    """A list of `{"bbox_2d", "label"}`, fenced or not; equal labels are one phrase with several boxes."""
     text = _answer_text(line)
-    found = []
-    for match in _QWEN.finditer(text):
-        boxes = tuple([float(one) for one in four] for four in _QWEN_BOX.findall(match["boxes"]))
-        found.append((match["words"].strip(), boxes))
-    if not found and len(sample.phrases) == 1:  # asked for a place it may answer with a box alone
-        found = [("", tuple([float(one) for one in four] for four in _QWEN_BOX.findall(text)))]
-    without = re.sub(r"(?:<box>|<\|box_start\|>).*?(?:</box>|<\|box_end\|>)", "", text, flags=re.DOTALL)
-    return RawAnswer(_untagged(without), _asked_or_found(found, sample))
+    fenced = _FENCED.search(text)
+    written = fenced[1] if fenced else text.strip()
+    if not written.startswith(("[", "{")):  # it found nothing, and says so
+        return RawAnswer(text.strip(), _asked_or_found([], sample))
+    try:
+        value = parse_json(written)
+    except (ValueError, RecursionError):
+        raise DataError("the answer begins a JSON list of boxes and is none") from None
+    boxes: dict[str, list[Any]] = {}
+    for one in value if isinstance(value, list) else [value]:
+        label = _string(one.get("label", ""), "a label").strip()
+        boxes.setdefault(label, []).append(_scaled(one["bbox_2d"], line.get("input_size"), sample.image_size_wh))
+    found = [(label, tuple(several)) for label, several in boxes.items()]
+    around = f"{text[: fenced.start()]} {text[fenced.end() :]}" if fenced else ""
+    return RawAnswer(" ".join(around.split()) or listed([*filter(None, boxes)] or [""]), _asked_or_found(found, sample))
+
+
+def _scaled(box: Any, input_size: Any, image_size_wh: tuple[int, int]) -> Any:
+    """A box in pixels of what the model was shown, if its size is told, as one in pixels of the image."""
+    if input_size is None or len(_list(box, "bbox_2d")) != 4:  # which is refused with the others
+        return box
+    shares = [size / shown_size for size, shown_size in zip(image_size_wh, _size(input_size), strict=True)] * 2
+    return [value * share for value, share in zip(box, shares, strict=True)]
+
+
+def _size(value: Any) -> list[float]:
+    sizes = _list(value, "input_size")
+    if len(sizes) != 2 or not all(type(size) in (int, float) and 0 < size < _MOST_PIXELS for size in sizes):
+        raise DataError(f"input_size must be the width and height the model was shown, got {shown(value)}")
+    return sizes
 
 
 def _glamm(line: Mapping[str, Any], sample: BenchmarkSample) -> RawAnswer:
@@ -247,7 +294,30 @@ _ALL = (
     Adapter(
         "kosmos-2", "fraction", '{"id", "text": "<phrase>a dog</phrase><object><patch_index_0044>..."}', parse=_kosmos
     ),
-    Adapter("qwen-vl", "per-mille", '{"id", "text": "<ref>a dog</ref><box>(120,301),(452,800)</box>"}', parse=_qwen),
+    Adapter(
+        "qwen-vl",
+        "per-mille",
+        '{"id", "text": "<ref>a dog</ref><box>(120,301),(452,800)</box>"}',
+        parse=_tagged(_QWEN_BOX),
+    ),
+    Adapter(
+        "qwen2.5-vl",
+        "pixels",
+        '{"id", "input_size": [644, 476], "text": "[{"bbox_2d": [77,143,291,380], "label": "a dog"}]"}',
+        parse=_json_boxes,
+    ),
+    Adapter(
+        "qwen3-vl",
+        "per-mille",
+        '{"id", "text": "[{"bbox_2d": [120,301,452,800], "label": "a dog"}]"}',
+        parse=_json_boxes,
+    ),
+    Adapter(
+        "internvl",
+        "per-mille",
+        '{"id", "text": "<ref>a dog</ref><box>[[120,301,452,800]]</box>"}',
+        parse=_tagged(_INTERNVL_BOX),
+    ),
     Adapter("glamm", "pixels", '{"id", "text": "<p> a dog </p> [SEG]", "pred_masks": [{"size", "counts"}]}', _glamm),
 )
 ADAPTERS: Mapping[str, Adapter] = {one.name: one for one in _ALL}
