@@ -60,7 +60,7 @@ _BUFFER = 2**16  # characters
 
 
 @dataclass(frozen=True)
-class Region:
+class PointedPhrase:
     """A phrase of a question that became a visual prompt."""
 
     index: int
@@ -199,7 +199,12 @@ class Writer:
         self._dropped.add(entry)
 
     def _entry(
-        self, task: AnnotationTask, marked: Marked, regions: Mapping[str, Region], parts: Sequence[str], rounds: int
+        self,
+        task: AnnotationTask,
+        marked: Marked,
+        regions: Mapping[str, PointedPhrase],
+        parts: Sequence[str],
+        rounds: int,
     ) -> dict[str, Any]:
         record = task.record
         return {
@@ -219,7 +224,7 @@ class Writer:
             "rounds": rounds,
         }
 
-    def _pointed(self, task: AnnotationTask, region: Region) -> dict[str, Any]:
+    def _pointed(self, task: AnnotationTask, region: PointedPhrase) -> dict[str, Any]:
         thing = task.record.instances[region.index]
         entry: dict[str, Any] = {"span": list(region.span), "annotation": thing.id}
         if self._with_prompts and task.record.image_size_wh is not None:
@@ -293,7 +298,9 @@ def grounded_turns(task: AnnotationTask, marked: Marked) -> tuple[RecordedTurn, 
     return tuple(turns)
 
 
-def referring_turns(task: AnnotationTask, marked: Marked) -> tuple[tuple[RecordedTurn, ...], dict[str, Region]] | None:
+def referring_turns(
+    task: AnnotationTask, marked: Marked
+) -> tuple[tuple[RecordedTurn, ...], dict[str, PointedPhrase]] | None:
     """The dialogue with `the object <region>` for what its questions name, and what that is; None where it is nothing.
 
     Each question points at its first phrase that names one instance. A caption answers a question of ours about the
@@ -307,7 +314,7 @@ def referring_turns(task: AnnotationTask, marked: Marked) -> tuple[tuple[Recorde
             if turn.question is not None:
                 turns.append(RecordedTurn(turn.question, turn.answer))
             continue
-        region = Region(task.numbered[phrase.numbers[0] - 1].index, phrase.span)
+        region = PointedPhrase(task.numbered[phrase.numbers[0] - 1].index, phrase.span)
         if turn.question is None:
             question = CAPTION_QUESTIONS[task.seed % len(CAPTION_QUESTIONS)].format(THE_OBJECT)
         else:

@@ -44,7 +44,7 @@ _GRACE_TO_TELL = 2.0  # seconds after its deadline that the scheduler has to say
 _LOG = logging.getLogger(__name__)
 
 
-class HandOver:
+class EventBridge:
     """Brings events from the scheduler's thread to queues of an event loop, all that have come with one wake of it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -52,9 +52,9 @@ class HandOver:
         self._events: deque[tuple[asyncio.Queue[Event], Event]] = deque()
         self._waking = False
 
-    def put(self, told: asyncio.Queue[Event], event: Event) -> None:
+    def put(self, queue: asyncio.Queue[Event], event: Event) -> None:
         """From any one thread; the loop may have ended meanwhile."""
-        self._events.append((told, event))
+        self._events.append((queue, event))
         if not self._waking and not self.loop.is_closed():
             self._waking = True
             self.loop.call_soon_threadsafe(self._deliver)
@@ -62,8 +62,8 @@ class HandOver:
     def _deliver(self) -> None:
         self._waking = False  # first: what comes from now on wakes the loop again
         while self._events:
-            told, event = self._events.popleft()
-            told.put_nowait(event)
+            queue, event = self._events.popleft()
+            queue.put_nowait(event)
 
 
 class Service:
@@ -85,7 +85,7 @@ class Service:
             else None
         )
         self.images = ImageReader(chat.processor.encode_image, settings.image_limits, fetch)
-        self._handing: HandOver | None = None
+        self._bridge: EventBridge | None = None
         self._threads = ThreadPoolExecutor(_READERS, "reader")
 
     def start(self) -> None:
@@ -175,7 +175,7 @@ class Service:
         async with _closing(events):
             try:
                 while True:
-                    for value in await self._told(request, body, completion, event):
+                    for value in await self._chunks(request, body, completion, event):
                         sent += wire.event(value)
                     if isinstance(event, AnswerWritten):
                         break
@@ -186,7 +186,7 @@ class Service:
                 sent += wire.event(self.problem(error).body())
             yield sent + wire.DONE
 
-    async def _told(
+    async def _chunks(
         self, request: Request, body: ChatRequest, completion: wire.Completion, event: Event
     ) -> list[dict[str, Any]]:
         """The chunks that an event makes."""
@@ -300,15 +300,15 @@ class Service:
 
     async def _events(self, task: ChatTask | GroundTask, began: float, deadline: float) -> AsyncGenerator[Event]:
         """What the scheduler tells of a task, until its last event; leaving it cancels the task."""
-        loop, told, hand_over = asyncio.get_running_loop(), asyncio.Queue[Event](), self._hand_over()
-        job = Job(task, lambda event: hand_over.put(told, event), deadline)
+        loop, queue, bridge = asyncio.get_running_loop(), asyncio.Queue[Event](), self._bridge_to_loop()
+        job = Job(task, lambda event: bridge.put(queue, event), deadline)
         self.scheduler.submit(job)
         left = max(deadline - time.monotonic(), 0) + _GRACE_TO_TELL
-        timer = loop.call_later(left, told.put_nowait, Failed(too_slow()))
+        timer = loop.call_later(left, queue.put_nowait, Failed(too_slow()))
         text_came = False
         try:
             while True:
-                event = await told.get()
+                event = await queue.get()
                 if isinstance(event, Failed):
                     raise self.problem(event.error)
                 if not text_came and isinstance(event, TextDelta):
@@ -321,12 +321,12 @@ class Service:
             timer.cancel()
             self.scheduler.cancel(job)
 
-    def _hand_over(self) -> HandOver:
+    def _bridge_to_loop(self) -> EventBridge:
         """The way from the scheduler's thread to the loop that runs."""
         loop = asyncio.get_running_loop()
-        if self._handing is None or self._handing.loop is not loop:
-            self._handing = HandOver(loop)
-        return self._handing
+        if self._bridge is None or self._bridge.loop is not loop:
+            self._bridge = EventBridge(loop)
+        return self._bridge
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
         """What takes time, in one of a few threads."""
