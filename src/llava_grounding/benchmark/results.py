@@ -121,6 +121,7 @@ class Results:
     def to_markdown(self) -> str:
         """The same for people; cases are only named."""
         about, first = self.about, self.results[0]
+        of_first = f" of {markdown_text(first.system)}" if len(self.results) > 1 else ""
         lines = [f"# {markdown_text(about['title'])}", ""]
         lines += [*(f"- {key}: {markdown_text(value)}" for key, value in self.facts()), ""]
         if self.problems:
@@ -132,14 +133,14 @@ class Results:
         lines += [_markdown_row((markdown_text(name), *numbers)) for name, *numbers in self.rows()]
         lines += ["", about["rules"], ""]
         if self.calibration.regions:
-            lines += [f"## Calibration ({self.calibration.regions} regions with a score)", ""]
+            lines += [f"## Calibration{of_first} ({self.calibration.regions} regions with a score)", ""]
             lines += self.calibration.to_markdown()
         if self.published:
             lines += ["## The paper's numbers, in percent", "", "| table | system | |", "|---|---|---|"]
             lines += [f"| {one.table} | {one.system} | {_values(one)} |" for one in self.published] + [""]
         for title, cases in (("Worst", first.worst), ("Best", first.best)):
             if cases:
-                lines += [f"## {title} cases", "", "| sample | quality |", "|---|---|"]
+                lines += [f"## {title} cases{of_first}", "", "| sample | quality |", "|---|---|"]
                 lines += [f"| {markdown_text(one.id)} | {one.quality:.3f} |" for one in cases] + [""]
         return "\n".join(lines)
 
