@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_grounding.benchmark.calibration import Calibration, calibration
 from llava_grounding.benchmark.files import as_json
+from llava_grounding.benchmark.predictions import PROBLEMS
 from llava_grounding.benchmark.published import Published
 from llava_grounding.benchmark.report import Metric, markdown_text
 from llava_grounding.benchmark.scores import SampleScore, metrics_of, state_counts
@@ -80,7 +81,7 @@ class Results:
     Args:
         about: task, rules, set, the first system, judge, versions, notes, seed.
         results: one per system; what is not in a table is shown of the first.
-        problems: lines of predictions that could not be used, by reason.
+        problems: lines of predictions that could not be used, by key of `PROBLEMS`.
         published: the paper's rows.
     """
 
@@ -126,7 +127,7 @@ class Results:
         lines += [*(f"- {key}: {markdown_text(value)}" for key, value in self.facts()), ""]
         if self.problems:
             lines += ["| lines that could not be used | |", "|---|---|"]
-            lines += [f"| {markdown_text(key)} | {value} |" for key, value in self.problems.items()]
+            lines += [f"| {markdown_text(why)} | {value} |" for why, value in self.problem_rows()]
             lines += ["", *(f"- {markdown_text(one)}" for one in self.named_problems), ""]
         head = self.head()
         lines += [_markdown_row(map(markdown_text, head)), _markdown_row(["---"] * len(head))]
@@ -180,6 +181,10 @@ class Results:
             if name in questions or any(one.get(name) for one in counts):
                 found.append([name.replace("_", " "), *(str(one.get(name, 0)) for one in counts), ""])
         return found
+
+    def problem_rows(self) -> list[tuple[str, int]]:
+        """Why lines could not be used, in words, and how many."""
+        return [(PROBLEMS.get(key, key), count) for key, count in self.problems.items()]
 
     def facts(self) -> list[tuple[str, str]]:
         """What a reader must know to repeat it, in words."""

@@ -50,7 +50,7 @@ def results_page(results: Results, picture: Picture | None = None) -> str:
     parts.append(_table(head, results.rows(), numbers=range(1, len(head))))
     if results.problems:
         parts.append("<h2>Lines that could not be used</h2>")
-        parts.append(_table(["reason", "lines"], [[key, str(n)] for key, n in results.problems.items()], numbers=(1,)))
+        parts.append(_table(["reason", "lines"], [[why, str(n)] for why, n in results.problem_rows()], numbers=(1,)))
         parts.append("".join(f"<p>{_text(one)}</p>" for one in results.named_problems))
     if results.calibration.regions:
         parts += [
