@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from llava_grounding.errors import DataError
 from llava_grounding.inference.decoding import Decoding
+from llava_grounding.serve.disconnects import unless_left
 from llava_grounding.serve.jobs import AnswerWritten, PhrasesFound
 from llava_grounding.serve.label_studio import POINTED_QUESTION, LabelStudioBackend
 from llava_grounding.serve.service import Service
@@ -51,7 +52,7 @@ def add_label_studio(
     async def predict(request: Request) -> Response:
         asked = await body(request)
         try:
-            return JSONResponse(await service.unless_left(request, backend.predict(asked)))
+            return JSONResponse(await unless_left(request, backend.predict(asked)))
         except Exception as error:  # noqa: BLE001  whatever it is, the client gets no text of it
             raise service.problem(error) from None
 
