@@ -7,6 +7,7 @@ import re
 import runpy
 from collections.abc import Iterator
 from contextlib import ExitStack
+from fnmatch import fnmatch
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,16 @@ def test_every_module_that_a_page_names_is_there() -> None:
     now = {name: page.read_text(encoding="utf-8") for name, page in PAGES.items() if not any(p in name for p in past)}
     named = {(name, Path(module).name) for name, text in now.items() for module in _MODULE.findall(text)}
     assert not [one for one in named if one[1] not in known]
+
+
+def test_every_module_stands_in_a_table_of_files() -> None:
+    lines = [line for path in CLI_PAGE.parent.glob("*.md") for line in path.read_text(encoding="utf-8").splitlines()]
+    cells = [line.split("|")[1] for line in lines if line.startswith("| ")]
+    named = {Path(one).name.removesuffix(".py") for cell in cells for one in re.findall(r"`([\w/.*]+)`", cell)}
+    modules = [path for path in PACKAGE.rglob("*.py") if not path.stem.startswith("__")]
+    assert [
+        str(path.relative_to(PACKAGE)) for path in modules if not any(fnmatch(path.stem, one) for one in named)
+    ] == []
 
 
 def test_the_help_texts_on_the_page_of_commands_are_current() -> None:

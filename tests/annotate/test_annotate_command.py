@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import re
 import signal
@@ -13,25 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import annotate, contents, inputs
 from fake_model import FakeModel, running
 from miniature import captions, instances, write
 from PIL import Image
 
 from llava_grounding.annotate import matcher
 from llava_grounding.annotate.audit import image_key, picture_hash, read_image_list
-from llava_grounding.annotate.correct import correct
-from llava_grounding.annotate.json_stream import iter_rows
-from llava_grounding.annotate.label_index import open_index
 from llava_grounding.annotate.samples import Shard, TextSample, Turn
 from llava_grounding.annotate.tasks import make_task
-from llava_grounding.annotate.verdicts import read_verdicts, wilson_interval
 from llava_grounding.annotate.write import FILES, Writer
-from llava_grounding.cli.main import run
 from llava_grounding.data.check import check_dataset
 from llava_grounding.data.images import FolderImages
-from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.readers.gvc import GvcDialogues
-from llava_grounding.data.readers.labels import LabelledImages
 from llava_grounding.data.readers.set_of_mark import SetOfMarkDialogues
 from llava_grounding.data.record import Annotation, Record
 from llava_grounding.errors import DataError
@@ -44,18 +37,6 @@ HOSTILE = (
     "A dog\u2028sits \u202eback\u202c with\x00 marks.",
     "😀 A dog sits on {0} and %s.",
 )
-
-
-def annotate(*arguments: object) -> int:
-    return run(["annotate", *map(str, arguments)])
-
-
-def inputs(paths: dict[str, Path], kind: str = "captions") -> list[object]:
-    return ["--instances", paths["instances"], f"--{kind}", paths[kind]]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in FILES if (folder / name).exists()}
 
 
 @pytest.mark.parametrize("kind", ["captions", "dialogues"])
@@ -139,96 +120,6 @@ def test_hostile_texts_and_names_are_data(tmp_path: Path) -> None:
     start, end = smile["span"]  # of the browser's strings
     assert smile["text"].encode("utf-16-le")[2 * start : 2 * end].decode("utf-16-le") == "A dog"
     assert re.search(r"script-src 'sha256-[\w+/=]+'", html)
-
-
-def test_verdicts_come_back_as_precision_with_an_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    paths, out = write(tmp_path / "in", 9, pictures=True), tmp_path / "out"
-    annotate("run", *inputs(paths), "--out", out)
-    annotate("review", out, "--images", tmp_path / "in", "--page", tmp_path / "p.html", "--count", 8)
-    data = re.search(r'id="data">(.*?)</script>', (tmp_path / "p.html").read_text(), re.DOTALL)
-    assert data is not None
-    value = json.loads(data[1])
-    rows = [{"key": item["key"], "verdict": "accept"} for item in value["items"]]
-    rows[0]["verdict"], rows[1]["verdict"] = "fix", "reject"
-    saved = tmp_path / "verdicts.json"
-    saved.write_text(json.dumps({**value["about"], "verdicts": rows}))
-    capsys.readouterr()
-    assert annotate("review", out, "--verdicts", saved, "--verdicts", saved) == 0
-    assert "precision 0.750 (95 % interval 0.409 to 0.929): 6 of 8 right" in capsys.readouterr().out
-    saved.write_text(json.dumps({**value["about"], "records": "other", "verdicts": rows}))
-    assert annotate("review", out, "--verdicts", saved) == 1
-    assert "is about other records than" in capsys.readouterr().err
-
-
-def test_verdicts_correct_the_files_and_leave_the_rest_as_it_was(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    paths, out, saved = write(tmp_path / "in"), tmp_path / "out", tmp_path / "verdicts.json"
-    texts = ["A dog barks.", "Two people.", "A dog runs.", "A bus <0>", "A dog and two people.", "A bus."]
-    images = [1, 1, 1, 1, 1, 2]
-    rows = [{"id": k, "image_id": i, "caption": text} for k, (i, text) in enumerate(zip(images, texts, strict=True))]
-    paths["captions"].write_text(json.dumps({"annotations": rows}))
-    annotate("run", *inputs(paths), "--out", out, "--prompts")
-    about = {"version": 1, "kind": "llava-grounding review", "records": file_hash(out / "records.jsonl")}
-
-    def corrected(to: str, *verdicts: dict[str, object], of: Path = out) -> Path:
-        saved.write_text(json.dumps({**about, "verdicts": verdicts}))
-        (tmp_path / to).mkdir()
-        correct(of, read_verdicts(of, [saved]), tmp_path / to, tmp_path / "work")
-        return tmp_path / to
-
-    same = corrected("same", {"key": [1, "A1", [0, 5]], "verdict": "accept"})
-    before, after = contents(out), contents(same)
-    manifest = json.loads(after.pop("manifest.json"))
-    assert manifest.pop("reviews") == [{"accepted": 1, "rejected": 0, "fixed": 0, "interval": [0.2065, 1.0]}]
-    assert manifest == json.loads(before.pop("manifest.json"))
-    assert after == before
-
-    reject = {"key": [1, "A1", [0, 5]], "verdict": "reject"}
-    fix = {"key": [3, "A1", [0, 5]], "verdict": "fix", "annotations": [1000, 1002], "span": [2, 5]}
-    to = corrected("to", reject, fix)
-    assert [json.loads(line)["position"] for line in (to / "rejected.jsonl").read_text().splitlines()] == [1, 4]
-    record = json.loads((to / "records.jsonl").read_text().splitlines()[1])
-    (phrase,) = record["texts"]["A1"]["phrases"]
-    assert (record["position"], phrase["text"], phrase["annotations"]) == (3, "dog", [1000, 1002])
-    assert not record["pointed_at"]  # it names two things now
-    assert (to / "gvc_r.json").read_bytes() != before["gvc_r.json"]
-    counts = json.loads((to / "manifest.json").read_text())["counts"]
-    assert (counts["samples"], counts["accepted"]) == (6, 4)
-    with pytest.raises(DataError, match="is about other records than"):
-        read_verdicts(to, [saved])
-    about["records"] = file_hash(to / "records.jsonl")  # a second look, at what the first one gave
-    twice = corrected("twice", {"key": [3, "A1", [2, 5]], "verdict": "accept"}, of=to)
-    assert len(json.loads((twice / "manifest.json").read_text())["reviews"]) == 2
-
-    about["records"] = file_hash(out / "records.jsonl")
-    for change, wanted in [
-        ({"annotations": [1003]}, "annotation 1003 is not on image 000000000001.jpg"),
-        ({"annotations": []}, "must have a list of annotation ids, at least one, got []"),
-        ({"annotations": ["1000 OR 1"]}, "annotation 1000 OR 1 is not on image"),
-        ({"span": [0, 99]}, "lies outside of the text"),
-        ({"span": [1, 4]}, "is no phrase"),
-        ({"span": [0, 4]}, "begins or ends within a word"),
-        ({"span": "all"}, "must have a span of two numbers"),
-        ({"key": [3, "A1", [0, 4]]}, "is about a phrase that is not in"),
-        ({"key": [3, "A1"]}, "must have a key of position, label and span"),
-        ({"key": [5, "A1", [0, 5]], "annotations": None, "span": [0, 20]}, "would overlap another one"),
-    ]:
-        with pytest.raises(DataError) as refused:
-            corrected(wanted, {**fix, **change})
-        assert f"{saved}, verdict 1" in str(refused.value)
-        assert wanted in str(refused.value)
-    assert annotate("review", out, "--verdicts", saved, "--out", out) == 2
-    assert "would overwrite the data" in capsys.readouterr().err
-
-
-def test_wilsons_interval() -> None:
-    # From the formula by hand: 81 of 263 (Newcombe 1998, table I): 0.2553 to 0.3662.
-    assert [round(one, 4) for one in wilson_interval(81, 263)] == [0.2553, 0.3662]
-    assert wilson_interval(0, 0) == (0.0, 1.0)
-    low, high = wilson_interval(10, 10)
-    assert math.isclose(high, 1.0)
-    assert math.isclose(low, 0.7225, abs_tol=1e-4)
 
 
 def test_stats_show_and_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,44 +229,6 @@ def test_the_builtin_matcher_leaves_open_what_words_leave_open(caption: str, exp
     task = make_task(TextSample(1, "s", 1, (Turn(None, caption),)), record)
     phrases = matcher.match(task).phrases["A1"]
     assert {caption[slice(*one.span)]: list(one.numbers) for one in phrases} == expected
-
-
-def test_labels_on_the_disk_are_those_in_memory(tmp_path: Path) -> None:
-    paths = write(tmp_path, 7)
-    value = instances(7)
-    value["annotations"] += [{**value["annotations"][0], "bbox": [1, 2]}, {"id": 5}, 3]
-    value["images"].append({**value["images"][0], "file_name": "other.jpg"})  # nobody knows which image 1 is
-    # Annotations before images, blanks, and a mark of the byte order.
-    text = json.dumps({key: value[key] for key in ("annotations", "categories", "images")}, indent=3)
-    paths["instances"].write_text(f"\ufeff{text}\n", encoding="utf-8")
-    store = FolderImages(tmp_path)
-    index = open_index(paths["instances"], tmp_path)
-    on_disk = index.labelled([2, 5, "COCO_val2014_000000000003.jpg", 99], store)
-    in_memory = LabelledImages(value, store)
-    assert len(on_disk) == 3
-    for name in ("000000000002.jpg", "000000000005.jpg", "COCO_val2014_000000000003.jpg"):
-        assert on_disk.record(on_disk.find(name)) == in_memory.record(in_memory.find(name))
-    assert len(index.labelled([1], store)) == 0
-    index.close()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[]", "must be an object with `images`"),
-        ('{"images": []', "expected"),
-        ('{"images": [1, ]}', "expected another entry"),
-        ('{"images": {}}', "must have a list under `images`"),
-        ('{"other": []}', r"must have a list `images`, got keys \['other'\]"),
-        ('{"images": [], "images": []}', "each key once"),
-        ('{"images": [{"a": 1, "a": 2}]}', "each key once"),
-        ('{"images": []} x', "expected nothing more"),
-    ],
-)
-def test_a_file_that_is_none_says_so(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(DataError, match=message):
-        list(iter_rows(tmp_path / "x.json", ("images",)))
 
 
 def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

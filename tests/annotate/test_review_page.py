@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import annotate
 from miniature import captions, write
 from playwright.sync_api import Browser, Page, expect
 
 from browsers import chromium
-from llava_grounding.cli.main import run
 
 HOSTILE = "</script><script>alert(1)</script> 😀 A dog & <img src=x onerror=alert(2)> sits."
 
@@ -20,10 +20,6 @@ HOSTILE = "</script><script>alert(1)</script> 😀 A dog & <img src=x onerror=al
 def browser() -> Iterator[Browser]:
     with chromium() as browser:
         yield browser
-
-
-def annotate(*arguments: object) -> int:
-    return run(["annotate", *map(str, arguments)])
 
 
 def press(page: Page, keys: str) -> None:

@@ -22,7 +22,7 @@ from llava_grounding.benchmark.judging import DeterministicJudge
 from llava_grounding.benchmark.predictions import PredictedPhrase, PredictedRegion, Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, LabelledPhrase, SampleSet
 from llava_grounding.benchmark.scores import metrics_of
-from llava_grounding.benchmark.tasks import TASKS, find_task
+from llava_grounding.benchmark.tasks import TASKS, Task, find_task
 from llava_grounding.errors import UsageError
 from llava_grounding.masks import decode_rle, encode_rle, mask_to_box
 
@@ -177,6 +177,11 @@ def test_average_precision_is_that_of_pycocotools() -> None:
     ours = average_precision(answers, mask_overlaps(answers))
     assert 0.2 < ours < 0.95
     assert ours == pytest.approx(float(evaluation.stats[1]), abs=1e-9)
+
+
+def test_a_task_without_a_score_is_refused_before_anything_is_asked() -> None:
+    with pytest.raises(TypeError, match="Silent must have `score`, or `score_all`"):
+        type("Silent", (Task,), {"build": None, "statistics": None})
 
 
 def test_grounded_captions_by_hand() -> None:

@@ -179,12 +179,12 @@ def test_broken_lines_are_counted_and_named(tmp_path: Path) -> None:
     assert found.by_id.keys() == {"1"}
     assert found.num_lines == 10
     assert dict(found.problems) == {
-        "a sample answered twice": 1,
-        "a value that does not fit": 4,
-        "an id that is not in the set": 1,
-        "no JSON": 1,
-        "no id": 1,
-        "no object": 1,
+        "answered_twice": 1,
+        "no_id": 1,
+        "no_json": 1,
+        "no_object": 1,
+        "unfit_value": 4,
+        "unknown_id": 1,
     }
     assert found.named[0].startswith("line 2: no JSON")
     assert "is it of another split?" in " ".join(found.named)

@@ -375,6 +375,13 @@ def test_a_report_of_several_systems_is_json_and_one_table(scenes: list[Sample])
     assert "| metric | oracle | centre box | most frequent answer | n |" in markdown
     assert "| seconds per description ↓ |" in markdown
     assert "| asked |" in markdown
+    headings = re.findall("^## (.*)$", markdown, re.MULTILINE)
+    assert [one.partition(" (")[0] for one in headings] == [
+        "Calibration of oracle",
+        "Worst cases of oracle",
+        "Best cases of oracle",
+    ]
+    assert re.findall("<h2>(.*) cases of oracle</h2>", results_page(report)) == ["Worst", "Best"]
     table = report.to_table()
     assert table.row_count == len(report.rows())
     assert len(table.columns) == 5

@@ -223,13 +223,14 @@ def test_predictions_of_others_are_scored_by_one_command_and_two_systems_compare
     assert precision == {"plain": 1.0, "qwen-vl": 0.5, "original": 1.0}
     counts = found["plain"]["results"][0]["counts"]
     assert (counts["answered"], counts["missing"]) == (1, len(samples.samples) - 1)
-    assert found["plain"]["problems"] == {"no JSON": 1}
+    assert found["plain"]["problems"] == {"no_json": 1}
     assert found["plain"]["published"][0]["table"] == "4"
     page, text = ((tmp_path / "plain" / name).read_text() for name in ("report.html", "report.md"))
     assert "<script" not in page
     assert "line 2: no JSON" in page
     assert "| grounded precision (box IoU 0.5) ↑ | 1.000 [1.000, 1.000] | 1 |" in text
     assert "| missing |" in text
+    assert "| no JSON | 1 |" in text
     compared = json.loads(command("compare", tmp_path / "plain", tmp_path / "qwen-vl", "--json"))
     assert compared["differences"][0]["difference"] == -0.5
     assert (compared["about"]["first"], compared["about"]["second"]) == ("plain", "qwen-vl")

@@ -17,7 +17,7 @@ from llava_grounding.image_files import ImageLimits
 def engine(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     fake = FakeEngine()
 
-    def load(model: str | None, device: str | None, limits: ImageLimits | None = None) -> FakeEngine:
+    def load(model: str | None, device: str | None, limits: ImageLimits) -> FakeEngine:
         fake.loaded_with, fake.limits = (model, device), limits
         return fake
 

@@ -14,7 +14,7 @@ from fake_engine import SIZE, AnswerDone, FakeEngine, FakeTalk, Result, TextDelt
 from PIL import Image
 
 from llava_grounding.errors import CheckpointError
-from llava_grounding.image_files import ImageLimits
+from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits
 from llava_grounding.structures import GroundedAnswer, VisualPrompt
 
 Call = Callable[..., Result]
@@ -370,5 +370,5 @@ def test_how_large_an_image_may_be_can_be_said(call: Call, engine: FakeEngine, p
     assert call(name, photo, words, "--max-megapixels", "200").code == 0
     assert engine.limits == ImageLimits.of_megapixels(200)
     assert call(name, photo, words).code == 0
-    assert engine.limits is None
+    assert engine.limits == DEFAULT_LIMITS
     assert "megapixels must be more than 0" in call(name, photo, words, "--max-megapixels", "0").err

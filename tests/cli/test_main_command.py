@@ -13,7 +13,8 @@ from fake_engine import Result
 
 import llava_grounding
 from llava_grounding.benchmark.tasks import TASKS
-from llava_grounding.cli import common, main
+from llava_grounding.cli import main
+from llava_grounding.cli.outputs import write_files
 
 Call = Callable[..., Result]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(llava_grounding.__file__).parents[1])}
@@ -139,17 +140,17 @@ def test_json_can_be_written_in_any_encoding() -> None:
 def test_files_are_written_all_or_none(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     with pytest.raises(TypeError):
-        common.write_files(folder, {"one": b"1", "two": "not bytes"})  # type: ignore[dict-item]
+        write_files(folder, {"one": b"1", "two": "not bytes"})  # type: ignore[dict-item]
     assert list(tmp_path.iterdir()) == []
-    common.write_files(folder, {"one": b"1", "two": b"2"})
+    write_files(folder, {"one": b"1", "two": b"2"})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"one": b"1", "two": b"2"}
     with pytest.raises(TypeError):
-        common.write_files(folder, {"one": b"new", "two": None})  # type: ignore[dict-item]
+        write_files(folder, {"one": b"new", "two": None})  # type: ignore[dict-item]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"one": b"1", "two": b"2"}
 
 
 def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
-    common.write_files(tmp_path, {"one": b"1"})
+    write_files(tmp_path, {"one": b"1"})
     (tmp_path / "other").touch()
     assert (tmp_path / "one").stat().st_mode == (tmp_path / "other").stat().st_mode
 
@@ -160,7 +161,7 @@ def test_a_disk_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        common.write_files(tmp_path / "new", {"one": b"1"})
+        write_files(tmp_path / "new", {"one": b"1"})
     assert list(tmp_path.iterdir()) == []
 
 

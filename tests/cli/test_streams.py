@@ -36,7 +36,7 @@ def slow(self, question, *given, **settings):
         if "slow" in question:
             time.sleep(30)
 FakeTalk.stream = slow
-common.load_engine = lambda model, device: FakeEngine()
+common.load_engine = lambda *_: FakeEngine()
 main.main(sys.argv[1:])
 """
 

@@ -3,7 +3,8 @@
 from itertools import combinations
 from math import dist
 
-from llava_grounding.render.palette import BLACK, WHITE, contrast, css, ink_on, mix, phrase_color
+from llava_grounding.colours import mix
+from llava_grounding.render.palette import BLACK, WHITE, contrast, css, ink_on, phrase_color
 
 
 def test_the_first_twenty_colours_are_far_apart() -> None:
@@ -27,5 +28,5 @@ def test_contrast_and_mixing_are_as_defined() -> None:
     assert contrast(BLACK, WHITE) == contrast(WHITE, BLACK) == 21
     assert ink_on(WHITE) == BLACK
     assert ink_on((0, 0, 90)) == WHITE
-    assert mix((200, 0, 0), (0, 0, 100), 0.25) == (50, 0, 75)
+    assert mix((200, 0, 0), (0, 0, 100), 0.75) == (50, 0, 75)
     assert css((1, 35, 255)) == "#0123ff"

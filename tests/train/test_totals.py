@@ -103,7 +103,8 @@ def test_the_total_of_class_names_is_set_loss_naming_cells_and_denoising(copies:
     assert batch is not None
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
     torch.manual_seed(0)
-    _, result, losses = class_losses(model, phrases, CRITERIA, memory, batch, copies)
+    found = class_losses(model, phrases, CRITERIA, memory, batch, copies)
+    result, losses = found.matched, found.losses
     targets = TargetBatch.join(batch.targets, 1 + len(NAMES), memory.memory.device)
     judged = hide_phrases(ground_classes(model, phrases, memory, batch.phrase_mask), batch.phrase_mask)
     set_loss = CRITERIA.classes(judged, targets, batch.phrase_mask)["loss"]
@@ -124,7 +125,8 @@ def test_a_class_that_is_only_seen_has_no_negatives_in_the_total() -> None:
     assert batch.partly_labelled.nonzero().tolist() == [[0, INDEX["cat"]]]
     model, phrases = training_model().eval(), class_phrases()
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    _, result, losses = class_losses(model, phrases, CRITERIA, memory, batch)
+    found = class_losses(model, phrases, CRITERIA, memory, batch)
+    result, losses = found.matched, found.losses
     judged = hide_phrases(ground_classes(model, phrases, memory, batch.phrase_mask), batch.phrase_mask)
     parts = CRITERIA.classes.unweighted(judged, batch.targets, batch.phrase_mask).losses
     weight = 0.4 * (1 + len(NAMES)) * 10 / (1 + len(NAMES)) / result.num_objects

@@ -46,20 +46,21 @@ def test_the_loss_is_the_mean_over_the_words_of_all_matched_things(flavour: str)
     model, processor, criteria = training_model(flavour), training_processor(flavour), Criteria.of(len(NAMES), None)
     batch = class_batch(samples(), [encode_sample_image(processor, one) for one in samples()], processor, INDEX)
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    output, result, _ = class_losses(model, class_phrases(), criteria, memory, batch)
+    found = class_losses(model, class_phrases(), criteria, memory, batch)
+    output, result = found.grounding, found.matched
     words = thing_words(samples(), processor.tokens)
     loss = word_loss(model, output, result, words)
     if flavour == "official":  # its image tokens are no objects
         assert loss == 0
         return
     tokens = model.multi_modal_projector(model.vision_tower.object_tokens(output))
-    chances = []
+    log_probabilities = []
     for image, query, thing in zip(
         result.pairs.image_index, result.pairs.queries[0], result.pairs.targets[0], strict=True
     ):
         logits = model.lm_head(model.language_model.norm(tokens[image, query]))
-        chances += [logits.log_softmax(-1)[word] for word in words[thing] if word >= 0]
-    torch.testing.assert_close(loss, -torch.stack(chances).mean())
+        log_probabilities += [logits.log_softmax(-1)[word] for word in words[thing] if word >= 0]
+    torch.testing.assert_close(loss, -torch.stack(log_probabilities).mean())
     loss.backward()
     assert model.vision_tower.object_in.weight.grad.abs().max() > 0
     assert bool(torch.isfinite(model.vision_tower.object_in.weight.grad).all())
@@ -70,5 +71,5 @@ def test_batches_without_things_give_zero() -> None:
     bare = [sample((), ())]
     batch = class_batch(bare, [encode_sample_image(processor, one) for one in bare], processor, INDEX)
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    output, result, _ = class_losses(model.eval(), class_phrases(), criteria, memory, batch)
-    assert word_loss(model, output, result, thing_words(bare, processor.tokens)) == 0
+    found = class_losses(model.eval(), class_phrases(), criteria, memory, batch)
+    assert word_loss(model, found.grounding, found.matched, thing_words(bare, processor.tokens)) == 0

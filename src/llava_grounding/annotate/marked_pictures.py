@@ -18,8 +18,9 @@ from PIL import Image
 
 from llava_grounding.annotate.assemble import read_manifest
 from llava_grounding.annotate.json_stream import Row, iter_rows
+from llava_grounding.annotate.json_writer import JsonList
 from llava_grounding.annotate.label_index import LabelIndex, open_index
-from llava_grounding.annotate.write import INSTANCES, MARKS, JsonList
+from llava_grounding.annotate.write import INSTANCES, MARKS
 from llava_grounding.aside import aside_folder, put, sync_folder
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.mark_drawing import MarkedPicture

@@ -14,6 +14,7 @@ from typing import Any
 
 from llava_grounding.annotate.assemble import hash_label_sets, make_manifest, read_manifest, write_manifest
 from llava_grounding.annotate.json_stream import Row, iter_rows
+from llava_grounding.annotate.json_writer import InstancesFile, JsonList
 from llava_grounding.annotate.samples import Shard
 from llava_grounding.annotate.write import (
     DROPPED,
@@ -23,8 +24,6 @@ from llava_grounding.annotate.write import (
     MARKS,
     RECORDS,
     REJECTED,
-    InstancesFile,
-    JsonList,
 )
 from llava_grounding.data.readers.coco import LABEL_SETS
 from llava_grounding.endpoints.limits import cost_of

@@ -1,34 +1,29 @@
 """Accepted samples as files: GVC and GVC-R as published, marks, ours as JSON lines, and the labels they are about.
 
-Written entry by entry, one a line, so that memory stays flat and shards can be merged line by line. Knows no models.
+Which file gets what of a sample, and why others are refused; the entries are made in `entries`. Knows no models.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import random
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from llava_grounding.annotate.entries import PointedPhrase, grounded_turns, marks_entry, referring_turns
+from llava_grounding.annotate.json_writer import JsonList, write_instances
 from llava_grounding.annotate.label_index import LabelIndex
 from llava_grounding.annotate.marked import Marked, MarkedPhrase, Refused
 from llava_grounding.annotate.samples import Unusable
 from llava_grounding.annotate.tasks import AnnotationTask
 from llava_grounding.data.readers.coco import LABEL_SETS
 from llava_grounding.data.readers.gvc import gvc_entry
-from llava_grounding.data.readers.reading import IMAGE_TOKEN
 from llava_grounding.data.readers.set_of_mark import find_marks
-from llava_grounding.data.record import Record, RecordedTurn
+from llava_grounding.data.record import Record
 from llava_grounding.dialogues.prompts import can_point_at, sample_prompt
-from llava_grounding.dialogues.templates import BRIEF_DESCRIPTIONS
-from llava_grounding.markup import REGION, format_markup
 from llava_grounding.visual_prompts import prompt_to_dict
 
 MANIFEST = "manifest.json"
@@ -37,87 +32,6 @@ REJECTED, DROPPED, INSTANCES = "rejected.jsonl", "dropped_phrases.jsonl", "insta
 FILES = (MANIFEST, GVC, GVC_R, MARKS, RECORDS, REJECTED, DROPPED, INSTANCES, LABEL_SETS)
 """Of a finished folder; the manifest is put there last."""
 RECORD_VERSION = 1
-MAX_MARKS = 20
-"""Drawn into one picture: things that are named first, then others."""
-
-CAPTION_QUESTIONS = (
-    "What is going on around {}?",
-    "Describe the scene that {} is part of.",
-    "Tell me about {} and its surroundings.",
-    "In what scene do we see {}?",
-    "What does the picture around {} show?",
-)
-"""Asked where a caption has no question of its own; `{}` is the thing pointed at."""
-MARK_QUESTIONS = (
-    "Describe the image and give the number of each thing you name.",
-    "What is in the image? Refer to things by their numbers.",
-    "Say briefly what you see, with the numbers of what you mention.",
-)
-THE_OBJECT = "the object " + REGION
-# Entries are made here and hold no circles.
-_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
-_BUFFER = 2**16  # characters
-
-
-@dataclass(frozen=True)
-class Region:
-    """A phrase of a question that became a visual prompt."""
-
-    index: int
-    span: tuple[int, int]
-
-
-class JsonList:
-    """A JSON list or JSON lines, written entry by entry; counts and hashes what it writes."""
-
-    def __init__(self, path: Path, head: str = "[\n", tail: str = "\n]\n", between: str = ",\n") -> None:
-        self._file: IO[bytes] = path.open("xb")
-        self.digest = hashlib.sha256()
-        self.count = self.size = 0
-        self._between, self._tail = between, tail
-        self._waiting: list[str] = []
-        self._characters = 0
-        self.raw(head)
-
-    @classmethod
-    def lines(cls, path: Path) -> JsonList:
-        """JSON lines."""
-        return cls(path, head="", tail="", between="")
-
-    def raw(self, text: str) -> None:
-        """Write text as it is."""
-        self._waiting.append(text)
-        self._characters += len(text)
-        if self._characters >= _BUFFER:
-            self._flush()
-
-    def _flush(self) -> None:
-        data = "".join(self._waiting).encode()
-        self._waiting.clear()
-        self._characters = 0
-        self._file.write(data)
-        self.digest.update(data)
-        self.size += len(data)
-
-    def add(self, entry: Any) -> None:
-        """Write one entry."""
-        self.add_text(_encode(entry))
-
-    def add_text(self, text: str) -> None:
-        """Write one entry that is JSON already."""
-        self.raw((self._between if self.count else "") + text if self._between else text + "\n")
-        self.count += 1
-
-    def abandon(self) -> None:
-        """Close the file as it is."""
-        self._file.close()
-
-    def close(self) -> dict[str, Any]:
-        """Finish the file, and give what a manifest says of it."""
-        self.raw(self._tail)
-        self._flush()
-        self._file.close()
-        return {"entries": self.count, "bytes": self.size, "sha256": self.digest.hexdigest()}
 
 
 class Writer:
@@ -199,7 +113,12 @@ class Writer:
         self._dropped.add(entry)
 
     def _entry(
-        self, task: AnnotationTask, marked: Marked, regions: Mapping[str, Region], parts: Sequence[str], rounds: int
+        self,
+        task: AnnotationTask,
+        marked: Marked,
+        regions: Mapping[str, PointedPhrase],
+        parts: Sequence[str],
+        rounds: int,
     ) -> dict[str, Any]:
         record = task.record
         return {
@@ -219,7 +138,7 @@ class Writer:
             "rounds": rounds,
         }
 
-    def _pointed(self, task: AnnotationTask, region: Region) -> dict[str, Any]:
+    def _pointed(self, task: AnnotationTask, region: PointedPhrase) -> dict[str, Any]:
         thing = task.record.instances[region.index]
         entry: dict[str, Any] = {"span": list(region.span), "annotation": thing.id}
         if self._with_prompts and task.record.image_size_wh is not None:
@@ -277,125 +196,3 @@ def _phrase(task: AnnotationTask, text: str, phrase: MarkedPhrase) -> dict[str, 
         "annotations": [one.instance.id for one in things],
         "categories": sorted({one.instance.category for one in things}),
     }
-
-
-def grounded_turns(task: AnnotationTask, marked: Marked) -> tuple[RecordedTurn, ...]:
-    """The dialogue with the phrases of its answers as markup; a caption answers a question of ours."""
-    turns = []
-    for number, turn in enumerate(task.sample.turns, start=1):
-        phrases = marked.phrases.get(f"A{number}", ())
-        question = turn.question
-        if question is None:
-            question = BRIEF_DESCRIPTIONS[task.seed % len(BRIEF_DESCRIPTIONS)]
-        targets = tuple(tuple(task.numbered[k - 1].index for k in phrase.numbers) for phrase in phrases)
-        answer = format_markup(turn.answer, [phrase.span for phrase in phrases])
-        turns.append(RecordedTurn(question, answer, targets, (), bool(phrases)))
-    return tuple(turns)
-
-
-def referring_turns(task: AnnotationTask, marked: Marked) -> tuple[tuple[RecordedTurn, ...], dict[str, Region]] | None:
-    """The dialogue with `the object <region>` for what its questions name, and what that is; None where it is nothing.
-
-    Each question points at its first phrase that names one instance. A caption answers a question of ours about the
-    first such phrase of its own.
-    """
-    turns, regions = [], {}
-    for number, turn in enumerate(task.sample.turns, start=1):
-        label = f"A{number}" if turn.question is None else f"Q{number}"
-        phrase = next((one for one in marked.phrases.get(label, ()) if len(one.numbers) == 1), None)
-        if phrase is None:
-            if turn.question is not None:
-                turns.append(RecordedTurn(turn.question, turn.answer))
-            continue
-        region = Region(task.numbered[phrase.numbers[0] - 1].index, phrase.span)
-        if turn.question is None:
-            question = CAPTION_QUESTIONS[task.seed % len(CAPTION_QUESTIONS)].format(THE_OBJECT)
-        else:
-            start, end = phrase.span
-            named = THE_OBJECT[0].upper() + THE_OBJECT[1:] if turn.question[start].isupper() else THE_OBJECT
-            question = turn.question[:start] + named + turn.question[end:]
-        turns.append(RecordedTurn(question, turn.answer, (), (region.index,)))
-        regions[label] = region
-    return (tuple(turns), regions) if regions else None
-
-
-def marks_entry(task: AnnotationTask, marked: Marked) -> dict[str, Any]:
-    """The dialogue for a picture with numbers drawn into it: what answers name is followed by its `<k>`."""
-    named = dict.fromkeys(
-        number
-        for label, phrases in marked.phrases.items()
-        if label.startswith("A")
-        for phrase in phrases
-        for number in phrase.numbers
-    )
-    others = [one.number for one in task.numbered if one.number not in named]
-    shown = [*named, *others[: max(0, MAX_MARKS - len(named))]]
-    random.Random(task.seed).shuffle(shown)
-    mark_of = {number: mark for mark, number in enumerate(shown, start=1)}
-    conversations = []
-    for number, turn in enumerate(task.sample.turns, start=1):
-        question = turn.question
-        if question is None:
-            question = MARK_QUESTIONS[task.seed % len(MARK_QUESTIONS)]
-        answer, done = "", 0
-        for phrase in marked.phrases.get(f"A{number}", ()):
-            numbers = "".join(f" <{mark_of[one]}>" for one in phrase.numbers)
-            answer += turn.answer[done : phrase.span[1]] + numbers
-            done = phrase.span[1]
-        head = f"{IMAGE_TOKEN}\n" if number == 1 else ""
-        conversations += [
-            {"from": "human", "value": head + question},
-            {"from": "gpt", "value": answer + turn.answer[done:]},
-        ]
-    ids = [task.numbered[number - 1].instance.id for number in shown]
-    record = task.record
-    return {
-        "id": task.sample.id,
-        "image": record.image_name or record.id,
-        "conversations": conversations,
-        "marks": ids,
-    }
-
-
-class InstancesFile:
-    """A COCO instances file written row by row: images first, then annotations."""
-
-    def __init__(self, path: Path, categories: Sequence[Any]) -> None:
-        head = '{"categories":' + json.dumps(list(categories), ensure_ascii=False) + ',\n"images":[\n'
-        self._file = JsonList(path, head, "\n]}\n")
-        self._images: int | None = None
-
-    def image(self, text: str) -> None:
-        """Write the row of an image, as it stands in a file."""
-        self._file.add_text(_one_line(text))
-
-    def annotation(self, text: str) -> None:
-        """Write the row of an annotation; no image may follow."""
-        self._begin_annotations()
-        self._file.add_text(_one_line(text))
-
-    def close(self) -> dict[str, Any]:
-        """Finish the file, and give what a manifest says of it."""
-        self._begin_annotations()
-        return {"images": self._images, **self._file.close()}
-
-    def _begin_annotations(self) -> None:
-        if self._images is None:
-            self._file.raw('\n],\n"annotations":[\n')
-            self._images, self._file.count = self._file.count, 0
-
-
-def write_instances(path: Path, index: LabelIndex, image_ids: Iterable[int]) -> dict[str, Any]:
-    """The part of the instances file that is about these images, row by row as it stands there."""
-    ids = list(image_ids)
-    file = InstancesFile(path, index.categories)
-    for image_id in ids:
-        file.image(index.image_row(image_id))
-    for image_id in ids:
-        for row in index.annotation_rows(image_id):
-            file.annotation(row)
-    return file.close()
-
-
-def _one_line(text: str) -> str:
-    return text if "\n" not in text else json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":"))

@@ -129,9 +129,6 @@ class ChatScores(Task):
     def ask(self, sample: BenchmarkSample) -> Ask:
         return Ask(sample.question, sample.visual_prompts(), also_plain=True)
 
-    def score(self, sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
-        raise AssertionError("a judge is needed")
-
     def score_all(
         self, samples: Sequence[BenchmarkSample], predictions: Sequence[Prediction | None], judge: Judge
     ) -> Scored:

@@ -114,9 +114,6 @@ class GroundedCaptions(Task):
             )
         return building.finish(f"{records.name}, grounded captions")
 
-    def score(self, sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
-        raise AssertionError("all are scored together: weights of CIDEr come from all references")
-
     def score_all(
         self, samples: Sequence[BenchmarkSample], predictions: Sequence[Prediction | None], judge: Judge
     ) -> Scored:

@@ -89,9 +89,6 @@ class GroundingBench(Task):
             return super().ask(sample)
         return Ask(sample.question, sample.visual_prompts(), also_plain=bool(sample.answer))
 
-    def score(self, sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
-        raise AssertionError("a judge is needed")
-
     def score_all(
         self, samples: Sequence[BenchmarkSample], predictions: Sequence[Prediction | None], judge: Judge
     ) -> Scored:

@@ -99,13 +99,27 @@ def phrase_of(phrase: GroundedPhrase) -> PredictedPhrase:
     return PredictedPhrase(phrase.text, regions, phrase.doubtful)
 
 
+PROBLEMS: Mapping[str, str] = {
+    "another_number_of_phrases": "another number of phrases",
+    "another_question": "an answer to another question",
+    "answered_twice": "a sample answered twice",
+    "no_id": "no id",
+    "no_json": "no JSON",
+    "no_object": "no object",
+    "too_many_regions": "too many regions",
+    "unfit_value": "a value that does not fit",
+    "unknown_id": "an id that is not in the set",
+}
+"""Why a line cannot be used: the keys in files, and what people are told."""
+
+
 @dataclass(frozen=True)
 class Imported:
     """Predictions of a file.
 
     Args:
         by_id: usable ones.
-        problems: a reason and how many lines it befell.
+        problems: by key of `PROBLEMS`, how many lines had it.
         named: the first of them, with their line.
         num_lines: that are not blank.
     """
@@ -194,24 +208,24 @@ class _Reader:
         """
         try:
             if isinstance(value, DataError):
-                raise _Problem("no JSON", str(value))
+                raise _Problem("no_json", str(value))
             if not isinstance(value, Mapping):
-                raise _Problem("no object", f"got {shown(value)}")
+                raise _Problem("no_object", f"got {shown(value)}")
             sample = self._sample(value)
             if sample.id in self.by_id:
-                raise _Problem("a sample answered twice", f"`{sample.id}`; the first answer counts")
+                raise _Problem("answered_twice", f"`{sample.id}`; the first answer counts")
             self.by_id[sample.id] = self._prediction(value, sample)
         except _Problem as problem:
             self._note(place, problem.reason, str(problem))
         except LlavaGroundingError as error:
-            self._note(place, "a value that does not fit", str(error))
+            self._note(place, "unfit_value", str(error))
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            self._note(place, "a value that does not fit", f"{type(error).__name__}: {error}")
+            self._note(place, "unfit_value", f"{type(error).__name__}: {error}")
 
     def _note(self, place: str, reason: str, detail: str) -> None:
         self.problems[reason] = self.problems.get(reason, 0) + 1
         if len(self.named) < _MOST_NAMED:
-            self.named.append(f"{place}: {reason}: {detail}")
+            self.named.append(f"{place}: {PROBLEMS[reason]}: {detail}")
 
     def _sample(self, value: Mapping[str, Any]) -> BenchmarkSample:
         given = next((value[key] for key in ("id", "question_id", "sample_id") if key in value), None)
@@ -219,20 +233,20 @@ class _Reader:
         if key is None and type(image := value.get("image_id")) in (str, int):
             image = str(image)
             if image in self._several:
-                raise _Problem("no id", f"several samples are of the image {shown(image)}; a line must have `id`")
+                raise _Problem("no_id", f"several samples are of the image {shown(image)}; a line must have `id`")
             if image in self._by_image:
                 return self._by_image[image]
             key = image
         if not isinstance(key, str):
-            raise _Problem("no id", f"a line must have `id` or `question_id`, got {shown(given)}")
+            raise _Problem("no_id", f"a line must have `id` or `question_id`, got {shown(given)}")
         if key not in self._by_sample:
-            raise _Problem("an id that is not in the set", f"`{shown(key)}`; is it of another split?")
+            raise _Problem("unknown_id", f"`{shown(key)}`; is it of another split?")
         sample = self._by_sample[key]
         if isinstance(prompt := value.get("prompt"), str):
             asked = self._questions & {line.strip() for line in prompt.splitlines()}
             if asked and sample.question not in asked:  # other words for the same question are in no set
                 raise _Problem(
-                    "an answer to another question",
+                    "another_question",
                     f"`{shown(key)}` asks {shown(sample.question)}, the line {shown(asked.pop())}",
                 )
         return sample
@@ -240,11 +254,11 @@ class _Reader:
     def _prediction(self, value: Mapping[str, Any], sample: BenchmarkSample) -> Prediction:
         raw = self._adapter.parse(value, sample)
         if sum(len(one.boxes) for one in raw.phrases) > _MOST_REGIONS:
-            raise _Problem("too many regions", f"at most {_MOST_REGIONS:,} are read of one answer")
+            raise _Problem("too_many_regions", f"at most {_MOST_REGIONS:,} are read of one answer")
         phrases = self._phrases(raw.phrases, sample)
         if sample.phrases and len(phrases) != len(sample.phrases):
             raise _Problem(
-                "another number of phrases", f"asked were {len(sample.phrases)}, got {len(phrases)} of `{sample.id}`"
+                "another_number_of_phrases", f"asked were {len(sample.phrases)}, got {len(phrases)} of `{sample.id}`"
             )
         return Prediction(sample.id, raw.text, phrases, raw.plain_text, raw.error)
 
@@ -331,7 +345,7 @@ def to_pixels(box: np.ndarray, frame: str, size_wh: tuple[int, int]) -> np.ndarr
 
 
 class _Problem(Exception):  # noqa: N818  never leaves this file
-    """Why a line cannot be used."""
+    """Why a line cannot be used: a key of `PROBLEMS`, and what it is about."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

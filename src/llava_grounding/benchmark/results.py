@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llava_grounding.benchmark.calibration import Calibration, calibration
 from llava_grounding.benchmark.files import as_json
+from llava_grounding.benchmark.predictions import PROBLEMS
 from llava_grounding.benchmark.published import Published
 from llava_grounding.benchmark.report import Metric, markdown_text
 from llava_grounding.benchmark.scores import SampleScore, metrics_of, state_counts
@@ -80,7 +81,7 @@ class Results:
     Args:
         about: task, rules, set, the first system, judge, versions, notes, seed.
         results: one per system; what is not in a table is shown of the first.
-        problems: lines of predictions that could not be used, by reason.
+        problems: lines of predictions that could not be used, by key of `PROBLEMS`.
         published: the paper's rows.
     """
 
@@ -121,25 +122,26 @@ class Results:
     def to_markdown(self) -> str:
         """The same for people; cases are only named."""
         about, first = self.about, self.results[0]
+        of_first = f" of {markdown_text(first.system)}" if len(self.results) > 1 else ""
         lines = [f"# {markdown_text(about['title'])}", ""]
         lines += [*(f"- {key}: {markdown_text(value)}" for key, value in self.facts()), ""]
         if self.problems:
             lines += ["| lines that could not be used | |", "|---|---|"]
-            lines += [f"| {markdown_text(key)} | {value} |" for key, value in self.problems.items()]
+            lines += [f"| {markdown_text(why)} | {value} |" for why, value in self.problem_rows()]
             lines += ["", *(f"- {markdown_text(one)}" for one in self.named_problems), ""]
         head = self.head()
         lines += [_markdown_row(map(markdown_text, head)), _markdown_row(["---"] * len(head))]
         lines += [_markdown_row((markdown_text(name), *numbers)) for name, *numbers in self.rows()]
         lines += ["", about["rules"], ""]
         if self.calibration.regions:
-            lines += [f"## Calibration ({self.calibration.regions} regions with a score)", ""]
+            lines += [f"## Calibration{of_first} ({self.calibration.regions} regions with a score)", ""]
             lines += self.calibration.to_markdown()
         if self.published:
             lines += ["## The paper's numbers, in percent", "", "| table | system | |", "|---|---|---|"]
             lines += [f"| {one.table} | {one.system} | {_values(one)} |" for one in self.published] + [""]
         for title, cases in (("Worst", first.worst), ("Best", first.best)):
             if cases:
-                lines += [f"## {title} cases", "", "| sample | quality |", "|---|---|"]
+                lines += [f"## {title} cases{of_first}", "", "| sample | quality |", "|---|---|"]
                 lines += [f"| {markdown_text(one.id)} | {one.quality:.3f} |" for one in cases] + [""]
         return "\n".join(lines)
 
@@ -179,6 +181,10 @@ class Results:
             if name in questions or any(one.get(name) for one in counts):
                 found.append([name.replace("_", " "), *(str(one.get(name, 0)) for one in counts), ""])
         return found
+
+    def problem_rows(self) -> list[tuple[str, int]]:
+        """Why lines could not be used, in words, and how many."""
+        return [(PROBLEMS.get(key, key), count) for key, count in self.problems.items()]
 
     def facts(self) -> list[tuple[str, str]]:
         """What a reader must know to repeat it, in words."""

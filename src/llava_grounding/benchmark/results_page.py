@@ -45,20 +45,24 @@ def results_page(results: Results, picture: Picture | None = None) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><style>{_STYLE}</style></head><body>'
     )
     parts = [opening, f"<h1>{_text(about['title'])}</h1>", f"<p>{_text(about['rules'])}</p>"]
-    head = results.head()
+    head, first = results.head(), results.results[0]
+    of_first = f" of {_text(first.system)}" if len(results.results) > 1 else ""
     parts.append(_table(head, results.rows(), numbers=range(1, len(head))))
     if results.problems:
         parts.append("<h2>Lines that could not be used</h2>")
-        parts.append(_table(["reason", "lines"], [[key, str(n)] for key, n in results.problems.items()], numbers=(1,)))
+        parts.append(_table(["reason", "lines"], [[why, str(n)] for why, n in results.problem_rows()], numbers=(1,)))
         parts.append("".join(f"<p>{_text(one)}</p>" for one in results.named_problems))
     if results.calibration.regions:
-        parts += [f"<h2>Calibration of {results.calibration.regions} regions</h2>", _curves(results.calibration)]
+        parts += [
+            f"<h2>Calibration{of_first} ({results.calibration.regions} regions)</h2>",
+            _curves(results.calibration),
+        ]
     if results.published:
         rows = [[one.table, one.system, *_pairs(one.values)] for one in results.published]
         parts += ["<h2>The paper's numbers, in percent</h2>", _table(["table", "system", ""], rows)]
-    for title, cases in (("Worst cases", results.results[0].worst), ("Best cases", results.results[0].best)):
+    for title, cases in (("Worst cases", first.worst), ("Best cases", first.best)):
         if cases:
-            parts += [f"<h2>{title}</h2>", *(_case(one, picture) for one in cases)]
+            parts += [f"<h2>{title}{of_first}</h2>", *(_case(one, picture) for one in cases)]
     facts = [[key, _flat(value)] for key, value in about.items() if key not in ("title", "rules")]
     parts += ["<h2>How it was made</h2>", _table(["", ""], facts), "</body></html>\n"]
     return "\n".join(parts)

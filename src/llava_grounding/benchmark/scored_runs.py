@@ -43,7 +43,7 @@ class ScoredRun:
         scores: in the order of the set.
         judge_asked, judge_answered: questions put to the judge, and verdicts that came.
         extra_metrics: numbers that are no sums over samples.
-        problems: lines of predictions that could not be used, by reason.
+        problems: lines of predictions that could not be used, by key of `PROBLEMS`.
         named_problems: the first of them, with their line.
         judgements: as JSON lines; not read back from files.
     """

@@ -79,6 +79,10 @@ class Task(ABC):
     rules: ClassVar[str]
     pictures: ClassVar[str] = ""
 
+    def __init_subclass__(cls) -> None:
+        if cls.score is Task.score and cls.score_all is Task.score_all:  # found out before minutes of asking
+            raise TypeError(f"{cls.__name__} must have `score`, or `score_all` where samples are scored together")
+
     @abstractmethod
     def build(self, inputs: BuildInputs) -> SampleSet:
         """Samples from files as they are published.
@@ -94,14 +98,17 @@ class Task(ABC):
             return Ask(sample.question, sample.visual_prompts(), marks=sample.marks)
         return Ask(phrases=tuple(phrase.text for phrase in sample.phrases))
 
-    @abstractmethod
     def score(self, sample: BenchmarkSample, prediction: Prediction) -> SampleScore:
-        """What an answer is worth, where no judge is needed."""
+        """What an answer is worth; of a task that scores its samples one by one, without a judge."""
+        raise NotImplementedError
 
     def score_all(
         self, samples: Sequence[BenchmarkSample], predictions: Sequence[Prediction | None], judge: Judge
     ) -> Scored:
-        """Scores of all samples; one without a usable prediction is counted as such and has no rows."""
+        """Scores of all samples; one without a usable prediction is counted as such and has no rows.
+
+        A task of which a judge or all samples together decide has this in place of `score`.
+        """
         scores = [
             unanswered(sample, prediction)
             if prediction is None or prediction.error is not None

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_grounding.cli.annotate import STORE, annotate, summary
+from llava_grounding.cli.annotate import annotate
+from llava_grounding.cli.annotate_folder import STORE, summary
 from llava_grounding.cli.common import png_bytes, progress_bar
 from llava_grounding.cli.outputs import check_out, exchanged_files, given_path, refuse_overwriting, write_files
 from llava_grounding.cli.report import note, say

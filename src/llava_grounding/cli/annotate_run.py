@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from llava_grounding.cli.annotate_folder import STORE, work_folder, write_out
 from llava_grounding.cli.common import progress_bar
 from llava_grounding.cli.report import note, say
 from llava_grounding.errors import DataError, UsageError, quoted
@@ -62,7 +63,6 @@ def run_annotation(
     Args:
         models: names with the addresses of their servers; of a second one only the agreement is told.
     """
-    from llava_grounding.cli.annotate import STORE, work_folder, write_out
     from llava_grounding.endpoints.store import Store
 
     with work_folder(out, inputs) as index:

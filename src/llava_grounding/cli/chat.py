@@ -106,7 +106,7 @@ def chat(
     picture = load_image(image, limits)
     given = {"click": click or [], "box": box or [], "scribble": scribble or [], "mask": mask or []}
     prompts = prompts_in_order(ctx.meta, given, limits)
-    engine_arguments: tuple[Any, ...] = (model, device, *([limits] if max_megapixels else []))
+    engine_arguments = (model, device, limits)
     settings: dict[str, Any] = {"grounded": grounding, "score_threshold": threshold}
     settings |= {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     if question is not None:
@@ -125,7 +125,7 @@ def _answer_once(
     question: str,
     prompts: list[VisualPrompt],
     settings: dict[str, Any],
-    engine_arguments: tuple[Any, ...],
+    engine_arguments: tuple[str | None, str | None, ImageLimits],
     out: Path | None,
     as_json: bool,
 ) -> None:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Unpack
 import typer
 
 from llava_grounding.cli.outputs import given_path
-from llava_grounding.cli.outputs import write_files as write_files
 from llava_grounding.cli.terminal import escape_json
 
 if TYPE_CHECKING:
@@ -99,13 +98,12 @@ class Engine(Protocol):
         """Find what each phrase names."""
 
 
-def load_engine(model: str | None, device: str | None, limits: ImageLimits | None = None) -> Engine:
+def load_engine(model: str | None, device: str | None, limits: ImageLimits) -> Engine:
     """The model, ready to answer. Tests put another in its place."""
     with waiting("Loading the model"):
-        from llava_grounding.image_files import DEFAULT_LIMITS
         from llava_grounding.inference.engine import GroundedChat
 
-        return GroundedChat.from_pretrained(model, device=device, limits=limits or DEFAULT_LIMITS)
+        return GroundedChat.from_pretrained(model, device=device, limits=limits)
 
 
 def image_limits(megapixels: float | None) -> ImageLimits:

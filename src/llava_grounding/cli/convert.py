@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 convert = typer.Typer(rich_markup_mode=None, no_args_is_help=False)
 
 
-class Precision(StrEnum):
+class WeightDtype(StrEnum):
     """Types the language side's weights can be written in."""
 
     float32 = "float32"
@@ -26,8 +26,8 @@ class Precision(StrEnum):
 
 SourceFolder = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with the released files.")]
 OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be new or empty.")]
-LanguagePrecision = Annotated[
-    Precision | None, typer.Option(help="Of the language side's weights; vision stays float32.  [default: as stored]")
+DtypeOption = Annotated[
+    WeightDtype | None, typer.Option(help="Of the language side's weights; vision stays float32.  [default: as stored]")
 ]
 CanvasSide = Annotated[int, typer.Option(metavar="N", min=32, help="Side of the canvas of the vision modules, pixels.")]
 Queries = Annotated[int, typer.Option(metavar="N", min=1, help="Object queries of the grounder.")]
@@ -54,7 +54,7 @@ def kinds() -> None:
 def official(
     source: SourceFolder,
     out: OutFolder,
-    dtype: LanguagePrecision = None,
+    dtype: DtypeOption = None,
     demo_quirks: Annotated[
         bool, typer.Option("--demo-quirks", help="Keep the faults of the original's demo, to compare with it.")
     ] = False,
@@ -88,7 +88,7 @@ def llava(
     projector: Annotated[
         Path | None, typer.Option(metavar="FILE", help="LLaVA's mm_projector.bin, where SOURCE has no projector.")
     ] = None,
-    dtype: LanguagePrecision = None,
+    dtype: DtypeOption = None,
     image_size: CanvasSide = 1024,
     queries: Queries = 300,
     prompt_tokens: PromptTokens = None,
@@ -121,7 +121,7 @@ def language(
     ] = None,
     openseed: OpenSeeDFile = None,
     semantic_sam: SemanticSamFile = None,
-    dtype: LanguagePrecision = None,
+    dtype: DtypeOption = None,
     image_size: Annotated[
         int | None,
         typer.Option(
@@ -161,7 +161,7 @@ def _print(report: ConversionReport) -> None:
         say(f"{line}\n")
 
 
-def _dtype(name: Precision | None) -> Any:
+def _dtype(name: WeightDtype | None) -> Any:
     if name is None:
         return None
     from llava_grounding.checkpoints import choose_dtype

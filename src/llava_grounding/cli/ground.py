@@ -44,7 +44,7 @@ def ground(
     limits = common.image_limits(max_megapixels)
     picture = load_image(image, limits)
     with common.clean_stdout(as_json):
-        engine = common.load_engine(model, device, *([limits] if max_megapixels else []))
+        engine = common.load_engine(model, device, limits)
         answer = as_answer(picture, engine.ground(picture, phrases, threshold), engine.name)
         if out is not None:
             write_files(out, common.answer_files(picture, answer))

@@ -12,22 +12,26 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+from llava_grounding.cli.annotate_look import annotate  # with what annotate_look adds to it
+from llava_grounding.cli.benchmark_tasks import benchmarks
 from llava_grounding.cli.chat import chat
 from llava_grounding.cli.convert import convert
 from llava_grounding.cli.data import data
 from llava_grounding.cli.doctor import doctor
 from llava_grounding.cli.ground import ground
+from llava_grounding.cli.label import label
+from llava_grounding.cli.mcp import mcp
 from llava_grounding.cli.plugins import load_plugins
 from llava_grounding.cli.prompts import InOrder
 from llava_grounding.cli.render import render
 from llava_grounding.cli.report import note, say
+from llava_grounding.cli.serve import serve
 from llava_grounding.cli.terminal import give_up, guarded, one_line, open_streams
+from llava_grounding.cli.train import train
 from llava_grounding.errors import LlavaGroundingError, cut_short
 
 PROGRAM = "llava-grounding"
@@ -63,19 +67,12 @@ app.command()(render)
 app.add_typer(convert, name="convert")
 app.command()(doctor)
 app.add_typer(data, name="data")
-
-
-def _add_commands_of_other_rooms() -> None:
-    if find_spec("llava_grounding.cli.annotate_look"):  # it adds to what `annotate` has
-        app.add_typer(import_module("llava_grounding.cli.annotate_look").annotate, name="annotate")
-    if find_spec("llava_grounding.cli.benchmark_tasks"):
-        app.add_typer(import_module("llava_grounding.cli.benchmark_tasks").benchmarks, name="benchmark")
-    for name in ("train", "serve", "label", "mcp"):
-        if find_spec(f"llava_grounding.cli.{name}"):
-            app.command()(getattr(import_module(f"llava_grounding.cli.{name}"), name))
-
-
-_add_commands_of_other_rooms()
+app.add_typer(annotate, name="annotate")
+app.add_typer(benchmarks, name="benchmark")
+app.command()(train)
+app.command()(serve)
+app.command()(label)
+app.command()(mcp)
 
 
 def _show_version(wanted: bool) -> None:

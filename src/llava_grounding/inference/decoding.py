@@ -133,8 +133,8 @@ class TokenSampler:
             )
         if self._generator is None:
             return best
-        chances = (logits.cpu() / self._temperature).softmax(dim=-1)
-        return int(torch.multinomial(chances, 1, generator=self._generator))
+        probabilities = (logits.cpu() / self._temperature).softmax(dim=-1)
+        return int(torch.multinomial(probabilities, 1, generator=self._generator))
 
 
 def stop_requested(stop: StopSignal | None) -> bool:

@@ -219,8 +219,8 @@ class GroundedChat:
             UsageError: if phrases are no list of texts, too many, or one is longer than the model reads.
         """
         check_threshold(score_threshold)
-        phrases = _listed(phrases)
-        texts = self._referring_texts(phrases)
+        phrases = _checked_phrases(phrases)
+        texts = [self._referring_text(phrase) for phrase in phrases]
         return self._ground_in(self._encode_images([image])[0], phrases, texts, score_threshold)
 
     def ground_batch(
@@ -244,8 +244,8 @@ class GroundedChat:
         check_threshold(score_threshold)
         if isinstance(images, (str, bytes, os.PathLike)) or not isinstance(images, Iterable):
             raise UsageError(f"images must be a list of images, got {shown(images)}")
-        phrases = _listed(phrases)
-        texts = self._referring_texts(phrases)
+        phrases = _checked_phrases(phrases)
+        texts = [self._referring_text(phrase) for phrase in phrases]
         found: list[list[GroundedPhrase]] = []
         left = iter(images)
         while part := list(islice(left, batch_size)):
@@ -273,7 +273,8 @@ class GroundedChat:
         Args:
             score_threshold: above which a region is kept; None is the model's own.
         """
-        return self._select(image, phrases, self._referring_texts(phrases), score_threshold)
+        phrases = _checked_phrases(phrases)
+        return self._select(image, phrases, [self._referring_text(phrase) for phrase in phrases], score_threshold)
 
     def _select(
         self,
@@ -293,20 +294,6 @@ class GroundedChat:
 
     def _encode_images(self, images: Iterable[ImageSource]) -> list[ImageContext]:
         return self._runtime.encode_images([load_image(image, self._limits) for image in images])
-
-    def _referring_texts(self, phrases: Sequence[str]) -> list[EncodedText]:
-        if isinstance(phrases, str):
-            raise UsageError(f'phrases must be a list of texts, as in ["{phrases:.40}"], got one text')
-        if not isinstance(phrases, Iterable):
-            raise UsageError(f"phrases must be a list of texts, got {shown(phrases)}")
-        if len(phrases) > MAX_PHRASES:
-            raise UsageError(f"phrases must be at most {MAX_PHRASES:,} at a time, got more; ask for the rest by itself")
-        texts = []
-        for phrase in phrases:
-            if not isinstance(phrase, str):
-                raise UsageError(f"phrases must be a list of texts, got one of type {type(phrase).__name__}")
-            texts.append(self._referring_text(phrase))
-        return texts
 
     def _referring_text(self, phrase: str) -> EncodedText:
         """The dialogue that names a phrase; refused, if it is too long, before it costs anything."""
@@ -363,11 +350,23 @@ class GroundedChat:
         return [contexts[key] for key in keys]
 
 
-def _listed(phrases: Sequence[str]) -> Sequence[str]:
-    """Phrases of any iterable, which may have no end; what is no list of texts stays as it is and is refused later."""
-    if isinstance(phrases, str) or not isinstance(phrases, Iterable):
-        return phrases
-    return list(islice(phrases, MAX_PHRASES + 1))
+def _checked_phrases(phrases: Iterable[str]) -> list[str]:
+    """The phrases of any iterable, which may have no end.
+
+    Raises:
+        UsageError: if they are no texts, or too many.
+    """
+    if isinstance(phrases, str):
+        raise UsageError(f'phrases must be a list of texts, as in ["{phrases:.40}"], got one text')
+    if not isinstance(phrases, Iterable):
+        raise UsageError(f"phrases must be a list of texts, got {shown(phrases)}")
+    listed = list(islice(phrases, MAX_PHRASES + 1))
+    if len(listed) > MAX_PHRASES:
+        raise UsageError(f"phrases must be at most {MAX_PHRASES:,} at a time, got more; ask for the rest by itself")
+    for phrase in listed:
+        if not isinstance(phrase, str):
+            raise UsageError(f"phrases must be a list of texts, got one of type {type(phrase).__name__}")
+    return listed
 
 
 def _check_batch_size(batch_size: object) -> None:

@@ -12,10 +12,11 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from llava_grounding.colours import RGB
 from llava_grounding.errors import ShapeError
 from llava_grounding.geometry import box_area, clip_stroke
 from llava_grounding.masks import mask_to_box
-from llava_grounding.render.palette import BLACK, RGB, WHITE, ink_on
+from llava_grounding.render.palette import BLACK, WHITE, ink_on
 
 _MIN_LONG_SIDE = 640
 _MIN_SHORT_SIDE = 48

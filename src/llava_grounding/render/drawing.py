@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from llava_grounding.colours import RGB, mix
 from llava_grounding.image_files import ImageSource, load_image
 from llava_grounding.render.canvas import Canvas
-from llava_grounding.render.palette import BLACK, GREY, RGB, WHITE, ink_on, mix, phrase_color
+from llava_grounding.render.palette import BLACK, GREY, WHITE, ink_on, phrase_color
 from llava_grounding.render.parts import DOUBT_MARK, DOUBTFUL, NOT_FOUND, picture_of, text_pieces
 from llava_grounding.render.typeset import NO_BREAK, Piece, Run, Typesetter
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
@@ -168,7 +169,7 @@ def _draw_run(
             ink = GREY
             _dotted_line(draw, corners, GREY, max(1, size // 12))
         elif is_words:
-            draw.rectangle(corners, fill=mix(color, WHITE, 0.3))
+            draw.rectangle(corners, fill=mix(color, WHITE, 0.7))
             draw.line((corners[0], corners[3], corners[2], corners[3]), fill=color, width=max(2, size // 9))
         else:
             ink = ink_on(color)

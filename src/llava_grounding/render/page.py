@@ -17,9 +17,10 @@ from string import Template
 import numpy as np
 from PIL import Image
 
+from llava_grounding.colours import RGB
 from llava_grounding.image_files import ImageSource
 from llava_grounding.render.outline import MAX_EDGES, mask_to_path
-from llava_grounding.render.palette import RGB, WHITE, css, ink_on, phrase_color
+from llava_grounding.render.palette import WHITE, css, ink_on, phrase_color
 from llava_grounding.render.parts import DOUBT_MARK, DOUBTFUL, NOT_FOUND, picture_of, text_pieces
 from llava_grounding.render.typeset import clean
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Region, VisualPrompt

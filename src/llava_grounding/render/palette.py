@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-RGB = tuple[int, int, int]
+from llava_grounding.colours import RGB
 
 BLACK: RGB = (0, 0, 0)
 WHITE: RGB = (255, 255, 255)
@@ -33,12 +33,6 @@ def contrast(first: RGB, second: RGB) -> float:
     """Contrast ratio of the WCAG, 1 to 21."""
     darker, lighter = sorted((_luminance(first), _luminance(second)))
     return (lighter + 0.05) / (darker + 0.05)
-
-
-def mix(color: RGB, other: RGB, share: float) -> RGB:
-    """`share` of `color`, the rest of `other`."""
-    red, green, blue = (round(share * a + (1 - share) * b) for a, b in zip(color, other, strict=True))
-    return red, green, blue
 
 
 def css(color: RGB) -> str:

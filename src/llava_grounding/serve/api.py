@@ -86,7 +86,7 @@ def _routes(service: Service, metrics: Metrics) -> FastAPI:
     )
 
     @app.exception_handler(ApiError)
-    async def told(_: Request, problem: Exception) -> Response:
+    async def api_error(_: Request, problem: Exception) -> Response:
         assert isinstance(problem, ApiError)
         return JSONResponse(problem.body(), problem.status, problem.headers)
 

@@ -34,9 +34,9 @@ _SAME_BOX = 0.3  # IoU from which a region may be what a drawn box is about
 _PICTURE = re.compile(r"\$([A-Za-z_][A-Za-z0-9_]*)")
 
 Ground = Callable[[str, Sequence[str], float | None], Awaitable[tuple[tuple[int, int], list[GroundedPhrase]]]]
-"""Address of a picture, phrases, threshold -> its size (w, h), and what each phrase names."""
+"""Address of a picture, phrases, score threshold -> its size (w, h), and what each phrase names."""
 Point = Callable[[str, VisualPrompt, float | None], Awaitable[list[Region]]]
-"""Address of a picture, what is pointed at, threshold -> regions of the answer to what it is."""
+"""Address of a picture, what is pointed at, score threshold -> regions of the answer to what it is."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pydantic_core import from_json
 
 from llava_grounding.errors import DataError
 from llava_grounding.inference.decoding import Decoding
+from llava_grounding.serve.disconnects import unless_left
 from llava_grounding.serve.jobs import AnswerWritten, PhrasesFound
 from llava_grounding.serve.label_studio import POINTED_QUESTION, LabelStudioBackend
 from llava_grounding.serve.service import Service
@@ -51,7 +52,7 @@ def add_label_studio(
     async def predict(request: Request) -> Response:
         asked = await body(request)
         try:
-            return JSONResponse(await service.unless_left(request, backend.predict(asked)))
+            return JSONResponse(await unless_left(request, backend.predict(asked)))
         except Exception as error:  # noqa: BLE001  whatever it is, the client gets no text of it
             raise service.problem(error) from None
 
@@ -64,18 +65,19 @@ def _backend(service: Service, settings: ServeSettings, label_studio: LabelStudi
     pictures = TaskPictures(label_studio, settings.image_limits, service.images.bytes_of)
 
     async def ground(
-        address: str, phrases: Sequence[str], threshold: float | None
+        address: str, phrases: Sequence[str], score_threshold: float | None
     ) -> tuple[tuple[int, int], list[GroundedPhrase]]:
         picture = await service.in_thread(lambda: service.images.read_bytes(pictures.bytes_of(address)))
-        found = await service.last(GroundTask(picture, tuple(phrases), threshold))
+        found = await service.last(GroundTask(picture, tuple(phrases), score_threshold))
         assert isinstance(found, PhrasesFound)
         return picture.size_wh, await service.in_thread(lambda: service.phrases(found))
 
-    async def point(address: str, prompt: VisualPrompt, threshold: float | None) -> list[Region]:
+    async def point(address: str, prompt: VisualPrompt, score_threshold: float | None) -> list[Region]:
         picture = await service.in_thread(lambda: service.images.read_bytes(pictures.bytes_of(address)))
         prompt.validate(picture.size_wh)
         question = Question(POINTED_QUESTION, (prompt,))
-        written = await service.last(ChatTask(picture, (), question, True, Decoding(_TOKENS, 0.0, None), threshold))
+        task = ChatTask(picture, (), question, True, Decoding(_TOKENS), score_threshold)
+        written = await service.last(task)
         assert isinstance(written, AnswerWritten)
         answer = await service.in_thread(written.answer)
         return [region for phrase in answer.phrases for region in phrase.regions]

@@ -165,7 +165,7 @@ class Scheduler:
         try:
             if isinstance(job.task, GroundTask):
                 image = self._batcher.image_of(job, results)
-                found = self._chat.select_phrases(image, job.task.phrases, job.task.threshold)
+                found = self._chat.select_phrases(image, job.task.phrases, job.task.score_threshold)
                 job.tell(PhrasesFound(found, image.letterbox))
             else:
                 self._running.append(self._batcher.begin(job, results))

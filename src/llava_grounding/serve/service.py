@@ -10,10 +10,9 @@ import io
 import json
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -26,6 +25,8 @@ from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.processing.text_length import check_characters_fit
 from llava_grounding.render import answer_to_html, draw_answer
 from llava_grounding.serve import wire
+from llava_grounding.serve.disconnects import unless_left
+from llava_grounding.serve.event_bridge import EventBridge
 from llava_grounding.serve.fetching import Fetcher
 from llava_grounding.serve.images import ImageReader
 from llava_grounding.serve.jobs import AnswerWritten, Event, Failed, Job, PhrasesFound
@@ -42,28 +43,6 @@ Result = TypeVar("Result")
 _READERS = 2  # threads that decode pictures, draw, and unpack masks; each may hold one large picture
 _GRACE_TO_TELL = 2.0  # seconds after its deadline that the scheduler has to say so itself
 _LOG = logging.getLogger(__name__)
-
-
-class HandOver:
-    """Brings events from the scheduler's thread to queues of an event loop, all that have come with one wake of it."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._events: deque[tuple[asyncio.Queue[Event], Event]] = deque()
-        self._waking = False
-
-    def put(self, told: asyncio.Queue[Event], event: Event) -> None:
-        """From any one thread; the loop may have ended meanwhile."""
-        self._events.append((told, event))
-        if not self._waking and not self.loop.is_closed():
-            self._waking = True
-            self.loop.call_soon_threadsafe(self._deliver)
-
-    def _deliver(self) -> None:
-        self._waking = False  # first: what comes from now on wakes the loop again
-        while self._events:
-            told, event = self._events.popleft()
-            told.put_nowait(event)
 
 
 class Service:
@@ -85,7 +64,7 @@ class Service:
             else None
         )
         self.images = ImageReader(chat.processor.encode_image, settings.image_limits, fetch)
-        self._handing: HandOver | None = None
+        self._bridge: EventBridge | None = None
         self._threads = ThreadPoolExecutor(_READERS, "reader")
 
     def start(self) -> None:
@@ -138,10 +117,10 @@ class Service:
         body, task = await self._read(request, ChatRequest, deadline, self._chat_task)
         events = self._events(task, began, deadline)
         if body.stream:
-            first = await _unless_left(request, anext(events))  # a question's faults are told by the status
+            first = await unless_left(request, anext(events))  # a question's faults are told by the status
             return self._stream(request, body, first, events)
-        async with _closing(events):
-            return await _unless_left(request, self._whole(request, body, events))
+        async with aclosing(events):
+            return await unless_left(request, self._whole(request, body, events))
 
     def _chat_task(self, body: ChatRequest) -> ChatTask:
         self.check_model(body.model)
@@ -172,10 +151,10 @@ class Service:
         completion = wire.Completion(self._chat.name, grounding_options(body).masks)
         # Sent together, as far as it comes together: each piece that is sent costs as much as what is in ten of them.
         sent, event = wire.event(completion.first()), first
-        async with _closing(events):
+        async with aclosing(events):
             try:
                 while True:
-                    for value in await self._told(request, body, completion, event):
+                    for value in await self._chunks(request, body, completion, event):
                         sent += wire.event(value)
                     if isinstance(event, AnswerWritten):
                         break
@@ -186,7 +165,7 @@ class Service:
                 sent += wire.event(self.problem(error).body())
             yield sent + wire.DONE
 
-    async def _told(
+    async def _chunks(
         self, request: Request, body: ChatRequest, completion: wire.Completion, event: Event
     ) -> list[dict[str, Any]]:
         """The chunks that an event makes."""
@@ -212,8 +191,8 @@ class Service:
         deadline = began + self._settings.timeout_seconds
         body, task = await self._read(request, GroundRequest, deadline, self._ground_task)
         events = self._events(task, began, deadline)
-        async with _closing(events):
-            found = await _unless_left(request, anext(events))
+        async with aclosing(events):
+            found = await unless_left(request, anext(events))
         assert isinstance(found, PhrasesFound)
         return {
             "object": "grounding",
@@ -236,7 +215,7 @@ class Service:
         began = time.monotonic()
         event: Event | None = None
         events = self._events(task, began, began + self._settings.timeout_seconds)
-        async with _closing(events):
+        async with aclosing(events):
             async for event in events:  # noqa: B007  the last is what is wanted
                 pass
         assert isinstance(event, (AnswerWritten, PhrasesFound))
@@ -245,12 +224,6 @@ class Service:
     def phrases(self, found: PhrasesFound) -> list[GroundedPhrase]:
         """Phrases with their regions in the picture; takes time in proportion to them."""
         return found.phrases(self._chat.processor)
-
-    @staticmethod
-    async def unless_left(request: Request, answer: Awaitable[Result]) -> Result:
-        """An answer, as long as its client waits for it."""
-        result: Result = await _unless_left(request, answer)
-        return result
 
     async def render(self, request: Request) -> tuple[bytes, str]:
         """A file of an answer, and its type."""
@@ -300,15 +273,15 @@ class Service:
 
     async def _events(self, task: ChatTask | GroundTask, began: float, deadline: float) -> AsyncGenerator[Event]:
         """What the scheduler tells of a task, until its last event; leaving it cancels the task."""
-        loop, told, hand_over = asyncio.get_running_loop(), asyncio.Queue[Event](), self._hand_over()
-        job = Job(task, lambda event: hand_over.put(told, event), deadline)
+        loop, queue, bridge = asyncio.get_running_loop(), asyncio.Queue[Event](), self._bridge_to_loop()
+        job = Job(task, lambda event: bridge.put(queue, event), deadline)
         self.scheduler.submit(job)
         left = max(deadline - time.monotonic(), 0) + _GRACE_TO_TELL
-        timer = loop.call_later(left, told.put_nowait, Failed(too_slow()))
+        timer = loop.call_later(left, queue.put_nowait, Failed(too_slow()))
         text_came = False
         try:
             while True:
-                event = await told.get()
+                event = await queue.get()
                 if isinstance(event, Failed):
                     raise self.problem(event.error)
                 if not text_came and isinstance(event, TextDelta):
@@ -321,12 +294,12 @@ class Service:
             timer.cancel()
             self.scheduler.cancel(job)
 
-    def _hand_over(self) -> HandOver:
+    def _bridge_to_loop(self) -> EventBridge:
         """The way from the scheduler's thread to the loop that runs."""
         loop = asyncio.get_running_loop()
-        if self._handing is None or self._handing.loop is not loop:
-            self._handing = HandOver(loop)
-        return self._handing
+        if self._bridge is None or self._bridge.loop is not loop:
+            self._bridge = EventBridge(loop)
+        return self._bridge
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
         """What takes time, in one of a few threads."""
@@ -347,34 +320,6 @@ def _plain(data: bytes) -> Any:
         return from_json(data)
     except ValueError:
         return None
-
-
-@asynccontextmanager
-async def _closing(events: AsyncGenerator[Event]) -> AsyncIterator[None]:
-    try:
-        yield
-    finally:
-        await events.aclose()
-
-
-async def _unless_left(request: Request, answer: Any) -> Any:
-    """Wait for an answer, but no longer than its client does."""
-    working = asyncio.ensure_future(answer)
-    leaving = asyncio.ensure_future(_left(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ApiError(499, "the client has left", "client_left")
-        return working.result()
-    finally:
-        for one in (working, leaving):
-            one.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _note(request: Request, written: AnswerWritten) -> None:

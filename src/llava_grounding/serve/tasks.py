@@ -70,7 +70,7 @@ class ChatTask:
     question: Question
     grounded: bool
     decoding: Decoding
-    threshold: float | None = None
+    score_threshold: float | None = None
     stop: tuple[str, ...] = ()
     stream: bool = False
     """Regions are wanted as soon as their phrase has closed."""
@@ -82,7 +82,7 @@ class GroundTask:
 
     picture: Picture
     phrases: tuple[str, ...]
-    threshold: float | None = None
+    score_threshold: float | None = None
 
 
 def grounding_options(request: ChatRequest) -> GroundingOptions:
@@ -118,7 +118,7 @@ def chat_task(request: ChatRequest, images: ImageReader, settings: ServeSettings
         questions[-1],
         grounded=options.mode != "off",
         decoding=decoding,
-        threshold=options.threshold,
+        score_threshold=options.threshold,
         stop=stop,
         stream=bool(request.stream),
     )

@@ -6,7 +6,7 @@ of cells. The two cross-entropies are what makes a small backbone learn 100 kind
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -90,6 +90,16 @@ def ground_classes(
     return model.grounder.ground(memory, embeds.expand(mask.shape[0], -1, -1), mask, with_aux=True)
 
 
+@dataclass(frozen=True)
+class ClassTaskOutput:
+    """What the task of class names found in the images, what was matched in it, and its losses."""
+
+    grounding: GrounderOutput
+    matched: CriterionResult
+    losses: dict[str, Tensor]
+    """By name; `loss` is their weighted sum."""
+
+
 def class_losses(
     model: LlavaGroundingForConditionalGeneration,
     phrases: ClassPhrases,
@@ -98,8 +108,8 @@ def class_losses(
     batch: ClassBatch,
     denoising: int = 0,
     output: GrounderOutput | None = None,
-) -> tuple[GrounderOutput, CriterionResult, dict[str, Tensor]]:
-    """What was found in the images, what was matched in it, and its losses; `loss` is their weighted sum.
+) -> ClassTaskOutput:
+    """Losses of class names as phrases.
 
     With `denoising`, so many disturbed copies of each object learn to be put right as well.
 
@@ -124,7 +134,7 @@ def class_losses(
         disturbed = denoising_losses(model.grounder, embeds, criterion, memory, targets, batch.phrase_mask, denoising)
         losses["denoising"] = disturbed["loss"]
         total = total + weights.denoising * disturbed["loss"]
-    return output, result, losses | {"loss": total}
+    return ClassTaskOutput(output, result, losses | {"loss": total})
 
 
 def hide_phrases(output: GrounderOutput, phrase_mask: Tensor) -> GrounderOutput:

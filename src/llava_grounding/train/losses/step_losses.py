@@ -48,7 +48,7 @@ def pretrain_losses(
 ) -> dict[str, Tensor]:
     """Losses of class names as phrases; `loss` is their weighted sum."""
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
-    losses = class_losses(model, phrases, criteria, memory, batch, denoising)[2]
+    losses = class_losses(model, phrases, criteria, memory, batch, denoising).losses
     return {name: value * shares.objects for name, value in losses.items()}
 
 
@@ -165,7 +165,5 @@ def _class_task(
     """Losses of class names on the queries that the language model reads, and of what these tokens say."""
     assert batch.classes is not None
     assert batch.words is not None
-    output, result, losses = class_losses(
-        model, phrases, criteria, features.memory, batch.classes, denoising, features.proposals
-    )
-    return losses | {"words": word_loss(model, output, result, batch.words)}
+    found = class_losses(model, phrases, criteria, features.memory, batch.classes, denoising, features.proposals)
+    return found.losses | {"words": word_loss(model, found.grounding, found.matched, batch.words)}
