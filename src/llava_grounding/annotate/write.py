@@ -34,6 +34,8 @@ from llava_grounding.visual_prompts import prompt_to_dict
 MANIFEST = "manifest.json"
 GVC, GVC_R, MARKS, RECORDS = "gvc.json", "gvc_r.json", "marks.json", "records.jsonl"
 REJECTED, DROPPED, INSTANCES = "rejected.jsonl", "dropped_phrases.jsonl", "instances.json"
+COUNTS = ("samples", "accepted", "phrases", "instances_named", "gvc", "gvc_r", "marks")
+"""What a manifest counts."""
 FILES = (MANIFEST, GVC, GVC_R, MARKS, RECORDS, REJECTED, DROPPED, INSTANCES, LABEL_SETS)
 """Of a finished folder; the manifest is put there last."""
 RECORD_VERSION = 1
@@ -68,7 +70,7 @@ class Region:
 
 
 class JsonList:
-    """A JSON list or JSON lines, written entry by entry; counts and hashes what it writes."""
+    """A JSON list or JSON lines, written entry by entry; counts and hashes what it writes. Leaving it abandons it."""
 
     def __init__(self, path: Path, head: str = "[\n", tail: str = "\n]\n", between: str = ",\n") -> None:
         self._file: IO[bytes] = path.open("xb")
@@ -78,6 +80,12 @@ class JsonList:
         self._waiting: list[str] = []
         self._characters = 0
         self.raw(head)
+
+    def __enter__(self) -> JsonList:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abandon()
 
     @classmethod
     def lines(cls, path: Path) -> JsonList:
@@ -109,7 +117,7 @@ class JsonList:
         self.count += 1
 
     def abandon(self) -> None:
-        """Close the file as it is."""
+        """Close the file as it is, if it is not finished."""
         self._file.close()
 
     def close(self) -> dict[str, Any]:
@@ -140,9 +148,7 @@ class Writer:
         self.rejections: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.repairs: Counter[str] = Counter()
-        self.counts: Counter[str] = Counter(
-            dict.fromkeys(("samples", "accepted", "phrases", "instances_named", "gvc", "gvc_r", "marks"), 0)
-        )
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
 
     def reject(self, what: Unusable) -> None:
         """Note a sample that gives nothing."""
@@ -358,12 +364,18 @@ def marks_entry(task: AnnotationTask, marked: Marked) -> dict[str, Any]:
 
 
 class InstancesFile:
-    """A COCO instances file written row by row: images first, then annotations."""
+    """A COCO instances file written row by row: images first, then annotations. Leaving it abandons it."""
 
     def __init__(self, path: Path, categories: Sequence[Any]) -> None:
         head = '{"categories":' + json.dumps(list(categories), ensure_ascii=False) + ',\n"images":[\n'
         self._file = JsonList(path, head, "\n]}\n")
         self._images: int | None = None
+
+    def __enter__(self) -> InstancesFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.abandon()
 
     def image(self, text: str) -> None:
         """Write the row of an image, as it stands in a file."""
@@ -388,13 +400,13 @@ class InstancesFile:
 def write_instances(path: Path, index: LabelIndex, image_ids: Iterable[int]) -> dict[str, Any]:
     """The part of the instances file that is about these images, row by row as it stands there."""
     ids = list(image_ids)
-    file = InstancesFile(path, index.categories)
-    for image_id in ids:
-        file.image(index.image_row(image_id))
-    for image_id in ids:
-        for row in index.annotation_rows(image_id):
-            file.annotation(row)
-    return file.close()
+    with InstancesFile(path, index.categories) as file:
+        for image_id in ids:
+            file.image(index.image_row(image_id))
+        for image_id in ids:
+            for row in index.annotation_rows(image_id):
+                file.annotation(row)
+        return file.close()
 
 
 def _one_line(text: str) -> str:
