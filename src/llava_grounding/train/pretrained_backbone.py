@@ -50,7 +50,7 @@ def load_pretrained_backbone(backbone: nn.Module, name: str) -> int:
     Raises:
         ConfigError: if there are no weights of that name, or they are of another size than the backbone.
         MissingExtraError: if the package that carries them is not installed.
-        CheckpointError: if its file is damaged.
+        CheckpointError: if its file is damaged, or a value is no finite number.
     """
     wanted, model_type, read = _source(name)
     body = backbone.body if isinstance(backbone, Backbone) else None
@@ -65,6 +65,9 @@ def load_pretrained_backbone(backbone: nn.Module, name: str) -> int:
             f"the weights `{name}` do not fit the backbone of the model, which has other sizes; `{misfits[0]}` "
             f"differs, and {len(misfits) - 1} more tensors"
         )
+    for key in own:
+        if not bool(weights[key].isfinite().all()):
+            raise CheckpointError(f"the weights `{name}` are damaged: `{key}` has values that are no finite numbers")
     body.load_state_dict(weights)
     return len(weights)
 
