@@ -32,6 +32,8 @@ MAX_MESSAGE = 2000
 """Characters of a whole message."""
 STAND_IN = "\ufffd"
 """For a character that is not shown."""
+VALUE_ERRORS = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
+"""What taking a parsed value apart raises where it is of another form, or one of its numbers beyond floating point."""
 
 
 class LlavaGroundingError(Exception):

@@ -199,3 +199,25 @@ def test_regions_of_a_dialogue_that_is_made_are_told_by_their_place(tmp_path: Pa
     assert all(re.search(r"<(click|box|scribble|mask) around \d+,\d+>", line) for line in asked)
     _, lines = draw_record(replace(record, instances=()), dialogue_settings({}), 0)
     assert lines == ["training makes no dialogue of it"]
+
+
+def test_converted_labels_do_not_replace_those_they_are_made_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_files(tmp_path, {"1.png": picture()})
+    labels = write_json(tmp_path / "instances.json", {**coco([labelled(1, [1, 1, 4, 4])]), "info": "mine"})
+    before = labels.read_bytes()
+    for place in (tmp_path, labels):
+        assert run(["data", "convert", str(place), str(tmp_path)]) == 2
+        assert "instances.json` would overwrite the labels" in capsys.readouterr().err
+    assert labels.read_bytes() == before
+
+
+def test_drawings_do_not_replace_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_files(tmp_path, {"001.png": picture()})
+    data = coco([labelled(1, [1, 1, 4, 4])])
+    data["images"] = [{**data["images"][0], "file_name": "001.png"}]
+    write_json(tmp_path / "instances.json", data)
+    assert run(["data", str(tmp_path), "--draw", "1", "--out", str(tmp_path)]) == 2
+    assert "001.png` would overwrite the picture" in capsys.readouterr().err
+    assert (tmp_path / "001.png").read_bytes() == picture()

@@ -14,8 +14,10 @@ import pytest
 from fake_engine import FakeEngine, Result
 from PIL import Image
 
+from annotate.miniature import write
 from llava_grounding.cli import outputs
 from llava_grounding.cli.common import ANSWER_FILES
+from llava_grounding.cli.main import run
 from llava_grounding.cli.outputs import refuse_overwriting, write_files
 from llava_grounding.errors import UsageError
 
@@ -245,3 +247,44 @@ def test_a_device_takes_what_is_written(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="No such device"):  # nobody reads it, and nobody waits
         write_files(tmp_path, {"pipe": b"x"})
+
+
+@pytest.fixture(scope="module")
+def annotated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two finished folders of annotations, halves of one run."""
+    folder = tmp_path_factory.mktemp("annotated")
+    paths = write(folder / "in", pictures=True)
+    given = ["--instances", str(paths["instances"]), "--captions", str(paths["captions"])]
+    for number in "12":
+        assert run(["annotate", "run", *given, "--shard", f"{number}/2", "--out", str(folder / number)]) == 0
+    return folder / "1", folder / "2"
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "instances.json", "manifest.json"])
+def test_what_is_made_of_annotations_replaces_none_of_their_files(
+    call: Call, annotated: tuple[Path, Path], name: str
+) -> None:
+    first, second = annotated
+    kept, images = (first / name).read_bytes(), first.parent / "in"
+    assert_refused(call("annotate", "merge", first, second, "--out", first), "the shard")
+    for command in (
+        ("stats", first, "--plot", first / name),
+        ("show", first, 1, "--images", images, "--out", first / name),
+        ("review", first, "--images", images, "--page", first / name),
+    ):
+        assert_refused(call("annotate", *command), "the data", name)
+    assert (first / name).read_bytes() == kept
+
+
+def test_a_drawing_of_a_record_does_not_replace_its_picture(call: Call, annotated: tuple[Path, Path]) -> None:
+    images = annotated[0].parent / "in"
+    picture = next(iter(sorted(images.glob("*.jpg"))))
+    kept = picture.read_bytes()
+    assert_refused(call("annotate", "show", annotated[0], 1, "--images", images, "--out", picture), "the picture")
+    assert picture.read_bytes() == kept
+
+
+def test_a_comparison_replaces_no_results(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "scores.jsonl").write_text("{}\n")
+    given = (tmp_path, tmp_path, "--out", tmp_path / "scores.jsonl")
+    assert_refused(call("benchmark", "compare", *given), "the results", "scores.jsonl")

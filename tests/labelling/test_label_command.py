@@ -364,6 +364,9 @@ def test_what_cannot_be_written_in_the_end_is_refused_before_any_work(
     (photos / "a.jpg").unlink()
     (tmp_path / "mine" / "labels").mkdir(parents=True)
     assert "has a `labels` that was not written here" in refused(photos, "--out", tmp_path / "mine", "--format", "yolo")
+    (tmp_path / "many.txt").write_text("\n".join(f"thing {number}" for number in range(10_001)))
+    many = refused(photos, "--out", tmp_path / "x", "--classes", tmp_path / "many.txt")
+    assert "classes must be at most 10,000, got 10,001" in many
     (tmp_path / "list.lst").write_text(f"{photos}/a.png\n")
     assert "photos must have paths below one folder" in refused(
         tmp_path / "list.lst", "--out", tmp_path / "x", "--format", "voc"
@@ -378,7 +381,7 @@ def test_what_cannot_be_written_in_the_end_is_refused_before_any_work(
     assert "--question is asked only where" in refused(
         photos, "--out", tmp_path / "x", "--class", "dog", "--question", "What?"
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.lst", "mine", "none.txt", "photos"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.lst", "many.txt", "mine", "none.txt", "photos"]
 
 
 def test_a_folder_that_was_written_here_is_written_again_and_keeps_what_is_not_ours(

@@ -10,9 +10,10 @@ import pytest
 from data_sets import source, write_source
 from small_training import recipe
 
-from llava_grounding.errors import ConfigError, DataError
+from llava_grounding.errors import ConfigError, DataError, LlavaGroundingError
 from llava_grounding.model.presets import preset
 from llava_grounding.model.sizes import meta_model
+from llava_grounding.train import training_setup
 from llava_grounding.train.batching.sources import open_source
 from llava_grounding.train.dry_run import Memory, dry_run, estimate_memory
 from llava_grounding.train.plan import PartPlan
@@ -212,3 +213,15 @@ class TestMemory:
         rows = [PartPlan("language_model", trainable=3, frozen=7, rates=(1e-3,), whole=10)]
         memory = estimate_memory(rows, recipe("align"), 1, 9, 2)
         assert (memory.gradients, memory.optimizer) == (10 * 4, 10 * 8)
+
+
+@pytest.mark.parametrize("name", ["missing/nanodet.json", "efficientnet_lite9", f"{'a' * 5000}.json"])
+def test_backbone_weights_that_are_not_there_are_told_before_anything_is_built(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = recipe("pretrain_grounder", preset="nano", backbone_weights=name)
+    with pytest.raises(LlavaGroundingError, match="pretrained backbone"):
+        dry_run(asked)
+    monkeypatch.setattr(training_setup, "open_sources", lambda *_, **__: pytest.fail("something was opened"))
+    with pytest.raises(LlavaGroundingError, match="pretrained backbone"):
+        training_setup.build_training_setup(asked, tmp_path)

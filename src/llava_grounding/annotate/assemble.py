@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,13 +19,16 @@ from llava_grounding.annotate.marked import Marked
 from llava_grounding.annotate.samples import Shard, SourceKind, Unusable, iter_samples
 from llava_grounding.annotate.tasks import AnnotationTask, iter_tasks
 from llava_grounding.annotate.verify import verify
-from llava_grounding.annotate.write import MANIFEST, Writer
+from llava_grounding.annotate.write import COUNTS, MANIFEST, Writer
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.plain_files import file_hash, parse_json, read_file
 from llava_grounding.data.readers.coco import LABEL_SETS
+from llava_grounding.data.readers.numbers import are_numbers, is_whole
 from llava_grounding.errors import DataError
 
 MANIFEST_VERSION = 1
+_COUNTED = ("counts", "rejections", "dropped_phrases", "repairs")
+_USED = ("requests", "prompt_tokens", "completion_tokens")
 _TOLD_EVERY = 500  # samples
 
 
@@ -242,7 +245,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished folder.
 
     Raises:
-        DataError: if there is none, or it is of another version.
+        DataError: if there is none, it is of another version, or not as this release writes it.
     """
     path = folder / MANIFEST
     try:
@@ -251,4 +254,29 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder} holds no finished annotations: cannot read {path}: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("version") != MANIFEST_VERSION:
         raise DataError(f"{path} must be a manifest of version {MANIFEST_VERSION}; annotate again with this release")
+    wrong = next(_misshapen(manifest), None)
+    if wrong is not None:
+        raise DataError(f"{path} is damaged: `{wrong}` is not as this release writes it; annotate again")
     return manifest
+
+
+def _misshapen(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of a manifest whose values are of another form, first those that later ones are looked for in."""
+    yield from (key for key in ("inputs", "answers", "usage", *_COUNTED) if not isinstance(manifest.get(key), dict))
+    for key in _COUNTED:
+        yield from (f"{key}.{name}" for name, count in manifest[key].items() if not _is_count(count))
+    yield from (f"counts.{name}" for name in COUNTS if name not in manifest["counts"])
+    usage, reviews = manifest["usage"], manifest.get("reviews", [])
+    yield from (f"usage.{name}" for name in _USED if not _is_count(usage.get(name)))
+    if not are_numbers(usage.get("prices", [0, 0]), 2):
+        yield "usage.prices"
+    if not isinstance(reviews, list):
+        yield "reviews"
+    if not isinstance(manifest.get("shard"), str):
+        yield "shard"
+    if "limit" not in manifest or not isinstance(manifest["limit"], int | None):
+        yield "limit"
+
+
+def _is_count(value: Any) -> bool:
+    return is_whole(value) and 0 <= value < 2**63

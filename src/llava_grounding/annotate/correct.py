@@ -24,7 +24,7 @@ from llava_grounding.annotate.verdicts import PhraseKey, Verdict, precision_of
 from llava_grounding.annotate.verify import span_fault
 from llava_grounding.annotate.write import DROPPED, INSTANCES, RECORDS, REJECTED, Writer
 from llava_grounding.data.images import NamesOnly
-from llava_grounding.errors import DataError
+from llava_grounding.errors import VALUE_ERRORS, DataError
 
 REJECTED_BY_HAND = "rejected in review"
 """Reason for which a phrase is dropped that a person rejected."""
@@ -98,7 +98,7 @@ def _in_order(folder: Path, index: LabelIndex) -> Iterator[tuple[str, Any]]:
         for row in iter_rows(folder / name):
             try:
                 yield int(row.value["position"]), order, name, _read(name, row)
-            except (LookupError, TypeError, ValueError) as error:
+            except VALUE_ERRORS as error:
                 raise DataError(f"{folder / name}, line {row.number} is not as this release writes it") from error
 
     records = ((record.position, 1, RECORDS, (record, task)) for record, task in _tasks(folder, index))

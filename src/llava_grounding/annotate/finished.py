@@ -14,8 +14,9 @@ from llava_grounding.annotate.json_stream import iter_rows
 from llava_grounding.annotate.label_index import LabelIndex, open_index
 from llava_grounding.annotate.write import INSTANCES, RECORD_VERSION, RECORDS
 from llava_grounding.data.images import ImageStore
+from llava_grounding.data.readers.reading import is_whole
 from llava_grounding.data.record import Record
-from llava_grounding.errors import DataError
+from llava_grounding.errors import VALUE_ERRORS, DataError, shown
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, PackedRegion, Region
 
 
@@ -71,7 +72,7 @@ def iter_records(folder: Path) -> Iterator[FinishedRecord]:
             if row.value["version"] != RECORD_VERSION:
                 raise ValueError(f"version {row.value['version']}")
             texts = tuple(
-                FinishedText(label, str(one["text"]), tuple(one["phrases"]))
+                FinishedText(label, str(one["text"]), tuple(map(_phrase, one["phrases"])))
                 for label, one in row.value["texts"].items()
             )
             entry = row.value
@@ -85,10 +86,21 @@ def iter_records(folder: Path) -> Iterator[FinishedRecord]:
                 int(entry["rounds"]),
                 any("prompt" in one for one in entry["pointed_at"].values()),
             )
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except VALUE_ERRORS as error:
             raise DataError(
                 f"{folder / RECORDS}, line {row.number} must be a record of version {RECORD_VERSION}: {error!r}"
             ) from error
+
+
+def _phrase(value: Any) -> Mapping[str, Any]:
+    """A phrase of a record, held to its form."""
+    spans, ids = value["span"], value["annotations"]
+    is_span = isinstance(spans, list) and len(spans) == 2 and all(map(is_whole, spans))
+    if not (isinstance(value["text"], str) and is_span and isinstance(ids, list)):
+        raise TypeError(f"a phrase must have `text`, `span` and `annotations`, got {shown(value)}")
+    if not all(is_whole(one) or isinstance(one, str) for one in ids):
+        raise TypeError(f"`annotations` of a phrase must be ids, got {shown(ids)}")
+    return value
 
 
 class FinishedLabels:

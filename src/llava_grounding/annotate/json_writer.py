@@ -19,7 +19,7 @@ _BUFFER = 2**16  # characters
 
 
 class JsonList:
-    """A JSON list or JSON lines, written entry by entry; counts and hashes what it writes."""
+    """A JSON list or JSON lines, written entry by entry; counts and hashes what it writes. Leaving it abandons it."""
 
     def __init__(self, path: Path, head: str = "[\n", tail: str = "\n]\n", between: str = ",\n") -> None:
         self._file: IO[bytes] = path.open("xb")
@@ -29,6 +29,12 @@ class JsonList:
         self._waiting: list[str] = []
         self._characters = 0
         self.raw(head)
+
+    def __enter__(self) -> JsonList:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abandon()
 
     @classmethod
     def lines(cls, path: Path) -> JsonList:
@@ -60,7 +66,7 @@ class JsonList:
         self.count += 1
 
     def abandon(self) -> None:
-        """Close the file as it is."""
+        """Close the file as it is, if it is not finished."""
         self._file.close()
 
     def close(self) -> dict[str, Any]:
@@ -72,12 +78,18 @@ class JsonList:
 
 
 class InstancesFile:
-    """A COCO instances file written row by row: images first, then annotations."""
+    """A COCO instances file written row by row: images first, then annotations. Leaving it abandons it."""
 
     def __init__(self, path: Path, categories: Sequence[Any]) -> None:
         head = '{"categories":' + json.dumps(list(categories), ensure_ascii=False) + ',\n"images":[\n'
         self._file = JsonList(path, head, "\n]}\n")
         self._images: int | None = None
+
+    def __enter__(self) -> InstancesFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.abandon()
 
     def image(self, text: str) -> None:
         """Write the row of an image, as it stands in a file."""
@@ -102,13 +114,13 @@ class InstancesFile:
 def write_instances(path: Path, index: LabelIndex, image_ids: Iterable[int]) -> dict[str, Any]:
     """The part of the instances file that is about these images, row by row as it stands there."""
     ids = list(image_ids)
-    file = InstancesFile(path, index.categories)
-    for image_id in ids:
-        file.image(index.image_row(image_id))
-    for image_id in ids:
-        for row in index.annotation_rows(image_id):
-            file.annotation(row)
-    return file.close()
+    with InstancesFile(path, index.categories) as file:
+        for image_id in ids:
+            file.image(index.image_row(image_id))
+        for image_id in ids:
+            for row in index.annotation_rows(image_id):
+                file.annotation(row)
+        return file.close()
 
 
 def _one_line(text: str) -> str:

@@ -96,7 +96,7 @@ class LabelIndex:
         ids: dict[int, None] = {}
         for key in dict.fromkeys(keys):
             if isinstance(key, int):
-                ids[key] = None
+                ids |= {} if _stored(key) is None else {key: None}
                 continue
             found = self._db.execute("select id from image where name = ?", (key,)).fetchall()
             if not found and (number := coco_number(key)) is not None:
@@ -201,6 +201,7 @@ def _insert(db: sqlite3.Connection, annotations: list[tuple[int | None, int, str
 
 
 def _stored(number: int | None) -> int | None:
+    """A number that SQLite can hold; None for all others, which no row has."""
     return number if number is not None and abs(number) < 2**63 else None
 
 

@@ -9,6 +9,8 @@ import heapq
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from llava_grounding.annotate.write import (
 )
 from llava_grounding.data.readers.coco import LABEL_SETS
 from llava_grounding.endpoints.limits import cost_of
-from llava_grounding.errors import DataError
+from llava_grounding.errors import VALUE_ERRORS, DataError, shown
 
 _PARTS = {"gvc": GVC, "gvc_r": GVC_R, "marks": MARKS}
 _SAME = ("inputs", "answers", "limit")
@@ -91,9 +93,9 @@ def check_shards(shards: Sequence[Path], manifests: Sequence[dict[str, Any]]) ->
         if shard.number in numbers:
             raise DataError(f"{path} and {numbers[shard.number]} are both shard {shard}")
         numbers[shard.number] = path
-    missing = [str(number) for number in range(1, count + 1) if number not in numbers]
+    missing = [str(number) for number in islice((one for one in range(1, count + 1) if one not in numbers), 10)]
     if missing:
-        raise DataError(f"shards {', '.join(missing[:10])} of {count} are missing")
+        raise DataError(f"shards {', '.join(missing)} of {count} are missing")
 
 
 def _sum(manifests: Sequence[dict[str, Any]], key: str, names: Sequence[str] = ()) -> Counter[str]:
@@ -110,39 +112,52 @@ def _in_order(shards: Sequence[Path], name: str) -> Iterator[tuple[int, Row]]:
 
     def rows(number: int) -> Iterator[tuple[int, int, Row]]:
         for row in iter_rows(shards[number] / name):
-            try:
-                yield int(row.value["position"]), number, row
-            except (LookupError, TypeError, ValueError) as error:
-                raise DataError(f"{shards[number] / name}, line {row.number} has no position") from error
+            yield _number_in(row, "position", shards[number] / name), number, row
 
     merged = heapq.merge(*map(rows, range(len(shards))), key=lambda one: one[:2])
     return ((number, row) for _, number, row in merged)
 
 
+def _number_in(row: Row, key: str, path: Path) -> int:
+    try:
+        return int(row.value[key])
+    except VALUE_ERRORS as error:
+        raise DataError(f"{path}: {row.key} {row.number} must have a whole number as `{key}`") from error
+
+
 def _merge_lines(shards: Sequence[Path], folder: Path, name: str) -> dict[str, Any]:
-    file = JsonList.lines(folder / name)
-    for _, row in _in_order(shards, name):
-        file.add_text(row.text)
-    return file.close()
+    with JsonList.lines(folder / name) as file:
+        for _, row in _in_order(shards, name):
+            file.add_text(row.text)
+        return file.close()
 
 
 def _merge_records(shards: Sequence[Path], folder: Path) -> dict[str, Any]:
     """Records, and with each the entries it gave."""
-    outputs = {part: JsonList(folder / name) for part, name in _PARTS.items()}
-    records = JsonList.lines(folder / RECORDS)
     entries = [{part: iter_rows(shard / name) for part, name in _PARTS.items()} for shard in shards]
-    for number, row in _in_order(shards, RECORDS):
-        records.add_text(row.text)
-        for part in row.value.get("in", ()):
-            entry = next(entries[number].get(part, iter(())), None)
-            if entry is None:
-                raise DataError(f"{shards[number] / _PARTS.get(part, RECORDS)} has fewer entries than {RECORDS} says")
-            outputs[part].add_text(entry.text)
-    for number, parts in enumerate(entries):
-        for part, rest in parts.items():
-            if next(rest, None) is not None:
-                raise DataError(f"{shards[number] / _PARTS[part]} has more entries than {RECORDS} says")
-    return {**{_PARTS[part]: file.close() for part, file in outputs.items()}, RECORDS: records.close()}
+    with ExitStack() as opened:
+        outputs = {part: opened.enter_context(JsonList(folder / name)) for part, name in _PARTS.items()}
+        records = opened.enter_context(JsonList.lines(folder / RECORDS))
+        for number, row in _in_order(shards, RECORDS):
+            records.add_text(row.text)
+            for part in _parts_of(row, shards[number] / RECORDS):
+                entry = next(entries[number][part], None)
+                if entry is None:
+                    raise DataError(f"{shards[number] / _PARTS[part]} has fewer entries than {RECORDS} says")
+                outputs[part].add_text(entry.text)
+        for number, parts in enumerate(entries):
+            for part, rest in parts.items():
+                if next(rest, None) is not None:
+                    raise DataError(f"{shards[number] / _PARTS[part]} has more entries than {RECORDS} says")
+        return {**{_PARTS[part]: file.close() for part, file in outputs.items()}, RECORDS: records.close()}
+
+
+def _parts_of(row: Row, path: Path) -> list[str]:
+    """In which files a record has an entry."""
+    parts = row.value.get("in", [])
+    if not isinstance(parts, list) or any(not isinstance(one, str) or one not in _PARTS for one in parts):
+        raise DataError(f"{path}, line {row.number}: `in` must be a list of {', '.join(_PARTS)}, got {shown(parts)}")
+    return parts
 
 
 def _merge_instances(shards: Sequence[Path], folder: Path) -> dict[str, Any]:
@@ -151,24 +166,24 @@ def _merge_instances(shards: Sequence[Path], folder: Path) -> dict[str, Any]:
     def rows(number: int, wanted: str, key: str) -> Iterator[tuple[int, int, Row]]:
         for row in iter_rows(shards[number] / INSTANCES, ("categories", "images", "annotations")):
             if row.key == wanted:
-                yield int(row.value[key]), number, row
+                yield _number_in(row, key, shards[number] / INSTANCES), number, row
 
     categories = [_categories(shard) for shard in shards]
     if any(one != categories[0] for one in categories):
         raise DataError(f"{INSTANCES} of the shards must have the same categories")
-    file = InstancesFile(folder / INSTANCES, categories[0])
+
+    def in_order(wanted: str, key: str) -> Iterator[tuple[int, int, Row]]:
+        return heapq.merge(*(rows(number, wanted, key) for number in range(len(shards))), key=lambda one: one[:2])
+
     owner: dict[int, int] = {}
-    for image_id, number, row in heapq.merge(
-        *(rows(number, "images", "id") for number in range(len(shards))), key=lambda one: one[:2]
-    ):
-        if owner.setdefault(image_id, number) == number:
-            file.image(row.text)
-    for image_id, number, row in heapq.merge(
-        *(rows(number, "annotations", "image_id") for number in range(len(shards))), key=lambda one: one[:2]
-    ):
-        if owner.get(image_id) == number:
-            file.annotation(row.text)
-    return file.close()
+    with InstancesFile(folder / INSTANCES, categories[0]) as file:
+        for image_id, number, row in in_order("images", "id"):
+            if owner.setdefault(image_id, number) == number:
+                file.image(row.text)
+        for image_id, number, row in in_order("annotations", "image_id"):
+            if owner.get(image_id) == number:
+                file.annotation(row.text)
+        return file.close()
 
 
 def _categories(shard: Path) -> list[Any]:

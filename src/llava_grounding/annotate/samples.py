@@ -20,6 +20,7 @@ from llava_grounding.data.readers.rows import pairs_of
 from llava_grounding.errors import DataError, UsageError, quoted
 
 SourceKind = Literal["captions", "dialogues"]
+_LONGEST_SHARD = 30  # characters
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Shard:
             UsageError: if it is none.
         """
         number, _, count = text.partition("/")
-        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        is_share = len(text) <= _LONGEST_SHARD and number.isdecimal() and count.isdecimal()
+        if not (is_share and 1 <= int(number) <= int(count)):
             raise UsageError(f"a shard must be K/N with 1 <= K <= N, such as 2/8, got {quoted(text)}")
         return cls(int(number), int(count))
 

@@ -29,6 +29,8 @@ from llava_grounding.visual_prompts import prompt_to_dict
 MANIFEST = "manifest.json"
 GVC, GVC_R, MARKS, RECORDS = "gvc.json", "gvc_r.json", "marks.json", "records.jsonl"
 REJECTED, DROPPED, INSTANCES = "rejected.jsonl", "dropped_phrases.jsonl", "instances.json"
+COUNTS = ("samples", "accepted", "phrases", "instances_named", "gvc", "gvc_r", "marks")
+"""What a manifest counts."""
 FILES = (MANIFEST, GVC, GVC_R, MARKS, RECORDS, REJECTED, DROPPED, INSTANCES, LABEL_SETS)
 """Of a finished folder; the manifest is put there last."""
 RECORD_VERSION = 1
@@ -54,9 +56,7 @@ class Writer:
         self.rejections: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.repairs: Counter[str] = Counter()
-        self.counts: Counter[str] = Counter(
-            dict.fromkeys(("samples", "accepted", "phrases", "instances_named", "gvc", "gvc_r", "marks"), 0)
-        )
+        self.counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
 
     def reject(self, what: Unusable) -> None:
         """Note a sample that gives nothing."""

@@ -20,7 +20,7 @@ from llava_grounding.data.plain_files import read_file
 from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.gvc import SUFFIX
 from llava_grounding.data.readers.reading import naming, read_json
-from llava_grounding.errors import DataError, shown
+from llava_grounding.errors import VALUE_ERRORS, DataError, shown
 
 _IMAGE_PREFIX = "COCO_val2014_"
 
@@ -125,7 +125,7 @@ def _caps_boxes(path: Path) -> Iterator[tuple[int, _ImageLabels]]:
             image = coco_number(name if "." in name else f"{name}.jpg")
             things = tuple((str(one["category"]), as_box(one["bbox"])) for one in line["instances"])
             captions = tuple(str(one) for one in line.get("captions", ()))
-        except (KeyError, TypeError, AttributeError) as error:
+        except VALUE_ERRORS as error:
             raise DataError(
                 f"{path}, line {number}: expected `id`, `captions` and `instances`, got {shown(line)}"
             ) from error

@@ -17,7 +17,7 @@ import numpy as np
 from llava_grounding.benchmark.adapters import Adapter, RawPhrase
 from llava_grounding.benchmark.files import read_json_object, read_lines
 from llava_grounding.benchmark.samples import BenchmarkSample, Rle, SampleSet, as_box
-from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, shown
+from llava_grounding.errors import VALUE_ERRORS, DataError, LlavaGroundingError, UsageError, shown
 from llava_grounding.masks import check_rles, rle_to_box
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase
 
@@ -219,7 +219,7 @@ class _Reader:
             self._note(place, problem.reason, str(problem))
         except LlavaGroundingError as error:
             self._note(place, "unfit_value", str(error))
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except VALUE_ERRORS as error:
             self._note(place, "unfit_value", f"{type(error).__name__}: {error}")
 
     def _note(self, place: str, reason: str, detail: str) -> None:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llava_grounding.benchmark.metrics import Interval
 from llava_grounding.data.plain_files import file_hash, open_regular
 from llava_grounding.errors import DataError
+from llava_grounding.typed_values import as_type
 
 _BLOCK = 2**20
 _SETTINGS = ("*config.json", "tokenizer*.json", "*.jinja", "*.model")
@@ -88,10 +88,17 @@ class Metric:
         return text if self.interval is None else f"{text} [{self.interval.low:.3f}, {self.interval.high:.3f}]"
 
 
-def metric_from(entry: Mapping[str, Any]) -> Metric:
-    """A metric from its plain data."""
-    interval = entry.get("interval")
-    return Metric(**{**entry, "interval": Interval(**interval) if interval else None})
+def metric_from(entry: object) -> Metric:
+    """A metric from its plain data.
+
+    Raises:
+        DataError: if it is none.
+    """
+    typed = as_type(entry, Metric, "metric")
+    if typed.problems:
+        raise DataError(typed.problems[0])
+    metric: Metric = typed.value
+    return metric
 
 
 def markdown_text(text: object) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from llava_grounding.benchmark.files import read_lines, read_values, write_aside
-from llava_grounding.errors import DataError, LlavaGroundingError, shown
+from llava_grounding.errors import VALUE_ERRORS, DataError, LlavaGroundingError, shown
 from llava_grounding.masks import check_rles
 from llava_grounding.visual_prompts import PROMPT_KINDS, VisualPrompt, prompt_from_dict, prompt_to_dict
 
@@ -159,7 +159,7 @@ class BenchmarkSample:
             sample.visual_prompts()
         except KeyError as error:
             raise DataError(f"a sample must have `{error.args[0]}`, it is missing") from error
-        except (TypeError, ValueError, AttributeError, OverflowError, LlavaGroundingError) as error:
+        except (LlavaGroundingError, *VALUE_ERRORS) as error:
             raise DataError(f"a sample has a value that does not fit: {error}") from error
         count = len(sample.instances)
         named = [*sample.marks, *(index for phrase in sample.phrases for index in phrase.targets)]
@@ -288,9 +288,9 @@ def as_box(value: Any) -> tuple[float, float, float, float]:
     """
     numbers = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
     fits = len(numbers) == 4 and all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
-    if fits:
+    if fits and all(abs(one) <= sys.float_info.max for one in numbers):  # NaN is not, nor is a whole number beyond it
         x0, y0, x1, y1 = (float(one) for one in numbers)
-        if all(map(math.isfinite, (x0, y0, x1, y1))) and x0 <= x1 and y0 <= y1:
+        if x0 <= x1 and y0 <= y1:
             return x0, y0, x1, y1
     raise DataError(f"a box must be four finite numbers x0 <= x1 and y0 <= y1, got {shown(value)}")
 

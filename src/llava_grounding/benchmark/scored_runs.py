@@ -21,6 +21,7 @@ from llava_grounding.benchmark.runs import versions
 from llava_grounding.benchmark.samples import SampleSet, about_set
 from llava_grounding.benchmark.scores import SampleScore
 from llava_grounding.benchmark.tasks import find_task
+from llava_grounding.data.readers.numbers import is_whole
 from llava_grounding.errors import DataError, shown
 
 SCORED, SCORES, JUDGEMENTS = "scored.json", "scores.jsonl", "judgements.jsonl"
@@ -175,12 +176,13 @@ def _check_about(about: Mapping[str, Any], path: Path) -> None:
         if not isinstance(about.get(key), kind) or isinstance(about[key], bool):
             raise DataError(f"{path} is damaged: `{key}` is {shown(about.get(key))}; score the run again")
     data = about["set"]
-    if not all(isinstance(data.get(key), str) for key in ("name", "split", "sha256")):
+    is_named = all(isinstance(data.get(key), str) for key in ("name", "split", "sha256"))
+    if not is_named or not is_whole(data.get("count")):
         raise DataError(f"{path} is damaged: `set` is {shown(data)}; score the run again")
     try:
         for one in about["extra_metrics"]:
             metric_from(one)
-    except (TypeError, ValueError, AttributeError) as error:
+    except DataError as error:
         raise DataError(f"{path} is damaged: `extra_metrics` are none: {error}; score the run again") from error
 
 

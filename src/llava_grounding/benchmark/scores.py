@@ -22,7 +22,7 @@ from llava_grounding.benchmark.metrics import (
     share_statistic,
 )
 from llava_grounding.benchmark.report import Metric
-from llava_grounding.errors import DataError, shown
+from llava_grounding.errors import VALUE_ERRORS, DataError, shown
 
 State = Literal["answered", "empty", "unparsable", "not_judged", "failed", "missing", "not_applicable"]
 """Of a sample: `empty`: nothing was said or pointed at; `unparsable`: no metric can read it; `failed`: the system gave
@@ -97,7 +97,7 @@ class SampleScore:
             if not all(-_ROUNDING <= one <= 1 + _ROUNDING for one in shares):  # NaN is not
                 raise DataError(f"scores and quality must be in 0 to 1, got {shown(shares)}")
             return found
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except VALUE_ERRORS as error:
             raise DataError(f"not the score of a sample: {error}") from error
 
 

@@ -55,7 +55,7 @@ def review(
     if images is None or page is None:
         raise UsageError("give --images PLACE and --page FILE.html, or --verdicts FILE")
     sampled = sample_phrases(folder, count, seed)
-    refuse_overwriting([("data", folder)], [page])
+    refuse_overwriting(_files(folder, images, page), [page])
     labels = _labels(folder, images)
     try:
         write_files(page.parent, {page.name: review_page(folder, sampled, labels).encode()})
@@ -74,7 +74,7 @@ def _take_verdicts(folder: Path, paths: list[Path], out: Path | None) -> None:
         say(f"{line}\n")
     if out is None:
         return
-    check_out(out, FILES, [("data", folder), *(("data", folder / name) for name in FILES)])
+    check_out(out, FILES, _files(folder))
     with exchanged_files(out, FILES) as aside:
         manifest = correct(folder, verdicts, aside, folder / STORE)
     for line in summary(manifest):
@@ -90,11 +90,12 @@ def stats(
     """Tell phrases per answer, instances per phrase, and which categories are named how often."""
     from llava_grounding.annotate.stats import compute_stats
 
+    if plot is not None:
+        refuse_overwriting(_files(folder), [plot])
     found = compute_stats(folder)
     for line in found.lines():
         say(f"{line}\n")
     if plot is not None:
-        refuse_overwriting([("data", folder)], [plot])
         write_files(plot.parent, {plot.name: found.to_svg().encode()})
 
 
@@ -113,7 +114,7 @@ def show(
     """Draw one record: its first answer with phrases, boxes and masks, or its marks."""
     from llava_grounding.annotate.drawing import draw_marked, draw_record
 
-    refuse_overwriting([("data", folder)], [out])
+    refuse_overwriting(_files(folder, images, out), [out])
     labels = _labels(folder, images)
     try:
         picture, lines = (draw_marked if marks else draw_record)(folder, number, labels)
@@ -136,10 +137,10 @@ def draw_marks(
     """Draw the marks of all records into their pictures; the same command resumes a stopped run."""
     from llava_grounding.annotate.assemble import read_manifest
     from llava_grounding.annotate.marked_pictures import write_marked_pictures
-    from llava_grounding.annotate.write import FILES, MARKS
+    from llava_grounding.annotate.write import MARKS
     from llava_grounding.data.images import open_images
 
-    check_out(out, [MARKS], [("data", folder), *(("data", folder / name) for name in FILES)])
+    check_out(out, [MARKS], _files(folder))
     total = read_manifest(folder)["counts"]["marks"]
     with progress_bar("Drawing", total if limit is None else min(limit, total)) as tell:
         store = open_images(images)
@@ -192,11 +193,21 @@ def merge(
     from llava_grounding.annotate.merge import merge as put_together
     from llava_grounding.annotate.write import FILES
 
-    check_out(out, FILES, [("shard", shard) for shard in shards])
+    check_out(out, FILES, [one for shard in shards for one in _files(shard, called="shard")])
     with exchanged_files(out, FILES) as aside:
         manifest = put_together(shards, aside)
     for line in summary(manifest):
         say(f"{line}\n")
+
+
+def _files(
+    folder: Path, images: Path | None = None, out: Path | None = None, called: str = "data"
+) -> list[tuple[str, Path]]:
+    """What is read of a finished folder, and the picture that a file of this name may be."""
+    from llava_grounding.annotate.write import FILES
+
+    pictures = [("picture", images / out.name)] if images is not None and out is not None else []
+    return [(called, folder), *((called, folder / name) for name in FILES), *pictures]
 
 
 def _labels(folder: Path, images: Path) -> FinishedLabels:

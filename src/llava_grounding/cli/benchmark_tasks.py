@@ -266,9 +266,11 @@ def compare(
     """Compare two systems on the same set: paired bootstrap, and which samples changed."""
     from llava_grounding.benchmark.comparison import compare_folders
     from llava_grounding.benchmark.files import as_json as to_json
+    from llava_grounding.benchmark.scored_runs import JUDGEMENTS, SCORED, SCORES
 
     if out is not None:
-        check_out(out.parent, [out.name], [("results", first), ("results", second)])
+        kept = (*_REPORTS, SCORED, SCORES, JUDGEMENTS)
+        check_out(out.parent, [out.name], [("results", folder / name) for folder in (first, second) for name in kept])
     found = compare_folders(first, second, seed)
     text = to_json(found.to_dict(), indent=2)
     say(text if as_json else found.to_markdown())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llava_grounding.cli.outputs import check_out, given_path, write_files
+from llava_grounding.cli.outputs import check_out, given_path, refuse_overwriting, write_files
 from llava_grounding.cli.report import note, say
 from llava_grounding.errors import DataError, UsageError, quoted
 
@@ -112,6 +112,8 @@ def convert(
     if len(found) != 1:
         raise UsageError(f"{quoted(str(place))} must be of one kind, got {', '.join(one.what for one in found)}")
     (one,) = found
+    read = [("labels", value) for value in one.values.values() if isinstance(value, Path)]
+    refuse_overwriting(read, [out / name for name in _COCO_FILES])
     if one.missing:
         key, what = next(iter(one.missing.items()))
         raise UsageError(f"`{key}`, {what}, was not found; say {key}=PATH")
@@ -183,14 +185,20 @@ def _draw(dataset: Dataset, dialogue: Mapping[str, Any], count: int, out: Path) 
     """Some records, spread over all, drawn with their labels; what is learnt of them is printed."""
     from llava_grounding.cli.common import png_bytes
     from llava_grounding.cli.data_drawing import draw_record
+    from llava_grounding.data.images import FileBytes
     from llava_grounding.dialogues.settings import dialogue_settings
 
     total = len(dataset)
     numbers = [place * total // count for place in range(count)] if count < total else range(total)
     drawn = {}
+    names = [f"{place:03}.png" for place in range(1, count + 1)]
     for place, number in enumerate(numbers if count else (), start=1):
         try:
-            picture, lines = draw_record(dataset[number], dialogue_settings(dialogue), seed=number)
+            record = dataset[number]
+            if isinstance(record.read_bytes, FileBytes):
+                folder = record.read_bytes.path.parent
+                refuse_overwriting([("picture", folder / name) for name in names], [out / name for name in names])
+            picture, lines = draw_record(record, dialogue_settings(dialogue), seed=number)
         except DataError as error:
             note(f"{dataset[number].id}: not drawn: {error}")
             continue

@@ -106,7 +106,7 @@ def _classes(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...] 
     """Names from both options, each refused now if the model could not be asked for it."""
     from llava_grounding.data.plain_files import read_file
     from llava_grounding.labelling.labeller import read_classes
-    from llava_grounding.processing.conversation import referring_turn
+    from llava_grounding.processing.conversation import MAX_PHRASES, referring_turn
 
     if not given and file is None:
         return None
@@ -121,6 +121,8 @@ def _classes(given: Sequence[str] | None, file: Path | None) -> tuple[str, ...] 
         except UnicodeDecodeError as error:
             raise UsageError(f"a file of classes must be UTF-8 text, got {quoted(str(file))}") from error
     names = read_classes("\n".join(lines))
+    if len(names) > MAX_PHRASES:
+        raise UsageError(f"classes must be at most {MAX_PHRASES:,}, got {len(names):,}; label with the others apart")
     for name in names:
         referring_turn(name)
     return names

@@ -27,15 +27,13 @@ from llava_grounding.inference.decoding import Decoding, GenerationOptions, Stop
 from llava_grounding.inference.runtime import PHRASES_PER_PASS, ImageContext, Runtime
 from llava_grounding.markup import PhraseSpan
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
-from llava_grounding.processing.conversation import referring_turn
+from llava_grounding.processing.conversation import MAX_PHRASES, referring_turn
 from llava_grounding.processing.phrases import as_spoken
 from llava_grounding.processing.processor import EncodedText, LlavaGroundingProcessor
 from llava_grounding.processing.selection import PhraseSelection
 from llava_grounding.processing.text_length import check_characters_fit
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
 
-MAX_PHRASES = 10_000
-"""Of one `ground`."""
 MAX_QUESTIONS = 100_000
 """Of one `ask_batch`, whose answers are held until the last is there."""
 _NO_IMAGE = Letterbox.fit((1, 1), (1, 1))  # for texts without visual prompts

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llava_grounding.errors import DataError, LlavaGroundingError, shown
+from llava_grounding.errors import VALUE_ERRORS, DataError, LlavaGroundingError, shown
 from llava_grounding.masks import check_rle
 from llava_grounding.structures import PackedRegion, Region
 
@@ -85,7 +85,7 @@ def result_from_dict(data: Mapping[str, Any]) -> Result:
         raise
     except KeyError as error:
         raise DataError(f"a labelled photo must have `{error.args[0]}`, it is missing") from error
-    except (LlavaGroundingError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (LlavaGroundingError, *VALUE_ERRORS) as error:
         raise DataError(f"a labelled photo has a value that does not fit: {error}") from error
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llava_grounding.errors import DataError, UsageError, shown
+from llava_grounding.errors import VALUE_ERRORS, DataError, UsageError, shown
 from llava_grounding.labelling.labels import LabelledPhoto, Result, json_text, result_from_dict
 from llava_grounding.labelling.photos import Photo
 from llava_grounding.own_files import open_own
@@ -62,7 +62,7 @@ class Progress:
                 self._lines[str(value["image"])] = _Line(offset, str(value["stamp"]))
                 return
             version = value[_HEAD]
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
+        except (*VALUE_ERRORS, RecursionError) as error:
             raise DataError(
                 f"line {number} of {self.path} must be a labelled photo in JSON: {error}; remove the file to begin anew"
             ) from error

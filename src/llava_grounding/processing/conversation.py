@@ -14,6 +14,8 @@ from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.structures import Message
 
 GROUNDING_SUFFIX = " (with grounding)"
+MAX_PHRASES = 10_000
+"""Of one call that finds phrases."""
 PieceKind = Literal["begin", "image", "question", "answer", "whole"]
 _REFERRING_QUESTION = "Find {}."
 _HALF = re.compile("[\ud800-\udfff]")

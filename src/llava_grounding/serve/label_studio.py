@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from llava_grounding.errors import DataError, quoted, shown
+from llava_grounding.errors import VALUE_ERRORS, DataError, quoted, shown
 from llava_grounding.geometry import box_iou
 from llava_grounding.labelling.exporters.label_studio import prediction
 from llava_grounding.labelling.labels import Label
@@ -67,7 +67,7 @@ class LabellingConfig:
             raise DataError(f"label_config must be XML of at most {_MAX_CONFIG} characters without a DOCTYPE")
         try:
             root = ElementTree.fromstring(text)
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, ValueError) as error:
             raise DataError("label_config must be XML, and cannot be read") from error
         images = [tag for tag in root.iter("Image") if tag.get("name")]
         field = _PICTURE.fullmatch(images[0].get("value", "")) if images else None
@@ -131,7 +131,7 @@ class Pointing:
                     (points if one.get("is_positive", 1) else outside).append([x, y])
                 else:
                     box = (x, y, x + float(value["width"]) / 100, y + float(value["height"]) / 100)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except VALUE_ERRORS as error:
             raise DataError(f"a context must have results as Label Studio makes them, got {shown(drawn)}") from error
         if not isinstance(label, str) or not (points or box):
             raise DataError("a context must have a point inside the thing or a rectangle around it, with a label")

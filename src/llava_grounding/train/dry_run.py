@@ -14,6 +14,7 @@ from llava_grounding.train.batching.sources import open_sources, scenes_without_
 from llava_grounding.train.batching.stream import Portion
 from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.plan import PartPlan, apply_plan, part_plans, plan_lines, stage_plan
+from llava_grounding.train.pretrained_backbone import check_pretrained
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.run import check_trackers
 from llava_grounding.train.training_setup import class_names, model_config
@@ -50,6 +51,8 @@ def dry_run(recipe: Recipe, root: Path | None = None, processes: int = 1) -> lis
         UsageError: whatever would stop the run before its first step.
     """
     plan = stage_plan(recipe)
+    if recipe.backbone_weights is not None:
+        check_pretrained(recipe.backbone_weights)
     scenes = SceneConfig if "language" in plan.tasks else scenes_without_dialogues
     sources = open_sources(recipe.data, root, scenes, commercial_use=recipe.commercial_use)
     open_sources(recipe.validation, root)

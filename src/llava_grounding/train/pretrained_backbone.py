@@ -5,6 +5,7 @@ Reads tensors only (`weights_only`, after a look at the archive), renames them, 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, missing_extra
+from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, missing_extra, quoted
 from llava_grounding.model.backbone import Backbone
 from llava_grounding.model.efficientnet_lite import STAGES, VARIANTS, EfficientNetLite, EfficientNetLiteConfig
 from llava_grounding.model.nanodet import NanoDet, NanoDetConfig
@@ -50,7 +51,7 @@ def load_pretrained_backbone(backbone: nn.Module, name: str) -> int:
     Raises:
         ConfigError: if there are no weights of that name, or they are of another size than the backbone.
         MissingExtraError: if the package that carries them is not installed.
-        CheckpointError: if its file is damaged.
+        CheckpointError: if its file is damaged, or a value is no finite number.
     """
     wanted, model_type, read = _source(name)
     body = backbone.body if isinstance(backbone, Backbone) else None
@@ -65,17 +66,31 @@ def load_pretrained_backbone(backbone: nn.Module, name: str) -> int:
             f"the weights `{name}` do not fit the backbone of the model, which has other sizes; `{misfits[0]}` "
             f"differs, and {len(misfits) - 1} more tensors"
         )
+    for key in own:
+        if not bool(weights[key].isfinite().all()):
+            raise CheckpointError(f"the weights `{name}` are damaged: `{key}` has values that are no finite numbers")
     body.load_state_dict(weights)
     return len(weights)
+
+
+def check_pretrained(name: str) -> None:
+    """See that there are weights of a name, without reading them.
+
+    Raises:
+        As `load_pretrained_backbone` where there are none.
+    """
+    _source(name)
+    if name in PRETRAINED:
+        weights_file(name)
 
 
 def _source(name: str) -> tuple[type[nn.Module], str, Callable[[Any], dict[str, Tensor]]]:
     """(the backbone that they fit, its model_type, what reads them) of published weights."""
     if name.endswith(".json"):
         path = Path(name)
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113  takes any name, however long
             raise CheckpointError(
-                f"there is no file `{name}` of a pretrained backbone; `make nanodet` fetches NanoDet's"
+                f"there is no file {quoted(name, 300)} of a pretrained backbone; `make nanodet` fetches NanoDet's"
             )
         return (
             NanoDet,

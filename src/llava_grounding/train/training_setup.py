@@ -33,7 +33,7 @@ from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.losses.token_weights import answer_word_weights
 from llava_grounding.train.plan import StagePlan, apply_plan, stage_plan
 from llava_grounding.train.precision import keep_precise
-from llava_grounding.train.pretrained_backbone import load_pretrained_backbone
+from llava_grounding.train.pretrained_backbone import check_pretrained, load_pretrained_backbone
 from llava_grounding.train.recipe import Recipe
 from llava_grounding.train.tokenizer import SPECIAL_TOKENS, train_tokenizer
 from llava_grounding.train.training_module import LossConfig, TrainingModule
@@ -100,6 +100,8 @@ def build_training_setup(
         UsageError: if the recipe asks for what is not there, or what does not fit together.
     """
     plan = stage_plan(recipe)
+    if recipe.backbone_weights is not None:
+        check_pretrained(recipe.backbone_weights)
     torch.manual_seed(recipe.seed)
     # Class names need no dialogues, and drawing is faster without.
     drawn = SceneConfig if "language" in plan.tasks else scenes_without_dialogues
