@@ -26,7 +26,7 @@ from llava_grounding.benchmark.report import metric_from
 from llava_grounding.benchmark.samples import BenchmarkSample
 from llava_grounding.benchmark.scored_runs import _check_about
 from llava_grounding.benchmark.scores import SampleScore
-from llava_grounding.cli.annotate import summary
+from llava_grounding.cli.annotate_folder import summary
 from llava_grounding.cli.main import run
 from llava_grounding.errors import DataError, LlavaGroundingError
 from llava_grounding.labelling.labels import result_from_dict
