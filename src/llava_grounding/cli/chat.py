@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from llava_grounding.image_files import ImageLimits
+    from llava_grounding.inference.protocol import Dialogue
     from llava_grounding.structures import GroundedAnswer, VisualPrompt
 
 _HELP = """/click X,Y   /box X0,Y0,X1,Y1   /scribble x,y x,y ...   /mask FILE
@@ -45,7 +46,7 @@ _HELP = """/click X,Y   /box X0,Y0,X1,Y1   /scribble x,y x,y ...   /mask FILE
 class _Dialogue:
     """What a dialogue in the terminal needs to go on."""
 
-    talk: common.Talk
+    talk: Dialogue
     image: Image.Image
     settings: dict[str, Any]
     out: Path | None
@@ -143,7 +144,7 @@ def _answer_once(
         note(f"Written to {out}: answer.json, answer.png, answer.html")
 
 
-def _stream(talk: common.Talk, question: str, prompts: list[VisualPrompt], settings: dict[str, Any]) -> GroundedAnswer:
+def _stream(talk: Dialogue, question: str, prompts: list[VisualPrompt], settings: dict[str, Any]) -> GroundedAnswer:
     """Print the answer as it comes, then what was found for its phrases."""
     answer: GroundedAnswer | None = None
     said = False

@@ -19,8 +19,9 @@ from llava_grounding.errors import DataError, UsageError, quoted
 
 if TYPE_CHECKING:
     from llava_grounding.image_files import ImageLimits
+    from llava_grounding.inference.protocol import BatchEngine
     from llava_grounding.labelling.exporters import Exporter
-    from llava_grounding.labelling.labeller import Engine, LabelSettings
+    from llava_grounding.labelling.labeller import LabelSettings
     from llava_grounding.labelling.labels import Result
     from llava_grounding.labelling.run import Outcome, Work
 
@@ -36,9 +37,8 @@ class LoadModel:
     device: str | None
     limits: ImageLimits
 
-    def __call__(self) -> Engine:
-        engine: Engine = common.load_engine(self.model, self.device, self.limits)  # type: ignore[assignment]
-        return engine
+    def __call__(self) -> BatchEngine:
+        return common.load_engine(self.model, self.device, self.limits)
 
 
 def label(
