@@ -63,29 +63,35 @@ class _Dialogue:
         return None if self.out is None else self.out / f"{self.answers + 1:03}"
 
 
+QuestionArgument = Annotated[
+    str | None, typer.Argument(metavar="QUESTION", help="With one <region> per prompt; without it, a dialogue.")
+]
+ScribbleOption = Annotated[
+    list[str] | None, typer.Option(metavar='"X,Y X,Y ..."', help="Point with a stroke; repeatable.")
+]
+MaskOption = Annotated[
+    list[str] | None, typer.Option(metavar="FILE", help="Point with a drawn mask, white on black; repeatable.")
+]
+MaxNewTokensOption = Annotated[
+    int, typer.Option(metavar="N", min=1, max=2000, help="Where the answer is cut, 1 to 2000.")
+]
+
+
 def chat(
     ctx: typer.Context,
     image: ImageArgument,
-    question: Annotated[
-        str | None, typer.Argument(metavar="QUESTION", help="With one <region> per prompt; without it, a dialogue.")
-    ] = None,
+    question: QuestionArgument = None,
     click: Annotated[list[str] | None, typer.Option(metavar="X,Y", help="Point at a pixel; repeatable.")] = None,
     box: Annotated[list[str] | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Point with a box; repeatable.")] = None,
-    scribble: Annotated[
-        list[str] | None, typer.Option(metavar='"X,Y X,Y ..."', help="Point with a stroke; repeatable.")
-    ] = None,
-    mask: Annotated[
-        list[str] | None, typer.Option(metavar="FILE", help="Point with a drawn mask, white on black; repeatable.")
-    ] = None,
+    scribble: ScribbleOption = None,
+    mask: MaskOption = None,
     grounding: Annotated[bool, typer.Option("--grounding/--no-grounding", help="Tie phrases to regions.")] = True,
     threshold: ThresholdOption = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
-    max_new_tokens: Annotated[
-        int, typer.Option(metavar="N", min=1, max=2000, help="Where the answer is cut, 1 to 2000.")
-    ] = 256,
+    max_new_tokens: MaxNewTokensOption = 256,
     temperature: Annotated[float, typer.Option(metavar="X", min=0, help="0: always the likeliest word.")] = 0.0,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Makes a temperature repeatable.")] = None,
     max_megapixels: MegapixelsOption = None,
