@@ -5,6 +5,7 @@ import pickle
 import re
 import time
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -175,6 +176,5 @@ def test_no_message_is_longer_than_a_paragraph(error: type[LlavaGroundingError])
 
 
 def test_a_name_of_megabytes_is_like_no_other() -> None:
-    start = time.process_time()
-    assert did_you_mean("num_queries" * 10**6, ["num_queries"]) == ""
-    assert time.process_time() - start < 0.5
+    with mock.patch.object(errors, "SequenceMatcher", side_effect=AssertionError("compared")):
+        assert did_you_mean("num_queries" * 10**6, ["num_queries"]) == ""

@@ -20,7 +20,7 @@ from llava_grounding.benchmark.predictions import PredictedPhrase, PredictedRegi
 from llava_grounding.benchmark.report import hash_settings, hash_weights
 from llava_grounding.benchmark.results_page import results_page
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, SampleSet
-from llava_grounding.benchmark.scored_runs import SCORED, SCORES, results_of, score_run, write_scored
+from llava_grounding.benchmark.scored_runs import SCORED, SCORES, read_scored, results_of, score_run, write_scored
 from llava_grounding.benchmark.systems import SystemSpec
 from llava_grounding.benchmark.tasks import find_task
 from llava_grounding.errors import DataError, UsageError
@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
     said = [Prediction(one.id, f"a cat {EVIL}", (phrase,)) for one in rows]
     system = {"kind": "imported", "name": EVIL}
     scored = score_run(samples, {one.id: one for one in said}, DeterministicJudge(), system, {EVIL: 2}, [EVIL])
-    write_scored(tmp_path / "run", replace(scored, about={**scored.about, "versions": {EVIL: "1"}}))
+    write_scored(tmp_path / "run", replace(scored, about=replace(scored.about, versions={EVIL: "1"})))
     (tmp_path / "judged.jsonl").write_text("")
     return tmp_path / "run"
 
@@ -80,6 +80,7 @@ DAMAGES = {
     **{f"about {key}": change_about(key, None) for key in ("problems", "named_problems", "judge_questions", "notes")},
     "about metrics": change_about("extra_metrics", [{"name": 1}]),
     "about set's name": change_about("set", {"count": 2}),
+    "about set's count": change_about("set", dict.fromkeys(("name", "split", "sha256"), "x")),
     "quality": change_score("quality", "x"),
     "no number": change_score("quality", float("nan")),
     "id": change_score("id", 5),
@@ -99,6 +100,19 @@ def test_a_scored_run_that_is_damaged_is_one_sentence(folder: Path, damage: str)
         results_page(results_of(folder))
 
 
+def test_what_a_scored_run_is_about_is_read_as_it_was_written(folder: Path) -> None:
+    written = (folder / SCORED).read_bytes()
+    run = read_scored(folder)
+    assert (run.about.set.count, run.about.set.left_out, run.about.notes) == (2, {EVIL: 3}, (EVIL,))
+    write_scored(folder, run)
+    assert (folder / SCORED).read_bytes() == written
+    assert results_of(folder, seed=3).to_dict().items() >= {**run.about.to_dict(), "seed": 3}.items()
+    assert list(results_of(folder).to_dict())[:12] == [
+        "report_version", "task", "title", "rules", "rules_version", "set", "notes", "system", "judge", "versions",
+        "seed", "data",
+    ]  # fmt: skip
+
+
 def test_a_scored_run_with_labels_for_keys_is_refused_with_the_way_out(folder: Path) -> None:
     change_about("results_version", 1)(folder)
     with pytest.raises(DataError, match=r"scored\.json must be of version 2, got 1; score the run again"):
@@ -109,7 +123,7 @@ def test_runs_of_two_judges_are_not_compared(folder: Path) -> None:
     other = folder.with_name("other")
     shutil.copytree(folder, other)
     change_about("judge", {"judge": "recorded"})(other)
-    assert compare_folders(folder, other).about["judges"][1] == {"judge": "recorded"}
+    assert compare_folders(folder, other).about.judges[1] == {"judge": "recorded"}
     change_about("judge", {"judge": "endpoint", "model": "some"})(other)
     with pytest.raises(UsageError, match="cannot be compared: their judge differs"):
         compare_folders(folder, other)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from llava_grounding.benchmark.about import About, AboutSet
 from llava_grounding.benchmark.results import Results, SystemResult
 from llava_grounding.cli import main
 from llava_grounding.cli.common import answer_json, print_json
@@ -144,7 +145,8 @@ def test_wrong_use_that_names_what_was_typed_is_printable(capsys: pytest.Capture
 
 
 def test_brackets_in_the_name_of_a_model_are_no_markup() -> None:
-    about = {"title": "data [bold]", "rules": "[b]rules", "notes": ["note [blink]x"]}
+    asked = AboutSet("data", {}, {}, "", 1, "")
+    about = About("", "data [bold]", "[b]rules", "1", asked, ("note [blink]x",), {}, {}, {})
     report = Results(about, (SystemResult("[red]m[/red][/nope]", 1, 1, 0, ()),))
     stream = StringIO()
     Console(file=stream, width=200).print(report.to_table())

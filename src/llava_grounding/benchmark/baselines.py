@@ -27,11 +27,8 @@ Request = tuple[np.ndarray, str, tuple[VisualPrompt, ...], bool]
 
 
 class Chat(Protocol):
-    """Anything that answers questions about images given as (H, W, 3) uint8 arrays."""
-
-    def ask(
-        self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = (), grounded: bool = True, /
-    ) -> GroundedAnswer: ...
+    """Anything that answers questions about images given as (H, W, 3) uint8 arrays: an `Engine`, or a baseline, which
+    has no options."""
 
     def ask_batch(self, questions: Sequence[Request], /) -> Sequence[GroundedAnswer]: ...
 

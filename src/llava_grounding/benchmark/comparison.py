@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from llava_grounding.benchmark.about import About, AboutSet
 from llava_grounding.benchmark.report import markdown_text
 from llava_grounding.benchmark.results import RESULTS_VERSION
 from llava_grounding.benchmark.scored_runs import read_scored
@@ -16,17 +17,34 @@ from llava_grounding.errors import UsageError, shown
 
 
 @dataclass(frozen=True)
+class AboutPair:
+    """What two scored runs have in common, and what their systems are called.
+
+    Args:
+        judges: what each run's judge says of itself.
+        seed: of the bootstrap.
+    """
+
+    title: str
+    task: str
+    set: AboutSet
+    judges: tuple[Mapping[str, Any], Mapping[str, Any]]
+    first: str
+    second: str
+    seed: int
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Two scored runs of the same set.
 
     Args:
-        about: names of the two and of the set.
         differences: one per number that both have.
         changed: samples whose quality differs, the largest change first: id, first, second.
         only_first, only_second: samples that only one has an answer to.
     """
 
-    about: Mapping[str, Any]
+    about: AboutPair
     differences: tuple[Difference, ...]
     changed: tuple[tuple[str, float, float], ...]
     only_first: tuple[str, ...]
@@ -38,7 +56,7 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """The same for people."""
-        title, first, second = (markdown_text(self.about[key]) for key in ("title", "first", "second"))
+        title, first, second = map(markdown_text, (self.about.title, self.about.first, self.about.second))
         lines = [f"# {title}", "", f"A is {first}, B is {second}.", ""]
         lines += ["| metric | A | B | B - A | 95 % interval | B better | images |", "|---|---|---|---|---|---|---|"]
         for one in self.differences:
@@ -69,32 +87,32 @@ def compare_folders(first: Path, second: Path, seed: int = 0) -> Comparison:
     rows = {name for score in one.scores for name in score.rows}
     answered = [{score.id for score in run.scores if score.state not in ("missing", "failed")} for run in (one, other)]
     return Comparison(
-        {
-            "title": f"{one.about['title']}: two systems",
-            "task": one.about["task"],
-            "set": one.about["set"],
-            "judges": [one.about["judge"], other.about["judge"]],
-            "first": one.name,
-            "second": other.name,
-            "seed": seed,
-        },
-        tuple(compare(one.scores, other.scores, find_task(one.about["task"]).statistics(rows), seed)),
+        AboutPair(
+            title=f"{one.about.title}: two systems",
+            task=one.about.task,
+            set=one.about.set,
+            judges=(one.about.judge, other.about.judge),
+            first=one.name,
+            second=other.name,
+            seed=seed,
+        ),
+        tuple(compare(one.scores, other.scores, find_task(one.about.task).statistics(rows), seed)),
         tuple(_changed(one.scores, other.scores)),
         tuple(sorted(answered[0] - answered[1])),
         tuple(sorted(answered[1] - answered[0])),
     )
 
 
-def _check_comparable(one: Mapping[str, Any], other: Mapping[str, Any], refusal: str) -> None:
+def _check_comparable(one: About, other: About, refusal: str) -> None:
     for what, values in (
-        ("task", [about["task"] for about in (one, other)]),
-        ("rules", [about["rules_version"] for about in (one, other)]),
-        ("set", [about["set"]["sha256"] for about in (one, other)]),
-        ("split", [about["set"]["split"] for about in (one, other)]),
+        ("task", [about.task for about in (one, other)]),
+        ("rules", [about.rules_version for about in (one, other)]),
+        ("set", [about.set.sha256 for about in (one, other)]),
+        ("split", [about.set.split for about in (one, other)]),
     ):
         if values[0] != values[1]:
             raise UsageError(f"{refusal}: their {what} differs, {values[0]} and {values[1]}")
-    judges = [one["judge"], other["judge"]]
+    judges = [one.judge, other.judge]
     # Recorded judgements are somebody's: whose they were is not in them.
     if judges[0] != judges[1] and not any(judge.get("judge") == "recorded" for judge in judges):
         raise UsageError(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from llava_grounding.benchmark.about import About
 from llava_grounding.benchmark.calibration import Calibration, calibration
 from llava_grounding.benchmark.files import as_json
 from llava_grounding.benchmark.predictions import PROBLEMS
@@ -79,17 +80,20 @@ class Results:
     """Everything that is shown, of one system or of several that answered the same set.
 
     Args:
-        about: task, rules, set, the first system, judge, versions, notes, seed.
+        about: how the scores came about; system and judge are the first's.
         results: one per system; what is not in a table is shown of the first.
         problems: lines of predictions that could not be used, by key of `PROBLEMS`.
         published: the paper's rows.
+        named_problems: the first of them, with their line.
+        seed: of the bootstrap.
     """
 
-    about: Mapping[str, Any]
+    about: About
     results: tuple[SystemResult, ...]
     problems: Mapping[str, int] = field(default_factory=dict)
     published: tuple[Published, ...] = ()
     named_problems: tuple[str, ...] = ()
+    seed: int = 0
 
     def __getitem__(self, name: str) -> Metric:
         return self.results[0][name]
@@ -101,15 +105,16 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; what each system scored is under `results`."""
-        system = self.about["system"]
+        about, system = self.about, self.about.system
         return {
             "report_version": RESULTS_VERSION,
-            **dict(self.about),
-            "data": self.about["set"]["name"],
+            **about.to_dict(),
+            "seed": self.seed,
+            "data": about.set.name,
             "num_images": self.results[0].counts["images"],
             "model": system.get("model") or system.get("name"),
             "model_hash": system.get("model_hash", ""),
-            "version": self.about["versions"].get("llava-grounding", ""),
+            "version": about.versions.get("llava-grounding", ""),
             "problems": dict(self.problems),
             "named_problems": list(self.named_problems),
             "published": [{**asdict(one), "values": dict(one.values)} for one in self.published],
@@ -123,7 +128,7 @@ class Results:
         """The same for people; cases are only named."""
         about, first = self.about, self.results[0]
         of_first = f" of {markdown_text(first.system)}" if len(self.results) > 1 else ""
-        lines = [f"# {markdown_text(about['title'])}", ""]
+        lines = [f"# {markdown_text(about.title)}", ""]
         lines += [*(f"- {key}: {markdown_text(value)}" for key, value in self.facts()), ""]
         if self.problems:
             lines += ["| lines that could not be used | |", "|---|---|"]
@@ -132,7 +137,7 @@ class Results:
         head = self.head()
         lines += [_markdown_row(map(markdown_text, head)), _markdown_row(["---"] * len(head))]
         lines += [_markdown_row((markdown_text(name), *numbers)) for name, *numbers in self.rows()]
-        lines += ["", about["rules"], ""]
+        lines += ["", about.rules, ""]
         if self.calibration.regions:
             lines += [f"## Calibration{of_first} ({self.calibration.regions} regions with a score)", ""]
             lines += self.calibration.to_markdown()
@@ -154,8 +159,8 @@ class Results:
         from rich.table import Table
         from rich.text import Text
 
-        notes = "\n".join((self.about["rules"], *self.about["notes"]))
-        table = Table(title=Text(self.about["title"], style="table.title"), caption=Text(notes, style="table.caption"))
+        notes = "\n".join((self.about.rules, *self.about.notes))
+        table = Table(title=Text(self.about.title, style="table.title"), caption=Text(notes, style="table.caption"))
         for position, name in enumerate(self.head()):
             table.add_column(Text(name), justify="left" if position == 0 else "right")
         narrow = columns < _WIDE and len(self.results) > 1
@@ -189,18 +194,17 @@ class Results:
     def facts(self) -> list[tuple[str, str]]:
         """What a reader must know to repeat it, in words."""
         about = self.about
-        data, system, judge = about["set"], about["system"], about["judge"]
-        source = ", ".join(f"{key} {value}" for key, value in system.items() if value not in ("", None))
-        split = data["split"] or "not named"
+        source = ", ".join(f"{key} {value}" for key, value in about.system.items() if value not in ("", None))
+        split = about.set.split or "not named"
         facts = [
-            ("task", f"{about['task']}, rules version {about['rules_version']}"),
-            ("set", f"{data['name']}, {data['count']} samples, split {split}, SHA-256 {data['sha256']}"),
+            ("task", f"{about.task}, rules version {about.rules_version}"),
+            ("set", f"{about.set.name}, {about.set.count} samples, split {split}, SHA-256 {about.set.sha256}"),
             ("system", source),
-            ("judge", ", ".join(f"{key} {value}" for key, value in judge.items() if key != "parameters")),
-            ("versions", ", ".join(f"{key} {value}" for key, value in about["versions"].items())),
-            ("seed", str(about["seed"])),
+            ("judge", ", ".join(f"{key} {value}" for key, value in about.judge.items() if key != "parameters")),
+            ("versions", ", ".join(f"{key} {value}" for key, value in about.versions.items())),
+            ("seed", str(self.seed)),
         ]
-        return facts + [("note", note) for note in about["notes"]]
+        return facts + [("note", note) for note in about.notes]
 
 
 def system_result(

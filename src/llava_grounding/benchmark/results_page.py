@@ -41,10 +41,10 @@ def results_page(results: Results, picture: Picture | None = None) -> str:
     """
     about = results.about
     opening = (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(about["title"])}</title>'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(about.title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><style>{_STYLE}</style></head><body>'
     )
-    parts = [opening, f"<h1>{_text(about['title'])}</h1>", f"<p>{_text(about['rules'])}</p>"]
+    parts = [opening, f"<h1>{_text(about.title)}</h1>", f"<p>{_text(about.rules)}</p>"]
     head, first = results.head(), results.results[0]
     of_first = f" of {_text(first.system)}" if len(results.results) > 1 else ""
     parts.append(_table(head, results.rows(), numbers=range(1, len(head))))
@@ -63,8 +63,9 @@ def results_page(results: Results, picture: Picture | None = None) -> str:
     for title, cases in (("Worst cases", first.worst), ("Best cases", first.best)):
         if cases:
             parts += [f"<h2>{title}{of_first}</h2>", *(_case(one, picture) for one in cases)]
-    facts = [[key, _flat(value)] for key, value in about.items() if key not in ("title", "rules")]
-    parts += ["<h2>How it was made</h2>", _table(["", ""], facts), "</body></html>\n"]
+    facts = {key: value for key, value in about.to_dict().items() if key not in ("title", "rules")}
+    rows = [[key, _flat(value)] for key, value in (*facts.items(), ("seed", results.seed))]
+    parts += ["<h2>How it was made</h2>", _table(["", ""], rows), "</body></html>\n"]
     return "\n".join(parts)
 
 

@@ -11,15 +11,16 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import llava_grounding
+from llava_grounding.benchmark.about import AboutSet
 from llava_grounding.benchmark.files import as_json, read_json_object, read_lines, write_aside
 from llava_grounding.benchmark.predictions import Prediction
-from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet, about_set
+from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
 from llava_grounding.benchmark.systems import System, SystemSpec, load_system
 from llava_grounding.benchmark.tasks import Task, find_task
 from llava_grounding.cluster.pieces import map_pieces
@@ -86,7 +87,7 @@ def resolved_config(samples: SampleSet, spec: SystemSpec, block_size: int) -> di
     return {
         "run_version": RUN_VERSION,
         "task": samples.task,
-        "set": about_set(samples),
+        "set": asdict(AboutSet.of(samples)),
         "system": spec.about(),
         "block_size": block_size,
         "versions": versions(),

@@ -299,15 +299,3 @@ def _text(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise DataError(f"{what} must be a text, got {shown(value)}")
     return value
-
-
-def about_set(samples: SampleSet) -> dict[str, Any]:
-    """What a report says of its data."""
-    return {
-        "name": samples.name,
-        "built_from": dict(samples.built_from),
-        "left_out": dict(samples.left_out),
-        "split": samples.split,
-        "count": len(samples.samples),
-        "sha256": samples.digest,
-    }

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from llava_grounding.benchmark.about import About, AboutSet
 from llava_grounding.benchmark.files import as_json, read_json_object, read_lines, read_values, write_aside
 from llava_grounding.benchmark.judging import Judge, judgement_lines
 from llava_grounding.benchmark.predictions import Prediction, in_order
@@ -18,20 +19,26 @@ from llava_grounding.benchmark.published import published_for
 from llava_grounding.benchmark.report import Metric, metric_from
 from llava_grounding.benchmark.results import RESULTS_VERSION, Results, system_result
 from llava_grounding.benchmark.runs import versions
-from llava_grounding.benchmark.samples import SampleSet, about_set
+from llava_grounding.benchmark.samples import SampleSet
 from llava_grounding.benchmark.scores import SampleScore
 from llava_grounding.benchmark.tasks import find_task
 from llava_grounding.data.readers.numbers import is_whole
 from llava_grounding.errors import DataError, shown
 
 SCORED, SCORES, JUDGEMENTS = "scored.json", "scores.jsonl", "judgements.jsonl"
-_ABOUT: Mapping[str, type] = {
+_KEPT: Mapping[str, type] = {
     **dict.fromkeys(("task", "title", "rules", "rules_version"), str),
     **dict.fromkeys(("set", "system", "judge", "versions", "problems"), dict),
     **dict.fromkeys(("extra_metrics", "named_problems", "notes"), list),
     **dict.fromkeys(("judge_questions", "judge_answers"), int),
 }
 """What is kept of a scored run besides its scores, and as what."""
+_SET: Mapping[str, type] = {
+    **dict.fromkeys(("name", "split", "sha256"), str),
+    **dict.fromkeys(("built_from", "left_out"), dict),
+    "count": int,
+}
+"""The same of its set."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class ScoredRun:
 
     Args:
         name: of the system.
-        about: task, rules, set, notes, system, judge, versions.
+        about: how the scores came about.
         scores: in the order of the set.
         judge_asked, judge_answered: questions put to the judge, and verdicts that came.
         extra_metrics: numbers that are no sums over samples.
@@ -50,7 +57,7 @@ class ScoredRun:
     """
 
     name: str
-    about: Mapping[str, Any]
+    about: About
     scores: tuple[SampleScore, ...]
     judge_asked: int
     judge_answered: int
@@ -78,17 +85,17 @@ def score_run(
     task = find_task(samples.task)
     ordered = in_order(samples.samples, predictions)
     scored = task.score_all(samples.samples, ordered, judge)
-    about = {
-        "task": task.name,
-        "title": f"{task.title}: {samples.name}",
-        "rules": task.rules,
-        "rules_version": task.rules_version,
-        "set": about_set(samples),
-        "notes": list(samples.notes),
-        "system": dict(system),
-        "judge": dict(judge.about()),
-        "versions": versions(),
-    }
+    about = About(
+        task=task.name,
+        title=f"{task.title}: {samples.name}",
+        rules=task.rules,
+        rules_version=task.rules_version,
+        set=AboutSet.of(samples),
+        notes=samples.notes,
+        system=dict(system),
+        judge=dict(judge.about()),
+        versions=versions(),
+    )
     return ScoredRun(
         _system_name(system, "model"),
         about,
@@ -109,17 +116,18 @@ def results_of_runs(runs: Sequence[ScoredRun], seed: int = 0) -> Results:
         seed: of the bootstrap.
     """
     first = runs[0]
-    task = find_task(first.about["task"])
+    task = find_task(first.about.task)
     results = []
     for run in runs:
         judged = {"judge_asked": run.judge_asked, "judge_answered": run.judge_answered}
         results.append(system_result(run.name, task, run.scores, seed, run.extra_metrics, judged))
     return Results(
-        {**first.about, "seed": seed},
+        first.about,
         tuple(results),
         first.problems,
         tuple(published_for(task.name)),
         first.named_problems,
+        seed,
     )
 
 
@@ -127,7 +135,7 @@ def write_scored(folder: Path, run: ScoredRun) -> None:
     """Keep what a report is made of: scores, judgements, and numbers that are no sums over samples."""
     value = {
         "results_version": RESULTS_VERSION,
-        **run.about,
+        **run.about.to_dict(),
         "judge_questions": run.judge_asked,
         "judge_answers": run.judge_answered,
         "problems": dict(run.problems),
@@ -147,40 +155,40 @@ def read_scored(folder: Path) -> ScoredRun:
     """
     if not (folder / SCORED).is_file():
         raise DataError(f"{folder} holds no scored run: there is no {SCORED}; run `benchmark TASK score` first")
-    about = read_json_object(folder / SCORED)
-    if about.get("results_version") != RESULTS_VERSION:
+    kept = read_json_object(folder / SCORED)
+    if kept.get("results_version") != RESULTS_VERSION:
         raise DataError(
-            f"{folder / SCORED} must be of version {RESULTS_VERSION}, got {shown(about.get('results_version'))}; "
+            f"{folder / SCORED} must be of version {RESULTS_VERSION}, got {shown(kept.get('results_version'))}; "
             "score the run again"
         )
-    _check_about(about, folder / SCORED)
+    _check_kept(kept, folder / SCORED)
+    about = About.from_dict(kept)
     scores = read_values(folder / SCORES, read_lines(folder / SCORES), SampleScore.from_dict)
-    if len(scores) != about["set"]["count"]:
-        raise DataError(f"{folder / SCORES} must have {about['set']['count']} scores, got {len(scores)}")
-    about.pop("results_version")
+    if len(scores) != about.set.count:
+        raise DataError(f"{folder / SCORES} must have {about.set.count} scores, got {len(scores)}")
     return ScoredRun(
-        _system_name(about["system"], folder.name),
-        scores=tuple(scores),
-        judge_asked=about.pop("judge_questions"),
-        judge_answered=about.pop("judge_answers"),
-        extra_metrics=tuple(metric_from(one) for one in about.pop("extra_metrics")),
-        problems=about.pop("problems"),
-        named_problems=tuple(about.pop("named_problems")),
-        about=about,
+        _system_name(about.system, folder.name),
+        about,
+        tuple(scores),
+        judge_asked=kept["judge_questions"],
+        judge_answered=kept["judge_answers"],
+        extra_metrics=tuple(metric_from(one) for one in kept["extra_metrics"]),
+        problems=kept["problems"],
+        named_problems=tuple(kept["named_problems"]),
     )
 
 
-def _check_about(about: Mapping[str, Any], path: Path) -> None:
+def _check_kept(kept: Mapping[str, Any], path: Path) -> None:
     """See that what is kept of a scored run is as `write_scored` writes it."""
-    for key, kind in _ABOUT.items():
-        if not isinstance(about.get(key), kind) or isinstance(about[key], bool):
-            raise DataError(f"{path} is damaged: `{key}` is {shown(about.get(key))}; score the run again")
-    data = about["set"]
-    is_named = all(isinstance(data.get(key), str) for key in ("name", "split", "sha256"))
-    if not is_named or not is_whole(data.get("count")):
+    for key, kind in _KEPT.items():
+        if not isinstance(kept.get(key), kind) or isinstance(kept[key], bool):
+            raise DataError(f"{path} is damaged: `{key}` is {shown(kept.get(key))}; score the run again")
+    data = kept["set"]
+    fits = data.keys() == _SET.keys() and all(isinstance(data[key], kind) for key, kind in _SET.items())
+    if not fits or not is_whole(data["count"]):
         raise DataError(f"{path} is damaged: `set` is {shown(data)}; score the run again")
     try:
-        for one in about["extra_metrics"]:
+        for one in kept["extra_metrics"]:
             metric_from(one)
     except DataError as error:
         raise DataError(f"{path} is damaged: `extra_metrics` are none: {error}; score the run again") from error

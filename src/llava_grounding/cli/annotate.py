@@ -47,8 +47,6 @@ ShardOption = Annotated[
     str, typer.Option(metavar="K/N", help="Take the K-th of N disjoint parts of the images.", show_default=False)
 ]
 LimitOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N samples.")]
-
-
 ModelOption = Annotated[
     str, typer.Option(metavar="NAME", help="Name of the model at the endpoint; builtin matches words and needs none.")
 ]
@@ -70,6 +68,34 @@ PricesOption = Annotated[
     tuple[float, float],
     typer.Option(metavar="IN OUT", help="Price of a million prompt and completion tokens.", show_default=False),
 ]
+BaseUrlOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="Of an OpenAI-compatible server, as http://127.0.0.1:8000/v1.")
+]
+KeyVariableOption = Annotated[str, typer.Option(metavar="NAME", help="Environment variable that holds the key.")]
+MaxTokensSpentOption = Annotated[
+    int | None,
+    typer.Option("--budget-tokens", metavar="N", min=1, help="Tokens of all answers in the store together."),
+]
+MaxCostOption = Annotated[
+    float | None,
+    typer.Option("--budget-cost", metavar="X", min=0, help="Cost of all answers in the store, by --prices."),
+]
+EstimateOption = Annotated[bool, typer.Option("--estimate", help="Tell what it would cost and take, and send nothing.")]
+SamplesOption = Annotated[
+    int | None, typer.Option("--estimate-for", min=1, metavar="N", help="Scale the estimate to so many samples.")
+]
+AskOption = Annotated[
+    bool, typer.Option("--ask/--no-ask", help="--no-ask writes the files from what is answered already.")
+]
+AskBatchedOption = Annotated[
+    bool, typer.Option("--ask-batched", help="Also ask what is in a batch file and has not come back.")
+]
+SecondModelOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Another model, builtin too, whose agreement is told.")
+]
+PromptsOption = Annotated[
+    bool, typer.Option("--prompts", help="Write a click, box, scribble or mask for whatever GVC-R points at.")
+]
 
 
 @annotate.command()
@@ -79,12 +105,8 @@ def run(
     captions: CaptionsOption = None,
     dialogues: DialoguesOption = None,
     model: ModelOption = "builtin",
-    base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Of an OpenAI-compatible server, as http://127.0.0.1:8000/v1.")
-    ] = None,
-    key_variable: Annotated[
-        str, typer.Option(metavar="NAME", help="Environment variable that holds the key.")
-    ] = "OPENAI_API_KEY",
+    base_url: BaseUrlOption = None,
+    key_variable: KeyVariableOption = "OPENAI_API_KEY",
     answers: FormOption = AnswerForms.auto,
     rounds: RoundsOption = 2,
     param: ParamOption = None,
@@ -94,33 +116,15 @@ def run(
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds for one request.")] = 120.0,
     attempts: Annotated[int, typer.Option(metavar="N", min=1, help="Of one request, before it counts as failed.")] = 6,
     prices: PricesOption = (0.0, 0.0),
-    max_tokens_spent: Annotated[
-        int | None,
-        typer.Option("--budget-tokens", metavar="N", min=1, help="Tokens of all answers in the store together."),
-    ] = None,
-    max_cost: Annotated[
-        float | None,
-        typer.Option("--budget-cost", metavar="X", min=0, help="Cost of all answers in the store, by --prices."),
-    ] = None,
-    estimate: Annotated[
-        bool, typer.Option("--estimate", help="Tell what it would cost and take, and send nothing.")
-    ] = False,
-    samples: Annotated[
-        int | None, typer.Option("--estimate-for", min=1, metavar="N", help="Scale the estimate to so many samples.")
-    ] = None,
-    ask: Annotated[
-        bool, typer.Option("--ask/--no-ask", help="--no-ask writes the files from what is answered already.")
-    ] = True,
-    ask_batched: Annotated[
-        bool, typer.Option("--ask-batched", help="Also ask what is in a batch file and has not come back.")
-    ] = False,
-    second_model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Another model, builtin too, whose agreement is told.")
-    ] = None,
+    max_tokens_spent: MaxTokensSpentOption = None,
+    max_cost: MaxCostOption = None,
+    estimate: EstimateOption = False,
+    samples: SamplesOption = None,
+    ask: AskOption = True,
+    ask_batched: AskBatchedOption = False,
+    second_model: SecondModelOption = None,
     second_url: Annotated[str | None, typer.Option(metavar="URL", help="Of its server, if it is another one.")] = None,
-    prompts: Annotated[
-        bool, typer.Option("--prompts", help="Write a click, box, scribble or mask for whatever GVC-R points at.")
-    ] = False,
+    prompts: PromptsOption = False,
     limit: LimitOption = None,
     shard: ShardOption = "1/1",
 ) -> None:

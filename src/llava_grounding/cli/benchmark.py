@@ -30,39 +30,48 @@ class QualityTask(StrEnum):
     photos = "photos"
 
 
+TaskArgument = Annotated[
+    QualityTask, typer.Argument(help="scenes: unseen drawn scenes; photos: the photo pack's val split.")
+]
+ModelOption = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="A folder or hub id.  [default: the embedded model]")
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help=f"How many images.  [default: {DEFAULT_SCENES} scenes or all photos]"),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", parser=given_path, help="The photo pack.  [default: $LLAVA_GROUNDING_DATA]"),
+]
+ReportFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        parser=given_path,
+        help="Write the report to this file: Markdown if it ends in .md, else JSON.",
+    ),
+]
+PicturesOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", parser=given_path, help="Draw twenty descriptions into their images there."),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.  [default: cuda where there is one]")
+]
+
+
 def benchmark(
-    task: Annotated[
-        QualityTask, typer.Argument(help="scenes: unseen drawn scenes; photos: the photo pack's val split.")
-    ],
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="A folder or hub id.  [default: the embedded model]")
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help=f"How many images.  [default: {DEFAULT_SCENES} scenes or all photos]"),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", parser=given_path, help="The photo pack.  [default: $LLAVA_GROUNDING_DATA]"),
-    ] = None,
-    report_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--report",
-            metavar="FILE",
-            parser=given_path,
-            help="Write the report to this file: Markdown if it ends in .md, else JSON.",
-        ),
-    ] = None,
-    pictures: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", parser=given_path, help="Draw twenty descriptions into their images there."),
-    ] = None,
+    task: TaskArgument,
+    model: ModelOption = None,
+    limit: LimitOption = None,
+    data: DataOption = None,
+    report_file: ReportFileOption = None,
+    pictures: PicturesOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Chooses scenes, questions and bootstrap draws.")] = 0,
-    device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.  [default: cuda where there is one]")
-    ] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Measure grounding, referring, description and short answers, and print one table.
 

@@ -249,7 +249,7 @@ def report(
     """Write the report of a scored folder anew: report.json, report.md, report.html."""
     from llava_grounding.benchmark.scored_runs import read_scored
 
-    task = read_scored(folder).about["task"]
+    task = read_scored(folder).about.task
     if task != _task_of(ctx):
         raise UsageError(f"{quoted(str(folder))} holds scores of {task}, not of {_task_of(ctx)}")
     _write_report(folder, seed, images, as_json)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from llava_grounding.image_files import ImageLimits
+    from llava_grounding.inference.protocol import Dialogue
     from llava_grounding.structures import GroundedAnswer, VisualPrompt
 
 _HELP = """/click X,Y   /box X0,Y0,X1,Y1   /scribble x,y x,y ...   /mask FILE
@@ -45,7 +46,7 @@ _HELP = """/click X,Y   /box X0,Y0,X1,Y1   /scribble x,y x,y ...   /mask FILE
 class _Dialogue:
     """What a dialogue in the terminal needs to go on."""
 
-    talk: common.Talk
+    talk: Dialogue
     image: Image.Image
     settings: dict[str, Any]
     out: Path | None
@@ -62,29 +63,35 @@ class _Dialogue:
         return None if self.out is None else self.out / f"{self.answers + 1:03}"
 
 
+QuestionArgument = Annotated[
+    str | None, typer.Argument(metavar="QUESTION", help="With one <region> per prompt; without it, a dialogue.")
+]
+ScribbleOption = Annotated[
+    list[str] | None, typer.Option(metavar='"X,Y X,Y ..."', help="Point with a stroke; repeatable.")
+]
+MaskOption = Annotated[
+    list[str] | None, typer.Option(metavar="FILE", help="Point with a drawn mask, white on black; repeatable.")
+]
+MaxNewTokensOption = Annotated[
+    int, typer.Option(metavar="N", min=1, max=2000, help="Where the answer is cut, 1 to 2000.")
+]
+
+
 def chat(
     ctx: typer.Context,
     image: ImageArgument,
-    question: Annotated[
-        str | None, typer.Argument(metavar="QUESTION", help="With one <region> per prompt; without it, a dialogue.")
-    ] = None,
+    question: QuestionArgument = None,
     click: Annotated[list[str] | None, typer.Option(metavar="X,Y", help="Point at a pixel; repeatable.")] = None,
     box: Annotated[list[str] | None, typer.Option(metavar="X0,Y0,X1,Y1", help="Point with a box; repeatable.")] = None,
-    scribble: Annotated[
-        list[str] | None, typer.Option(metavar='"X,Y X,Y ..."', help="Point with a stroke; repeatable.")
-    ] = None,
-    mask: Annotated[
-        list[str] | None, typer.Option(metavar="FILE", help="Point with a drawn mask, white on black; repeatable.")
-    ] = None,
+    scribble: ScribbleOption = None,
+    mask: MaskOption = None,
     grounding: Annotated[bool, typer.Option("--grounding/--no-grounding", help="Tie phrases to regions.")] = True,
     threshold: ThresholdOption = None,
     model: ModelOption = None,
     device: DeviceOption = None,
     out: OutOption = None,
     as_json: JsonOption = False,
-    max_new_tokens: Annotated[
-        int, typer.Option(metavar="N", min=1, max=2000, help="Where the answer is cut, 1 to 2000.")
-    ] = 256,
+    max_new_tokens: MaxNewTokensOption = 256,
     temperature: Annotated[float, typer.Option(metavar="X", min=0, help="0: always the likeliest word.")] = 0.0,
     seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Makes a temperature repeatable.")] = None,
     max_megapixels: MegapixelsOption = None,
@@ -143,7 +150,7 @@ def _answer_once(
         note(f"Written to {out}: answer.json, answer.png, answer.html")
 
 
-def _stream(talk: common.Talk, question: str, prompts: list[VisualPrompt], settings: dict[str, Any]) -> GroundedAnswer:
+def _stream(talk: Dialogue, question: str, prompts: list[VisualPrompt], settings: dict[str, Any]) -> GroundedAnswer:
     """Print the answer as it comes, then what was found for its phrases."""
     answer: GroundedAnswer | None = None
     said = False

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
     from llava_grounding.image_files import ImageLimits
-    from llava_grounding.inference.decoding import GenerationOptions
-    from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
+    from llava_grounding.inference.protocol import Engine
+    from llava_grounding.structures import GroundedAnswer, VisualPrompt
 
 ModelOption = Annotated[
     str | None,
@@ -57,45 +57,6 @@ ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="A JPEG, PNG
 
 ANSWER_FILES = ("answer.json", "answer.png", "answer.html")
 """What `--out` writes; the first is put there last."""
-
-
-class Talk(Protocol):
-    """A dialogue about one image."""
-
-    def stream(
-        self,
-        question: str,
-        prompts: Sequence[VisualPrompt] = (),
-        grounded: bool = True,
-        score_threshold: float | None = None,
-        **generation: Unpack[GenerationOptions],
-    ) -> Iterator[Any]:
-        """Events with `text`, then `phrase`, at last `answer`."""
-
-
-class Engine(Protocol):
-    """What the commands need of `llava_grounding.inference.engine.GroundedChat`."""
-
-    name: str
-
-    def ask(
-        self,
-        image: Image.Image,
-        question: str,
-        prompts: Sequence[VisualPrompt] = (),
-        grounded: bool = True,
-        score_threshold: float | None = None,
-        **generation: Unpack[GenerationOptions],
-    ) -> GroundedAnswer:
-        """Answer one question."""
-
-    def conversation(self, image: Image.Image) -> Talk:
-        """Begin a dialogue."""
-
-    def ground(
-        self, image: Image.Image, phrases: Sequence[str], score_threshold: float | None = None
-    ) -> list[GroundedPhrase]:
-        """Find what each phrase names."""
 
 
 def load_engine(model: str | None, device: str | None, limits: ImageLimits) -> Engine:

@@ -41,6 +41,16 @@ KindOption = Annotated[str | None, typer.Option(metavar="KIND", help="What it is
 KeysArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the source, such as images=FOLDER.")
 ]
+DrawOption = Annotated[
+    int, typer.Option(min=0, max=1000, metavar="N", help="Also draw so many pictures with labels and dialogues.")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", parser=given_path, help="Folder for the drawings.  [default: drawings]"),
+]
+QuickOption = Annotated[
+    bool, typer.Option("--quick", help="Look whether the pictures are there, without reading them.")
+]
 
 
 @data.command()
@@ -48,16 +58,9 @@ def look(
     place: PlaceArgument,
     keys: KeysArgument = None,
     kind: KindOption = None,
-    draw: Annotated[
-        int, typer.Option(min=0, max=1000, metavar="N", help="Also draw so many pictures with labels and dialogues.")
-    ] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", parser=given_path, help="Folder for the drawings.  [default: drawings]"),
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Look whether the pictures are there, without reading them.")
-    ] = False,
+    draw: DrawOption = 0,
+    out: OutOption = None,
+    quick: QuickOption = False,
 ) -> None:
     """Say what it is, how much is in it, what is missing or odd, and the lines of a recipe for it."""
     from llava_grounding.data.check import check_dataset

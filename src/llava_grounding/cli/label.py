@@ -19,8 +19,9 @@ from llava_grounding.errors import DataError, UsageError, quoted
 
 if TYPE_CHECKING:
     from llava_grounding.image_files import ImageLimits
+    from llava_grounding.inference.protocol import BatchEngine
     from llava_grounding.labelling.exporters import Exporter
-    from llava_grounding.labelling.labeller import Engine, LabelSettings
+    from llava_grounding.labelling.labeller import LabelSettings
     from llava_grounding.labelling.labels import Result
     from llava_grounding.labelling.run import Outcome, Work
 
@@ -36,49 +37,59 @@ class LoadModel:
     device: str | None
     limits: ImageLimits
 
-    def __call__(self) -> Engine:
-        engine: Engine = common.load_engine(self.model, self.device, self.limits)  # type: ignore[assignment]
-        return engine
+    def __call__(self) -> BatchEngine:
+        return common.load_engine(self.model, self.device, self.limits)
+
+
+PhotosArgument = Annotated[
+    Path,
+    typer.Argument(metavar="PHOTOS", parser=given_path, help="A folder, a list of paths (.txt), a .tar or a .zip."),
+]
+OutOption = Annotated[
+    Path,
+    typer.Option(metavar="PATH", parser=given_path, help="File to write; with yolo and voc a folder."),
+]
+FormatOption = Annotated[
+    str, typer.Option("--format", metavar="NAME", help="coco, labelstudio, yolo, voc, jsonl, or a registered one.")
+]
+ClassOption = Annotated[
+    list[str] | None, typer.Option("--class", metavar="NAME", help='What to look for, as "red car"; repeatable.')
+]
+ClassesOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", parser=given_path, help="The same from a file, one name a line.")
+]
+QuestionOption = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help='Asked where no class is given.  [default: "List everything you see."]'),
+]
+ClusterOption = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers do it, as tcp://host:8786.")
+]
+ProgressOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", parser=given_path, help=f"What is labelled so far.  [default: PATH{_PROGRESS}]"),
+]
+ImageAddressOption = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="labelstudio: put before the name of a photo.  [default: its local files]"),
+]
 
 
 def label(
-    photos: Annotated[
-        Path,
-        typer.Argument(metavar="PHOTOS", parser=given_path, help="A folder, a list of paths (.txt), a .tar or a .zip."),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(metavar="PATH", parser=given_path, help="File to write; with yolo and voc a folder."),
-    ],
-    format_: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="coco, labelstudio, yolo, voc, jsonl, or a registered one.")
-    ] = "coco",
-    class_: Annotated[
-        list[str] | None, typer.Option("--class", metavar="NAME", help='What to look for, as "red car"; repeatable.')
-    ] = None,
-    classes: Annotated[
-        Path | None, typer.Option(metavar="FILE", parser=given_path, help="The same from a file, one name a line.")
-    ] = None,
-    question: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help='Asked where no class is given.  [default: "List everything you see."]'),
-    ] = None,
+    photos: PhotosArgument,
+    out: OutOption,
+    format_: FormatOption = "coco",
+    class_: ClassOption = None,
+    classes: ClassesOption = None,
+    question: QuestionOption = None,
     threshold: ThresholdOption = None,
     boxes_only: Annotated[bool, typer.Option("--boxes-only", help="Boxes without masks.")] = False,
     model: ModelOption = None,
     device: DeviceOption = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Photos looked at at once.")] = 8,
-    cluster: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers do it, as tcp://host:8786.")
-    ] = None,
-    progress: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", parser=given_path, help=f"What is labelled so far.  [default: PATH{_PROGRESS}]"),
-    ] = None,
-    image_address: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="labelstudio: put before the name of a photo.  [default: its local files]"),
-    ] = None,
+    cluster: ClusterOption = None,
+    progress: ProgressOption = None,
+    image_address: ImageAddressOption = None,
     max_megapixels: MegapixelsOption = None,
 ) -> None:
     """Label many photos; the same command resumes a stopped run.

@@ -17,53 +17,62 @@ from llava_grounding.errors import missing_extra
 
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
+ApiKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        envvar="LLAVA_GROUNDING_API_KEY",
+        show_default=False,
+        help="What clients must send; needed on any address but loopback.",
+    ),
+]
+AllowedHostOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME", help="Name the server is reached under; repeatable.")
+]
+MaxPerClientOption = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Requests of one address at once; more get a 429.  0: no limit.")
+]
+FetchHostOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Host that images are fetched from by https; repeatable.  [default: none]"),
+]
+LabelStudioOption = Annotated[
+    bool, typer.Option("--label-studio", help="Also answer Label Studio, below /label-studio.")
+]
+LabelStudioFilesOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", parser=given_path, help="Of its local storage; tasks name files below it."),
+]
+LabelStudioUrlOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="Its address, for pictures that were uploaded there.")
+]
+LabelStudioTokenOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKEN", envvar="LABEL_STUDIO_API_KEY", show_default=False, help="Sent to it for these pictures."
+    ),
+]
+
 
 def serve(
     model: ModelOption = None,
     device: DeviceOption = None,
     host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="0 takes a free one.")] = 8000,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY",
-            envvar="LLAVA_GROUNDING_API_KEY",
-            show_default=False,
-            help="What clients must send; needed on any address but loopback.",
-        ),
-    ] = None,
-    allowed_host: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Name the server is reached under; repeatable.")
-    ] = None,
+    api_key: ApiKeyOption = None,
+    allowed_host: AllowedHostOption = None,
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Answers written at once.")] = 16,
     queue_size: Annotated[int, typer.Option(metavar="N", min=0, help="Requests that wait; more get a 503.")] = 64,
-    max_per_client: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Requests of one address at once; more get a 429.  0: no limit.")
-    ] = 0,
+    max_per_client: MaxPerClientOption = 0,
     timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.01, help="Seconds for one request.")] = 120,
     grace: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Seconds to finish when stopped.")] = 30,
     image_cache: Annotated[int, typer.Option(metavar="MB", min=0, help="For features of images.")] = 512,
     dialogue_cache: Annotated[int, typer.Option(metavar="MB", min=0, help="For dialogues that go on.")] = 512,
-    fetch_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Host that images are fetched from by https; repeatable.  [default: none]"),
-    ] = None,
-    label_studio: Annotated[
-        bool, typer.Option("--label-studio", help="Also answer Label Studio, below /label-studio.")
-    ] = False,
-    label_studio_files: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", parser=given_path, help="Of its local storage; tasks name files below it."),
-    ] = None,
-    label_studio_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Its address, for pictures that were uploaded there.")
-    ] = None,
-    label_studio_token: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TOKEN", envvar="LABEL_STUDIO_API_KEY", show_default=False, help="Sent to it for these pictures."
-        ),
-    ] = None,
+    fetch_host: FetchHostOption = None,
+    label_studio: LabelStudioOption = False,
+    label_studio_files: LabelStudioFilesOption = None,
+    label_studio_url: LabelStudioUrlOption = None,
+    label_studio_token: LabelStudioTokenOption = None,
     max_megapixels: MegapixelsOption = None,
 ) -> None:
     """Serve the model: an OpenAI-compatible API with regions, and a page to use it."""

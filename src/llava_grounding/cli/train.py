@@ -19,38 +19,44 @@ if TYPE_CHECKING:
 _GIVE_FOLDER = "give the folder that the files of the recipe are in: --data FOLDER"
 _WRITTEN = ("recipe.json", "log.jsonl", "best", "last", "pictures")
 
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe that ships, such as custom_data, or the path of a file.")
+]
+OverridesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values that win over the recipe.")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", parser=given_path, help="Folder for logs and checkpoints.  [default: runs/RECIPE]"),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        parser=given_path,
+        help="What paths in the recipe are relative to; the photo pack's folder.",
+    ),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.  [default: cuda if there is one]")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Open the data, and print plan, memory and steps instead.")
+]
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="Read all data once, and print counts and everything that is wrong.")
+]
+
 
 def train(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe that ships, such as custom_data, or the path of a file.")
-    ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values that win over the recipe.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", parser=given_path, help="Folder for logs and checkpoints.  [default: runs/RECIPE]"
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            parser=given_path,
-            help="What paths in the recipe are relative to; the photo pack's folder.",
-        ),
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.  [default: cuda if there is one]")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Open the data, and print plan, memory and steps instead.")
-    ] = False,
+    recipe: RecipeArgument,
+    overrides: OverridesArgument = None,
+    out: OutOption = None,
+    data: DataOption = None,
+    device: DeviceOption = None,
+    dry_run: DryRunOption = False,
     processes: Annotated[int, typer.Option(metavar="N", min=1, help="Devices that --dry-run plans for.")] = 1,
-    check: Annotated[
-        bool, typer.Option("--check", help="Read all data once, and print counts and everything that is wrong.")
-    ] = False,
+    check: CheckOption = False,
 ) -> None:
     """Train a model by a recipe; a stopped run resumes from its last checkpoint. Several devices: torchrun."""
     import logging

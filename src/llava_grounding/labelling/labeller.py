@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,10 @@ from llava_grounding.labelling.labels import BrokenPhoto, Label, LabelledPhoto, 
 from llava_grounding.labelling.photos import Photo
 from llava_grounding.language.nouns import lexicon
 from llava_grounding.language.synonyms import DETERMINERS, MANY_WORDS, NUMBER_WORDS
-from llava_grounding.structures import GroundedAnswer, GroundedPhrase, PackedRegion, Region, category_name
+from llava_grounding.structures import GroundedPhrase, PackedRegion, Region, category_name
+
+if TYPE_CHECKING:
+    from llava_grounding.inference.protocol import BatchEngine
 
 DEFAULT_QUESTION = "List everything you see."
 """What is asked where no classes are given."""
@@ -29,18 +32,6 @@ _SAME_THING = 0.7  # box IoU from which two regions of a category are one thing 
 _FAULTS_IN_A_ROW = 8
 _BOX_DIGITS, _SCORE_DIGITS = 2, 4
 _COUNTING = DETERMINERS | MANY_WORDS | frozenset(NUMBER_WORDS)
-
-
-class Engine(Protocol):
-    """What labelling needs of `llava_grounding.inference.engine.GroundedChat`."""
-
-    def ask_batch(self, questions: Any, *, batch_size: int, score_threshold: float | None) -> list[GroundedAnswer]:
-        """Answer questions about images, several at once."""
-
-    def ground_batch(
-        self, images: Any, phrases: Sequence[str], score_threshold: float | None, batch_size: int
-    ) -> list[list[GroundedPhrase]]:
-        """Find the same phrases in several images."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +79,7 @@ class Labeller:
         engine: a loaded model; used by one thread at a time.
     """
 
-    def __init__(self, engine: Engine, settings: LabelSettings) -> None:
+    def __init__(self, engine: BatchEngine, settings: LabelSettings) -> None:
         self._engine = engine
         self._settings = settings
         self._faults = 0

@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llava_grounding.labelling.exporters import Exporter, LabelledSet, write_export
-from llava_grounding.labelling.labeller import Engine, Labeller, LabelSettings
+from llava_grounding.labelling.labeller import Labeller, LabelSettings
 from llava_grounding.labelling.labels import BrokenPhoto, LabelledPhoto, Result
 from llava_grounding.labelling.photos import Photo
 from llava_grounding.labelling.progress import Progress
 
+if TYPE_CHECKING:
+    from llava_grounding.inference.protocol import BatchEngine
+
 Batch = Sequence[Photo]
 Work = Callable[[Iterator[Batch]], Iterable[tuple[Batch, Sequence[Result]]]]
 """Labels batches, in any order."""
-LoadEngine = Callable[[], Engine]
+LoadEngine = Callable[[], "BatchEngine"]
 """Loads the model, on whatever machine it is called; equal ones load the same."""
 
 

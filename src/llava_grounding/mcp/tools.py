@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -20,25 +20,16 @@ from llava_grounding.errors import PromptError, UsageError, quoted
 from llava_grounding.image_files import ImageLimits, load_image
 from llava_grounding.processing.found_phrases import as_answer
 from llava_grounding.render import draw_answer
-from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
+from llava_grounding.structures import GroundedAnswer, VisualPrompt
+
+if TYPE_CHECKING:
+    from llava_grounding.inference.protocol import SingleEngine
 
 MAX_PHRASES = 32
 """Of one call."""
 KEPT_ANSWERS = 16
 """Answers that can be drawn; older ones are forgotten."""
 _DIGITS = 1
-
-
-class Engine(Protocol):
-    """What the tools need of `llava_grounding.inference.engine.GroundedChat`."""
-
-    name: str
-
-    def ask(self, image: Image.Image, question: str, prompts: Sequence[VisualPrompt] = ()) -> GroundedAnswer:
-        """Answer a question."""
-
-    def ground(self, image: Image.Image, phrases: Sequence[str]) -> list[GroundedPhrase]:
-        """Find what each phrase names."""
 
 
 @dataclass
@@ -81,9 +72,9 @@ class Tools:
         limits: what pictures are refused for their size.
     """
 
-    def __init__(self, load: Callable[[], Engine], folders: AllowedFolders, limits: ImageLimits) -> None:
+    def __init__(self, load: Callable[[], SingleEngine], folders: AllowedFolders, limits: ImageLimits) -> None:
         self._load = load
-        self._engine: Engine | None = None
+        self._engine: SingleEngine | None = None
         self._folders = folders
         self._limits = limits
         self._lock = threading.Lock()  # the model is used by one thread at a time
@@ -132,7 +123,7 @@ class Tools:
         draw_answer(picture, answer).save(buffer, "PNG")
         return buffer.getvalue()
 
-    def _model(self) -> Engine:
+    def _model(self) -> SingleEngine:
         if self._engine is None:
             self._engine = self._load()
         return self._engine

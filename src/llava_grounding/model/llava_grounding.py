@@ -41,7 +41,11 @@ from llava_grounding.model.shared_tower import SharedVisionTower
 
 
 class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, GroundedGeneration, GenerationMixin):
-    """Grounded visual chat model of LLaVA-Grounding (arXiv:2312.02949)."""
+    """Grounded visual chat model of LLaVA-Grounding (arXiv:2312.02949).
+
+    Visual prompts come as one value, `region_prompts`, or as its parts `region_boxes`, `region_types`, `region_valid`
+    and `region_coverage`, which a processor's batch has; `generate` hands on either, with the batch's `image_sizes`.
+    """
 
     config_class = LlavaGroundingConfig
     config: LlavaGroundingConfig
@@ -284,8 +288,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             image_features: from `encode_image`, instead of pixels.
             labels: token ids to learn, -100 elsewhere, unshifted.
             logits_to_keep: compute logits of only that many last positions, or of those positions; 0 means all.
-            region_boxes: with `region_types`, `region_valid`, `region_coverage`: `region_prompts` as in a batch.
-            image_sizes: part of a processor's batch, for the way out; not used here.
+            image_sizes: for the way out; not used here.
             prompt_embeds: from `embed_prompt`, what the first P positions of the sequence are read as; whatever comes
                 after them is words, also the id of a placeholder.
             return_dict: False gives a tuple of what is not None.
@@ -303,6 +306,8 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         embeds, image_features, prompt_output = self._embed_inputs(
             input_ids, inputs_embeds, prompt_embeds, image, prompts, positions_read(past_key_values)
         )
+        if output_attentions:
+            text_kwargs["output_attentions"] = True
         outputs = self.language_model(
             inputs_embeds=embeds,
             attention_mask=attention_mask,
@@ -310,16 +315,11 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             position_ids=position_ids,
             use_cache=use_cache,
             **text_kwargs,
-            **({"output_attentions": True} if output_attentions else {}),
         )
         hidden = outputs.last_hidden_state
-        loss = None if labels is None else language_loss(self.logits, hidden, labels, num_items)
-        logits = None
-        if labels is None or not self.training:
-            logits = self.logits(hidden if _keeps_all(logits_to_keep) else hidden[:, _last(logits_to_keep)])
         output = LlavaGroundingOutput(
-            loss=loss,
-            logits=logits,
+            loss=None if labels is None else language_loss(self.logits, hidden, labels, num_items),
+            logits=self._kept_logits(hidden, logits_to_keep) if labels is None or not self.training else None,
             past_key_values=outputs.past_key_values,
             last_hidden_state=hidden,
             hidden_states=(hidden,) if output_hidden_states else None,
@@ -328,6 +328,10 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
             prompt_output=prompt_output,
         )
         return output.to_tuple() if return_dict is False else output
+
+    def _kept_logits(self, hidden: Float[Tensor, "B T D"], kept: int | Tensor) -> Float[Tensor, "B N V"]:
+        """Logits of so many last positions, 0 for all, or of these positions."""
+        return self.logits(hidden[:, slice(-kept, None) if isinstance(kept, int) else kept])
 
     def _embed_inputs(
         self,
@@ -465,14 +469,6 @@ def _text_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
             names = [*inspect.signature(LlavaGroundingForConditionalGeneration.forward).parameters, *known]
             raise UsageError(f"forward has no argument `{name}`{did_you_mean(name, names)}")
     return {name: value for name, value in kwargs.items() if value is not None}
-
-
-def _keeps_all(logits_to_keep: int | Tensor) -> bool:
-    return isinstance(logits_to_keep, int) and logits_to_keep == 0
-
-
-def _last(logits_to_keep: int | Tensor) -> slice | Tensor:
-    return slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
 
 
 # So that transformers' own Auto classes, pipelines and tools read a folder of ours, once this module is imported.

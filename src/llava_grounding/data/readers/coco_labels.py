@@ -120,8 +120,14 @@ class _AnnotationIds:
         self.kept: set[Key] = set()
         self.ambiguous: dict[Key, int] = {}
 
-    def forgive(self, key: Key, number: int) -> None:
-        """Take back that the row made its id ambiguous: it says the same as the one before."""
+    def forgive(self, key: Key, number: int, is_same: bool) -> None:
+        """Take back that the row made its id ambiguous, if it says the same as the one before.
+
+        Raises:
+            EntryError: if it says something else.
+        """
+        if not is_same:
+            raise EntryError("annotation id used twice")
         if self.ambiguous[key] == number:
             del self.ambiguous[key]
 
@@ -211,21 +217,22 @@ class CocoLabels:
             self._forms.refuse()
 
     def _read(self, rows: Sequence[Any], release: bool) -> None:
-        ids = _AnnotationIds()
-        first_row, kept, categories = ids.first, ids.kept, set[Key]()
+        ids, categories = _AnnotationIds(), set[Key]()
+        first_row, kept = ids.first, ids.kept
+        released = rows if release and isinstance(rows, list) else None
         values: Any
         category: Any
         key: Any
+        texts: Sequence[str]
         for number, row in enumerate(rows.plain(_decode_plain, _count_keys) if isinstance(rows, JsonRows) else rows):
-            if release and isinstance(rows, list):
-                rows[number] = None
+            if released is not None:
+                released[number] = None
             try:
-                values = None
+                values, texts = None, ()
                 if type(row) is _PlainRow:
                     category, key = row.category_id, row.id
                     values = self._plain_annotation(row)
-                    if values is None:
-                        row = _as_mapping(row)
+                    row = row if values is not None else _as_mapping(row)
                 else:
                     category, key = _category_and_id(row)
                 if category is not None:
@@ -233,7 +240,6 @@ class CocoLabels:
                 first = number if key is None else first_row.setdefault(key, number)
                 if first != number:
                     ids.ambiguous.setdefault(key, number)
-                texts: Sequence[str] = ()
                 if values is None:
                     values, image_id, texts = self._annotation(row, category, key)
                 else:
@@ -243,20 +249,16 @@ class CocoLabels:
                 if labels is None:
                     labels = self.annotations[image_id] = {}
                 if first != number and key in kept:
-                    if labels.get(key) != annotation or not self._is_repeated(row, rows[first], texts, image_id, key):
-                        raise EntryError("annotation id used twice")
-                    ids.forgive(key, number)
+                    same = labels.get(key) == annotation
+                    ids.forgive(key, number, same and self._is_repeated(row, rows[first], texts, image_id, key))
                     continue
                 if len(labels) >= MAX_LABELS:
                     raise EntryError(f"more than {MAX_LABELS} annotations of one image")
             except EntryError as why:
-                row = _as_mapping(row)
-                self._left_out.add(f"annotation {label_id(row)}", why)
-                self.lose(row)
+                self._leave_out(row, why)
                 continue
             if texts:
-                place = len(labels)
-                self.expressions.setdefault(image_id, []).extend((text, place) for text in texts)
+                self.expressions.setdefault(image_id, []).extend((text, len(labels)) for text in texts)
             labels[f"row {number}" if key is None else key] = annotation
             if key is not None:
                 kept.add(key)
@@ -264,6 +266,11 @@ class CocoLabels:
                 self.lose(row)
         self.ambiguous = frozenset(ids.ambiguous)
         self.coverage.see_all(categories)
+
+    def _leave_out(self, row: Any, why: EntryError) -> None:
+        row = _as_mapping(row)
+        self._left_out.add(f"annotation {label_id(row)}", why)
+        self.lose(row)
 
     def _plain_annotation(self, row: _PlainRow) -> _Values | None:
         """A plain row as an annotation; None where anything about it needs a second look."""
