@@ -14,7 +14,6 @@ DOMINANT_AREA = 4.0
 """A singular means one of several without saying which, if that is this many times larger than the next."""
 _APART = 0.1  # of the image, by which middles must differ before one of two is the left one
 _SIDES = {"left": (0, False), "right": (0, True), "top": (1, False), "bottom": (1, True)}
-Box = tuple[float, float, float, float]
 
 
 class Labelled(NamedTuple):
@@ -22,7 +21,7 @@ class Labelled(NamedTuple):
 
     name: str
     """Of its category."""
-    box_xyxy: Box
+    box_xyxy: Sequence[float]
     """In pixels."""
 
     @property
