@@ -43,9 +43,9 @@ _KIND_WEIGHTS = {
 }
 """How likely kinds of questions of scenes and photos are, 1 for others: no recipe has needed other values."""
 _MANY_CLASSES = 20
-"""From so many exhaustively labelled classes on, what has no label counts as nothing: no recipe has needed another number."""
+"""From so many exhaustively labelled classes on, what has no label counts as nothing; no recipe has needed another."""
 _MOST_POINTED = 24
-"""Things of one image that are pointed at in one step: bounds its memory, not what is learnt in the long run."""
+"""Things of one image that are pointed at in one step; bounds its memory."""
 
 
 @dataclass
