@@ -136,6 +136,21 @@ def test_every_module_stands_in_a_table_of_files() -> None:
     ] == []
 
 
+def test_the_table_of_stages_has_every_stage_and_no_other() -> None:
+    page = PAGES["docs/training.md"].read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| stage \|.*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE)
+    assert sorted(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == sorted(STAGES)
+
+
+def test_kinds_of_data_on_the_pages_are_kinds_that_are_read() -> None:
+    now = [page.read_text(encoding="utf-8") for name, page in PAGES.items() if "CHANGELOG" not in name]
+    listed = [kinds for text in now for kinds in re.findall(r"\(kinds? ((?:`\w+`(?:, | and | or )?)+)", text)]
+    named = {kind for kinds in listed for kind in re.findall(r"`(\w+)`", kinds)}
+    named |= {kind for text in now for kind in re.findall(r"\{kind: (\w+)", text)}
+    assert len(named) > 5
+    assert named - {*READERS, "photos", "scenes"} == set()
+
+
 def test_the_help_texts_on_the_page_of_commands_are_current() -> None:
     page = CLI_PAGE.read_text(encoding="utf-8")
     assert with_current_help(page) == page, "bring them up to date with `make docs`"

@@ -20,6 +20,7 @@ from llava_grounding.errors import (
     did_you_mean,
     missing_extra,
     nearest,
+    one_line,
     quoted,
     shown,
 )
@@ -178,3 +179,9 @@ def test_no_message_is_longer_than_a_paragraph(error: type[LlavaGroundingError])
 def test_a_name_of_megabytes_is_like_no_other() -> None:
     with mock.patch.object(errors, "SequenceMatcher", side_effect=AssertionError("compared")):
         assert did_you_mean("num_queries" * 10**6, ["num_queries"]) == ""
+
+
+def test_what_an_error_says_is_one_line_of_a_length_and_never_nothing() -> None:
+    assert one_line(ValueError("a\n  b")) == "a b"
+    assert one_line(ValueError("abc"), 2) == "ab"
+    assert one_line(MemoryError()) == "MemoryError"

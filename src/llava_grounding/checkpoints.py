@@ -30,7 +30,7 @@ from llava_grounding.checkpoint_files import (
     stored_types,
     weight_files,
 )
-from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, quoted
+from llava_grounding.errors import CheckpointError, ConfigError, did_you_mean, one_line, quoted
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.presets import FORMER_PRESETS, PRESETS, preset
@@ -210,8 +210,7 @@ def read_config(folder: Path) -> LlavaGroundingConfig:
     try:
         return LlavaGroundingConfig.from_dict(values)
     except Exception as error:  # of transformers' own checks as well, which raise many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CheckpointError(f"{CONFIG} in `{folder}` does not describe a model: {reason[:500]}") from error
+        raise CheckpointError(f"{CONFIG} in `{folder}` does not describe a model: {one_line(error, 500)}") from error
 
 
 def check_weights(folder: Path, config: LlavaGroundingConfig) -> None:

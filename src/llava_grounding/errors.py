@@ -112,6 +112,15 @@ def shown(value: object, length: int = MAX_VALUE) -> str:
     return text
 
 
+def one_line(error: object, length: int | None = None) -> str:
+    """What an error says, without line breaks; its kind where it says nothing.
+
+    Args:
+        length: characters it has at most; None = all.
+    """
+    return (" ".join(str(error).split()) or type(error).__name__)[:length]
+
+
 def quoted(value: object, length: int = MAX_VALUE) -> str:
     """A value in backticks, for a message: text as it is but for what cannot be printed, lists as by `shown`."""
     if isinstance(value, Mapping | list | tuple | bytes | bytearray):

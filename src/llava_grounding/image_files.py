@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from llava_grounding.errors import ConfigError, ImageError
+from llava_grounding.errors import ConfigError, ImageError, one_line
 from llava_grounding.image_headers import ON_ITS_SIDE, ORIENTATION_TAG, read_header, wanted
 
 ImageSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
@@ -319,7 +319,7 @@ def _read_stream(stream: Any, name: str, limits: ImageLimits) -> bytes:
                 stream.seek(0)
         data = stream.read(limits.max_bytes + 1)
     except Exception as error:  # a file object may be anybody's class
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        reason = getattr(error, "strerror", None) or one_line(error)
         raise ImageError(f"{name} cannot be read: {reason:.200}") from error
     if not isinstance(data, bytes):
         raise ImageError(f'{name} gives {type(data).__name__}, expected bytes; open it in binary mode, "rb"')

@@ -17,8 +17,9 @@ from label_files import coco, labelled, picture, write_files, write_json
 from llava_grounding.cli.data_drawing import draw_record
 from llava_grounding.cli.main import run
 from llava_grounding.data.readers.coco import CocoPhotos
-from llava_grounding.data.readers.registry import reader_of
-from llava_grounding.data.recognise import recognise
+from llava_grounding.data.readers.labelme import Labelme
+from llava_grounding.data.readers.registry import READERS, reader_of
+from llava_grounding.data.recognise import kinds_below, recognise
 from llava_grounding.dialogues.builder import build_sample
 from llava_grounding.dialogues.settings import dialogue_settings
 from llava_grounding.errors import DataError
@@ -101,6 +102,31 @@ def test_what_is_no_data_is_named_as_what_it_is(tmp_path: Path, name: str, data:
         write_files(tmp_path, {name: data})
     with pytest.raises(DataError, match=words):
         recognise(tmp_path / name.partition("/")[0])
+
+
+class _Noted(Labelme):
+    """A reader as a program may add it."""
+
+    title = "notes"
+
+    @classmethod
+    def recognise(cls, path: Path) -> dict[str, Path] | None:
+        return {"labels": path} if (path / "notes.txt").is_file() else None
+
+
+def test_an_added_reader_finds_its_own_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TOOLS["labelme"][0](tmp_path / "noted")
+    (tmp_path / "noted/notes.txt").touch()
+    monkeypatch.setitem(READERS, "noted", _Noted)
+    assert run(["data", str(tmp_path / "noted"), "--draw", "0"]) == 0
+    told = capsys.readouterr().out
+    assert ": notes (`kind: noted`)" in told
+    assert "- {kind: noted, labels: " in told
+    TOOLS["labelme"][0](tmp_path / "other")
+    assert [one.kind for one in recognise(tmp_path / "other")] == ["labelme"]
+    assert kinds_below(tmp_path, recognise(tmp_path / "other")) == {tmp_path / "noted": "notes"}
 
 
 def test_the_command_tells_draws_and_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

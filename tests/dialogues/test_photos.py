@@ -56,6 +56,22 @@ def test_caption_phrases_get_the_instances_they_name(
     assert ground_caption(caption, DOGS) == (raw, targets)
 
 
+@pytest.mark.parametrize(
+    ("caption", "there", "targets"),
+    [
+        ("A dog runs as the dog barks.", DOGS[1:], ((0,), (0,))),
+        ("A dog runs as a dog barks.", DOGS[1:], (None, None)),
+        ("The left dog sleeps.", DOGS, ((0,),)),
+        ("The dog on the right sleeps.", DOGS, (None,)),
+        ("Dogs run.", DOGS[1:], (None,)),
+    ],
+)
+def test_second_mentions_sides_and_plurals_are_read_as_annotate_reads_them(
+    caption: str, there: list[Annotation], targets: tuple[tuple[int, ...] | None, ...]
+) -> None:
+    assert ground_caption(caption, there, image_size_wh=(60, 40))[1] == targets
+
+
 def test_a_singular_means_the_one_that_dominates() -> None:
     large = [thing("dog", 0, 0, 30, 30), thing("dog", 40, 0, 50, 10)]
     assert ground_caption("The dog sleeps.", large)[1] == ((0,),)

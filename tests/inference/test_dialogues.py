@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -320,7 +321,10 @@ def test_the_image_is_encoded_once_for_all_questions(monkeypatch: pytest.MonkeyP
         )
     talk = chat.conversation(picture())
     assert len(encoded_images) == 1
+    collate = mock.Mock(side_effect=chat.processor.collate_images)
+    monkeypatch.setattr(chat.processor, "collate_images", collate)
     for question in ("What is <region>?", "And <region>?"):
         with saying(chat, RAW):
             talk.ask(question, prompts=[CLICK])
     assert len(encoded_images) == 2  # the prompt encoder looks when the first prompt comes
+    assert collate.call_count == 1

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 from transformers import AutoModelForImageTextToText
 
-from llava_grounding.model.linear import Linear
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
 from llava_grounding.model.placement import device_of, like
 from whole_models import FLAVOURS, example, whole_config, whole_model
@@ -158,7 +157,3 @@ def test_modules_whose_weights_are_here_are_not_searched(monkeypatch: pytest.Mon
     part = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     monkeypatch.setattr(nn.Module, "modules", lambda _: pytest.fail("all modules were searched"))
     assert device_of(part) == torch.device("cpu")
-
-
-def test_the_older_name_of_the_linear_layer_is_that_of_the_plain_one() -> None:
-    assert Linear is nn.Linear

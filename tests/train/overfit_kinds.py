@@ -1,4 +1,4 @@
-"""Learns eight pictures by heart from every kind of source, then asks: losses, answers word by word, boxes and masks.
+"""Overfits eight pictures from every kind of source, then asks: losses, answers word by word, boxes and masks.
 
     PYTHONPATH=tests python tests/train/overfit_kinds.py [STEPS] [KIND ...]
 

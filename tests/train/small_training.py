@@ -94,9 +94,6 @@ def training_setup(
     return TrainingSetup(plan_of, plan, training_module, processor, mixture, four_samples(), folder)
 
 
-workshop = training_setup  # its former name
-
-
 def shrink_world(monkeypatch: pytest.MonkeyPatch) -> None:
     """For `build_training_setup`: tiny models by the names of presets, scenes of three kinds, a few dialogues."""
 

@@ -66,7 +66,7 @@ def differences(first: TrainingModule, second: TrainingModule) -> list[str]:
 LORA = LoraSettings(rank=2, targets=("q_proj", "down_proj"))
 
 
-class TestLearners:
+class TestTrainingModules:
     @pytest.mark.parametrize("flavour", ["shared", "official", "siglip"])
     def test_all_of_one_comes_back(self, flavour: str, tmp_path: Path) -> None:
         kept, fresh = training_module(1, flavour), training_module(2, flavour)
@@ -77,7 +77,7 @@ class TestLearners:
         tied = fresh.model.lm_head.weight is fresh.model.get_input_embeddings().weight
         assert tied == (flavour != "official")
 
-    def test_a_learner_without_class_phrases_comes_back_too(self, tmp_path: Path) -> None:
+    def test_a_module_without_class_phrases_comes_back_too(self, tmp_path: Path) -> None:
         kept, fresh = training_module(1, classes=False), training_module(2, classes=False)
         save_training_module(kept, training_processor(), tmp_path)
         assert not any((tmp_path / name).exists() for name in CLASS_PHRASE_FILES)
@@ -240,7 +240,7 @@ class TestWhole:
         save_whole(training_module(1), training_processor(), tmp_path / "last")
         assert len(settled) > 3
 
-    def test_adapters_are_merged_and_stay_on_the_learner(self, tmp_path: Path) -> None:
+    def test_adapters_are_merged_and_stay_on_the_module(self, tmp_path: Path) -> None:
         kept = training_module(1, lora=LORA).eval()
         before = {name: value.clone() for name, value in kept.state_dict().items()}
         save_whole(kept, training_processor(), tmp_path / "last")

@@ -236,7 +236,7 @@ class Deadly(Few):
         os._exit(3)
 
 
-class TestCasualties:
+class TestSkippedSamples:
     def test_each_is_told_once(self) -> None:
         skipped_samples = SkippedSamples(10)
         one, two = Broken("a", 1, "gone"), Broken("b", 1, "gone")

@@ -29,7 +29,7 @@ from llava_grounding.data.mark_drawing import draw_marks
 from llava_grounding.data.record import open_labelled
 from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint
 from llava_grounding.endpoints.interrupts import run_interruptible
-from llava_grounding.errors import DataError, ImageError, LlavaGroundingError, shown
+from llava_grounding.errors import DataError, ImageError, LlavaGroundingError, one_line, shown
 from llava_grounding.masks import check_rle, decode_rle
 from llava_grounding.scenes.records import SCENE_PICTURES, ScenePictures
 from llava_grounding.structures import GroundedAnswer
@@ -280,8 +280,7 @@ def _data_url(pixels: np.ndarray) -> str:
 
 
 def _failed(sample: BenchmarkSample, error: Exception) -> Prediction:
-    said = " ".join(str(error).split()) or type(error).__name__
-    return Prediction(sample.id, error=said[:_LONGEST_ERROR])
+    return Prediction(sample.id, error=one_line(error, _LONGEST_ERROR))
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from llava_grounding.checkpoint_files import read_object
 from llava_grounding.convert.piece_model import build_tokenizer, read_pieces
 from llava_grounding.convert.plan import Rows
-from llava_grounding.errors import CheckpointError
+from llava_grounding.errors import CheckpointError, one_line
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG
 from llava_grounding.processing.sentencepiece import BLANK
 from llava_grounding.processing.tokenizer_files import MAX_TOKENIZER_BYTES, check_tokenizer
@@ -167,7 +167,7 @@ def _whole_tokenizer(folder: Path) -> Tokenizer:
     except CheckpointError:
         raise
     except Exception as error:  # the library raises nothing more special
-        reason = "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:300]
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else one_line(error, 300)
         raise CheckpointError(f"{_WHOLE} in `{folder}` is damaged: {reason}") from error
 
 

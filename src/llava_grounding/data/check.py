@@ -15,7 +15,7 @@ import numpy as np
 from llava_grounding.data.readers.box_forms import possible_unit
 from llava_grounding.data.readers.reading import BOX_BEYOND, IMAGE_MISSING
 from llava_grounding.data.record import Dataset, Record
-from llava_grounding.errors import LlavaGroundingError, cut_short
+from llava_grounding.errors import LlavaGroundingError, cut_short, one_line
 from llava_grounding.geometry import box_iou, oriented_size
 from llava_grounding.image_files import DATA_FORMATS
 from llava_grounding.image_headers import read_header
@@ -236,7 +236,7 @@ def check_dataset(
             record = dataset[number]
             counted = _counts(record)
         except _TROUBLE as error:
-            report.broken_records.add(f"{number}: {_one_line(error)}")
+            report.broken_records.add(f"{number}: {one_line(error, 300)}")
             continue
         for name, count in counted.items():
             report.counts[name] += count
@@ -317,7 +317,7 @@ def _check_image(record: Record, read: bool, report: DatasetReport) -> tuple[int
         data = record.read_bytes()
         height, width = replace(record, read_bytes=lambda: data).load_image().shape[:2]
     except _TROUBLE as error:
-        report.broken_images.add(f"{record.id}: {_one_line(error)}")
+        report.broken_images.add(f"{record.id}: {one_line(error, 300)}")
         return None
     if record.instances and _may_be_labelled_unturned(data):
         report.turned.add(record.image_name or record.id)
@@ -341,7 +341,7 @@ def _check_mask(record: Record, index: int, size_wh: tuple[int, int] | None, rea
     try:
         mask = record.load_mask(index, size_wh)
     except _TROUBLE as error:
-        report.broken_masks.add(f"{called}: {_one_line(error)}")
+        report.broken_masks.add(f"{called}: {one_line(error, 300)}")
         return
     if mask is None:
         return
@@ -364,10 +364,5 @@ def _reason_of_absence(record: Record) -> str:
     try:
         record.read_bytes()
     except _TROUBLE as error:
-        return _one_line(error)
+        return one_line(error, 300)
     return "there is none"
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return (text or type(error).__name__)[:300]

@@ -1,6 +1,6 @@
 """Records as files in COCO's form: labels with masks, expressions beside them, and captions.
 
-What is written here, `own` reads, and any reader of COCO reads the labels. Knows no dialogues.
+What is written here, the kind `custom` reads, and any reader of COCO reads the labels. Knows no dialogues.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def coco_instances(records: Iterable[Record]) -> dict[str, Any]:
 
 
 def coco_captions(records: Iterable[Record]) -> dict[str, Any]:
-    """Captions of records, numbered as `coco_instances` numbers the images; phrases with ids behind them, for `own`.
+    """Captions of records, numbered as `coco_instances` numbers the images; phrases with ids behind them, for `custom`.
 
     Raises:
         DataError: if a phrase names an annotation without an id.

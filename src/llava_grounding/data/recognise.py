@@ -20,6 +20,7 @@ from llava_grounding.data.readers.files import describe_file, read_json
 from llava_grounding.data.readers.label_studio import is_file_of_storage, is_one_task
 from llava_grounding.data.readers.parquet import is_saved, splits_of
 from llava_grounding.data.readers.reading import EntryError
+from llava_grounding.data.readers.registry import READERS
 from llava_grounding.data.readers.set_of_mark import find_marks
 from llava_grounding.data.readers.via import is_via_3, is_via_csv
 from llava_grounding.data.readers.xml_files import parse_xml
@@ -94,8 +95,8 @@ class Recognised:
 
     @property
     def what(self) -> str:
-        """What it is called."""
-        return WHAT[self.kind]
+        """What it is called; of a kind that was added, its reader's `title`."""
+        return WHAT.get(self.kind) or str(getattr(READERS.get(self.kind), "title", self.kind))
 
     @property
     def dialogue(self) -> Mapping[str, float]:
@@ -116,6 +117,8 @@ class Recognised:
 def recognise(path: Path) -> list[Recognised]:
     """What is at a place: usually one kind of data, more where a folder holds several.
 
+    Readers that were added and have `recognise` are asked first; see `register_reader`.
+
     Raises:
         DataError: if there is nothing that can be read, saying what there is instead.
     """
@@ -123,7 +126,7 @@ def recognise(path: Path) -> list[Recognised]:
         raise DataError(f"there is nothing at {path}")
     if not path.is_dir() and not path.is_file():
         raise DataError(f"expected a file or a folder, but {why_no_file(path)}")
-    found = list(_of_folder(path)) if path.is_dir() else [_of_file(path)]
+    found = list(_found_at(path))
     if not found:
         pictures = sum(1 for one in _files(path) if one.suffix.lower() in _PICTURES)
         raise DataError(
@@ -144,11 +147,21 @@ def kinds_below(folder: Path, found: Sequence[Recognised]) -> dict[Path, str]:
         if place in parts or any(one in place.parents for one in others):
             continue
         with suppress(DataError, OSError):
-            new = next((one for one in _of_folder(place) if one.kind not in told), None)
+            new = next((one for one in _found_at(place) if one.kind not in told), None)
             if new is not None:
                 told.add(new.kind)
                 others[place] = new.what
     return others
+
+
+def _found_at(path: Path) -> Iterator[Recognised]:
+    added = [
+        Recognised(kind, values)
+        for kind, reader in READERS.items()
+        if not isinstance(reader, str) and hasattr(reader, "recognise")
+        if (values := reader.recognise(path)) is not None
+    ]
+    yield from added or (_of_folder(path) if path.is_dir() else [_of_file(path)])
 
 
 def _folders(folder: Path) -> Iterator[Path]:

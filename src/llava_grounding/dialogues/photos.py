@@ -119,7 +119,7 @@ def _describe(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     if captions:
         best: tuple[int, str, Targets] | None = None
         for index in order:
-            answer, targets = ground_caption(captions[index], photo.facts.instances, photo.facts.exhaustive)
+            answer, targets = _tied(captions[index], photo.facts)
             located = sum(target is not None for target in targets)
             if best is None or located > best[0]:
                 best = (located, answer, targets)
@@ -283,8 +283,13 @@ def _relation(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
     question = pick(("Is it true that {}?", "Is this true: {}?"), rng).format(clause)
     if not true:
         return [grounded_draft("relation", question, "No, that is not true.")]
-    answer, targets = ground_caption(f"Yes, {clause}.", photo.facts.instances, photo.facts.exhaustive)
+    answer, targets = _tied(f"Yes, {clause}.", photo.facts)
     return [Draft(question, answer, targets, (), True, "relation")]
+
+
+def _tied(caption: str, facts: Facts) -> tuple[str, Targets]:
+    """A caption in markup, with what its phrases mean."""
+    return ground_caption(caption, facts.instances, facts.exhaustive, facts.image_size_wh)
 
 
 def _sometimes_plain(turn: Turn, rng: np.random.Generator) -> Turn:

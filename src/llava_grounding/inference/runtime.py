@@ -92,8 +92,7 @@ class Runtime:
         ids = torch.tensor([text.input_ids], device=self.device)
         prompts = self.processor.collate_prompts([text.prompts])
         with self._vision_precision():
-            if prompts is not None:
-                prompts = prompts.to(self.device)
+            if prompts is not None and image.features.prompt_memory is None:
                 pixels = self.processor.collate_images([image.encoded])["grounder_pixel_values"].to(self.device)
                 image.features = self.model.with_prompt_memory(image.features, pixels)
             # What a dialogue goes on with has no image in it: the one before it has.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, shown
+from llava_grounding.errors import DataError, LlavaGroundingError, UsageError, one_line, shown
 from llava_grounding.geometry import box_iou
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, load_image
 from llava_grounding.labelling.labels import BrokenPhoto, Label, LabelledPhoto, Result
@@ -199,4 +199,4 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return "there is not enough memory for it"
-    return f"unexpected {type(error).__name__}: {' '.join(str(error).split()):.200}"
+    return f"unexpected {type(error).__name__}: {one_line(error, 200)}"

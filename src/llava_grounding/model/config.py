@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from llava_grounding.checkpoint_files import check_values
-from llava_grounding.errors import ConfigError, did_you_mean
+from llava_grounding.errors import ConfigError, did_you_mean, one_line
 from llava_grounding.model import efficientnet_lite, nanodet  # noqa: F401 - so that their model_types are known
 
 _PIXEL_DECODERS = ("deformable", "feature_pyramid")
@@ -79,11 +79,9 @@ def _as_config(value: Any, default_type: str, kinds: Container[str]) -> PreTrain
     except ConfigError:
         raise
     except Exception as error:  # whatever the class of a family makes of values that it does not expect
-        raise ConfigError(f"no `{model_type}` model is as described: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ConfigError(
+            f"no `{model_type}` model is as described: {type(error).__name__}: {one_line(error, 300)}"
+        ) from error
 
 
 def _is_known(config_class: type[PreTrainedConfig], key: str) -> bool:

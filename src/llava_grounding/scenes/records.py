@@ -1,6 +1,6 @@
 """Drawn scenes as a data set like any other: every kind of training can be tried without a download.
 
-`write_scenes` writes them as the files that `own` reads. Drawing itself is in `synthetic`.
+`write_scenes` writes them as the files that the kind `custom` reads. Drawing itself is in `synthetic`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from torch.distributed.tensor import DTensor
 from llava_grounding.aside import share, sync_tree
 from llava_grounding.checkpoint_files import plain_bytes, plain_file, weight_files
 from llava_grounding.checkpoints import without_progress_bars
-from llava_grounding.errors import CheckpointError, quoted
+from llava_grounding.errors import CheckpointError, one_line, quoted
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.adapters import is_adapted, merged_state
 from llava_grounding.train.losses.class_losses import ClassPhrases
@@ -296,11 +296,6 @@ def _trainable_names(training_module: nn.Module) -> set[str]:
     """Names in the state of trainable weights and of running statistics."""
     learning = {name for name, parameter in training_module.named_parameters() if parameter.requires_grad}
     return learning | ({name for name, _ in training_module.named_buffers()} & training_module.state_dict().keys())
-
-
-def one_line(error: object) -> str:
-    """The reason an error gives, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _is_tied(training_module: nn.Module) -> bool:

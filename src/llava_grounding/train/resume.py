@@ -21,9 +21,8 @@ from transformers import TrainerState
 from transformers.trainer_pt_utils import safe_globals
 
 from llava_grounding.checkpoint_files import plain_bytes, plain_file
-from llava_grounding.errors import CheckpointError, quoted
+from llava_grounding.errors import CheckpointError, one_line, quoted
 from llava_grounding.torch_files import check_archive
-from llava_grounding.train.checkpoint import one_line
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILES = ("optimizer.pt", "scheduler.pt")

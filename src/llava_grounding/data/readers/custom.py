@@ -118,7 +118,10 @@ class CustomData(PackedRecords):
 
     def _record(self, row: int) -> Record:
         record, said = self._labels.record(row), self._said[row]
-        tied = [GroundedText(*ground_caption(caption, record.instances, record.exhaustive)) for caption in said.to_tie]
+        tied = [
+            GroundedText(*ground_caption(caption, record.instances, record.exhaustive, record.image_size_wh))
+            for caption in said.to_tie
+        ]
         return replace(
             record,
             captions=tuple(said.captions),

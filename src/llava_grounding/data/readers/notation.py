@@ -1,6 +1,6 @@
 """How people write grounded dialogues by hand: `[a red balloon](3, 7)` in an answer, `[](12)` in a question.
 
-The numbers are annotation ids. Pure text: knows no images and no labels; `own` looks the ids up.
+The numbers are annotation ids. Pure text: knows no images and no labels; `custom` looks the ids up.
 """
 
 from __future__ import annotations

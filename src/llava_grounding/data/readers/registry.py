@@ -48,7 +48,9 @@ def register_reader(kind: str, reader: type[Any]) -> None:
     """Make a kind known to recipes, in this process and in its worker processes where they are forked.
 
     Args:
-        reader: a `Dataset` whose class method `from_files` takes the keys of a source, with type annotations.
+        reader: a `Dataset` whose class method `from_files` takes the keys of a source, with type annotations. A class
+            method `recognise`, if it has one, takes the path of a file or folder and gives the keys of a source for it,
+            or None where it is of another kind; `title` says what the kind is called.
     """
     READERS[kind] = reader
 

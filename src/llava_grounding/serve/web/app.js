@@ -60,7 +60,9 @@ let silence = 0;
 function say(text) {
   status.textContent = text;
   clearTimeout(silence);
-  silence = setTimeout(() => (status.textContent = writing ? status.textContent : ""), 6000);
+  silence = setTimeout(() => {
+    if (!writing) status.textContent = "";
+  }, 6000);
 }
 
 async function connect() {
