@@ -23,6 +23,7 @@ from llava_grounding.geometry import (
     clip_stroke,
     generalized_iou,
     oriented_size,
+    points_to_oriented,
 )
 from llava_grounding.masks import encode_rle, encode_rle_at, mask_iou
 
@@ -123,9 +124,25 @@ def stored_image(size_wh, orientation):
 
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize("size_wh", [(5, 3), (1, 4), (1, 1)])
-def test_sizes_turn_as_pillow_turns_them(size_wh, orientation):
-    _, shown = stored_image(size_wh, orientation)
+def test_points_turn_with_the_pixels_as_pillow_turns_them(size_wh, orientation):
+    stored, shown = stored_image(size_wh, orientation)
     assert oriented_size(size_wh, orientation) == shown.shape[::-1]
+    rows, columns = np.indices(stored.shape)
+    centres = np.stack((columns, rows), axis=-1) + 0.5
+    there = points_to_oriented(centres, size_wh, orientation)
+    x, y = np.moveaxis(there.astype(int), -1, 0)
+    assert np.array_equal(shown[y, x], stored)
+
+
+@many
+@given(SIZES, st.integers(1, 8), st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=5))
+def test_points_survive_each_orientation_and_stay_inside(size_wh, orientation, shares):
+    points = np.array(shares).reshape(-1, 2) * size_wh
+    there = points_to_oriented(points, size_wh, orientation)
+    assert ((there >= 0) & (there <= oriented_size(size_wh, orientation))).all()
+    # Each orientation is its own inverse but the quarter turns, which undo each other.
+    back = {6: 8, 8: 6}.get(orientation, orientation)
+    assert np.allclose(points_to_oriented(there, oriented_size(size_wh, orientation), back), points, atol=1e-8)
 
 
 @many

@@ -141,6 +141,22 @@ def oriented_size(size_wh: SizeWH, orientation: int) -> SizeWH:
     return (height, width) if orientation in ON_ITS_SIDE else (width, height)
 
 
+def points_to_oriented(points_xy: np.ndarray, size_wh: SizeWH, orientation: int) -> np.ndarray:
+    """Where (..., 2) points of the stored image are in the image as shown; `size_wh` is the stored size."""
+    width, height = size_wh
+    x, y = np.moveaxis(np.asarray(points_xy, dtype=np.float64), -1, 0)
+    shown = {
+        2: (width - x, y),
+        3: (width - x, height - y),
+        4: (x, height - y),
+        5: (y, x),
+        6: (height - y, x),
+        7: (height - y, width - x),
+        8: (y, width - x),
+    }
+    return np.stack(shown.get(orientation, (x, y)), -1)
+
+
 @dataclass(frozen=True)
 class Letterbox:
     """How an image lies on the canvas the model sees: resized to `content_size_wh`, top left, padded right and below.
