@@ -17,12 +17,14 @@ from llava_grounding.geometry import (
     box_area,
     box_cxcywh_to_xyxy,
     box_iou,
+    box_xywh_to_xyxy,
     box_xyxy_to_cxcywh,
     box_xyxy_to_xywh,
     clip_boxes_xyxy,
     clip_stroke,
     generalized_iou,
     oriented_size,
+    points_from_oriented,
     points_to_oriented,
 )
 from llava_grounding.masks import encode_rle, encode_rle_at, mask_iou
@@ -55,6 +57,7 @@ def test_known_boxes_in_every_format():
     assert box_xyxy_to_cxcywh(np.array([[1.0, 2, 5, 10]])).tolist() == [[3, 6, 4, 8]]
     assert box_cxcywh_to_xyxy(np.array([3.0, 6, 4, 8])).tolist() == [1, 2, 5, 10]
     assert box_xyxy_to_xywh(np.array([1.0, 2, 5, 10])).tolist() == [1, 2, 4, 8]
+    assert box_xywh_to_xyxy(np.array([1.0, 2, 4, 8])).tolist() == [1, 2, 5, 10]
     assert box_area(np.array([[1.0, 2, 5, 10], [5, 2, 1, 10]])).tolist() == [32, 0]
     assert clip_boxes_xyxy(np.array([[-3.0, 2, 50, 9], [60, 60, 70, 70]]), (20, 8)).tolist() == [
         [0, 2, 20, 8],
@@ -66,6 +69,7 @@ def test_known_boxes_in_every_format():
 @given(boxes())
 def test_formats_there_and_back_change_no_box(boxes_xyxy):
     assert np.allclose(box_cxcywh_to_xyxy(box_xyxy_to_cxcywh(boxes_xyxy)), boxes_xyxy, atol=1e-9)
+    assert np.allclose(box_xywh_to_xyxy(box_xyxy_to_xywh(boxes_xyxy)), boxes_xyxy, atol=1e-9)
 
 
 @many
@@ -84,7 +88,7 @@ def test_overlaps_equal_those_worked_out_pair_by_pair(first, second):
 @many
 @given(boxes(), boxes())
 def test_torch_and_numpy_give_the_same_numbers(first, second):
-    for function in (box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, box_xyxy_to_xywh, box_area):
+    for function in (box_cxcywh_to_xyxy, box_xyxy_to_cxcywh, box_xyxy_to_xywh, box_xywh_to_xyxy, box_area):
         assert np.array_equal(function(torch.from_numpy(first)).numpy(), function(first))
     for overlap in (box_iou, lambda one, other: generalized_iou(one[:, None], other[None])):
         result = overlap(torch.from_numpy(first), torch.from_numpy(second))
@@ -132,6 +136,7 @@ def test_points_turn_with_the_pixels_as_pillow_turns_them(size_wh, orientation):
     there = points_to_oriented(centres, size_wh, orientation)
     x, y = np.moveaxis(there.astype(int), -1, 0)
     assert np.array_equal(shown[y, x], stored)
+    assert np.array_equal(points_from_oriented(there, size_wh, orientation), centres)
 
 
 @many
@@ -140,9 +145,7 @@ def test_points_survive_each_orientation_and_stay_inside(size_wh, orientation, s
     points = np.array(shares).reshape(-1, 2) * size_wh
     there = points_to_oriented(points, size_wh, orientation)
     assert ((there >= 0) & (there <= oriented_size(size_wh, orientation))).all()
-    # Each orientation is its own inverse but the quarter turns, which undo each other.
-    back = {6: 8, 8: 6}.get(orientation, orientation)
-    assert np.allclose(points_to_oriented(there, oriented_size(size_wh, orientation), back), points, atol=1e-8)
+    assert np.allclose(points_from_oriented(there, size_wh, orientation), points, atol=1e-8)
 
 
 @many

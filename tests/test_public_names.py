@@ -27,7 +27,7 @@ from llava_grounding.data.readers.grounded_texts import Ferret, Kosmos2, Osprey,
 from llava_grounding.data.readers.gvc import RegionCaptions, write_gvc
 from llava_grounding.data.readers.registry import READERS, register_reader
 from llava_grounding.dialogues.templates import FAMILIES
-from llava_grounding.geometry import Letterbox
+from llava_grounding.geometry import Letterbox, box_xywh_to_xyxy, points_from_oriented
 from llava_grounding.masks import mask_iou
 from llava_grounding.model.outputs import VisualPromptOutput
 from llava_grounding.model.presets import register_preset
@@ -46,7 +46,7 @@ CONVERSION = (
     *(openseed_state, semantic_sam_state),
 )
 EXTENDING = (register_preset, register_reader, register_task)
-FUNCTIONS = (mask_iou, mcp, open_source, prediction_from, recipe_of, write_gvc)
+FUNCTIONS = (box_xywh_to_xyxy, mask_iou, mcp, open_source, points_from_oriented, prediction_from, recipe_of, write_gvc)
 
 
 def test_tasks_and_readers_are_found_by_their_names() -> None:

@@ -42,6 +42,12 @@ def box_xyxy_to_xywh(boxes_xyxy: Array) -> Array:
     return _join(low, high - low)
 
 
+def box_xywh_to_xyxy(boxes_xywh: Array) -> Array:
+    """Corners of (..., 4) boxes given by corner and size, as COCO writes them."""
+    low, size = boxes_xywh[..., :2], boxes_xywh[..., 2:]
+    return _join(low, low + size)
+
+
 def clip_boxes_xyxy(boxes_xyxy: Array, size_wh: SizeWH) -> Array:
     """The part of each (..., 4) box inside the image; a box wholly outside keeps no area."""
     width, height = size_wh
@@ -155,6 +161,13 @@ def points_to_oriented(points_xy: np.ndarray, size_wh: SizeWH, orientation: int)
         8: (y, width - x),
     }
     return np.stack(shown.get(orientation, (x, y)), -1)
+
+
+def points_from_oriented(points_xy: np.ndarray, size_wh: SizeWH, orientation: int) -> np.ndarray:
+    """Where (..., 2) points of the image as shown are in the stored image; `size_wh` is the stored size."""
+    # Each orientation is its own inverse but the quarter turns, which undo each other.
+    back = {6: 8, 8: 6}.get(orientation, orientation)
+    return points_to_oriented(points_xy, oriented_size(size_wh, orientation), back)
 
 
 @dataclass(frozen=True)
