@@ -13,7 +13,7 @@ from llava_grounding.dialogues.prompts import EXACT_PROMPTS, sample_prompt
 from llava_grounding.language.nouns import listed, number_word, parse_number, with_article
 from llava_grounding.markup import parse_strict, strip_markup
 from llava_grounding.scenes.kinds import GROUP_PLURALS, KINDS, kind_named
-from llava_grounding.scenes.synthetic import QUESTION_KINDS, draw_scene, scene_phrases
+from llava_grounding.scenes.synthetic import QUESTION_KINDS, SceneConfig, draw_scene, scene_phrases
 
 NOUNS = {word: kind.name for kind in KINDS.values() for word in (kind.name, kind.plural)}
 NOUN = re.compile(rf"\b({'|'.join(sorted(NOUNS, key=len, reverse=True))})\b")
@@ -224,6 +224,13 @@ def test_who_denies_a_thing_gets_a_description_without_it_and_with_everything_el
         else:
             assert all(instance.category != kind for instance in sample.instances)
     assert min(seen["there"], seen["absent"]) > 10
+
+
+def test_denials_leave_every_other_question_and_prompt_as_it_is():
+    others = SceneConfig(questions=tuple(kind for kind in QUESTION_KINDS if kind != "corrected"))
+    for sample in scenes()[:20]:
+        without = draw_scene(int(sample.id.rpartition("-")[2]), others)
+        assert tuple(turn for turn in sample.turns if turn.kind != "corrected") == without.turns
 
 
 def test_all_kinds_of_questions_occur_grounded_and_plain():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 
 from llava_grounding.data.sample import Sample
@@ -353,7 +354,11 @@ def _absent(scene: _Scene) -> list[Draft]:
 
 
 def _corrected(scene: _Scene) -> list[Draft]:
-    """A description for somebody who denies a thing: the answer leaves it out, whether it is there or not."""
+    """A description for somebody who denies a thing: the answer leaves it out, whether it is there or not.
+
+    Drawn from a copy of the generator: what is drawn behind it, and with it the benchmark's set, is as it was without.
+    """
+    scene = _Scene(scene.layout, scene.background, copy(scene.rng), scene.absent_kinds)
     groups, missing = scene.layout.groups(), _absent_kind(scene)
     denials: list[tuple[str, Sequence[Sequence[Thing]]]] = []
     if len(groups) > 1:
