@@ -208,7 +208,7 @@ def test_what_is_not_there_is_asked_again_and_both_answers_stay(open_page: Open,
     messages = json.loads(sent.value.post_data or "")["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant", "user"]
     assert messages[1]["grounding"]["raw"] == RAW
-    assert messages[2]["content"][0]["text"] == "There are no two white cats. Describe the image."
+    assert messages[2]["content"][0]["text"] == "There are no white cats. Describe the image."
     expect(page.locator(".answers.two .said")).to_have_text([TEXT, "There is a red dog."])
     before, after = (page.locator(".answer").nth(number).bounding_box() for number in (0, 1))
     assert before is not None
