@@ -15,6 +15,7 @@ from fake_engine import FakeEngine, Result
 from PIL import Image
 
 from annotate.miniature import write
+from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
 from llava_grounding.cli import outputs
 from llava_grounding.cli.common import ANSWER_FILES
 from llava_grounding.cli.main import run
@@ -288,3 +289,24 @@ def test_a_comparison_replaces_no_results(call: Call, tmp_path: Path) -> None:
     (tmp_path / "scores.jsonl").write_text("{}\n")
     given = (tmp_path, tmp_path, "--out", tmp_path / "scores.jsonl")
     assert_refused(call("benchmark", "compare", *given), "the results", "scores.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        ("run", "predictions.jsonl"),
+        ("run", "config.json"),
+        ("score", "scored.json"),
+        ("score", "scores.jsonl"),
+        ("score", "judgements.jsonl"),
+    ],
+)
+def test_a_step_of_a_benchmark_does_not_replace_its_set(call: Call, tmp_path: Path, step: str, name: str) -> None:
+    samples = tmp_path / name
+    SampleSet("pope", "a", (BenchmarkSample("1", "1.jpg", (9, 9), question="Is it red?", answer="no"),)).write(samples)
+    kept = samples.read_bytes()
+    (tmp_path / "others.jsonl").write_text('{"id": "1", "text": "no"}\n')
+    given = {"run": ("--images", tmp_path), "score": ("--predictions", tmp_path / "others.jsonl")}[step]
+    refused = call("benchmark", "pope", step, "--set", samples, "--out", tmp_path, *given)
+    assert_refused(refused, "the set", name)
+    assert samples.read_bytes() == kept

@@ -177,13 +177,13 @@ def run(
     ] = None,
 ) -> None:
     """Ask a system; the same command resumes an ended run. Under torchrun the processes share the work."""
-    from llava_grounding.benchmark.runs import Run, Shard
+    from llava_grounding.benchmark.runs import CONFIG, PREDICTIONS, Run, Shard
     from llava_grounding.benchmark.tasks import find_task
 
     samples = _read_set(ctx, samples_file)
     place = find_task(samples.task).pictures if images is None else str(images.resolve())
     spec = _spec(model, place, device, base_url, max_new_tokens, queries)
-    check_out(out, (), [("set", samples_file)])
+    check_out(out, (CONFIG, PREDICTIONS), [("set", samples_file)])
     work = Run(out, samples, spec, block)
     with _progress(f"{samples.task} with {spec.model or 'nano'}") as tell:
         if cluster is not None:
@@ -219,11 +219,11 @@ def score(
 ) -> None:
     """Score predictions, without any model, and write the report."""
     from llava_grounding.benchmark.judging import RecordedJudge
-    from llava_grounding.benchmark.scored_runs import score_run, write_scored
+    from llava_grounding.benchmark.scored_runs import JUDGEMENTS, SCORED, SCORES, score_run, write_scored
 
     samples = _read_set(ctx, samples_file)
     inputs = [("set", samples_file), *((("predictions", predictions),) if predictions else ())]
-    check_out(out, _REPORTS, inputs)
+    check_out(out, (*_REPORTS, SCORED, SCORES, JUDGEMENTS), inputs)
     found, system = _predictions(samples, out, predictions, format, frame, name)
     with _progress(f"scoring {samples.task}") as tell, ExitStack() as opened:
         deciding: Judge = (
