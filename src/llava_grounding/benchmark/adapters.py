@@ -303,13 +303,13 @@ _ALL = (
     Adapter(
         "qwen2.5-vl",
         "pixels",
-        '{"id", "input_size": [644, 476], "text": "[{"bbox_2d": [77,143,291,380], "label": "a dog"}]"}',
+        '{"id", "input_size": [644, 476], "text": "[{\\"bbox_2d\\": [77,143,291,380], \\"label\\": \\"a dog\\"}]"}',
         parse=_json_boxes,
     ),
     Adapter(
         "qwen3-vl",
         "per-mille",
-        '{"id", "text": "[{"bbox_2d": [120,301,452,800], "label": "a dog"}]"}',
+        '{"id", "text": "[{\\"bbox_2d\\": [120,301,452,800], \\"label\\": \\"a dog\\"}]"}',
         parse=_json_boxes,
     ),
     Adapter(

@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 
 from llava_grounding.data.record import Annotation
 from llava_grounding.data.sample import Instance, Targets
-from llava_grounding.language.referents import Labelled, box_area, find_referents
+from llava_grounding.language.referents import Labelled, find_referents
 from llava_grounding.markup import format_markup, strip_markup
 
 _DOMINANT_AREA = 3.0
@@ -32,7 +32,7 @@ def ground_caption(
         image_size_wh: in pixels, for words of sides; None leaves them open.
     """
     caption = tidy_caption(caption)
-    things = [Labelled(one.category, list(one.box_xyxy)) for one in instances]
+    things = [Labelled(one.category, one.box_xyxy) for one in instances]
     found = find_referents(caption, things, exhaustive, image_size_wh=image_size_wh, dominant_area=_DOMINANT_AREA)
     return format_markup(caption, [mention.span for mention, _ in found]), tuple(rows for _, rows in found)
 
@@ -45,4 +45,4 @@ def tidy_caption(caption: str) -> str:
 
 def box_area_of(instance: Annotation | Instance) -> float:
     """Square pixels of its box."""
-    return box_area(list(instance.box_xyxy))
+    return Labelled(instance.category, instance.box_xyxy).area

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from llava_grounding.geometry import box_area
 from llava_grounding.language.nouns import Mention, is_plural_name, lexicon_with
 
 DOMINANT_AREA = 4.0
@@ -21,13 +24,13 @@ class Labelled(NamedTuple):
 
     name: str
     """Of its category."""
-    box_xyxy: Sequence[float]
+    box_xyxy: Sequence[float] | np.ndarray
     """In pixels."""
 
     @property
     def area(self) -> float:
         """Square pixels of its box."""
-        return box_area(self.box_xyxy)
+        return float(box_area(np.asarray(self.box_xyxy, dtype=np.float64)))
 
 
 class Referents(NamedTuple):
@@ -36,12 +39,6 @@ class Referents(NamedTuple):
     mention: Mention
     rows: tuple[int, ...] | None
     """Indices of things; None where that is left open."""
-
-
-def box_area(box_xyxy: Sequence[float]) -> float:
-    """Square pixels of a box."""
-    x0, y0, x1, y1 = box_xyxy
-    return float((x1 - x0) * (y1 - y0))
 
 
 def find_referents(
