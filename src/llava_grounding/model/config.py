@@ -173,30 +173,30 @@ class _VisionModuleConfig(_StrictConfig):
     sub_configs: ClassVar = {"backbone_config": AutoConfig}
 
     backbone_config: Any = None
-    # A backbone with maps at strides 4, 8, 16, 32: `efficientnet_lite`, or one of transformers (`swin`, `resnet`, ...).
+    """A backbone with maps at strides 4, 8, 16, 32: `nanodet`, `efficientnet_lite`, or one of transformers."""
     pixel_decoder: str = "deformable"
-    # "deformable" as the original, or "feature_pyramid" without attention, which learns faster when small.
+    """`deformable` as the original, or `feature_pyramid` without attention, which learns faster when small."""
     hidden_size: int = 256
-    # Width of memory cells and queries.
+    """Width of memory cells and queries."""
     mask_size: int = 256
-    # Width of the stride-4 mask features.
+    """Width of the stride-4 mask features."""
     num_heads: int = 8
-    # Attention heads of both decoders.
+    """Attention heads of both decoders."""
     num_levels: int = 4
-    # Feature levels in memory; four levels add a stride-64 one.
+    """Feature levels in memory; four levels add a stride-64 one."""
     num_points: int = 4
-    # Sampling points per head and level of deformable attention.
+    """Sampling points per head and level of deformable attention."""
     encoder_layers: int = 6
-    # Deformable layers of the pixel decoder.
+    """Deformable layers of the pixel decoder."""
     encoder_ffn_size: int = 2048
-    # Width of their feed-forward part.
+    """Width of the feed-forward part of these layers."""
     norm_groups: int = 32
-    # Groups of channels that the deformable decoder's GroupNorm normalises together; 32 as the original, whatever the
-    # width. It must divide hidden_size: a small model may need fewer.
+    """Groups of channels that the deformable decoder's GroupNorm normalises together; 32 as the original, whatever the
+    width. It must divide hidden_size: a small model may need fewer."""
     decoder_layers: int = 9
-    # Layers of the query decoder.
+    """Layers of the query decoder."""
     decoder_ffn_size: int = 2048
-    # Width of their feed-forward part.
+    """Width of the feed-forward part of these layers."""
 
 
 class GrounderConfig(_VisionModuleConfig):
@@ -205,23 +205,23 @@ class GrounderConfig(_VisionModuleConfig):
     model_type = "llava_grounding_grounder"
 
     mask_convolution: str = "full"
-    # Of the feature pyramid: the 3x3 convolution at stride 4, "full" or "separable" (an eighth of the work).
+    """The feature pyramid's 3x3 convolution at stride 4: `full` or `separable` (an eighth of the work)."""
     image_size: int = 1024
-    # Side of the square canvas an image is letterboxed into, pixels.
+    """Side of the square canvas an image is letterboxed into, pixels."""
     phrase_size: int = 4096
-    # Width of a phrase embedding: the language model's hidden size.
+    """Width of a phrase embedding: the language model's hidden size."""
     num_queries: int = 300
-    # Object queries picked from memory.
+    """Object queries picked from memory."""
     proposal_order: str = "official"
-    # "official": the finest level starts from the largest box (a quirk); "fine_small": from the smallest.
+    """`official`: the finest level starts from the largest box (a quirk); `fine_small`: from the smallest."""
     initial_logit_bias: float | None = None
-    # Start of a learned bias on phrase logits, for training from nothing; None: no such parameter, as the original.
+    """Start of a learned bias on phrase logits, for training from nothing; None: no such parameter, as the original."""
     image_mean: tuple[float, float, float] | list[float] = (123.675, 116.28, 103.53)
-    # Per channel, of pixels 0..255.
+    """The mean of each channel, of pixels 0..255."""
     image_std: tuple[float, float, float] | list[float] = (58.395, 57.12, 57.375)
-    # Per channel, of pixels 0..255.
+    """The standard deviation of each channel, of pixels 0..255."""
     pad_value: int = 128
-    # Grey written right and below the image before normalisation.
+    """Grey written right and below the image before normalisation."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.backbone_config = _as_config(self.backbone_config, "swin", MODEL_FOR_BACKBONE_MAPPING_NAMES)
@@ -234,11 +234,11 @@ class VisualPromptConfig(_VisionModuleConfig):
     model_type = "llava_grounding_visual_prompt"
 
     share_image_features: bool = False
-    # Read the grounder's image memory instead of encoding the image once more; then there is no backbone.
+    """Read the grounder's image memory instead of encoding the image once more; then there is no backbone."""
     num_mask_tokens: int = 3
-    # Queries per prompt; 6 in the public Semantic-SAM weights.
+    """Queries per prompt; 6 in the public Semantic-SAM weights."""
     isolate_prompts: bool = True
-    # Prompts of one image do not see each other, as the original trains; its inference takes one prompt.
+    """Prompts of one image do not see each other, as the original trains; its inference takes one prompt."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         given = self.backbone_config
@@ -264,48 +264,48 @@ class LlavaGroundingConfig(_StrictConfig):
     }
 
     text_config: Any = None
-    # Any causal language model of transformers.
+    """Any causal language model of transformers."""
     vision_config: Any = None
-    # `clip_vision_model` or `siglip_vision_model`, or None for the shared tower.
+    """`clip_vision_model` or `siglip_vision_model`, or None for the shared tower."""
     grounder_config: Any = None
-    # See GrounderConfig.
+    """The grounder: a GrounderConfig, or a mapping of its fields."""
     visual_prompt_config: Any = None
-    # See VisualPromptConfig.
+    """The visual prompt encoder: a VisualPromptConfig, or a mapping of its fields."""
     projector: str = "linear"
-    # "linear" or "mlp" (two layers with GELU, as LLaVA-1.5).
+    """`linear` or `mlp` (two layers with GELU, as LLaVA-1.5)."""
     vision_feature_layer: int = -2
-    # Which hidden state of the tower is read.
+    """Which hidden state of the tower is read."""
     vision_feature_select: str = "patch"
-    # "patch" drops the class token, "full" keeps it (SigLIP has none).
+    """`patch` drops the class token, `full` keeps it (SigLIP has none)."""
     shared_tower_objects: int = 20
-    # Shared tower only: how many of the grounder's object queries become image tokens.
+    """Shared tower only: how many of the grounder's object queries become image tokens."""
     image_token_id: int = 32003
-    # Placeholder the image features replace; may lie beyond the vocabulary, since it is always filled.
+    """Placeholder the image features replace; may lie beyond the vocabulary, since it is always filled."""
     seg_token_id: int = 32002
-    # `<seg>`: its hidden state is the phrase embedding.
+    """The token `<seg>`, whose hidden state is the phrase embedding."""
     region_token_id: int = 32004
-    # Placeholder a visual prompt's embedding replaces; may lie beyond the vocabulary as well.
+    """Placeholder a visual prompt's embedding replaces; may lie beyond the vocabulary as well."""
     eos_token_id: int | None = 2
-    # Ends an answer.
+    """Ends an answer."""
     pad_token_id: int | None = 0
-    # Fills shorter rows of a batch.
+    """Fills shorter rows of a batch."""
     phrase_state: str = "before_seg"
-    # Hidden state handed to the grounder: the one that predicts `<seg>` (original's inference), or "at_seg".
+    """Hidden state handed to the grounder: the one that predicts `<seg>` (original's inference), or `at_seg`."""
     phrase_projector: str = "none"
-    # "none": the hidden state is the phrase embedding, as in the original; "linear": one layer between.
+    """`none`: the hidden state is the phrase embedding, as in the original; `linear`: one layer between."""
     phrase_queries: str = "phrases"
-    # What selects the object queries that phrases are scored on: the phrases (original), or the "image" alone with the
-    # shared tower's "anything" phrase, so that a phrase's regions do not depend on the other phrases of the answer.
+    """What selects the object queries that phrases are scored on: the phrases (original), or the `image` alone with the
+    shared tower's `anything` phrase, so that a phrase's regions do not depend on the other phrases of the answer."""
     query_selection: str = "softmax"
-    # The score function, which selects no queries in spite of its name: softmax over queries (original) or sigmoid.
+    """The score function, which selects no queries in spite of its name: softmax over queries (original) or sigmoid."""
     score_threshold: float = 0.05
-    # Queries with a higher score are kept.
+    """Queries with a higher score are kept."""
     nms_iou: float | None = None
-    # Drop a kept query whose box overlaps a better one by more; None keeps all, as the original.
+    """Drop a kept query whose box overlaps a better one by more; None keeps all, as the original."""
     detach_grounding: bool = False
-    # Stop the gradient from the grounder into the language model (table 14 of the paper).
+    """Stop the gradient from the grounder into the language model (table 14 of the paper)."""
     tie_word_embeddings: bool = False
-    # Output layer shares the input embedding's weights.
+    """Output layer shares the input embedding's weights."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         problems = _unknown_keys(type(self), kwargs)
