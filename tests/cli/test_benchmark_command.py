@@ -9,19 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from fake_engine import Result
 from typer.testing import CliRunner
 
 from llava_grounding.benchmark import quality
 from llava_grounding.benchmark.baselines import MostFrequentAnswerBaseline
-from llava_grounding.cli.benchmark import benchmark
-from llava_grounding.cli.benchmark_tasks import _spec
+from llava_grounding.cli.benchmark_tasks import _spec, benchmarks
 from llava_grounding.errors import ConfigError, DataError, UsageError
 from llava_grounding.scenes.synthetic import draw_scene
-
-app = typer.Typer()
-app.command()(benchmark)
 
 
 @pytest.fixture
@@ -37,7 +32,7 @@ def blind_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def run(*arguments: Any) -> Any:
-    return CliRunner(env={"COLUMNS": "200", "LLAVA_GROUNDING_DATA": ""}).invoke(app, [str(a) for a in arguments])
+    return CliRunner(env={"COLUMNS": "200", "LLAVA_GROUNDING_DATA": ""}).invoke(benchmarks, [str(a) for a in arguments])
 
 
 def test_scenes_print_a_table_and_write_the_report(
@@ -103,7 +98,13 @@ def test_usage_names_no_command_that_nobody_types(call: Callable[..., Result]) -
         said = call("benchmark", *arguments)
         assert said.code == 0
         assert "quality" not in said.out
-    assert "(see `llava-grounding benchmark --help`)" in call("benchmark", "scenes", "--limit", 0).err
+    assert "(see `llava-grounding benchmark scenes --help`)" in call("benchmark", "scenes", "--limit", 0).err
+
+
+def test_options_in_front_of_a_step_are_refused(call: Callable[..., Result], tmp_path: Path) -> None:
+    said = call("benchmark", "scenes", "--limit", 3, "build", "--out", tmp_path / "set.jsonl")
+    assert (said.code, said.err) == (2, "Error: --limit must stand after build, if that step takes it\n")
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_run_says_how_many_queries_the_grounder_shall_pick(tmp_path: Path) -> None:
@@ -125,5 +126,5 @@ def test_photos_need_no_training_split(blind_model: Path, mini_pack_root: Path) 
 def test_wrong_use_is_found_before_anything_is_asked(blind_model: Path, tmp_path: Path) -> None:
     assert isinstance(run("photos", "--model", blind_model).exception, DataError)
     assert isinstance(run("scenes", "--model", tmp_path / "nothing").exception, ConfigError)
-    assert run("sounds").exit_code == 2
+    assert isinstance(run("sounds").exception, UsageError)
     assert run("scenes", "--limit", 0).exit_code == 2

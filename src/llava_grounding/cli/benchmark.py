@@ -1,8 +1,10 @@
-"""`llava-grounding benchmark TASK`: measure a model, beside baselines that do not look at the image."""
+"""`llava-grounding benchmark scenes` and `photos` without a step: measure a model, beside baselines that do not look.
+
+The steps themselves are those of every task, in `benchmark_tasks.py`.
+"""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,16 +25,11 @@ if TYPE_CHECKING:
     from llava_grounding.data.readers.coco import PhotoPack
 
 
-class QualityTask(StrEnum):
-    """What can be measured."""
+AT_ONCE = ("scenes", "photos")
+"""Tasks that need no steps."""
 
-    scenes = "scenes"
-    photos = "photos"
+quality = typer.Typer(rich_markup_mode=None, no_args_is_help=False, add_completion=False)
 
-
-TaskArgument = Annotated[
-    QualityTask, typer.Argument(help="scenes: unseen drawn scenes; photos: the photo pack's val split.")
-]
 ModelOption = Annotated[
     str | None, typer.Option(metavar="MODEL", help="A folder or hub id.  [default: the embedded model]")
 ]
@@ -62,8 +59,9 @@ DeviceOption = Annotated[
 ]
 
 
-def benchmark(
-    task: TaskArgument,
+@quality.callback(invoke_without_command=True)
+def measure(
+    ctx: typer.Context,
     model: ModelOption = None,
     limit: LimitOption = None,
     data: DataOption = None,
@@ -73,10 +71,14 @@ def benchmark(
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Chooses scenes, questions and bootstrap draws.")] = 0,
     device: DeviceOption = None,
 ) -> None:
-    """Measure grounding, referring, description and short answers, and print one table.
+    """Measure grounding, referring, description and short answers.
 
-    The steps `build`, `run`, `score` and `report` do the same one by one, as for other tasks.
+    Without a step, a model and two baselines that do not look at the image are measured, and one table is printed.
+    The steps do the same one by one, as for other tasks.
     """
+    if ctx.invoked_subcommand is not None:
+        _check_nothing_given(ctx)
+        return
     from llava_grounding.benchmark.quality import evaluate_photos, evaluate_scenes
     from llava_grounding.benchmark.report import hash_weights
     from llava_grounding.checkpoints import choose_device, find_checkpoint
@@ -84,7 +86,7 @@ def benchmark(
 
     # What cannot work is found out before the minutes of asking.
     choose_device(device)
-    pack = _photo_pack(data) if task is QualityTask.photos else None
+    pack = _photo_pack(data) if ctx.info_name == "photos" else None
     name, folder = find_checkpoint(model)
     name = printable(name)
     if report_file is not None:
@@ -93,7 +95,7 @@ def benchmark(
     chat = GroundedChat.from_pretrained(model, device)
     drawn: dict[str, Image] = {}
     on_drawn = None if pictures is None else drawn.__setitem__
-    with progress_bar(f"{task.value} with {name}") as tell:
+    with progress_bar(f"{ctx.info_name} with {name}") as tell:
         digest = hash_weights(folder)
         if pack is not None:
             report = evaluate_photos(chat, pack, limit, seed, name, digest, on_progress=tell, on_drawn=on_drawn)
@@ -107,6 +109,18 @@ def benchmark(
         _write_report(report, report_file)
     if pictures is not None:
         write_files(pictures, {f"{number}.png": png_bytes(picture) for number, picture in drawn.items()})
+
+
+def _check_nothing_given(ctx: typer.Context) -> None:
+    """Options in front of a step are of no step.
+
+    Raises:
+        UsageError: naming the first.
+    """
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(str(parameter.name))
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"{parameter.opts[0]} must stand after {ctx.invoked_subcommand}, if that step takes it")
 
 
 def _photo_pack(data: Path | None) -> PhotoPack:

@@ -1,6 +1,6 @@
 """`llava-grounding benchmark TASK build | run | score | report`, and `benchmark compare A B`.
 
-One group of steps serves every task of the registry; `scenes` and `photos` without a step do all of them at once.
+One group of steps serves every task of the registry.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from llava_grounding.benchmark.tasks import TASKS
-from llava_grounding.cli.benchmark import QualityTask, benchmark, show_table
+from llava_grounding.cli.benchmark import AT_ONCE, quality, show_table
 from llava_grounding.cli.common import ShowProgress, progress_bar
 from llava_grounding.cli.outputs import check_out, given_path, write_files
 from llava_grounding.cli.report import note, say
@@ -28,51 +28,44 @@ if TYPE_CHECKING:
     from llava_grounding.benchmark.samples import SampleSet
     from llava_grounding.benchmark.systems import SystemSpec
 
-_QUALITY = "quality"
 _STORE = "judge"
 _REPORTS = ("report.json", "report.md", "report.html")
 
 
-class _Benchmarks(TyperGroup):
-    """Tasks with steps; `scenes` and `photos` without one are done at once, and their options may stand in front."""
+class _Tasks(TyperGroup):
+    """The registered tasks, each a group of the same steps; `scenes` and `photos` do without a step as well."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self._own = self.commands
-        self._steps = typer.main.get_group(steps)  # once for all tasks: making commands takes longer than `--help`
-        self._take_tasks()
+        # Once for all tasks: making commands takes longer than `--help`.
+        self._steps = typer.main.get_group(steps)
+        self._quality = typer.main.get_group(quality)
+        self._quality.commands = self._steps.commands
 
-    def _take_tasks(self) -> None:
-        self.commands = dict(self._own)
-        for name, task in TASKS.items():
-            group = copy(self._steps)
-            group.name, group.help = name, task.in_a_line or name
-            self.commands[name] = group
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Those registered since as well."""
+        return [*super().list_commands(ctx), *TASKS]
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the command that does all steps at once for `scenes` and `photos` without a step."""
-        self._take_tasks()  # those registered since as well
-        first, second = (*args, "--help", "--help")[:2]
-        stepless = first in list(QualityTask) and second not in self._steps.commands
-        if stepless or (first.startswith("-") and first not in ("-h", "--help")):
-            args = [_QUALITY, *args]
-        elif first not in self.commands and not first.startswith("-"):
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The steps of a task, under its name."""
+        if cmd_name not in TASKS:
+            return super().get_command(ctx, cmd_name)
+        group = copy(self._quality if cmd_name in AT_ONCE else self._steps)
+        group.name, group.short_help = cmd_name, TASKS[cmd_name].in_a_line or cmd_name
+        if cmd_name not in AT_ONCE:
+            group.help = group.short_help
+        return group
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Name the tasks where there is none of this name."""
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             names = ", ".join(f"'{name}'" for name in (*TASKS, "compare"))
-            raise UsageError(f"'{first}' is not one of {names} (see `llava-grounding benchmark --help`)")
-        return list(super().parse_args(ctx, args))
+            raise UsageError(f"'{args[0]}' is not one of {names} (see `{ctx.command_path} --help`)")
+        return super().resolve_command(ctx, args)
 
 
-class _AtOnce(TyperCommand):
-    """All steps of `scenes` or `photos` at once: usage lines do not name the command itself."""
-
-    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """As if it were the group, whose arguments it takes."""
-        return super().make_context(parent.info_name, args, parent.parent, **extra)
-
-
-benchmarks = typer.Typer(cls=_Benchmarks, rich_markup_mode=None, no_args_is_help=False)
+benchmarks = typer.Typer(cls=_Tasks, rich_markup_mode=None, no_args_is_help=False)
 steps = typer.Typer(rich_markup_mode=None, no_args_is_help=False, add_completion=False)
-benchmarks.command(_QUALITY, cls=_AtOnce, hidden=True)(benchmark)
 
 
 @benchmarks.callback()
