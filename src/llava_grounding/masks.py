@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from llava_grounding.errors import DataError, ShapeError
-from llava_grounding.polygons import polygons_to_mask as polygons_to_mask
 from llava_grounding.run_lengths import are_as_written, counts_to_text, read_texts, running_sums, text_to_counts
 
 MAX_PIXELS = 2**32 - 1

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llava_grounding.annotate.marked import Marked, MarkedPhrase
-from llava_grounding.data.readers.reading import shown
+from llava_grounding.errors import shown
 
 
 class Agreement:

@@ -16,9 +16,10 @@ from PIL import Image
 
 from llava_grounding.annotate.finished import iter_records
 from llava_grounding.data.image_names import coco_number
-from llava_grounding.data.images import ImageStore, read_file
-from llava_grounding.data.readers.reading import read_json
-from llava_grounding.data.readers.rows import read_entries
+from llava_grounding.data.images import ImageStore
+from llava_grounding.data.plain_files import read_file
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.rows import read_entries
 from llava_grounding.errors import DataError, ImageError
 from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
 

@@ -16,7 +16,8 @@ from typing import Any
 from llava_grounding.annotate.marked import Span
 from llava_grounding.annotate.write import RECORDS
 from llava_grounding.data.plain_files import file_hash
-from llava_grounding.data.readers.reading import is_whole, read_json
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.numbers import is_whole
 from llava_grounding.errors import DataError, shown
 
 VERDICTS = ("accept", "reject", "fix")

@@ -17,7 +17,8 @@ from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance,
 from llava_grounding.data.images import ImageStore, NamesOnly, open_images
 from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.readers.coco import CocoPhotos, PhotoPack, read_label_sets
-from llava_grounding.data.readers.reading import naming, read_json
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.data.record import Dataset, Record
 from llava_grounding.data.sample import Turn
 from llava_grounding.errors import DataError, ImageError, UsageError

@@ -24,7 +24,8 @@ from llava_grounding.benchmark.predictions import PredictedPhrase, Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, LabelledPhrase, Rle, SampleSet
 from llava_grounding.benchmark.scores import SampleScore, State, Statistic, level_row, share
 from llava_grounding.benchmark.tasks import Task
-from llava_grounding.data.readers.reading import naming, read_json
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.data.readers.refcoco import RefCoco, read_refs
 from llava_grounding.data.record import Dataset, Record
 from llava_grounding.dialogues.photos import photo_sample

@@ -22,7 +22,7 @@ from llava_grounding.benchmark.runs import versions
 from llava_grounding.benchmark.samples import SampleSet
 from llava_grounding.benchmark.scores import SampleScore
 from llava_grounding.benchmark.tasks import find_task
-from llava_grounding.data.readers.numbers import is_whole
+from llava_grounding.data.readers.parts.numbers import is_whole
 from llava_grounding.errors import DataError, shown
 
 SCORED, SCORES, JUDGEMENTS = "scored.json", "scores.jsonl", "judgements.jsonl"

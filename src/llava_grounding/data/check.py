@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from llava_grounding.data.readers.box_forms import possible_unit
-from llava_grounding.data.readers.reading import BOX_BEYOND, IMAGE_MISSING
+from llava_grounding.data.readers.parts.box_forms import possible_unit
+from llava_grounding.data.readers.parts.image_rows import IMAGE_MISSING
+from llava_grounding.data.readers.parts.shapes import BOX_BEYOND
 from llava_grounding.data.record import Dataset, Record
 from llava_grounding.errors import LlavaGroundingError, cut_short, one_line
 from llava_grounding.geometry import box_iou, oriented_size

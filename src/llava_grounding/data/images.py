@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llava_grounding.data.image_names import NameIndex, coco_spellings, folder_index
-from llava_grounding.data.plain_files import is_absolute as is_absolute
-from llava_grounding.data.plain_files import is_unicode as is_unicode
-from llava_grounding.data.plain_files import open_regular as open_regular
-from llava_grounding.data.plain_files import parse_json as parse_json
-from llava_grounding.data.plain_files import read_file as read_file
-from llava_grounding.data.plain_files import stays_inside as stays_inside
-from llava_grounding.data.plain_files import why_no_file
-from llava_grounding.data.plain_files import with_keys_once as with_keys_once
+from llava_grounding.data.plain_files import (
+    is_absolute,
+    open_regular,
+    parse_json,
+    read_file,
+    stays_inside,
+    why_no_file,
+)
 from llava_grounding.data.tar_entries import ARCHIVE_ERRORS, read_tar
 from llava_grounding.errors import DataError, quoted, shown
 from llava_grounding.image_files import DATA_LIMITS

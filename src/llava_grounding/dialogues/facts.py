@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from llava_grounding.data.grounded_captions import box_area_of
-from llava_grounding.data.readers.exhaustive import exhaustive_names, missing_names
+from llava_grounding.data.readers.parts.exhaustive import exhaustive_names, missing_names
 from llava_grounding.data.record import AnnotationKind, Expression, GroundedText, Record, RecordedTurn, open_record
 from llava_grounding.data.sample import Instance
 from llava_grounding.dialogues.layout import Layout

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from llava_grounding.data.grounded_captions import tidy_caption
-from llava_grounding.data.readers.exhaustive import exhaustive_names, missing_names
+from llava_grounding.data.readers.parts.exhaustive import exhaustive_names, missing_names
 from llava_grounding.data.record import Expression, Record, RecordedTurn
 from llava_grounding.dialogues.answers import find_draft, is_or_are, region_draft
 from llava_grounding.dialogues.drafts import Draft, Phrase, grounded_draft

@@ -14,15 +14,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.data.images import MAX_FILE_BYTES, FolderImages, ImageStore, open_images, open_regular
-from llava_grounding.data.plain_files import parse_json
-from llava_grounding.data.readers.box_forms import BoxForms
-from llava_grounding.data.readers.files import read_json, read_text_lines
+from llava_grounding.data.images import MAX_FILE_BYTES, FolderImages, ImageStore, open_images
+from llava_grounding.data.plain_files import open_regular, parse_json
 from llava_grounding.data.readers.messages import SEVERAL, chat_of
 from llava_grounding.data.readers.metadata import CATEGORIES, TEXTS, add_objects, captions_of
-from llava_grounding.data.readers.pictures import Picture, PictureRecords, header_size, size_of
-from llava_grounding.data.readers.reading import EntryError, LeftOut, checked_size, file_name_of, shown
-from llava_grounding.errors import DataError, did_you_mean, missing_extra
+from llava_grounding.data.readers.parts.box_forms import BoxForms
+from llava_grounding.data.readers.parts.files import read_json, read_text_lines
+from llava_grounding.data.readers.parts.image_rows import checked_size, file_name_of
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError
+from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, header_size, size_of
+from llava_grounding.errors import DataError, did_you_mean, missing_extra, shown
 
 IMAGES = ("image", "images", "img", "picture", "jpg", "png", "webp", "file_name")
 """Columns in which pictures are looked for, in this order."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llava_grounding.data.readers.reading import LeftOut, label_id, shown
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.reading import label_id
+from llava_grounding.errors import shown
 
 _SHAPES: dict[int, tuple[str, tuple[str, ...]]] = {
     1: ("point", ("cx", "cy")),

@@ -20,7 +20,7 @@ from llava_grounding.data.augmentation import augment
 from llava_grounding.data.licenses import allows_commercial_use
 from llava_grounding.data.mark_drawing import draw_marks
 from llava_grounding.data.readers.coco import PACK_VARIABLE, CocoPhotos, PhotoPack
-from llava_grounding.data.readers.reading import IMAGE_MISSING
+from llava_grounding.data.readers.parts.image_rows import IMAGE_MISSING
 from llava_grounding.data.readers.registry import reader_of
 from llava_grounding.data.record import Dataset
 from llava_grounding.data.sample import Sample, mirror_sample

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from llava_grounding.data.images import is_unicode
+from llava_grounding.data.plain_files import is_unicode
 from llava_grounding.errors import DataError, shown
 
 Key = int | str

@@ -14,7 +14,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from llava_grounding.data.readers.reading import ImageRow, Key, is_whole, key_or_none
+from llava_grounding.data.readers.parts.image_rows import ImageRow
+from llava_grounding.data.readers.parts.numbers import Key, is_whole, key_or_none
 from llava_grounding.data.record import Record
 from llava_grounding.language.nouns import other_names, plural, spoken_name
 
