@@ -46,7 +46,7 @@ class Overlap:
     images: dict[str, str] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
+        """The audit in lines for a person."""
         yield f"{self.benchmark} by {self.how}: {len(self.images)} of its {self.listed} images are here"
         for name, there in list(self.images.items())[:10]:
             yield f"  {name} = {there}"

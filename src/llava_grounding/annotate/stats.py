@@ -37,7 +37,7 @@ class Stats:
     there: Counter[str] = field(default_factory=Counter)
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
+        """The statistics in lines for a person."""
         phrases = self.instances_per_phrase.total()
         yield f"{self.records} records, {self.answers} answers, {phrases} phrases"
         if not phrases:

@@ -65,7 +65,7 @@ class Precision:
         return wilson_interval(self.right, self.right + self.wrong)
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
+        """The verdicts in lines for a person."""
         total = self.right + self.wrong
         if not total:
             yield "no phrase has a verdict"

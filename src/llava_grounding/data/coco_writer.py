@@ -67,7 +67,7 @@ def coco_captions(records: Iterable[Record]) -> dict[str, Any]:
 
 
 def file_name(record: Record) -> str:
-    """Of its picture."""
+    """Name of the record's picture."""
     return record.image_name or record.id
 
 

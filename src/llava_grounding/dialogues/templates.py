@@ -154,7 +154,7 @@ SCENE_COUNT = (
     "What is the number of {}?",
 )
 SCENE_HOW_MANY = ("How many are there?", "How many of them are there?", "How many do you see?")
-"""Of what has just been found."""
+"""Asks for the number of what has just been found."""
 SCENE_COLOUR_ONE = (
     "What colour is {}?",
     "What color is {}?",

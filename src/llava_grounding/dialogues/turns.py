@@ -149,12 +149,12 @@ def possible_kinds(record: Record, settings: DialogueSettings) -> tuple[str, ...
 
 
 def pick(options: Sequence[_T], rng: np.random.Generator) -> _T:
-    """One of them."""
+    """One of the options, each as likely."""
     return options[int(rng.integers(len(options)))]
 
 
 def some(options: Sequence[_T], most: int, rng: np.random.Generator) -> list[_T]:
-    """From one to `most` of them in random order, none twice; nothing of nothing."""
+    """One to `most` of the options in random order, none twice; nothing of nothing."""
     if not options:
         return []
     count = min(int(rng.integers(1, most + 1)), len(options))

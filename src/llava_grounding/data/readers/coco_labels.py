@@ -38,7 +38,7 @@ _Id = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 _Polygon = Annotated[list[_WholeNumber | _Number], msgspec.Meta(min_length=6, max_length=_MOST_NUMBERS)]
 _MARSHAL = 2  # the form in which equal values are equal bytes
 _Values = tuple[str, Box, Segmentation | None, str, Key | None]
-"""Of an annotation, in its order; plain, as millions are packed."""
+"""Values of an annotation, in its order; plain, as millions are packed."""
 _REGION = 3  # its place among them
 _ANYTHING = ("object", "objects", "region", "thing")  # categories of files whose annotations say what they are
 
@@ -76,7 +76,7 @@ def _count_keys(row: _PlainRow) -> int:
 
 
 def _category_and_id(row: Any) -> tuple[Key | None, Key | None]:
-    """Of an annotation, None where they are none; digits as text are the number."""
+    """Category and id of an annotation, None where they are none; digits as text are the number."""
     if type(row) is not dict and not isinstance(row, Mapping):
         raise EntryError("annotation that is no object")
     category, key = row.get("category_id"), row.get("id")

@@ -276,5 +276,5 @@ class Kosmos2(_GroundedTexts):
 
     @classmethod
     def from_files(cls, captions: str | Path, images: str | Path | ImageStore, name: str | None = None) -> Self:
-        """As the others, from a file of captions."""
+        """Opens a file of captions with the pictures it is about."""
         return super().from_files(captions, images, name)

@@ -201,7 +201,7 @@ def _read(
 
 
 def _id(result: Mapping[str, Any]) -> str | int | None:
-    """By which regions and what is said beside them belong together."""
+    """The key by which regions and what is said beside them belong together."""
     said = result.get("id")
     return said if isinstance(said, str | int) else None
 

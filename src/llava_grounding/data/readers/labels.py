@@ -99,7 +99,7 @@ class LabelledImages:
         return len(self._names)
 
     def file_name(self, index: int) -> str:
-        """Of the image at this place of the file."""
+        """Name of the image at this place of the file."""
         return self._names[index]
 
     def find(self, name: str) -> int:
@@ -198,7 +198,7 @@ def _rows_of_ids(record: Record) -> dict[Key, int]:
 
 
 class _Parts(NamedTuple):
-    """Of the name of a picture: its folders, and how it ends, in small letters."""
+    """Parts of the name of a picture: its folders, and how it ends, in small letters."""
 
     folders: tuple[str, ...]
     ending: str

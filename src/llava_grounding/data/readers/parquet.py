@@ -82,7 +82,7 @@ class Parquet(PictureRecords):
 
 
 def splits_of(root: Path) -> tuple[str, ...]:
-    """Of a folder's files, those that are named."""
+    """Splits that a folder's files are named after."""
     return tuple(dict.fromkeys(split for path in _all_files(root) if (split := _split_of(path, root))))
 
 
@@ -286,7 +286,7 @@ class _NamingErrors:
         self._path = path
 
     def __enter__(self) -> None:
-        """Nothing to do."""
+        """Gives itself; there is nothing to open."""
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         said = (OSError, ValueError, LookupError, NotImplementedError, MemoryError, TypeError, ArithmeticError)

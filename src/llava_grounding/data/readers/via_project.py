@@ -18,9 +18,9 @@ _SHAPES: dict[int, tuple[str, tuple[str, ...]]] = {
     3: ("circle", ("cx", "cy", "r")),
     4: ("ellipse", ("cx", "cy", "rx", "ry")),
 }
-"""Of `xy`, by its first number; what follows has these names in VIA 2."""
+"""Shapes of `xy` by its first number; what follows has these names in VIA 2."""
 _POINTS = {5: "line", 6: "polyline", 7: "polygon", 8: "extreme_rect", 9: "extreme_circle"}
-"""Those whose numbers are points."""
+"""Names of those shapes whose numbers are points."""
 _PICTURE = 2  # type of a file
 
 

@@ -70,7 +70,7 @@ class VisualGenome(PackedRecords):
 
 
 def _images(rows: list[Any], left_out: LeftOut) -> dict[Key, ImageRow]:
-    """By id, with file names as their addresses end: `VG_100K/7.jpg`."""
+    """Images by id, with file names as their addresses end: `VG_100K/7.jpg`."""
     images: dict[Key, ImageRow] = {}
     for row in rows:
         try:

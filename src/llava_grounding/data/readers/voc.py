@@ -129,7 +129,7 @@ def _read(paths: list[Path], store: ImageStore, left_out: LeftOut, unread: Count
 
 
 def _name(root: ElementTree.Element, path: Path, store: ImageStore) -> str:
-    """Of the picture: as the file says, or like the XML file, whichever is there."""
+    """Name of the picture: as the file says, or like the XML file, whichever is there."""
     said = text_of(root, "filename")
     names = [said, *(f"{said}{suffix}" for suffix in _SUFFIXES if said and "." not in said)]
     below = isinstance(store, FolderImages) and store.root in path.parents

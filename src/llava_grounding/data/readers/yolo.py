@@ -27,7 +27,7 @@ from llava_grounding.data.readers.yolo_ndjson import lines_of, read_ndjson
 from llava_grounding.errors import DataError, did_you_mean, shown
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-"""Of pictures."""
+"""How names of pictures end."""
 _NAMES = ("classes.txt", "obj.names", "labels.txt")
 _LABELS, _ENDING = "labels", ".txt"
 _MAX_BYTES = 2**24  # of a text file
@@ -129,7 +129,7 @@ def _listed_classes(root: Path, names: str | Path | None) -> dict[int, str]:
 
 
 def _pictures(root: Path, values: dict[str, Any], split: str | None) -> list[Path]:
-    """Of a split, in order."""
+    """Pictures of a split, in order."""
     splits = [key for key in ("train", "val", "valid", "validation", "test") if values.get(key)]
     if splits:
         wanted = splits if split is None else [one for one in (split, _VALIDATION.get(split)) if one in splits][:1]

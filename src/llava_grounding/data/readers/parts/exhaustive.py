@@ -1,4 +1,4 @@
-"""Of which categories every visible thing of an image is labelled: only those may be counted, listed or called absent.
+"""Categories of which every visible thing is labelled: only those may be counted, listed or called absent.
 
 `FileCoverage` is what readers ask while they read a file; it holds what the file says of itself and every label that
 could not be used. `exhaustive_names` and `missing_names` are what makers of questions ask of a record. Knows no masks.

@@ -363,7 +363,7 @@ def check_own_name(said: str, path: Path, there: Sequence[str], store: ImageStor
 
 
 def file_stem(name: str) -> str:
-    """Of a path of whichever system, without its last suffix."""
+    """Last part of a path of whichever system, without its last suffix."""
     return posixpath.splitext(posixpath.basename(name.replace("\\", "/")))[0]
 
 

@@ -18,9 +18,9 @@ from llava_grounding.data.readers.parts.numbers import (
 from llava_grounding.errors import DataError, shown
 
 MAX_LABELS = 10_000
-"""Of one image; no data set has as many, and what is done with labels side by side grows faster than their number."""
+"""Labels of one image at most; what is done with labels side by side grows faster than their number."""
 _CROWD_KEYS = ("iscrowd", "is_crowd", "isgroupof", "is_group_of", "IsGroupOf")
-"""Of labels; those of Open Images are called groups."""
+"""Keys by which labels say that they are crowds; those of Open Images are called groups."""
 _ID_KEYS = ("id", "ann_id", "region_id", "ref_id", "file_name", "image_id")
 
 
