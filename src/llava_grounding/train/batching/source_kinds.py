@@ -53,7 +53,7 @@ class Scenes:
 
     @property
     def size(self) -> None:
-        """Without end."""
+        """The size of a source without end."""
         return None
 
     def sample(self, number: int, rng: np.random.Generator) -> Sample:
@@ -140,7 +140,7 @@ class Records:
 
 
 def _why_empty(dataset: Dataset) -> str:
-    """For what most entries were left out, with the first of them."""
+    """The reason for which most entries were left out, with the first of them."""
     reason, entries = max(dataset.dropped.items(), key=lambda item: len(item[1]))
     count = sum(map(len, dataset.dropped.values()))
     first = getattr(dataset, "examples", dataset.dropped)[reason][0]
