@@ -56,7 +56,7 @@ class RawPhrase:
 
 @dataclass(frozen=True)
 class RawAnswer:
-    """One line, read."""
+    """One line of another system's predictions, read."""
 
     text: str
     phrases: tuple[RawPhrase, ...]

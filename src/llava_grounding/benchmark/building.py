@@ -185,7 +185,7 @@ def mask_code(record: Record, index: int, image_size_wh: tuple[int, int] | None 
 
 
 def rounded_box(box: Sequence[float]) -> tuple[float, float, float, float]:
-    """To a hundredth of a pixel."""
+    """The box to a hundredth of a pixel."""
     x0, y0, x1, y1 = (round(float(side), 2) for side in box)
     return x0, y0, x1, y1
 

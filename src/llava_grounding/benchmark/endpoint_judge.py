@@ -84,7 +84,7 @@ class JudgeSettings:
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """One call."""
+    """One question to a judge behind an endpoint."""
 
     key: str
     settings: JudgeSettings
@@ -93,7 +93,7 @@ class JudgeRequest:
 
     @property
     def body(self) -> dict[str, Any]:
-        """As the API takes it."""
+        """The request as the API takes it."""
         schema = {"name": "verdict", "strict": True, "schema": _SCHEMAS[self.kind]}
         return {
             "model": self.settings.model,

@@ -23,7 +23,7 @@ from llava_grounding.data.readers.refcoco import expression_of, read_refs
 
 
 class GeneralizedReferring(Task):
-    """See the module."""
+    """The task of expressions that mean any number of things; the module says what it asks and counts."""
 
     name: ClassVar[str] = "generalized-referring"
     title: ClassVar[str] = "Generalised referring expressions"

@@ -76,7 +76,7 @@ def _category(words: str) -> str:
 
 
 class GroundedCaptions(Task):
-    """See the module."""
+    """The task of grounded captions; the module says what it asks and counts."""
 
     name: ClassVar[str] = "grounded-captions"
     rules_version: ClassVar[str] = "2"

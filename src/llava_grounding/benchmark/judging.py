@@ -101,7 +101,7 @@ def _is_score(value: Any) -> bool:
 
 
 class Judge(Protocol):
-    """Whoever decides."""
+    """Decides what words cannot: which phrases are right, and how good an answer is."""
 
     def about(self) -> Mapping[str, Any]:
         """What a report says of it: name, version, model, hash of its prompt."""

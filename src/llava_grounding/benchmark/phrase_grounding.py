@@ -29,7 +29,7 @@ PROTOCOLS = ("any", "merged")
 
 
 class PhraseGrounding(Task):
-    """See the module."""
+    """The task of phrase grounding; the module says what it asks and counts."""
 
     name: ClassVar[str] = "phrase-grounding"
     title: ClassVar[str] = "Phrase grounding"

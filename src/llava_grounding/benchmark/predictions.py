@@ -281,7 +281,7 @@ class _Reader:
         return tuple(PredictedPhrase(raw.text, tuple(islice(regions, len(raw.boxes))), raw.doubtful) for raw in raws)
 
     def _boxes(self, given: Sequence[Box], sample: BenchmarkSample) -> list[Box]:
-        """In pixels, cut to the image."""
+        """The boxes of a prediction in pixels, cut to the image."""
         if not given:
             return []
         boxes, sides = np.array(given), np.tile(sample.image_size_wh, 2)

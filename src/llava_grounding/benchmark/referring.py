@@ -37,7 +37,7 @@ BOX_LEVELS = (0.5, 0.75, 0.9)
 
 
 class Referring(Task):
-    """See the module."""
+    """The task of referring expressions; the module says what it asks and counts."""
 
     name: ClassVar[str] = "referring"
     title: ClassVar[str] = "Referring expressions"

@@ -95,7 +95,7 @@ def resolved_config(samples: SampleSet, spec: SystemSpec, block_size: int) -> di
 
 
 def versions() -> dict[str, str]:
-    """Of this package and what it computes with."""
+    """Versions of this package and of what it computes with."""
     found = {"llava-grounding": llava_grounding.__version__}
     for name in _LIBRARIES:
         try:

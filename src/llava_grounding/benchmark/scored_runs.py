@@ -38,7 +38,7 @@ _SET: Mapping[str, type] = {
     **dict.fromkeys(("built_from", "left_out"), dict),
     "count": int,
 }
-"""The same of its set."""
+"""Types of what a report says of its set."""
 
 
 @dataclass(frozen=True)

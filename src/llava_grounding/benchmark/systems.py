@@ -72,7 +72,7 @@ class SystemSpec:
 
 
 class System(Protocol):
-    """Something that answers."""
+    """A system under test: it answers samples."""
 
     def answer(self, block: Sequence[Asked]) -> list[Prediction]:
         """One prediction per sample, in order; what fails is an error of that sample."""
