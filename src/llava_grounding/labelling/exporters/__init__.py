@@ -56,7 +56,7 @@ class Exporter(Protocol):
 
 
 MANIFEST = "labels.json"
-"""In a folder that was written here, so that it may be written again."""
+"""File that says that a folder was written here, so that it may be written again."""
 
 EXPORTERS: dict[str, Exporter] = {}
 """Formats by name."""
