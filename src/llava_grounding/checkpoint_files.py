@@ -35,7 +35,7 @@ FLOATING = ("F64", "F32", "F16", "BF16")
 """Types of numbers a weight may be stored in, as safetensors names them."""
 COMPLEX = ("C64", "C128")
 MAX_LAYERS = 1_000
-"""Of anything that is built layer by layer, block by block or head by head."""
+"""Layers, blocks or heads at most of anything that is built one by one."""
 _HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
 _EXPERTS = ("eager", "batched_mm", "grouped_mm")
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
@@ -317,7 +317,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(folder: Path, index: str) -> dict[str, str]:
-    """File by weight."""
+    """The file that holds each weight, by the weight's name."""
     values = read_json(folder, index, _LARGE)
     shards = values.get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):

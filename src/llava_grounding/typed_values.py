@@ -38,9 +38,9 @@ class TypedFields(NamedTuple):
     """The fields of a dataclass among plain values."""
 
     values: dict[str, Any]
-    """Those without a problem."""
+    """Values of the fields without a problem."""
     problems: list[str]
-    """As of `Typed`."""
+    """A sentence for every problem, as in `Typed`."""
 
 
 def typed_fields(
@@ -107,7 +107,7 @@ class _Reader:
         return f"{quoted(name)}{self.of} must be {be}, got {quoted(value)}"
 
     def _one_of(self, value: Any, hint: Any, name: str) -> Typed:
-        """As the first type that fits; if it has the form of one alone, the problems are of that."""
+        """The value as the first type that fits; if it has the form of one alone, the problems are of that."""
         tried = [self.read(value, one, name) for one in get_args(hint)]
         alike = [one for one in tried if one.value is not _NOTHING]
         refused = Typed(_NOTHING, [self._must(name, _in_words(hint), value)])
