@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from llava_grounding.errors import CheckpointError
 from llava_grounding.generation_settings import check_generation, check_generation_within
+from llava_grounding.typed_values import is_number
 
 CONFIG, PROCESSOR, TEMPLATE = "config.json", "processor_config.json", "chat_template.jinja"
 GENERATION = "generation_config.json"
@@ -289,7 +290,7 @@ def find_package(name: str) -> Any:
 
 
 def _number_problem(key: str, value: Any) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         return None
     if not math.isfinite(value) or abs(value) > _MAX_INTEGER:
         # How long a text may be is practically unlimited in many tokenizers' settings, which say so by 10^30.

@@ -8,7 +8,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from llava_grounding.errors import ConfigError, did_you_mean, quoted
 
@@ -41,6 +41,16 @@ class TypedFields(NamedTuple):
     """Values of the fields without a problem."""
     problems: list[str]
     """A sentence for every problem, as in `Typed`."""
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is a number, finite or not; true and false are none."""
+    return is_whole(value) or isinstance(value, float)
 
 
 def typed_fields(
@@ -115,7 +125,7 @@ class _Reader:
 
     def _number(self, value: Any, hint: type, name: str) -> Typed:
         number = _written_number(value) if hint is float else value
-        if isinstance(number, bool) or not isinstance(number, int if hint is int else int | float):
+        if not (is_whole(number) if hint is int else is_number(number)):
             return Typed(_NOTHING, [self._must(name, _in_words(hint), value)])
         low, high = self.ranges.get(name, (-math.inf, math.inf))
         largest = _LARGEST[hint]

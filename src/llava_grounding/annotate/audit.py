@@ -22,6 +22,7 @@ from llava_grounding.data.readers.parts.files import read_json
 from llava_grounding.data.readers.parts.rows import read_entries
 from llava_grounding.errors import DataError, ImageError
 from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
+from llava_grounding.typed_values import is_whole
 
 NEAR = 4
 """Bits of 64 in which the hashes of two pictures may differ to be taken for the same picture."""
@@ -111,7 +112,7 @@ def _names_in(value: Any) -> Iterator[str | int]:
 
 
 def _names_of_row(row: Any, more: tuple[str, ...] = ()) -> Iterator[str | int]:
-    if isinstance(row, str) or (isinstance(row, int) and not isinstance(row, bool)):
+    if isinstance(row, str) or is_whole(row):
         yield row
     elif isinstance(row, Mapping):
         found = (row[key] for key in (*_KEYS, *more) if isinstance(row.get(key), str | int))

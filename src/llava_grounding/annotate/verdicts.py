@@ -17,8 +17,8 @@ from llava_grounding.annotate.marked import Span
 from llava_grounding.annotate.write import RECORDS
 from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.readers.parts.files import read_json
-from llava_grounding.data.readers.parts.numbers import is_whole
 from llava_grounding.errors import DataError, shown
+from llava_grounding.typed_values import is_whole
 
 VERDICTS = ("accept", "reject", "fix")
 VERSION = 2

@@ -19,11 +19,12 @@ from llava_grounding.data.readers.coco import CocoPhotos, read_label_sets
 from llava_grounding.data.readers.coco_labels import LabelOptions
 from llava_grounding.data.readers.parts.files import read_json
 from llava_grounding.data.readers.parts.left_out import named
-from llava_grounding.data.readers.parts.numbers import EntryError, Key, is_whole, key_of, key_or_none
+from llava_grounding.data.readers.parts.numbers import EntryError, Key, key_of, key_or_none
 from llava_grounding.data.readers.parts.reading import naming, sequence_of
 from llava_grounding.data.readers.parts.rows import image_store
 from llava_grounding.data.record import Record
 from llava_grounding.errors import shown
+from llava_grounding.typed_values import is_whole
 
 _RECENT = 16  # images whose labels are kept at hand
 _RELEASE = re.compile(r"(?:train|val|test)20\d\d")  # folder of COCO's pictures

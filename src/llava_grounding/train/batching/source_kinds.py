@@ -33,7 +33,7 @@ from llava_grounding.scenes.kinds import KINDS
 from llava_grounding.scenes.records import HELD_OUT
 from llava_grounding.scenes.synthetic import QUESTION_KINDS, SceneConfig, draw_scene
 from llava_grounding.train.batching.mixture import SampleSource
-from llava_grounding.typed_values import as_type
+from llava_grounding.typed_values import as_type, is_number
 
 _COMMON = ("kind", "weight", "name", "optional")
 
@@ -252,7 +252,7 @@ def _open_photos(
 ) -> Photos:
     _check_keys("photos", values, ("split", "mirrored", "only", "labelled", "augmented"))
     mirrored = values.get("mirrored", 0.5)
-    if isinstance(mirrored, bool) or not isinstance(mirrored, int | float) or not 0 <= mirrored <= 1:
+    if not is_number(mirrored) or not 0 <= mirrored <= 1:
         raise ConfigError(f"`mirrored` of a source must be between 0 and 1, got {quoted(mirrored)}")
     for key in ("labelled", "augmented"):
         if not isinstance(values.get(key, False), bool):

@@ -15,9 +15,10 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from llava_grounding.data.readers.parts.image_rows import ImageRow
-from llava_grounding.data.readers.parts.numbers import Key, is_whole, key_or_none
+from llava_grounding.data.readers.parts.numbers import Key, key_or_none
 from llava_grounding.data.record import Record
 from llava_grounding.language.nouns import other_names, plural, spoken_name
+from llava_grounding.typed_values import is_whole
 
 ABSENT, INCOMPLETE = "neg_category_ids", "not_exhaustive_category_ids"
 """Keys of an image in files of LVIS's form: categories known to be absent, and those of which some are not labelled."""
