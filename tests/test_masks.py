@@ -21,11 +21,11 @@ from llava_grounding.masks import (
     mask_area,
     mask_iou,
     mask_to_box,
-    polygons_to_mask,
     resize_mask,
     rle_area,
     rle_to_box,
 )
+from llava_grounding.polygons import polygons_to_mask
 
 # pycocotools 2.0 with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")

@@ -19,7 +19,7 @@ from llava_grounding.data.readers.labelme import Labelme
 from llava_grounding.data.readers.messages import ChatMessages
 from llava_grounding.data.readers.metadata import MetadataFolder
 from llava_grounding.data.readers.parquet import Parquet
-from llava_grounding.data.readers.pictures import PictureRecords
+from llava_grounding.data.readers.parts.pictures import PictureRecords
 from llava_grounding.data.readers.via import Via
 from llava_grounding.data.readers.visual_genome_objects import VisualGenomeObjects
 from llava_grounding.data.readers.voc import PascalVoc

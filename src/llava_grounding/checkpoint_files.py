@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from llava_grounding.errors import CheckpointError
 from llava_grounding.generation_settings import check_generation, check_generation_within
+from llava_grounding.typed_values import is_number
 
 CONFIG, PROCESSOR, TEMPLATE = "config.json", "processor_config.json", "chat_template.jinja"
 GENERATION = "generation_config.json"
@@ -35,7 +36,7 @@ FLOATING = ("F64", "F32", "F16", "BF16")
 """Types of numbers a weight may be stored in, as safetensors names them."""
 COMPLEX = ("C64", "C128")
 MAX_LAYERS = 1_000
-"""Of anything that is built layer by layer, block by block or head by head."""
+"""Layers, blocks or heads at most of anything that is built one by one."""
 _HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only")
 _EXPERTS = ("eager", "batched_mm", "grouped_mm")
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
@@ -289,7 +290,7 @@ def find_package(name: str) -> Any:
 
 
 def _number_problem(key: str, value: Any) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         return None
     if not math.isfinite(value) or abs(value) > _MAX_INTEGER:
         # How long a text may be is practically unlimited in many tokenizers' settings, which say so by 10^30.
@@ -317,7 +318,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _shards(folder: Path, index: str) -> dict[str, str]:
-    """File by weight."""
+    """The file that holds each weight, by the weight's name."""
     values = read_json(folder, index, _LARGE)
     shards = values.get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):

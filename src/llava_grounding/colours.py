@@ -20,7 +20,7 @@ COLOURS: dict[str, RGB] = {
 
 
 def mix(a: RGB, b: RGB, amount: float) -> RGB:
-    """From `a` (0) to `b` (1)."""
+    """The mixture of two colours, from `a` (0) to `b` (1)."""
     return tuple(round(x + (y - x) * amount) for x, y in zip(a, b, strict=True))  # type: ignore[return-value]
 
 

@@ -31,7 +31,7 @@ MAX_VALUE = 60
 MAX_MESSAGE = 2000
 """Characters of a whole message."""
 STAND_IN = "\ufffd"
-"""For a character that is not shown."""
+"""What is printed in place of a character that is not shown."""
 VALUE_ERRORS = (LookupError, TypeError, ValueError, AttributeError, OverflowError)
 """What taking a parsed value apart raises where it is of another form, or one of its numbers beyond floating point."""
 

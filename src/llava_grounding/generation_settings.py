@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llava_grounding.errors import CheckpointError, shown
+from llava_grounding.typed_values import is_number, is_whole
 
 _MAX_INTEGER = 2**53
 _MAX_IDS, _MAX_TEXTS, _MAX_TEXT = 1_000, 16, 100
@@ -26,21 +27,17 @@ class _Kind:
     fits: Callable[[Any], bool]
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _whole(low: int, high: int) -> _Kind:
     return _Kind(
         f"a whole number from {low:,} to {high:,}" if low != high else f"{low}",
-        lambda value: _is_whole(value) and low <= value <= high,
+        lambda value: is_whole(value) and low <= value <= high,
     )
 
 
 def _number(low: float, high: float) -> _Kind:
     return _Kind(
         f"a number from {low:g} to {high:g}",
-        lambda value: (_is_whole(value) or isinstance(value, float)) and math.isfinite(value) and low <= value <= high,
+        lambda value: is_number(value) and math.isfinite(value) and low <= value <= high,
     )
 
 

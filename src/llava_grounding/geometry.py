@@ -85,7 +85,7 @@ def generalized_iou(boxes_xyxy: Array, others_xyxy: Array) -> Array:
 
 
 def _intersection_and_union(boxes_xyxy: Array, others_xyxy: Array) -> tuple[Array, Array]:
-    """Of (..., 4) boxes that broadcast."""
+    """Areas of the intersection and the union of (..., 4) boxes that broadcast."""
     xp = _namespace(boxes_xyxy)
     low = xp.maximum(boxes_xyxy[..., :2], others_xyxy[..., :2])
     high = xp.minimum(boxes_xyxy[..., 2:], others_xyxy[..., 2:])

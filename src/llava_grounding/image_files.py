@@ -115,7 +115,7 @@ class ImageLimits:
 DEFAULT_LIMITS = ImageLimits()
 
 DATA_LIMITS = ImageLimits(max_bytes=250_000_000, max_pixels=178_956_970)
-"""For pictures of data sets, which a person chose; maps and scans among them are larger than photos."""
+"""Limits for pictures of data sets, which a person chose; maps and scans among them are larger than photos."""
 
 
 def load_image(

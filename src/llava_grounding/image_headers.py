@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from llava_grounding.errors import ImageError
 
 MAX_SCANS = 100
-"""Of a JPEG. Progressive files have about ten; each scan costs a pass over all pixels, however few bytes it has."""
+"""Scans of a JPEG. Progressive files have about ten; each costs a pass over all pixels, however few bytes it has."""
 
 MAX_PARTS = 50_000
 """Segments or chunks of a file that are looked at, more than any encoder writes."""
@@ -51,7 +51,7 @@ _OTHER_FORMATS = (
 )
 
 ORIENTATION_TAG = 0x0112
-"""Of EXIF."""
+"""Number of the orientation among the tags of EXIF."""
 
 ON_ITS_SIDE = frozenset((5, 6, 7, 8))
 """EXIF orientations of images that are stored with width and height swapped."""
@@ -263,7 +263,7 @@ def _read_webp(data: bytes, name: str) -> Header:
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """Of the canvas; Pillow's reader reserves the whole of it on opening."""
+    """Width and height of the canvas; Pillow's reader reserves the whole of it on opening."""
     if len(data) < 30:
         return None
     kind = data[12:16]

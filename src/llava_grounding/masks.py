@@ -15,14 +15,13 @@ import numpy as np
 from PIL import Image
 
 from llava_grounding.errors import DataError, ShapeError
-from llava_grounding.polygons import polygons_to_mask as polygons_to_mask
 from llava_grounding.run_lengths import are_as_written, counts_to_text, read_texts, running_sums, text_to_counts
 
 MAX_PIXELS = 2**32 - 1
 """COCO counts in 32 bits."""
 
 MAX_UNPACKED_PIXELS = 2**28
-"""Of a code whose size nobody checked against a picture: a few characters can ask for gigabytes."""
+"""Pixels of a code whose size nobody checked against a picture: a few characters can ask for gigabytes."""
 
 _PAIR_CHUNK = 2**18  # runs of pairs of codes at a time
 _IOU_CHUNK = 2**20  # pixels at a time: sums of so many ones are exact in single precision

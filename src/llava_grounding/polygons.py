@@ -57,7 +57,7 @@ def _pixel_after(steps: np.ndarray) -> np.ndarray:
 
 
 def _within(values: np.ndarray, low: int, high: int | tuple[int, int]) -> np.ndarray:
-    """As `clip`, which takes several times as long for so few."""
+    """Values held within limits, as `clip` does, which takes several times as long for so few."""
     return np.minimum(np.maximum(values, low), high)
 
 

@@ -50,10 +50,10 @@ ANSWER_VERSION = 1
 """Version of the JSON that `GroundedAnswer.to_dict` writes."""
 
 MAX_REGIONS = 10_000
-"""Of an answer that is read, and as many phrases."""
+"""Regions of an answer that is read at most, and phrases."""
 
 MAX_MASK_PIXELS = 5 * 10**9
-"""Of all masks of an answer that is read: drawing them takes time in proportion, however few bytes they have."""
+"""Pixels of all masks of an answer that is read: drawing them takes time in proportion, however few bytes they have."""
 
 Role = Literal["user", "assistant", "system"]
 

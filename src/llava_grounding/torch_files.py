@@ -99,10 +99,10 @@ class _Anything:
             raise ValueError("what it holds must have names")
 
     def append(self, value: object) -> None:
-        """As of a list."""
+        """Appends like a list."""
 
     def extend(self, values: object) -> None:
-        """As of a list."""
+        """Extends like a list."""
 
 
 class _Index(pickle._Unpickler):  # the one in Python: the other one can be told to take any amount of memory

@@ -8,7 +8,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from llava_grounding.errors import ConfigError, did_you_mean, quoted
 
@@ -38,9 +38,19 @@ class TypedFields(NamedTuple):
     """The fields of a dataclass among plain values."""
 
     values: dict[str, Any]
-    """Those without a problem."""
+    """Values of the fields without a problem."""
     problems: list[str]
-    """As of `Typed`."""
+    """A sentence for every problem, as in `Typed`."""
+
+
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether it is a whole number; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether it is a number, finite or not; true and false are none."""
+    return is_whole(value) or isinstance(value, float)
 
 
 def typed_fields(
@@ -107,7 +117,7 @@ class _Reader:
         return f"{quoted(name)}{self.of} must be {be}, got {quoted(value)}"
 
     def _one_of(self, value: Any, hint: Any, name: str) -> Typed:
-        """As the first type that fits; if it has the form of one alone, the problems are of that."""
+        """The value as the first type that fits; if it has the form of one alone, the problems are of that."""
         tried = [self.read(value, one, name) for one in get_args(hint)]
         alike = [one for one in tried if one.value is not _NOTHING]
         refused = Typed(_NOTHING, [self._must(name, _in_words(hint), value)])
@@ -115,7 +125,7 @@ class _Reader:
 
     def _number(self, value: Any, hint: type, name: str) -> Typed:
         number = _written_number(value) if hint is float else value
-        if isinstance(number, bool) or not isinstance(number, int if hint is int else int | float):
+        if not (is_whole(number) if hint is int else is_number(number)):
             return Typed(_NOTHING, [self._must(name, _in_words(hint), value)])
         low, high = self.ranges.get(name, (-math.inf, math.inf))
         largest = _LARGEST[hint]

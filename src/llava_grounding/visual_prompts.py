@@ -29,7 +29,7 @@ MAX_COORDINATE = 1e9
 """Pixels. Whatever is farther out is no place in an image, and its area would overflow."""
 
 MAX_POINTS = 10_000
-"""Of a scribble: an hour of drawing, or a program gone wrong."""
+"""Points of a scribble at most: more are an hour of drawing, or a program gone wrong."""
 
 PromptKind = Literal["click", "box", "scribble", "mask"]
 PROMPT_KINDS: tuple[PromptKind, ...] = get_args(PromptKind)
@@ -296,7 +296,7 @@ def prompt_from_dict(
 
 
 def _rounded(numbers: np.ndarray, digits: int) -> np.ndarray:
-    """As Python rounds each of them; NumPy multiplies first, and so differs for numbers halfway between two."""
+    """The numbers as Python rounds each of them; NumPy multiplies first, and so differs halfway between two."""
     return np.array([round(number, digits) for number in numbers.ravel().tolist()]).reshape(numbers.shape)
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from llava_grounding.benchmark import systems
 from llava_grounding.benchmark.baselines import CentreBoxBaseline
 from llava_grounding.benchmark.building import BuildInputs
-from llava_grounding.benchmark.runs import Piece, Run, Shard, answer_piece
+from llava_grounding.benchmark.runs import Piece, Rank, Run, answer_piece
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, SampleSet
 from llava_grounding.benchmark.systems import ChatSystem, EndpointSystem, SystemSpec
 from llava_grounding.benchmark.tasks import TASKS, Ask, find_task
@@ -109,9 +109,9 @@ def test_two_processes_share_the_work_in_blocks(
     whole.work(system)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert Shard.of_launcher() == Shard(1, 2)
-    assert not shared.work(system, Shard.of_launcher())
-    assert shared.work(system, Shard(0, 2))
+    assert Rank.of_launcher() == Rank(1, 2)
+    assert not shared.work(system, Rank.of_launcher())
+    assert shared.work(system, Rank(0, 2))
     one, two = ((tmp_path / name / "predictions.jsonl").read_bytes() for name in ("whole", "shared"))
     assert one == two
     with pytest.raises(UsageError, match="block_size was 2, is 1"):

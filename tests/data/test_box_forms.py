@@ -14,11 +14,11 @@ from PIL import Image
 from label_files import coco, labelled, picture, write_files, write_json
 from llava_grounding.data.check import DatasetReport, check_dataset
 from llava_grounding.data.images import FolderImages
-from llava_grounding.data.readers.box_forms import BoxForms
 from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.coco_panoptic import CocoPanoptic
 from llava_grounding.data.readers.custom import CustomData
 from llava_grounding.data.readers.flickr30k import Flickr30kMdetr
+from llava_grounding.data.readers.parts.box_forms import BoxForms
 from llava_grounding.data.readers.refcoco import RefCoco
 from llava_grounding.data.readers.visual_genome import VisualGenome
 from llava_grounding.errors import DataError

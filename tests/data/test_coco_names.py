@@ -15,7 +15,7 @@ from llava_grounding.data.images import open_images
 from llava_grounding.data.readers.custom import CustomData
 from llava_grounding.data.readers.labels import LabelledImages
 from llava_grounding.data.readers.llava import LlavaDialogues
-from llava_grounding.data.readers.reading import EntryError
+from llava_grounding.data.readers.parts.numbers import EntryError
 from llava_grounding.errors import DataError
 from llava_grounding.train.batching.mixture import Mixture
 from llava_grounding.train.batching.sources import open_sources

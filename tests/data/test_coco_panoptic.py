@@ -13,7 +13,8 @@ from PIL import Image
 
 from label_files import SIZE_WH, picture, write_files, write_json, write_zip
 from llava_grounding.data.images import FileBytes
-from llava_grounding.data.readers.coco_panoptic import CocoPanoptic, SegmentMap, natural_name
+from llava_grounding.data.readers.coco_panoptic import CocoPanoptic, SegmentMap
+from llava_grounding.data.readers.parts.category_names import natural_name
 from llava_grounding.errors import DataError
 
 DOG, CROWD, SKY = 7, 300, 70000

@@ -13,7 +13,13 @@ from dialogue_files import instances, write_json, write_labelled
 from hypothesis import given
 
 from llava_grounding.data.readers.custom import CustomData
-from llava_grounding.data.readers.notation import read_answer, read_question, read_turn, write_answer, write_question
+from llava_grounding.data.readers.parts.notation import (
+    read_answer,
+    read_question,
+    read_turn,
+    write_answer,
+    write_question,
+)
 from llava_grounding.data.record import Expression, GroundedText, RecordedTurn
 from llava_grounding.errors import DataError, LlavaGroundingError
 from llava_grounding.markup import SPECIAL_TOKENS, format_markup

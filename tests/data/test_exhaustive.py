@@ -18,8 +18,8 @@ from llava_grounding.data.images import FolderImages
 from llava_grounding.data.readers.coco import CocoPhotos, PhotoPack, read_label_sets
 from llava_grounding.data.readers.coco_panoptic import CocoPanoptic
 from llava_grounding.data.readers.custom import CustomData
-from llava_grounding.data.readers.exhaustive import missing_names
 from llava_grounding.data.readers.gvc import GvcDialogues
+from llava_grounding.data.readers.parts.exhaustive import missing_names
 from llava_grounding.data.readers.refcoco import RefCoco
 from llava_grounding.data.record import Record
 from llava_grounding.dialogues.builder import build_sample

@@ -11,8 +11,8 @@ from llava_grounding.data.check import check_dataset
 from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.custom import CustomData
 from llava_grounding.data.readers.llava import LlavaDialogues
-from llava_grounding.data.readers.placeholders import find_placeholder
-from llava_grounding.data.readers.reading import PLACEHOLDER
+from llava_grounding.data.readers.parts.placeholders import find_placeholder
+from llava_grounding.data.readers.parts.texts import PLACEHOLDER
 from llava_grounding.data.readers.set_of_mark import SetOfMarkDialogues
 from llava_grounding.errors import DataError
 

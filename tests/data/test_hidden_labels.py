@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from label_files import SIZE_WH, coco, labelled, picture, write_files, write_json, write_zip
-from llava_grounding.data.readers.exhaustive import exhaustive_names, missing_names
+from llava_grounding.data.readers.parts.exhaustive import exhaustive_names, missing_names
 from llava_grounding.data.readers.registry import reader_of
 from llava_grounding.errors import DataError
 from tool_files import H, W, voc_object, voc_xml

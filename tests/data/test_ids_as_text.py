@@ -14,7 +14,8 @@ from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.coco_panoptic import CocoPanoptic
 from llava_grounding.data.readers.custom import CustomData
 from llava_grounding.data.readers.flickr30k import Flickr30kMdetr
-from llava_grounding.data.readers.reading import PackedRecords, whole_number
+from llava_grounding.data.readers.parts.numbers import whole_number
+from llava_grounding.data.readers.parts.packed_records import PackedRecords
 from llava_grounding.data.readers.refcoco import RefCoco
 from llava_grounding.data.readers.visual_genome import VisualGenome
 

@@ -15,15 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from label_files import picture, write_files, write_json, write_tar, write_zip
-from llava_grounding.data.images import (
-    FileBytes,
-    FolderImages,
-    ImageStore,
-    TarImages,
-    ZipImages,
-    open_images,
-    stays_inside,
-)
+from llava_grounding.data.images import FileBytes, FolderImages, ImageStore, TarImages, ZipImages, open_images
+from llava_grounding.data.plain_files import stays_inside
 from llava_grounding.errors import DataError
 
 FILES = {"yard/a.png": picture(1), "yard/b.png": picture(2), "b c/ü.png": picture(3)}

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from label_files import coco, labelled, picture, write_files, write_json
-from llava_grounding.data.images import parse_json
-from llava_grounding.data.plain_files import with_keys_once
+from llava_grounding.data.plain_files import parse_json, with_keys_once
 from llava_grounding.data.readers.coco import CocoPhotos
-from llava_grounding.data.readers.files import JsonRows, read_json
+from llava_grounding.data.readers.parts.files import JsonRows, read_json
 from llava_grounding.errors import DataError
 
 TEXTS = [

@@ -9,7 +9,7 @@ import pytest
 from label_files import coco, labelled, picture, write_files
 from llava_grounding.data.images import FolderImages
 from llava_grounding.data.readers.labels import LabelledImages
-from llava_grounding.data.readers.reading import EntryError
+from llava_grounding.data.readers.parts.numbers import EntryError
 
 NUMBER = "000000000001"
 SAME = [

@@ -12,7 +12,7 @@ from label_files import picture, write_files, write_json
 from llava_grounding.data.readers.llava import LlavaDialogues
 from llava_grounding.data.readers.messages import ChatMessages
 from llava_grounding.data.readers.metadata import MetadataFolder
-from llava_grounding.data.readers.notation import read_turn, written_dialogue
+from llava_grounding.data.readers.parts.notation import read_turn, written_dialogue
 from llava_grounding.errors import DataError
 
 ASKED = {"role": "user", "content": "<image>What is it?"}

@@ -20,7 +20,7 @@ from llava_grounding.data.readers.coco_panoptic import CocoPanoptic
 from llava_grounding.data.readers.custom import CustomData
 from llava_grounding.data.readers.flickr30k import Flickr30kMdetr
 from llava_grounding.data.readers.llava import LlavaDialogues
-from llava_grounding.data.readers.reading import PackedRecords
+from llava_grounding.data.readers.parts.packed_records import PackedRecords
 from llava_grounding.data.readers.refcoco import RefCoco
 from llava_grounding.data.record import Expression
 from llava_grounding.errors import DataError

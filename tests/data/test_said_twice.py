@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from label_files import coco, labelled, picture, write_files, write_json, write_tar, write_zip
-from llava_grounding.data.images import open_images, parse_json, read_index
+from llava_grounding.data.images import open_images, read_index
+from llava_grounding.data.plain_files import parse_json
 from llava_grounding.data.readers.coco import CocoPhotos
+from llava_grounding.data.readers.parts.rows import read_entries
 from llava_grounding.data.readers.refcoco import read_refs
-from llava_grounding.data.readers.rows import read_entries
 from llava_grounding.errors import DataError
 
 TWICE = r"an object must have each key once, got `a` twice with different values"

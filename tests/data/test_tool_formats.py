@@ -22,7 +22,7 @@ from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.cvat import CvatXml
 from llava_grounding.data.readers.label_studio import LabelStudio, decode_brush
 from llava_grounding.data.readers.labelme import Labelme
-from llava_grounding.data.readers.reading import EntryError
+from llava_grounding.data.readers.parts.numbers import EntryError
 from llava_grounding.data.readers.registry import READERS, reader_of
 from llava_grounding.data.readers.via import Via
 from llava_grounding.data.readers.voc import PascalVoc

@@ -16,7 +16,9 @@ from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.custom import CustomData
 from llava_grounding.data.readers.gvc import GvcDialogues
 from llava_grounding.data.readers.llava import LlavaDialogues
-from llava_grounding.data.readers.reading import EntryError, LeftOut, plain_text, words_of
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError
+from llava_grounding.data.readers.parts.texts import plain_text, words_of
 from llava_grounding.data.readers.refcoco import RefCoco
 
 HALF = json.loads(r'"half \ud83d of it"')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from llava_grounding.dialogues import templates
 from llava_grounding.dialogues.templates import (
     BRIEF_DESCRIPTIONS,
     FAMILIES,
@@ -41,6 +42,17 @@ def test_a_template_is_a_sentence_with_the_placeholder_of_its_family(name: str) 
         assert text.count(token) == count, text
         assert text.count("{") == text.count("}") == (token == "{}"), text
         assert not any(other in text for other in SPECIAL_TOKENS if other != token)
+
+
+@pytest.mark.parametrize("name", [name for name in vars(templates) if name.startswith(("PHOTO_", "SCENE_"))])
+def test_questions_about_photos_and_scenes_are_sentences_that_take_the_same_words(name: str) -> None:
+    questions = getattr(templates, name)
+    for text in questions:
+        assert text == " ".join(text.split())
+        assert text[0].isupper() or text.startswith("{}"), text
+        assert text[-1] in ".?", text
+    assert len({(text.count("{}"), text.count(REGION)) for text in questions}) == 1
+    assert not any(other in text for text in questions for other in SPECIAL_TOKENS if other != REGION)
 
 
 def test_the_engine_asks_for_a_phrase_as_training_does() -> None:

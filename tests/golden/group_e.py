@@ -23,8 +23,9 @@ from llava_grounding.convert.official import convert_official
 from llava_grounding.geometry import Letterbox
 from llava_grounding.inference.engine import GroundedChat
 from llava_grounding.markup import REGION
-from llava_grounding.masks import mask_to_box, polygons_to_mask
+from llava_grounding.masks import mask_to_box
 from llava_grounding.model.outputs import ImageFeatures, ImageMemory
+from llava_grounding.polygons import polygons_to_mask
 from llava_grounding.processing.processor import EncodedText, LlavaGroundingProcessor
 from llava_grounding.processing.sentencepiece import SentencePieceTokenizer
 from llava_grounding.structures import Message, VisualPrompt

@@ -63,7 +63,7 @@ def read_theirs(path: Path) -> Callable[[], Any]:
 
 
 def masks_ours(path: Path) -> Callable[[], Any]:
-    from llava_grounding.masks import polygons_to_mask
+    from llava_grounding.polygons import polygons_to_mask
 
     rows = json.loads(path.read_text())["annotations"][:_MASKS]
     return lambda: [polygons_to_mask(row["segmentation"], (640, 480)).any() for row in rows]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from llava_grounding.errors import ShapeError
-from llava_grounding.masks import polygons_to_mask
+from llava_grounding.polygons import polygons_to_mask
 from llava_grounding.render.outline import mask_to_loops, mask_to_path
 
 

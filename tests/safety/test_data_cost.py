@@ -26,12 +26,14 @@ from llava_grounding.data.images import open_images
 from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.flickr30k import parse_sentence
 from llava_grounding.data.readers.gvc import GvcDialogues
-from llava_grounding.data.readers.plain_pickle import load_plain_pickle
-from llava_grounding.data.readers.reading import MAX_LABELS, MAX_PIXELS, MAX_TEXT
+from llava_grounding.data.readers.parts.image_rows import MAX_PIXELS
+from llava_grounding.data.readers.parts.plain_pickle import load_plain_pickle
+from llava_grounding.data.readers.parts.reading import MAX_LABELS
+from llava_grounding.data.readers.parts.texts import MAX_TEXT
 from llava_grounding.data.record import open_record
 from llava_grounding.errors import DataError
 from llava_grounding.language.nouns import Lexicon
-from llava_grounding.masks import polygons_to_mask
+from llava_grounding.polygons import polygons_to_mask
 from llava_grounding.train.batching.sources import check_sources, open_source
 from train.data_sets import SOURCES, source, write_source
 

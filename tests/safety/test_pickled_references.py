@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llava_grounding.data.readers.plain_pickle import load_plain_pickle
+from llava_grounding.data.readers.parts.plain_pickle import load_plain_pickle
 from llava_grounding.errors import DataError
 
 DOUBLED = b"q\x00h\x00\x86" * 60

@@ -12,7 +12,8 @@ import pytest
 from live_server import Live, asking, data_url, image_part
 
 from answer_checks import RAW, TEXT, assert_same_answers, assert_same_phrases, mask_prompt
-from llava_grounding.masks import encode_rle, polygons_to_mask
+from llava_grounding.masks import encode_rle
+from llava_grounding.polygons import polygons_to_mask
 from llava_grounding.structures import GroundedAnswer, VisualPrompt
 from tiny_model import picture, saying
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llava_grounding.annotate.marked import Marked, MarkedPhrase
-from llava_grounding.data.readers.reading import shown
+from llava_grounding.errors import shown
 
 
 class Agreement:
@@ -36,7 +36,7 @@ class Agreement:
                     self._shared += len(numbers & theirs) / len(numbers | theirs)
 
     def to_dict(self) -> dict[str, Any]:
-        """For the manifest.
+        """The counts as a manifest has them.
 
         `agreement`: of the phrases both have marked, the share that name the same instances; `f1`: of all phrases of
         both; `jaccard`: mean of shared over all instances of a phrase both have.

@@ -23,8 +23,9 @@ from llava_grounding.annotate.write import COUNTS, MANIFEST, Writer
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.plain_files import file_hash, parse_json, read_file
 from llava_grounding.data.readers.coco import LABEL_SETS
-from llava_grounding.data.readers.numbers import are_numbers, is_whole
+from llava_grounding.data.readers.parts.numbers import are_numbers
 from llava_grounding.errors import DataError
+from llava_grounding.typed_values import is_whole
 
 MANIFEST_VERSION = 1
 _COUNTED = ("counts", "rejections", "dropped_phrases", "repairs")

@@ -16,11 +16,13 @@ from PIL import Image
 
 from llava_grounding.annotate.finished import iter_records
 from llava_grounding.data.image_names import coco_number
-from llava_grounding.data.images import ImageStore, read_file
-from llava_grounding.data.readers.reading import read_json
-from llava_grounding.data.readers.rows import read_entries
+from llava_grounding.data.images import ImageStore
+from llava_grounding.data.plain_files import read_file
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.rows import read_entries
 from llava_grounding.errors import DataError, ImageError
 from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
+from llava_grounding.typed_values import is_whole
 
 NEAR = 4
 """Bits of 64 in which the hashes of two pictures may differ to be taken for the same picture."""
@@ -45,7 +47,7 @@ class Overlap:
     images: dict[str, str] = field(default_factory=dict)
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
+        """The audit in lines for a person."""
         yield f"{self.benchmark} by {self.how}: {len(self.images)} of its {self.listed} images are here"
         for name, there in list(self.images.items())[:10]:
             yield f"  {name} = {there}"
@@ -110,7 +112,7 @@ def _names_in(value: Any) -> Iterator[str | int]:
 
 
 def _names_of_row(row: Any, more: tuple[str, ...] = ()) -> Iterator[str | int]:
-    if isinstance(row, str) or (isinstance(row, int) and not isinstance(row, bool)):
+    if isinstance(row, str) or is_whole(row):
         yield row
     elif isinstance(row, Mapping):
         found = (row[key] for key in (*_KEYS, *more) if isinstance(row.get(key), str | int))

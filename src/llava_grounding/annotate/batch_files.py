@@ -24,7 +24,7 @@ from llava_grounding.endpoints.store import Store
 from llava_grounding.errors import DataError, quoted, shown
 
 MAX_REQUESTS = 50_000
-"""Of one file, as the services allow."""
+"""Requests of one file at most, as the services allow."""
 MAX_BYTES = 190_000_000
 ENDPOINT = "/v1/chat/completions"
 _MOST_TOKENS = 10_000_000  # that are believed of one answer

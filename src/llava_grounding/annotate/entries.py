@@ -11,7 +11,7 @@ from typing import Any
 
 from llava_grounding.annotate.marked import Marked
 from llava_grounding.annotate.tasks import AnnotationTask
-from llava_grounding.data.readers.reading import IMAGE_TOKEN
+from llava_grounding.data.readers.parts.texts import IMAGE_TOKEN
 from llava_grounding.data.record import RecordedTurn
 from llava_grounding.dialogues.templates import BRIEF_DESCRIPTIONS
 from llava_grounding.markup import REGION, format_markup

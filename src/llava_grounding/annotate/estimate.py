@@ -23,7 +23,7 @@ _ANSWER_PER_TEXT = 1.3  # tokens of an answer by those of its texts
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one run.
+    """What one run will ask for and cost.
 
     Args:
         samples: looked at.
@@ -39,7 +39,7 @@ class Estimate:
     measured: bool
 
     def scaled(self, factor: float) -> Estimate:
-        """For so many times as many samples."""
+        """The estimate for so many times as many samples."""
         return Estimate(
             round(self.samples * factor),
             self.requests * factor,
@@ -49,7 +49,7 @@ class Estimate:
         )
 
     def cost(self, prices: tuple[float, float]) -> float:
-        """In the unit of the prices, which are of a million tokens."""
+        """The cost in the unit of the prices, which are of a million tokens."""
         return cost_of(round(self.prompt_tokens), round(self.completion_tokens), prices)
 
     def minutes(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> float | None:
@@ -62,7 +62,7 @@ class Estimate:
         return max(waits, default=None)
 
     def lines(self, prices: tuple[float, float], rpm: float | None, tpm: float | None) -> Iterator[str]:
-        """For a person."""
+        """The estimate in lines for a person."""
         yield f"{self.samples} samples, about {self.requests:.0f} requests"
         how = "as measured in this store" if self.measured else "guessed from the length of the texts"
         yield f"about {self.prompt_tokens:,.0f} prompt and {self.completion_tokens:,.0f} completion tokens ({how})"

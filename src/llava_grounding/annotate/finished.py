@@ -14,10 +14,10 @@ from llava_grounding.annotate.json_stream import iter_rows
 from llava_grounding.annotate.label_index import LabelIndex, open_index
 from llava_grounding.annotate.write import INSTANCES, RECORD_VERSION, RECORDS
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.readers.reading import is_whole
 from llava_grounding.data.record import Record
 from llava_grounding.errors import VALUE_ERRORS, DataError, shown
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, PackedRegion, Region
+from llava_grounding.typed_values import is_whole
 
 
 @dataclass(frozen=True)

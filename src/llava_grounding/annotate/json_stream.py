@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from llava_grounding.data.images import open_regular, parse_json, with_keys_once
+from llava_grounding.data.plain_files import open_regular, parse_json, with_keys_once
 from llava_grounding.errors import DataError
 
 MAX_ROW = 2**26

@@ -19,10 +19,11 @@ from llava_grounding.aside import file_aside
 from llava_grounding.data.image_names import coco_number, name_at
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.plain_files import file_hash, is_unicode
-from llava_grounding.data.readers.box_forms import BoxForms
 from llava_grounding.data.readers.coco import read_label_sets
 from llava_grounding.data.readers.labels import LabelledImages
-from llava_grounding.data.readers.reading import naming, number_or_none
+from llava_grounding.data.readers.parts.box_forms import BoxForms
+from llava_grounding.data.readers.parts.numbers import number_or_none
+from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.errors import DataError
 from llava_grounding.own_files import is_own
 

@@ -54,5 +54,5 @@ class Marked:
 
     @property
     def num_phrases(self) -> int:
-        """Over all texts."""
+        """Number of phrases in all texts."""
         return sum(map(len, self.phrases.values()))

@@ -153,7 +153,7 @@ def _merge_records(shards: Sequence[Path], folder: Path) -> dict[str, Any]:
 
 
 def _parts_of(row: Row, path: Path) -> list[str]:
-    """In which files a record has an entry."""
+    """The files in which a record has an entry."""
     parts = row.value.get("in", [])
     if not isinstance(parts, list) or any(not isinstance(one, str) or one not in _PARTS for one in parts):
         raise DataError(f"{path}, line {row.number}: `in` must be a list of {', '.join(_PARTS)}, got {shown(parts)}")

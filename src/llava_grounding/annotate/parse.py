@@ -18,6 +18,7 @@ from llava_grounding.annotate.marked import Marked, MarkedPhrase, Refused
 from llava_grounding.annotate.prompt import AnswerForm, clean_name
 from llava_grounding.annotate.tasks import AnnotationTask, Numbered
 from llava_grounding.language.nouns import lexicon, other_names, spoken_name
+from llava_grounding.typed_values import is_whole
 
 MAX_ANSWER = 200_000
 """Characters that are looked at."""
@@ -212,7 +213,7 @@ def _things_of(things: Iterable[Any]) -> list[tuple[str, str]]:
     """Number and name of each; what is neither is number 0, which no thing has."""
     found = []
     for one in things:
-        if isinstance(one, int) and not isinstance(one, bool):
+        if is_whole(one):
             found.append((str(one) if 0 <= one < 10**6 else "0", ""))
             continue
         match = _ONE_THING.fullmatch(one.strip().strip("[]()")) if isinstance(one, str) else None

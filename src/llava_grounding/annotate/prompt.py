@@ -212,4 +212,4 @@ _OPENINGS: Mapping[AnswerForm, tuple[Message, ...]] = {
 PROMPT_VERSION = hashlib.sha256(
     json.dumps([_OPENINGS, ANSWER_SCHEMA, ask_again([], "", [], "")], ensure_ascii=False).encode()
 ).hexdigest()[:12]
-"""Of the prompt: 12 hex digits of its hash."""
+"""Version of the prompt: 12 hex digits of its hash."""

@@ -6,9 +6,6 @@ a content security policy lets no script run but the page's own.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -28,6 +25,7 @@ from llava_grounding.annotate.write import RECORDS
 from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.record import Record
 from llava_grounding.errors import DataError
+from llava_grounding.render.embedding import data_url, script_hash
 from llava_grounding.render.outline import mask_to_path
 
 _MAX_SIDE = 800  # pixels of a picture in the page
@@ -72,7 +70,7 @@ def review_page(folder: Path, sampled: Sequence[Sampled], labels: FinishedLabels
     data = json.dumps({"about": about, "items": items}, ensure_ascii=True).replace("<", "\\u003c")
     return Template(_resource("review.html")).substitute(
         script=script,
-        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
+        script_hash=script_hash(script),
         style=style,
         data=data,
         title=escape(f"Review of {len(items)} phrases"),
@@ -93,7 +91,7 @@ def _item(one: Sampled, labels: FinishedLabels) -> dict[str, Any]:
         "key": [one.record.position, one.text.label, list(phrase["span"])],
         "id": one.record.id,
         "image": one.record.image,
-        "picture": _data_url(record),
+        "picture": _embedded(record),
         "size": list(size),
         "text": one.text.text,
         "span": _utf16_span(one.text.text, phrase["span"]),
@@ -119,9 +117,7 @@ def _utf16_span(text: str, span: Sequence[int]) -> list[int]:
     return [len(text[:end].encode("utf-16-le", "surrogatepass")) // 2 for end in span]
 
 
-def _data_url(record: Record) -> str:
+def _embedded(record: Record) -> str:
     picture = Image.fromarray(record.load_image())
     picture.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_url(picture, "jpeg", quality=85)

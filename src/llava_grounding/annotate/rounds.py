@@ -90,7 +90,7 @@ class Request:
 
     @property
     def body(self) -> dict[str, Any]:
-        """As the API takes it."""
+        """The request as the API takes it."""
         settings = self.settings
         body: dict[str, Any] = {"model": settings.model, "messages": [*opening(settings.form), *self.messages]}
         if settings.form == "schema":

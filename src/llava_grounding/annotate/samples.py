@@ -15,9 +15,10 @@ from llava_grounding.annotate.json_stream import Row, iter_rows
 from llava_grounding.data.image_names import coco_number
 from llava_grounding.data.readers.gvc import SUFFIX, is_refusal
 from llava_grounding.data.readers.llava import entry_of, label_of
-from llava_grounding.data.readers.reading import EntryError, plain_text, shown, whole_number, words_of
-from llava_grounding.data.readers.rows import pairs_of
-from llava_grounding.errors import DataError, UsageError, quoted
+from llava_grounding.data.readers.parts.numbers import EntryError, whole_number
+from llava_grounding.data.readers.parts.rows import pairs_of
+from llava_grounding.data.readers.parts.texts import plain_text, words_of
+from llava_grounding.errors import DataError, UsageError, quoted, shown
 
 SourceKind = Literal["captions", "dialogues"]
 _LONGEST_SHARD = 30  # characters

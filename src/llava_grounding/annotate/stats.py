@@ -11,7 +11,7 @@ from pathlib import Path
 from llava_grounding.annotate.finished import iter_records
 from llava_grounding.annotate.json_stream import iter_rows
 from llava_grounding.annotate.write import INSTANCES
-from llava_grounding.data.readers.reading import number_or_none
+from llava_grounding.data.readers.parts.numbers import number_or_none
 
 _SHOWN_CATEGORIES = 20
 _LAST = 10  # bars of a histogram; what is more is in the last
@@ -37,7 +37,7 @@ class Stats:
     there: Counter[str] = field(default_factory=Counter)
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
+        """The statistics in lines for a person."""
         phrases = self.instances_per_phrase.total()
         yield f"{self.records} records, {self.answers} answers, {phrases} phrases"
         if not phrases:

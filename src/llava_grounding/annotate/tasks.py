@@ -14,7 +14,7 @@ from llava_grounding.annotate.label_index import LabelIndex
 from llava_grounding.annotate.samples import TextSample, Unusable
 from llava_grounding.data.grounded_captions import box_area_of
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.readers.reading import EntryError
+from llava_grounding.data.readers.parts.numbers import EntryError
 from llava_grounding.data.record import Annotation, Record
 from llava_grounding.language.nouns import spoken_name
 

@@ -16,8 +16,9 @@ from typing import Any
 from llava_grounding.annotate.marked import Span
 from llava_grounding.annotate.write import RECORDS
 from llava_grounding.data.plain_files import file_hash
-from llava_grounding.data.readers.reading import is_whole, read_json
+from llava_grounding.data.readers.parts.files import read_json
 from llava_grounding.errors import DataError, shown
+from llava_grounding.typed_values import is_whole
 
 VERDICTS = ("accept", "reject", "fix")
 VERSION = 2
@@ -64,7 +65,7 @@ class Precision:
         return wilson_interval(self.right, self.right + self.wrong)
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
+        """The verdicts in lines for a person."""
         total = self.right + self.wrong
         if not total:
             yield "no phrase has a verdict"

@@ -32,7 +32,7 @@ REJECTED, DROPPED, INSTANCES = "rejected.jsonl", "dropped_phrases.jsonl", "insta
 COUNTS = ("samples", "accepted", "phrases", "instances_named", "gvc", "gvc_r", "marks")
 """What a manifest counts."""
 FILES = (MANIFEST, GVC, GVC_R, MARKS, RECORDS, REJECTED, DROPPED, INSTANCES, LABEL_SETS)
-"""Of a finished folder; the manifest is put there last."""
+"""Files of a finished folder; the manifest is put there last."""
 RECORD_VERSION = 1
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from llava_grounding.benchmark.samples import BenchmarkSample
 from llava_grounding.data.plain_files import parse_json
-from llava_grounding.data.readers.kosmos_cells import CELLS, cell_box
+from llava_grounding.data.readers.parts.kosmos_cells import CELLS, cell_box
 from llava_grounding.errors import DataError, UsageError, did_you_mean, shown
 from llava_grounding.language.nouns import lexicon, listed
 from llava_grounding.language.synonyms import PHRASE_ENDS
@@ -56,7 +56,7 @@ class RawPhrase:
 
 @dataclass(frozen=True)
 class RawAnswer:
-    """One line, read."""
+    """One line of another system's predictions, read."""
 
     text: str
     phrases: tuple[RawPhrase, ...]

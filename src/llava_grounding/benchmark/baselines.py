@@ -44,7 +44,7 @@ class _BlindChat(ABC):
 
     @abstractmethod
     def raw_answer(self, question: str) -> str:
-        """Answer in markup."""
+        """The answer in markup."""
 
     def ask(
         self, image: np.ndarray, question: str, prompts: Sequence[VisualPrompt] = (), grounded: bool = True

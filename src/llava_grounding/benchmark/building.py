@@ -17,7 +17,8 @@ from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance,
 from llava_grounding.data.images import ImageStore, NamesOnly, open_images
 from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.readers.coco import CocoPhotos, PhotoPack, read_label_sets
-from llava_grounding.data.readers.reading import naming, read_json
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.data.record import Dataset, Record
 from llava_grounding.data.sample import Turn
 from llava_grounding.errors import DataError, ImageError, UsageError
@@ -184,7 +185,7 @@ def mask_code(record: Record, index: int, image_size_wh: tuple[int, int] | None 
 
 
 def rounded_box(box: Sequence[float]) -> tuple[float, float, float, float]:
-    """To a hundredth of a pixel."""
+    """The box to a hundredth of a pixel."""
     x0, y0, x1, y1 = (round(float(side), 2) for side in box)
     return x0, y0, x1, y1
 

@@ -117,7 +117,7 @@ def _aligned(own: Sequence[str], other: Sequence[str]) -> tuple[int, int]:
 
 
 def _with(one: _Alignment, place: int, there: int) -> _Alignment:
-    """With one more word matched."""
+    """The alignment with one more word matched."""
     return _Alignment(
         one.matches + 1,
         one.chunks + (there != one.following),

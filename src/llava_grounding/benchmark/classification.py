@@ -40,7 +40,7 @@ _ONLY: dict[PromptKind, PromptSettings] = {
 
 
 class Classification(Task):
-    """See the module."""
+    """The task `classification`; the module says what it asks and counts."""
 
     name: ClassVar[str] = "classification"
     title: ClassVar[str] = "Object classification by prompt"

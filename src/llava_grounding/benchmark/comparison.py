@@ -55,7 +55,7 @@ class Comparison:
         return {"results_version": RESULTS_VERSION, **asdict(self)}
 
     def to_markdown(self) -> str:
-        """The same for people."""
+        """The comparison as Markdown, for people."""
         title, first, second = map(markdown_text, (self.about.title, self.about.first, self.about.second))
         lines = [f"# {title}", "", f"A is {first}, B is {second}.", ""]
         lines += ["| metric | A | B | B - A | 95 % interval | B better | images |", "|---|---|---|---|---|---|---|"]

@@ -19,6 +19,7 @@ from llava_grounding.endpoints.client import Endpoint
 from llava_grounding.endpoints.limits import Budget, RateLimiter
 from llava_grounding.endpoints.store import Store, request_key
 from llava_grounding.errors import DataError
+from llava_grounding.typed_values import is_whole
 
 Message = dict[str, str]
 
@@ -84,7 +85,7 @@ class JudgeSettings:
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """One call."""
+    """One question to a judge behind an endpoint."""
 
     key: str
     settings: JudgeSettings
@@ -93,7 +94,7 @@ class JudgeRequest:
 
     @property
     def body(self) -> dict[str, Any]:
-        """As the API takes it."""
+        """The request as the API takes it."""
         schema = {"name": "verdict", "strict": True, "schema": _SCHEMAS[self.kind]}
         return {
             "model": self.settings.model,
@@ -259,7 +260,7 @@ def _read(text: str, question: JudgeQuestion) -> Verdict:
         scores = [second, first] if _swapped(question) else [first, second]
         return read_verdict({"scores": scores}, question)
     candidates, right = question.content["candidates"], value.get("right")
-    if not isinstance(right, list) or any(isinstance(one, bool) or not isinstance(one, int) for one in right):
+    if not isinstance(right, list) or not all(map(is_whole, right)):
         raise DataError("`right` must be a list of numbers of pairs.")
     if any(not 1 <= one <= len(candidates) for one in right):
         raise DataError(f"`right` must name pairs 1 to {len(candidates)}.")

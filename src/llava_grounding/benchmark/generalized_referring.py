@@ -18,12 +18,12 @@ from llava_grounding.benchmark.referring import mask_rows, of_expressions, read_
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledPhrase, SampleSet
 from llava_grounding.benchmark.scores import SampleScore, Statistic, share
 from llava_grounding.benchmark.tasks import Task
-from llava_grounding.data.readers.reading import EntryError, key_or_none
+from llava_grounding.data.readers.parts.numbers import EntryError, key_or_none
 from llava_grounding.data.readers.refcoco import expression_of, read_refs
 
 
 class GeneralizedReferring(Task):
-    """See the module."""
+    """The task of expressions that mean any number of things; the module says what it asks and counts."""
 
     name: ClassVar[str] = "generalized-referring"
     title: ClassVar[str] = "Generalised referring expressions"

@@ -27,7 +27,8 @@ from llava_grounding.benchmark.report import Metric
 from llava_grounding.benchmark.samples import BenchmarkSample, SampleSet
 from llava_grounding.benchmark.scores import SampleScore, Statistic, share
 from llava_grounding.benchmark.tasks import Scored, Task, unanswered
-from llava_grounding.data.readers.reading import key_or_none, read_json
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.numbers import key_or_none
 from llava_grounding.language.nouns import lexicon
 from llava_grounding.matching import IOU_THRESHOLD, hits
 
@@ -75,7 +76,7 @@ def _category(words: str) -> str:
 
 
 class GroundedCaptions(Task):
-    """See the module."""
+    """The task of grounded captions; the module says what it asks and counts."""
 
     name: ClassVar[str] = "grounded-captions"
     rules_version: ClassVar[str] = "2"

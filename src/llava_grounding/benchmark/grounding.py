@@ -44,7 +44,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """Of one answer: which regions lie on which instances.
+    """Which regions of one answer lie on which instances.
 
     Args:
         table: (regions, instances) IoU, the regions of all phrases one after the other; below 0.5 it may be 0 where it

@@ -55,7 +55,7 @@ _MOST_PHRASES = 12  # of one image
 
 
 class GroundingBench(Task):
-    """See the module."""
+    """The task Grounding-Bench; the module says what it asks and counts."""
 
     name: ClassVar[str] = "grounding-bench"
     title: ClassVar[str] = "Grounding-Bench"
@@ -201,7 +201,7 @@ def _context(sample: BenchmarkSample) -> str:
 
 
 def _boxes_xyxy_norm(sample: BenchmarkSample) -> list[list[float]]:
-    """Of its things, to three digits, as a judge reads them."""
+    """Boxes of its things, to three digits, as a judge reads them."""
     return np.round(sample.boxes_xyxy() / np.tile(sample.image_size_wh, 2), 3).tolist()
 
 

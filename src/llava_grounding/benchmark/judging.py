@@ -19,6 +19,7 @@ from llava_grounding.benchmark.files import as_json, read_lines
 from llava_grounding.benchmark.grounding import Pair
 from llava_grounding.errors import DataError, shown
 from llava_grounding.language.nouns import Lexicon, lexicon_with
+from llava_grounding.typed_values import is_number
 
 QuestionKind = Literal["match", "chat"]
 
@@ -97,11 +98,11 @@ def _is_pair(value: Any) -> bool:
 
 
 def _is_score(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value <= 10
+    return is_number(value) and 1 <= value <= 10
 
 
 class Judge(Protocol):
-    """Whoever decides."""
+    """Decides what words cannot: which phrases are right, and how good an answer is."""
 
     def about(self) -> Mapping[str, Any]:
         """What a report says of it: name, version, model, hash of its prompt."""

@@ -22,7 +22,7 @@ _MOST_MARKS = 20
 
 
 class Marks(Task):
-    """See the module."""
+    """The task of marks as prompts; the module says what it asks and counts."""
 
     name: ClassVar[str] = "marks"
     title: ClassVar[str] = "Marks as grounding"

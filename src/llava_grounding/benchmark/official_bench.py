@@ -19,7 +19,8 @@ from llava_grounding.data.image_names import coco_number
 from llava_grounding.data.plain_files import read_file
 from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.gvc import SUFFIX
-from llava_grounding.data.readers.reading import naming, read_json
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.errors import VALUE_ERRORS, DataError, shown
 
 _IMAGE_PREFIX = "COCO_val2014_"

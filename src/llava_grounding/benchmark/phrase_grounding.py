@@ -17,7 +17,8 @@ from llava_grounding.benchmark.samples import BenchmarkSample, LabelledPhrase, S
 from llava_grounding.benchmark.scores import SampleScore, State, Statistic, share
 from llava_grounding.benchmark.tasks import Task
 from llava_grounding.data.readers.flickr30k import Flickr30kEntities, Flickr30kMdetr
-from llava_grounding.data.readers.reading import naming, read_json
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.data.record import Dataset
 from llava_grounding.geometry import box_iou
 from llava_grounding.markup import parse_strict
@@ -28,7 +29,7 @@ PROTOCOLS = ("any", "merged")
 
 
 class PhraseGrounding(Task):
-    """See the module."""
+    """The task of phrase grounding; the module says what it asks and counts."""
 
     name: ClassVar[str] = "phrase-grounding"
     title: ClassVar[str] = "Phrase grounding"

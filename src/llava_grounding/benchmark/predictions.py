@@ -20,6 +20,7 @@ from llava_grounding.benchmark.samples import BenchmarkSample, Rle, SampleSet, a
 from llava_grounding.errors import VALUE_ERRORS, DataError, LlavaGroundingError, UsageError, shown
 from llava_grounding.masks import check_rles, rle_to_box
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase
+from llava_grounding.typed_values import is_number, is_whole
 
 _MOST_REGIONS = 10_000
 _MOST_NAMED = 20  # problems that are told one by one
@@ -229,7 +230,7 @@ class _Reader:
 
     def _sample(self, value: Mapping[str, Any]) -> BenchmarkSample:
         given = next((value[key] for key in ("id", "question_id", "sample_id") if key in value), None)
-        key = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+        key = str(given) if is_whole(given) else given
         if key is None and type(image := value.get("image_id")) in (str, int):
             image = str(image)
             if image in self._several:
@@ -281,7 +282,7 @@ class _Reader:
         return tuple(PredictedPhrase(raw.text, tuple(islice(regions, len(raw.boxes))), raw.doubtful) for raw in raws)
 
     def _boxes(self, given: Sequence[Box], sample: BenchmarkSample) -> list[Box]:
-        """In pixels, cut to the image."""
+        """The boxes of a prediction in pixels, cut to the image."""
         if not given:
             return []
         boxes, sides = np.array(given), np.tile(sample.image_size_wh, 2)
@@ -365,7 +366,7 @@ def _box_around(code: Rle) -> Box:
 def _score(value: Any) -> float | None:
     if value is None:
         return None
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
+    if is_number(value) and 0 <= value <= 1:
         return float(value)
     raise DataError(f"a score must be in 0 to 1, got {shown(value)}")
 

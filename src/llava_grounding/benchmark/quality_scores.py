@@ -277,5 +277,5 @@ def _regions_row(doubtful: bool) -> str:
 
 
 def _descriptions_row(doubtful: bool) -> str:
-    """Of whole descriptions, which count as right where any region is."""
+    """Row of whole descriptions, which count as right where any region is."""
     return "doubtful_descriptions" if doubtful else "other_descriptions"

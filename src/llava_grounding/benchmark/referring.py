@@ -24,7 +24,8 @@ from llava_grounding.benchmark.predictions import PredictedPhrase, Prediction
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, LabelledPhrase, Rle, SampleSet
 from llava_grounding.benchmark.scores import SampleScore, State, Statistic, level_row, share
 from llava_grounding.benchmark.tasks import Task
-from llava_grounding.data.readers.reading import naming, read_json
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.data.readers.refcoco import RefCoco, read_refs
 from llava_grounding.data.record import Dataset, Record
 from llava_grounding.dialogues.photos import photo_sample
@@ -36,7 +37,7 @@ BOX_LEVELS = (0.5, 0.75, 0.9)
 
 
 class Referring(Task):
-    """See the module."""
+    """The task of referring expressions; the module says what it asks and counts."""
 
     name: ClassVar[str] = "referring"
     title: ClassVar[str] = "Referring expressions"

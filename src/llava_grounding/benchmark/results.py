@@ -100,7 +100,7 @@ class Results:
 
     @property
     def calibration(self) -> Calibration:
-        """Of the first system."""
+        """Calibration of the first system."""
         return self.results[0].calibration or calibration(())
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Results:
         return as_json(self.to_dict(), indent=2)
 
     def to_markdown(self) -> str:
-        """The same for people; cases are only named."""
+        """The report as Markdown, for people; cases are only named."""
         about, first = self.about, self.results[0]
         of_first = f" of {markdown_text(first.system)}" if len(self.results) > 1 else ""
         lines = [f"# {markdown_text(about.title)}", ""]

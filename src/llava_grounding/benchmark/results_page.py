@@ -5,7 +5,6 @@ Photos are put in only where they are asked for. No scripts; a policy in the pag
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -14,6 +13,7 @@ from llava_grounding.benchmark.calibration import Calibration
 from llava_grounding.benchmark.results import Results
 from llava_grounding.benchmark.scores import SampleScore
 from llava_grounding.errors import printable_character
+from llava_grounding.render.embedding import data_url_of
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _STYLE = """
@@ -127,12 +127,7 @@ def _case(score: SampleScore, picture: Picture | None) -> str:
         width, height = detail["image_size"]
         data = None if picture is None else picture(score.image)
         kind = "png" if data is not None and data.startswith(b"\x89PNG") else "jpeg"
-        ground = (
-            ""
-            if data is None
-            else f'<image href="data:image/{kind};base64,{base64.b64encode(data).decode()}" width="{width}" '
-            f'height="{height}"/>'
-        )
+        ground = "" if data is None else f'<image href="{data_url_of(data, kind)}" width="{width}" height="{height}"/>'
         line = max(width, height) / 150
         truths = [_box(one, _TRUTH, line, dashed=True) for one in detail.get("truths", ())]
         regions = [_box(one, _RIGHT if one["right"] else _WRONG, line) for one in detail.get("regions", ())]

@@ -36,18 +36,18 @@ Block = tuple[BenchmarkSample, ...]
 
 
 @dataclass(frozen=True)
-class Shard:
-    """Which process of how many this is: it does every `count`-th block."""
+class Rank:
+    """Which process of how many this is, as a launcher numbers them: it does every `count`-th block."""
 
     index: int = 0
     count: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.index < self.count:
-            raise UsageError(f"a shard must be 0 to {self.count - 1} of {self.count}, got {self.index}")
+            raise UsageError(f"a rank must be 0 to {self.count - 1} of {self.count}, got {self.index}")
 
     @classmethod
-    def of_launcher(cls) -> Shard:
+    def of_launcher(cls) -> Rank:
         """As `torchrun` says it; the only one where nothing does."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
@@ -95,7 +95,7 @@ def resolved_config(samples: SampleSet, spec: SystemSpec, block_size: int) -> di
 
 
 def versions() -> dict[str, str]:
-    """Of this package and what it computes with."""
+    """Versions of this package and of what it computes with."""
     found = {"llava-grounding": llava_grounding.__version__}
     for name in _LIBRARIES:
         try:
@@ -134,15 +134,15 @@ class Run:
     def is_done(self) -> bool:
         return (self.folder / PREDICTIONS).exists()
 
-    def work(self, system: System, shard: Shard | None = None, tell: Tell = lambda done, total: None) -> bool:
-        """Ask what is missing of a shard; whether the whole run is done."""
-        shard = shard or Shard()
-        mine = [number for number in self.missing() if number % shard.count == shard.index]
+    def work(self, system: System, rank: Rank | None = None, tell: Tell = lambda done, total: None) -> bool:
+        """Ask what is missing of the blocks of a process; whether the whole run is done."""
+        rank = rank or Rank()
+        mine = [number for number in self.missing() if number % rank.count == rank.index]
         task = find_task(self.samples.task)
         answers = (
             (number, [one.to_dict() for one in answer_block(system, task, self.blocks[number])]) for number in mine
         )
-        return self._take(answers, f"shard-{shard.index}", len(mine), tell)
+        return self._take(answers, f"shard-{rank.index}", len(mine), tell)
 
     def work_on_cluster(self, address: str, key_variable: str = "", tell: Tell = lambda done, total: None) -> bool:
         """Have what is missing asked by the workers of a Dask scheduler."""

@@ -21,6 +21,7 @@ import numpy as np
 from llava_grounding.benchmark.files import read_lines, read_values, write_aside
 from llava_grounding.errors import VALUE_ERRORS, DataError, LlavaGroundingError, shown
 from llava_grounding.masks import check_rles
+from llava_grounding.typed_values import is_number
 from llava_grounding.visual_prompts import PROMPT_KINDS, VisualPrompt, prompt_from_dict, prompt_to_dict
 
 SET_VERSION = 1
@@ -287,7 +288,7 @@ def as_box(value: Any) -> tuple[float, float, float, float]:
         DataError: if it is anything else.
     """
     numbers = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
-    fits = len(numbers) == 4 and all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers)
+    fits = len(numbers) == 4 and all(map(is_number, numbers))
     if fits and all(abs(one) <= sys.float_info.max for one in numbers):  # NaN is not, nor is a whole number beyond it
         x0, y0, x1, y1 = (float(one) for one in numbers)
         if x0 <= x1 and y0 <= y1:

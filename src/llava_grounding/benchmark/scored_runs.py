@@ -22,8 +22,8 @@ from llava_grounding.benchmark.runs import versions
 from llava_grounding.benchmark.samples import SampleSet
 from llava_grounding.benchmark.scores import SampleScore
 from llava_grounding.benchmark.tasks import find_task
-from llava_grounding.data.readers.numbers import is_whole
 from llava_grounding.errors import DataError, shown
+from llava_grounding.typed_values import is_whole
 
 SCORED, SCORES, JUDGEMENTS = "scored.json", "scores.jsonl", "judgements.jsonl"
 _KEPT: Mapping[str, type] = {
@@ -38,7 +38,7 @@ _SET: Mapping[str, type] = {
     **dict.fromkeys(("built_from", "left_out"), dict),
     "count": int,
 }
-"""The same of its set."""
+"""Types of what a report says of its set."""
 
 
 @dataclass(frozen=True)

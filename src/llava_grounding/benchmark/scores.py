@@ -25,8 +25,8 @@ from llava_grounding.benchmark.report import Metric
 from llava_grounding.errors import VALUE_ERRORS, DataError, shown
 
 State = Literal["answered", "empty", "unparsable", "not_judged", "failed", "missing", "not_applicable"]
-"""Of a sample: `empty`: nothing was said or pointed at; `unparsable`: no metric can read it; `failed`: the system gave
-an error; `missing`: there is no prediction; `not_applicable`: its labels do not allow the metric."""
+"""What became of a sample: `empty`: nothing was said or pointed at; `unparsable`: no metric can read it; `failed`: the
+system gave an error; `missing`: there is no prediction; `not_applicable`: its labels do not allow the metric."""
 
 Rows = Mapping[str, tuple[float, ...]]
 _LARGEST = 1e7  # pixels

@@ -7,12 +7,10 @@ samples; the same block gets the same answers wherever and whenever it is asked.
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -31,6 +29,7 @@ from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpo
 from llava_grounding.endpoints.interrupts import run_interruptible
 from llava_grounding.errors import DataError, ImageError, LlavaGroundingError, one_line, shown
 from llava_grounding.masks import check_rle, decode_rle
+from llava_grounding.render.embedding import data_url
 from llava_grounding.scenes.records import SCENE_PICTURES, ScenePictures
 from llava_grounding.structures import GroundedAnswer
 
@@ -72,7 +71,7 @@ class SystemSpec:
 
 
 class System(Protocol):
-    """Something that answers."""
+    """A system under test: it answers samples."""
 
     def answer(self, block: Sequence[Asked]) -> list[Prediction]:
         """One prediction per sample, in order; what fails is an error of that sample."""
@@ -186,7 +185,7 @@ class EndpointSystem:
 
     async def _one(self, endpoint: OpenAIEndpoint, sample: BenchmarkSample, ask: Ask) -> Prediction:
         try:
-            picture = _data_url(read_picture(self._images, sample, ask))
+            picture = data_url(Image.fromarray(read_picture(self._images, sample, ask)))
             if not ask.question:
                 return await self._ground(endpoint, sample, ask, picture)
             answer = await self._ask(endpoint, sample, ask, picture, ask.grounded)
@@ -271,12 +270,6 @@ def _pixels(images: ImageStore, image: str, labelled_wh: tuple[int, int]) -> np.
     name = next((one for one in (image, *coco_spellings(image)) if images.has(one)), image)
     picture, _ = open_labelled(images.locate(name)(), labelled_wh, name=shown(image))
     return np.array(picture)
-
-
-def _data_url(pixels: np.ndarray) -> str:
-    buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _failed(sample: BenchmarkSample, error: Exception) -> Prediction:

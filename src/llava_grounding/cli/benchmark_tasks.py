@@ -170,7 +170,7 @@ def run(
     ] = None,
 ) -> None:
     """Ask a system; the same command resumes an ended run. Under torchrun the processes share the work."""
-    from llava_grounding.benchmark.runs import CONFIG, PREDICTIONS, Run, Shard
+    from llava_grounding.benchmark.runs import CONFIG, PREDICTIONS, Rank, Run
     from llava_grounding.benchmark.tasks import find_task
 
     samples = _read_set(ctx, samples_file)
@@ -185,7 +185,7 @@ def run(
             from llava_grounding.benchmark.systems import load_system
 
             system = load_system(spec, environ.get(key_variable) or "none") if work.missing() else None
-            done = work.work(system, Shard.of_launcher(), tell) if system is not None else True
+            done = work.work(system, Rank.of_launcher(), tell) if system is not None else True
     say(f"{len(samples.samples)} samples in {out}\n" if done else f"a part of {out} is done, others go on\n")
 
 

@@ -44,9 +44,9 @@ class Model:
     parts: dict[str, int]
     """Parameters by part."""
     memory: dict[str, int]
-    """Of the weights, by precision of the language side; the vision modules stay in float32."""
+    """Memory of the weights, by precision of the language side; the vision modules stay in float32."""
     cache_per_token: int
-    """In bfloat16."""
+    """Bytes of the cache for one token, in bfloat16."""
     image_tokens: int
 
 
@@ -201,7 +201,7 @@ def _runs(report: MachineReport) -> dict[str, str]:
 
 
 def _seven_billion(devices: list[Device]) -> str:
-    """By memory alone; an estimate."""
+    """Whether a 7B model fits, by memory alone; an estimate."""
     for device in devices:
         if (device.free or device.memory or 0) >= _SEVEN_BILLION_BYTES:
             return f"yes, on {device.name}{', slowly' if device.name == 'cpu' else ''}"

@@ -8,7 +8,7 @@ from typing import IO
 from llava_grounding.errors import UsageError
 
 MAX_BYTES = 2**20
-"""Of one line."""
+"""Bytes of one line at most."""
 _MARK = b"\xef\xbb\xbf"  # a byte order mark, as some editors put in front of UTF-8
 
 
@@ -55,7 +55,7 @@ def _skip_rest(stream: IO[bytes] | None) -> None:
 
 
 def _decoded(line: bytes) -> str:
-    """As UTF-8, else as the locale has it."""
+    """The line decoded as UTF-8, else as the locale has it."""
     for encoding in ("utf-8", getattr(sys.stdin, "encoding", None) or "utf-8"):
         try:
             return line.decode(encoding)

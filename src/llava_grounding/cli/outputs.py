@@ -250,7 +250,7 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 
 
 def _identities(path: str | os.PathLike[str]) -> Iterator[tuple[int, int]]:
-    """Of what a path leads to and of all folders it lies in; none if nothing is there."""
+    """Identities of what a path leads to and of all folders it lies in; none if nothing is there."""
     if _identity(path) is None:
         return
     real = Path(path).resolve()

@@ -45,5 +45,5 @@ def connect(address: str) -> Client:
 
 
 def _release() -> str:
-    """Of this package, on a worker."""
+    """Version of this package, on a worker."""
     return __version__

@@ -32,7 +32,7 @@ class FolderSettings:
     """How a folder is written."""
 
     dtype: torch.dtype | None = None
-    """Of the language side's weights; None keeps what is stored."""
+    """Type of the language side's weights; None keeps what is stored."""
     fresh: Callable[[str], Tensor] | None = None
     """Values of what no checkpoint holds, by our name; None: zeros."""
     notes: tuple[str, ...] = ()

@@ -70,7 +70,7 @@ class LanguageSettings:
     num_queries: int | None = None
     """Object queries of the grounder; None: the preset's."""
     seed: int = 0
-    """Of what starts fresh."""
+    """Seed of what starts fresh."""
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Fields of `grounder_config` and `visual_prompt_config` in place of the preset's."""
 
@@ -170,7 +170,7 @@ def _language_values(source: Path, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table_shapes(stored: Sequence[Stored]) -> dict[str, tuple[int, ...]]:
-    """Of the word embedding and the output layer, as far as they are stored."""
+    """Shapes of the word embedding and the output layer, as far as they are stored."""
     tables = {}
     for entry in stored:
         if entry.key.endswith(("embed_tokens.weight", OUTPUT_TABLE)):
@@ -212,7 +212,7 @@ def _tower(preset: str, wanted: bool, folder: Path | None) -> VisionFile | None:
 
 
 def _tower_fields(folder: Path) -> dict[str, Any]:
-    """Of the tower in a checkpoint, which may have a text side beside it."""
+    """Fields of the tower in a checkpoint, which may have a text side beside it."""
     path = folder / "config.json"
     values = read_tower_config(path)
     kind = values.get("model_type")

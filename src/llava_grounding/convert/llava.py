@@ -62,7 +62,7 @@ class LlavaSettings:
     prompt_tokens: int | None = None
     """Queries per visual prompt: how many of a file's to keep; None: all of them, or 3 where there is no file."""
     seed: int = 0
-    """Of what starts fresh."""
+    """Seed of what starts fresh."""
     fresh_projector: str = "linear"
     """Kind of a projector that is in no file: "linear" as in the paper, or "mlp" as LLaVA-1.5."""
     grounder: Mapping[str, Any] = field(default_factory=dict)

@@ -51,13 +51,13 @@ class Move:
 
     stored: Stored
     names: tuple[str, ...]
-    """Of ours: one, or three that share its rows (queries, keys, values)."""
+    """Our names of it: one, or three that share its rows (queries, keys, values)."""
     rows: Rows | None = None
     """How many rows ours has, if not as many."""
 
     @property
     def part_shape(self) -> tuple[int, ...]:
-        """Of each of ours."""
+        """Shape of each of our parts."""
         shape = self.stored.shape
         if self.rows is not None:
             return (self.rows.kept + self.rows.added, *shape[1:])

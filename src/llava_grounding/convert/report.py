@@ -23,7 +23,7 @@ class PartReport:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """The whole conversion."""
+    """What became of every part of a converted checkpoint."""
 
     source: Path
     out: Path
@@ -41,7 +41,7 @@ class ConversionReport:
 
     @property
     def parameters(self) -> int:
-        """Of the converted model."""
+        """Number of parameters of the converted model."""
         return sum(part.parameters for part in self.parts) + sum(self.fresh.values())
 
     def fresh_parts(self) -> dict[str, int]:

@@ -38,7 +38,7 @@ class Stored:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return torch.Size(self.shape).numel()
 
     @property
@@ -99,7 +99,7 @@ def read_tensors(wanted: Sequence[Stored]) -> Iterator[tuple[Stored, Tensor]]:
 
 
 class _Mapped:
-    """One open file."""
+    """One open file of weights, mapped into memory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -149,7 +149,7 @@ def _check_fields(values: Mapping[str, Any]) -> None:
 
 
 def language_sizes(values: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
-    """Of the Llama inside; its vocabulary is as large as the embedding."""
+    """Sizes of the Llama inside; its vocabulary is as large as the embedding."""
     missing = [name for name in ("num_attention_heads", "rms_norm_eps") if name not in values]
     if missing:
         raise CheckpointError(f"config.json must say {' and '.join(missing)} of the language model")
@@ -179,7 +179,7 @@ def language_sizes(values: Mapping[str, Any], shapes: Shapes) -> dict[str, Any]:
 
 
 def tower_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
-    """Of a CLIP vision tower."""
+    """Sizes of a CLIP vision tower."""
     width, _, patch, _ = _shape(shapes, f"{prefix}embeddings.patch_embedding.weight", 4)
     positions, _ = _shape(shapes, f"{prefix}embeddings.position_embedding.weight", 2)
     return {
@@ -195,13 +195,13 @@ def tower_sizes(shapes: Shapes, prefix: str) -> dict[str, Any]:
 
 
 def grounder_sizes(shapes: Shapes, prefix: str = GROUNDER_PREFIX) -> dict[str, Any]:
-    """Of the grounding model."""
+    """Sizes of the grounding model."""
     phrase_size = _shape(shapes, f"{prefix}sem_seg_head.predictor.class_embed", 2)[1]
     return vision_sizes(shapes, prefix) | {"phrase_size": phrase_size}
 
 
 def prompt_encoder_sizes(shapes: Shapes, prefix: str = PROMPT_ENCODER_PREFIX) -> dict[str, Any]:
-    """Of the visual prompt encoder."""
+    """Sizes of the visual prompt encoder."""
     tokens = _shape(shapes, f"{prefix}sem_seg_head.predictor.mask_tokens.weight", 2)[0]
     return vision_sizes(shapes, prefix) | {"num_mask_tokens": tokens}
 

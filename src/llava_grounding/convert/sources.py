@@ -27,7 +27,7 @@ class Source:
     """One checkpoint and what it is good for."""
 
     what: str
-    """For messages."""
+    """What it is called in messages."""
     stored: Sequence[Stored]
     rename: Callable[[str], str | None]
     """Our name of a key, None to leave it out."""
@@ -37,7 +37,7 @@ class Source:
     may_be_fresh: Callable[[str], bool] = lambda name: False
     """Whether one of ours in these parts need not be stored."""
     rows: Mapping[str, Rows] = field(default_factory=dict)
-    """Of tables that are cut or grown, by our name."""
+    """Rows of tables that are cut or grown, by our name."""
 
 
 def join_plans(sources: Sequence[Source], expected: Shapes) -> tuple[Plan, dict[str, int]]:

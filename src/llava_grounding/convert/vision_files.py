@@ -53,7 +53,7 @@ class VisionFile:
 
     source: Source
     fields: dict[str, Any]
-    """Of our GrounderConfig or VisualPromptConfig (of a tower: its own), as far as the file says."""
+    """Fields of our GrounderConfig or VisualPromptConfig (of a tower: its own), as far as the file says."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -66,9 +66,9 @@ class VisionState:
     """What a checkpoint of a vision module holds, under our names."""
 
     weights: dict[str, Tensor]
-    """By name within the module; one that starts fresh is not among them."""
+    """Weights by name within the module; one that starts fresh is not among them."""
     fields: dict[str, Any]
-    """Of the module's configuration."""
+    """Fields of the module's configuration."""
     left_out: dict[str, int]
     """Keys without a place here, counted by reason."""
     fresh: dict[str, int]

@@ -123,7 +123,7 @@ def _taking_text_as_it_is(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _wrapped(tokenizer: Tokenizer, folder: Path) -> PreTrainedTokenizerFast:
-    """With the roles that tokenizer_config.json gives to tokens."""
+    """The tokenizer with the roles that tokenizer_config.json gives to tokens."""
     settings = _read_json(folder / _SETTINGS) if (folder / _SETTINGS).is_file() else {}
     roles = {role: _role(settings.get(role), default) for role, default in _ROLES.items()}
     # A byte-level vocabulary knows every character, and some texts begin with nothing.

@@ -97,7 +97,7 @@ class WeightWriter:
             index = {"metadata": {"total_size": total}, "weight_map": places}
             (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
         self.file_names = names
-        """Of the weight files."""
+        """Names of the weight files."""
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Write one tensor, converted to its type."""

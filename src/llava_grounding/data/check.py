@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from llava_grounding.data.readers.box_forms import possible_unit
-from llava_grounding.data.readers.reading import BOX_BEYOND, IMAGE_MISSING
+from llava_grounding.data.readers.parts.box_forms import possible_unit
+from llava_grounding.data.readers.parts.image_rows import IMAGE_MISSING
+from llava_grounding.data.readers.parts.shapes import BOX_BEYOND
 from llava_grounding.data.record import Dataset, Record
 from llava_grounding.errors import LlavaGroundingError, cut_short, one_line
 from llava_grounding.geometry import box_iou, oriented_size
@@ -24,7 +25,7 @@ from llava_grounding.masks import mask_to_box
 _LONGEST = 700  # characters of a line
 _TEXTS = ("captions", "grounded captions", "expressions", "statements", "questions", "dialogues")
 NUM_NAMED = 20
-"""Of a kind of trouble, so many are named; all are counted."""
+"""Entries that are named of each kind of trouble; all are counted."""
 
 _MOST_EMPTY = 0.5  # of the masks; a few polygons thinner than a pixel are in every data set
 _MOST_UNLIKE = 0.1  # of the boxes; masks that were cut by hand at the edges of their boxes disagree in one of thirty

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llava_grounding.data.readers.notation import write_answer, written_answer
+from llava_grounding.data.readers.parts.notation import write_answer, written_answer
 from llava_grounding.data.record import Record
 from llava_grounding.errors import DataError
 from llava_grounding.geometry import box_xyxy_to_xywh
@@ -67,7 +67,7 @@ def coco_captions(records: Iterable[Record]) -> dict[str, Any]:
 
 
 def file_name(record: Record) -> str:
-    """Of its picture."""
+    """Name of the record's picture."""
     return record.image_name or record.id
 
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llava_grounding.data.image_names import NameIndex, coco_spellings, folder_index
-from llava_grounding.data.plain_files import is_absolute as is_absolute
-from llava_grounding.data.plain_files import is_unicode as is_unicode
-from llava_grounding.data.plain_files import open_regular as open_regular
-from llava_grounding.data.plain_files import parse_json as parse_json
-from llava_grounding.data.plain_files import read_file as read_file
-from llava_grounding.data.plain_files import stays_inside as stays_inside
-from llava_grounding.data.plain_files import why_no_file
-from llava_grounding.data.plain_files import with_keys_once as with_keys_once
+from llava_grounding.data.plain_files import (
+    is_absolute,
+    open_regular,
+    parse_json,
+    read_file,
+    stays_inside,
+    why_no_file,
+)
 from llava_grounding.data.tar_entries import ARCHIVE_ERRORS, read_tar
 from llava_grounding.errors import DataError, quoted, shown
 from llava_grounding.image_files import DATA_LIMITS
@@ -176,7 +176,7 @@ class FolderImages:
         return _refused(name, self.root)
 
     def names(self) -> NameIndex:
-        """Of all files below the folder."""
+        """Names of all files below the folder."""
         return folder_index(self.root)
 
     def has(self, name: str) -> bool:
@@ -251,7 +251,7 @@ class TarImages:
         return entry
 
     def names(self) -> NameIndex:
-        """Of all pictures in the shards."""
+        """Names of all pictures in the shards."""
         if self._names is None:
             self._names = NameIndex(self.index, self.root.name)
         return self._names
@@ -309,7 +309,7 @@ class ZipImages:
         return NoBytes(f"`{name}` is not in {', '.join(str(path) for path in self.paths)}")
 
     def names(self) -> NameIndex:
-        """Of all pictures in the zips."""
+        """Names of all pictures in the zips."""
         if self._names is None:
             self._names = NameIndex(self._index, self.paths[0].parent.name if self.paths else "")
         return self._names
@@ -397,7 +397,7 @@ def _read_zip(path: Path) -> dict[str, ZipBytes | NoBytes]:
 
 
 def _name_in_zip(entry: zipfile.ZipInfo) -> str:
-    """With `/`, as the format has it; some programs on Windows write backslashes."""
+    """The name with `/`, as the format has it; some programs on Windows write backslashes."""
     return entry.filename.replace("\\", "/")
 
 

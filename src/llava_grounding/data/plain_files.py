@@ -122,7 +122,7 @@ def _has_keys_once(value: Any, text: str | bytes) -> bool:
 
 
 def _count_keys(value: Any) -> int:
-    """Of all objects in a value, or fewer: a list that begins with a number or a text is not looked into."""
+    """Number of keys in a value, or fewer: a list that begins with a number or a text is not looked into."""
     if type(value) is dict:
         count = len(value)
         for one in value.values():

@@ -14,17 +14,18 @@ from typing import Any
 
 import yaml
 
-from llava_grounding.data.images import FolderImages, open_images, open_regular, read_file
-from llava_grounding.data.plain_files import why_no_file
-from llava_grounding.data.readers.files import describe_file, read_json
+from llava_grounding.data.images import FolderImages, open_images
+from llava_grounding.data.plain_files import open_regular, read_file, why_no_file
 from llava_grounding.data.readers.label_studio import is_file_of_storage, is_one_task
 from llava_grounding.data.readers.parquet import is_saved, splits_of
-from llava_grounding.data.readers.reading import EntryError
+from llava_grounding.data.readers.parts.files import describe_file, read_json
+from llava_grounding.data.readers.parts.numbers import EntryError
+from llava_grounding.data.readers.parts.xml_files import parse_xml
 from llava_grounding.data.readers.registry import READERS
 from llava_grounding.data.readers.set_of_mark import find_marks
 from llava_grounding.data.readers.via import is_via_3, is_via_csv
-from llava_grounding.data.readers.xml_files import parse_xml
-from llava_grounding.data.readers.yolo import is_ndjson, read_config
+from llava_grounding.data.readers.yolo import read_config
+from llava_grounding.data.readers.yolo_ndjson import is_ndjson
 from llava_grounding.errors import DataError
 
 WHAT: dict[str, str] = {

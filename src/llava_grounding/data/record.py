@@ -147,7 +147,7 @@ class Record:
 
     @property
     def seed(self) -> int:
-        """For random choices about it, the same on every machine: of the image's id, or its own where there is none."""
+        """Seed of random choices about it, the same on every machine: its image's id, else its own, as a number."""
         key = self.id if self.image_id is None else self.image_id
         return key if isinstance(key, int) and key >= 0 else crc32(str(key).encode())
 

@@ -36,7 +36,7 @@ class Draft:
     in_loss: bool = True
 
     def plain(self) -> Draft:
-        """The same answered without markup."""
+        """The draft with its answer as plain text."""
         return replace(self, answer=strip_markup(self.answer), targets=(), grounded=False)
 
 

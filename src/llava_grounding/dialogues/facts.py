@@ -14,9 +14,10 @@ from functools import cached_property
 import numpy as np
 
 from llava_grounding.data.grounded_captions import box_area_of
-from llava_grounding.data.readers.exhaustive import exhaustive_names, missing_names
+from llava_grounding.data.readers.parts.exhaustive import exhaustive_names, missing_names
 from llava_grounding.data.record import AnnotationKind, Expression, GroundedText, Record, RecordedTurn, open_record
 from llava_grounding.data.sample import Instance
+from llava_grounding.dialogues.layout import Layout
 from llava_grounding.dialogues.prompts import can_point_at, sample_prompt
 from llava_grounding.dialogues.settings import PromptSettings
 from llava_grounding.language.nouns import spoken_name
@@ -55,7 +56,7 @@ class Facts:
 
     @classmethod
     def of_record(cls, record: Record) -> Facts:
-        """Of a record, whose pixels and masks are read; crowds are left out, and their categories not exhaustive.
+        """Read the pixels and masks of a record; crowds are left out, and their categories are not exhaustive.
 
         Raises:
             DataError: as `open_record`.
@@ -82,7 +83,7 @@ class Facts:
 
     @property
     def image_size_wh(self) -> tuple[int, int]:
-        """Of the image in pixels."""
+        """Width and height of the image in pixels."""
         return self.image.shape[1], self.image.shape[0]
 
     @cached_property
@@ -99,6 +100,25 @@ class Facts:
         areas = {name: sum(self.area(row) for row in rows) for name, rows in self.complete.items()}
         return sorted(areas, key=lambda name: (-areas[name], name))[:most]
 
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the things are by their boxes; a drawn scene, which knows more, has a layout of its own."""
+        areas = [self.area(row) for row in range(len(self.instances))]
+        return Layout.of_instances(self.instances, areas, self.image_size_wh)
+
+    def countable(self, name: str) -> bool:
+        """Whether each row of a name of `complete` is one thing, so that they can be counted."""
+        return all(self.kinds[row] == "thing" for row in self.complete[name])
+
+    @cached_property
+    def pointable(self) -> tuple[int, ...]:
+        """Rows of single things and stuff that have a name and can be pointed at."""
+        return tuple(
+            row
+            for row, instance in enumerate(self.instances)
+            if spoken_name(instance.category) and self.kinds[row] in ("thing", "stuff") and self.can_point(row)
+        )
+
     def rows_of(self, indices: Sequence[int] | None) -> tuple[int, ...] | None:
         """Rows of annotations; crowds are nobody's target, and a phrase that means nothing else has no known match."""
         if indices is None:
@@ -107,7 +127,7 @@ class Facts:
         return rows if rows or not indices else None
 
     def area(self, row: int) -> float:
-        """Square pixels of its box."""
+        """Area of the box of a row in square pixels."""
         return box_area_of(self.instances[row])
 
     def can_point(self, row: int) -> bool:

@@ -39,11 +39,11 @@ class Noun(Protocol):
 
     @property
     def name(self) -> str:
-        """Singular, lower case."""
+        """Its name in the singular, in lower case."""
 
     @property
     def plural(self) -> str:
-        """Plural, lower case."""
+        """Its name in the plural, in lower case."""
 
     @property
     def group(self) -> str:
@@ -72,7 +72,7 @@ class PlainNoun:
 
     @property
     def plural(self) -> str:
-        """As of a `Noun`."""
+        """Plural of the name, by the rules of English."""
         return plural(self.name)
 
 
@@ -128,7 +128,7 @@ class Layout:
         stands_on: Mapping[int, int] | None = None,
         in_front: Iterable[tuple[int, int]] = (),
     ) -> Layout:
-        """Of a sample's instances.
+        """Layout of a sample's instances.
 
         Args:
             areas: of each in pixels.

@@ -1,4 +1,4 @@
-"""Photos as samples: questions and grounded answers made from boxes, masks, captions and spatial statements.
+"""What is asked of a photo by its boxes, masks, captions and spatial statements, one turn of every kind.
 
 Nothing is asked that the labels cannot answer: counts and absences only of classes labelled exhaustively.
 """
@@ -6,42 +6,39 @@ Nothing is asked that the labels cannot answer: counts and absences only of clas
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from llava_grounding.data.grounded_captions import ground_caption, tidy_caption
 from llava_grounding.data.record import Record
 from llava_grounding.data.sample import Sample, Targets, Turn
+from llava_grounding.dialogues import templates
+from llava_grounding.dialogues.answers import (
+    absent_draft,
+    corrected_draft,
+    find_draft,
+    is_or_are,
+    list_draft,
+    present_draft,
+    region_draft,
+    where_draft,
+)
 from llava_grounding.dialogues.builder import pointed, sample_of
 from llava_grounding.dialogues.drafts import Draft, Phrase, grounded_draft
 from llava_grounding.dialogues.facts import Facts
-from llava_grounding.dialogues.layout import CLEAR_GAP, Layout, Thing, place_of
+from llava_grounding.dialogues.layout import CLEAR_GAP, Thing, place_of
 from llava_grounding.dialogues.turns import pick
 from llava_grounding.language.nouns import (
     is_mass,
     is_plural_name,
-    listed,
     number_word,
     plural,
     spoken_name,
     with_article,
 )
-from llava_grounding.markup import REGION, strip_markup
+from llava_grounding.markup import strip_markup
 
-DESCRIBE_QUESTIONS = (
-    "Describe the image.",
-    "What is in the image?",
-    "What do you see?",
-    "Describe the picture.",
-    "What does the image show?",
-)
-_LIST_QUESTIONS = ("List everything you see.", "List the things in the image.", "Which things are in the image?")
-_COUNT_QUESTIONS = ("How many {} are there?", "How many {} are in the picture?", "Count the {}.")
-_WHERE_QUESTIONS = ("Where {} {}?", "Where in the picture {} {}?")
-_FIND_QUESTIONS = ("Find {}.", "Show me {}.", "Point to {}.", "Segment {}.", "Locate {}.", "Select {}.", "Mark {}.")
-_REGION_QUESTIONS = ("What is {}?", "What is this {}?", "What is at {}?", "Name {}.", "What do you see at {}?")
-_PLACES = ("in the image", "in the image", "in the picture")
 # A class region is a surface or material here: "the road"; other classes are spoken of in the plural: "cars".
 _SURFACES = frozenset({"sky", "road", "sidewalk", "street", "vegetation", "facade", "grass", "sea", "wall", "floor"})
 _MAX_COUNT = 12  # more are "many"
@@ -64,7 +61,7 @@ def photo_sample(record: Record, rng: np.random.Generator, questions: bool = Tru
     more.
     """
     facts = Facts.of_record(record)
-    drafts = _drafts(_Photo(facts), rng) if questions else ()
+    drafts = _drafts(facts, rng) if questions else ()
     return sample_of(facts, tuple(_sometimes_plain(_turn(draft, facts, rng), rng) for draft in drafts))
 
 
@@ -74,216 +71,199 @@ def _turn(draft: Draft, facts: Facts, rng: np.random.Generator) -> Turn:
     return pointed(draft, facts, np.random.default_rng(int(rng.integers(2**32)) if draws else 0))
 
 
-def _drafts(photo: _Photo, rng: np.random.Generator) -> Iterator[Draft]:
+def _drafts(facts: Facts, rng: np.random.Generator) -> Iterator[Draft]:
     """Kind by kind as they are asked for."""
     for make in _KINDS:
-        yield from make(photo, rng)
+        yield from make(facts, rng)
 
 
-@dataclass(frozen=True)
-class _Photo:
-    facts: Facts
-    layout: Layout = field(init=False)
-
-    def __post_init__(self) -> None:
-        facts = self.facts
-        areas = [facts.area(row) for row in range(len(facts.instances))]
-        object.__setattr__(self, "layout", Layout.of_instances(facts.instances, areas, facts.image_size_wh))
-
-    def countable(self, name: str) -> bool:
-        return all(self.facts.kinds[row] == "thing" for row in self.facts.complete[name])
-
-    def referable(self) -> list[tuple[str, int]]:
-        """Phrases that mean exactly one instance, with its row; only of categories labelled everywhere."""
-        found: list[tuple[str, int]] = []
-        if len(self.facts.instances) > _MAX_REFERRED:
-            return found
-        for name, rows in self.facts.complete.items():
-            alone = len(rows) == 1 and (self.countable(name) or name in _SURFACES)
-            few = 1 < len(rows) <= _MAX_TOLD_APART
-            told_apart = few and self.countable(name) and not is_plural_name(name) and not is_mass(name)
-            if alone or told_apart:
-                for row in rows:
-                    words = self.layout.single_references(self.layout.things[row])
-                    found += [(f"the {reference.words}", row) for reference in words]
+def _referable(facts: Facts) -> list[tuple[str, int]]:
+    """Phrases that mean exactly one instance, with its row; only of categories labelled everywhere."""
+    found: list[tuple[str, int]] = []
+    if len(facts.instances) > _MAX_REFERRED:
         return found
+    for name, rows in facts.complete.items():
+        alone = len(rows) == 1 and (facts.countable(name) or name in _SURFACES)
+        few = 1 < len(rows) <= _MAX_TOLD_APART
+        told_apart = few and facts.countable(name) and not is_plural_name(name) and not is_mass(name)
+        if alone or told_apart:
+            for row in rows:
+                words = facts.layout.single_references(facts.layout.things[row])
+                found += [(f"the {reference.words}", row) for reference in words]
+    return found
 
 
-def _describe(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
+def _describe(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     """Grounded caption by a person, with a list of the labels that it leaves out; without captions that list alone.
 
     Without any labels the phrases are marked all the same, with no match known: words are learnt from it, not regions.
     """
-    captions = photo.facts.captions
+    captions = facts.captions
     order = rng.permutation(len(captions))
     if captions:
         best: tuple[int, str, Targets] | None = None
         for index in order:
-            answer, targets = _tied(captions[index], photo.facts)
+            answer, targets = _tied(captions[index], facts)
             located = sum(target is not None for target in targets)
             if best is None or located > best[0]:
                 best = (located, answer, targets)
         assert best is not None
         located, answer, targets = best
-        rest = _rest(photo, targets)
+        rest = _rest(facts, targets)
         if rest is not None:
             answer, targets = f"{answer} {rest.answer}", (*targets, *rest.targets)
-        if located or rest is not None or (targets and not photo.facts.instances):
-            return [Draft(pick(DESCRIBE_QUESTIONS, rng), answer, targets, (), True, "describe")]
+        if located or rest is not None or (targets and not facts.instances):
+            return [Draft(pick(templates.PHOTO_DESCRIBE, rng), answer, targets, (), True, "describe")]
         return []
-    return [_listing(photo, pick(DESCRIBE_QUESTIONS, rng), "describe")] if photo.facts.complete else []
+    return (
+        [_listing(facts, facts.largest(_MAX_LISTED), pick(templates.PHOTO_DESCRIBE, rng), "describe")]
+        if facts.complete
+        else []
+    )
 
 
-def _list(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
+def _list(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     """What is labelled, as a list, for photos whose description is a caption."""
-    if not photo.facts.captions or not photo.facts.complete:
+    if not facts.captions or not facts.complete:
         return []
-    return [_listing(photo, pick(_LIST_QUESTIONS, rng), "list")]
+    return [_listing(facts, facts.largest(_MAX_LISTED), pick(templates.PHOTO_LIST, rng), "list")]
 
 
-def _rest(photo: _Photo, targets: Targets) -> Draft | None:
+def _rest(facts: Facts, targets: Targets) -> Draft | None:
     """What is labelled and a caption leaves out, wholly or in part, as a list behind it."""
     said = {row for target in targets if target is not None for row in target}
-    names = [name for name in photo.facts.largest() if not said.issuperset(photo.facts.complete[name])]
-    return _list_of(photo, names[:_MAX_LISTED], "", "describe") if names else None
+    names = [name for name in facts.largest() if not said.issuperset(facts.complete[name])]
+    return _listing(facts, names[:_MAX_LISTED], "", "describe") if names else None
 
 
-def _listing(photo: _Photo, question: str, kind: str) -> Draft:
-    """There are two dogs and a person. Largest categories first, and only those that are labelled exhaustively."""
-    return _list_of(photo, photo.facts.largest(_MAX_LISTED), question, kind)
+def _listing(facts: Facts, names: Sequence[str], question: str, kind: str) -> Draft:
+    """There are two dogs and a person."""
+    return list_draft(kind, question, *_group_phrases(facts, names))
 
 
-def _list_of(photo: _Photo, names: Sequence[str], question: str, kind: str) -> Draft:
-    phrases: list[Phrase] = [(_group_phrase(photo, name)[0], photo.facts.complete[name]) for name in names]
-    verb = "are" if _group_phrase(photo, names[0])[1] else "is"
-    return grounded_draft(kind, question, f"There {verb} {listed(['{}'] * len(names))}.", phrases)
+def _group_phrases(facts: Facts, names: Sequence[str]) -> tuple[list[Phrase], bool]:
+    """All instances of each category as one phrase, and whether the first of them is plural."""
+    phrases: list[Phrase] = [(_group_phrase(facts, name)[0], facts.complete[name]) for name in names]
+    return phrases, _group_phrase(facts, names[0])[1]
 
 
-def _describe_plain(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
+def _describe_plain(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     """Every caption by a person, for who takes several turns of a photo."""
-    captions = photo.facts.captions
+    captions = facts.captions
     return [
-        Draft(pick(DESCRIBE_QUESTIONS, rng), tidy_caption(captions[index]), kind="describe_plain")
+        Draft(pick(templates.PHOTO_DESCRIBE, rng), tidy_caption(captions[index]), kind="describe_plain")
         for index in rng.permutation(len(captions))
     ]
 
 
-def _count(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
+def _count(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     names = [
         name
-        for name in photo.facts.complete
-        if photo.countable(name) and len(photo.facts.complete[name]) <= _MAX_COUNT
+        for name in facts.complete
+        if facts.countable(name) and len(facts.complete[name]) <= _MAX_COUNT
         if not is_mass(name) and not is_plural_name(name)
     ]
     if not names:
         return []
     name = pick(names, rng)
-    rows = photo.facts.complete[name]
-    question = pick(_COUNT_QUESTIONS, rng)
-    phrase = f"{number_word(len(rows))} {name if len(rows) == 1 else plural(name)}"
-    template = "There is {}." if len(rows) == 1 else "There are {}."
-    return [grounded_draft("count", question.format(plural(name)), template, [(phrase, rows)])]
+    rows = facts.complete[name]
+    several = len(rows) != 1
+    phrase = f"{number_word(len(rows))} {plural(name) if several else name}"
+    return [list_draft("count", pick(templates.PHOTO_COUNT, rng).format(plural(name)), [(phrase, rows)], several)]
 
 
-def _where(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
+def _where(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     """The part of the photo, and left or right of the nearest thing that has a name of its own."""
     # A phrase that tells the place already would answer itself.
-    named = [(phrase, index) for phrase, index in photo.referable() if not _says_place(phrase)]
+    named = [(phrase, index) for phrase, index in _referable(facts) if not _says_place(phrase)]
     if not named:
         return []
     phrase, index = pick(named, rng)
-    things = photo.layout.things
-    template, phrases = "{} " + f"{_be(phrase)} {place_of(things[index])}", [(phrase, (index,))]
+    things, relation = facts.layout.things, None
     others = [(other_phrase, other) for other_phrase, other in named if other != index]
     if others:
         other_phrase, other = min(others, key=lambda entry: _distance(things[index], things[entry[1]]))
         side = _side(things[index], things[other])
         if side is not None:
-            template, phrases = template + f", {side} {{}}", [*phrases, (other_phrase, (other,))]
-    return [grounded_draft("where", pick(_WHERE_QUESTIONS, rng).format(_be(phrase), phrase), f"{template}.", phrases)]
+            relation = side, (other_phrase, (other,))
+    several = is_plural_name(phrase)
+    question = pick(templates.PHOTO_WHERE, rng).format(is_or_are(several), phrase)
+    return [where_draft(question, (phrase, (index,)), place_of(things[index]), relation, several=several)]
 
 
-def _find(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
+def _find(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     """One thing, and all things of a category that has several."""
     drafts = []
-    named = photo.referable()
+    named = _referable(facts)
     if named:
         phrase, index = pick(named, rng)
         drafts.append(_found(phrase, (index,), rng))
-    several = [name for name in photo.facts.complete if len(photo.facts.complete[name]) > 1 and not is_mass(name)]
+    several = [name for name in facts.complete if len(facts.complete[name]) > 1 and not is_mass(name)]
     if several:
         name = pick(several, rng)
-        drafts.append(_found(f"the {plural(name)}", photo.facts.complete[name], rng))
+        drafts.append(_found(f"the {plural(name)}", facts.complete[name], rng))
     return drafts
 
 
 def _found(phrase: str, rows: tuple[int, ...], rng: np.random.Generator) -> Draft:
-    return grounded_draft("find", pick(_FIND_QUESTIONS, rng).format(phrase), "{}.", [(phrase, rows)])
+    return find_draft(pick(templates.PHOTO_FIND, rng).format(phrase), (phrase, rows))
 
 
-def _region(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
+def _region(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     """What is at a box, click, scribble or mask; without a mask only the box is sure to lie on the thing."""
-    facts = photo.facts
-    rows = [
-        row
-        for row, instance in enumerate(facts.instances)
-        if spoken_name(instance.category) and facts.kinds[row] in ("thing", "stuff") and facts.can_point(row)
-    ]
-    if not rows:
+    if not facts.pointable:
         return []
-    row = pick(rows, rng)
+    row = pick(facts.pointable, rng)
     name = spoken_name(facts.instances[row].category)
     words = f"the {name}" if facts.kinds[row] == "stuff" and name in _SURFACES else with_article(name)
     several = is_plural_name(name) and not with_article(name).startswith("a pair")
-    question = pick(_REGION_QUESTIONS, rng).format(REGION)
-    return [grounded_draft("region", question, "They are {}." if several else "It is {}.", [(words, (row,))], [row])]
+    return [region_draft(pick(templates.PHOTO_REGION, rng), words, row, several)]
 
 
-def _absent(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
+def _absent(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     """One yes and one no question about presence, worded as object-hallucination tests word them."""
     drafts = []
-    present = [name for name in photo.facts.complete if photo.countable(name) and not is_mass(name)]
+    present = [name for name in facts.complete if facts.countable(name) and not is_mass(name)]
     if present:
         name = pick(present, rng)
-        phrase, several = _group_phrase(photo, name)
-        template = "Yes, there are {}." if several else "Yes, there is {}."
-        drafts.append(grounded_draft("absent", _is_there(name, rng), template, [(phrase, photo.facts.complete[name])]))
-    missing = [name for name in photo.facts.absent if not is_mass(name)]
+        phrase, several = _group_phrase(facts, name)
+        drafts.append(present_draft(_is_there(name, rng), (phrase, facts.complete[name]), several))
+    missing = [name for name in facts.absent if not is_mass(name)]
     common = [name for name in missing if name in _COMMON_NAMES]
     if missing:
         name = pick(common if common and rng.random() < 0.5 else missing, rng)
-        nothing = f"are no {plural(name)}" if is_plural_name(name) else f"is no {name}"
-        drafts.append(grounded_draft("absent", _is_there(name, rng), f"No, there {nothing} in the picture."))
+        several = is_plural_name(name)
+        drafts.append(absent_draft(_is_there(name, rng), plural(name) if several else name, several))
     return drafts
 
 
-def _corrected(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
+def _corrected(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     """A description for somebody who denies a thing: the answer leaves it out, whether it is labelled or not."""
-    names = photo.facts.largest(_MAX_LISTED + 1)
-    missing = [name for name in photo.facts.absent if not is_mass(name)]
+    names = facts.largest(_MAX_LISTED + 1)
+    missing = [name for name in facts.absent if not is_mass(name)]
     if missing and names and (len(names) < 2 or rng.random() < 0.5):
         denied = pick(missing, rng)
         several = is_plural_name(denied)
     elif len(names) > 1:
         denied = pick(names, rng)
-        several = _group_phrase(photo, denied)[1]
+        several = _group_phrase(facts, denied)[1]
     else:
         return []
-    denial = f"There are no {plural(denied)}." if several else f"There is no {denied}."
-    left = [name for name in names if name != denied]
-    return [_list_of(photo, left[:_MAX_LISTED], f"{denial} {pick(DESCRIBE_QUESTIONS, rng)}", "corrected")]
+    left = [name for name in names if name != denied][:_MAX_LISTED]
+    denied = plural(denied) if several else denied
+    return [corrected_draft(denied, several, pick(templates.PHOTO_DESCRIBE, rng), *_group_phrases(facts, left))]
 
 
-def _relation(photo: _Photo, rng: np.random.Generator) -> list[Draft]:
+def _relation(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     """A spatial statement as a yes/no question."""
-    if not photo.facts.statements:
+    if not facts.statements:
         return []
-    statement, true = pick(photo.facts.statements, rng)
+    statement, true = pick(facts.statements, rng)
     clause = statement[0].lower() + statement[1:].rstrip(". ")
-    question = pick(("Is it true that {}?", "Is this true: {}?"), rng).format(clause)
+    question = pick(templates.PHOTO_RELATION, rng).format(clause)
     if not true:
         return [grounded_draft("relation", question, "No, that is not true.")]
-    answer, targets = _tied(f"Yes, {clause}.", photo.facts)
+    answer, targets = _tied(f"Yes, {clause}.", facts)
     return [Draft(question, answer, targets, (), True, "relation")]
 
 
@@ -299,7 +279,7 @@ def _sometimes_plain(turn: Turn, rng: np.random.Generator) -> Turn:
     return replace(turn, answer=strip_markup(turn.answer), targets=(), grounded=False)
 
 
-_KINDS: tuple[Callable[[_Photo, np.random.Generator], list[Draft]], ...] = (
+_KINDS: tuple[Callable[[Facts, np.random.Generator], list[Draft]], ...] = (
     _describe,
     _list,
     _describe_plain,
@@ -313,10 +293,10 @@ _KINDS: tuple[Callable[[_Photo, np.random.Generator], list[Draft]], ...] = (
 )
 
 
-def _group_phrase(photo: _Photo, name: str) -> tuple[str, bool]:
+def _group_phrase(facts: Facts, name: str) -> tuple[str, bool]:
     """All instances of a category as one phrase, and whether it is plural: `two dogs`, `a cat`, `cars`, `the sky`."""
-    rows = photo.facts.complete[name]
-    kind = photo.facts.kinds[rows[0]]
+    rows = facts.complete[name]
+    kind = facts.kinds[rows[0]]
     if kind != "thing" and name in _SURFACES:
         return f"the {name}", False
     if kind == "class":
@@ -329,14 +309,10 @@ def _group_phrase(photo: _Photo, name: str) -> tuple[str, bool]:
 
 
 def _is_there(name: str, rng: np.random.Generator) -> str:
-    place = pick(_PLACES, rng)
-    if is_plural_name(name):
-        return f"Are there {name} {place}?"
-    return f"Is there {with_article(name)} {place}?"
-
-
-def _be(phrase: str) -> str:
-    return "are" if is_plural_name(phrase) else "is"
+    several = is_plural_name(name)
+    return pick(templates.PHOTO_IS_THERE, rng).format(
+        is_or_are(several).capitalize(), name if several else with_article(name)
+    )
 
 
 def _says_place(phrase: str) -> bool:

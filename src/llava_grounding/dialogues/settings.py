@@ -30,13 +30,13 @@ class PromptSettings:
     clicks: float = 0.35
     """A point anywhere in its mask, every pixel as likely as any other."""
     boxes: float = 0.2
-    """Its box."""
+    """The box of the thing."""
     jittered_boxes: float = 0.15
     """Its box, moved and stretched as a hand would draw it."""
     scribbles: float = 0.15
     """A stroke through three to six of its pixels."""
     masks: float = 0.15
-    """Its mask."""
+    """The mask of the thing."""
     jitter: float = 0.2
     """How far a jittered box strays: a side by this share of the thing's size, its middle by half of it."""
 
@@ -101,7 +101,7 @@ class DialogueSettings:
                 raise ConfigError(f"`{name}` must be between 0 and 1, got `{getattr(self, name)}`")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """The settings as plain values."""
         return asdict(self)
 
 

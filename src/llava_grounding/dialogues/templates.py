@@ -1,7 +1,9 @@
-"""How things are asked for in training: sentences of our own, in families, one drawn for each question.
+"""How things are asked for: sentences of our own, one drawn for each question.
 
-`{}` stands for a phrase, `<region>` for a visual prompt. Knows no records, no answers, and not how a dialogue is laid
-out: that a grounded answer is wanted is also written by the processor, behind every question of a grounded turn.
+The families for records come first, then what is asked of photos (`PHOTO_`) and of drawn scenes (`SCENE_`). Their
+order is part of a benchmark: another draws other questions. `{}` stands for words, `<region>` for a visual prompt.
+Knows no records, no answers, and not how a dialogue is laid out: that a grounded answer is wanted is also written by
+the processor, behind every question of a grounded turn.
 """
 
 from __future__ import annotations
@@ -109,3 +111,97 @@ FAMILIES = {
     "region names": REGION_NAMES,
     "listing requests": LISTING_REQUESTS,
 }
+
+PHOTO_DESCRIBE = (
+    "Describe the image.",
+    "What is in the image?",
+    "What do you see?",
+    "Describe the picture.",
+    "What does the image show?",
+)
+PHOTO_LIST = ("List everything you see.", "List the things in the image.", "Which things are in the image?")
+PHOTO_COUNT = ("How many {} are there?", "How many {} are in the picture?", "Count the {}.")
+PHOTO_WHERE = ("Where {} {}?", "Where in the picture {} {}?")
+"""The verb, and the phrase."""
+PHOTO_FIND = ("Find {}.", "Show me {}.", "Point to {}.", "Segment {}.", "Locate {}.", "Select {}.", "Mark {}.")
+PHOTO_REGION = (
+    "What is <region>?",
+    "What is this <region>?",
+    "What is at <region>?",
+    "Name <region>.",
+    "What do you see at <region>?",
+)
+PHOTO_IS_THERE = ("{} there {} in the image?", "{} there {} in the image?", "{} there {} in the picture?")
+"""The verb, and what may be there; worded as object-hallucination tests word it, the first way twice as often."""
+PHOTO_RELATION = ("Is it true that {}?", "Is this true: {}?")
+
+SCENE_DESCRIBE = (
+    "Describe the image.",
+    "Describe this picture.",
+    "What is in the image?",
+    "What do you see?",
+    "What can you see in this picture?",
+    "What is shown here?",
+    "Tell me what is in the picture.",
+    "Give a description of the scene.",
+    "List everything you see.",
+)
+SCENE_COUNT = (
+    "How many {} are there?",
+    "How many {} can you see?",
+    "Count the {}.",
+    "How many {} are in the picture?",
+    "What is the number of {}?",
+)
+SCENE_HOW_MANY = ("How many are there?", "How many of them are there?", "How many do you see?")
+"""Asks for the number of what has just been found."""
+SCENE_COLOUR_ONE = (
+    "What colour is {}?",
+    "What color is {}?",
+    "Which colour does {} have?",
+    "Tell me the colour of {}.",
+)
+SCENE_COLOUR_MANY = (
+    "What colour are {}?",
+    "What color are {}?",
+    "Which colour do {} have?",
+    "Tell me the colour of {}.",
+)
+SCENE_WEARING = ("What colour is {} wearing?", "What color is {} wearing?", "Which colour does {} wear?")
+SCENE_WHERE = ("Where is {}?", "Where can I find {}?", "Where in the picture is {}?", "Tell me where {} is.")
+SCENE_FIND = (
+    "Find {}.",
+    "Show me {}.",
+    "Point to {}.",
+    "Segment {}.",
+    "Locate {}.",
+    "Select {}.",
+    "Can you find {}?",
+    "Mark {}.",
+    "Please highlight {}.",
+)
+SCENE_REGION = (
+    "What is <region>?",
+    "What is at <region>?",
+    "What do you see at <region>?",
+    "What is in <region>?",
+    "Name <region>.",
+    "Which thing is <region>?",
+    "What is this <region>?",
+    "Describe <region>.",
+)
+SCENE_REGION_COLOUR = ("What colour is <region>?", "What color is <region>?", "Which colour does <region> have?")
+SCENE_REGION_WHERE = ("Where is <region>?", "In which part of the picture is <region>?")
+SCENE_BIGGER = ("Is <region> bigger than <region>?", "Is <region> larger than <region>?")
+SCENE_SMALLER = ("Is <region> smaller than <region>?",)
+SCENE_REGION_PAIR = ("What are <region> and <region>?", "Name <region> and <region>.")
+SCENE_IS_THERE = ("Is there {}?", "Is there {} in the picture?", "Can you see {}?", "Do you see {} here?")
+SCENE_ARE_THERE = ("Are there any {}?", "Are there any {} in the picture?", "Can you see any {}?")
+SCENE_RELATION = ("What is {} {}?", "What can you see {} {}?", "Which thing is {} {}?")
+"""The relation, and the thing that something stands in it to."""
+
+# Follow-ups, of a pronoun.
+SCENE_IT_WEARING = ("What colour is {} wearing?", "What color does {} wear?")
+SCENE_IT_COLOUR = ("What colour is it?", "And what colour is it?", "What color is it?")
+SCENE_IT_WHERE = ("Where is {}?", "And where is {}?")
+SCENE_IT_NEAREST = ("What is nearest to {}?", "What is closest to {}?")

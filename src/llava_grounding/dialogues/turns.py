@@ -12,8 +12,9 @@ from typing import TypeVar
 import numpy as np
 
 from llava_grounding.data.grounded_captions import tidy_caption
-from llava_grounding.data.readers.exhaustive import exhaustive_names, missing_names
+from llava_grounding.data.readers.parts.exhaustive import exhaustive_names, missing_names
 from llava_grounding.data.record import Expression, Record, RecordedTurn
+from llava_grounding.dialogues.answers import find_draft, is_or_are, region_draft
 from llava_grounding.dialogues.drafts import Draft, Phrase, grounded_draft
 from llava_grounding.dialogues.facts import Facts
 from llava_grounding.dialogues.settings import DialogueSettings
@@ -62,9 +63,9 @@ def absent(facts: Facts, settings: DialogueSettings, rng: np.random.Generator) -
     """Categories that are not there, asked for as if they were."""
     drafts = []
     for name in some(facts.absent, settings.max_expressions, rng):
-        several = is_plural_name(name)
         question = pick(REFERRING_REQUESTS, rng).format(f"the {name}")
-        drafts.append(grounded_draft("absent", question, f"There {'are' if several else 'is'} no {name} in the image."))
+        answer = f"There {is_or_are(is_plural_name(name))} no {name} in the image."
+        drafts.append(grounded_draft("absent", question, answer))
     return drafts
 
 
@@ -96,19 +97,13 @@ def region_captions(facts: Facts, settings: DialogueSettings, rng: np.random.Gen
 
 def region_names(facts: Facts, settings: DialogueSettings, rng: np.random.Generator) -> list[Draft]:
     """The category of a region, with or without the region itself."""
-    rows = [
-        row
-        for row, instance in enumerate(facts.instances)
-        if spoken_name(instance.category) and facts.kinds[row] != "class" and facts.can_point(row)
-    ]
     drafts = []
-    for row in some(rows, settings.max_expressions, rng):
+    for row in some(facts.pointable, settings.max_expressions, rng):
         name = spoken_name(facts.instances[row].category)
         words = name if facts.kinds[row] == "stuff" else with_article(name)
         several = is_plural_name(name) and not words.startswith("a pair")
         grounded = rng.random() < settings.grounded_names
-        template = "They are {}." if several else "It is {}."
-        draft = grounded_draft("region", pick(REGION_NAMES, rng), template, [(words, (row,))], [row])
+        draft = region_draft(pick(REGION_NAMES, rng), words, row, several)
         drafts.append(draft if grounded else draft.plain())
     return drafts
 
@@ -154,12 +149,12 @@ def possible_kinds(record: Record, settings: DialogueSettings) -> tuple[str, ...
 
 
 def pick(options: Sequence[_T], rng: np.random.Generator) -> _T:
-    """One of them."""
+    """One of the options, each as likely."""
     return options[int(rng.integers(len(options)))]
 
 
 def some(options: Sequence[_T], most: int, rng: np.random.Generator) -> list[_T]:
-    """From one to `most` of them in random order, none twice; nothing of nothing."""
+    """One to `most` of the options in random order, none twice; nothing of nothing."""
     if not options:
         return []
     count = min(int(rng.integers(1, most + 1)), len(options))
@@ -171,7 +166,7 @@ def _referring(phrase: str, rows: tuple[int, ...], rng: np.random.Generator) -> 
     question = pick(REFERRING_REQUESTS, rng).format(phrase)
     if not rows:
         return grounded_draft("absent", question, "There is nothing like that in the image.")
-    return grounded_draft("find", question, "{}.", [(phrase, rows)])
+    return find_draft(question, (phrase, rows))
 
 
 def _recorded(

@@ -81,7 +81,7 @@ class Request(Protocol):
 
     @property
     def body(self) -> dict[str, Any]:
-        """As the API takes it; `messages` hold text alone."""
+        """The request as the API takes it; `messages` hold text alone."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass
 
 CHARACTERS_PER_TOKEN = 3.5
-"""By which the length of a prompt is guessed before it is sent; English in usual vocabularies has 3.5 to 4.5."""
+"""Guess at the length of a prompt before it is sent; English in usual vocabularies has 3.5 to 4.5."""
 
 
 def guess_tokens(characters: int) -> int:
@@ -18,7 +18,7 @@ def guess_tokens(characters: int) -> int:
 
 
 def cost_of(prompt_tokens: int, completion_tokens: int, prices: tuple[float, float]) -> float:
-    """In the unit of the prices, which are of a million tokens."""
+    """The cost in the unit of the prices, which are of a million tokens."""
     return (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
 
 
@@ -72,7 +72,7 @@ class Budget:
 
     @property
     def cost(self) -> float:
-        """Spent."""
+        """What has been spent so far."""
         return cost_of(self.prompt_tokens, self.completion_tokens, self.prices)
 
     def reserve(self, prompt_tokens: int, completion_tokens: int) -> bool:

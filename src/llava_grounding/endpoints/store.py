@@ -86,7 +86,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Usage:
-    """Of all answered requests of a model."""
+    """Tokens and requests of all that a model answered."""
 
     requests: int
     prompt_tokens: int
@@ -215,7 +215,7 @@ class Store:
             )
 
     def usage(self, model: str) -> Usage:
-        """Of all answered requests of a model."""
+        """Usage of all answered requests of a model."""
         found = self._db.execute(
             "select count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) "
             "from request where model = ? and state = 'answered'",

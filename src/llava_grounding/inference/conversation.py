@@ -16,6 +16,7 @@ from llava_grounding.inference.batching import RunningBatch
 from llava_grounding.inference.decoding import GenerationOptions, StopSignal, read_options
 from llava_grounding.inference.runtime import ImageContext, Runtime
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
+from llava_grounding.typed_values import is_number
 
 MAX_PROMPTS = 32
 """Visual prompts one question may have."""
@@ -211,7 +212,6 @@ def check_threshold(score_threshold: object) -> None:
     Raises:
         UsageError: if it is neither None nor a number from 0 to 1.
     """
-    number = isinstance(score_threshold, int | float) and not isinstance(score_threshold, bool)
-    if score_threshold is None or (number and 0 <= score_threshold <= 1):  # type: ignore[operator]
+    if score_threshold is None or (is_number(score_threshold) and 0 <= score_threshold <= 1):
         return
     raise UsageError(f"score_threshold must be a number from 0 to 1, got {shown(score_threshold)}")

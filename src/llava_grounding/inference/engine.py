@@ -33,6 +33,7 @@ from llava_grounding.processing.processor import EncodedText, LlavaGroundingProc
 from llava_grounding.processing.selection import PhraseSelection
 from llava_grounding.processing.text_length import check_characters_fit
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
+from llava_grounding.typed_values import is_whole
 
 MAX_QUESTIONS = 100_000
 """Of one `ask_batch`, whose answers are held until the last is there."""
@@ -368,7 +369,7 @@ def _checked_phrases(phrases: Iterable[str]) -> list[str]:
 
 
 def _check_batch_size(batch_size: object) -> None:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+    if not is_whole(batch_size) or batch_size < 1:
         raise UsageError(f"batch_size must be a whole number from 1 on, got {shown(batch_size)}")
 
 

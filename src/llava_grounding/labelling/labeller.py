@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_QUESTION = "List everything you see."
 """What is asked where no classes are given."""
 MAX_PIXELS = 2**26
-"""Of the photos that are held decoded at once, unless a single one has more."""
+"""Pixels of the photos that are held decoded at once, unless a single one has more."""
 _SAME_THING = 0.7  # box IoU from which two regions of a category are one thing that was named twice
 _FAULTS_IN_A_ROW = 8
 _BOX_DIGITS, _SCORE_DIGITS = 2, 4
@@ -62,7 +62,7 @@ class LabelSettings:
             raise UsageError("the question must not be empty")
 
     def to_dict(self) -> dict[str, Any]:
-        """As the progress file has them."""
+        """The settings as the progress file has them."""
         return {
             "classes": None if self.classes is None else list(self.classes),
             "threshold": self.threshold,

@@ -35,7 +35,7 @@ class LabelledPhoto:
     labels: tuple[Label, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """As a line of a file has it; boxes are x0, y0, x1, y1 in pixels, masks COCO's compressed run-length codes."""
+        """The label as a line: boxes are x0, y0, x1, y1 in pixels, masks COCO's compressed run-length codes."""
         return {
             "image": self.name,
             "image_size": list(self.size_wh),
@@ -60,7 +60,7 @@ class BrokenPhoto:
     reason: str
 
     def to_dict(self) -> dict[str, Any]:
-        """As a line of the progress file has it."""
+        """The labels as a line of the progress file."""
         return {"image": self.name, "error": self.reason}
 
 

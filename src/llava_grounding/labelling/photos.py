@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava_grounding.data.images import FileBytes, ImageStore, TarImages, ZipImages, read_file, stays_inside
-from llava_grounding.data.plain_files import why_no_file
+from llava_grounding.data.images import FileBytes, ImageStore, TarImages, ZipImages
+from llava_grounding.data.plain_files import read_file, stays_inside, why_no_file
 from llava_grounding.errors import DataError, UsageError, quoted
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-"""Of photos, in lower or upper case."""
+"""How names of photos end, in lower or upper case."""
 LISTS = (".txt", ".lst", ".list")
-"""Of files with one path a line."""
+"""How names of files with one path a line end."""
 _MAX_LIST_BYTES = 2**30
 _NO_STAMP = "missing"
 

@@ -23,9 +23,9 @@ class Labelled(NamedTuple):
     """A thing that a text may speak of."""
 
     name: str
-    """Of its category."""
+    """Name of the thing's category."""
     box_xyxy: Sequence[float] | np.ndarray
-    """In pixels."""
+    """Its box, in pixels."""
 
     @property
     def area(self) -> float:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from llava_grounding.inference.protocol import SingleEngine
 
 MAX_PHRASES = 32
-"""Of one call."""
+"""Phrases of one call at most."""
 KEPT_ANSWERS = 16
 """Answers that can be drawn; older ones are forgotten."""
 _DIGITS = 1

@@ -46,7 +46,7 @@ STAGES = (
     StageSpec(4, 5, 2, 6, 192),
     StageSpec(1, 3, 1, 6, 320),
 )
-"""Of the unscaled network, `lite0`."""
+"""Stages of the unscaled network, `lite0`."""
 OUT_STAGES = (1, 2, 4, 6)
 """Stages whose maps are returned: the last ones at strides 4, 8, 16 and 32."""
 VARIANTS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}

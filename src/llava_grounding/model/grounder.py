@@ -25,7 +25,7 @@ class SelectedQueries:
     """The memory cells that become object queries."""
 
     states: Float[Tensor, "B Q C"]
-    """Their projected content."""
+    """Projected content of the queries."""
     boxes_cxcywh_norm: Float[Tensor, "B Q 4"]
     """Their boxes in [0, 1]."""
     indices: Int[Tensor, "B Q"]

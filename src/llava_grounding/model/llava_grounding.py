@@ -458,7 +458,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
 
 
 def _text_arguments(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Those arguments of `forward` that go on to the language model.
+    """The arguments of `forward` that go on to the language model.
 
     Raises:
         UsageError: if one of the others has a value.

@@ -179,7 +179,7 @@ class GrounderPrediction:
     phrase_logits: Float[Tensor, "B Q G"]
     """Similarity of query and phrase; padded phrases hold -100."""
     boxes_cxcywh_norm: Float[Tensor, "B Q 4"]
-    """In [0, 1] of the padded image."""
+    """Boxes in [0, 1] of the padded image."""
     mask_embeds: Float[Tensor, "B Q Cm"]
     """Multiplied with the mask features they give mask logits."""
 
@@ -221,7 +221,7 @@ class VisualPromptPrediction:
     """What one decoder layer says about every prompt; each prompt has T mask tokens."""
 
     boxes_cxcywh_norm: Float[Tensor, "B K T 4"]
-    """In [0, 1] of the padded image."""
+    """Boxes in [0, 1] of the padded image."""
     mask_embeds: Float[Tensor, "B K T Cm"]
     """Multiplied with the mask features they give mask logits."""
     ious: Float[Tensor, "B K T"]
@@ -255,7 +255,7 @@ class VisualPromptOutput(VisualPromptPrediction):
 
 @dataclass
 class LlavaGroundingOutput(ModelOutput):
-    """Output of `forward`."""
+    """What the whole model gives: the language model's output, and what was grounded."""
 
     # Checkers of argument types read a signature that does not show that it may be made of a dict, as accelerate does.
     __no_type_check__: ClassVar[bool] = True

@@ -120,7 +120,7 @@ class QueryDecoderLayer(nn.Module):
         group_size: int | None = None,
         hidden_queries: Bool[Tensor, "B Q"] | None = None,
     ) -> Float[Tensor, "B Q C"]:
-        """One layer."""
+        """Refines the queries by one layer."""
         x = self.self_attn_norm(x + self._attend_to_queries(x, position, group_size, hidden_queries))
         attended = self.cross_attn(x + position, references, image.memory, image.level_sizes_hw)
         x = self.cross_attn_norm(x + attended)

@@ -31,7 +31,7 @@ _INT4_SCALES = 4 / 64  # bytes per weight: one float32 scale for every 64 of the
 
 
 def bytes_per_weight(precision: str) -> float:
-    """Of a linear layer that a quantiser may touch, scales included."""
+    """Bytes that one weight of a linear layer takes which a quantiser may touch, scales included."""
     return PRECISIONS[precision] + (_INT4_SCALES if precision == "int4" else 0)
 
 
@@ -43,7 +43,7 @@ class PartSize:
     parameters: int
     """Counted once where parts share them: an output layer tied to the input embedding has none of its own."""
     linear: int
-    """Those in linear layers that a quantiser may touch."""
+    """Parameters in linear layers that a quantiser may touch."""
     precise: bool
     """It stays in float32 whatever the precision of the rest."""
 

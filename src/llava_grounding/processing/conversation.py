@@ -15,7 +15,7 @@ from llava_grounding.structures import Message
 
 GROUNDING_SUFFIX = " (with grounding)"
 MAX_PHRASES = 10_000
-"""Of one call that finds phrases."""
+"""Phrases that one call finds at most."""
 PieceKind = Literal["begin", "image", "question", "answer", "whole"]
 _REFERRING_QUESTION = "Find {}."
 _HALF = re.compile("[\ud800-\udfff]")

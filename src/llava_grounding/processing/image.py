@@ -16,7 +16,8 @@ from llava_grounding.errors import ConfigError, did_you_mean
 from llava_grounding.geometry import Letterbox
 
 MAX_SIDE = 2048
-"""Of what an image is drawn into for an encoder, pixels: twice the original's. Memory grows with its square."""
+"""Side of what an image is drawn into for an encoder at most, in pixels: twice the original's. Memory grows with its
+square."""
 _FITS = ("crop", "pad", "stretch")
 _LONGEST_SIDE = 16  # in shorter sides; a strip of 1 x 50,000,000 pixels must not be enlarged whole
 

@@ -58,7 +58,7 @@ class SelectionSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "SelectionSettings":
-        """Of what `to_dict` gave."""
+        """The settings that `to_dict` gave."""
         names = {key: name for name, key in _KEYS.items()}
         return cls(**{names.get(key, key): value for key, value in values.items()})
 

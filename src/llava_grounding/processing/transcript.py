@@ -33,7 +33,7 @@ class ClosedPhrase:
 
 
 class Transcript:
-    """Collects one answer."""
+    """Collects the tokens of one answer into its text and phrases."""
 
     def __init__(self, processor: LlavaGroundingProcessor) -> None:
         self._processor = processor

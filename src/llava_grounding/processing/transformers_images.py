@@ -44,7 +44,7 @@ class GroundingImageProcessor:
         self.settings = settings
         self._encode = encode
         self.size = {"height": settings.canvas.size, "width": settings.canvas.size}
-        """Of the canvas on which an image is letterboxed, pixels."""
+        """Size in pixels of the canvas on which an image is letterboxed."""
         self.image_mean = [value / 255 for value in settings.canvas.mean]
         """Per channel, of 0..1, as transformers has it."""
         self.image_std = [value / 255 for value in settings.canvas.std]

@@ -12,6 +12,7 @@ from typing import Any
 from transformers.processing_utils import AudioKwargs, ImagesKwargs, TextKwargs, VideosKwargs
 
 from llava_grounding.errors import UsageError, did_you_mean, shown
+from llava_grounding.typed_values import is_whole
 
 _NESTED = ("common_kwargs", "text_kwargs", "images_kwargs", "videos_kwargs", "audio_kwargs")
 _PADDINGS = (True, "longest", "max_length", False, "do_not_pad", None)
@@ -57,7 +58,7 @@ class TextOptions:
             object.__setattr__(self, name, value)
         for name in ("max_length", "pad_to_multiple_of"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if value is not None and (not is_whole(value) or value < 1):
                 raise UsageError(f"{name} must be a whole number from 1 on, got {shown(value)}")
         if self.padding == "max_length" and self.max_length is None:
             raise UsageError('padding="max_length" needs max_length')

@@ -148,7 +148,7 @@ class Canvas:
 
 
 def display_scale(image_size_wh: tuple[int, int], max_side: int) -> float:
-    """By how much to enlarge or reduce a picture so that a drawing on it can be read."""
+    """Factor by which to enlarge or reduce a picture so that a drawing on it can be read."""
     long, short = max(image_size_wh), min(image_size_wh)
     scale = min(max(1.0, _MIN_LONG_SIDE / long), max_side / long)
     if short * scale < _MIN_SHORT_SIDE:

@@ -9,7 +9,7 @@ from llava_grounding.masks import resize_mask
 
 _MAX_SIDE = 1024
 MAX_EDGES = 20_000
-"""Of an outline; beyond it (noise, not things) it is coarsened, so that a page stays small."""
+"""Edges of an outline; one with more (noise, not things) is coarsened, so that a page stays small."""
 _STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up: along the upper, right, lower, left edge
 
 Loop = list[tuple[int, int]]

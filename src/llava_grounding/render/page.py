@@ -6,9 +6,6 @@ security policy lets no script run but the page's own.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -19,6 +16,7 @@ from PIL import Image
 
 from llava_grounding.colours import RGB
 from llava_grounding.image_files import ImageSource
+from llava_grounding.render.embedding import data_url, script_hash
 from llava_grounding.render.outline import MAX_EDGES, mask_to_path
 from llava_grounding.render.palette import WHITE, css, ink_on, phrase_color
 from llava_grounding.render.parts import DOUBT_MARK, DOUBTFUL, NOT_FOUND, picture_of, text_pieces
@@ -50,21 +48,20 @@ def answer_to_html(image: ImageSource, answer: GroundedAnswer, prompts: Sequence
         prompt.validate(answer.image_size_wh)
     width, height = answer.image_size_wh
     script = _resource("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = clean(answer.text)
     legend = f" · ? = {NOT_FOUND}" if any(not phrase.regions for phrase in answer.phrases) else ""
     if any(phrase.regions and phrase.doubtful for phrase in answer.phrases):
         legend += f" · {DOUBT_MARK} = {DOUBTFUL}"
     return Template(_resource("page.html")).substitute(
         script=script,
-        script_hash=f"sha256-{digest}",
+        script_hash=script_hash(script),
         style=_resource("page.css"),
         title=escape(" ".join(text.split())[:_TITLE_LENGTH] or "Grounded answer"),
         label=escape("The picture, with the regions the answer names"),
         width=width,
         height=height,
         aspect=f"{width / height:.6g}",
-        image=_data_url(picture),
+        image=_embedded(picture),
         pixelated=' class="pixels"' if max(picture.size) < _PIXELATED_SIDE else "",
         shapes="\n".join([*_region_shapes(answer), *map(_prompt_shape, prompts)]),
         tags="\n".join(_tags(answer, prompts)),
@@ -77,13 +74,10 @@ def _resource(name: str) -> str:
     return (files(__package__) / name).read_text(encoding="utf-8").strip()
 
 
-def _data_url(image: Image.Image) -> str:
+def _embedded(image: Image.Image) -> str:
     image = image.convert("RGB")
     image.thumbnail((_MAX_IMAGE_SIDE, _MAX_IMAGE_SIDE), Image.Resampling.LANCZOS)
-    kind = "png" if image.width * image.height <= _MAX_PNG_PIXELS else "jpeg"
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **({"quality": 90} if kind == "jpeg" else {}))
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_url(image, "png" if image.width * image.height <= _MAX_PNG_PIXELS else "jpeg")
 
 
 def _text(answer: GroundedAnswer) -> str:

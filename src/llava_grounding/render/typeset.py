@@ -134,7 +134,7 @@ class Typesetter:
 
     @property
     def box_width(self) -> float:
-        """Of the empty box that stands for a letter nothing can write, with its gap."""
+        """Width of the empty box that stands for a letter nothing can write, with its gap."""
         return 0.7 * self.font_size
 
     def _words(self, paragraph: list[Piece]) -> Iterator[_Word]:

@@ -1,6 +1,7 @@
-"""Questions about a drawn scene with exact answers: many phrasings of each question, one fixed style of each answer.
+"""What is asked of a drawn scene, where all is known: colours, relations and things that are certainly not there.
 
-Knows what is true (`Layout`), and writes drafts. Draws nothing.
+Knows what is true (`Layout`), and writes drafts; words of questions are in `dialogues.templates`, those of the answers
+that photos have too in `dialogues.answers`. Draws nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +12,17 @@ from copy import copy
 from dataclasses import replace
 
 from llava_grounding.data.sample import Sample
+from llava_grounding.dialogues import templates
+from llava_grounding.dialogues.answers import (
+    absent_draft,
+    corrected_draft,
+    find_draft,
+    list_draft,
+    list_template,
+    present_draft,
+    region_draft,
+    where_draft,
+)
 from llava_grounding.dialogues.drafts import Draft, Phrase, grounded_draft
 from llava_grounding.dialogues.facts import Facts
 from llava_grounding.dialogues.layout import (
@@ -23,40 +35,11 @@ from llava_grounding.dialogues.layout import (
     name_of,
     place_of,
 )
-from llava_grounding.language.nouns import listed, number_word, with_article
+from llava_grounding.language.nouns import number_word, with_article
 from llava_grounding.markup import REGION
 from llava_grounding.scenes.kinds import GROUP_PLURALS, KINDS, confusable, kind_named
 
 _PRONOUNS = {"man": "he", "woman": "she", "child": ""}
-
-_DESCRIBE = (
-    "Describe the image.", "Describe this picture.", "What is in the image?", "What do you see?",
-    "What can you see in this picture?", "What is shown here?", "Tell me what is in the picture.",
-    "Give a description of the scene.", "List everything you see.",
-)  # fmt: skip
-_COUNT = (
-    "How many {} are there?", "How many {} can you see?", "Count the {}.", "How many {} are in the picture?",
-    "What is the number of {}?",
-)  # fmt: skip
-_COLOUR_ONE = ("What colour is {}?", "What color is {}?", "Which colour does {} have?", "Tell me the colour of {}.")
-_COLOUR_MANY = ("What colour are {}?", "What color are {}?", "Which colour do {} have?", "Tell me the colour of {}.")
-_WEARING = ("What colour is {} wearing?", "What color is {} wearing?", "Which colour does {} wear?")
-_WHERE = ("Where is {}?", "Where can I find {}?", "Where in the picture is {}?", "Tell me where {} is.")
-_FIND = (
-    "Find {}.", "Show me {}.", "Point to {}.", "Segment {}.", "Locate {}.", "Select {}.", "Can you find {}?",
-    "Mark {}.", "Please highlight {}.",
-)  # fmt: skip
-_REGION_WHAT = (
-    "What is {}?", "What is at {}?", "What do you see at {}?", "What is in {}?", "Name {}.", "Which thing is {}?",
-    "What is this {}?", "Describe {}.",
-)  # fmt: skip
-_REGION_COLOUR = ("What colour is {}?", "What color is {}?", "Which colour does {} have?")
-_REGION_WHERE = ("Where is {}?", "In which part of the picture is {}?")
-_BIGGER = ("Is {} bigger than {}?", "Is {} larger than {}?")
-_SMALLER = ("Is {} smaller than {}?",)
-_IS_THERE = ("Is there {}?", "Is there {} in the picture?", "Can you see {}?", "Do you see {} here?")
-_ARE_THERE = ("Are there any {}?", "Are there any {} in the picture?", "Can you see any {}?")
-_RELATION = ("What is {} {}?", "What can you see {} {}?", "Which thing is {} {}?")
 
 
 def scene_drafts(
@@ -120,18 +103,18 @@ class _Scene:
     def ask(self, questions: Sequence[str], *words: str) -> str:
         return self.rng.choice(questions).format(*words)
 
-    def where(self, thing: Thing, phrase: Phrase) -> tuple[str, list[Phrase]]:
-        """The answer to where a thing is: its part of the image, and its relation to the nearest other thing."""
-        other = self.layout.nearest(thing)
-        if other is None or other.index == thing.index:
-            return "{} is " + place_of(thing) + ".", [phrase]
-        relation = self.layout.relation(thing, other)
-        return "{} is " + f"{place_of(thing)}, {relation} " + "{}.", [phrase, self.the(other)]
+    def where(self, question: str, thing: Thing, phrase: Phrase, kind: str, regions: Sequence[int] = ()) -> Draft:
+        """Where a thing is: its part of the image, and its relation to the nearest other thing."""
+        other, relation = self.layout.nearest(thing), None
+        if other is not None and other.index != thing.index:
+            relation = self.layout.relation(thing, other), self.the(other)
+        return where_draft(question, phrase, place_of(thing), relation, kind=kind, regions=regions)
 
 
 def _describe(scene: _Scene) -> list[Draft]:
     groups = scene.layout.groups()
-    template, phrases = _listing(groups)
+    phrases, several = _group_phrases(groups)
+    template = list_template(len(phrases), several)
     pair = _telling_pair(scene, groups)
     if pair:
         first, second = pair
@@ -140,16 +123,16 @@ def _describe(scene: _Scene) -> list[Draft]:
         phrases += [(name[0].upper() + name[1:], indices), scene.the(second)]
     if scene.background:
         template += f" {scene.background}"
-    return [grounded_draft("describe", scene.ask(_DESCRIBE), template, phrases)]
+    return [grounded_draft("describe", scene.ask(templates.SCENE_DESCRIBE), template, phrases)]
 
 
-def _listing(groups: Sequence[Sequence[Thing]]) -> tuple[str, list[Phrase]]:
-    """Things alike as one phrase each, in one sentence."""
+def _group_phrases(groups: Sequence[Sequence[Thing]]) -> tuple[list[Phrase], bool]:
+    """Things alike as one phrase each, and whether the first of them is plural."""
     phrases = [
         (counted(group[0].kind, group[0].said_colour, len(group)), tuple(sorted(thing.index for thing in group)))
         for group in groups
     ]
-    return ("There is " if len(groups[0]) == 1 else "There are ") + listed(["{}"] * len(groups)) + ".", phrases
+    return phrases, len(groups[0]) != 1
 
 
 def _describe_plain(scene: _Scene) -> list[Draft]:
@@ -187,13 +170,16 @@ def _count(scene: _Scene) -> list[Draft]:
     noun = "thing" if len(everything) == 1 else "things"
     asked.append(("things", f"{number_word(len(everything))} {noun}", everything))
     for plural, words, indices in asked:
-        verb = "is" if len(indices) == 1 else "are"
-        turns.append(grounded_draft("count", scene.ask(_COUNT, plural), f"There {verb} {{}}.", [(words, indices)]))
+        turns.append(
+            list_draft("count", scene.ask(templates.SCENE_COUNT, plural), [(words, indices)], len(indices) != 1)
+        )
     turns.append(turns[0].plain())
     missing = _absent_kind(scene)
     if missing:
         plural = KINDS[missing].plural
-        turns.append(grounded_draft("count", scene.ask(_COUNT, plural), f"There are no {plural} in the picture."))
+        turns.append(
+            grounded_draft("count", scene.ask(templates.SCENE_COUNT, plural), f"There are no {plural} in the picture.")
+        )
     return turns
 
 
@@ -205,7 +191,7 @@ def _colour(scene: _Scene) -> list[Draft]:
         if not names:
             continue
         words = f"the {scene.rng.choice(names)}"
-        questions = _WEARING if thing.kind.worn else _COLOUR_ONE
+        questions = templates.SCENE_WEARING if thing.kind.worn else templates.SCENE_COLOUR_ONE
         verb = "is wearing" if thing.kind.worn else "is"
         turns.append(
             grounded_draft(
@@ -218,7 +204,9 @@ def _colour(scene: _Scene) -> list[Draft]:
         if colour and not kind.worn and 1 < len(group) == len(indices):
             words = f"the {kind.plural}"
             turns.append(
-                grounded_draft("colour", scene.ask(_COLOUR_MANY, words), f"{{}} are {colour}.", [(words, indices)])
+                grounded_draft(
+                    "colour", scene.ask(templates.SCENE_COLOUR_MANY, words), f"{{}} are {colour}.", [(words, indices)]
+                )
             )
     return turns + [turn.plain() for turn in turns[:1]]
 
@@ -231,7 +219,7 @@ def _where(scene: _Scene) -> list[Draft]:
     turns = []
     for number, thing in enumerate(scene.some(scene.named(), 3)):
         phrase = scene.any_name(thing)
-        turn = grounded_draft("where", scene.ask(_WHERE, phrase[0]), *scene.where(thing, phrase))
+        turn = scene.where(scene.ask(templates.SCENE_WHERE, phrase[0]), thing, phrase, "where")
         turns.append(turn.plain() if number == 2 else turn)
         if number == 0:
             turns += _follow_up(scene, thing, located=True)
@@ -242,17 +230,16 @@ def _find(scene: _Scene) -> list[Draft]:
     turns = []
     for number, thing in enumerate(scene.some(scene.named(), 3)):
         phrase = scene.any_name(thing)
-        turns.append(grounded_draft("find", scene.ask(_FIND, phrase[0]), "{}.", [phrase]))
+        turns.append(find_draft(scene.ask(templates.SCENE_FIND, phrase[0]), phrase))
         if number == 0:
             turns += _follow_up(scene, thing, located=False)
     plurals = scene.layout.plural_references()
     for number, reference in enumerate(scene.rng.sample(plurals, min(2, len(plurals)))):
         words = f"the {reference.words}"
-        turns.append(grounded_draft("find", scene.ask(_FIND, words), "{}.", [(words, reference.indices)]))
+        turns.append(find_draft(scene.ask(templates.SCENE_FIND, words), (words, reference.indices)))
         if number == 0:
             how_many = f"{number_word(len(reference.indices))} {reference.words}", reference.indices
-            question = scene.rng.choice(("How many are there?", "How many of them are there?", "How many do you see?"))
-            turns.append(grounded_draft("followup", question, "There are {}.", [how_many]))
+            turns.append(list_draft("followup", scene.ask(templates.SCENE_HOW_MANY), [how_many], True))
     return turns
 
 
@@ -264,18 +251,18 @@ def _follow_up(scene: _Scene, thing: Thing, located: bool) -> list[Draft]:
     rng, phrase = scene.rng, scene.the(thing)
     options: list[Callable[[], Draft]] = []
     if thing.colour and thing.kind.worn:
-        question = rng.choice((f"What colour is {pronoun} wearing?", f"What color does {pronoun} wear?"))
+        question = scene.ask(templates.SCENE_IT_WEARING, pronoun)
         options.append(lambda: grounded_draft("followup", question, f"{{}} is wearing {thing.colour}.", [phrase]))
     elif thing.colour:
-        colour_question = rng.choice(("What colour is it?", "And what colour is it?", "What color is it?"))
+        colour_question = scene.ask(templates.SCENE_IT_COLOUR)
         options.append(lambda: grounded_draft("followup", colour_question, f"{{}} is {thing.colour}.", [phrase]))
     if not located:
-        where_question = rng.choice((f"Where is {pronoun}?", f"And where is {pronoun}?"))
-        options.append(lambda: grounded_draft("followup", where_question, *scene.where(thing, phrase)))
+        where_question = scene.ask(templates.SCENE_IT_WHERE, pronoun)
+        options.append(lambda: scene.where(where_question, thing, phrase, "followup"))
     other = scene.layout.clearly_nearest(thing)
     if other is not None:
         obj = {"he": "him", "she": "her"}.get(pronoun, pronoun)
-        near_question = rng.choice((f"What is nearest to {obj}?", f"What is closest to {obj}?"))
+        near_question = scene.ask(templates.SCENE_IT_NEAREST, obj)
         options.append(
             lambda: grounded_draft("followup", near_question, "{} is nearest to {}.", [scene.the(other), phrase])
         )
@@ -286,20 +273,20 @@ def _region(scene: _Scene) -> list[Draft]:
     turns: list[Draft] = []
     layout, rng = scene.layout, scene.rng
     for number, thing in enumerate(scene.some(layout.things, 3)):
-        words = with_article(name_of(thing.kind, thing.said_colour)), (thing.index,)
-        question = scene.ask(_REGION_WHAT, REGION)
-        turn = grounded_draft("region", question, "It is {}.", [words], [thing.index])
+        words = with_article(name_of(thing.kind, thing.said_colour))
+        turn = region_draft(scene.ask(templates.SCENE_REGION), words, thing.index)
         turns.append(turn.plain() if number == 1 else turn)
         if number == 0 and not thing.kind.worn:
             turns += _follow_up(scene, thing, located=False)
     thing = rng.choice(layout.things)
     if thing.colour and not thing.kind.worn:
-        question = scene.ask(_REGION_COLOUR, REGION)
+        question = scene.ask(templates.SCENE_REGION_COLOUR)
         phrase = f"the {thing.kind.name}", (thing.index,)
         turns.append(grounded_draft("region", question, f"{{}} is {thing.colour}.", [phrase], [thing.index]))
     for thing in scene.some(scene.named(), 1):
-        template, phrases = scene.where(thing, scene.the(thing))
-        turns.append(grounded_draft("region", scene.ask(_REGION_WHERE, REGION), template, phrases, [thing.index]))
+        turns.append(
+            scene.where(scene.ask(templates.SCENE_REGION_WHERE), thing, scene.the(thing), "region", [thing.index])
+        )
     return turns + _region_pair(scene) + _relation_of(scene, region=True)
 
 
@@ -316,7 +303,7 @@ def _region_pair(scene: _Scene) -> list[Draft]:
     ratio = first.area / second.area
     if not 1 / CLEAR_RATIO < ratio < CLEAR_RATIO:
         bigger_asked = rng.random() < 0.6
-        question = scene.ask(_BIGGER if bigger_asked else _SMALLER, REGION, REGION)
+        question = scene.ask(templates.SCENE_BIGGER if bigger_asked else templates.SCENE_SMALLER)
         truth = "bigger" if ratio > 1 else "smaller"
         yes = (truth == "bigger") == bigger_asked
         turns.append(
@@ -324,7 +311,7 @@ def _region_pair(scene: _Scene) -> list[Draft]:
                 "region", question, f"{'Yes' if yes else 'No'}, {{}} is {truth} than {{}}.", phrases, regions
             )
         )
-    question = rng.choice((f"What are {REGION} and {REGION}?", f"Name {REGION} and {REGION}."))
+    question = scene.ask(templates.SCENE_REGION_PAIR)
     words = [(with_article(name_of(t.kind, t.said_colour)), (t.index,)) for t in (first, second)]
     turns.append(grounded_draft("region", question, "They are {} and {}.", words, regions))
     return turns
@@ -341,13 +328,13 @@ def _absent(scene: _Scene) -> list[Draft]:
         turns.append(_no(scene, *twin))
     group = scene.rng.choice(tuple(GROUP_PLURALS))
     plural, members = GROUP_PLURALS[group], scene.layout.of_group(group)
-    question = scene.ask(_ARE_THERE, plural)
+    question = scene.ask(templates.SCENE_ARE_THERE, plural)
     if members:
-        verb, noun = ("is", group) if len(members) == 1 else ("are", plural)
-        words = f"{number_word(len(members))} {noun}"
-        turns.append(grounded_draft("absent", question, f"Yes, there {verb} {{}}.", [(words, members)]))
+        several = len(members) != 1
+        words = f"{number_word(len(members))} {plural if several else group}"
+        turns.append(present_draft(question, (words, members), several))
     else:
-        turns.append(grounded_draft("absent", question, f"No, there are no {plural} in the picture."))
+        turns.append(absent_draft(question, plural, True))
     if scene.rng.random() < 0.5:
         turns.append(scene.rng.choice(turns).plain())
     return turns
@@ -360,39 +347,35 @@ def _corrected(scene: _Scene) -> list[Draft]:
     """
     scene = _Scene(scene.layout, scene.background, copy(scene.rng), scene.absent_kinds)
     groups, missing = scene.layout.groups(), _absent_kind(scene)
-    denials: list[tuple[str, Sequence[Sequence[Thing]]]] = []
+    denials: list[tuple[str, bool, Sequence[Sequence[Thing]]]] = []
     if len(groups) > 1:
         denied = scene.rng.choice(groups)
         name = name_of(denied[0].kind, denied[0].said_colour, len(denied))
-        verb = "is" if len(denied) == 1 else "are"
-        denials.append((f"There {verb} no {name}.", [group for group in groups if group is not denied]))
+        denials.append((name, len(denied) != 1, [group for group in groups if group is not denied]))
     if missing:
-        denials.append((f"There is no {KINDS[missing].name}.", groups))
+        denials.append((KINDS[missing].name, False, groups))
     return [
-        grounded_draft("corrected", f"{denial} {scene.ask(_DESCRIBE)}", *_listing(left)) for denial, left in denials
+        corrected_draft(name, several, scene.ask(templates.SCENE_DESCRIBE), *_group_phrases(left))
+        for name, several, left in denials
     ]
 
 
 def _yes(scene: _Scene, thing: Thing) -> Draft:
     colour = thing.said_colour if scene.rng.random() < 0.5 else None
     indices = scene.layout.of_kind(thing.kind.name, colour)
-    question = scene.ask(_IS_THERE, with_article(name_of(thing.kind, colour)))
+    question = scene.ask(templates.SCENE_IS_THERE, with_article(name_of(thing.kind, colour)))
     if scene.rng.random() < 0.3:
-        question = scene.ask(_ARE_THERE, name_of(thing.kind, colour, 2))
-    verb = "is" if len(indices) == 1 else "are"
-    return grounded_draft(
-        "absent", question, f"Yes, there {verb} {{}}.", [(counted(thing.kind, colour, len(indices)), indices)]
-    )
+        question = scene.ask(templates.SCENE_ARE_THERE, name_of(thing.kind, colour, 2))
+    return present_draft(question, (counted(thing.kind, colour, len(indices)), indices), len(indices) != 1)
 
 
 def _no(scene: _Scene, kind_name: str, colour: str | None) -> Draft:
     kind = KINDS[kind_name]
     if scene.rng.random() < 0.3:
         plural = name_of(kind, colour, 2)
-        return grounded_draft("absent", scene.ask(_ARE_THERE, plural), f"No, there are no {plural} in the picture.")
+        return absent_draft(scene.ask(templates.SCENE_ARE_THERE, plural), plural, True)
     name = name_of(kind, colour)
-    question = scene.ask(_IS_THERE, with_article(name))
-    return grounded_draft("absent", question, f"No, there is no {name} in the picture.")
+    return absent_draft(scene.ask(templates.SCENE_IS_THERE, with_article(name)), name, False)
 
 
 def _absent_kind(scene: _Scene) -> str | None:
@@ -441,7 +424,7 @@ def _relation_of(scene: _Scene, region: bool) -> list[Draft]:
                 continue
             short = relation.replace("to the ", "") if rng.random() < 0.4 else relation
             asked = REGION if region else scene.the(anchor)[0]
-            question = scene.ask(_RELATION, short, asked)
+            question = scene.ask(templates.SCENE_RELATION, short, asked)
             regions = [anchor.index] if region else []
             phrases = [scene.the(thing), scene.the(anchor)]
             return [

@@ -19,7 +19,7 @@ from PIL import Image
 
 from llava_grounding.data.coco_writer import coco_captions, coco_instances, write_json
 from llava_grounding.data.images import NoBytes
-from llava_grounding.data.readers.notation import written_dialogue
+from llava_grounding.data.readers.parts.notation import written_dialogue
 from llava_grounding.data.record import Annotation, Expression, GroundedText, Record, RecordedTurn
 from llava_grounding.dialogues.drafts import Draft
 from llava_grounding.errors import ConfigError, shown

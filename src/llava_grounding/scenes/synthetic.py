@@ -128,7 +128,7 @@ class DraftedScene:
     facts: Facts
     drafts: tuple[Draft, ...]
     prompt_seed: int
-    """Of how things are pointed at."""
+    """Seed of how things are pointed at."""
 
 
 def draft_scene(seed: int, config: SceneConfig = SceneConfig()) -> DraftedScene:

@@ -34,13 +34,13 @@ class LogFile(TrainerCallback):
         self._since: tuple[int, float] | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock."""
+        """Starts the clock."""
         self._since = (state.global_step, time.monotonic())
 
     def on_log(
         self, args: TrainingArguments, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
     ) -> None:
-        """Write a line."""
+        """Writes a line."""
         if args.process_index != 0 or not logs or "train_runtime" in logs:
             return
         values = {name.removeprefix("eval_"): value for name, value in logs.items()}

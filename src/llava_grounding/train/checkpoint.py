@@ -41,9 +41,9 @@ VALIDATION_FILE = "validation.json"
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")  # torch.save on a full disk
 _CHECKPOINT = re.compile(r"checkpoint-(0|[1-9][0-9]{0,17})")
 CONTENTS_FILE = "contents.json"
-"""In a checkpoint: its files with their bytes."""
+"""File of a checkpoint that lists its files with their bytes."""
 WRITING = ".writing"
-"""In the folder of a run: where its checkpoints grow."""
+"""Folder of a run in which its checkpoints grow."""
 REMOVED = ".removed"
 """End of the hidden name under which something goes."""
 
@@ -381,7 +381,7 @@ def remove_old(folder: Path, keep: int) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Those of a run, oldest first."""
+    """Checkpoints of a run, oldest first."""
     return [path for path in numbered(folder) if path.is_dir()]
 
 

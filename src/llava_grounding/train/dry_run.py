@@ -36,7 +36,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Bytes of all of it together."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 

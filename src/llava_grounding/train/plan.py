@@ -36,7 +36,7 @@ class StagePlan:
     tasks: tuple[TrainingTask, ...]
     parts: tuple[str, ...]
     new_rows: bool = False
-    """Of a frozen language model, the embeddings of our own tokens are trainable nevertheless."""
+    """Whether the embeddings of our own tokens are trainable although the language model is frozen."""
 
 
 _LANGUAGE = ("multi_modal_projector", "phrase_projector", "language_model", "lm_head")

@@ -72,9 +72,9 @@ class Recipe:
     backbone_lr_multiplier: float = 1.0
     """Further factor on backbones, sampling offsets and reference points; 0.1 in the original."""
     beta2: float = 0.999
-    """Of AdamW; the mean of squared gradients."""
+    """Second beta of AdamW: how fast it forgets the mean of squared gradients."""
     weight_decay: float = 0.02
-    """Of matrices; norms and biases have none."""
+    """Weight decay of matrices; norms and biases have none."""
     warmup_ratio: float = 0.03
     """Share of the steps with a rising rate; a half cosine to zero follows."""
     max_grad_norm: float = 1.0
@@ -98,7 +98,7 @@ class Recipe:
     max_turns: int = 4
     """Questions of one scene or photo put into one dialogue; a data set's `dialogue` has a `max_turns` of its own."""
     independent_turns: bool = False
-    """Those questions do not see each other: the image is read once, and each continues from it as if it were alone."""
+    """Whether questions do not see each other: the image is read once, and each continues from it as if alone."""
     max_tokens: int | None = None
     """Longest dialogue; later turns are left out, a longer first one leaves the sample out. None: the model's limit."""
     loss_weights: LossWeights = field(default_factory=LossWeights)
@@ -108,7 +108,7 @@ class Recipe:
     num_points: int = 512
     """Points a mask loss is computed on; 0 takes every cell. 12544 in the original."""
     seed: int = 0
-    """Of weights, data order and points."""
+    """Seed of weights, data order and points."""
     bf16: bool | Literal["auto"] = "auto"
     """Matrix products in bfloat16; `auto`: where the device can, a CPU where it measures at least a tenth faster."""
     weights: Weights = "float32"

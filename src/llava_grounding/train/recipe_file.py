@@ -14,11 +14,11 @@ from llava_grounding.errors import ConfigError, did_you_mean, nearest, quoted
 from llava_grounding.train.renamed import FORMER_RECIPES, former_name
 
 MAX_BYTES = 2**18
-"""Of a recipe file."""
+"""Bytes of a recipe file at most."""
 MAX_DEPTH = 32
 """Lists and mappings in each other."""
 MAX_VALUES = 20_000
-"""Of a recipe file, its keys counted as well; PyYAML takes a tenth of a millisecond for each."""
+"""Values of a recipe file at most, keys counted as well; PyYAML takes a tenth of a millisecond for each."""
 _SHIPPED = Path(__file__).parent / "recipes"
 _SUFFIX = ".yaml"
 _MAX_NUMBER = 300  # characters a number is written in: a float holds it, and PyYAML's time grows with their square

@@ -23,6 +23,7 @@ from transformers.trainer_pt_utils import safe_globals
 from llava_grounding.checkpoint_files import plain_bytes, plain_file
 from llava_grounding.errors import CheckpointError, one_line, quoted
 from llava_grounding.torch_files import check_archive
+from llava_grounding.typed_values import is_number
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILES = ("optimizer.pt", "scheduler.pt")
@@ -103,7 +104,7 @@ def seconds_done(checkpoint: Path, file: str) -> float:
     """
     try:
         seconds = json.loads(plain_bytes(checkpoint / file, _MAX_STATE_BYTES))["seconds"]
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        if not is_number(seconds):
             raise ValueError(f"`seconds` must be a number, got {quoted(seconds)}")
         if not math.isfinite(float(seconds)) or seconds < 0:
             raise ValueError(f"`seconds` must be a number from 0 on, got {quoted(seconds)}")

@@ -151,7 +151,7 @@ def _open_lock(path: Path) -> int:
 
 
 def _forget() -> None:
-    """In a forked child: a worker that outlives its run must not hold the folder for it."""
+    """Lets go of the folder in a forked child: a worker that outlives its run must not hold it."""
     for handle in _held:
         os.close(handle)
     _held.clear()

@@ -37,7 +37,7 @@ class LossConfig:
 
     @classmethod
     def of(cls, recipe: Recipe, plan: StagePlan) -> LossConfig:
-        """As the recipe says."""
+        """The module that a recipe trains."""
         return cls(
             plan,
             recipe.loss_weights,

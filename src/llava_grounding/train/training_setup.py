@@ -60,7 +60,7 @@ class TrainingSetup:
 
     @property
     def model(self) -> LlavaGroundingForConditionalGeneration:
-        """What is trained."""
+        """The model that is trained."""
         return self.training_module.model
 
     @property
@@ -146,7 +146,7 @@ def build_training_setup(
 
 
 def model_config(recipe: Recipe) -> LlavaGroundingConfig:
-    """Of the model a recipe trains; reads no weights."""
+    """Configuration of the model that a recipe trains; reads no weights."""
     config = preset(recipe.preset) if recipe.start_from is None else read_config(find_checkpoint(recipe.start_from)[1])
     if recipe.num_queries is not None:
         config.grounder_config.num_queries = recipe.num_queries
@@ -216,7 +216,7 @@ def _earlier_phrases(start: Path | None) -> ClassPhrases | None:
 def _class_phrases(
     config: LlavaGroundingConfig, sources: Sources, earlier: ClassPhrases | None, start: Path | None
 ) -> ClassPhrases:
-    """Those of an earlier stage where it had any; else new ones of the sources' classes."""
+    """Class phrases of an earlier stage where it had any; else new ones of the sources' classes."""
     names = class_names(sources)
     if earlier is not None:
         new = sorted(names - set(earlier.names))

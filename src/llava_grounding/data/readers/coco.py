@@ -15,29 +15,18 @@ from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
 from llava_grounding.data.images import FolderImages, ImageStore, TarImages, open_images, read_index
-from llava_grounding.data.readers.coco_labels import TEXT_KEYS as TEXT_KEYS
-from llava_grounding.data.readers.coco_labels import CocoLabels as CocoLabels
-from llava_grounding.data.readers.coco_labels import LabelOptions, unpacked
-from llava_grounding.data.readers.exhaustive import Coverage
-from llava_grounding.data.readers.files import without_collections
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    ImageRow,
-    Key,
-    LeftOut,
-    PackedRecords,
-    key_of,
-    label_id,
-    naming,
-    plain_text,
-    printable,
-    read_json,
-    rows_of,
-    shown,
-)
-from llava_grounding.data.readers.rows import read_entries
+from llava_grounding.data.readers.coco_labels import CocoLabels, LabelOptions, unpacked
+from llava_grounding.data.readers.parts.exhaustive import Coverage
+from llava_grounding.data.readers.parts.files import read_json, without_collections
+from llava_grounding.data.readers.parts.image_rows import ImageRow
+from llava_grounding.data.readers.parts.left_out import LeftOut, printable
+from llava_grounding.data.readers.parts.numbers import EntryError, Key, key_of
+from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.reading import label_id, naming, rows_of
+from llava_grounding.data.readers.parts.rows import read_entries
+from llava_grounding.data.readers.parts.texts import plain_text
 from llava_grounding.data.record import Expression, Record
-from llava_grounding.errors import DataError, did_you_mean
+from llava_grounding.errors import DataError, did_you_mean, shown
 
 PACK_VARIABLE = "LLAVA_GROUNDING_DATA"
 LABEL_SETS = "label_sets.json"

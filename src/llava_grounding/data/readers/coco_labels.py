@@ -13,35 +13,18 @@ from typing import Annotated, Any, Literal, TypedDict
 import msgspec
 
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.readers.box_forms import BoxForms
-from llava_grounding.data.readers.category_names import natural_name, read_categories, surfaces_of
-from llava_grounding.data.readers.exhaustive import FileCoverage, is_no_category, is_unlabelled_region
-from llava_grounding.data.readers.files import JsonRows
-from llava_grounding.data.readers.numbers import MAX_ID
-from llava_grounding.data.readers.reading import (
-    MAX_LABELS,
-    Box,
-    EntryError,
-    Key,
-    LeftOut,
-    box_from_xywh,
-    box_or_around,
-    checked_segmentation,
-    image_rows,
-    is_crowd,
-    is_ignored,
-    key_of,
-    key_or_none,
-    label_id,
-    leave_out_same_files,
-    plain_text,
-    rows_of,
-    same_pictures,
-    sequence_of,
-    shown,
-)
+from llava_grounding.data.readers.parts.box_forms import BoxForms
+from llava_grounding.data.readers.parts.category_names import natural_name, read_categories, surfaces_of
+from llava_grounding.data.readers.parts.exhaustive import FileCoverage, is_no_category, is_unlabelled_region
+from llava_grounding.data.readers.parts.files import JsonRows
+from llava_grounding.data.readers.parts.image_rows import image_rows, leave_out_same_files, same_pictures
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import MAX_ID, EntryError, Key, key_of, key_or_none
+from llava_grounding.data.readers.parts.reading import MAX_LABELS, is_crowd, is_ignored, label_id, rows_of, sequence_of
+from llava_grounding.data.readers.parts.shapes import Box, box_from_xywh, box_or_around, checked_segmentation
+from llava_grounding.data.readers.parts.texts import plain_text
 from llava_grounding.data.record import Annotation, Segmentation
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, shown
 from llava_grounding.masks import rle_area
 
 TEXT_KEYS = ("caption", "captions", "expressions", "sentences", "phrase", "phrases", "description")
@@ -55,7 +38,7 @@ _Id = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 _Polygon = Annotated[list[_WholeNumber | _Number], msgspec.Meta(min_length=6, max_length=_MOST_NUMBERS)]
 _MARSHAL = 2  # the form in which equal values are equal bytes
 _Values = tuple[str, Box, Segmentation | None, str, Key | None]
-"""Of an annotation, in its order; plain, as millions are packed."""
+"""Values of an annotation, in its order; plain, as millions are packed."""
 _REGION = 3  # its place among them
 _ANYTHING = ("object", "objects", "region", "thing")  # categories of files whose annotations say what they are
 
@@ -93,7 +76,7 @@ def _count_keys(row: _PlainRow) -> int:
 
 
 def _category_and_id(row: Any) -> tuple[Key | None, Key | None]:
-    """Of an annotation, None where they are none; digits as text are the number."""
+    """Category and id of an annotation, None where they are none; digits as text are the number."""
     if type(row) is not dict and not isinstance(row, Mapping):
         raise EntryError("annotation that is no object")
     category, key = row.get("category_id"), row.get("id")

@@ -13,30 +13,16 @@ from typing import Any
 import numpy as np
 
 from llava_grounding.data.images import ImageBytes, ImageStore, open_images
-from llava_grounding.data.readers.box_forms import BoxForms
-from llava_grounding.data.readers.category_names import natural_name as natural_name
-from llava_grounding.data.readers.category_names import read_categories, surfaces_of
-from llava_grounding.data.readers.exhaustive import Coverage, FileCoverage, is_no_category, is_unlabelled_region
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    ImageRow,
-    Key,
-    LeftOut,
-    PackedRecords,
-    box_from_xywh,
-    image_rows,
-    is_crowd,
-    key_of,
-    key_or_none,
-    label_id,
-    leave_out_same_files,
-    list_under,
-    naming,
-    read_json,
-    rows_of,
-    same_pictures,
-    whole_number,
-)
+from llava_grounding.data.readers.parts.box_forms import BoxForms
+from llava_grounding.data.readers.parts.category_names import natural_name, read_categories, surfaces_of
+from llava_grounding.data.readers.parts.exhaustive import Coverage, FileCoverage, is_no_category, is_unlabelled_region
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.image_rows import ImageRow, image_rows, leave_out_same_files, same_pictures
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError, Key, key_of, key_or_none, whole_number
+from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.reading import is_crowd, label_id, list_under, naming, rows_of
+from llava_grounding.data.readers.parts.shapes import box_from_xywh
 from llava_grounding.data.record import Annotation, AnnotationKind, Record
 from llava_grounding.errors import DataError, ImageError
 from llava_grounding.image_files import DATA_LIMITS, load_stored

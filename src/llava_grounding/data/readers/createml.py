@@ -7,20 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.readers.pictures import Picture, PictureRecords, size_of
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    LeftOut,
-    are_numbers,
-    as_numbers,
-    file_name_of,
-    label_id,
-    list_under,
-    naming,
-    shown,
-)
-from llava_grounding.data.readers.rows import image_store, read_entries
-from llava_grounding.errors import DataError
+from llava_grounding.data.readers.parts.image_rows import file_name_of
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers, as_numbers
+from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, size_of
+from llava_grounding.data.readers.parts.reading import label_id, list_under, naming
+from llava_grounding.data.readers.parts.rows import image_store, read_entries
+from llava_grounding.errors import DataError, shown
 
 _LISTS = ("annotations", "annotation")
 _NAMES = ("image", "imagefilename", "filename")

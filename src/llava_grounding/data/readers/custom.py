@@ -13,24 +13,19 @@ from typing import Any
 
 from llava_grounding.data.grounded_captions import ground_caption
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.readers.coco import TEXT_KEYS
+from llava_grounding.data.readers.coco_labels import TEXT_KEYS
 from llava_grounding.data.readers.labels import LabelledImages
-from llava_grounding.data.readers.notation import Ids, WrittenTurn, read_answer, read_turn
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    LeftOut,
-    PackedRecords,
-    file_name_of,
-    key_of,
-    named,
-    read_json,
-    shown,
-    words_of,
-)
-from llava_grounding.data.readers.rows import NOT_IN_LOSS, check_present, read_entries
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.image_rows import file_name_of
+from llava_grounding.data.readers.parts.left_out import LeftOut, named
+from llava_grounding.data.readers.parts.notation import Ids, WrittenTurn, read_answer, read_turn
+from llava_grounding.data.readers.parts.numbers import EntryError, key_of
+from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.rows import NOT_IN_LOSS, check_present, read_entries
+from llava_grounding.data.readers.parts.texts import words_of
 from llava_grounding.data.record import Expression, GroundedText, Record, RecordedTurn
 from llava_grounding.data.sample import Targets
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, shown
 from llava_grounding.markup import strip_markup
 
 _TEXTS = tuple(key for key in TEXT_KEYS if key != "expressions")  # these are checked here

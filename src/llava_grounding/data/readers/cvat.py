@@ -15,8 +15,10 @@ from xml.etree import ElementTree
 import numpy as np
 
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.readers.numbers import whole_number
-from llava_grounding.data.readers.pictures import (
+from llava_grounding.data.readers.parts.image_rows import checked_size, file_name_of
+from llava_grounding.data.readers.parts.left_out import LeftOut, named
+from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers, whole_number
+from llava_grounding.data.readers.parts.pictures import (
     Picture,
     PictureRecords,
     corners,
@@ -25,17 +27,9 @@ from llava_grounding.data.readers.pictures import (
     rotated_box,
     size_of,
 )
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    LeftOut,
-    are_numbers,
-    checked_size,
-    file_name_of,
-    named,
-    naming,
-)
-from llava_grounding.data.readers.rows import image_store, images_beside
-from llava_grounding.data.readers.xml_files import parse_xml
+from llava_grounding.data.readers.parts.reading import naming
+from llava_grounding.data.readers.parts.rows import image_store, images_beside
+from llava_grounding.data.readers.parts.xml_files import parse_xml
 from llava_grounding.errors import DataError, shown
 
 _FRAME_NAMES = tuple(

@@ -13,31 +13,17 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from llava_grounding.data.images import ImageStore, open_images, read_file, stays_inside
-from llava_grounding.data.readers.box_forms import BoxForms
-from llava_grounding.data.readers.reading import (
-    Box,
-    EntryError,
-    ImageRow,
-    Key,
-    LeftOut,
-    PackedRecords,
-    box_or_around,
-    checked_segmentation,
-    checked_size,
-    clipped_box,
-    image_rows,
-    is_crowd,
-    key_of,
-    label_id,
-    list_under,
-    naming,
-    plain_text,
-    read_json,
-    rows_of,
-    spans_as_markup,
-    whole_number,
-)
+from llava_grounding.data.images import ImageStore, open_images
+from llava_grounding.data.plain_files import read_file, stays_inside
+from llava_grounding.data.readers.parts.box_forms import BoxForms
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.image_rows import ImageRow, checked_size, image_rows
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError, Key, key_of, whole_number
+from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.reading import is_crowd, label_id, list_under, naming, rows_of
+from llava_grounding.data.readers.parts.shapes import Box, box_or_around, checked_segmentation, clipped_box
+from llava_grounding.data.readers.parts.texts import plain_text, spans_as_markup
 from llava_grounding.data.record import Annotation, GroundedText, Record
 from llava_grounding.errors import DataError
 

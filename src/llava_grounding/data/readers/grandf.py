@@ -12,22 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.readers.files import without_collections
-from llava_grounding.data.readers.pictures import Picture, PictureRecords, size_of
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    LeftOut,
-    are_numbers,
-    box_or_around,
-    checked_segmentation,
-    checked_size,
-    file_name_of,
-    label_id,
-    naming,
-    plain_text,
-    spans_as_markup,
-)
-from llava_grounding.data.readers.rows import image_store, read_entries
+from llava_grounding.data.readers.parts.files import without_collections
+from llava_grounding.data.readers.parts.image_rows import checked_size, file_name_of
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers
+from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, size_of
+from llava_grounding.data.readers.parts.reading import label_id, naming
+from llava_grounding.data.readers.parts.rows import image_store, read_entries
+from llava_grounding.data.readers.parts.shapes import box_or_around, checked_segmentation
+from llava_grounding.data.readers.parts.texts import plain_text, spans_as_markup
 from llava_grounding.data.record import GroundedText
 from llava_grounding.errors import DataError, shown
 

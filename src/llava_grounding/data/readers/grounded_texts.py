@@ -13,24 +13,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.readers.files import without_collections
-from llava_grounding.data.readers.kosmos_cells import cell_box
 from llava_grounding.data.readers.llava import label_of
-from llava_grounding.data.readers.pictures import Picture, PictureRecords, corners, size_of
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    LeftOut,
-    are_numbers,
-    box_or_around,
-    checked_segmentation,
-    checked_size,
-    file_name_of,
-    naming,
-    plain_text,
-    spans_as_markup,
-    words_of,
-)
-from llava_grounding.data.readers.rows import image_store, pairs_of, read_entries
+from llava_grounding.data.readers.parts.files import without_collections
+from llava_grounding.data.readers.parts.image_rows import checked_size, file_name_of
+from llava_grounding.data.readers.parts.kosmos_cells import cell_box
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers
+from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, corners, size_of
+from llava_grounding.data.readers.parts.reading import naming
+from llava_grounding.data.readers.parts.rows import image_store, pairs_of, read_entries
+from llava_grounding.data.readers.parts.shapes import box_or_around, checked_segmentation
+from llava_grounding.data.readers.parts.texts import plain_text, spans_as_markup, words_of
 from llava_grounding.data.record import Expression, GroundedText, RecordedTurn
 from llava_grounding.data.sample import Targets
 from llava_grounding.errors import shown
@@ -283,5 +276,5 @@ class Kosmos2(_GroundedTexts):
 
     @classmethod
     def from_files(cls, captions: str | Path, images: str | Path | ImageStore, name: str | None = None) -> Self:
-        """As the others, from a file of captions."""
+        """Opens a file of captions with the pictures it is about."""
         return super().from_files(captions, images, name)

@@ -17,25 +17,14 @@ from typing import Any, ClassVar, Self
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.readers.labels import LabelledImages
 from llava_grounding.data.readers.llava import entry_of, label_of, read_dialogue_entries
-from llava_grounding.data.readers.reading import (
-    IMAGE_TOKEN,
-    OBJECT_TOKEN,
-    EntryError,
-    Key,
-    LeftOut,
-    PackedRecords,
-    naming,
-    shown,
-    words_of,
-)
-from llava_grounding.data.readers.rows import (
-    Names,
-    canonical_markup,
-    check_present,
-    pairs_of,
-)
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError, Key
+from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.reading import naming
+from llava_grounding.data.readers.parts.rows import Names, canonical_markup, check_present, pairs_of
+from llava_grounding.data.readers.parts.texts import IMAGE_TOKEN, OBJECT_TOKEN, words_of
 from llava_grounding.data.record import Expression, Record, RecordedTurn
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, shown
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG
 
 SUFFIX = "(with grounding)"

@@ -17,24 +17,17 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.readers.files import read_json, read_lines_or_json
 from llava_grounding.data.readers.messages import SEVERAL
-from llava_grounding.data.readers.pictures import Picture, PictureRecords, ellipse, polygons, rotated_box, size_of
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    LeftOut,
-    are_numbers,
-    as_numbers,
-    checked_size,
-    label_id,
-    named,
-    naming,
-    plain_text,
-    shown,
-)
-from llava_grounding.data.readers.rows import image_store, images_beside, read_entries
+from llava_grounding.data.readers.parts.files import read_json, read_lines_or_json
+from llava_grounding.data.readers.parts.image_rows import checked_size
+from llava_grounding.data.readers.parts.left_out import LeftOut, named
+from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers, as_numbers
+from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, ellipse, polygons, rotated_box, size_of
+from llava_grounding.data.readers.parts.reading import label_id, naming
+from llava_grounding.data.readers.parts.rows import image_store, images_beside, read_entries
+from llava_grounding.data.readers.parts.texts import plain_text
 from llava_grounding.data.record import Expression
-from llava_grounding.errors import DataError, ImageError
+from llava_grounding.errors import DataError, ImageError, shown
 from llava_grounding.image_files import DATA_LIMITS, load_stored
 from llava_grounding.masks import MAX_UNPACKED_PIXELS
 
@@ -208,7 +201,7 @@ def _read(
 
 
 def _id(result: Mapping[str, Any]) -> str | int | None:
-    """By which regions and what is said beside them belong together."""
+    """The key by which regions and what is said beside them belong together."""
     said = result.get("id")
     return said if isinstance(said, str | int) else None
 

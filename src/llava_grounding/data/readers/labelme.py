@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 
 from llava_grounding.data.images import FolderImages, open_images
-from llava_grounding.data.readers.pictures import (
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.image_rows import checked_size
+from llava_grounding.data.readers.parts.left_out import LeftOut, named
+from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers
+from llava_grounding.data.readers.parts.pictures import (
     Picture,
     PictureRecords,
     SeveralPicturesError,
@@ -23,17 +27,8 @@ from llava_grounding.data.readers.pictures import (
     polygons,
     size_of,
 )
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    LeftOut,
-    are_numbers,
-    checked_size,
-    list_under,
-    named,
-    read_json,
-    shown,
-)
-from llava_grounding.errors import DataError, ImageError
+from llava_grounding.data.readers.parts.reading import list_under
+from llava_grounding.errors import DataError, ImageError, shown
 from llava_grounding.image_files import DATA_LIMITS, load_stored
 
 

@@ -17,20 +17,14 @@ from llava_grounding.data.image_names import coco_number
 from llava_grounding.data.images import ImageStore, place_of
 from llava_grounding.data.readers.coco import CocoPhotos, read_label_sets
 from llava_grounding.data.readers.coco_labels import LabelOptions
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    Key,
-    is_whole,
-    key_of,
-    key_or_none,
-    named,
-    naming,
-    read_json,
-    sequence_of,
-    shown,
-)
-from llava_grounding.data.readers.rows import image_store
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.left_out import named
+from llava_grounding.data.readers.parts.numbers import EntryError, Key, key_of, key_or_none
+from llava_grounding.data.readers.parts.reading import naming, sequence_of
+from llava_grounding.data.readers.parts.rows import image_store
 from llava_grounding.data.record import Record
+from llava_grounding.errors import shown
+from llava_grounding.typed_values import is_whole
 
 _RECENT = 16  # images whose labels are kept at hand
 _RELEASE = re.compile(r"(?:train|val|test)20\d\d")  # folder of COCO's pictures
@@ -106,7 +100,7 @@ class LabelledImages:
         return len(self._names)
 
     def file_name(self, index: int) -> str:
-        """Of the image at this place of the file."""
+        """Name of the image at this place of the file."""
         return self._names[index]
 
     def find(self, name: str) -> int:
@@ -205,7 +199,7 @@ def _rows_of_ids(record: Record) -> dict[Key, int]:
 
 
 class _Parts(NamedTuple):
-    """Of the name of a picture: its folders, and how it ends, in small letters."""
+    """Parts of the name of a picture: its folders, and how it ends, in small letters."""
 
     folders: tuple[str, ...]
     ending: str

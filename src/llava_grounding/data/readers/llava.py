@@ -11,20 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.readers.files import without_collections
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    LeftOut,
-    PackedRecords,
-    file_name_of,
-    naming,
-    printable,
-    shown,
-    words_of,
-)
-from llava_grounding.data.readers.rows import Names, check_present, image_store, pairs_of, read_entries
+from llava_grounding.data.readers.parts.files import without_collections
+from llava_grounding.data.readers.parts.image_rows import file_name_of
+from llava_grounding.data.readers.parts.left_out import LeftOut, printable
+from llava_grounding.data.readers.parts.numbers import EntryError
+from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.reading import naming
+from llava_grounding.data.readers.parts.rows import Names, check_present, image_store, pairs_of, read_entries
+from llava_grounding.data.readers.parts.texts import words_of
 from llava_grounding.data.record import Record, RecordedTurn
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, shown
 
 TEXT_ONLY = "no image"
 """Reason for which dialogues that are about no image are left out: this model always looks at one."""

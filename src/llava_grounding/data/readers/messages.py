@@ -11,20 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.images import ImageStore
-from llava_grounding.data.readers.files import without_collections
 from llava_grounding.data.readers.llava import TEXT_ONLY, label_of
-from llava_grounding.data.readers.pictures import Picture, PictureRecords
-from llava_grounding.data.readers.reading import (
-    IMAGE_TOKEN,
-    EntryError,
-    LeftOut,
-    file_name_of,
-    naming,
-    shown,
-)
-from llava_grounding.data.readers.rows import NOT_IN_LOSS, image_store, in_loss_of, read_entries, words_only
+from llava_grounding.data.readers.parts.files import without_collections
+from llava_grounding.data.readers.parts.image_rows import file_name_of
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError
+from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords
+from llava_grounding.data.readers.parts.reading import naming
+from llava_grounding.data.readers.parts.rows import NOT_IN_LOSS, image_store, in_loss_of, read_entries, words_only
+from llava_grounding.data.readers.parts.texts import IMAGE_TOKEN
 from llava_grounding.data.record import RecordedTurn
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, shown
 
 SEVERAL = "several images"
 """Reason for which a chat about more than one picture is left out: this model looks at one."""

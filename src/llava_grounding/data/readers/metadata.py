@@ -12,25 +12,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.data.images import FolderImages, ImageStore, read_file
-from llava_grounding.data.readers.box_forms import BoxForms
-from llava_grounding.data.readers.files import read_text_lines
-from llava_grounding.data.readers.pictures import Picture, PictureRecords, size_of
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    LeftOut,
-    are_numbers,
-    as_numbers,
-    file_name_of,
-    is_crowd,
-    is_whole,
-    label_id,
-    naming,
-    plain_text,
-    shown,
-)
-from llava_grounding.data.readers.rows import read_entries
-from llava_grounding.errors import DataError
+from llava_grounding.data.images import FolderImages, ImageStore
+from llava_grounding.data.plain_files import read_file
+from llava_grounding.data.readers.parts.box_forms import BoxForms
+from llava_grounding.data.readers.parts.files import read_text_lines
+from llava_grounding.data.readers.parts.image_rows import file_name_of
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers, as_numbers
+from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, size_of
+from llava_grounding.data.readers.parts.reading import is_crowd, label_id, naming
+from llava_grounding.data.readers.parts.rows import read_entries
+from llava_grounding.data.readers.parts.texts import plain_text
+from llava_grounding.errors import DataError, shown
+from llava_grounding.typed_values import is_whole
 
 _NAMES = ("file_name", "image_file_name", "image")
 _FILES = ("metadata.jsonl", "metadata.csv")

@@ -14,15 +14,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.data.images import MAX_FILE_BYTES, FolderImages, ImageStore, open_images, open_regular
-from llava_grounding.data.plain_files import parse_json
-from llava_grounding.data.readers.box_forms import BoxForms
-from llava_grounding.data.readers.files import read_json, read_text_lines
+from llava_grounding.data.images import MAX_FILE_BYTES, FolderImages, ImageStore, open_images
+from llava_grounding.data.plain_files import open_regular, parse_json
 from llava_grounding.data.readers.messages import SEVERAL, chat_of
 from llava_grounding.data.readers.metadata import CATEGORIES, TEXTS, add_objects, captions_of
-from llava_grounding.data.readers.pictures import Picture, PictureRecords, header_size, size_of
-from llava_grounding.data.readers.reading import EntryError, LeftOut, checked_size, file_name_of, shown
-from llava_grounding.errors import DataError, did_you_mean, missing_extra
+from llava_grounding.data.readers.parts.box_forms import BoxForms
+from llava_grounding.data.readers.parts.files import read_json, read_text_lines
+from llava_grounding.data.readers.parts.image_rows import checked_size, file_name_of
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError
+from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, header_size, size_of
+from llava_grounding.errors import DataError, did_you_mean, missing_extra, shown
 
 IMAGES = ("image", "images", "img", "picture", "jpg", "png", "webp", "file_name")
 """Columns in which pictures are looked for, in this order."""
@@ -80,7 +82,7 @@ class Parquet(PictureRecords):
 
 
 def splits_of(root: Path) -> tuple[str, ...]:
-    """Of a folder's files, those that are named."""
+    """Splits that a folder's files are named after."""
     return tuple(dict.fromkeys(split for path in _all_files(root) if (split := _split_of(path, root))))
 
 
@@ -284,7 +286,7 @@ class _NamingErrors:
         self._path = path
 
     def __enter__(self) -> None:
-        """Nothing to do."""
+        """Gives itself; there is nothing to open."""
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         said = (OSError, ValueError, LookupError, NotImplementedError, MemoryError, TypeError, ArithmeticError)

@@ -11,32 +11,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.data.images import ImageStore, open_images, read_file
-from llava_grounding.data.readers.box_forms import BoxForms
-from llava_grounding.data.readers.coco import CocoLabels
-from llava_grounding.data.readers.exhaustive import Coverage
-from llava_grounding.data.readers.plain_pickle import load_plain_pickle
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    Key,
-    LeftOut,
-    PackedRecords,
-    box_or_around,
-    checked_segmentation,
-    image_rows,
-    is_crowd,
-    is_ignored,
-    key_of,
-    label_id,
-    list_under,
-    naming,
-    plain_text,
-    read_json,
-    rows_of,
-    shown,
-)
+from llava_grounding.data.images import ImageStore, open_images
+from llava_grounding.data.plain_files import read_file
+from llava_grounding.data.readers.coco_labels import CocoLabels
+from llava_grounding.data.readers.parts.box_forms import BoxForms
+from llava_grounding.data.readers.parts.exhaustive import Coverage
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.image_rows import image_rows
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError, Key, key_of
+from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.plain_pickle import load_plain_pickle
+from llava_grounding.data.readers.parts.reading import is_crowd, is_ignored, label_id, list_under, naming, rows_of
+from llava_grounding.data.readers.parts.shapes import box_or_around, checked_segmentation
+from llava_grounding.data.readers.parts.texts import plain_text
 from llava_grounding.data.record import Annotation, Expression, Record
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, shown
 
 _COCO_NUMBER = re.compile(r"(?<![0-9])[0-9]{12}(?![0-9])")
 _WHAT = "a file of referring expressions"

@@ -15,10 +15,13 @@ from llava_grounding.data.images import ImageStore
 from llava_grounding.data.mark_drawing import DEFAULT_ALPHA, MarkedPicture, check_alpha
 from llava_grounding.data.readers.labels import LabelledImages
 from llava_grounding.data.readers.llava import dialogue_record, entry_of, label_of, read_dialogue_entries
-from llava_grounding.data.readers.reading import EntryError, LeftOut, PackedRecords, naming, shown
-from llava_grounding.data.readers.rows import Names, check_present, image_store, pairs_of, words_only
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError
+from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.reading import naming
+from llava_grounding.data.readers.parts.rows import Names, check_present, image_store, pairs_of, words_only
 from llava_grounding.data.record import Record, RecordedTurn
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, shown
 from llava_grounding.markup import REGION
 
 MAX_MARKS = 500

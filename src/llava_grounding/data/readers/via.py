@@ -9,23 +9,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llava_grounding.data.images import ImageStore, parse_json, read_file
-from llava_grounding.data.readers.pictures import Picture, PictureRecords, corners, ellipse, polygons, size_of
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    LeftOut,
-    are_numbers,
-    as_numbers,
-    file_name_of,
-    label_id,
-    naming,
-    read_json,
-    shown,
-)
-from llava_grounding.data.readers.rows import image_store
-from llava_grounding.data.readers.via_project import as_via_2
-from llava_grounding.data.readers.via_project import is_via_3 as is_via_3
-from llava_grounding.errors import DataError, did_you_mean
+from llava_grounding.data.images import ImageStore
+from llava_grounding.data.plain_files import parse_json, read_file
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.image_rows import file_name_of
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers, as_numbers
+from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, corners, ellipse, polygons, size_of
+from llava_grounding.data.readers.parts.reading import label_id, naming
+from llava_grounding.data.readers.parts.rows import image_store
+from llava_grounding.data.readers.via_project import as_via_2, is_via_3
+from llava_grounding.errors import DataError, did_you_mean, shown
 
 _COLUMNS = ("filename", "region_count", "region_shape_attributes", "region_attributes")
 _USUAL = ("label", "name", "class", "category", "type", "object")

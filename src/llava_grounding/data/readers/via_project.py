@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llava_grounding.data.readers.reading import LeftOut, label_id, shown
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.reading import label_id
+from llava_grounding.errors import shown
 
 _SHAPES: dict[int, tuple[str, tuple[str, ...]]] = {
     1: ("point", ("cx", "cy")),
@@ -16,9 +18,9 @@ _SHAPES: dict[int, tuple[str, tuple[str, ...]]] = {
     3: ("circle", ("cx", "cy", "r")),
     4: ("ellipse", ("cx", "cy", "rx", "ry")),
 }
-"""Of `xy`, by its first number; what follows has these names in VIA 2."""
+"""Shapes of `xy` by its first number; what follows has these names in VIA 2."""
 _POINTS = {5: "line", 6: "polyline", 7: "polygon", 8: "extreme_rect", 9: "extreme_circle"}
-"""Those whose numbers are points."""
+"""Names of those shapes whose numbers are points."""
 _PICTURE = 2  # type of a file
 
 

@@ -10,28 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.image_names import name_at
-from llava_grounding.data.images import ImageStore, open_images, stays_inside
-from llava_grounding.data.readers.box_forms import BoxForms
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    ImageRow,
-    Key,
-    LeftOut,
-    PackedRecords,
-    are_numbers,
-    box_from_xywh,
-    checked_size,
-    key_of,
-    key_or_none,
-    label_id,
-    list_under,
-    naming,
-    plain_text,
-    read_json,
-    shown,
-)
+from llava_grounding.data.images import ImageStore, open_images
+from llava_grounding.data.plain_files import stays_inside
+from llava_grounding.data.readers.parts.box_forms import BoxForms
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.image_rows import ImageRow, checked_size
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError, Key, are_numbers, key_of, key_or_none
+from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.reading import label_id, list_under, naming
+from llava_grounding.data.readers.parts.shapes import box_from_xywh
+from llava_grounding.data.readers.parts.texts import plain_text
 from llava_grounding.data.record import Annotation, Expression, Record
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, shown
 
 _PROBES = 50
 """Images that are looked for to learn how the folder is laid out."""
@@ -79,7 +70,7 @@ class VisualGenome(PackedRecords):
 
 
 def _images(rows: list[Any], left_out: LeftOut) -> dict[Key, ImageRow]:
-    """By id, with file names as their addresses end: `VG_100K/7.jpg`."""
+    """Images by id, with file names as their addresses end: `VG_100K/7.jpg`."""
     images: dict[Key, ImageRow] = {}
     for row in rows:
         try:

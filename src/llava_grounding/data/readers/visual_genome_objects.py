@@ -9,23 +9,13 @@ from typing import Any
 
 from llava_grounding.data.image_names import name_at
 from llava_grounding.data.images import open_images
-from llava_grounding.data.readers.pictures import Picture, PictureRecords
-from llava_grounding.data.readers.reading import (
-    EntryError,
-    Key,
-    LeftOut,
-    are_numbers,
-    as_numbers,
-    checked_size,
-    key_of,
-    key_or_none,
-    label_id,
-    list_under,
-    naming,
-    read_json,
-    shown,
-)
-from llava_grounding.errors import DataError
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.parts.image_rows import checked_size
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError, Key, are_numbers, as_numbers, key_of, key_or_none
+from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords
+from llava_grounding.data.readers.parts.reading import label_id, list_under, naming
+from llava_grounding.errors import DataError, shown
 
 
 class VisualGenomeObjects(PictureRecords):

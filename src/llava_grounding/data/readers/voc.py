@@ -12,8 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from llava_grounding.data.images import FolderImages, ImageStore, open_images, read_file, stays_inside
-from llava_grounding.data.readers.pictures import (
+from llava_grounding.data.images import FolderImages, ImageStore, open_images
+from llava_grounding.data.plain_files import read_file, stays_inside
+from llava_grounding.data.readers.parts.image_rows import checked_size
+from llava_grounding.data.readers.parts.left_out import LeftOut, named
+from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers, as_numbers
+from llava_grounding.data.readers.parts.pictures import (
     Picture,
     PictureRecords,
     SeveralPicturesError,
@@ -24,8 +28,7 @@ from llava_grounding.data.readers.pictures import (
     rotated_box,
     size_of,
 )
-from llava_grounding.data.readers.reading import EntryError, LeftOut, are_numbers, as_numbers, checked_size, named
-from llava_grounding.data.readers.xml_files import parse_xml, text_of
+from llava_grounding.data.readers.parts.xml_files import parse_xml, text_of
 from llava_grounding.data.record import Segmentation
 from llava_grounding.errors import DataError
 
@@ -126,7 +129,7 @@ def _read(paths: list[Path], store: ImageStore, left_out: LeftOut, unread: Count
 
 
 def _name(root: ElementTree.Element, path: Path, store: ImageStore) -> str:
-    """Of the picture: as the file says, or like the XML file, whichever is there."""
+    """Name of the picture: as the file says, or like the XML file, whichever is there."""
     said = text_of(root, "filename")
     names = [said, *(f"{said}{suffix}" for suffix in _SUFFIXES if said and "." not in said)]
     below = isinstance(store, FolderImages) and store.root in path.parents

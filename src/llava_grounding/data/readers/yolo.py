@@ -15,16 +15,19 @@ from typing import Any
 import yaml
 
 from llava_grounding.data.image_names import folded
-from llava_grounding.data.images import FolderImages, is_unicode, read_file
-from llava_grounding.data.readers.files import read_text_lines
-from llava_grounding.data.readers.pictures import Picture, PictureRecords, size_of
-from llava_grounding.data.readers.reading import EntryError, LeftOut, file_name_of, label_id, named, number_or_none
-from llava_grounding.data.readers.yolo_ndjson import is_ndjson as is_ndjson
+from llava_grounding.data.images import FolderImages
+from llava_grounding.data.plain_files import is_unicode, read_file
+from llava_grounding.data.readers.parts.files import read_text_lines
+from llava_grounding.data.readers.parts.image_rows import file_name_of
+from llava_grounding.data.readers.parts.left_out import LeftOut, named
+from llava_grounding.data.readers.parts.numbers import EntryError, number_or_none
+from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, size_of
+from llava_grounding.data.readers.parts.reading import label_id
 from llava_grounding.data.readers.yolo_ndjson import lines_of, read_ndjson
 from llava_grounding.errors import DataError, did_you_mean, shown
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-"""Of pictures."""
+"""How names of pictures end."""
 _NAMES = ("classes.txt", "obj.names", "labels.txt")
 _LABELS, _ENDING = "labels", ".txt"
 _MAX_BYTES = 2**24  # of a text file
@@ -126,7 +129,7 @@ def _listed_classes(root: Path, names: str | Path | None) -> dict[int, str]:
 
 
 def _pictures(root: Path, values: dict[str, Any], split: str | None) -> list[Path]:
-    """Of a split, in order."""
+    """Pictures of a split, in order."""
     splits = [key for key in ("train", "val", "valid", "validation", "test") if values.get(key)]
     if splits:
         wanted = splits if split is None else [one for one in (split, _VALIDATION.get(split)) if one in splits][:1]

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.plain_files import parse_json
-from llava_grounding.data.readers.files import read_lines_or_json
-from llava_grounding.data.readers.reading import shown
-from llava_grounding.errors import DataError, did_you_mean
+from llava_grounding.data.readers.parts.files import read_lines_or_json
+from llava_grounding.errors import DataError, did_you_mean, shown
 
 _SHAPES = ("segments", "obb", "boxes", "pose")
 """Keys of labels; where a picture has several, the first says most."""

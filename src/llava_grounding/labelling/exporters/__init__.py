@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llava_grounding.aside import aside_folder, sync_tree
-from llava_grounding.data.images import stays_inside
+from llava_grounding.data.plain_files import stays_inside
 from llava_grounding.errors import ConfigError, UsageError, did_you_mean, quoted
 from llava_grounding.labelling.labels import LabelledPhoto, json_text
 
@@ -56,7 +56,7 @@ class Exporter(Protocol):
 
 
 MANIFEST = "labels.json"
-"""In a folder that was written here, so that it may be written again."""
+"""File that says that a folder was written here, so that it may be written again."""
 
 EXPORTERS: dict[str, Exporter] = {}
 """Formats by name."""

@@ -61,7 +61,7 @@ class ClassBatch:
     """[B, 1 + classes] bool: those of them that are only seen, so that other things of the class may have no label."""
 
     def __len__(self) -> int:
-        """Images."""
+        """Number of images."""
         return len(self.targets)
 
     def to(self, device: torch.device) -> ClassBatch:
@@ -112,7 +112,7 @@ class ChatBatch:
     """Things of the same images with a prompt each."""
 
     def __len__(self) -> int:
-        """Images."""
+        """Number of images."""
         return len(self.targets)
 
     def to(self, device: torch.device) -> ChatBatch:
@@ -130,7 +130,7 @@ class ChatBatch:
 
     @property
     def counts(self) -> Tensor:
-        """As of a `ClassBatch`."""
+        """What is counted, as in a `ClassBatch`."""
         tokens = int((self.texts["labels"][:, 1:] != IGNORE_INDEX).sum())
         pointed = 0 if self.pointed is None else sum(map(len, self.pointed.targets))
         return torch.tensor([tokens, sum(map(len, self.targets)), pointed], dtype=torch.float64)

@@ -28,11 +28,11 @@ class Branches:
     numbers: list[int]
     """`PREFIX` up to the image, then 1, 2, ... for each dialogue."""
     positions: list[int]
-    """As if its dialogue stood alone."""
+    """Positions of the tokens as if their dialogue stood alone."""
 
     @classmethod
     def of_one(cls, length: int) -> Branches:
-        """Of a text that is one dialogue."""
+        """Branches of a text that is one dialogue."""
         return cls([PREFIX] * length, list(range(length)))
 
 

@@ -20,7 +20,7 @@ from llava_grounding.data.augmentation import augment
 from llava_grounding.data.licenses import allows_commercial_use
 from llava_grounding.data.mark_drawing import draw_marks
 from llava_grounding.data.readers.coco import PACK_VARIABLE, CocoPhotos, PhotoPack
-from llava_grounding.data.readers.reading import IMAGE_MISSING
+from llava_grounding.data.readers.parts.image_rows import IMAGE_MISSING
 from llava_grounding.data.readers.registry import reader_of
 from llava_grounding.data.record import Dataset
 from llava_grounding.data.sample import Sample, mirror_sample
@@ -33,7 +33,7 @@ from llava_grounding.scenes.kinds import KINDS
 from llava_grounding.scenes.records import HELD_OUT
 from llava_grounding.scenes.synthetic import QUESTION_KINDS, SceneConfig, draw_scene
 from llava_grounding.train.batching.mixture import SampleSource
-from llava_grounding.typed_values import as_type
+from llava_grounding.typed_values import as_type, is_number
 
 _COMMON = ("kind", "weight", "name", "optional")
 
@@ -53,7 +53,7 @@ class Scenes:
 
     @property
     def size(self) -> None:
-        """Without end."""
+        """The size of a source without end."""
         return None
 
     def sample(self, number: int, rng: np.random.Generator) -> Sample:
@@ -140,7 +140,7 @@ class Records:
 
 
 def _why_empty(dataset: Dataset) -> str:
-    """For what most entries were left out, with the first of them."""
+    """The reason for which most entries were left out, with the first of them."""
     reason, entries = max(dataset.dropped.items(), key=lambda item: len(item[1]))
     count = sum(map(len, dataset.dropped.values()))
     first = getattr(dataset, "examples", dataset.dropped)[reason][0]
@@ -252,7 +252,7 @@ def _open_photos(
 ) -> Photos:
     _check_keys("photos", values, ("split", "mirrored", "only", "labelled", "augmented"))
     mirrored = values.get("mirrored", 0.5)
-    if isinstance(mirrored, bool) or not isinstance(mirrored, int | float) or not 0 <= mirrored <= 1:
+    if not is_number(mirrored) or not 0 <= mirrored <= 1:
         raise ConfigError(f"`mirrored` of a source must be between 0 and 1, got {quoted(mirrored)}")
     for key in ("labelled", "augmented"):
         if not isinstance(values.get(key, False), bool):

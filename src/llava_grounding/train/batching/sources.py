@@ -19,6 +19,7 @@ from llava_grounding.errors import ConfigError, DataError, quoted
 from llava_grounding.scenes.synthetic import SceneConfig
 from llava_grounding.train.batching.mixture import SampleSource
 from llava_grounding.train.batching.source_kinds import Records, SourceOptions, source_kind
+from llava_grounding.typed_values import is_number
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def open_sources(
     opened = []
     for values in sources:
         weight = values.get("weight", 1.0)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        if not is_number(weight) or not 0 <= weight < float("inf"):
             raise ConfigError(f"`weight` of a source must be a number of at least 0, got {quoted(weight)}")
         if weight == 0:
             continue

@@ -43,7 +43,7 @@ class Portion:
 
     @classmethod
     def of(cls, batch_size: int, micro_batch_size: int | None, rank: int = 0, world_size: int = 1) -> Portion:
-        """Of a step of so many samples.
+        """Portion of a step of so many samples.
 
         Raises:
             ConfigError: if there is not a sample for everyone.

@@ -97,7 +97,7 @@ class ClassTaskOutput:
     grounding: GrounderOutput
     matched: CriterionResult
     losses: dict[str, Tensor]
-    """By name; `loss` is their weighted sum."""
+    """Losses by name; `loss` is their weighted sum."""
 
 
 def class_losses(
@@ -211,7 +211,7 @@ def cell_labels(targets: TargetBatch, phrase_mask: Tensor, size_hw: tuple[int, i
 
 
 def _box_cells(targets: TargetBatch, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Of each object's box, as coverages [N, h * w]: cells in its middle, and cells it touches.
+    """Cells of each object's box as coverages [N, h * w]: those in its middle, and those that it touches.
 
     Of two boxes the smaller owns a cell, being in front more often; a mask, whose coverage is 1, owns it before both.
     """

@@ -30,7 +30,7 @@ class Criteria:
         weights: LossWeights = LossWeights(),
         costs: MatchingCosts = MatchingCosts(),
     ) -> Criteria:
-        """With `num_points=None` masks are judged on every cell."""
+        """The criteria of a recipe; with `num_points=None` masks are judged on every cell."""
         of_masks_and_boxes: dict[str, Any] = {**weights.of_masks_and_boxes(), "num_points": num_points}
         matcher = HungarianMatcher(weights=costs, num_points=num_points, max_cells=_MATCHING_CELLS)
         # The class loss is the mean over columns times a scale: with this, `focal` weighs their sum; see `LossWeights`.

@@ -102,6 +102,6 @@ def sample_masks(masks: Tensor, rows: Tensor, points: Tensor) -> Tensor:
 
 
 def keep_uncertain(logits: Tensor, points: Tensor, count: int) -> Tensor:
-    """Of points [n, K, 2] with mask logits [n, K] the `count` nearest to the mask's border, in no special order."""
+    """The `count` points of [n, K, 2] whose mask logits [n, K] are nearest to the mask's border, in any order."""
     chosen = logits.abs().topk(count, dim=1, largest=False, sorted=False).indices
     return points.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))

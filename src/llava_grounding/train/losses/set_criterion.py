@@ -55,7 +55,7 @@ class CriterionResult:
     """Losses before weights, and what they were computed from."""
 
     losses: dict[str, Tensor]
-    """By `loss_key`. Mask losses are absent when no object of the batch has a mask."""
+    """Losses by `loss_key`. Mask losses are absent when no object of the batch has a mask."""
     costs: Tensor
     """[D, B, Q, M] of the matching; columns past an image's objects mean nothing."""
     pairs: Pairs

@@ -32,7 +32,7 @@ class Shares:
 
     @classmethod
     def of(cls, batch: ChatBatch | ClassBatch, totals: Tensor | None) -> Shares:
-        """Of a batch in a step with these totals; None means that the batch is the step."""
+        """Shares of a batch in a step with these totals; None means that the batch is the step."""
         if totals is None:
             return cls()
         return cls(*(batch.counts.to(totals).clamp(min=1) / totals.clamp(min=1)).unbind())
@@ -109,7 +109,7 @@ class DialogueOutput:
     last_hidden_state: Tensor
     """[B, T, D]"""
     image_features: ImageFeatures
-    """With what the visual prompt encoder reads, where it was needed."""
+    """Image features, with what the visual prompt encoder reads where it was needed."""
 
 
 def forward_dialogues(

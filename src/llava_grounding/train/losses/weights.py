@@ -13,40 +13,40 @@ class LossWeights:
     """Factors of a step's losses; the language loss has 1."""
 
     answer_words: float = 1.0
-    """Of yes, no, numbers and colours in the language loss, wherever they stand in an answer: they decide it, few among
-    many words that follow from the question alone."""
+    """Weight of yes, no, numbers and colours in the language loss, wherever they stand in an answer: they decide it,
+    few among many words that follow from the question alone."""
     grounding: float = 1.0
-    """Of the grounder's losses beside the language loss, phrases and class names alike; 0.1 in the original's second
-    stage."""
+    """Factor of the grounder's losses beside the language loss, phrases and class names alike; 0.1 in the original's
+    second stage."""
     words: float = 1.0
-    """Of the loss that makes object tokens say the words of their thing; small once the model reads them."""
+    """Factor of the loss that makes object tokens say the words of their thing; small once the model reads them."""
     prompts: float = 0.2
-    """Of the prompt encoder's losses."""
+    """Factor of the prompt encoder's losses."""
     focal: float = 4.0
-    """Of the focal loss of queries, inside the grounder's; those from here on as in the original.
+    """Factor of the focal loss of queries, inside the grounder's; those from here on as in the original.
 
     For phrases it multiplies ten times (`CLASS_LOSS_SCALE`) the mean over the phrases of an image: 40 with few phrases
     or many. For class names it multiplies the sum over all columns, "anything" among them, without the ten: the mean
     over many columns of which few are right would vanish."""
     mask: float = 5.0
-    """Of the cross-entropy of masks."""
+    """Factor of the cross-entropy of masks."""
     dice: float = 5.0
-    """Of the dice loss of masks."""
+    """Factor of the dice loss of masks."""
     box: float = 5.0
-    """Of the absolute difference of boxes."""
+    """Factor of the absolute difference of boxes."""
     giou: float = 2.0
-    """Of the generalised IoU of boxes."""
+    """Factor of the generalised IoU of boxes."""
     score: float = 1.0
-    """Of the error of a visual prompt's predicted score."""
+    """Factor of the error of a visual prompt's predicted score."""
     naming: float = 2.0
-    """Of the cross-entropy of matched queries over class names."""
+    """Factor of the cross-entropy of matched queries over class names."""
     cells: float = 4.0
-    """Of the cross-entropy of memory cells over class names."""
+    """Factor of the cross-entropy of memory cells over class names."""
     denoising: float = 1.0
-    """Of the losses of disturbed copies."""
+    """Factor of the losses of disturbed copies."""
 
     def of_masks_and_boxes(self) -> dict[str, float]:
-        """Those that criteria of phrases and of visual prompts share, by the name of their argument."""
+        """Weights that criteria of phrases and of visual prompts share, by the name of their argument."""
         return {f"loss_{name}_weight": getattr(self, name) for name in ("mask", "dice", "box", "giou")}
 
 
@@ -55,12 +55,12 @@ class MatchingCosts:
     """Factors of what makes an object query fit an object; as in the original."""
 
     focal: float = 4.0
-    """Of the focal cost of the object's phrases."""
+    """Factor of the focal cost of the object's phrases."""
     mask: float = 5.0
-    """Of the cross-entropy of masks."""
+    """Factor of the cross-entropy of masks."""
     dice: float = 5.0
-    """Of the dice cost of masks."""
+    """Factor of the dice cost of masks."""
     box: float = 5.0
-    """Of the absolute difference of boxes."""
+    """Factor of the absolute difference of boxes."""
     giou: float = 2.0
-    """Of the negated generalised IoU of boxes."""
+    """Factor of the negated generalised IoU of boxes."""

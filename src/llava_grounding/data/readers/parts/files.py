@@ -17,7 +17,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 import numpy as np
 
-from llava_grounding.data.images import open_regular, parse_json, read_file
+from llava_grounding.data.plain_files import open_regular, parse_json, read_file
 from llava_grounding.errors import DataError
 
 _Plain = TypeVar("_Plain")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from llava_grounding.data.readers.numbers import EntryError, are_numbers, as_numbers
+from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers, as_numbers
 from llava_grounding.data.record import Segmentation
 from llava_grounding.errors import DataError, shown
 from llava_grounding.masks import rle_to_box

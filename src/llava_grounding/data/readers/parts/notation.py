@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llava_grounding.data.readers.reading import EntryError, Key, is_whole, shown, words_of
-from llava_grounding.data.readers.rows import LOSS_KEYS, canonical_markup, in_loss_of
+from llava_grounding.data.readers.parts.numbers import EntryError, Key
+from llava_grounding.data.readers.parts.rows import LOSS_KEYS, canonical_markup, in_loss_of
+from llava_grounding.data.readers.parts.texts import words_of
 from llava_grounding.data.record import GroundedText, Record, RecordedTurn
-from llava_grounding.errors import DataError
+from llava_grounding.errors import DataError, shown
 from llava_grounding.markup import PHRASE_END, PHRASE_START, REGION, SEG, format_markup, parse
+from llava_grounding.typed_values import is_whole
 
 Ids = tuple[Key, ...]
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from llava_grounding.data.readers.numbers import EntryError, Key, key_of, key_or_none
-from llava_grounding.data.readers.reading import LeftOut, label_id, plain_text
+from llava_grounding.data.readers.parts.left_out import LeftOut
+from llava_grounding.data.readers.parts.numbers import EntryError, Key, key_of, key_or_none
+from llava_grounding.data.readers.parts.reading import label_id
+from llava_grounding.data.readers.parts.texts import plain_text
 
 _SUFFIXES = ("-merged", "-other", "-stuff")
 _NATURAL = {

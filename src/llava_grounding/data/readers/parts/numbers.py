@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from llava_grounding.data.images import is_unicode
+from llava_grounding.data.plain_files import is_unicode
 from llava_grounding.errors import DataError, shown
+from llava_grounding.typed_values import is_whole
 
 Key = int | str
 """An id: a name that links two rows of a file, and nothing else."""
@@ -37,11 +38,6 @@ class EntryError(DataError):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(detail or reason)
         self.reason = reason
-
-
-def is_whole(value: Any) -> bool:
-    """Whether it is a whole number; true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def whole_number(value: Any, what: str = "id") -> int:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NoReturn
 from llava_grounding.errors import DataError
 
 _ARGUMENT_BYTES = {ord(op.code): op.arg.n if op.arg else 0 for op in pickletools.opcodes}
-"""By opcode: how long its argument is, or how its length is to be found, in the codes of `pickletools`."""
+"""Opcode -> how long its argument is, or how its length is to be found, in the codes of `pickletools`."""
 _LENGTH_BYTES = {
     pickletools.TAKEN_FROM_ARGUMENT1: 1,
     pickletools.TAKEN_FROM_ARGUMENT4: 4,
@@ -75,7 +75,7 @@ class _OnlyPlain:
 
 
 class _PlainUnpickler(_OnlyPlain, pickle.Unpickler):
-    """For files in which whatever can be a key is hashed at once, and hardly two of them alike."""
+    """Reads files in which whatever can be a key is hashed at once, and hardly two of them alike."""
 
 
 class _PlainKeysUnpickler(_OnlyPlain, pickle._Unpickler):  # the one in Python: the other one cannot look at keys

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from llava_grounding.data.images import ImageStore, open_images
-from llava_grounding.data.readers.files import read_lines_or_json
-from llava_grounding.data.readers.reading import IMAGE_MISSING, IMAGE_TOKEN, EntryError, named, shown, words_of
+from llava_grounding.data.readers.parts.files import read_lines_or_json
+from llava_grounding.data.readers.parts.image_rows import IMAGE_MISSING
+from llava_grounding.data.readers.parts.left_out import named
+from llava_grounding.data.readers.parts.numbers import EntryError
+from llava_grounding.data.readers.parts.texts import IMAGE_TOKEN, words_of
 from llava_grounding.data.record import RecordedTurn
-from llava_grounding.errors import DataError, MarkupError
+from llava_grounding.errors import DataError, MarkupError, shown
 from llava_grounding.markup import PHRASE_END, PHRASE_START, SEG, format_markup, parse, parse_strict
 
 LOSS_KEYS = ("loss", "weight")

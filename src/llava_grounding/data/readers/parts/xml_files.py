@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from llava_grounding.data.images import read_file
-from llava_grounding.data.readers.reading import EntryError
+from llava_grounding.data.plain_files import read_file
+from llava_grounding.data.readers.parts.numbers import EntryError
 
 MAX_BYTES = 2**30
 _DEEPEST = 100

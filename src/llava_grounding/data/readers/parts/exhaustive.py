@@ -1,4 +1,4 @@
-"""Of which categories every visible thing of an image is labelled: only those may be counted, listed or called absent.
+"""Categories of which every visible thing is labelled: only those may be counted, listed or called absent.
 
 `FileCoverage` is what readers ask while they read a file; it holds what the file says of itself and every label that
 could not be used. `exhaustive_names` and `missing_names` are what makers of questions ask of a record. Knows no masks.
@@ -14,9 +14,11 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from llava_grounding.data.readers.reading import ImageRow, Key, is_whole, key_or_none
+from llava_grounding.data.readers.parts.image_rows import ImageRow
+from llava_grounding.data.readers.parts.numbers import Key, key_or_none
 from llava_grounding.data.record import Record
 from llava_grounding.language.nouns import other_names, plural, spoken_name
+from llava_grounding.typed_values import is_whole
 
 ABSENT, INCOMPLETE = "neg_category_ids", "not_exhaustive_category_ids"
 """Keys of an image in files of LVIS's form: categories known to be absent, and those of which some are not labelled."""

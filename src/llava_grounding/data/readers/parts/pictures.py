@@ -19,25 +19,16 @@ import numpy as np
 
 from llava_grounding.data.image_names import folded
 from llava_grounding.data.images import ImageBytes, ImageStore, place_of
-from llava_grounding.data.readers.box_forms import BoxForms
-from llava_grounding.data.readers.exhaustive import Coverage, FileCoverage, is_no_category, is_unlabelled_region
-from llava_grounding.data.readers.reading import (
-    MAX_LABELS,
-    Box,
-    EntryError,
-    ImageRow,
-    Key,
-    LeftOut,
-    PackedRecords,
-    are_numbers,
-    as_numbers,
-    checked_segmentation,
-    checked_size,
-    clipped_box,
-    named,
-    plain_text,
-)
-from llava_grounding.data.readers.rows import check_present
+from llava_grounding.data.readers.parts.box_forms import BoxForms
+from llava_grounding.data.readers.parts.exhaustive import Coverage, FileCoverage, is_no_category, is_unlabelled_region
+from llava_grounding.data.readers.parts.image_rows import ImageRow, checked_size
+from llava_grounding.data.readers.parts.left_out import LeftOut, named
+from llava_grounding.data.readers.parts.numbers import EntryError, Key, are_numbers, as_numbers
+from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.reading import MAX_LABELS
+from llava_grounding.data.readers.parts.rows import check_present
+from llava_grounding.data.readers.parts.shapes import Box, checked_segmentation, clipped_box
+from llava_grounding.data.readers.parts.texts import plain_text
 from llava_grounding.data.record import (
     Annotation,
     AnnotationKind,
@@ -372,7 +363,7 @@ def check_own_name(said: str, path: Path, there: Sequence[str], store: ImageStor
 
 
 def file_stem(name: str) -> str:
-    """Of a path of whichever system, without its last suffix."""
+    """Last part of a path of whichever system, without its last suffix."""
     return posixpath.splitext(posixpath.basename(name.replace("\\", "/")))[0]
 
 

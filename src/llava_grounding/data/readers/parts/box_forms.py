@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from llava_grounding.data.readers.reading import are_numbers
+from llava_grounding.data.readers.parts.numbers import are_numbers
 from llava_grounding.errors import DataError
 
 _MOST = 0.9  # of the boxes, for the file to be taken to have another unit

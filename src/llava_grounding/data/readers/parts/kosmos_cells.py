@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 CELLS = 32
-"""Of a side; a cell's index counts row by row."""
+"""Cells along a side; a cell's index counts row by row."""
 
 
 def cell_box(first: int, last: int) -> list[float]:
