@@ -127,6 +127,8 @@ def test_a_module_says_what_it_is_and_stays_small(path: Path) -> None:
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     long = {f.name: length for f in functions if (length := (f.end_lineno or 0) - f.lineno + 1) > MAX_FUNCTION_LINES}
     assert long == {}
+    cut = re.findall(r'"""(?:Of|For|In|By|As) [^"\n]{0,60}"""', text)
+    assert cut == [], "a docstring must say what the thing is"
 
 
 def test_no_file_names_a_place_on_somebodys_machine_or_a_registry() -> None:

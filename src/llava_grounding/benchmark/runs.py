@@ -48,7 +48,7 @@ class Rank:
 
     @classmethod
     def of_launcher(cls) -> Rank:
-        """As `torchrun` says it; the only one where nothing does."""
+        """The rank that `torchrun` says; the only one where nothing does."""
         return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 

@@ -128,7 +128,7 @@ class PrefilledAnswer:
     hidden: Tensor
     """Last hidden state `[D]`."""
     kv_cache: KVCache
-    """Of the whole dialogue."""
+    """Keys and values of the whole dialogue."""
 
     def join(self, batch: RunningBatch) -> RunningAnswer:
         """Let it run with the others of a batch."""
@@ -251,7 +251,7 @@ class RunningAnswer:
         )
 
     def prefix_cache(self) -> PrefixCache:
-        """Of the dialogue with this answer, once it is done; one that was cut short gets the end token it lacks."""
+        """What was read of the dialogue with this answer, once it is done; a cut one gets the end token it lacks."""
         transcript, kv_cache = self.transcript, self.generation.kv_cache
         assert kv_cache is not None
         ids = transcript.ids if transcript.ended else [*transcript.ids, self._runtime.processor.tokens.ids.eos]

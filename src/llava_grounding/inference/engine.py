@@ -36,7 +36,7 @@ from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, 
 from llava_grounding.typed_values import is_whole
 
 MAX_QUESTIONS = 100_000
-"""Of one `ask_batch`, whose answers are held until the last is there."""
+"""Most questions of one `ask_batch`, whose answers are held until the last is there."""
 _NO_IMAGE = Letterbox.fit((1, 1), (1, 1))  # for texts without visual prompts
 
 

@@ -26,10 +26,10 @@ class ImageContext:
     """An image as the model has encoded it: what questions about it start from."""
 
     picture: Image.Image | None
-    """For drawing; None where nobody draws."""
+    """The picture to draw into; None where nobody draws."""
     encoded: EncodedImage
     features: ImageFeatures
-    """Of this one image; what the visual prompt encoder reads is added when the first prompt needs it."""
+    """Features of this one image; what the visual prompt encoder reads is added when the first prompt needs it."""
 
     @property
     def letterbox(self) -> Letterbox:

@@ -60,7 +60,7 @@ class ScenePictures:
     """Every scene's picture by its name, `SEED.png`, drawn when it is read."""
 
     def locate(self, name: str) -> ScenePicture | NoBytes:
-        """As any store of pictures: what is none says so when it is read."""
+        """The scene of this name; as in any store, a name of none fails when it is read."""
         if not self.has(name):
             return NoBytes(f"no drawn scene is called {shown(name)}, only a number with `.png`")
         return ScenePicture(int(name.removesuffix(".png")), SceneConfig())

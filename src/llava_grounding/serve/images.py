@@ -39,7 +39,7 @@ class Picture:
 
     @property
     def size_wh(self) -> tuple[int, int]:
-        """Of the upright original, in pixels."""
+        """Size of the upright original, in pixels."""
         return self.encoded.letterbox.image_size_wh
 
 

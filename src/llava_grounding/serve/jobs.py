@@ -40,7 +40,7 @@ class AnswerWritten:
 
     @property
     def finish_reason(self) -> str:
-        """As OpenAI's API says it."""
+        """Why the answer ended, in the words of OpenAI's API."""
         return "stop" if self.transcript.ended or self.cut_at is not None else "length"
 
     def answer(self) -> GroundedAnswer:

@@ -22,9 +22,9 @@ from llava_grounding.labelling.labels import Label
 from llava_grounding.structures import GroundedPhrase, PackedRegion, Region, VisualPrompt
 
 MAX_TASKS = 50
-"""Of one request."""
+"""Most tasks of one request."""
 MAX_LABELS = 200
-"""Of one labelling config."""
+"""Most labels of one labelling config."""
 POINTED_THRESHOLD = 0.05
 """Score that a region needs to be the one that was pointed at: that it holds the point says more than its score."""
 POINTED_QUESTION = "What is <region>?"
@@ -265,7 +265,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _address(task: Any, field: str) -> str:
-    """Of the picture of a task."""
+    """The address of the picture of a task."""
     data = _object(_object(task).get("data"))
     address = data.get(field)
     if not isinstance(address, str) or not address:

@@ -78,7 +78,7 @@ class Service:
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """The name of the model."""
         return self._chat.name
 
     @property
@@ -323,7 +323,7 @@ def _plain(data: bytes) -> Any:
 
 
 def _note(request: Request, written: AnswerWritten) -> None:
-    """For the access log."""
+    """Keep the counts of an answer for the access log."""
     request.state.notes.update(
         prompt_tokens=written.prompt_tokens,
         cached_tokens=written.cached_tokens,

@@ -38,33 +38,33 @@ class ServeSettings:
     max_per_client: int = 0
     """Requests of one address under way at once; more get a 429. 0 sets no limit, as behind a proxy all have one."""
     timeout_seconds: float = 120.0
-    """From the arrival of a request to its last word."""
+    """Seconds from the arrival of a request to its last word."""
     body_timeout_seconds: float = 30.0
-    """For a request's body to arrive."""
+    """Seconds that a request's body may take to arrive."""
     grace_seconds: float = 30.0
-    """For running requests to end when the server is stopped."""
+    """Seconds that running requests have to end when the server is stopped."""
     image_limits: ImageLimits = DEFAULT_LIMITS
     """What images are refused for their size."""
     max_images: int = 8
-    """Images in one request."""
+    """Most images in one request."""
     max_regions: int = MAX_PROMPTS
-    """Visual prompts in one question."""
+    """Most visual prompts in one question."""
     max_phrases: int = 32
-    """Phrases of one request for regions."""
+    """Most phrases of one request for regions."""
     max_tokens: int = MAX_NEW_TOKENS
-    """New tokens that may be asked for."""
+    """Most new tokens that may be asked for."""
     max_body_bytes: int = 40_000_000
-    """Of one request."""
+    """Most bytes of one request's body."""
     max_bodies_bytes: int = 400_000_000
-    """Of all requests under way; more are refused."""
+    """Most bytes of the bodies of all requests under way; more are refused."""
     image_cache_bytes: int = 512 * _MIB
-    """For features of images."""
+    """Most bytes of kept features of images."""
     dialogue_cache_bytes: int = 512 * _MIB
-    """For keys and values of dialogues."""
+    """Most bytes of kept keys and values of dialogues."""
     fetch_hosts: Sequence[str] = field(default_factory=tuple)
     """Hosts that images are fetched from by https; none by default."""
     fetch_timeout_seconds: float = 10.0
-    """For an image to be fetched."""
+    """Seconds that fetching an image may take."""
     label_studio: LabelStudioSettings | None = None
     """Whether Label Studio is answered too, and where its pictures are."""
 

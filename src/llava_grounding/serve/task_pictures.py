@@ -39,11 +39,11 @@ class LabelStudioSettings:
     files: Path | None = None
     """Folder that Label Studio's local storage begins with; tasks name paths below it."""
     url: str | None = None
-    """Of Label Studio, for pictures that were uploaded there."""
+    """Address of Label Studio, for pictures that were uploaded there."""
     token: str | None = None
-    """Of one of its users; sent to it and nowhere else."""
+    """Token of one of its users; sent to it and nowhere else."""
     timeout_seconds: float = 30.0
-    """For a picture to be fetched."""
+    """Seconds that fetching a picture may take."""
 
     def __post_init__(self) -> None:
         if self.url is not None:

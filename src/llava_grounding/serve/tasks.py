@@ -161,7 +161,7 @@ def _parts(message: Message) -> list[TextPart | ImagePart | RegionPart]:
 
 
 def num_characters(messages: Sequence[Message]) -> int:
-    """Of all that a dialogue says, markup that came along included."""
+    """How many characters a dialogue says, markup that came along included."""
     texts = [part.text for message in messages for part in _parts(message) if isinstance(part, TextPart)]
     raws = [(message.grounding or {}).get("raw") for message in messages]
     return sum(len(text) for text in [*texts, *raws] if isinstance(text, str))
