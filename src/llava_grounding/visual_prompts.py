@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from llava_grounding.errors import PromptError, shown
+from llava_grounding.errors import DataError, PromptError, shown
 from llava_grounding.geometry import box_area, clip_boxes_xyxy
 from llava_grounding.masks import (
     MAX_UNPACKED_PIXELS,
@@ -131,8 +131,10 @@ class VisualPrompt:
         """The pixels of a COCO run-length code, unpacked only where an image of its size is at hand.
 
         Raises:
-            DataError: if the code is damaged.
+            DataError: if it is no code, or the code is damaged.
         """
+        if not isinstance(rle, Mapping):
+            raise DataError(f'a mask must be a run-length code {{"size": [h, w], "counts": ...}}, got {shown(rle)}')
         return _PackedMask("mask", mask=rle)
 
     @property
@@ -281,6 +283,8 @@ def prompt_from_dict(
         PromptError: if it has none of the four kinds, or several, or the numbers do not fit.
         DataError: if the run-length code of a mask is damaged.
     """
+    if not isinstance(value, Mapping):
+        raise PromptError(f"a region must be an object with one of {', '.join(_KEYS)}, got {shown(value)}")
     given = [kind for kind in _KEYS if value.get(kind) is not None]
     if len(given) != 1:
         raise PromptError(f"a region must have exactly one of {', '.join(_KEYS)}, got {given or 'none'}")

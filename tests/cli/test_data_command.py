@@ -165,6 +165,8 @@ def test_captions_are_converted_too_and_what_is_missing_is_asked_for(
     assert "not found: `instances`, the COCO file beside it; say instances=PATH" in told
     assert run(["data", str(refs), "colour=red"]) == 2
     assert "has no key `colour`" in capsys.readouterr().err
+    assert run(["data", str(refs), "images=null", f"instances={refs}"]) == 2
+    assert "needs `images`, which cannot be null" in capsys.readouterr().err
     labels = write_json(tmp_path / "i.json", coco([labelled(1, [1, 1, 4, 4])]))
     write_files(tmp_path, {"1.png": picture()})
     keys = [f"instances={labels}", f"images={tmp_path}"]

@@ -44,7 +44,7 @@ def assert_refused(result: Result, *words: str) -> None:
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith("Error: the output ")
     assert result.err.count("\n") == 1
-    for word in ("would overwrite the", *words):
+    for word in ("would overwrite", *words):
         assert word in result.err
 
 
@@ -289,6 +289,60 @@ def test_a_comparison_replaces_no_results(call: Call, tmp_path: Path) -> None:
     (tmp_path / "scores.jsonl").write_text("{}\n")
     given = (tmp_path, tmp_path, "--out", tmp_path / "scores.jsonl")
     assert_refused(call("benchmark", "compare", *given), "the results", "scores.jsonl")
+
+
+def classified(call: Call, folder: Path) -> Path:
+    """A data set of two pictures, and the set of the classification task that is built of it."""
+    paths = write(folder / "in", pictures=True)
+    given = ("--instances", paths["instances"], "--images", folder / "in", "--out", folder / "set.jsonl")
+    assert call("benchmark", "classification", "build", *given).code == 0
+    return folder / "set.jsonl"
+
+
+def test_a_set_replaces_no_file_of_a_folder_that_it_is_built_from(call: Call, tmp_path: Path) -> None:
+    before = classified(call, tmp_path).read_bytes()
+    images = tmp_path / "in"
+    picture = min(images.rglob("*.jpg"))
+    given = ("benchmark", "classification", "build", "--instances", images / "instances.json", "--images", images)
+    kept = picture.read_bytes()
+    for name in ("--out", picture), ("--out", images / "captions.json"):
+        assert_refused(call(*given, *name), "a file of the input", name[1].name)
+    assert picture.read_bytes() == kept
+    for _ in range(2):  # an earlier set may be
+        assert call(*given, "--out", images / "set.jsonl").code == 0
+    assert (images / "set.jsonl").read_bytes() == before
+
+
+def test_scores_replace_neither_judgements_nor_predictions(call: Call, tmp_path: Path) -> None:
+    samples, out = classified(call, tmp_path), tmp_path / "out"
+    out.mkdir()
+    first = json.loads(samples.read_text().splitlines()[1])["id"]
+    for name in ("scored.json", "predictions.jsonl"):
+        (out / name).write_text(json.dumps({"id": first, "text": "dog"}))
+    (out / "judgements.jsonl").write_text('{"sample": "a", "verdict": {"right": []}}')
+    before = holds(out)
+    given = ("benchmark", "classification", "score", "--set", samples, "--out", out)
+    assert_refused(call(*given, "--predictions", out), "the predictions", "scored.json")
+    recorded = ("--predictions", out / "predictions.jsonl", "--judgements", out / "judgements.jsonl")
+    assert_refused(call(*given, *recorded), "the judgements", "judgements.jsonl")
+    assert holds(out) == before
+
+
+@pytest.mark.parametrize("place", ["folder", "list"])
+@pytest.mark.parametrize("option", ["--out", "--progress"])
+def test_labels_replace_no_photo(call: Call, tmp_path: Path, place: str, option: str) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 6), "orange").save(photos / name)
+    (tmp_path / "list.txt").write_text("photos/a.png\nphotos/b.png\n")
+    (tmp_path / "link.json").symlink_to(photos / "b.png")
+    before = holds(photos)
+    given = ("label", photos if place == "folder" else tmp_path / "list.txt", "--class", "dog")
+    for name in ("photos/b.png", "link.json"):
+        rest = ("--out", tmp_path / "labels.json") if option == "--progress" else ()
+        assert_refused(call(*given, *rest, option, tmp_path / name), "the photo", name)
+    assert holds(photos) == before
 
 
 @pytest.mark.parametrize(

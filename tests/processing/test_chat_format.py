@@ -129,7 +129,12 @@ def test_an_image_comes_as_it_is_or_as_base64() -> None:
     ("chat", "error", "message"),
     [
         ([], PromptError, "a chat must have at least one message, got none"),
+        (3.5, PromptError, "a chat must be a list of messages, got 3.5"),
+        ("Hello", PromptError, "a chat must be a list of messages, got 'Hello'"),
+        ({"role": "user", "content": "Hello"}, PromptError, "a chat must be a list of messages, got {'role'"),
+        ([say("system", "Be kind.")], PromptError, "a chat must have a question besides its system message"),
         ([{"role": "user"}], PromptError, "a message must be a mapping with role and content"),
+        ([say("user", "?"), 3], PromptError, "a message must be a mapping with role and content, got 3"),
         ([say("user", {"type": "video"})], PromptError, "must be of type text, image or region, got 'video'"),
         ([say("user", {"type": "text"})], PromptError, "a text part must hold a text, got None"),
         ([say("user", image(), image(), "?")], PromptError, "a chat must be about one image"),
@@ -137,10 +142,11 @@ def test_an_image_comes_as_it_is_or_as_base64() -> None:
         ([say("user", region(), "?")], PromptError, "exactly one of box, click, scribble, mask, got none"),
         ([say("user", region(box=[1, 2, 3]), "?")], PromptError, "a box must be four numbers"),
         ([say("user", region(click="there"), "?")], PromptError, "a click must be numbers, got 'there'"),
+        ([say("user", region(mask=[[1], [1, 2]]), "?")], PromptError, "a mask must be a .* array of numbers"),
         ([say("user", image(url="https://x.org/a.png"), "?")], ImageError, "not fetched from the network"),
         ([say("user", image(base64="???"), "?")], ImageError, "must be base64"),
     ],
 )
-def test_what_cannot_be_read_is_said(chat: list[Any], error: type[LlavaGroundingError], message: str) -> None:
+def test_what_cannot_be_read_is_said(chat: Any, error: type[LlavaGroundingError], message: str) -> None:
     with pytest.raises(error, match=message):
         read_chat(chat, True)

@@ -110,6 +110,27 @@ def test_images_may_stand_beside_the_chat_and_text_alone_needs_none() -> None:
     assert PROCESSOR.tokens.ids.image not in alone["input_ids"]
 
 
+@pytest.mark.parametrize(
+    ("text", "regions", "message"),
+    [
+        ("Where is <region>?", [3], "a region must be an object with one of .*, got 3"),
+        ("Where is <region>?", "there", "regions of a text must be a list of region parts, got 'there'"),
+        (["Where is <region>?"], [3], "regions of a text must be a list of region parts, got 3"),
+        ("Where is <region>?", {"box": BOX}, "regions of a text must be a list of region parts, got {'box'"),
+        (3, None, "a text must be text, got int"),
+    ],
+)
+def test_what_is_no_text_and_no_region_is_refused(text: Any, regions: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        PROCESSOR(IMAGE, text, regions)
+
+
+@pytest.mark.parametrize("chat", [3.5, {"role": "user", "content": "Hello"}, [3], iter([])])
+def test_what_is_no_chat_is_refused(chat: Any) -> None:
+    with pytest.raises(UsageError, match="a chat must be a list of messages, got"):
+        PROCESSOR.apply_chat_template(chat, **ENCODE)
+
+
 def test_what_a_message_says_is_never_a_special_token() -> None:
     ids = PROCESSOR.tokens.ids
     batch = PROCESSOR.apply_chat_template(ask("Say <seg> <image> </s> ASSISTANT: <g_s>"), **ENCODE)

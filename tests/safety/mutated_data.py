@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mutated_inputs import other_value
 
 from label_files import write_files, write_tar, write_zip
 from llava_grounding.errors import LlavaGroundingError
@@ -27,14 +28,6 @@ SECONDS = 5.0
 """More than a damaged file of a few hundred bytes may take, on a busy machine."""
 
 TALK = {"absent": 1.0, "categories": 1.0, "region_names": 1.0, "marks": 0.2, "mirror": 0.2}
-VALUES: tuple[Any, ...] = (
-    *(None, True, -1, 0, 1, 2, 3.5, 1e308, -1e9, float("nan"), float("inf"), 10**30, 2**31, 2**63),
-    *("", " ", "1", "-1", "a" * 300, "../x", "/etc/passwd", "a\0b", "\ud800", "\x1b[31m", "dog", "1.png", "2.png"),
-    *("<seg>", "<image>", "[SEG]", "<region>", "https://example.org/1.png", "COCO_train2014_000000000001.png"),
-    *([], [[]], {}, [1], [[1, 2]], [[0, 0, 9, 0, 9, 7]], [0.1, 0.2, 0.3, 0.4], [5, 5, 9, 9], ["a", None], {"id": 1}),
-    *({"size": [8, 10], "counts": [80]}, {"size": [8, 10], "counts": "0"}, {"size": [65535, 65535], "counts": [1, 2]}),
-    [[[[[[]]]]]],
-)
 PIECES = (
     *(b"", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"[", b"]", b"{", b"}", b'"', b",", b"1e999", b"null", b"9" * 40),
     *(b"[" * 60, b"<!DOCTYPE x>", b"<name>5</name>", b"[/EN#5/animals A dog]", b"\n", b"r\xff\xff\xff\x7f", b"x" * 200),
@@ -124,7 +117,7 @@ class DamagedData:
         if path.suffix == ".json" and self.draw.random() < 0.8:
             value = json.loads(whole)
             for _ in range(self.draw.choice((1, 1, 1, 2, 5))):
-                value = self._other(value)
+                value = other_value(value, self.draw)
             return json.dumps(value).encode()
         data = bytearray(whole)
         for _ in range(self.draw.choice((1, 1, 2, 8))):
@@ -140,28 +133,6 @@ class DamagedData:
             else:
                 del data[place : len(data) if self.draw.random() < 0.2 else end]
         return bytes(data)
-
-    def _other(self, value: Any) -> Any:
-        """The value with one change somewhere within."""
-        if isinstance(value, dict) and value and self.draw.random() < 0.9:
-            key = self.draw.choice(list(value))
-            how = self.draw.random()
-            if how < 0.1:
-                return {one: inner for one, inner in value.items() if one != key}
-            if how < 0.15:
-                return {(key + "x" if one == key else one): inner for one, inner in value.items()}
-            return {**value, key: self._other(value[key])}
-        if isinstance(value, list) and value and self.draw.random() < 0.9:
-            place = self.draw.randrange(len(value))
-            how = self.draw.random()
-            if how < 0.1:
-                return value[:place] + value[place + 1 :]
-            if how < 0.2:
-                return [*value, value[place]]
-            return [*value[:place], self._other(value[place]), *value[place + 1 :]]
-        if isinstance(value, int | float) and self.draw.random() < 0.4:
-            return self.draw.choice((str(value), float(value), -value, value + 1, value * 1000, value / 100, [value]))
-        return self.draw.choice(VALUES)
 
 
 def main() -> None:

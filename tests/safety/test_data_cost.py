@@ -33,6 +33,7 @@ from llava_grounding.data.readers.parts.texts import MAX_TEXT
 from llava_grounding.data.record import open_record
 from llava_grounding.errors import DataError
 from llava_grounding.language.nouns import Lexicon
+from llava_grounding.language.referents import Labelled, find_referents
 from llava_grounding.polygons import polygons_to_mask
 from llava_grounding.train.batching.sources import check_sources, open_source
 from train.data_sets import SOURCES, source, write_source
@@ -336,6 +337,13 @@ def test_a_name_of_a_megabyte_is_cut_short(tmp_path: Path, kind: str, rows: str,
     check_sources([{"kind": kind, "instances": "i.json", "images": "."}], tmp_path, lines.append)
     assert "aaa..." in "".join(lines)
     assert max(map(len, lines)) < 1000
+
+
+@pytest.mark.parametrize("text", ["a dog and " + "the dog and " * 5000, "a dog, " * 8000])
+def test_a_text_that_names_one_thing_again_and_again_takes_linear_time(text: str) -> None:
+    start = time.process_time()
+    find_referents(text, [Labelled("dog", (0, 0, 9, 9)), Labelled("dog", (20, 0, 30, 9))], image_size_wh=(40, 30))
+    assert time.process_time() - start < 3
 
 
 def test_damaged_data_of_every_kind_ends_in_an_error_of_ours_or_none(tmp_path: Path) -> None:

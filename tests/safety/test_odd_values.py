@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from mutated_inputs import CONTEXT, LABELS, SAMPLE, SCORE
 
 from annotate.miniature import write
 from llava_grounding.annotate.assemble import MANIFEST
@@ -30,47 +30,12 @@ from llava_grounding.cli.annotate_folder import summary
 from llava_grounding.cli.main import run
 from llava_grounding.errors import DataError, LlavaGroundingError
 from llava_grounding.labelling.labels import result_from_dict
-from llava_grounding.masks import encode_rle
 from llava_grounding.serve.label_studio import LabellingConfig, Pointing
 
 ODD: tuple[Any, ...] = (
     *(10**400, 2**63, -1, 1e308, float("inf"), float("nan"), True, None, "", "x", "9" * 5000, "\ud800"),
     *([], [[]], [None], [1, 2], {}, {"a": 1}),
 )
-MASK = encode_rle(np.eye(3, 4, dtype=bool))
-LABELS = {
-    "image": "a.png",
-    "image_size": [4, 3],
-    "labels": [{"category": "cat", "mask": MASK, "box": [0, 0, 2, 2], "score": 0.5}],
-}
-SCORE = {
-    "id": "a",
-    "image": "a.png",
-    "kind": "detail",
-    "state": "answered",
-    "rows": {"recall": [1.0, 2.0]},
-    "regions": [[0.5, True]],
-    "quality": 0.5,
-    "detail": {"a": 1},
-    "questions": 1,
-}
-SAMPLE = {
-    "id": "a",
-    "image": "a.png",
-    "image_size": [4, 3],
-    "kind": "detail",
-    "question": "What?",
-    "marks": [0],
-    "phrases": [{"text": "a", "targets": [0]}],
-    "references": ["a"],
-    "answer": "a",
-    "exhaustive": ["cat"],
-    "instances": [{"category": "cat", "box": [0, 0, 2, 2], "mask": MASK}],
-}
-CONTEXT = [
-    {"type": "keypointlabels", "is_positive": 1, "value": {"x": 1, "y": 1, "keypointlabels": ["cat"]}},
-    {"type": "rectanglelabels", "value": {"x": 1, "y": 1, "width": 3, "height": 3, "rectanglelabels": ["cat"]}},
-]
 READERS: dict[str, tuple[Any, Callable[[Any], object]]] = {
     "labels": (LABELS, result_from_dict),
     "score": (SCORE, SampleScore.from_dict),

@@ -251,6 +251,15 @@ class SampleSet:
         )
 
 
+def is_set(path: Path) -> bool:
+    """Whether a file begins as one that `SampleSet.write` wrote."""
+    try:
+        _, about = next(read_lines(path), (1, None))
+    except DataError:
+        return False
+    return isinstance(about, Mapping) and "benchmark_set" in about
+
+
 def prompt_value(prompt: VisualPrompt) -> dict[str, Any]:
     """A visual prompt as samples hold it, to hundredths of a pixel."""
     return prompt_to_dict(prompt, digits=2)

@@ -74,7 +74,7 @@ def _take_verdicts(folder: Path, paths: list[Path], out: Path | None) -> None:
         say(f"{line}\n")
     if out is None:
         return
-    check_out(out, FILES, _files(folder))
+    check_out(out, FILES, [*_files(folder), *(("verdicts", path) for path in paths)])
     with exchanged_files(out, FILES) as aside:
         manifest = correct(folder, verdicts, aside, folder / STORE)
     for line in summary(manifest):

@@ -13,7 +13,7 @@ import typer
 
 from llava_grounding.benchmark.tasks import DEFAULT_SCENES
 from llava_grounding.cli.common import png_bytes, progress_bar
-from llava_grounding.cli.outputs import check_out, given_path, write_files
+from llava_grounding.cli.outputs import check_out, given_path, refuse_replacing_part, write_files
 from llava_grounding.cli.report import say
 from llava_grounding.cli.terminal import printable
 from llava_grounding.errors import DataError, UsageError, quoted
@@ -159,9 +159,7 @@ def check_report(path: Path, model: Path, data: Path | None) -> None:
         raise UsageError(f"--report {quoted(str(path))} is a folder; expected a file")
     check_out(path.parent, option="the folder of --report")
     folders = [("model", model)] + ([("data", data)] if data is not None else [])
-    for what, folder in folders:
-        if path.exists() and folder.resolve() in path.resolve().parents and not _is_report(path):
-            raise UsageError(f"the output {quoted(str(path))} would overwrite a file of the {what}; give another place")
+    refuse_replacing_part(folders, path, _is_report)
 
 
 def _is_report(path: Path) -> bool:

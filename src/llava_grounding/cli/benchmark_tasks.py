@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from llava_grounding.benchmark.tasks import TASKS
 from llava_grounding.cli.benchmark import AT_ONCE, quality, show_table
 from llava_grounding.cli.common import ShowProgress, progress_bar
-from llava_grounding.cli.outputs import check_out, given_path, write_files
+from llava_grounding.cli.outputs import check_out, given_path, refuse_replacing_part, write_files
 from llava_grounding.cli.report import note, say
 from llava_grounding.errors import UsageError, quoted
 
@@ -119,6 +119,7 @@ def build(
 ) -> None:
     """Make the set of a task from files as they are published."""
     from llava_grounding.benchmark.building import BuildInputs
+    from llava_grounding.benchmark.samples import is_set
     from llava_grounding.benchmark.tasks import find_task
 
     inputs = BuildInputs(
@@ -137,7 +138,9 @@ def build(
         seed=seed,
         question=question,
     )
-    check_out(out.parent, [out.name], [("input", path) for path in vars(inputs).values() if isinstance(path, Path)])
+    read = [("input", path) for path in vars(inputs).values() if isinstance(path, Path)]
+    check_out(out.parent, [out.name], read)
+    refuse_replacing_part(read, out, is_set)
     samples = find_task(_task_of(ctx)).build(inputs)
     samples.write(out)
     left_out = "".join(f"; {count} left out: {reason}" for reason, count in samples.left_out.items() if count)
@@ -215,7 +218,9 @@ def score(
     from llava_grounding.benchmark.scored_runs import JUDGEMENTS, SCORED, SCORES, score_run, write_scored
 
     samples = _read_set(ctx, samples_file)
-    inputs = [("set", samples_file), *((("predictions", predictions),) if predictions else ())]
+    inputs = [("set", samples_file), *([("judgements", judgements)] if judgements else [])]
+    if predictions:
+        inputs += [("predictions", path) for path in (predictions, *predictions.glob("*.json"))]
     check_out(out, (*_REPORTS, SCORED, SCORES, JUDGEMENTS), inputs)
     found, system = _predictions(samples, out, predictions, format, frame, name)
     with _progress(f"scoring {samples.task}") as tell, ExitStack() as opened:

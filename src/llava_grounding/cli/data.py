@@ -147,15 +147,16 @@ def _recognised(place: Path, kind: str | None, keys: list[str] | None) -> list[R
         found = recognise(place)
     else:
         reader_of(kind)
-        first = _parameters(kind)[0]
+        first = next(iter(_parameters(kind)))
         found = [Recognised(kind, {first: place})]
     for one in found:
         if one.kind in READERS:
-            for key in given:
-                if key not in _parameters(one.kind):
-                    raise UsageError(
-                        f"a source of kind `{one.kind}` has no key `{key}`, only {', '.join(_parameters(one.kind))}"
-                    )
+            known = _parameters(one.kind)
+            for key, meant in given.items():
+                if key not in known:
+                    raise UsageError(f"a source of kind `{one.kind}` has no key `{key}`, only {', '.join(known)}")
+                if meant is None and known[key]:
+                    raise UsageError(f"a source of kind `{one.kind}` needs `{key}`, which cannot be null")
     return [
         Recognised(
             one.kind,
@@ -167,12 +168,14 @@ def _recognised(place: Path, kind: str | None, keys: list[str] | None) -> list[R
     ]
 
 
-def _parameters(kind: str) -> list[str]:
+def _parameters(kind: str) -> dict[str, bool]:
+    """Keys of a source, each with whether it must be given."""
     import inspect
 
     from llava_grounding.data.readers.registry import reader_of
 
-    return list(inspect.signature(reader_of(kind)).parameters)
+    parameters = inspect.signature(reader_of(kind)).parameters.values()
+    return {one.name: one.default is one.empty for one in parameters}
 
 
 def _opened(one: Recognised) -> Dataset:

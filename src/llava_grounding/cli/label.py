@@ -171,12 +171,15 @@ class _Job:
 
     def run(self, batch_size: int, work: Work) -> Outcome:
         """Label what is not labelled, then write all of it."""
+        from llava_grounding.data.images import FileBytes
         from llava_grounding.labelling.exporters import check_export
         from llava_grounding.labelling.photos import find_photos
         from llava_grounding.labelling.progress import open_progress
         from llava_grounding.labelling.run import export, label_rest
 
         found = find_photos(self.photos)
+        files = [("photo", photo.read.path) for photo in found if isinstance(photo.read, FileBytes)]
+        refuse_overwriting(files, [self.out, self.progress])
         check_export(self.exporter, [photo.name for photo in found], self.out)
         model = {"model": self.model, **_hashes(self.model)}
         with open_progress(self.progress, {**model, **self.settings.to_dict()}) as progress:

@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from llava_grounding.errors import UsageError, quoted
 
 Inputs = Iterable[tuple[str, str | os.PathLike[str]]]
 """What a command reads: what it is called, and its path."""
-_NOTHING = (-1, -1)
 _PATH = 300  # characters a message shows of a path
 _AT_FDCWD, _EXCHANGE = -100, 2
 
@@ -53,13 +52,30 @@ def refuse_overwriting(inputs: Inputs, outputs: Iterable[Path]) -> None:
     Raises:
         UsageError: naming the output and the input.
     """
-    read = {key: given for given in inputs for key in _identities(given[1])}
-    for output in outputs:
-        what, path = read.get(_identity(output) or _NOTHING, ("", ""))
-        if what:
+    written = {key: output for output in outputs if (key := _identity(output)) is not None}
+    for what, path in inputs if written else ():
+        output = next((written[key] for key in _identities(path) if key in written), None)
+        if output is not None:
             raise UsageError(
                 f"the output {quoted(str(output), _PATH)} would overwrite the {what} {quoted(str(path), _PATH)}; "
                 f"give another place"
+            )
+
+
+def refuse_replacing_part(folders: Inputs, output: Path, is_earlier: Callable[[Path], bool]) -> None:
+    """Refuse an output in the place of a file in a folder that is read, of which any may count.
+
+    Args:
+        folders: what each is called in the message, and its path; what is no folder is passed over.
+        is_earlier: whether the file that is there is an earlier output.
+
+    Raises:
+        UsageError: naming the output.
+    """
+    for what, folder in folders:
+        if output.exists() and Path(folder).resolve() in output.resolve().parents and not is_earlier(output):
+            raise UsageError(
+                f"the output {quoted(str(output), _PATH)} would overwrite a file of the {what}; give another place"
             )
 
 

@@ -16,6 +16,7 @@ from llava_grounding.language.nouns import Mention, is_plural_name, lexicon_with
 DOMINANT_AREA = 4.0
 """A singular means one of several without saying which, if that is this many times larger than the next."""
 _APART = 0.1  # of the image, by which middles must differ before one of two is the left one
+_AFTER = 100  # characters behind a mention in which its side is looked for
 _SIDES = {"left": (0, False), "right": (0, True), "top": (1, False), "bottom": (1, True)}
 
 
@@ -68,12 +69,17 @@ def find_referents(
         for mention in lexicon_with(groups).find(text)
         if not things or any(name in groups for name in mention.categories)
     ]
+    by_name: dict[str, list[Mention]] = {}
+    for mention, names in there:
+        for name in names:
+            by_name.setdefault(name, []).append(mention)
+    same = {name for name, mentions in by_name.items() if _same_things(text, mentions)}
     found = []
     for mention, names in there:
         rows = None
         if len(names) == 1 and names[0] not in hidden and not mention.vague:
             (name,) = names
-            if _same_things(text, [other for other, others in there if name in others]):
+            if name in same:
                 whole = complete is None or name in complete
                 rows = _meant(text, mention, groups[name], things, whole, image_size_wh, dominant_area)
         found.append(Referents(mention, rows))
@@ -135,7 +141,7 @@ def _side(text: str, mention: Mention) -> tuple[int, bool] | None:
     """Axis, and whether the far end of it: for "the left dog", and "the dog on the left" where nothing follows."""
     before = text[mention.span[0] : mention.head_span[0]].lower().split()
     found = [_SIDES[word] for word in before if word in _SIDES]
-    after = text[mention.span[1] :].lower().lstrip()
+    after = text[mention.span[1] : mention.span[1] + _AFTER].lower().lstrip()
     for word, side in _SIDES.items():
         for phrase in (f"on the {word}", f"to the {word}", f"at the {word}"):
             if after.startswith(phrase) and after[len(phrase) :].lstrip()[:2] not in ("of", "si"):

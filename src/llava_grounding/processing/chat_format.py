@@ -13,8 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from llava_grounding.errors import DataError, ImageError, PromptError, shown
 from llava_grounding.image_files import ImageSource, load_mask
 from llava_grounding.markup import REGION
@@ -57,27 +55,37 @@ def read_chat(messages: Sequence[Mapping[str, Any]], grounded: bool) -> Chat:
     Raises:
         PromptError: if a part cannot be read, or an image is not part of the first question.
     """
+    if not is_list(messages):
+        raise PromptError(f"a chat must be a list of messages, got {shown(messages)}")
     if not messages:
         raise PromptError("a chat must have at least one message, got none")
     system = None
     if _role(messages[0]) == "system":
         system = _read_parts(messages[0])[0]
         messages = messages[1:]
+        if not messages:
+            raise PromptError("a chat must have a question besides its system message, got none")
     read, flags, image = [], [], None
     for index, message in enumerate(messages):
+        role = _role(message)
         text, prompts, images = _read_parts(message)
         if len(images) > (1 if index == 0 else 0):
             raise PromptError("a chat must be about one image, which is a part of its first question")
         image = images[0] if images else image
-        read.append(Message(_role(message), text, tuple(prompts)))  # type: ignore[arg-type]  # checks it itself
+        read.append(Message(role, text, tuple(prompts)))  # type: ignore[arg-type]  # checks it itself
         if index % 2 == 0:
             flags.append(bool(message.get("grounded", grounded)))
     return Chat(tuple(read), tuple(flags), image, system)
 
 
+def is_list(value: object) -> bool:
+    """Whether it is a sequence of things, and no text."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+
+
 def _role(message: Mapping[str, Any]) -> str:
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-        raise PromptError(f"a message must be a mapping with role and content, got {message!r:.80}")
+        raise PromptError(f"a message must be a mapping with role and content, got {shown(message)}")
     return str(message["role"])
 
 
@@ -111,14 +119,14 @@ def _read_parts(message: Mapping[str, Any]) -> tuple[str, list[VisualPrompt], li
 
 def _type_of(part: Any) -> str:
     if not isinstance(part, Mapping) or not isinstance(part.get("type"), str):
-        raise PromptError(f"a part of a message must be a mapping with a type, got {part!r:.80}")
+        raise PromptError(f"a part of a message must be a mapping with a type, got {shown(part)}")
     return part["type"]
 
 
 def _text_of(part: Mapping[str, Any]) -> str:
     text = part.get("text")
     if not isinstance(text, str):
-        raise PromptError(f"a text part must hold a text, got {text!r:.80}")
+        raise PromptError(f"a text part must hold a text, got {shown(text)}")
     return text
 
 
@@ -169,7 +177,7 @@ def _mask_of(value: Any) -> VisualPrompt:
             return VisualPrompt.mask_from_rle(value)
         except DataError as error:
             raise PromptError(f"a mask must be a run-length code: {error}") from error
-    return VisualPrompt.mask_of(load_mask(value) if isinstance(value, str | bytes | os.PathLike) else np.asarray(value))
+    return VisualPrompt.mask_of(load_mask(value) if isinstance(value, str | bytes | os.PathLike) else value)
 
 
 def prompt_pieces(template: ChatTemplate, prompt: str, end: str, num_regions: int) -> tuple[list[Piece], bool]:

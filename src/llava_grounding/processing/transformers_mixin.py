@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -17,11 +17,11 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from llava_grounding import markup
-from llava_grounding.errors import PromptError, UsageError, did_you_mean
+from llava_grounding.errors import PromptError, UsageError, did_you_mean, shown
 from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, load_image
 from llava_grounding.model.outputs import IGNORE_INDEX
-from llava_grounding.processing.chat_format import Chat, prompt_pieces, read_chat, region_prompt
+from llava_grounding.processing.chat_format import Chat, is_list, prompt_pieces, read_chat, region_prompt
 from llava_grounding.processing.conversation import Piece, check_question, dialogue_pieces
 from llava_grounding.processing.regions import EncodedPrompts
 from llava_grounding.processing.selection import PhraseSelection
@@ -442,7 +442,7 @@ def _check_no_use(asked: Mapping[str, Any]) -> None:
 
 
 def _texts(text: Any) -> list[str]:
-    texts = [text] if isinstance(text, str) else list(text or [])
+    texts = [text] if isinstance(text, str) or not isinstance(text, Iterable | None) else list(text or [])
     if not texts:
         raise UsageError("a processor encodes texts, got none; images alone go to processor.image_processor")
     for each in texts:
@@ -452,7 +452,7 @@ def _texts(text: Any) -> list[str]:
 
 
 def _is_batch(conversation: Any) -> bool:
-    return bool(conversation) and not isinstance(conversation[0], Mapping)
+    return is_list(conversation) and bool(conversation) and not isinstance(conversation[0], Mapping)
 
 
 def _one_each(images: Any, count: int) -> list[Any]:
@@ -472,6 +472,9 @@ def _prompts_each(regions: Any, count: int, batched: bool) -> list[list[VisualPr
     rows = [[]] * count if regions is None else list(regions) if batched else [regions]
     if len(rows) != count:
         raise PromptError(f"there must be one list of regions per text, got {len(rows)} for {count} texts")
+    for row in rows:
+        if not is_list(row):
+            raise PromptError(f"regions of a text must be a list of region parts, got {shown(row)}")
     return [[region_prompt(part) for part in row] for row in rows]
 
 
