@@ -30,12 +30,13 @@ from llava_grounding.benchmark.predictions import prediction_from
 from llava_grounding.benchmark.samples import BenchmarkSample
 from llava_grounding.benchmark.scores import SampleScore
 from llava_grounding.data.plain_files import parse_json
-from llava_grounding.data.readers.numbers import EntryError
-from llava_grounding.data.readers.shapes import box_or_around, checked_segmentation
+from llava_grounding.data.readers.parts.numbers import EntryError
+from llava_grounding.data.readers.parts.shapes import box_or_around, checked_segmentation
 from llava_grounding.errors import LlavaGroundingError, MarkupError
 from llava_grounding.image_files import DATA_FORMATS, FORMATS, ImageLimits, load_image, load_mask, load_stored
 from llava_grounding.labelling.labels import result_from_dict
-from llava_grounding.masks import check_rle, decode_rle, encode_rle, polygons_to_mask, rle_area
+from llava_grounding.masks import check_rle, decode_rle, encode_rle, rle_area
+from llava_grounding.polygons import polygons_to_mask
 from llava_grounding.processing.chat_format import read_chat
 from llava_grounding.serve.label_studio import Pointing
 from llava_grounding.structures import GroundedAnswer
