@@ -30,7 +30,7 @@ ENDLESS = {
 }
 LOAD = """
 import sys
-from llava_grounding.data.readers.plain_pickle import load_plain_pickle
+from llava_grounding.data.readers.parts.plain_pickle import load_plain_pickle
 load_plain_pickle(sys.stdin.buffer.read(), "x")
 """
 
