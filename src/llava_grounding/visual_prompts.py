@@ -173,8 +173,8 @@ class VisualPrompt:
         """Check that the prompt names a part of an image of this size.
 
         Raises:
-            PromptError: if it lies outside, has no area, its mask has another size, or it is a box within the first
-                pixel, as one in shares of the image is.
+            PromptError: if it lies outside, has no area, its mask has another size, or it is a box or a stroke within
+                the first pixel, as one in shares of the image is.
         """
         width, height = image_size_wh
         where = f"the image of {width} x {height} pixels"
@@ -190,8 +190,7 @@ class VisualPrompt:
             x0, y0, x1, y1 = self.box_xyxy
             if x1 <= x0 or y1 <= y0:
                 raise PromptError(f"a box must have x0 < x1 and y0 < y1, got {_numbers(self.box_xyxy)}")
-            if self.box_xyxy.min() >= 0 and self.box_xyxy.max() <= 1 < min(image_size_wh):
-                raise PromptError(f"a box must be in pixels, not shares of the image, got {_numbers(self.box_xyxy)}")
+            self._refuse_shares(self.box_xyxy, image_size_wh)
             if box_area(self.bounds(image_size_wh)) <= 0:
                 raise PromptError(f"a box must overlap {where}, got {_numbers(self.box_xyxy)}")
         else:
@@ -199,6 +198,13 @@ class VisualPrompt:
             inside = ((self.points_xy >= 0) & (self.points_xy < (width, height))).all(axis=1)
             if not inside.any():
                 raise PromptError(f"a {self.kind} must lie inside {where}, got {_numbers(self.points_xy[0])}")
+            if (self.points_xy != self.points_xy[0]).any():  # one place may well be meant within the first pixel
+                self._refuse_shares(self.points_xy, image_size_wh)
+
+    def _refuse_shares(self, coordinates: np.ndarray, image_size_wh: SizeWH) -> None:
+        if coordinates.min() >= 0 and coordinates.max() <= 1 < min(image_size_wh):
+            numbers = _numbers(coordinates.ravel()[:4])
+            raise PromptError(f"a {self.kind} must be in pixels, not shares of the image, got {numbers}")
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, VisualPrompt):

@@ -76,6 +76,16 @@ def test_a_box_in_shares_of_the_image_is_refused(box: tuple[float, ...]) -> None
             check()
 
 
+def test_a_stroke_in_shares_of_the_image_is_refused_and_one_in_one_place_is_not() -> None:
+    stroke = VisualPrompt.scribble([(0.1, 0.2), (0.4, 0.5), (0.9, 1)])
+    with pytest.raises(PromptError, match=r"^a scribble must be in pixels, not shares of the image, got \("):
+        stroke.validate((600, 400))
+    stroke.validate((1, 2))
+    VisualPrompt.scribble([(0.1, 0.2), (0.4, 0.5), (3, 1)]).validate((600, 400))
+    for place in (VisualPrompt.scribble([(0.5, 0.5)] * 2), VisualPrompt.click(0.5, 0.5)):
+        place.validate((600, 400))
+
+
 @pytest.mark.parametrize(
     ("box", "size_wh"), [((0, 0, 1, 1), (1, 1)), ((0, 0, 1, 1), (1, 9)), ((0, 0, 2, 1), (600, 400))]
 )
