@@ -19,7 +19,8 @@ from llava_grounding.errors import DataError
 FOREIGN = [
     ("What is at <bbox_location0>?", "Ferret"),
     ("What is <region1>?", "Osprey"),
-    ("Tell me of <bbox>.", "Osprey"),
+    ("Tell me of <bbox>.", "ms-swift"),
+    ("Find <ref-object>.", "ms-swift"),
     ("A <p>kettle</p> [SEG].", "GLaMM"),
     ("It is here: [SEG].", "LISA"),
     ("See <boxes> there.", "Shikra"),

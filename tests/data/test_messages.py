@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from label_files import picture, write_files, write_json
+from llava_grounding.data.check import check_dataset
 from llava_grounding.data.readers.llava import LlavaDialogues
 from llava_grounding.data.readers.messages import ChatMessages
 from llava_grounding.data.readers.metadata import MetadataFolder
@@ -146,3 +147,13 @@ def test_captions_of_a_table_and_categories_by_number_are_read(tmp_path: Path) -
     (tmp_path / "y/metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "objects": objects}))
     with pytest.raises(DataError, match="seem to be shares of the picture"):
         MetadataFolder.from_files(tmp_path / "y", names=tmp_path / "y/names.txt")
+
+
+def test_boxes_that_no_text_names_are_said_to_be_unread(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a.png": picture()})
+    chat = {"messages": [ASKED, ANSWERED], "images": ["a.png"]}
+    objects = [{"ref": ["a dog", "a cat"], "bbox": [[1, 2, 3, 4], [1, 2, 5, 6]]}, {"ref": []}, [], None]
+    write_json(tmp_path / "chat.json", [{**chat, "objects": one} for one in objects])
+    report = check_dataset(ChatMessages.from_files(tmp_path / "chat.json"))
+    assert report.unread == {"objects": 2}
+    assert any("not read: `objects` of 2 labels" in line for line in report.lines())

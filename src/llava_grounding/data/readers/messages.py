@@ -5,6 +5,7 @@ Each message has a `role` and a `content`: text, or a list of parts. Knows no ot
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -57,16 +58,21 @@ class ChatMessages(PictureRecords):
             if entries and not any(isinstance(one, Mapping) and one.keys() & _MARKS for _, one in entries):
                 raise DataError(f"chats must be objects with `messages`, got {shown(entries[0][1])}")
             store, left_out = image_store(images if images is not None else path.parent), LeftOut()
-            return cls(name or path.stem, _read(entries, left_out), store, left_out, exhaustive=False)
+            unread = Counter[str]()
+            chats = _read(entries, left_out, unread)
+            return cls(name or path.stem, chats, store, left_out, exhaustive=False, unread=unread)
 
 
-def _read(entries: list[tuple[str, Any]], left_out: LeftOut) -> Iterator[Picture]:
+def _read(entries: list[tuple[str, Any]], left_out: LeftOut, unread: Counter[str]) -> Iterator[Picture]:
     for place, entry in entries:
         try:
             picture = _picture(entry)
         except EntryError as why:
             left_out.add(label_of(entry, place), why)
         else:
+            objects = entry.get("objects")  # of ms-swift, whose texts name them by `<bbox>`
+            boxes = objects.get("bbox") if isinstance(objects, Mapping) else None
+            unread["objects"] += len(boxes) if isinstance(boxes, list) else 0
             yield picture
 
 

@@ -10,9 +10,10 @@ import re
 _OF_WHOM: tuple[tuple[str, str], ...] = (
     ("Ferret (`kind: ferret`)", r"<bbox_location\d*>|<region_fea>"),
     (
-        "Osprey (`kind: osprey`) or GPT4RoI",
-        r"<(?:region|mask|bbox)[ _]?\d+>|</?mask>|<pos>|<spi_feat>|<global_mask>|<bbox>",
+        "Osprey (`kind: osprey`)",
+        r"<(?:region|mask|bbox)[ _]?\d+>|</?mask>|<pos>|<spi_feat>|<global_mask>",
     ),
+    ("ms-swift or GPT4RoI", r"<ref-object>|<bbox>"),
     ("GLaMM (`kind: grandf`) or LISA", r"</?p>|(?-i:\[(?:SEG|LOC|DET|REJ|PIX)[ _]?\d*\])"),
     ("Shikra (`kind: shikra`)", r"</?(?:boxes|points?|coords?)>|<(?:b|p|ph|bo)_(?:st|ed)>"),
     (
