@@ -92,6 +92,8 @@ def test_json_is_recognised_by_its_form_and_its_pictures_are_found(name: str, tm
         ("a.json", b"{", "cannot read"),
         ("a.xml", b"<html/>", "is a web page, and none of the formats"),
         ("a.csv", b"a,b", r"is a table \(CSV\), and none of the formats"),
+        ("a.yaml", b"a: &a [x, x]\nnames: [*a, *a]", "a.yaml must be YAML without anchors"),
+        ("b.yaml", b"steps: 3", "is YAML; .* and none of the formats"),
         ("a.png", picture(), "is a PNG picture, and none of the formats"),
         ("a/b.png", picture(), "has 1 pictures among the first 200 files, and nothing that says what is in them"),
         ("none", None, "there is nothing at"),

@@ -274,8 +274,8 @@ def _head(path: Path) -> str:
 
 def _of_file(path: Path) -> Recognised:
     suffix = path.suffix.lower()
-    if suffix in (".yaml", ".yml") and "names" in _yaml(path):
-        splits = tuple(one for one in _SPLITS if _yaml(path).get(one))
+    if suffix in (".yaml", ".yml") and "names" in (config := read_config(path)):
+        splits = tuple(one for one in _SPLITS if config.get(one))
         return Recognised("yolo", {"data": path, "split": splits[0] if splits else None}, splits=splits[1:])
     if suffix == ".ndjson" and is_ndjson(_head(path)):
         return Recognised("yolo", {"data": path, "split": None})
