@@ -19,7 +19,7 @@ from llava_grounding.cli.main import run
 from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.labelme import Labelme
 from llava_grounding.data.readers.registry import READERS, reader_of
-from llava_grounding.data.recognise import kinds_below, recognise
+from llava_grounding.data.recognise import WHAT, kinds_below, recognise
 from llava_grounding.dialogues.builder import build_sample
 from llava_grounding.dialogues.settings import dialogue_settings
 from llava_grounding.errors import DataError
@@ -251,3 +251,8 @@ def test_drawings_do_not_replace_pictures(tmp_path: Path, capsys: pytest.Capture
     assert run(["data", str(tmp_path), "--draw", "1", "--out", str(tmp_path)]) == 2
     assert "001.png` would overwrite the picture" in capsys.readouterr().err
     assert (tmp_path / "001.png").read_bytes() == picture()
+
+
+def test_every_kind_of_data_that_ships_says_what_it_is_called() -> None:
+    shipped = {kind for kind, reader in READERS.items() if isinstance(reader, str)}
+    assert not shipped - set(WHAT)

@@ -181,10 +181,8 @@ def _parameters(kind: str) -> dict[str, bool]:
 def _opened(one: Recognised) -> Dataset:
     from llava_grounding.data.readers.registry import reader_of
 
-    values: Mapping[str, Any] = one.values
-    if one.kind == "custom":
-        values = {**values, "strict": False}
-    return reader_of(one.kind)(**values)
+    broken = {"strict": False} if "strict" in _parameters(one.kind) else {}  # entries are counted, not refused
+    return reader_of(one.kind)(**one.values, **broken)
 
 
 def _draw(dataset: Dataset, dialogue: Mapping[str, Any], count: int, out: Path) -> None:

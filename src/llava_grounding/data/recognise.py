@@ -38,6 +38,7 @@ WHAT: dict[str, str] = {
     "flickr30k_mdetr": "captions with tied phrases, in MDETR's form",
     "llava": "dialogues in LLaVA's form",
     "gvc": "grounded visual chat of LLaVA-Grounding",
+    "region_captions": "descriptions of boxes of COCO photos, as the original's stage 1 reads them",
     "set_of_mark": "dialogues with marks",
     "custom": "dialogues of your own",
     "yolo": "YOLO",
