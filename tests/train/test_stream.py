@@ -1,5 +1,6 @@
 """Batches by step number: the same whoever makes them, in order, with what broke told once."""
 
+import gc
 import hashlib
 import os
 import pickle
@@ -194,10 +195,12 @@ class TestBroken:
     @pytest.mark.parametrize("workers", [0, 2])
     @pytest.mark.parametrize(("error", "kind"), [(DataError, DataError), (ZeroDivisionError, ZeroDivisionError)])
     def test_what_ends_a_worker_ends_the_run_with_that_error(
-        self, workers: int, error: type[Exception], kind: type[Exception]
+        self, workers: int, error: type[Exception], kind: type[Exception], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)  # the wait for each worker
         with pytest.raises(kind, match="is broken"):
             list(batch_loader(stream(Few(tuple(range(8)), error), steps=2), workers))
+        gc.collect()  # or the workers are waited for in whichever test is next
 
     @pytest.mark.slow
     def test_a_worker_that_dies_ends_the_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
