@@ -14,12 +14,13 @@ import yaml
 from PIL import Image
 
 from label_files import coco, labelled, picture, write_files, write_json
+from llava_grounding.cli.data import _opened
 from llava_grounding.cli.data_drawing import draw_record
 from llava_grounding.cli.main import run
 from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.labelme import Labelme
 from llava_grounding.data.readers.registry import READERS, reader_of
-from llava_grounding.data.recognise import WHAT, kinds_below, recognise
+from llava_grounding.data.recognise import WHAT, Recognised, kinds_below, recognise
 from llava_grounding.dialogues.builder import build_sample
 from llava_grounding.dialogues.settings import dialogue_settings
 from llava_grounding.errors import DataError
@@ -256,3 +257,16 @@ def test_drawings_do_not_replace_pictures(tmp_path: Path, capsys: pytest.Capture
 def test_every_kind_of_data_that_ships_says_what_it_is_called() -> None:
     shipped = {kind for kind, reader in READERS.items() if isinstance(reader, str)}
     assert not shipped - set(WHAT)
+
+
+def test_broken_entries_are_counted_by_any_reader_that_can_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    class Strict:
+        @classmethod
+        def from_files(cls, data: Path, strict: bool = True) -> None:
+            opened.append(strict)
+
+    monkeypatch.setitem(READERS, "strict", Strict)
+    _opened(Recognised("strict", {"data": Path("x")}))
+    assert opened == [False]
