@@ -67,7 +67,7 @@ _SHARED: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 0,
     "phrase_state": "at_seg",
-    "query_selection": "sigmoid",
+    "score_function": "sigmoid",
     "score_threshold": 0.5,
     "nms_iou": 0.7,
     "phrase_queries": "image",
@@ -92,7 +92,7 @@ _SEPARATE: dict[str, Any] = {
     },
     "projector": "linear",
     "phrase_state": "before_seg",
-    "query_selection": "softmax",
+    "score_function": "softmax",
     "score_threshold": 0.09,
     "nms_iou": None,
     "phrase_queries": "phrases",
@@ -113,7 +113,7 @@ def tiny_processor(config: LlavaGroundingConfig) -> LlavaGroundingProcessor:
         image_sequence_length=config.image_sequence_length,
         canvas=CanvasSettings(size=config.grounder_config.image_size),
         tower=None if config.vision_config is None else TowerSettings(size=config.vision_config.image_size),
-        selection=SelectionSettings(config.query_selection, config.score_threshold, config.nms_iou),
+        selection=SelectionSettings(config.score_function, config.score_threshold, config.nms_iou),
     )
     return LlavaGroundingProcessor(train_tokenizer(WORDS, config.text_config.vocab_size), settings)
 

@@ -98,7 +98,7 @@ FLAVOURS: dict[str, dict[str, Any]] = {
         "phrase_state": "at_seg",
         "phrase_projector": "linear",
         "phrase_queries": "image",
-        "query_selection": "sigmoid",
+        "score_function": "sigmoid",
         "nms_iou": 0.7,
         "tie_word_embeddings": True,
         **_IDS,

@@ -409,7 +409,7 @@ def check_one_home(folder: Path, config: Mapping[str, Any], settings: Mapping[st
         ("image_std", grounder, "image_std", canvas, "std"),
         ("pad_value", grounder, "pad_value", canvas, "pad_value"),
     ]
-    rows += [(name, config, name, selection, name) for name in ("query_selection", "score_threshold", "nms_iou")]
+    rows += [(name, config, name, selection, name) for name in ("score_function", "score_threshold", "nms_iou")]
     for what, home, key, other, other_key in rows:
         if key in home and other_key in other and home[key] != other[other_key]:
             words = what if what == key else f"the {what}"

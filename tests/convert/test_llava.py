@@ -283,7 +283,7 @@ def test_the_engine_asks_a_converted_model(chats: dict[str, GroundedChat]) -> No
         answer = chat.ask(picture(), "What is <region>?", [VisualPrompt.box(10, 10, 40, 40)], max_new_tokens=4)
         assert isinstance(answer.text, str)
         config = chat.model.config
-        assert (config.phrase_state, config.query_selection) == ("at_seg", "sigmoid")
+        assert (config.phrase_state, config.score_function) == ("at_seg", "sigmoid")
 
 
 def renamed(key: str, to: str) -> dict[str, Tensor | None]:

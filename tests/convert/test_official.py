@@ -76,7 +76,7 @@ def test_the_converted_checkpoint_loads_with_the_originals_weights(conversion: C
     attention = model.grounder.backbone.body.swin.encoder.layers[0].blocks[1].attention
     torch.testing.assert_close(attention.k_proj.bias, swin.chunk(3)[1], rtol=0, atol=0)
     assert model.config.phrase_state == "before_seg"
-    assert model.config.query_selection == "softmax"
+    assert model.config.score_function == "softmax"
     assert loaded.processor.settings.tokenisation == "sentencepiece"
     assert not loaded.processor.settings.demo_quirks
 

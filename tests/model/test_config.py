@@ -88,7 +88,7 @@ def test_the_length_of_an_image_follows_from_the_sizes(flavour: str, values: dic
     [
         ("projector", "mpl", "linear, mlp", "; did you mean `mlp`?"),
         ("phrase_state", "at-seg", "before_seg, at_seg", "; did you mean `at_seg`?"),
-        ("query_selection", "softmaxx", "softmax, sigmoid", "; did you mean `softmax`?"),
+        ("score_function", "softmaxx", "softmax, sigmoid", "; did you mean `softmax`?"),
         ("vision_feature_select", "cls", "patch, full", ""),
         ("phrase_queries", "images", "phrases, image", "; did you mean `image`?"),
         ("phrase_projector", "linaer", "none, linear", "; did you mean `linear`?"),
@@ -96,6 +96,10 @@ def test_the_length_of_an_image_follows_from_the_sizes(flavour: str, values: dic
 )
 def test_a_wrong_choice_names_the_allowed_ones_and_the_nearest(name: str, value: str, allowed: str, hint: str) -> None:
     assert problems(**{name: value}) == f"{name} must be one of {allowed}, got `{value}`{hint}"
+
+
+def test_the_former_key_of_the_score_function_is_refused_by_its_name_of_today() -> None:
+    assert problems(query_selection="sigmoid") == "unknown key `query_selection`; did you mean `score_function`?"
 
 
 @pytest.mark.parametrize("name", ["grounder_config", "visual_prompt_config"])

@@ -71,7 +71,7 @@ def family_chat(family: str) -> GroundedChat:
         projector="mlp",
         phrase_state="at_seg",
         phrase_projector="linear",
-        query_selection="sigmoid",
+        score_function="sigmoid",
         score_threshold=0.5,
         tie_word_embeddings=FAMILIES[family]["tie_word_embeddings"],
     )

@@ -181,8 +181,8 @@ def test_a_phrase_below_the_threshold_of_doubt_is_doubtful() -> None:
     settings = SelectionSettings("sigmoid", 0.3, 0.7, 0.45)
     assert [settings.doubts(score) for score in (0.1, 0.44, 0.45, 0.9)] == [True, True, False, False]
     assert not SETTINGS.doubts(0.0)
-    assert SETTINGS.to_dict() == {"query_selection": "sigmoid", "score_threshold": 0.3, "nms_iou": 0.7}
-    assert SelectionSettings.from_dict(settings.to_dict()) == settings
+    assert SETTINGS.to_dict() == {"score_function": "sigmoid", "score_threshold": 0.3, "nms_iou": 0.7}
+    assert SelectionSettings(**settings.to_dict()) == settings
 
 
 @settings(max_examples=60)

@@ -464,7 +464,7 @@ def test_auto_model_says_which_class_to_take(folder: Path) -> None:
 
 SAME = [
     ("score_threshold is 0.999 in one and 0.5 in the other", config(score_threshold=0.999)),
-    ("query_selection is softmax in one and sigmoid in the other", config(query_selection="softmax")),
+    ("score_function is softmax in one and sigmoid in the other", config(score_function="softmax")),
     ("nms_iou is 0.01 in one and 0.7 in the other", config(nms_iou=0.01)),
     ("pad_value is 0 in one and 128 in the other", config("grounder_config", pad_value=0)),
     ("image_mean is .*0.0, 0.0, 0.0.* in one", config("grounder_config", image_mean=[0.0, 0.0, 0.0])),
@@ -480,6 +480,14 @@ def test_a_number_with_two_homes_must_be_the_same_in_both(words: str, change: Ch
     for way in (lambda place: load_checkpoint(place, "cpu", None), LlavaGroundingProcessor.from_pretrained):
         with pytest.raises(CheckpointError, match=both):
             way(folder)
+
+
+def test_the_former_key_of_the_score_function_is_refused_by_its_name_of_today(folder: Path) -> None:
+    file = folder / "processor_config.json"
+    file.write_text(file.read_text(encoding="utf-8").replace("score_function", "query_selection"), encoding="utf-8")
+    words = r"`selection\.query_selection` is called `selection\.score_function` now"
+    with pytest.raises(CheckpointError, match=words):
+        LlavaGroundingProcessor.from_pretrained(folder)
 
 
 def test_what_is_saved_of_a_loaded_model_names_no_place(folder: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def training_processor(flavour: str = "shared") -> LlavaGroundingProcessor:
         image_sequence_length=config.image_sequence_length,
         canvas=CanvasSettings(size=config.grounder_config.image_size),
         tower=None if config.vision_config is None else TowerSettings(size=config.vision_config.image_size),
-        selection=SelectionSettings(config.query_selection, config.score_threshold, config.nms_iou),
+        selection=SelectionSettings(config.score_function, config.score_threshold, config.nms_iou),
     )
     return LlavaGroundingProcessor(train_tokenizer(_TEXTS, VOCABULARY), settings)
 

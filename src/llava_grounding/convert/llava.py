@@ -44,7 +44,7 @@ from llava_grounding.processing.processor import LlavaGroundingProcessor, Proces
 _EMBEDDING = "language_model.embed_tokens.weight"
 _OWN_OPTIONS: dict[str, Any] = {  # as trained, not as the original's demo; the grounder itself stays the original's
     "phrase_state": "at_seg",
-    "query_selection": "sigmoid",
+    "score_function": "sigmoid",
     "score_threshold": 0.3,
     "nms_iou": 0.7,
 }

@@ -20,6 +20,7 @@ _PROPOSAL_ORDERS = ("official", "fine_small")
 _TOWERS = ("clip_vision_model", "siglip_vision_model")
 # Of which transformers imports another package, or fetches weights by a name.
 _ELSEWHERE = ("timm_backbone", "timm_wrapper")
+_RENAMED_KEYS = {"query_selection": "score_function"}  # key of a checkpoint from before 0.1: the key it has now
 # Keys without a field that transformers itself writes or reads.
 _TRANSFORMERS_KEYS = {"model_type", "name_or_path", "dtype", "torch_dtype", "num_labels", "output_attentions"} | {
     "attn_implementation",
@@ -92,7 +93,11 @@ def _is_known(config_class: type[PreTrainedConfig], key: str) -> bool:
 def _unknown_keys(config_class: type[PreTrainedConfig], given: Iterable[str], prefix: str = "") -> list[str]:
     """A problem for every key that means nothing; transformers would take it as one more attribute."""
     own = [field.name for field in fields(config_class) if field not in fields(PreTrainedConfig)]
-    return [f"unknown key `{prefix}{key}`{did_you_mean(key, own)}" for key in given if not _is_known(config_class, key)]
+    return [
+        f"unknown key `{prefix}{key}`{did_you_mean(_RENAMED_KEYS.get(key, key), own)}"
+        for key in given
+        if not _is_known(config_class, key)
+    ]
 
 
 def _choice_problems(rows: Iterable[tuple[str, str, tuple[str, ...]]]) -> list[str]:
@@ -296,8 +301,8 @@ class LlavaGroundingConfig(_StrictConfig):
     phrase_queries: str = "phrases"
     """What selects the object queries that phrases are scored on: the phrases (original), or the `image` alone with the
     shared tower's `anything` phrase, so that a phrase's regions do not depend on the other phrases of the answer."""
-    query_selection: str = "softmax"
-    """The score function, which selects no queries in spite of its name: softmax over queries (original) or sigmoid."""
+    score_function: str = "softmax"
+    """What makes the logit of a query for a phrase a score: softmax over queries (original), or sigmoid."""
     score_threshold: float = 0.05
     """Queries with a higher score are kept."""
     nms_iou: float | None = None
@@ -328,7 +333,7 @@ class LlavaGroundingConfig(_StrictConfig):
             ("phrase_state", self.phrase_state, ("before_seg", "at_seg")),
             ("phrase_projector", self.phrase_projector, ("none", "linear")),
             ("phrase_queries", self.phrase_queries, ("phrases", "image")),
-            ("query_selection", self.query_selection, ("softmax", "sigmoid")),
+            ("score_function", self.score_function, ("softmax", "sigmoid")),
             ("vision_feature_select", self.vision_feature_select, ("patch", "full")),
             ("grounder_config.pixel_decoder", self.grounder_config.pixel_decoder, _PIXEL_DECODERS),
             ("grounder_config.mask_convolution", self.grounder_config.mask_convolution, _CONVOLUTIONS),

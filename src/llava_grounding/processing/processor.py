@@ -112,7 +112,7 @@ class ProcessorSettings:
             canvas=CanvasSettings(
                 grounder.image_size, tuple(grounder.image_mean), tuple(grounder.image_std), grounder.pad_value
             ),
-            selection=SelectionSettings(config.query_selection, config.score_threshold, config.nms_iou),
+            selection=SelectionSettings(config.score_function, config.score_threshold, config.nms_iou),
             **others,
         )
 
@@ -457,7 +457,9 @@ def _read_settings(values: dict[str, Any]) -> ProcessorSettings:
     """The settings of a processor_config.json."""
     canvas = {key: _tuple(value) for key, value in values["canvas"].items()}
     tower = values["tower"] and {key: _tuple(value) for key, value in values["tower"].items()}
-    template = ChatTemplate(**values["template"])
+    template, selection = ChatTemplate(**values["template"]), values["selection"]
+    if "query_selection" in selection:
+        raise ConfigError("`selection.query_selection` is called `selection.score_function` now")
     for name, text in template.to_dict().items():
         if isinstance(text, str) and (len(text) > _LONGEST_TEXT or _CONTROL.search(text)):
             raise ConfigError(f"template.{name} must be a text of at most {_LONGEST_TEXT:,} printable characters")
@@ -466,7 +468,7 @@ def _read_settings(values: dict[str, Any]) -> ProcessorSettings:
         canvas=CanvasSettings(**canvas),
         tower=TowerSettings(**tower) if tower else None,
         template=template,
-        selection=SelectionSettings.from_dict(values["selection"]),
+        selection=SelectionSettings(**selection),
         tokenisation=values.get("tokenisation", "markup"),
         demo_quirks=values.get("demo_quirks", False),
     )

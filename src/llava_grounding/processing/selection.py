@@ -7,9 +7,7 @@ query by itself (sigmoid), so that two equal things do not halve each other's sc
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +17,13 @@ from llava_grounding.errors import ConfigError, LlavaGroundingError
 from llava_grounding.geometry import Letterbox, box_area, box_cxcywh_to_xyxy, box_iou, clip_boxes_xyxy
 from llava_grounding.model.outputs import GrounderOutput, mask_logits_from
 
-_KEYS = {"score_function": "query_selection"}  # names of fields that have another in the files of a checkpoint
-
 
 @dataclass(frozen=True)
 class SelectionSettings:
     """How the regions of a phrase are selected from the object queries; see LlavaGroundingConfig for the fields."""
 
     score_function: str = "softmax"
-    """`softmax` over all queries, or `sigmoid` of each; `query_selection` in the files of a checkpoint."""
+    """`softmax` over all queries, or `sigmoid` of each."""
     score_threshold: float = 0.05
     nms_iou: float | None = None
     doubt_threshold: float | None = None
@@ -35,7 +31,7 @@ class SelectionSettings:
 
     def __post_init__(self) -> None:
         if self.score_function not in ("softmax", "sigmoid"):
-            raise ConfigError(f"query_selection must be softmax or sigmoid, got `{self.score_function!s:.80}`")
+            raise ConfigError(f"score_function must be softmax or sigmoid, got `{self.score_function!s:.80}`")
         for name, value in [
             ("score_threshold", self.score_threshold),
             ("nms_iou", self.nms_iou),
@@ -51,16 +47,10 @@ class SelectionSettings:
 
     def to_dict(self) -> dict[str, str | float | None]:
         """Plain values for a JSON file; without a threshold of doubt as before there was one."""
-        values = {_KEYS.get(name, name): value for name, value in vars(self).items()}
+        values = dict(vars(self))
         if self.doubt_threshold is None:
             del values["doubt_threshold"]
         return values
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "SelectionSettings":
-        """The settings that `to_dict` gave."""
-        names = {key: name for name, key in _KEYS.items()}
-        return cls(**{names.get(key, key): value for key, value in values.items()})
 
 
 @dataclass(frozen=True)
