@@ -19,6 +19,7 @@ from house import PACKAGE, ROOT, files
 
 MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 80
+FRAGMENTS = "Of|For|By|As|With|Without|Its|Sent|Where|What|Whether|Which|How|Another|The same|Chooses"  # no nouns
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".txt", ".in", ".json", ".css", ".html", ".js", ""}
 # Written in pieces, so that this file does not hold them itself.
 MACHINE_PLACES = ["/" + "work/", "/" + "opt/", "/" + "root/", "/" + "home/", "/" + "Users/", "/" + "tmp/"]
@@ -129,6 +130,8 @@ def test_a_module_says_what_it_is_and_stays_small(path: Path) -> None:
     assert long == {}
     cut = re.findall(r'"""(?:Of|For|In|By|As) [^"\n]{0,60}"""', text)
     assert cut == [], "a docstring must say what the thing is"
+    cut = re.findall(rf'(?:help=|description=|_file\()f?"(?:{FRAGMENTS}) [^"\n]*', text)
+    assert cut == [], "a help text must name what is given"
 
 
 def test_no_file_names_a_place_on_somebodys_machine_or_a_registry() -> None:

@@ -56,7 +56,12 @@ FormOption = Annotated[
 ]
 RoundsOption = Annotated[
     int,
-    typer.Option(metavar="N", min=1, max=5, help="Requests about one sample: what cannot be used is asked once more."),
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=5,
+        help="Maximum number of requests about one sample: an answer that cannot be used is asked for once more.",
+    ),
 ]
 ParamOption = Annotated[
     list[str] | None,
@@ -69,18 +74,22 @@ PricesOption = Annotated[
     typer.Option(metavar="IN OUT", help="Price of a million prompt and completion tokens.", show_default=False),
 ]
 BaseUrlOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="Of an OpenAI-compatible server, as http://127.0.0.1:8000/v1.")
+    str | None, typer.Option(metavar="URL", help="Address of an OpenAI-compatible server, as http://127.0.0.1:8000/v1.")
 ]
 KeyVariableOption = Annotated[str, typer.Option(metavar="NAME", help="Environment variable that holds the key.")]
 MaxTokensSpentOption = Annotated[
     int | None,
-    typer.Option("--budget-tokens", metavar="N", min=1, help="Tokens of all answers in the store together."),
+    typer.Option(
+        "--budget-tokens", metavar="N", min=1, help="Limit of the tokens of all answers in the store together."
+    ),
 ]
 MaxCostOption = Annotated[
     float | None,
-    typer.Option("--budget-cost", metavar="X", min=0, help="Cost of all answers in the store, by --prices."),
+    typer.Option(
+        "--budget-cost", metavar="X", min=0, help="Limit of the cost of all answers in the store, by --prices."
+    ),
 ]
-EstimateOption = Annotated[bool, typer.Option("--estimate", help="Tell what it would cost and take, and send nothing.")]
+EstimateOption = Annotated[bool, typer.Option("--estimate", help="Print the expected cost and time, and send nothing.")]
 SamplesOption = Annotated[
     int | None, typer.Option("--estimate-for", min=1, metavar="N", help="Scale the estimate to so many samples.")
 ]
@@ -91,7 +100,8 @@ AskBatchedOption = Annotated[
     bool, typer.Option("--ask-batched", help="Also ask what is in a batch file and has not come back.")
 ]
 SecondModelOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Another model, builtin too, whose agreement is told.")
+    str | None,
+    typer.Option(metavar="NAME", help="Second model, builtin too, whose agreement with the first is reported."),
 ]
 PromptsOption = Annotated[
     bool, typer.Option("--prompts", help="Write a click, box, scribble or mask for whatever GVC-R points at.")
@@ -110,11 +120,21 @@ def run(
     answers: FormOption = AnswerForms.auto,
     rounds: RoundsOption = 2,
     param: ParamOption = None,
-    concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="Requests under way at once.")] = 16,
-    rpm: Annotated[float | None, typer.Option("--rpm", metavar="X", min=0.001, help="Requests a minute.")] = None,
-    tpm: Annotated[float | None, typer.Option("--tpm", metavar="X", min=1, help="Tokens a minute.")] = None,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds for one request.")] = 120.0,
-    attempts: Annotated[int, typer.Option(metavar="N", min=1, help="Of one request, before it counts as failed.")] = 6,
+    concurrency: Annotated[
+        int, typer.Option(metavar="N", min=1, max=4096, help="Maximum number of concurrent requests.")
+    ] = 16,
+    rpm: Annotated[
+        float | None, typer.Option("--rpm", metavar="X", min=0.001, help="Maximum number of requests a minute.")
+    ] = None,
+    tpm: Annotated[
+        float | None, typer.Option("--tpm", metavar="X", min=1, help="Maximum number of tokens a minute.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Time limit of one request, seconds.")
+    ] = 120.0,
+    attempts: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Retries of one request before it counts as failed.")
+    ] = 6,
     prices: PricesOption = (0.0, 0.0),
     max_tokens_spent: MaxTokensSpentOption = None,
     max_cost: MaxCostOption = None,
@@ -123,7 +143,9 @@ def run(
     ask: AskOption = True,
     ask_batched: AskBatchedOption = False,
     second_model: SecondModelOption = None,
-    second_url: Annotated[str | None, typer.Option(metavar="URL", help="Of its server, if it is another one.")] = None,
+    second_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Address of its server, if it is another one.")
+    ] = None,
     prompts: PromptsOption = False,
     limit: LimitOption = None,
     shard: ShardOption = "1/1",
@@ -169,7 +191,7 @@ def export_batch(
     rounds: RoundsOption = 2,
     param: ParamOption = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Also what is in an earlier batch file and has not come back.")
+        bool, typer.Option("--again", help="Also ask what is in an earlier batch file and has not come back.")
     ] = False,
     limit: LimitOption = None,
     shard: ShardOption = "1/1",
@@ -197,7 +219,7 @@ def export_batch(
 
 @annotate.command("import-batch")
 def import_batch(
-    results: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Results of batch files, in any order.")],
+    results: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Result files of batches, in any order.")],
     out: OutOption,
     model: ModelOption,
 ) -> None:

@@ -28,11 +28,13 @@ def review(
     folder: FolderArgument,
     images: ImagesOption = None,
     page: Annotated[Path | None, typer.Option(metavar="FILE.html", parser=given_path, help="Page to write.")] = None,
-    count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=5000, help="Phrases to look at.")] = 100,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Chooses the phrases.")] = 0,
+    count: Annotated[
+        int, typer.Option("--count", metavar="N", min=1, max=5000, help="Number of phrases to look at.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the choice of phrases.")] = 0,
     verdicts: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FILE", help="Verdicts that pages have saved: tell the precision instead."),
+        typer.Option(metavar="FILE", help="Verdicts that pages have saved: print the precision instead."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -40,7 +42,7 @@ def review(
             "--out",
             metavar="FOLDER",
             parser=given_path,
-            help="With --verdicts: folder for all files anew, without what was rejected and with what was fixed.",
+            help="Folder for all files anew, without what the --verdicts rejected and with what they fixed.",
         ),
     ] = None,
 ) -> None:
@@ -85,7 +87,7 @@ def _take_verdicts(folder: Path, paths: list[Path], out: Path | None) -> None:
 @annotate.command()
 def stats(
     folder: FolderArgument,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", parser=given_path, help="Also draw it.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", parser=given_path, help="Drawing to write.")] = None,
 ) -> None:
     """Tell phrases per answer, instances per phrase, and which categories are named how often."""
     from llava_grounding.annotate.stats import compute_stats
@@ -102,13 +104,13 @@ def stats(
 @annotate.command()
 def show(
     folder: FolderArgument,
-    number: Annotated[int, typer.Argument(metavar="N", min=1, help="Which record, from 1.")],
+    number: Annotated[int, typer.Argument(metavar="N", min=1, help="Number of the record, from 1.")],
     images: Annotated[
         Path, typer.Option(metavar="PLACE", parser=given_path, help="Folder, .tar or .zip of the pictures.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.png", parser=given_path, help="Drawing to write.")],
     marks: Annotated[
-        bool, typer.Option("--marks", help="Draw its numbers, as marks.json has them, and tell its dialogue.")
+        bool, typer.Option("--marks", help="Draw its numbers, as marks.json has them, and print its dialogue.")
     ] = False,
 ) -> None:
     """Draw one record: its first answer with phrases, boxes and masks, or its marks."""
@@ -131,7 +133,9 @@ def draw_marks(
     images: Annotated[
         Path, typer.Option(metavar="PLACE", parser=given_path, help="Folder, .tar or .zip of the pictures.")
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", parser=given_path, help="Folder for all of it.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", parser=given_path, help="Folder of the export to write.")
+    ],
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Draw the first N only.")] = None,
 ) -> None:
     """Draw the marks of all records into their pictures; the same command resumes a stopped run."""
@@ -156,7 +160,8 @@ def audit(
         typer.Option(metavar="NAME=FILE", help="A benchmark's list of images: lines, JSON lines or JSON."),
     ] = None,
     pictures: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A benchmark's pictures, compared by their looks.")
+        list[str] | None,
+        typer.Option(metavar="NAME=FOLDER", help="A benchmark's pictures, compared by perceptual hash."),
     ] = None,
     images: ImagesOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any image is in a benchmark.")] = False,
@@ -187,7 +192,9 @@ def audit(
 @annotate.command()
 def merge(
     shards: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="The finished folders of all shards.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", parser=given_path, help="Folder for all together.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", parser=given_path, help="Folder of the merged files to write.")
+    ],
 ) -> None:
     """Put finished shards together; the files are those of one run over everything."""
     from llava_grounding.annotate.merge import merge as put_together

@@ -31,11 +31,11 @@ AT_ONCE = ("scenes", "photos")
 quality = typer.Typer(rich_markup_mode=None, no_args_is_help=False, add_completion=False)
 
 ModelOption = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="A folder or hub id.  [default: the embedded model]")
+    str | None, typer.Option(metavar="MODEL", help="Checkpoint folder or hub id.  [default: the embedded model]")
 ]
 LimitOption = Annotated[
     int | None,
-    typer.Option(metavar="N", min=1, help=f"How many images.  [default: {DEFAULT_SCENES} scenes or all photos]"),
+    typer.Option(metavar="N", min=1, help=f"Number of images.  [default: {DEFAULT_SCENES} scenes or all photos]"),
 ]
 DataOption = Annotated[
     Path | None,
@@ -68,7 +68,7 @@ def measure(
     report_file: ReportFileOption = None,
     pictures: PicturesOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Chooses scenes, questions and bootstrap draws.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of scenes, questions and the bootstrap.")] = 0,
     device: DeviceOption = None,
 ) -> None:
     """Measure grounding, referring, description and short answers.

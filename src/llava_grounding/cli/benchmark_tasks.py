@@ -82,10 +82,14 @@ def _file(help_text: str, metavar: str = "FILE") -> Any:
     return typer.Option(metavar=metavar, parser=given_path, help=help_text)
 
 
-SetFile = Annotated[Path, typer.Option("--set", metavar="FILE", parser=given_path, help="The set, made by `build`.")]
-OutFolder = Annotated[Path, typer.Option("--out", metavar="FOLDER", parser=given_path, help="Folder of the results.")]
-Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Of the bootstrap draws.")]
-Images = Annotated[Path | None, _file("Where the pictures are: folder, tar shards or zip.", "PLACE")]
+SetFile = Annotated[
+    Path, typer.Option("--set", metavar="FILE", parser=given_path, help="The benchmark set, made by `build`.")
+]
+OutFolder = Annotated[
+    Path, typer.Option("--out", metavar="FOLDER", parser=given_path, help="Folder of the results to write.")
+]
+Seed = Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the bootstrap.")]
+Images = Annotated[Path | None, _file("Pictures: folder, tar shards or zip.", "PLACE")]
 
 
 def _task_of(ctx: typer.Context) -> str:
@@ -97,9 +101,14 @@ def _task_of(ctx: typer.Context) -> str:
 @steps.command()
 def build(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", parser=given_path, help="The set, as JSON lines.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="FILE", parser=given_path, help="File of the benchmark set to write, JSON lines."
+        ),
+    ],
     data: Annotated[Path | None, _file("A photo pack.", "FOLDER")] = None,
-    split: Annotated[str, typer.Option(metavar="TEXT", help="Of the pack, or of the published files.")] = "val",
+    split: Annotated[str, typer.Option(metavar="TEXT", help="Split of the pack or of the published files.")] = "val",
     instances: Annotated[Path | None, _file("COCO instances.")] = None,
     captions: Annotated[Path | None, _file("COCO captions.")] = None,
     dialogues: Annotated[Path | None, _file("Grounded visual chat, as `annotate` writes it.")] = None,
@@ -110,11 +119,12 @@ def build(
     ids: Annotated[Path | None, _file("List of image ids.")] = None,
     images: Images = None,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="How many, spread evenly.  [default: all]")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Number of samples, spread evenly over the data.  [default: all]"),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Chooses prompts.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Seed of the choice of prompts.")] = 0,
     question: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="How a description is asked for.  [default: the task's words]")
+        str | None, typer.Option(metavar="TEXT", help="Question that asks for a description.  [default: the task's]")
     ] = None,
 ) -> None:
     """Make the set of a task from files as they are published."""
@@ -153,7 +163,7 @@ def run(
     samples_file: SetFile,
     out: OutFolder,
     model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="A folder or hub id; at an endpoint the model's name.")
+        str | None, typer.Option(metavar="MODEL", help="Checkpoint folder or hub id; at an endpoint the model's name.")
     ] = None,
     images: Images = None,
     device: Annotated[str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.")] = None,
@@ -164,7 +174,9 @@ def run(
     block: Annotated[
         int, typer.Option(metavar="N", min=1, help="Samples asked together; part of the configuration.")
     ] = 1,
-    max_new_tokens: Annotated[int, typer.Option(metavar="N", min=1, max=2000, help="Where answers are cut.")] = 256,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, max=2000, help="Maximum number of tokens of an answer.")
+    ] = 256,
     queries: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Object queries of the grounder.  [default: the model's own]")
     ] = None,
@@ -197,16 +209,17 @@ def score(
     ctx: typer.Context,
     samples_file: SetFile,
     out: OutFolder,
-    predictions: Annotated[Path | None, _file("Of another system.  [default: those of --out]")] = None,
-    format: Annotated[str, typer.Option("--format", metavar="TEXT", help="How the predictions are written.")] = "plain",
+    predictions: Annotated[Path | None, _file("Predictions of another system.  [default: those of --out]")] = None,
+    format: Annotated[str, typer.Option("--format", metavar="TEXT", help="Format of the predictions.")] = "plain",
     frame: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Of their boxes: pixels, fraction, per-mille, square-fraction.")
+        str | None,
+        typer.Option(metavar="TEXT", help="Coordinates of their boxes: pixels, fraction, per-mille, square-fraction."),
     ] = None,
-    name: Annotated[str | None, typer.Option(metavar="TEXT", help="Of the system, for reports.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="Name of the system in reports.")] = None,
     judge: Annotated[
-        str, typer.Option(metavar="TEXT", help="deterministic, or a model at --judge-url.")
+        str, typer.Option(metavar="TEXT", help="Judge of the answers: deterministic, or a model at --judge-url.")
     ] = "deterministic",
-    judge_url: Annotated[str | None, typer.Option(metavar="URL", help="Server of the judge.")] = None,
+    judge_url: Annotated[str | None, typer.Option(metavar="URL", help="Address of the judge's server.")] = None,
     judgements: Annotated[Path | None, _file("Recorded judgements, instead of a judge.")] = None,
     key_variable: Annotated[
         str, typer.Option(metavar="NAME", help="Environment variable with the judge's key.")
@@ -241,7 +254,7 @@ def report(
     ctx: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", parser=given_path, help="A scored folder.")],
     seed: Seed = 0,
-    images: Annotated[Path | None, _file("Put the photos of cases into the page, from here.", "PLACE")] = None,
+    images: Annotated[Path | None, _file("Pictures to show in the page.", "PLACE")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
 ) -> None:
     """Write the report of a scored folder anew: report.json, report.md, report.html."""
@@ -256,9 +269,11 @@ def report(
 @benchmarks.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A", parser=given_path, help="A scored folder.")],
-    second: Annotated[Path, typer.Argument(metavar="B", parser=given_path, help="Another, of the same set.")],
+    second: Annotated[
+        Path, typer.Argument(metavar="B", parser=given_path, help="A second scored folder, of the same set.")
+    ],
     seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON and nothing else.")] = False,
     out: Annotated[Path | None, _file("Write the comparison to this file as JSON.")] = None,
 ) -> None:
     """Compare two systems on the same set: paired bootstrap, and which samples changed."""

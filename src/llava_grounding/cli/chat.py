@@ -64,7 +64,10 @@ class _Dialogue:
 
 
 QuestionArgument = Annotated[
-    str | None, typer.Argument(metavar="QUESTION", help="With one <region> per prompt; without it, a dialogue.")
+    str | None,
+    typer.Argument(
+        metavar="QUESTION", help="Question, with one <region> per visual prompt; left out, a dialogue begins."
+    ),
 ]
 ScribbleOption = Annotated[
     list[str] | None, typer.Option(metavar='"X,Y X,Y ..."', help="Point with a stroke; repeatable.")
@@ -73,7 +76,7 @@ MaskOption = Annotated[
     list[str] | None, typer.Option(metavar="FILE", help="Point with a drawn mask, white on black; repeatable.")
 ]
 MaxNewTokensOption = Annotated[
-    int, typer.Option(metavar="N", min=1, max=2000, help="Where the answer is cut, 1 to 2000.")
+    int, typer.Option(metavar="N", min=1, max=2000, help="Maximum number of tokens of the answer, 1 to 2000.")
 ]
 
 
@@ -92,8 +95,10 @@ def chat(
     out: OutOption = None,
     as_json: JsonOption = False,
     max_new_tokens: MaxNewTokensOption = 256,
-    temperature: Annotated[float, typer.Option(metavar="X", min=0, help="0: always the likeliest word.")] = 0.0,
-    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Makes a temperature repeatable.")] = None,
+    temperature: Annotated[
+        float, typer.Option(metavar="X", min=0, help="Sampling temperature; 0: always the likeliest token.")
+    ] = 0.0,
+    seed: Annotated[int | None, typer.Option(metavar="N", min=0, help="Seed of sampling with a temperature.")] = None,
     max_megapixels: MegapixelsOption = None,
 ) -> None:
     """Ask about an image; the phrases of the answer are tied to boxes and masks.

@@ -50,7 +50,7 @@ MegapixelsOption = Annotated[
 ThresholdOption = Annotated[
     float | None,
     typer.Option(
-        "--threshold", metavar="X", min=0, max=1, help="Score that a region needs.  [default: the model's own]"
+        "--threshold", metavar="X", min=0, max=1, help="Score above which a region is kept.  [default: the model's own]"
     ),
 ]
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="A JPEG, PNG or WebP file.")]

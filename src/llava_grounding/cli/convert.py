@@ -27,7 +27,8 @@ class WeightDtype(StrEnum):
 SourceFolder = Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder with the released files.")]
 OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must be new or empty.")]
 DtypeOption = Annotated[
-    WeightDtype | None, typer.Option(help="Of the language side's weights; vision stays float32.  [default: as stored]")
+    WeightDtype | None,
+    typer.Option(help="Dtype of the language model's weights; vision stays float32.  [default: as stored]"),
 ]
 CanvasSide = Annotated[int, typer.Option(metavar="N", min=32, help="Side of the canvas of the vision modules, pixels.")]
 Queries = Annotated[int, typer.Option(metavar="N", min=1, help="Object queries of the grounder.")]
@@ -42,7 +43,7 @@ PromptTokens = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Queries per visual prompt to keep.  [default: as many as the file has]"),
 ]
-Seed = Annotated[int, typer.Option(metavar="N", help="Of what starts fresh.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of weights that are initialised.")]
 
 
 @convert.callback()
@@ -112,7 +113,7 @@ def language(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="What stands around it: qwen3_4b, gemma3_1b, nano and so on.  [default: the one made for its kind]",
+            help="Preset to build around it: qwen3_4b, gemma3_1b, nano and so on.  [default: by model_type]",
         ),
     ] = None,
     vision_tower: Annotated[
@@ -143,7 +144,7 @@ def language(
 
 @convert.command()
 def vision(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of ours.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a converted or trained checkpoint.")],
     out: OutFolder,
     openseed: OpenSeeDFile = None,
     semantic_sam: SemanticSamFile = None,

@@ -37,20 +37,20 @@ data = typer.Typer(
 PlaceArgument = Annotated[
     Path, typer.Argument(metavar="PATH", parser=given_path, help="File or folder of any format that is read.")
 ]
-KindOption = Annotated[str | None, typer.Option(metavar="KIND", help="What it is, where it is not what is recognised.")]
+KindOption = Annotated[
+    str | None, typer.Option(metavar="KIND", help="Format to read it as, instead of the recognised one.")
+]
 KeysArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Keys of the source, such as images=FOLDER.")
 ]
 DrawOption = Annotated[
-    int, typer.Option(min=0, max=1000, metavar="N", help="Also draw so many pictures with labels and dialogues.")
+    int, typer.Option(min=0, max=1000, metavar="N", help="Number of pictures to draw with labels and dialogues.")
 ]
 OutOption = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", parser=given_path, help="Folder for the drawings.  [default: drawings]"),
 ]
-QuickOption = Annotated[
-    bool, typer.Option("--quick", help="Look whether the pictures are there, without reading them.")
-]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Check that the pictures exist without reading them.")]
 
 
 @data.command()

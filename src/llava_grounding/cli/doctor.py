@@ -75,9 +75,7 @@ class MachineReport:
 def doctor(
     model: Annotated[
         str | None,
-        typer.Option(
-            "--model", metavar="MODEL", help="Also say how large this one is: a preset, a folder or a hub id."
-        ),
+        typer.Option("--model", metavar="MODEL", help="Preset, folder or hub id whose size is reported as well."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:

@@ -50,28 +50,33 @@ OutOption = Annotated[
     typer.Option(metavar="PATH", parser=given_path, help="File to write; with yolo and voc a folder."),
 ]
 FormatOption = Annotated[
-    str, typer.Option("--format", metavar="NAME", help="coco, labelstudio, yolo, voc, jsonl, or a registered one.")
+    str,
+    typer.Option(
+        "--format", metavar="NAME", help="Export format: coco, labelstudio, yolo, voc, jsonl, or a registered one."
+    ),
 ]
 ClassOption = Annotated[
     list[str] | None, typer.Option("--class", metavar="NAME", help='What to look for, as "red car"; repeatable.')
 ]
 ClassesOption = Annotated[
-    Path | None, typer.Option(metavar="FILE", parser=given_path, help="The same from a file, one name a line.")
+    Path | None, typer.Option(metavar="FILE", parser=given_path, help="File of class names, one a line.")
 ]
 QuestionOption = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help='Asked where no class is given.  [default: "List everything you see."]'),
 ]
 ClusterOption = Annotated[
-    str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers do it, as tcp://host:8786.")
+    str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler whose workers label, as tcp://host:8786.")
 ]
 ProgressOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", parser=given_path, help=f"What is labelled so far.  [default: PATH{_PROGRESS}]"),
+    typer.Option(
+        metavar="FILE", parser=given_path, help=f"Progress file of a run that resumes.  [default: PATH{_PROGRESS}]"
+    ),
 ]
 ImageAddressOption = Annotated[
     str | None,
-    typer.Option(metavar="URL", help="labelstudio: put before the name of a photo.  [default: its local files]"),
+    typer.Option(metavar="URL", help="Prefix of a photo's name in labelstudio tasks.  [default: its local files]"),
 ]
 
 
@@ -83,10 +88,10 @@ def label(
     classes: ClassesOption = None,
     question: QuestionOption = None,
     threshold: ThresholdOption = None,
-    boxes_only: Annotated[bool, typer.Option("--boxes-only", help="Boxes without masks.")] = False,
+    boxes_only: Annotated[bool, typer.Option("--boxes-only", help="Write boxes without masks.")] = False,
     model: ModelOption = None,
     device: DeviceOption = None,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Photos looked at at once.")] = 8,
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Number of photos in a batch.")] = 8,
     cluster: ClusterOption = None,
     progress: ProgressOption = None,
     image_address: ImageAddressOption = None,

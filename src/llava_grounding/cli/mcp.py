@@ -17,7 +17,9 @@ from llava_grounding.errors import UsageError, missing_extra, quoted
 def mcp(
     folders: Annotated[
         list[Path],
-        typer.Argument(metavar="FOLDER...", parser=given_path, help="Where pictures may lie; nothing else is opened."),
+        typer.Argument(
+            metavar="FOLDER...", parser=given_path, help="Allowed folder of pictures; nothing outside is opened."
+        ),
     ],
     model: ModelOption = None,
     device: DeviceOption = None,

@@ -27,7 +27,7 @@ _MAX_BYTES = 100_000_000
 
 def render(
     answer: Annotated[
-        str, typer.Argument(metavar="ANSWER.json", help="What chat or ground wrote; - reads it from stdin.")
+        str, typer.Argument(metavar="ANSWER.json", help="JSON answer that chat or ground wrote; - reads stdin.")
     ],
     image: ImageArgument,
     out: Annotated[

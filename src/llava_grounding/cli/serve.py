@@ -23,14 +23,17 @@ ApiKeyOption = Annotated[
         metavar="KEY",
         envvar="LLAVA_GROUNDING_API_KEY",
         show_default=False,
-        help="What clients must send; needed on any address but loopback.",
+        help="API key that clients must send; required on any address but loopback.",
     ),
 ]
 AllowedHostOption = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="Name the server is reached under; repeatable.")
+    list[str] | None, typer.Option(metavar="NAME", help="Host name the server is reached under; repeatable.")
 ]
 MaxPerClientOption = Annotated[
-    int, typer.Option(metavar="N", min=0, help="Requests of one address at once; more get a 429.  0: no limit.")
+    int,
+    typer.Option(
+        metavar="N", min=0, help="Maximum number of concurrent requests of one address; more get a 429.  0: no limit."
+    ),
 ]
 FetchHostOption = Annotated[
     list[str] | None,
@@ -41,15 +44,20 @@ LabelStudioOption = Annotated[
 ]
 LabelStudioFilesOption = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", parser=given_path, help="Of its local storage; tasks name files below it."),
+    typer.Option(
+        metavar="FOLDER", parser=given_path, help="Folder of Label Studio's local storage; tasks name files below it."
+    ),
 ]
 LabelStudioUrlOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="Its address, for pictures that were uploaded there.")
+    str | None, typer.Option(metavar="URL", help="Address of Label Studio, for pictures that were uploaded there.")
 ]
 LabelStudioTokenOption = Annotated[
     str | None,
     typer.Option(
-        metavar="TOKEN", envvar="LABEL_STUDIO_API_KEY", show_default=False, help="Sent to it for these pictures."
+        metavar="TOKEN",
+        envvar="LABEL_STUDIO_API_KEY",
+        show_default=False,
+        help="Token sent to Label Studio for these pictures.",
     ),
 ]
 
@@ -58,16 +66,28 @@ def serve(
     model: ModelOption = None,
     device: DeviceOption = None,
     host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
     api_key: ApiKeyOption = None,
     allowed_host: AllowedHostOption = None,
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Answers written at once.")] = 16,
-    queue_size: Annotated[int, typer.Option(metavar="N", min=0, help="Requests that wait; more get a 503.")] = 64,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Maximum number of answers generated at once.")
+    ] = 16,
+    queue_size: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Length of the queue; more requests get a 503.")
+    ] = 64,
     max_per_client: MaxPerClientOption = 0,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.01, help="Seconds for one request.")] = 120,
-    grace: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Seconds to finish when stopped.")] = 30,
-    image_cache: Annotated[int, typer.Option(metavar="MB", min=0, help="For features of images.")] = 512,
-    dialogue_cache: Annotated[int, typer.Option(metavar="MB", min=0, help="For dialogues that go on.")] = 512,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.01, help="Time limit of one request, seconds.")
+    ] = 120,
+    grace: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Time to finish requests after a stop signal, seconds.")
+    ] = 30,
+    image_cache: Annotated[int, typer.Option(metavar="MB", min=0, help="Memory for cached image features.")] = 512,
+    dialogue_cache: Annotated[
+        int, typer.Option(metavar="MB", min=0, help="Memory for cached keys and values of dialogues.")
+    ] = 512,
     fetch_host: FetchHostOption = None,
     label_studio: LabelStudioOption = False,
     label_studio_files: LabelStudioFilesOption = None,

@@ -23,7 +23,7 @@ RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe that ships, such as custom_data, or the path of a file.")
 ]
 OverridesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values that win over the recipe.")
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Overrides of the recipe, as KEY=VALUE.")
 ]
 OutOption = Annotated[
     Path | None,
@@ -34,17 +34,18 @@ DataOption = Annotated[
     typer.Option(
         metavar="FOLDER",
         parser=given_path,
-        help="What paths in the recipe are relative to; the photo pack's folder.",
+        help="Folder that paths in the recipe are relative to; the photo pack's.",
     ),
 ]
 DeviceOption = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1 or mps.  [default: cuda if there is one]")
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Open the data, and print plan, memory and steps instead.")
+    bool, typer.Option("--dry-run", help="Open the data and print plan, memory and steps; train nothing.")
 ]
 CheckOption = Annotated[
-    bool, typer.Option("--check", help="Read all data once, and print counts and everything that is wrong.")
+    bool,
+    typer.Option("--check", help="Read all data once and print counts and everything that is wrong; train nothing."),
 ]
 
 
@@ -55,7 +56,7 @@ def train(
     data: DataOption = None,
     device: DeviceOption = None,
     dry_run: DryRunOption = False,
-    processes: Annotated[int, typer.Option(metavar="N", min=1, help="Devices that --dry-run plans for.")] = 1,
+    processes: Annotated[int, typer.Option(metavar="N", min=1, help="Number of devices that --dry-run plans for.")] = 1,
     check: CheckOption = False,
 ) -> None:
     """Train a model by a recipe; a stopped run resumes from its last checkpoint. Several devices: torchrun."""

@@ -38,12 +38,10 @@ def build_server(tools: Tools, folders: str) -> MCPServer:
     @server.tool(title="Ask about a picture", annotations=_READS_ONLY)
     def ask_image(
         image: ImagePath,
-        question: Annotated[
-            str, Field(description="What to ask; it may speak of <region>, once for each of `regions`.")
-        ],
+        question: Annotated[str, Field(description="The question; it may name <region>, once for each of `regions`.")],
         regions: Annotated[
             list[list[float]] | None,
-            Field(description="For each <region> [x, y] of a point or [x0, y0, x1, y1] of a box, in pixels."),
+            Field(description="A point [x, y] or a box [x0, y0, x1, y1] for each <region>, in pixels."),
         ] = None,
     ) -> FoundAnswer:
         """Ask a question about a picture, such as "Describe the image." The phrases of the answer come with the boxes

@@ -38,7 +38,9 @@ class ImageUrl(_Wire):
     """Where an image is."""
 
     url: str = Field(description="A data URL of a PNG, JPEG or WebP; or https, if the server allows the host.")
-    detail: Literal["auto", "low", "high"] | None = Field(None, description="Of OpenAI's API; it changes nothing here.")
+    detail: Literal["auto", "low", "high"] | None = Field(
+        None, description="Accepted for OpenAI's clients; it changes nothing here."
+    )
 
 
 class ImagePart(_Wire):
@@ -51,7 +53,7 @@ class ImagePart(_Wire):
 class RunLengths(_Wire):
     """COCO's compressed run-length code of a mask."""
 
-    size: Annotated[list[int], Field(min_length=2, max_length=2, description="Height and width.")]
+    size: Annotated[list[int], Field(min_length=2, max_length=2, description="Height and width of the image, pixels.")]
     counts: str = Field(max_length=20_000_000)
 
 
@@ -62,15 +64,16 @@ class RegionPart(_Wire):
     """
 
     type: Literal["region"]
-    click: Point | None = Field(None, description="x, y in pixels.")
+    click: Point | None = Field(None, description="Point as x, y in pixels.")
     box: Annotated[list[float], Field(min_length=4, max_length=4)] | None = Field(
-        None, description="x0, y0, x1, y1 in pixels."
+        None, description="Box as x0, y0, x1, y1 in pixels."
     )
     scribble: Annotated[list[Point], Field(min_length=1, max_length=_MOST_POINTS)] | None = Field(
         None, description="Points of a stroke."
     )
     mask: RunLengths | str | None = Field(
-        None, description="Of the image's size: run lengths, or a data URL of a picture, white where the region is."
+        None,
+        description="A mask of the image's size: run lengths, or a data URL of a picture, white where the region is.",
     )
 
     @model_validator(mode="after")
@@ -93,9 +96,10 @@ class Message(_Wire):
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[Part], Field(min_length=1, max_length=_MOST_PARTS)] | None = None
-    name: str | None = Field(None, max_length=64, description="Of OpenAI's API; it changes nothing here.")
+    name: str | None = Field(None, max_length=64, description="Accepted for OpenAI's clients; it changes nothing here.")
     grounding: dict[str, Any] | None = Field(
-        None, description="Of an answer, as it was received; the model then reads again what it wrote."
+        None,
+        description="The grounding of an earlier answer as it was received; the model then reads again what it wrote.",
     )
     refusal: None = None
     annotations: list[Any] | None = Field(None, max_length=0)
@@ -111,7 +115,7 @@ class GroundingOptions(_Wire):
         "auto", description="`off`: words only. `required`: an answer without any region is an error."
     )
     threshold: float | None = Field(
-        None, ge=0, le=1, description="Score above which a region is kept; without it the model's own."
+        None, ge=0, le=1, description="Score above which a region is kept; left out: the model's own threshold."
     )
     masks: Literal["rle", "polygons", "both", "none"] = Field(
         "rle", description="`none`: boxes only. `polygons`: to be filled by the even-odd rule."
@@ -135,7 +139,9 @@ class ChatRequest(_Wire):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2, description="Without it 0: always the likeliest word.")
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="Sampling temperature; 0, or left out: always the likeliest token."
+    )
     seed: int | None = Field(None, ge=0, le=2**63 - 1)
     stop: (
         Annotated[str, Field(min_length=1, max_length=100)]
@@ -176,9 +182,9 @@ class RenderRequest(_Wire):
     """`POST /v1/render`."""
 
     image: ImageUrl
-    answer: dict[str, Any] = Field(description="As it was received, with masks as run lengths.")
+    answer: dict[str, Any] = Field(description="An answer's grounding as it was received, with masks as run lengths.")
     format: Literal["png", "html", "coco"]
-    file_name: str = Field("", max_length=255, description="Of the image, for COCO.")
+    file_name: str = Field("", max_length=255, description="File name of the image, for COCO.")
 
 
 class Region(_Wire):
