@@ -304,7 +304,8 @@ def test_values_too_deep_to_be_packed_are_an_error_that_names_the_file(tmp_path:
         GvcDialogues.from_files(tmp_path / "t.json", instances, tmp_path)
     except DataError as error:
         said = str(error)
-    assert "t.json" in said if depth >= 5000 else depth > 100 or not said
+    assert bool(said) == (depth >= 5000) or 100 < depth < 5000  # between the two it depends on Python's own limit
+    assert not said or "t.json" in said
 
 
 def test_a_line_of_ten_megabytes_is_one_entry_left_out(tmp_path: Path) -> None:
