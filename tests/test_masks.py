@@ -19,13 +19,13 @@ from llava_grounding.masks import (
     encode_rle,
     encode_rle_at,
     mask_area,
-    mask_iou,
     mask_to_box,
     resize_mask,
     rle_area,
     rle_to_box,
 )
 from llava_grounding.polygons import polygons_to_mask
+from mask_overlaps import mask_iou
 
 # pycocotools 2.0 with NumPy 2
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -221,41 +221,6 @@ def test_the_box_is_the_smallest_around_the_mask_and_found_in_its_code(mask):
     assert mask[y0:y1, x0:x1].sum() == mask.sum()
     for edge in (mask[y0, x0:x1], mask[y1 - 1, x0:x1], mask[y0:y1, x0], mask[y0:y1, x1 - 1]):
         assert edge.any()
-
-
-@many
-@given(st.data())
-def test_overlaps_equal_pycocotools(data):
-    coco_mask = pytest.importorskip("pycocotools.mask")
-    shape = data.draw(npst.array_shapes(min_dims=2, max_dims=2, max_side=9))
-    first, second = (data.draw(npst.arrays(bool, (data.draw(st.integers(1, 3)), *shape))) for _ in range(2))
-    codes = [
-        [{**encode_rle(mask), "counts": encode_rle(mask)["counts"].encode()} for mask in m] for m in (first, second)
-    ]
-    expected = np.nan_to_num(coco_mask.iou(*codes, [0] * len(second)))
-    assert np.allclose(mask_iou(first, second), expected)
-
-
-def test_overlaps_of_known_masks():
-    left, top = np.zeros((4, 4), dtype=bool), np.zeros((4, 4), dtype=bool)
-    left[:, :2], top[:2] = True, True
-    empty = np.zeros((4, 4), dtype=bool)
-    masks = np.stack([left, top, empty])
-    assert np.allclose(mask_iou(masks, masks), [[1, 4 / 12, 0], [4 / 12, 1, 0], [0, 0, 0]])
-    assert mask_iou(masks[:0], masks).shape == (0, 3)
-
-
-def test_overlaps_of_large_masks_are_exact():
-    masks = np.ones((2, 5000, 4000), dtype=bool)
-    masks[1, 0, 0] = False
-    assert mask_iou(masks[:1], masks[1:])[0, 0] == 1 - 1 / 20_000_000
-
-
-def test_masks_of_two_sizes_have_no_overlap():
-    with pytest.raises(
-        ShapeError, match=r"^masks must be \(n, H, W\) and \(m, H, W\), got \(1, 2, 3\) and \(1, 3, 2\)$"
-    ):
-        mask_iou(np.zeros((1, 2, 3), dtype=bool), np.zeros((1, 3, 2), dtype=bool))
 
 
 @pytest.mark.parametrize("function", [mask_area, mask_to_box, encode_rle])

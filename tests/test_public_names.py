@@ -27,9 +27,6 @@ from llava_grounding.data.readers.grounded_texts import Ferret, Kosmos2, Osprey,
 from llava_grounding.data.readers.gvc import RegionCaptions, write_gvc
 from llava_grounding.data.readers.registry import READERS, register_reader
 from llava_grounding.dialogues.templates import FAMILIES
-from llava_grounding.geometry import Letterbox, box_xywh_to_xyxy, points_from_oriented
-from llava_grounding.masks import mask_iou
-from llava_grounding.model.outputs import VisualPromptOutput
 from llava_grounding.model.presets import register_preset
 from llava_grounding.train.batching.sources import open_source
 from llava_grounding.train.recipe import recipe_of
@@ -46,7 +43,7 @@ CONVERSION = (
     *(openseed_state, semantic_sam_state),
 )
 EXTENDING = (register_preset, register_reader, register_task)
-FUNCTIONS = (box_xywh_to_xyxy, mask_iou, mcp, open_source, points_from_oriented, prediction_from, recipe_of, write_gvc)
+FUNCTIONS = (mcp, open_source, prediction_from, recipe_of, write_gvc)
 
 
 def test_tasks_and_readers_are_found_by_their_names() -> None:
@@ -59,11 +56,10 @@ def test_tasks_and_readers_are_found_by_their_names() -> None:
 def test_what_programs_call_can_be_called() -> None:
     model, processor = llava_grounding.LlavaGroundingForConditionalGeneration, llava_grounding.LlavaGroundingProcessor
     methods = (
-        *(llava_grounding.GroundedAnswer.to_html, Letterbox.points_to_image, model.ground_generated),
+        *(llava_grounding.GroundedAnswer.to_html, model.ground_generated),
         *(processor.post_process_grounding, processor.post_process_image_text_to_text),
     )
     assert all(map(callable, (*CONVERSION, *EXTENDING, *FUNCTIONS, *methods)))
-    assert isinstance(VisualPromptOutput.all_mask_logits, property)
     assert isinstance(processor.image_processor, property)
 
 

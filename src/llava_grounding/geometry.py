@@ -42,12 +42,6 @@ def box_xyxy_to_xywh(boxes_xyxy: Array) -> Array:
     return _join(low, high - low)
 
 
-def box_xywh_to_xyxy(boxes_xywh: Array) -> Array:
-    """Corners of (..., 4) boxes given by corner and size, as COCO writes them."""
-    low, size = boxes_xywh[..., :2], boxes_xywh[..., 2:]
-    return _join(low, low + size)
-
-
 def clip_boxes_xyxy(boxes_xyxy: Array, size_wh: SizeWH) -> Array:
     """The part of each (..., 4) box inside the image; a box wholly outside keeps no area."""
     width, height = size_wh
@@ -147,29 +141,6 @@ def oriented_size(size_wh: SizeWH, orientation: int) -> SizeWH:
     return (height, width) if orientation in ON_ITS_SIDE else (width, height)
 
 
-def points_to_oriented(points_xy: np.ndarray, size_wh: SizeWH, orientation: int) -> np.ndarray:
-    """Where (..., 2) points of the stored image are in the image as shown; `size_wh` is the stored size."""
-    width, height = size_wh
-    x, y = np.moveaxis(np.asarray(points_xy, dtype=np.float64), -1, 0)
-    shown = {
-        2: (width - x, y),
-        3: (width - x, height - y),
-        4: (x, height - y),
-        5: (y, x),
-        6: (height - y, x),
-        7: (height - y, width - x),
-        8: (y, width - x),
-    }
-    return np.stack(shown.get(orientation, (x, y)), -1)
-
-
-def points_from_oriented(points_xy: np.ndarray, size_wh: SizeWH, orientation: int) -> np.ndarray:
-    """Where (..., 2) points of the image as shown are in the stored image; `size_wh` is the stored size."""
-    # Each orientation is its own inverse but the quarter turns, which undo each other.
-    back = {6: 8, 8: 6}.get(orientation, orientation)
-    return points_to_oriented(points_xy, oriented_size(size_wh, orientation), back)
-
-
 @dataclass(frozen=True)
 class Letterbox:
     """How an image lies on the canvas the model sees: resized to `content_size_wh`, top left, padded right and below.
@@ -213,10 +184,6 @@ class Letterbox:
     def points_to_canvas(self, points_xy: np.ndarray) -> np.ndarray:
         """(..., 2) points of the image, on the canvas."""
         return np.asarray(points_xy, dtype=np.float64) * self.scale_xy
-
-    def points_to_image(self, points_xy: np.ndarray) -> np.ndarray:
-        """(..., 2) points of the canvas, in the image; those on the padding land outside."""
-        return np.asarray(points_xy, dtype=np.float64) / self.scale_xy
 
     def boxes_to_canvas(self, boxes_xyxy: np.ndarray) -> np.ndarray:
         """(..., 4) boxes of the image, on the canvas."""

@@ -24,31 +24,11 @@ MAX_UNPACKED_PIXELS = 2**28
 """Pixels of a code whose size nobody checked against a picture: a few characters can ask for gigabytes."""
 
 _PAIR_CHUNK = 2**18  # runs of pairs of codes at a time
-_IOU_CHUNK = 2**20  # pixels at a time: sums of so many ones are exact in single precision
 
 
 def mask_area(mask: np.ndarray) -> int:
     """Number of pixels in a (H, W) mask."""
     return int(np.count_nonzero(_as_mask(mask)))
-
-
-def mask_iou(masks: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union of each of (n, H, W) masks with each of (m, H, W) others, as (n, m) float64.
-
-    Two empty masks have 0.
-    """
-    masks, others = np.asarray(masks), np.asarray(others)
-    if masks.ndim != 3 or others.ndim != 3 or masks.shape[1:] != others.shape[1:]:
-        raise ShapeError(f"masks must be (n, H, W) and (m, H, W), got {masks.shape} and {others.shape}")
-    num_pixels = masks.shape[1] * masks.shape[2]
-    rows, other_rows = masks.reshape(len(masks), num_pixels) != 0, others.reshape(len(others), num_pixels) != 0
-    intersection = np.zeros((len(rows), len(other_rows)))
-    for start in range(0, num_pixels, _IOU_CHUNK):
-        part = slice(start, start + _IOU_CHUNK)
-        intersection += rows[:, part].astype(np.float32) @ other_rows[:, part].astype(np.float32).T
-    areas, other_areas = np.count_nonzero(rows, axis=1), np.count_nonzero(other_rows, axis=1)
-    union = areas[:, None] + other_areas[None] - intersection
-    return intersection / np.maximum(union, 1)
 
 
 def mask_to_box(mask: np.ndarray) -> np.ndarray | None:
@@ -181,7 +161,7 @@ class MaskRuns:
         return boxes
 
     def pair_iou(self, others: MaskRuns, pairs: np.ndarray) -> np.ndarray:
-        """Intersection over union of pairs, (k,) float64. Two empty masks have 0, as in `mask_iou`.
+        """Intersection over union of pairs, (k,) float64. Two empty masks have 0.
 
         Args:
             pairs: (k, 2) whole numbers: which of these masks with which of `others`.

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llava_grounding.convert.official_vision import build_official_prompt_encoder, convert_prompt_encoder_state
 from llava_grounding.model.heads import inverse_sigmoid
-from llava_grounding.model.outputs import ImageMemory, VisualPromptOutput
+from llava_grounding.model.outputs import ImageMemory, VisualPromptOutput, mask_logits_from
 from llava_grounding.model.visual_prompt import VisualPromptEncoder
 
 IMAGE_TABLE = Table(
@@ -113,7 +113,7 @@ def run_case(
         **{f"decoder.reference.{index}": value for index, value in enumerate(all_references)},
         "pred.boxes": output.boxes_cxcywh_norm.flatten(1, 2),
         "pred.ious": output.ious,
-        "pred.masks": output.all_mask_logits.flatten(1, 2),
+        "pred.masks": mask_logits_from(output.mask_embeds.flatten(1, 2), output.mask_features),
         "pred.obj_features": output.queries.flatten(1, 2),
         **{
             f"pred_aux.{index}.boxes": aux.boxes_cxcywh_norm.flatten(1, 2)

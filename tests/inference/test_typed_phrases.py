@@ -13,10 +13,10 @@ from PIL import Image
 from llava_grounding.errors import UsageError
 from llava_grounding.geometry import box_iou
 from llava_grounding.inference.engine import GroundedChat
-from llava_grounding.masks import mask_iou
 from llava_grounding.scenes.kinds import kind_named
 from llava_grounding.scenes.synthetic import draw_scene
 from llava_grounding.structures import Region
+from mask_overlaps import mask_iou
 from tiny_model import picture, tiny_chat
 
 FORMS = ("{}", "the {}", "{}.", "{upper}", "{capital}", "{plural}", "the {plural}")

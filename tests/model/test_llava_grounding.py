@@ -17,7 +17,7 @@ from llava_grounding.model.llava_grounding import (
     LlavaGroundingForConditionalGeneration,
     RegionPrompts,
 )
-from llava_grounding.model.outputs import ImageMemory
+from llava_grounding.model.outputs import ImageMemory, mask_logits_from
 from whole_models import (
     FLAVOURS,
     IMAGE,
@@ -334,7 +334,8 @@ def test_every_part_learns_from_text_phrases_and_prompts_together(flavour: str) 
         embeds, found = model.phrase_states(output.last_hidden_state, inputs.text["input_ids"])
         grounding = model.grounder.ground(output.image_features.memory, model.phrase_projector(embeds), found)
         prompts = output.prompt_output
-        total = output.loss + prompts.boxes_cxcywh_norm.sum() + prompts.all_mask_logits.sum() + prompts.ious.sum()
+        masks = mask_logits_from(prompts.mask_embeds.flatten(1, 2), prompts.mask_features)
+        total = output.loss + prompts.boxes_cxcywh_norm.sum() + masks.sum() + prompts.ious.sum()
         for prediction in (grounding, *grounding.aux_outputs, grounding.interm):
             total = (
                 total

@@ -16,7 +16,7 @@ from vision_parts import (
 )
 
 from llava_grounding.errors import ConfigError, ShapeError
-from llava_grounding.model.outputs import ImageMemory, VisualPromptOutput
+from llava_grounding.model.outputs import ImageMemory, VisualPromptOutput, mask_logits_from
 from llava_grounding.model.visual_prompt import VisualPromptEncoder, area_resize_matrix, pool_by_coverage
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
@@ -55,8 +55,10 @@ def test_several_prompts_at_once_give_the_recorded_numbers() -> None:
     torch.testing.assert_close(output.queries.flatten(1, 2), case["pred.obj_features"], **FEATURES)
     torch.testing.assert_close(output.boxes_cxcywh_norm.flatten(1, 2), case["pred.boxes"], **FEATURES)
     torch.testing.assert_close(output.ious, case["pred.ious"], **FEATURES)
-    torch.testing.assert_close(output.all_mask_logits.flatten(1, 2), case["pred.masks"], **LOGITS)
-    torch.testing.assert_close(output.mask_logits, output.all_mask_logits[:, :, 0], **CLOSE)
+    all_mask_logits = mask_logits_from(output.mask_embeds.flatten(1, 2), output.mask_features)
+    torch.testing.assert_close(all_mask_logits, case["pred.masks"], **LOGITS)
+    first = all_mask_logits.unflatten(1, output.mask_embeds.shape[1:3])[:, :, 0]
+    torch.testing.assert_close(output.mask_logits, first, **CLOSE)
     for index, aux in enumerate(output.aux_outputs):
         torch.testing.assert_close(aux.boxes_cxcywh_norm.flatten(1, 2), case[f"pred_aux.{index}.boxes"], **FEATURES)
         torch.testing.assert_close(aux.ious, case[f"pred_aux.{index}.ious"], **FEATURES)

@@ -23,11 +23,11 @@ from llava_grounding.data.sample import Sample
 from llava_grounding.inference.conversation import Conversation
 from llava_grounding.inference.runtime import Runtime
 from llava_grounding.markup import strip_markup
-from llava_grounding.masks import mask_iou
 from llava_grounding.train.batching.mixture import Mixture
 from llava_grounding.train.recipe import Recipe, recipe_of
 from llava_grounding.train.run import run_stage
 from llava_grounding.train.training_setup import TrainingSetup, build_training_setup
+from mask_overlaps import mask_iou
 
 COUNT = 8
 LOSSES = ("language", "phrase_loss_class", "phrase_loss_mask", "phrase_loss_dice", "phrase_loss_box")

@@ -13,7 +13,7 @@ from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.inference.conversation import Conversation
 from llava_grounding.inference.runtime import Runtime
 from llava_grounding.markup import strip_markup
-from llava_grounding.masks import mask_iou
+from mask_overlaps import mask_iou
 
 
 def four_places() -> list[Sample]:

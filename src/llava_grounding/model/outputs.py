@@ -246,12 +246,6 @@ class VisualPromptOutput(VisualPromptPrediction):
         """Stride-4 mask logits of each prompt's first token, computed on every access."""
         return mask_logits_from(self.mask_embeds[:, :, 0], self.mask_features)
 
-    @property
-    def all_mask_logits(self) -> Float[Tensor, "B K T h w"]:
-        """Stride-4 mask logits of all tokens."""
-        tokens = self.mask_embeds.shape[1:3]
-        return mask_logits_from(self.mask_embeds.flatten(1, 2), self.mask_features).unflatten(1, tokens)
-
 
 @dataclass
 class LlavaGroundingOutput(ModelOutput):
