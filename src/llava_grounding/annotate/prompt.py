@@ -191,14 +191,8 @@ def _listing(lines: str, texts: Mapping[str, str]) -> str:
     return f"Things:\n{lines}\nTexts:\n{_encode(texts)}"
 
 
-_last: tuple[Sequence[Numbered], str] = ((), "")  # several texts in a row are about one image
-
-
 def _lines(numbered: Sequence[Numbered]) -> str:
-    global _last
-    if _last[0] is not numbered:
-        _last = numbered, "\n".join(_line(one.number, one.name, one.share_xyxy) for one in numbered)
-    return _last[1]
+    return "\n".join(_line(one.number, one.name, one.share_xyxy) for one in numbered)
 
 
 def _line(number: int, name: str, box: _Box) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 _AHEAD = 2  # batches per thread of a worker that are under way, so that none waits for its next
 _LOCK = threading.Lock()  # a model is used by one thread at a time
-_LABELLERS: dict[tuple[LoadEngine, LabelSettings], Labeller] = {}
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,10 @@ def _carried(photo: Photo) -> Photo:
 def _label(load: LoadEngine, settings: LabelSettings, photos: Sequence[Photo]) -> list[Result]:
     """On a worker: label photos with a model that is loaded once."""
     with _LOCK:
-        key = (load, settings)
-        if key not in _LABELLERS:
-            _LABELLERS[key] = Labeller(load(), settings)
-        return _LABELLERS[key].label(photos)
+        return _labeller(load, settings).label(photos)
+
+
+@lru_cache(maxsize=1)
+def _labeller(load: LoadEngine, settings: LabelSettings) -> Labeller:
+    """The worker keeps its last model alone: another run's takes its place in memory."""
+    return Labeller(load(), settings)
