@@ -16,6 +16,7 @@ from llava_grounding.convert.keys import GROUNDER_PREFIX, PROMPT_ENCODER_PREFIX
 from llava_grounding.errors import CheckpointError
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.presets import PRESETS
+from llava_grounding.typed_values import is_whole
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -140,7 +141,7 @@ def language_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 def _check_fields(values: Mapping[str, Any]) -> None:
     for name in _WHOLE_NUMBERS:
         value = values.get(name)
-        if value is not None and (type(value) is not int or value < 1):
+        if value is not None and (not is_whole(value) or value < 1):
             raise CheckpointError(f"config.json says {name} is {value!r:.80}, expected a whole number from 1 on")
     for name in ("rms_norm_eps", "layer_norm_eps"):
         value = values.get(name)

@@ -52,8 +52,6 @@ class AnswerRequest:
     """Ask for regions."""
     stream: bool = False
     """Ground each phrase when it closes, as well as all of them at the end."""
-    score_threshold: float | None = None
-    """Above which a region is kept; None is the model's own."""
 
     @classmethod
     def encode(
@@ -68,7 +66,6 @@ class AnswerRequest:
         history_grounded: Sequence[bool] = (),
         prefix: PrefixCache | None = None,
         stream: bool = False,
-        score_threshold: float | None = None,
     ) -> AnswerRequest:
         """Encode a question, and see to it that the answer stays within the positions the model was made for.
 
@@ -88,7 +85,7 @@ class AnswerRequest:
             texts = [processor.encode_question(question, grounded, not history, letterbox, limit)]
             if history and prefix is None:
                 texts.insert(0, processor.encode_conversation(history, history_grounded, letterbox, limit))
-        request = cls(image, tuple(texts), prefix, decoding, grounded, stream, score_threshold)
+        request = cls(image, tuple(texts), prefix, decoding, grounded, stream)
         return request._fitted(limit)
 
     def _fitted(self, max_positions: int | None) -> AnswerRequest:
@@ -173,7 +170,7 @@ class RunningAnswer:
     """An answer on its way."""
 
     def __init__(self, runtime: Runtime, request: AnswerRequest, generation: GenerationState) -> None:
-        self._runtime, self._score_threshold = runtime, request.score_threshold
+        self._runtime, self._score_threshold = runtime, request.decoding.score_threshold
         self._stream = request.stream and request.grounded
         self._grounded: list[PhraseSelection] | None = None
         self._taken = 0  # tokens

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Unpack
 
-from llava_grounding.errors import PromptError, UsageError, shown
+from llava_grounding.errors import PromptError, UsageError
 from llava_grounding.inference.answering import AnswerRequest, PrefixCache, RunningAnswer, TextDelta, prefill_answers
 from llava_grounding.inference.batching import RunningBatch
 from llava_grounding.inference.decoding import GenerationOptions, StopSignal, read_options
 from llava_grounding.inference.runtime import ImageContext, Runtime
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, VisualPrompt
-from llava_grounding.typed_values import is_number
 
 MAX_PROMPTS = 32
 """Visual prompts one question may have."""
@@ -92,11 +91,10 @@ class Conversation:
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
-        score_threshold: float | None = None,
         **generation: Unpack[GenerationOptions],
     ) -> GroundedAnswer:
         """Answer the next question; see `GroundedChat.ask` for the arguments."""
-        *_, done = self._start(question, prompts, grounded, score_threshold, generation, stream=False)
+        *_, done = self._start(question, prompts, grounded, generation, stream=False)
         assert isinstance(done, AnswerDone)
         return done.answer
 
@@ -105,26 +103,23 @@ class Conversation:
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
-        score_threshold: float | None = None,
         **generation: Unpack[GenerationOptions],
     ) -> Iterator[StreamEvent]:
         """Like `ask`, as it comes: text, regions of each phrase as soon as it closes, and the answer as last event.
 
         A question that cannot be asked raises here, before the first event.
         """
-        return self._start(question, prompts, grounded, score_threshold, generation, stream=True)
+        return self._start(question, prompts, grounded, generation, stream=True)
 
     def _start(
         self,
         question: str,
         prompts: Sequence[VisualPrompt],
         grounded: bool,
-        score_threshold: float | None,
         generation: GenerationOptions,
         stream: bool,
     ) -> Iterator[StreamEvent]:
         decoding, stop = read_options(generation)
-        check_threshold(score_threshold)
         message = question_message(question, prompts)
         request = AnswerRequest.encode(
             self._runtime,
@@ -136,7 +131,6 @@ class Conversation:
             history_grounded=self._grounded,
             prefix=self._prefix,
             stream=stream,
-            score_threshold=score_threshold,
         )
         self._turn = turn = object()
         return self._events(turn, message, request, stop)
@@ -204,14 +198,3 @@ def _check_prompts(prompts: Sequence[VisualPrompt]) -> tuple[VisualPrompt, ...]:
         if not isinstance(prompt, VisualPrompt):
             raise PromptError(f"prompts must be VisualPrompt values, got {type(prompt).__name__}")
     return given
-
-
-def check_threshold(score_threshold: object) -> None:
-    """Refuse a threshold that no score can be compared with.
-
-    Raises:
-        UsageError: if it is neither None nor a number from 0 to 1.
-    """
-    if score_threshold is None or (is_number(score_threshold) and 0 <= score_threshold <= 1):
-        return
-    raise UsageError(f"score_threshold must be a number from 0 to 1, got {shown(score_threshold)}")

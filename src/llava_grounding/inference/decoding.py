@@ -1,10 +1,14 @@
-"""How an answer is written: its limit, how its next token is chosen, and what ends it early. Knows no model."""
+"""How an answer is made: its limit, how its next token is chosen, which regions it keeps, what ends it early.
+
+Knows no model.
+"""
 
 from __future__ import annotations
 
 import math
 import numbers
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Protocol, TypedDict, runtime_checkable
 
@@ -12,6 +16,7 @@ import torch
 from torch import Tensor
 
 from llava_grounding.errors import LlavaGroundingError, UsageError, did_you_mean, shown
+from llava_grounding.typed_values import is_number, is_whole
 
 MAX_NEW_TOKENS = 2000
 """Longest answer that may be asked for."""
@@ -40,6 +45,8 @@ class GenerationOptions(TypedDict, total=False):
     """0, the default, always takes the likeliest token; higher values vary more."""
     seed: int | None
     """Makes sampling repeatable."""
+    score_threshold: float | None
+    """Score above which a region is kept, 0 to 1; None, the default, is the model's own."""
     stop: StopSignal | None
     """A function or `threading.Event` asked between tokens; true ends the answer where it stands."""
 
@@ -64,7 +71,7 @@ def read_options(options: GenerationOptions) -> tuple[Decoding, StopSignal | Non
 
 @dataclass(frozen=True)
 class Decoding:
-    """How an answer is written.
+    """How an answer is made.
 
     Raises:
         UsageError: if a setting is out of its range.
@@ -76,32 +83,43 @@ class Decoding:
     """0 always takes the likeliest token; higher values vary more."""
     seed: int | None = None
     """Makes sampling repeatable, on any device alike; None draws a new one."""
+    score_threshold: float | None = None
+    """Score above which a region is kept, 0 to 1; None is the model's own."""
 
     def __post_init__(self) -> None:
-        if not _is_int(self.max_new_tokens) or not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
+        for field in fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+        if not is_whole(self.max_new_tokens) or not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
             raise UsageError(
                 f"max_new_tokens must be a whole number from 1 to {MAX_NEW_TOKENS}, got {shown(self.max_new_tokens)}"
             )
-        if not _is_number(self.temperature) or not 0 <= self.temperature <= _MAX_TEMPERATURE:
+        if not is_number(self.temperature) or not 0 <= self.temperature <= _MAX_TEMPERATURE:
             raise UsageError(
                 f"temperature must be a number from 0 to {_MAX_TEMPERATURE:g}, got {shown(self.temperature)}"
             )
-        if self.seed is not None and (not _is_int(self.seed) or not 0 <= self.seed < 2**63):
+        if self.seed is not None and (not is_whole(self.seed) or not 0 <= self.seed < 2**63):
             raise UsageError(f"seed must be a whole number from 0 to 2^63 - 1, got {shown(self.seed)}")
-        object.__setattr__(self, "temperature", float(self.temperature))  # of any kind of number
+        check_threshold(self.score_threshold)
+        object.__setattr__(self, "temperature", float(self.temperature))
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+def check_threshold(score_threshold: object) -> None:
+    """Refuse a threshold that no score can be compared with.
+
+    Raises:
+        UsageError: if it is neither None nor a number from 0 to 1.
+    """
+    threshold = _plain(score_threshold)
+    if threshold is not None and not (is_number(threshold) and 0 <= threshold <= 1):
+        raise UsageError(f"score_threshold must be a number from 0 to 1, got {shown(score_threshold)}")
 
 
-def _is_number(value: object) -> bool:
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:  # a whole number or a fraction beyond all floats
-        return False
+def _plain(value: object) -> object:
+    """A number of any library as one of Python; all else as it is."""
+    if isinstance(value, numbers.Real) and not isinstance(value, bool | int | float):
+        with suppress(OverflowError):  # a fraction beyond all floats
+            return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return value
 
 
 class TokenSampler:

@@ -22,8 +22,8 @@ from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, ImageSource, load_image
 from llava_grounding.inference.answering import AnswerRequest, prefill_answers
 from llava_grounding.inference.batching import RunningBatch, forward_padded
-from llava_grounding.inference.conversation import Conversation, check_threshold, question_message
-from llava_grounding.inference.decoding import Decoding, GenerationOptions, StopSignal, read_options
+from llava_grounding.inference.conversation import Conversation, question_message
+from llava_grounding.inference.decoding import Decoding, GenerationOptions, StopSignal, check_threshold, read_options
 from llava_grounding.inference.runtime import PHRASES_PER_PASS, ImageContext, Runtime
 from llava_grounding.markup import PhraseSpan
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
@@ -130,7 +130,6 @@ class GroundedChat:
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
-        score_threshold: float | None = None,
         **generation: Unpack[GenerationOptions],
     ) -> GroundedAnswer:
         """Answer one question about an image.
@@ -140,8 +139,7 @@ class GroundedChat:
             question: with one `<region>` per prompt.
             prompts: what the k-th `<region>` points at, at most 32, in pixels of the upright image.
             grounded: ask for regions; without, the answer has no phrases.
-            score_threshold: above which a region is kept, in [0, 1]; None is the model's own.
-            generation: how it is written: `max_new_tokens`, `temperature`, `seed` and `stop`, see `GenerationOptions`.
+            generation: `max_new_tokens`, `temperature`, `seed`, `score_threshold` and `stop`, see `GenerationOptions`.
 
         Returns:
             The answer. A phrase for which nothing was found has no regions, and a score that says how near it was.
@@ -149,7 +147,7 @@ class GroundedChat:
         Raises:
             ImageError, PromptError, UsageError: if something given cannot be used; the message says what.
         """
-        return self.conversation(image).ask(question, prompts, grounded, score_threshold, **generation)
+        return self.conversation(image).ask(question, prompts, grounded, **generation)
 
     def conversation(
         self, image: ImageSource, messages: Sequence[Message] = (), grounded: bool | Sequence[bool] = True
@@ -172,7 +170,6 @@ class GroundedChat:
         self,
         questions: Iterable[Question | Mapping[str, Any] | tuple[Any, ...]],
         batch_size: int = 16,
-        score_threshold: float | None = None,
         **generation: Unpack[GenerationOptions],
     ) -> list[GroundedAnswer]:
         """Answer many questions, several at once; the answers equal those of `ask` with the same arguments.
@@ -181,7 +178,6 @@ class GroundedChat:
             questions: `Question` values, or tuples or mappings of their fields, e.g. `(image, question)`. An image that
                 is given several times is encoded once per `batch_size` questions.
             batch_size: how many are answered at once; it trades memory for speed.
-            score_threshold: above which a region is kept, in [0, 1]; None is the model's own.
             generation: as of `ask`.
 
         Raises:
@@ -189,7 +185,6 @@ class GroundedChat:
         """
         decoding, stop = read_options(generation)
         _check_batch_size(batch_size)
-        check_threshold(score_threshold)
         if not isinstance(questions, Iterable):
             raise UsageError(f"questions must be a list of Question values, got {shown(questions)}")
         asked = [_question(index, value) for index, value in enumerate(islice(questions, MAX_QUESTIONS + 1))]
@@ -197,7 +192,7 @@ class GroundedChat:
             raise UsageError(f"questions must be at most {MAX_QUESTIONS:,} at a time, got more")
         answers: list[GroundedAnswer] = []
         for start in range(0, len(asked), batch_size):
-            answers += self._answer_together(asked[start : start + batch_size], start, decoding, stop, score_threshold)
+            answers += self._answer_together(asked[start : start + batch_size], start, decoding, stop)
         return answers
 
     def ground(
@@ -313,23 +308,13 @@ class GroundedChat:
         first: int,
         decoding: Decoding,
         stop: StopSignal | None,
-        score_threshold: float | None,
     ) -> list[GroundedAnswer]:
         requests = []
         images = self._encode_images_of(questions, first)
         for number, (question, image) in enumerate(zip(questions, images, strict=True), start=first):
             with _naming("question", number):
                 message = question_message(question.question, question.prompts)
-                requests.append(
-                    AnswerRequest.encode(
-                        self._runtime,
-                        image,
-                        message,
-                        question.grounded,
-                        decoding,
-                        score_threshold=score_threshold,
-                    )
-                )
+                requests.append(AnswerRequest.encode(self._runtime, image, message, question.grounded, decoding))
         batch = RunningBatch(self.model, keep=False)
         running = [prefilled.join(batch) for prefilled in prefill_answers(self._runtime, requests)]
         for _ in batch.generate(stop):

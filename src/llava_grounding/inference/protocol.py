@@ -20,7 +20,6 @@ class Dialogue(Protocol):
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
-        score_threshold: float | None = None,
         **generation: Unpack[GenerationOptions],
     ) -> Iterator[Any]:
         """Events with `text`, then `phrase`, at last `answer`."""
@@ -37,7 +36,6 @@ class SingleEngine(Protocol):
         question: str,
         prompts: Sequence[VisualPrompt] = (),
         grounded: bool = True,
-        score_threshold: float | None = None,
         **generation: Unpack[GenerationOptions],
     ) -> GroundedAnswer:
         """Answer one question."""
@@ -55,7 +53,6 @@ class BatchEngine(Protocol):
         self,
         questions: Iterable[Question | Mapping[str, Any] | tuple[Any, ...]],
         batch_size: int = 16,
-        score_threshold: float | None = None,
         **generation: Unpack[GenerationOptions],
     ) -> list[GroundedAnswer]:
         """Answer questions about images."""

@@ -20,6 +20,7 @@ from llava_grounding.labelling.photos import Photo
 from llava_grounding.language.nouns import lexicon
 from llava_grounding.language.synonyms import DETERMINERS, MANY_WORDS, NUMBER_WORDS
 from llava_grounding.structures import GroundedPhrase, PackedRegion, Region, category_name
+from llava_grounding.typed_values import is_number
 
 if TYPE_CHECKING:
     from llava_grounding.inference.protocol import BatchEngine
@@ -54,7 +55,7 @@ class LabelSettings:
     """What photos are refused for their size."""
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
+        if self.threshold is not None and not (is_number(self.threshold) and 0 <= self.threshold <= 1):
             raise UsageError(f"threshold must be a number from 0 to 1, got {shown(self.threshold)}")
         if self.classes is not None and not self.classes:
             raise UsageError("classes must be at least one name, got none")

@@ -11,6 +11,7 @@ from llava_grounding.model.language import FeatureVisionTower, build_projector
 from llava_grounding.model.pixel_decoder import DeformablePixelDecoder, FeaturePyramidPixelDecoder
 from llava_grounding.model.shared_tower import SharedVisionTower
 from llava_grounding.model.visual_prompt import VisualPromptEncoder
+from llava_grounding.typed_values import is_whole
 
 
 def build_image_side(config: GrounderConfig | VisualPromptConfig) -> tuple[nn.Module, nn.Module]:
@@ -48,7 +49,7 @@ def set_num_queries(grounder: Grounder, config: LlavaGroundingConfig, count: int
         ConfigError: if the grounder cannot pick as many, or the language model reads more of them.
     """
     read = config.shared_tower_objects if config.vision_config is None else 0
-    if type(count) is not int or not max(1, read) <= count <= MAX_QUERIES:
+    if not is_whole(count) or not max(1, read) <= count <= MAX_QUERIES:
         raise ConfigError(f"num_queries must be {max(1, read)} to {MAX_QUERIES:,} here, got {count!r:.80}")
     config.grounder_config.num_queries = count
     grounder.query_selection.num_queries = count

@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NA
 from llava_grounding.checkpoint_files import check_values
 from llava_grounding.errors import ConfigError, did_you_mean, one_line
 from llava_grounding.model import efficientnet_lite, nanodet  # noqa: F401 - so that their model_types are known
+from llava_grounding.typed_values import is_whole
 
 _PIXEL_DECODERS = ("deformable", "feature_pyramid")
 _CONVOLUTIONS = ("full", "separable")
@@ -163,7 +164,7 @@ def _size_problems(part: str, config: PreTrainedConfig) -> list[str]:
     problems = []
     for name, (least, most) in _SIZES.items():
         value = getattr(config, name, least)
-        if type(value) is not int or not least <= value <= most:
+        if not is_whole(value) or not least <= value <= most:
             problems.append(f"{part}.{name} must be {least:,} to {most:,}, got {value!r:.80}")
     if not problems and config.hidden_size % config.num_heads:
         problems.append(
@@ -348,7 +349,7 @@ class LlavaGroundingConfig(_StrictConfig):
         """Parts that do not fit each other, or nothing."""
         grounder, prompts = self.grounder_config, self.visual_prompt_config
         problems = _size_problems("grounder_config", grounder) + _size_problems("visual_prompt_config", prompts)
-        if type(self.shared_tower_objects) is not int or not 0 <= self.shared_tower_objects <= MAX_QUERIES:
+        if not is_whole(self.shared_tower_objects) or not 0 <= self.shared_tower_objects <= MAX_QUERIES:
             problems.append(f"shared_tower_objects must be 0 to {MAX_QUERIES:,}")
         if self.phrase_queries == "image" and self.vision_config is not None:
             problems.append("phrase_queries can be `image` only with the shared tower (vision_config=None)")

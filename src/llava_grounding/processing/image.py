@@ -14,6 +14,7 @@ from PIL import Image
 
 from llava_grounding.errors import ConfigError, did_you_mean
 from llava_grounding.geometry import Letterbox
+from llava_grounding.typed_values import is_number, is_whole
 
 MAX_SIDE = 2048
 """Side of what an image is drawn into for an encoder at most, in pixels: twice the original's. Memory grows with its
@@ -38,7 +39,7 @@ class CanvasSettings:
     def __post_init__(self) -> None:
         _check_side("canvas.size", self.size)
         _check_channels("canvas", self.mean, self.std)
-        if type(self.pad_value) is not int or not 0 <= self.pad_value <= 255:
+        if not is_whole(self.pad_value) or not 0 <= self.pad_value <= 255:
             raise ConfigError(f"canvas.pad_value must be an integer of 0 to 255, got {self.pad_value!r:.80}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,14 +75,14 @@ class TowerSettings:
 
 
 def _check_side(name: str, size: object) -> None:
-    if type(size) is not int or not 1 <= size <= MAX_SIDE:
+    if not is_whole(size) or not 1 <= size <= MAX_SIDE:
         raise ConfigError(f"{name} must be 1 to {MAX_SIDE:,} pixels, got {size!r:.80}")
 
 
 def _check_channels(part: str, mean: Sequence[float], std: Sequence[float]) -> None:
     for name, values in [("mean", mean), ("std", std)]:
         given = list(values) if isinstance(values, (list, tuple)) else []
-        numbers = [one for one in given if type(one) in (int, float) and math.isfinite(one)]
+        numbers = [one for one in given if is_number(one) and math.isfinite(one)]
         if len(given) != 3 or len(numbers) != 3 or (name == "std" and min(numbers) <= 0):
             wanted = "three numbers above 0" if name == "std" else "three numbers"
             raise ConfigError(f"{part}.{name} must be {wanted}, got {values!r:.80}")

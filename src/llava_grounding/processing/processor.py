@@ -53,6 +53,7 @@ from llava_grounding.processing.tokenizer_files import read_tokenizer
 from llava_grounding.processing.tokens import MarkupTokenizer
 from llava_grounding.processing.transformers_mixin import TransformersProcessorMixin
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, Message, PackedRegion, Region, VisualPrompt
+from llava_grounding.typed_values import is_whole
 
 if TYPE_CHECKING:
     from llava_grounding.model.llava_grounding import RegionPrompts
@@ -122,7 +123,7 @@ class ProcessorSettings:
                 f"tokenisation must be {' or '.join(_TOKENISATIONS)}, got `{self.tokenisation!s:.80}`"
                 f"{did_you_mean(str(self.tokenisation), _TOKENISATIONS)}"
             )
-        if type(self.image_sequence_length) is not int or not 0 < self.image_sequence_length <= _LONGEST_IMAGE:
+        if not is_whole(self.image_sequence_length) or not 0 < self.image_sequence_length <= _LONGEST_IMAGE:
             raise ConfigError(
                 f"image_sequence_length must be 1 to {_LONGEST_IMAGE:,}, got {self.image_sequence_length!r:.80}"
             )

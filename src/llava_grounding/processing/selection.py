@@ -16,6 +16,7 @@ from torch import Tensor
 from llava_grounding.errors import ConfigError, LlavaGroundingError
 from llava_grounding.geometry import Letterbox, box_area, box_cxcywh_to_xyxy, box_iou, clip_boxes_xyxy
 from llava_grounding.model.outputs import GrounderOutput, mask_logits_from
+from llava_grounding.typed_values import is_number
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class SelectionSettings:
             ("nms_iou", self.nms_iou),
             ("doubt_threshold", self.doubt_threshold),
         ]:
-            number = type(value) in (int, float) and value is not None and math.isfinite(value)
+            number = is_number(value) and math.isfinite(value)
             if not number and (value is not None or name == "score_threshold"):
                 raise ConfigError(f"{name} must be a number, got {value!r:.80}")
 

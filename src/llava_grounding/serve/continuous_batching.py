@@ -143,7 +143,6 @@ class ContinuousBatcher:
             history_grounded=[turn.grounded for turn in task.turns],
             prefix=None if known is None else known.prefix,
             stream=task.stream,
-            score_threshold=task.score_threshold,
         )
 
     def _start_length(self, ids: Sequence[int]) -> int:

@@ -76,7 +76,7 @@ def _backend(service: Service, settings: ServeSettings, label_studio: LabelStudi
         picture = await service.in_thread(lambda: service.images.read_bytes(pictures.bytes_of(address)))
         prompt.validate(picture.size_wh)
         question = Question(POINTED_QUESTION, (prompt,))
-        task = ChatTask(picture, (), question, True, Decoding(_TOKENS), score_threshold)
+        task = ChatTask(picture, (), question, True, Decoding(_TOKENS, score_threshold=score_threshold))
         written = await service.last(task)
         assert isinstance(written, AnswerWritten)
         answer = await service.in_thread(written.answer)

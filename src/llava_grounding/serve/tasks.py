@@ -70,7 +70,6 @@ class ChatTask:
     question: Question
     grounded: bool
     decoding: Decoding
-    score_threshold: float | None = None
     stop: tuple[str, ...] = ()
     stream: bool = False
     """Regions are wanted as soon as their phrase has closed."""
@@ -102,7 +101,7 @@ def chat_task(request: ChatRequest, images: ImageReader, settings: ServeSettings
         raise UsageError(f"max_tokens must be at most {settings.max_tokens}, got {limit:.3g}")
     options = grounding_options(request)
     tokens = limit or min(Decoding.max_new_tokens, settings.max_tokens)
-    decoding = Decoding(tokens, request.temperature or 0.0, request.seed)
+    decoding = Decoding(tokens, request.temperature or 0.0, request.seed, options.threshold)
     stop = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     system, dialogue = _without_system(request.messages)
     _check_counts(dialogue, settings)
@@ -118,7 +117,6 @@ def chat_task(request: ChatRequest, images: ImageReader, settings: ServeSettings
         questions[-1],
         grounded=options.mode != "off",
         decoding=decoding,
-        score_threshold=options.threshold,
         stop=stop,
         stream=bool(request.stream),
     )
