@@ -174,6 +174,19 @@ class TestGoingOn:
         (tmp_path / "recipe.json").write_text("[1]")
         finish(tmp_path, **values)  # a damaged note of it stops nobody
 
+    @pytest.mark.parametrize(("seed", "count"), [(3, 1), (4, 0)])
+    def test_a_start_that_was_trained_with_the_same_seed_is_warned_of(
+        self, seed: int, count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "first" / "last").mkdir(parents=True)
+        (tmp_path / "second").mkdir()
+        start = str(tmp_path / "first" / "last")
+        with caplog.at_level(logging.WARNING, logger="llava_grounding"):
+            run._write_recipe(recipe("chat", seed=3), tmp_path / "first")
+            run._write_recipe(recipe("chat", seed=seed, start_from=start), tmp_path / "second")
+            run._write_recipe(recipe("chat", seed=seed, start_from="nano"), tmp_path / "second")
+        assert caplog.text.count("another seed orders and draws them anew") == count
+
     def test_the_same_seed_gives_the_same_weights_and_others_give_others(
         self, straight: Straight, tmp_path: Path
     ) -> None:

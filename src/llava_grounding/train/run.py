@@ -118,16 +118,28 @@ def _run(setup: TrainingSetup, arguments: TrainingArguments) -> dict[str, float]
 
 def _write_recipe(recipe: Recipe, folder: Path) -> None:
     """Keep every value, and say which are others than those of the steps already done."""
-    path, values = folder / RECIPE_FILE, recipe_to_dict(recipe)
-    if last_checkpoint(folder) is not None and path.is_file():
-        try:
-            before = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError):
-            before = {}
+    values = recipe_to_dict(recipe)
+    if last_checkpoint(folder) is not None:
+        before = _kept_recipe(folder)
         for key, value in values.items():
             if key in before and before[key] != value:
                 logger.warning("going on with another `%s`: %s, until now %s", key, value, before[key])
+    elif recipe.start_from is not None and _kept_recipe(Path(recipe.start_from).parent).get("seed") == recipe.seed:
+        logger.warning(
+            "`%s` was trained with seed %d as well, so samples that it began with come first again; another seed "
+            "orders and draws them anew",
+            recipe.start_from,
+            recipe.seed,
+        )
     write_recipe(folder, json.dumps(values, indent=1) + "\n")
+
+
+def _kept_recipe(folder: Path) -> dict[str, Any]:
+    """The recipe that a run kept in its folder; nothing where there is none, or it cannot be read."""
+    try:
+        return dict(json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
 
 
 def _trainer(setup: TrainingSetup, arguments: TrainingArguments, first_step: int) -> GroundingTrainer:
