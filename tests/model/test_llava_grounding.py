@@ -361,6 +361,18 @@ def test_phrases_can_be_zero_and_still_give_queries() -> None:
         assert bool(torch.isfinite(output.boxes_cxcywh_norm).all())
 
 
+def test_features_of_a_frozen_grounder_have_no_gradient() -> None:
+    model, inputs = whole_model(whole_config("shared")), example(whole_config("shared"))
+    pixels = inputs.images["grounder_pixel_values"].double()
+    with torch.enable_grad():
+        assert model.image_memory(pixels).memory.requires_grad
+        model.grounder.requires_grad_(False)
+        memory = model.image_memory(pixels).memory
+    model.grounder.requires_grad_(True)
+    assert not memory.requires_grad
+    assert memory.dtype == torch.float32
+
+
 @flavours
 def test_a_grounder_picks_as_many_queries_as_it_is_told(flavour: str) -> None:
     model, inputs = LlavaGroundingForConditionalGeneration(whole_config(flavour)).eval(), example(whole_config(flavour))

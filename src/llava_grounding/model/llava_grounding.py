@@ -114,6 +114,15 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
     def set_output_embeddings(self, value: nn.Linear) -> None:
         self.lm_head = value
 
+    def image_memory(self, grounder_pixel_values: Float[Tensor, "B 3 H W"]) -> ImageMemory:
+        """The grounder's features of images alone, in its dtype; without gradient where the grounder is frozen.
+
+        Args:
+            grounder_pixel_values: see `encode_image`.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and any_trainable(self.grounder)):
+            return self.grounder.encode_image(like(self.grounder, grounder_pixel_values))
+
     def encode_image(
         self,
         grounder_pixel_values: Float[Tensor, "B 3 H W"],
@@ -132,7 +141,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         tower, proposals = self.vision_tower, None
         # The phrase that selects the queries is the tower's, but it is frozen with the grounder.
         with torch.set_grad_enabled(torch.is_grad_enabled() and any_trainable(self.grounder)):
-            memory = self.grounder.encode_image(like(self.grounder, grounder_pixel_values))
+            memory = self.image_memory(grounder_pixel_values)
             if isinstance(tower, SharedVisionTower):
                 with_aux = class_embeds is not None
                 proposals = tower.propose(self.grounder, memory, class_embeds, class_mask, with_aux)

@@ -159,7 +159,7 @@ def class_rows(
         part = samples[start : start + batch_size]
         images = [encode_sample_image(processor, sample) for sample in part]
         batch = class_batch(part, images, processor, phrases.index)
-        memory = model.grounder.encode_image(batch.images["grounder_pixel_values"].to(device))
+        memory = model.image_memory(batch.images["grounder_pixel_values"].to(device))
         output = ground_classes(model, phrases, memory, batch.phrase_mask.to(device))
         scores = query_scores(output.phrase_logits[:, :, 1:], score_function).cpu().numpy()
         boxes = output.boxes_cxcywh_norm.float().cpu().numpy()
