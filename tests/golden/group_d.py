@@ -17,7 +17,7 @@ from llava_grounding.model.outputs import GrounderOutput, mask_logits_from
 from llava_grounding.train.batching.targets import GroundingTarget
 from llava_grounding.train.losses.matcher import HungarianMatcher
 from llava_grounding.train.losses.set_criterion import CriterionResult, SetCriterion, loss_key, named_predictions
-from llava_grounding.train.losses.weights import MatchingCosts
+from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
 
 TABLE = Table(
     compared={
@@ -134,12 +134,7 @@ def build_criterion(case: Json, config: Json) -> SetCriterion:
     )
     return SetCriterion(
         matcher,
-        loss_class_weight=decoder["CLASS_WEIGHT"],
-        loss_mask_weight=decoder["MASK_WEIGHT"],
-        loss_dice_weight=decoder["DICE_WEIGHT"],
-        loss_box_weight=decoder["BOX_WEIGHT"],
-        loss_giou_weight=decoder["GIOU_WEIGHT"],
-        weight_multiplier=case["weight_multiplier"],
+        {name: case["weight_multiplier"] * decoder[f"{name.upper()}_WEIGHT"] for name in LossWeights().of_phrases},
         num_points=case["num_points"],
         oversample_ratio=decoder["OVERSAMPLE_RATIO"],
         importance_ratio=decoder["IMPORTANCE_SAMPLE_RATIO"],

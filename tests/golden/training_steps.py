@@ -118,9 +118,9 @@ def grounding_step(
         # The original's batch has no place for a phrase without things; ours has one, which the mean must not count.
         judged = batch.phrase_mask
         wider = judged.shape[1] / int(judged.sum(1).max().clamp(min=1)) if judged.numel() else 1.0
-        own = replace(criterion, loss_class_weight=wider * criterion.loss_class_weight)
+        own = replace(criterion, weights={**criterion.weights, "class": wider * criterion.weights["class"]})
         weights = LossWeights(grounding=1.0)
-        criteria = replace(Criteria.of(0, None, weights), phrases=own)
+        criteria = replace(Criteria.of(None, weights), phrases=own)
         module = TrainingModule(model, None, LossConfig(plan, weights, None, True), criteria=criteria).eval()
         losses = module(batch, torch.stack([num_tokens, batch.counts[1], batch.counts[2]]))
         losses["loss"].backward()
@@ -306,12 +306,11 @@ def prompt_step(trainee: Trainee, sample: Mapped, case: Json, recorded: dict[str
         pointed=PointedBatch(all_of(moved, types), [target]),
     )
     points = PointsInOrder(recorded, generator, tokens=model.config.visual_prompt_config.num_mask_tokens)
-    criterion = WatchedPrompts(
-        num_points=case["num_points"], weight_multiplier=case["weight_multiplier"], points_of_all=points
-    )
+    scaled = {name: case["weight_multiplier"] * weight for name, weight in LossWeights().of_prompts.items()}
+    criterion = WatchedPrompts(scaled, num_points=case["num_points"], points_of_all=points)
     weights = LossWeights(prompts=1.0)
     config = LossConfig(StagePlan(("language", "prompts"), ()), weights, None, True)
-    criteria = replace(Criteria.of(0, None, weights), prompts=criterion)
+    criteria = replace(Criteria.of(None, weights), prompts=criterion)
     module = TrainingModule(model, None, config, criteria=criteria).eval()
     decoder, trunk = model.visual_prompt_encoder.query_decoder, model.language_model
     with torch.no_grad(), Watch(decoder=(decoder, "forward"), trunk=(trunk, "forward")) as watch:

@@ -22,7 +22,7 @@ from llava_grounding.train.recipe import recipe_of
 from llava_grounding.train.training_module import LossConfig, TrainingModule
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
-CRITERION = Criteria.of(len(NAMES), None).classes
+CRITERION = Criteria.of(None).classes
 LAYERS = 2  # of the query decoder: each predicts, what was put in does not
 
 

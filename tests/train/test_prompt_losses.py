@@ -145,11 +145,10 @@ def test_no_object_at_all_loses_nothing() -> None:
 def test_weights_multiply_and_the_total_sums_all_layers() -> None:
     output, target = random_output(1, 2, layers=2), [random_target(2)]
     plain = IN_CELLS.unweighted(output, target)
-    weighted = replace(IN_CELLS, weight_multiplier=0.2)(output, target)
-    weights = {"loss_mask": 1.0, "loss_dice": 1.0, "loss_box": 1.0, "loss_giou": 0.4, "loss_score": 0.2}
+    weights = {"mask": 5.0, "dice": 4.0, "box": 3.0, "giou": 2.0, "score": 0.5}
+    weighted = replace(IN_CELLS, weights=weights)(output, target)
     for key, value in plain.items():
-        name = "_".join(key.split("_")[:2])
-        assert weighted[key].item() == pytest.approx(weights[name] * value.item())
+        assert weighted[key].item() == pytest.approx(weights[key.split("_")[1]] * value.item())
     assert weighted.pop("loss").item() == pytest.approx(sum(value.item() for value in weighted.values()))
 
 

@@ -18,6 +18,7 @@ from llava_grounding.train.batching.targets import GroundingTarget
 from llava_grounding.train.losses.matcher import HungarianMatcher, StackedPredictions
 from llava_grounding.train.losses.points import sample_maps, sample_masks
 from llava_grounding.train.losses.set_criterion import SetCriterion, loss_key, named_predictions
+from llava_grounding.train.losses.weights import LossWeights
 
 BATCH, QUERIES, PHRASES, CHANNELS, SIZE_HW = 3, 9, 4, 8, (6, 5)
 
@@ -71,11 +72,8 @@ def in_cells(**settings: object) -> SetCriterion:
 def test_losses_are_those_of_the_original(case_name: str, source: str) -> None:
     case = read_case(case_name)
     num_points = case.settings["num_points"]
-    criterion = SetCriterion(
-        HungarianMatcher(num_points=num_points),
-        num_points=num_points,
-        weight_multiplier=case.settings["weight_multiplier"],
-    )
+    scaled = {name: case.settings["weight_multiplier"] * value for name, value in LossWeights().of_phrases.items()}
+    criterion = SetCriterion(HungarianMatcher(num_points=num_points), scaled, num_points)
     by_name: Callable[[str, tuple[int, ...]], Tensor] = lambda name, _: case.points[name]  # noqa: E731
     points = {"recorded points": case.points, "recorded points one by one": by_name, "seed": None}[source]
     generator = torch.Generator().manual_seed(case.settings["manual_seed"])
@@ -97,13 +95,12 @@ def test_losses_are_those_of_the_original(case_name: str, source: str) -> None:
 def test_weights_multiply_their_own_loss_and_the_total_is_their_sum() -> None:
     torch.manual_seed(0)
     output, targets = random_output(), random_targets(2, 0, 4)
-    weights = {f"{name}_weight": float(index + 1) for index, name in enumerate(LOSS_NAMES)}
-    criterion = in_cells(weight_multiplier=0.1, **weights)
+    weights = {"class": 0.1, "mask": 0.2, "dice": 0.3, "box": 0.4, "giou": 0.5}
+    criterion = in_cells(weights=weights)
     plain, weighted = criterion.unweighted(output, targets).losses, criterion(output, targets)
     assert set(weighted) == {*plain, "loss"}
     for key, loss in plain.items():
-        name = "_".join(key.split("_")[:2])
-        torch.testing.assert_close(weighted[key], 0.1 * weights[f"{name}_weight"] * loss)
+        torch.testing.assert_close(weighted[key], weights[key.split("_")[1]] * loss)
     torch.testing.assert_close(weighted["loss"], sum(value for key, value in weighted.items() if key != "loss"))
     assert "loss_box_aux1" in weighted
     assert "loss_giou_interm" in weighted
@@ -222,7 +219,7 @@ def test_padding_of_phrases_changes_nothing_when_only_valid_ones_count() -> None
     )
     output = dataclasses.replace(output, interm=None)
     padded_mask = F.pad(mask, (0, 3))
-    clean = in_cells(phrase_normalisation="valid")
+    clean = in_cells(phrase_reduction="valid_mean")
     torch.testing.assert_close(clean(padded, targets, padded_mask), clean(output, targets, mask))
     torch.testing.assert_close(clean(output, targets, mask), in_cells()(output, targets, mask))
     diluted, full = in_cells()(padded, targets, padded_mask), in_cells()(output, targets, mask)
@@ -239,7 +236,7 @@ def test_phrases_that_do_not_count_change_nothing_whatever_their_logits() -> Non
     kept = [0, 1, 3]
     without = dataclasses.replace(output, phrase_logits=output.phrase_logits[..., kept])
     fewer = [dataclasses.replace(target, phrase_map=target.phrase_map[:, kept]) for target in targets]
-    clean = in_cells(phrase_normalisation="valid")
+    clean = in_cells(phrase_reduction="valid_mean")
     torch.testing.assert_close(clean(output, targets, mask), clean(without, fewer, mask[:, kept]))
 
 

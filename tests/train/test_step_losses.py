@@ -31,11 +31,11 @@ from llava_grounding.train.plan import set_trainable, stage_plan
 from llava_grounding.train.validation import phrase_rows
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
-CRITERIA = Criteria.of(len(NAMES), None)
+CRITERIA = Criteria.of(None)
 
 
 def weighed(**weights: float) -> Criteria:
-    return Criteria.of(len(NAMES), None, LossWeights(**weights))
+    return Criteria.of(None, LossWeights(**weights))
 
 
 def classes_of(*samples: Sample, flavour: str = "shared") -> ClassBatch:

@@ -33,7 +33,7 @@ from llava_grounding.train.plan import stage_plan
 from llava_grounding.train.training_module import LossConfig
 
 INDEX = {name: column for column, name in enumerate(NAMES, start=1)}
-CRITERIA = Criteria.of(len(NAMES), None)
+CRITERIA = Criteria.of(None)
 QUERIES, CELLS = 5, 4
 
 
@@ -74,15 +74,14 @@ def test_the_criterion_of_class_names_weighs_each_column_with_four(num_classes: 
     names = torch.zeros(1, 1 + num_classes, dtype=torch.bool)
     names[0, :2] = True  # "anything" and the first class
     target = GroundingTarget(box[None], masks, torch.tensor([True]), names)
-    found = CRITERIA if num_classes == len(NAMES) else Criteria.of(num_classes, None)
-    losses = found.classes(undecided(1 + num_classes, box), [target])
+    losses = CRITERIA.classes(undecided(1 + num_classes, box), [target])
     yes, no = 0.25 * 0.5**2 * log(2), 0.75 * 0.5**2 * log(2)
     by_class = 4.0 * (2 * yes + (QUERIES * (1 + num_classes) - 2) * no)
     dice = 1 - (2 * 0.5 * 1 + 1) / (0.5 * CELLS + 1 + 1)
     layer = by_class + 5.0 * log(2) + 5.0 * dice
     assert float(losses["loss_class"]) == pytest.approx(by_class)
     assert float(losses["loss"]) == pytest.approx(3 * layer, rel=1e-5)  # last layer, inner layer, selected cells
-    moved = found.classes(undecided(1 + num_classes, torch.tensor([0.25, 0.25, 0.5, 0.25])), [target])
+    moved = CRITERIA.classes(undecided(1 + num_classes, torch.tensor([0.25, 0.25, 0.5, 0.25])), [target])
     overlap = 2.0 * (1 - 0.5)  # the moved box lies inside of the true one: nothing beside the union
     assert float(moved["loss"] - losses["loss"]) == pytest.approx(3 * (5.0 * 0.25 + overlap), rel=1e-4)
 
@@ -129,16 +128,15 @@ def test_a_class_that_is_only_seen_has_no_negatives_in_the_total() -> None:
     result, losses = found.matched, found.losses
     judged = hide_phrases(ground_classes(model, phrases, memory, batch.phrase_mask), batch.phrase_mask)
     parts = CRITERIA.classes.unweighted(judged, batch.targets, batch.phrase_mask).losses
-    weight = 0.4 * (1 + len(NAMES)) * 10 / (1 + len(NAMES)) / result.num_objects
     cats = judged.phrase_logits[0, :, INDEX["cat"]]
     unmatched = torch.ones(len(cats), dtype=torch.bool)
     unmatched[result.pairs.queries[0]] = False
     negatives = (0.75 * cats.sigmoid() ** 2 * F.softplus(cats))[unmatched].sum()
-    torch.testing.assert_close(losses["loss_class"], 0.4 * (1 + len(NAMES)) * parts["loss_class"] - weight * negatives)
+    torch.testing.assert_close(losses["loss_class"], 4.0 * (parts["loss_class"] - negatives / result.num_objects))
 
 
 def test_the_total_of_a_dialogue_is_its_five_losses_each_with_its_weight() -> None:
-    criteria = Criteria.of(len(NAMES), None, LossWeights(grounding=0.5, words=0.25, prompts=3.0))
+    criteria = Criteria.of(None, LossWeights(grounding=0.5, words=0.25, prompts=3.0))
     losses = chat_losses(training_model().eval(), class_phrases(), criteria, chat_batch())
     parts = [losses[name] for name in ("language", "class_loss", "class_words", "phrase_loss", "prompt_loss")]
     assert all(part.item() > 0 for part in parts)
@@ -147,7 +145,7 @@ def test_the_total_of_a_dialogue_is_its_five_losses_each_with_its_weight() -> No
 
 
 def test_each_part_takes_its_own_share_of_a_step() -> None:
-    criteria = Criteria.of(len(NAMES), None, LossWeights(prompts=1.0))
+    criteria = Criteria.of(None, LossWeights(prompts=1.0))
     whole, part = (
         chat_losses(training_model().eval(), class_phrases(), criteria, chat_batch(), shares)
         for shares in (Shares(), Shares(tokens=0.5, objects=0.25, prompts=0.125))
@@ -209,7 +207,15 @@ APART = {
     "denoising": {"class_denoising": 1.0},
 }
 """Weights of losses that are reported without them, and what they have in the total."""
-INSIDE = {"focal": "class", "mask": "mask", "dice": "dice", "box": "box", "giou": "giou", "score": "score"}
+INSIDE = {
+    "phrase_focal": "class",
+    "class_focal": "class",
+    "mask": "mask",
+    "dice": "dice",
+    "box": "box",
+    "giou": "giou",
+    "score": "score",
+}
 """Weights of losses that are reported with them, and what these are called; for `answer_words` see
 `test_token_weights.py`."""
 
@@ -219,13 +225,13 @@ def losses_with(name: str, factor: float) -> dict[str, Tensor]:
     """Of a dialogue, with one weight multiplied."""
     weights = replace(LossWeights(), **{name: factor * getattr(LossWeights(), name)})
     torch.manual_seed(0)  # of the disturbed copies
-    criteria = Criteria.of(len(NAMES), None, weights)
+    criteria = Criteria.of(None, weights)
     return chat_losses(training_model().eval(), class_phrases(), criteria, chat_batch(), denoising=2)
 
 
 @pytest.mark.parametrize("name", [one.name for one in fields(LossWeights) if one.name != "answer_words"])
 def test_a_weight_multiplies_its_own_losses_and_no_others(name: str) -> None:
-    once, thrice = losses_with("focal", 1.0), losses_with(name, 3.0)
+    once, thrice = losses_with("mask", 1.0), losses_with(name, 3.0)
     grown = {key: thrice[key] - value for key, value in once.items() if not torch.equal(value, thrice[key])}
     sums = {"loss", *(f"{part}_loss" for part in SUMS)}
     if name in APART:
@@ -234,8 +240,9 @@ def test_a_weight_multiplies_its_own_losses_and_no_others(name: str) -> None:
         torch.testing.assert_close(grown["loss"], expected, rtol=1e-4, atol=1e-4)
         return
     disturbed = grown.pop("class_denoising", torch.zeros(()))
-    assert grown.keys() - sums == {key for key in once if f"_loss_{INSIDE[name]}" in key} != set()
-    assert bool(disturbed > 0) == (name != "score")
+    part = {"phrase_focal": "phrase", "class_focal": "class"}.get(name, "")
+    assert grown.keys() - sums == {key for key in once if f"{part}_loss_{INSIDE[name]}" in key} != set()
+    assert bool(disturbed > 0) == (name not in ("score", "phrase_focal"))
     for part in SUMS:
         own = [key for key in grown.keys() - sums if key.startswith(part)]
         expected = sum((2 * once[key] for key in own), disturbed * (part == "class"))
@@ -246,7 +253,7 @@ def test_a_weight_multiplies_its_own_losses_and_no_others(name: str) -> None:
 
 def test_the_costs_of_matching_are_those_given() -> None:
     costs = MatchingCosts(focal=1.0, mask=2.0, dice=3.0, box=4.0, giou=5.0)
-    criteria = Criteria.of(len(NAMES), None, costs=costs)
+    criteria = Criteria.of(None, costs=costs)
     for matcher in (criteria.classes.matcher, criteria.phrases.matcher):
         assert matcher.weights == costs
         assert matcher.num_points is None

@@ -43,7 +43,7 @@ def test_without_things_there_are_no_words() -> None:
 
 @pytest.mark.parametrize("flavour", ["shared", "official"])
 def test_the_loss_is_the_mean_over_the_words_of_all_matched_things(flavour: str) -> None:
-    model, processor, criteria = training_model(flavour), training_processor(flavour), Criteria.of(len(NAMES), None)
+    model, processor, criteria = training_model(flavour), training_processor(flavour), Criteria.of(None)
     batch = class_batch(samples(), [encode_sample_image(processor, one) for one in samples()], processor, INDEX)
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
     found = class_losses(model, class_phrases(), criteria, memory, batch)
@@ -67,7 +67,7 @@ def test_the_loss_is_the_mean_over_the_words_of_all_matched_things(flavour: str)
 
 
 def test_batches_without_things_give_zero() -> None:
-    model, processor, criteria = training_model(), training_processor(), Criteria.of(len(NAMES), None)
+    model, processor, criteria = training_model(), training_processor(), Criteria.of(None)
     bare = [sample((), ())]
     batch = class_batch(bare, [encode_sample_image(processor, one) for one in bare], processor, INDEX)
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])

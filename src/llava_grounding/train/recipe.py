@@ -235,6 +235,8 @@ def _checked(values: Mapping[str, Any], problems: list[str]) -> Recipe:
     problems += former_names(values)
     former = {*FORMER["recipe key"], *(["stage"] if former_name("stage", values.get("stage")) else ())}
     present = {key: value for key, value in values.items() if key not in former}
+    if isinstance(weights := present.get("loss_weights"), Mapping):
+        present["loss_weights"] = {key: weights[key] for key in weights if key not in FORMER["key of loss_weights"]}
     checked, wrong = typed_fields(Recipe, present, _RANGES)
     problems += wrong
     if "stage" not in values:

@@ -21,6 +21,7 @@ FORMER: dict[str, dict[str, str]] = {
         "warmup": "warmup_ratio",
         "word_weight": "loss_weights.words",
     },
+    "key of loss_weights": {"focal": "phrase_focal` or `class_focal"},
     "stage": {"marks": "set_of_mark"},
     "key of a source": {"talk": "dialogue"},
     "kind of data": {"marks": "set_of_mark", "own": "custom"},
@@ -39,6 +40,8 @@ def former_name(what: str, name: object) -> str | None:
 def former_names(values: Mapping[str, Any]) -> Iterator[str]:
     """What to say of each former name in a recipe."""
     named = [*(("recipe key", key) for key in values), ("stage", values.get("stage"))]
+    weights = values.get("loss_weights")
+    named += [("key of loss_weights", key) for key in (weights if isinstance(weights, Mapping) else ())]
     for group in ("data", "validation"):
         sources = values.get(group)
         for source in sources if isinstance(sources, list | tuple) else ():

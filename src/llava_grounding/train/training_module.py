@@ -72,9 +72,8 @@ class TrainingModule(nn.Module):
         self.class_phrases = phrases
         self.loss_config = loss_config
         self.stored_dtypes = dict(stored_dtypes or {})
-        num_classes = len(phrases.names) if phrases else 0
         self._criteria = criteria or Criteria.of(
-            num_classes, loss_config.num_points, weights=loss_config.weights, costs=loss_config.costs
+            loss_config.num_points, weights=loss_config.weights, costs=loss_config.costs
         )
         self.token_weights: Tensor | None
         self.register_buffer("token_weights", token_weights, persistent=False)

@@ -4,8 +4,8 @@ Prompt i belongs to object i, so nothing is matched. The first mask token is sup
 embedding; the others serve it in attention. Knows nothing of datasets or of the language loss.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -38,8 +38,7 @@ class PromptCriterion(WeightedLosses):
     """Losses of a visual prompt encoder's output, by name; all layers count alike.
 
     Args:
-        loss_mask_weight: and the like: what each loss is multiplied with in the total.
-        weight_multiplier: multiplies all weights; the original uses 0.2 beside the language loss.
+        weights: what each kind of loss (mask, dice, box, giou, score) is multiplied with in the total.
         num_points: points at which a mask is judged; None judges all cells of the mask features against the part of
             each that the object covers, without any random draw.
         oversample_ratio: candidates per point, of which the most uncertain are taken.
@@ -50,13 +49,7 @@ class PromptCriterion(WeightedLosses):
     Source: LLaVA-Grounding (arXiv:2312.02949); Semantic-SAM (arXiv:2307.04767).
     """
 
-    loss_names = PROMPT_LOSS_NAMES
-    loss_mask_weight: float = LossWeights.mask
-    loss_dice_weight: float = LossWeights.dice
-    loss_box_weight: float = LossWeights.box
-    loss_giou_weight: float = LossWeights.giou
-    loss_score_weight: float = LossWeights.score
-    weight_multiplier: float = 1.0
+    weights: Mapping[str, float] = field(default_factory=lambda: LossWeights().of_prompts)
     num_points: int | None = 12544
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75

@@ -6,7 +6,7 @@ All layers are computed together, masks only for matched queries. Knows nothing 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +31,7 @@ from llava_grounding.train.losses.points import (
 )
 from llava_grounding.train.losses.weights import LossWeights
 
-LOSS_NAMES = ("loss_class", "loss_mask", "loss_dice", "loss_box", "loss_giou")
-CLASS_LOSS_SCALE = 10.0
-"""The original multiplies its class loss by ten before weights."""
+_MEAN_SCALE = 10.0  # the original multiplies the mean over phrases by ten before weights
 
 
 def named_predictions(output: GrounderOutput) -> dict[str, GrounderPrediction]:
@@ -65,15 +63,13 @@ class CriterionResult:
 
 
 class WeightedLosses:
-    """Base of criteria that have a weight for each of their losses: `loss_box_weight` for `loss_box`."""
+    """Base of criteria that have a weight for each kind of loss: `box` for `loss_box` and `loss_box_aux0`."""
 
-    loss_names: ClassVar[tuple[str, ...]]
-    weight_multiplier: float
+    weights: Mapping[str, float]
 
     def weigh(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Losses times the weights of their kinds, `loss_mask` for `loss_mask_aux0`, and the sum of all as `loss`."""
-        weights = {name: getattr(self, f"{name}_weight") * self.weight_multiplier for name in self.loss_names}
-        scaled = {key: weights["_".join(key.split("_")[:2])] * loss for key, loss in losses.items()}
+        """Losses by `loss_key` times the weights of their kinds, and the sum of all as `loss`."""
+        scaled = {key: self.weights[key.split("_")[1]] * loss for key, loss in losses.items()}
         return scaled | {"loss": torch.stack(list(scaled.values())).sum()}
 
 
@@ -83,30 +79,24 @@ class SetCriterion(WeightedLosses):
 
     Args:
         matcher: finds the pairs of query and object.
-        loss_class_weight: and the like: what each loss is multiplied with in the total.
-        weight_multiplier: multiplies all weights; the original uses 0.1 beside the language loss.
+        weights: what each kind of loss (class, mask, dice, box, giou) is multiplied with in the total.
         num_points: points at which a mask is judged; None judges all cells of the mask features against the part of
             each that the object covers, without any random draw.
         oversample_ratio: candidates per point, of which the most uncertain are taken.
         importance_ratio: share of points taken by uncertainty; the rest is random.
-        phrase_normalisation: `official` averages the class loss over all phrases of the batch, padded ones included;
-            `valid` over the phrases that each image really has, so that padding changes nothing.
+        phrase_reduction: how the class loss is taken over phrases. `official_mean`: ten times the mean over all phrases
+            of the batch, padded ones included; `valid_mean`: ten times the mean over the phrases that each image
+            really has, so that padding changes nothing; `sum`: the sum.
 
     Source: DETR (arXiv:2005.12872), MaskDINO (arXiv:2206.02777), LLaVA-Grounding (arXiv:2312.02949).
     """
 
-    loss_names = LOSS_NAMES
     matcher: HungarianMatcher = field(default_factory=HungarianMatcher)
-    loss_class_weight: float = LossWeights.focal
-    loss_mask_weight: float = LossWeights.mask
-    loss_dice_weight: float = LossWeights.dice
-    loss_box_weight: float = LossWeights.box
-    loss_giou_weight: float = LossWeights.giou
-    weight_multiplier: float = 1.0
+    weights: Mapping[str, float] = field(default_factory=lambda: LossWeights().of_phrases)
     num_points: int | None = 12544
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75
-    phrase_normalisation: Literal["official", "valid"] = "official"
+    phrase_reduction: Literal["official_mean", "valid_mean", "sum"] = "official_mean"
 
     def __call__(
         self,
@@ -198,7 +188,7 @@ class SetCriterion(WeightedLosses):
         phrase_mask: Tensor | None,
         partly_labelled: Tensor | None,
     ) -> Tensor:
-        """Focal loss of all queries against the phrases of their matched objects, mean over phrases, summed: [D]."""
+        """Focal loss of all queries against the phrases of their matched objects, reduced over phrases, summed: [D]."""
         logits = predictions.phrase_logits
         num_queries, num_phrases = logits.shape[2:]
         target = torch.zeros_like(logits).flatten(1, 2)
@@ -209,12 +199,14 @@ class SetCriterion(WeightedLosses):
             matched = torch.zeros_like(logits[..., 0]).flatten(1, 2).scatter(1, rows[..., 0], 1.0)
             unmatched = 1.0 - matched.view_as(logits[..., 0])
             losses = losses * (1.0 - unmatched[..., None] * partly_labelled[:, None].to(losses))
-        if self.phrase_normalisation == "official" or phrase_mask is None:
+        if self.phrase_reduction == "sum":
+            return losses.sum((1, 2, 3))
+        if self.phrase_reduction == "official_mean" or phrase_mask is None:
             per_phrase = 1.0 / max(num_phrases, 1)
-            return CLASS_LOSS_SCALE * per_phrase * losses.sum((1, 2, 3))
+            return _MEAN_SCALE * per_phrase * losses.sum((1, 2, 3))
         valid = phrase_mask.to(losses.device, losses.dtype)
         share = valid / valid.sum(1, keepdim=True).clamp(min=1.0)
-        return CLASS_LOSS_SCALE * (losses.sum(2) * share).sum((1, 2))
+        return _MEAN_SCALE * (losses.sum(2) * share).sum((1, 2))
 
     def _mask_sums(
         self, predictions: StackedPredictions, targets: TargetBatch, pairs: Pairs, draws: PointDraws

@@ -47,7 +47,7 @@ def pretrain_losses(
     denoising: int = 0,
 ) -> dict[str, Tensor]:
     """Losses of class names as phrases; `loss` is their weighted sum."""
-    memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
+    memory = model.image_memory(batch.images["grounder_pixel_values"])
     losses = class_losses(model, phrases, criteria, memory, batch, denoising).losses
     return {name: value * shares.objects for name, value in losses.items()}
 

@@ -22,12 +22,12 @@ class LossWeights:
     """Factor of the loss that makes object tokens say the words of their thing; small once the model reads them."""
     prompts: float = 0.2
     """Factor of the prompt encoder's losses."""
-    focal: float = 4.0
-    """Factor of the focal loss of queries, inside the grounder's; those from here on as in the original.
-
-    For phrases it multiplies ten times (`CLASS_LOSS_SCALE`) the mean over the phrases of an image: 40 with few phrases
-    or many. For class names it multiplies the sum over all columns, "anything" among them, without the ten: the mean
-    over many columns of which few are right would vanish."""
+    phrase_focal: float = 4.0
+    """Factor of the focal loss of queries over the phrases of an answer, inside the grounder's: ten times its mean over
+    the phrases of an image, with few or many. Those from here on as in the original."""
+    class_focal: float = 4.0
+    """Factor of the focal loss of queries over class names, "anything" among them: its sum, since the mean over many
+    names of which few are right would vanish."""
     mask: float = 5.0
     """Factor of the cross-entropy of masks."""
     dice: float = 5.0
@@ -45,9 +45,25 @@ class LossWeights:
     denoising: float = 1.0
     """Factor of the losses of disturbed copies."""
 
+    @property
     def of_masks_and_boxes(self) -> dict[str, float]:
-        """Weights that criteria of phrases and of visual prompts share, by the name of their argument."""
-        return {f"loss_{name}_weight": getattr(self, name) for name in ("mask", "dice", "box", "giou")}
+        """Weights that all criteria share, by the kind of their loss."""
+        return {"mask": self.mask, "dice": self.dice, "box": self.box, "giou": self.giou}
+
+    @property
+    def of_phrases(self) -> dict[str, float]:
+        """Weights of the phrases' criterion, by the kind of their loss."""
+        return {"class": self.phrase_focal, **self.of_masks_and_boxes}
+
+    @property
+    def of_classes(self) -> dict[str, float]:
+        """Weights of the class names' criterion, by the kind of their loss."""
+        return {"class": self.class_focal, **self.of_masks_and_boxes}
+
+    @property
+    def of_prompts(self) -> dict[str, float]:
+        """Weights of the visual prompts' criterion, by the kind of their loss."""
+        return {**self.of_masks_and_boxes, "score": self.score}
 
 
 @dataclass(frozen=True)
