@@ -23,7 +23,7 @@ def sample(exhaustive=frozenset({"dog", "cat"})) -> Sample:
 
 
 def test_a_crop_moves_boxes_and_masks_with_their_pixels():
-    part = crop(sample(), 20, 5, 60, 40)
+    part = crop(sample(), 20, 5, 60, 40, 0.3)
     assert part.image.shape == (40, 60, 3)
     dog, cat = part.instances
     assert dog.box_xyxy.tolist() == [0, 5, 20, 25]
@@ -33,19 +33,19 @@ def test_a_crop_moves_boxes_and_masks_with_their_pixels():
 
 
 def test_a_thing_of_which_too_little_is_left_is_neither_there_nor_absent():
-    part = crop(sample(), 0, 0, 64, 60)  # four of the cat's forty columns
+    part = crop(sample(), 0, 0, 64, 60, 0.3)  # four of the cat's forty columns
     assert [one.category for one in part.instances] == ["dog"]
     assert part.exhaustive == {"dog"}
 
 
 def test_a_thing_wholly_outside_is_known_to_be_absent():
-    part = crop(sample(), 0, 0, 50, 60)
+    part = crop(sample(), 0, 0, 50, 60, 0.3)
     assert [one.category for one in part.instances] == ["dog"]
     assert part.exhaustive == {"dog", "cat"}
 
 
 def test_where_everything_is_labelled_every_visible_part_stays():
-    part = crop(sample(exhaustive=None), 0, 0, 64, 60)
+    part = crop(sample(exhaustive=None), 0, 0, 64, 60, 0.3)
     assert [one.category for one in part.instances] == ["dog", "cat"]
     assert part.exhaustive is None
 
@@ -59,7 +59,7 @@ def test_the_aspect_ratio_stretches_boxes_masks_and_pixels_alike():
 
 def test_light_changes_values_and_nothing_else():
     before = sample()
-    after = change_light(before, np.random.default_rng(1))
+    after = change_light(before, np.random.default_rng(1), 0.25)
     assert after.instances == before.instances
     assert not np.array_equal(after.image, before.image)
     assert len(np.unique(after.image)) <= len(np.unique(before.image))

@@ -101,11 +101,11 @@ def shrink_world(monkeypatch: pytest.MonkeyPatch) -> None:
         values: Sequence[Mapping[str, Any]],
         root: Path | None,
         scenes: Callable[[], SceneConfig] = SceneConfig,
-        questions: bool = True,
-        commercial_use: bool = False,
+        *others: Any,
+        **named: Any,
     ) -> list[tuple[SampleSource, float]]:
         drawn = replace(SCENES, questions=()) if scenes is scenes_without_dialogues else SCENES
-        return open_sources(values, root, lambda: drawn, questions, commercial_use)
+        return open_sources(values, root, lambda: drawn, *others, **named)
 
     monkeypatch.setattr(setup_module, "preset", lambda name: training_config(name))
     monkeypatch.setattr(source_kinds, "KINDS", NAMES)

@@ -1,6 +1,5 @@
 """Disturbed objects that learn to be put right: their losses worked out by hand, and what must not change them."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from unittest import mock
 
@@ -17,6 +16,7 @@ from llava_grounding.train.batching.targets import TargetBatch
 from llava_grounding.train.losses import denoising
 from llava_grounding.train.losses.criteria import Criteria
 from llava_grounding.train.losses.denoising import denoising_losses, disturbed
+from llava_grounding.train.losses.settings import DenoisingNoise
 from llava_grounding.train.plan import stage_plan
 from llava_grounding.train.recipe import recipe_of
 from llava_grounding.train.training_module import LossConfig, TrainingModule
@@ -26,11 +26,7 @@ CRITERION = Criteria.of(None).classes
 LAYERS = 2  # of the query decoder: each predicts, what was put in does not
 
 
-@pytest.fixture
-def undisturbed() -> Iterator[None]:
-    """Names and boxes as they are: nothing random."""
-    with mock.patch.object(denoising, "LABEL_NOISE", 0.0), mock.patch.object(denoising, "BOX_NOISE", 0.0):
-        yield
+UNDISTURBED = DenoisingNoise(0.0, 0.0)  # names and boxes as they are: nothing random
 
 
 def model_with_bias(bias: float = -4.0) -> LlavaGroundingForConditionalGeneration:
@@ -43,7 +39,11 @@ def model_with_bias(bias: float = -4.0) -> LlavaGroundingForConditionalGeneratio
 
 
 def losses_of(
-    model: LlavaGroundingForConditionalGeneration, *samples: Sample, copies: int = 2, judged: Tensor | None = None
+    model: LlavaGroundingForConditionalGeneration,
+    *samples: Sample,
+    copies: int = 2,
+    judged: Tensor | None = None,
+    noise: DenoisingNoise = DenoisingNoise(),
 ) -> dict[str, Tensor]:
     processor = training_processor()
     batch = class_batch(samples, [encode_sample_image(processor, one) for one in samples], processor, INDEX)
@@ -53,7 +53,7 @@ def losses_of(
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
     known = [replace(one, phrase_map=one.phrase_map & row) for one, row in zip(batch.targets, mask, strict=True)]
     targets = TargetBatch.join(known, mask.shape[1], memory.memory.device)
-    return denoising_losses(model.grounder, embeds, CRITERION, memory, targets, mask, copies)
+    return denoising_losses(model.grounder, embeds, CRITERION, memory, targets, mask, copies, noise)
 
 
 def class_loss(losses: dict[str, Tensor]) -> Tensor:
@@ -67,9 +67,10 @@ def focal(logit: Tensor, truth: float) -> Tensor:
 
 
 @pytest.mark.parametrize("copies", [1, 5])
-def test_the_bias_learns_from_classes_alone_as_worked_out_by_hand(copies: int, undisturbed: None) -> None:
+def test_the_bias_learns_from_classes_alone_as_worked_out_by_hand(copies: int) -> None:
     model = model_with_bias()
-    loss = class_loss(losses_of(model, sample((DOG, LEFT_CAT, thing("dog", (50, 30, 70, 56))), ()), copies=copies))
+    three = sample((DOG, LEFT_CAT, thing("dog", (50, 30, 70, 56))), ())
+    loss = class_loss(losses_of(model, three, copies=copies, noise=UNDISTURBED))
     loss.backward()
     bias = torch.tensor(-4.0, requires_grad=True)
     # Each object is one class and is not the two others, in both layers; 0.4 of a column times the criterion's ten.
@@ -89,33 +90,34 @@ def test_anything_teaches_the_bias_nothing_though_it_names_every_object() -> Non
     assert model.grounder.similarity_head.logit_bias.grad == 0
 
 
-def test_copies_change_no_loss_where_nothing_is_disturbed(undisturbed: None) -> None:
-    one, four = (losses_of(training_model().eval(), *four_samples(), copies=copies) for copies in (1, 4))
+def test_copies_change_no_loss_where_nothing_is_disturbed() -> None:
+    model = training_model().eval()
+    one, four = (losses_of(model, *four_samples(), copies=copies, noise=UNDISTURBED) for copies in (1, 4))
     assert one["loss"] > 0
     torch.testing.assert_close(four, one)
 
 
-def test_copies_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch, undisturbed: None) -> None:
+def test_copies_do_not_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     model, things = training_model().eval(), len(four_samples()[:1][0].instances)
     moved = [torch.tensor([0.1, 0.0, 0.0, 0.0]), torch.tensor([-0.1, 0.1, 0.1, 0.0])]
 
     def with_boxes(*shifts: Tensor) -> Tensor:
         shift = torch.cat([one.expand(things, 4) for one in shifts])
-        monkeypatch.setattr(denoising, "disturbed", lambda boxes: boxes + shift)
-        return losses_of(model, *four_samples()[:1], copies=len(shifts))["loss"]
+        monkeypatch.setattr(denoising, "disturbed", lambda boxes, scale: boxes + shift)
+        return losses_of(model, *four_samples()[:1], copies=len(shifts), noise=UNDISTURBED)["loss"]
 
     alone = [with_boxes(shift) for shift in moved]
     assert alone[0] != alone[1]
     torch.testing.assert_close(with_boxes(*moved), torch.stack(alone).mean())
 
 
-def test_a_batch_loses_the_mean_of_its_images_weighted_by_objects(undisturbed: None) -> None:
+def test_a_batch_loses_the_mean_of_its_images_weighted_by_objects() -> None:
     """Images with fewer objects are padded; what pads them loses nothing and is seen by no other query."""
     model = training_model().eval()
     images = [sample(), sample((DOG,), ()), sample((LEFT_CAT, DOG), ())]
     counts = [3, 1, 2]
-    together = losses_of(model, *images)
-    alone = [losses_of(model, one) for one in images]
+    together = losses_of(model, *images, noise=UNDISTURBED)
+    alone = [losses_of(model, one, noise=UNDISTURBED) for one in images]
     assert together.keys() == alone[0].keys()
     for name, value in together.items():
         mean = sum(count * one[name] for count, one in zip(counts, alone, strict=True)) / sum(counts)
@@ -133,12 +135,12 @@ def test_without_objects_or_copies_the_loss_is_zero_with_a_gradient() -> None:
 def test_boxes_stray_as_far_as_they_may_and_stay_on_the_canvas() -> None:
     torch.manual_seed(0)
     box = torch.tensor([0.5, 0.5, 0.2, 0.4])
-    strayed = disturbed(box.expand(4000, 4))
+    strayed = disturbed(box.expand(4000, 4), 0.4)
     middle, size = (strayed[:, :2] - box[:2]).abs() / box[2:], strayed[:, 2:] / box[2:]
     assert 0.19 < float(middle.max()) <= 0.2 + 1e-6
     assert 0.6 - 1e-6 <= float(size.min()) < 0.61
     assert 1.39 < float(size.max()) <= 1.4 + 1e-6
-    edge = disturbed(torch.tensor([1.0, 0.0, 1.0, 0.0]).expand(100, 4))
+    edge = disturbed(torch.tensor([1.0, 0.0, 1.0, 0.0]).expand(100, 4), 0.4)
     assert float(edge.min()) >= 0
     assert float(edge.max()) <= 1
     assert float(edge[:, 3].min()) > 0

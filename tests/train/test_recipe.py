@@ -11,7 +11,7 @@ import yaml
 
 from llava_grounding.errors import ConfigError
 from llava_grounding.model.presets import preset
-from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
+from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.plan import STAGES
 from llava_grounding.train.recipe import _RANGES, LoraSettings, Recipe, Stage, load_recipe, recipe_of, recipe_to_dict
 from llava_grounding.train.recipe_file import shipped_recipes
@@ -97,11 +97,8 @@ def test_numbers_out_of_range_are_refused(key: str, value: Any, limits: str) -> 
 def test_every_range_has_its_limits_and_nothing_is_infinite(key: str) -> None:
     low, high = _RANGES[key]
     part, _, inner = key.partition(".")
-    group = (
-        {"lora": LoraSettings(), "loss_weights": LossWeights(), "matching_costs": MatchingCosts()}[part]
-        if inner
-        else Recipe("chat")
-    )
+    plain = Recipe("chat", lora=LoraSettings())
+    group = getattr(plain, part) if inner else plain
     whole = not isinstance(getattr(group, inner or part), float)
     beyond = [low - 1] if whole else [low - 0.001, float("inf"), *([high + 0.001] if high == 1 else [])]
     for value in beyond:
@@ -110,6 +107,14 @@ def test_every_range_has_its_limits_and_nothing_is_infinite(key: str) -> None:
         told = message({part: {inner: value}} if inner else {key: value})
         assert told == f"`{key}` must be {limits}, got `{value}`"
     recipe_of({"stage": "chat", part: {inner: low} if inner else low})
+
+
+@pytest.mark.parametrize("weight", [0, -1.5])
+def test_a_kind_of_question_must_have_a_weight(weight: float) -> None:
+    assert message({"question_weights": {"count": 2, "list": weight}}) == (
+        f"`question_weights.list` must be above 0, got `{weight}`"
+    )
+    assert recipe_of({"stage": "chat", "question_weights": {"count": 2}}).question_weights == {"count": 2.0}
 
 
 @pytest.mark.parametrize("field", fields(Recipe), ids=lambda field: field.name)

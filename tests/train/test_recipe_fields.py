@@ -76,11 +76,15 @@ CASES = [
     case("num_queries", 5, "model"),
     case("class_task", False, "plan", "trainable", "batches"),
     case("denoising", 3, "loss_config"),
+    case("denoising_noise", {"box_noise_scale": 0.1}, "loss_config"),
+    case("cell_targets", {"box_middle": 0.1}, "loss_config"),
+    case("question_weights", {"describe": 1e6}, "batches"),
     case("max_turns", 1, "batches", "validation"),
     case("independent_turns", True, "batches"),
     case("max_tokens", 150, "batches", "validation"),
     case("loss_weights", {"giou": 0.5}, "loss_config"),
     case("matching_costs", {"giou": 0.5}, "loss_config"),
+    case("focal", {"gamma": 0.5}, "loss_config"),
     case("num_points", 7, "loss_config"),
     case("seed", 5, "weights", "batches", "random_seed"),
     case("bf16", True, "autocast"),
@@ -98,6 +102,7 @@ CASES = [
     case("report_to", ["tensorboard"], "trackers"),
 ]
 ELSEWHERE = {
+    "augmentation": ("test_training_setup.py", "test_photos_are_augmented_as_the_recipe_says"),
     "commercial_use": (
         "test_training_setup.py",
         "test_photos_that_may_not_be_used_commercially_are_left_out_where_that_is_asked",

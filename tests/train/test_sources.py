@@ -14,6 +14,7 @@ import pytest
 from data_sets import SOURCES, source, write_source
 from hand_made import SCENES, sample
 
+from llava_grounding.data.augmentation import AugmentationSettings
 from llava_grounding.data.readers.coco import PhotoPack
 from llava_grounding.data.readers.custom import CustomData
 from llava_grounding.data.readers.registry import READERS
@@ -318,6 +319,16 @@ class TestPhotos:
         mixed = Mixture(sources, 4, 0)
         assert [sample.source == "drawn" for sample in samples_of(mixed, 4)].count(True) == 8
         assert mixed.parts(0) == [2, 2]
+
+
+def test_augmented_photos_are_changed_as_far_as_told(mini_pack_root: Path) -> None:
+    still = AugmentationSettings(crop_probability=0.0, max_aspect_change=1.0, max_light_change=0.0)
+    values = {"kind": "photos", "split": "val", "augmented": True, "mirrored": 0.0}
+    shown = photo_sample(PhotoPack(mini_pack_root).split("val")[0], rng(0), False)
+    ((usual, _),) = open_sources([values], mini_pack_root)
+    ((same, _),) = open_sources([values], mini_pack_root, augmentation=still)
+    assert np.array_equal(same.sample(0, rng(0)).image, shown.image)
+    assert any(not np.array_equal(usual.sample(0, rng(seed)).image, shown.image) for seed in range(4))
 
 
 @pytest.mark.parametrize("mirrored", [False, True])

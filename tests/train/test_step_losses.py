@@ -25,6 +25,7 @@ from llava_grounding.train.batching.targets import TargetBatch
 from llava_grounding.train.losses.class_losses import ClassPhrases, ground_classes, hide_phrases
 from llava_grounding.train.losses.criteria import Criteria
 from llava_grounding.train.losses.denoising import denoising_losses
+from llava_grounding.train.losses.settings import DenoisingNoise
 from llava_grounding.train.losses.step_losses import chat_losses, pretrain_losses
 from llava_grounding.train.losses.weights import LossWeights
 from llava_grounding.train.plan import set_trainable, stage_plan
@@ -171,10 +172,8 @@ def test_a_thing_without_a_class_begins_as_anything_when_it_is_disturbed() -> No
     memory = model.grounder.encode_image(batch.images["grounder_pixel_values"])
     only_anything = torch.zeros_like(batch.phrase_mask)
     only_anything[:, ANYTHING] = True
-    with mock.patch("llava_grounding.train.losses.denoising.LABEL_NOISE", 0.0):
-        losses = denoising_losses(
-            model.grounder, everything, CRITERIA.classes, memory, targets, only_anything, copies=2
-        )
+    noise = DenoisingNoise(label_noise_ratio=0.0)
+    losses = denoising_losses(model.grounder, everything, CRITERIA.classes, memory, targets, only_anything, 2, noise)
     losses["loss"].backward()
     assert embeds.grad is None or not embeds.grad.any()
 

@@ -5,7 +5,7 @@ The weights stand here as numbers, not as the names the code gives them.
 
 from dataclasses import fields, replace
 from functools import lru_cache
-from math import log
+from math import exp, log
 
 import numpy as np
 import pytest
@@ -27,6 +27,8 @@ from llava_grounding.train.batching.batches import (
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch
 from llava_grounding.train.losses.class_losses import cell_loss, class_losses, ground_classes, hide_phrases, naming_loss
 from llava_grounding.train.losses.criteria import Criteria
+from llava_grounding.train.losses.set_criterion import sigmoid_focal_loss
+from llava_grounding.train.losses.settings import CellTargets, DenoisingNoise, FocalSettings
 from llava_grounding.train.losses.step_losses import Shares, chat_losses, pretrain_losses
 from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
 from llava_grounding.train.plan import stage_plan
@@ -257,3 +259,40 @@ def test_the_costs_of_matching_are_those_given() -> None:
     for matcher in (criteria.classes.matcher, criteria.phrases.matcher):
         assert matcher.weights == costs
         assert matcher.num_points is None
+
+
+def class_task(**settings: object) -> dict[str, Tensor]:
+    """Losses of the class names of a batch, with two disturbed copies, by other settings than the defaults."""
+    batch = chat_batch().classes
+    assert batch is not None
+    model, criteria = training_model().eval(), Criteria.of(None, **settings)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    memory = model.image_memory(batch.images["grounder_pixel_values"])
+    return class_losses(model, class_phrases(), criteria, memory, batch, 2).losses
+
+
+@pytest.mark.parametrize(
+    ("settings", "moved"),
+    [
+        ({"focal": FocalSettings(alpha=0.5)}, {"loss_class", "denoising"}),
+        ({"focal": FocalSettings(gamma=0.0)}, {"loss_class", "denoising"}),
+        ({"noise": DenoisingNoise(label_noise_ratio=1.0)}, {"denoising"}),
+        ({"noise": DenoisingNoise(box_noise_scale=0.0)}, {"denoising"}),
+        ({"cells": CellTargets(background_weight=1.0)}, {"cells"}),
+        ({"cells": CellTargets(min_coverage=0.9)}, {"cells"}),
+        ({"cells": CellTargets(max_background_coverage=0.9)}, {"cells"}),
+    ],
+)
+def test_a_setting_of_the_class_task_changes_its_own_losses(settings: dict[str, object], moved: set[str]) -> None:
+    usual, other = class_task(), class_task(**settings)
+    assert moved <= {key for key, value in usual.items() if not torch.equal(value, other[key])}
+    if "denoising" not in moved:
+        assert torch.equal(usual["denoising"], other["denoising"])
+    if "cells" not in moved:
+        assert torch.equal(usual["cells"], other["cells"])
+
+
+def test_focal_loss_with_gamma_nought_is_weighted_cross_entropy() -> None:
+    logits, target = torch.tensor([[0.3, -2.0]]), torch.tensor([[1.0, 0.0]])
+    found = sigmoid_focal_loss(logits, target, FocalSettings(alpha=0.3, gamma=0.0))
+    torch.testing.assert_close(found, torch.tensor([[0.3 * log(1 + exp(-0.3)), 0.7 * log(1 + exp(-2.0))]]))

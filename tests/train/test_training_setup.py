@@ -15,6 +15,7 @@ from hand_made import NAMES, four_samples
 from safetensors.torch import load_file, save_file
 from small_training import class_phrases, recipe, shrink_world, training_config, training_model, training_processor
 
+from llava_grounding.data.augmentation import AugmentationSettings
 from llava_grounding.errors import CheckpointError, ConfigError, DataError
 from llava_grounding.model.efficientnet_lite import EfficientNetLiteConfig
 from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGeneration
@@ -69,6 +70,14 @@ def test_photos_that_may_not_be_used_commercially_are_left_out_where_that_is_ask
         row["license"] = "CC BY-NC 2.0"
     (pack / "instances_val.json").write_text(json.dumps(labels), encoding="utf-8")
     assert open_sources([{**data[0], "optional": True}], pack, commercial_use=True) == []
+
+
+def test_photos_are_augmented_as_the_recipe_says(tmp_path: Path, mini_pack_root: Path) -> None:
+    data = [{"kind": "photos", "split": "val", "augmented": True}, {"kind": "scenes"}]
+    given = small("chat", data=data, augmentation={"crop_probability": 0.0})
+    photos = build_training_setup(given, tmp_path, mini_pack_root).mixture.sources[0]
+    assert isinstance(photos, source_kinds.Photos)
+    assert photos.augmentation == AugmentationSettings(crop_probability=0.0)
 
 
 @pytest.mark.slow

@@ -6,34 +6,49 @@ functions of a sample and a random generator.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from llava_grounding.data.sample import Instance, Sample
 
-LEAST_AREA = 0.2
-"""Smallest part of the picture that a crop shows."""
-_WHOLE_SHARE = 0.35  # of samples keep the whole picture
-_LEAST_VISIBLE = 0.3  # part of a thing's box that must remain for it to be labelled still
-_ASPECT = 1.3  # largest change of the aspect ratio, either way
-_LIGHT = 0.25  # largest relative change of brightness and of contrast
 _LEAST_SIDE = 32  # pixels
 
 
-def augment(sample: Sample, rng: np.random.Generator) -> Sample:
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """How far a photo is changed."""
+
+    crop_probability: float = 0.65
+    """Share of samples that show a part of the picture."""
+    min_crop_area: float = 0.2
+    """Smallest part of the picture's area that a crop shows."""
+    min_visible: float = 0.3
+    """Part of a thing's box that must remain for it to be labelled still."""
+    max_aspect_change: float = 1.3
+    """Largest factor on the aspect ratio, either way."""
+    max_light_change: float = 0.25
+    """Largest relative change of brightness and of contrast, either way."""
+
+
+def augment(
+    sample: Sample, rng: np.random.Generator, settings: AugmentationSettings = AugmentationSettings()
+) -> Sample:
     """A random crop with another aspect ratio and other light, without dialogue."""
     sample = replace(sample, turns=())
-    if rng.random() >= _WHOLE_SHARE:
-        sample = random_crop(sample, rng)
-    return change_light(change_aspect(sample, float(np.exp(rng.uniform(-1, 1) * np.log(_ASPECT)))), rng)
+    if rng.random() >= 1 - settings.crop_probability:
+        sample = random_crop(sample, rng, settings)
+    factor = float(np.exp(rng.uniform(-1, 1) * np.log(settings.max_aspect_change)))
+    return change_light(change_aspect(sample, factor), rng, settings.max_light_change)
 
 
-def random_crop(sample: Sample, rng: np.random.Generator) -> Sample:
-    """A part of the picture between `LEAST_AREA` and all of it, around one of its things where there are any."""
+def random_crop(
+    sample: Sample, rng: np.random.Generator, settings: AugmentationSettings = AugmentationSettings()
+) -> Sample:
+    """A part of the picture between `min_crop_area` and all of it, around one of its things where there are any."""
     width, height = sample.image_size_wh
-    side = float(np.sqrt(rng.uniform(LEAST_AREA, 1.0)))
+    side = float(np.sqrt(rng.uniform(settings.min_crop_area, 1.0)))
     wide = min(width, max(_LEAST_SIDE, round(width * side)))
     high = min(height, max(_LEAST_SIDE, round(height * side)))
     left, top = rng.uniform(0, width - wide), rng.uniform(0, height - high)
@@ -42,10 +57,10 @@ def random_crop(sample: Sample, rng: np.random.Generator) -> Sample:
         # Its centre lies somewhere in the crop.
         left = np.clip((x0 + x1) / 2 - rng.uniform(0, wide), 0, width - wide)
         top = np.clip((y0 + y1) / 2 - rng.uniform(0, high), 0, height - high)
-    return crop(sample, int(left), int(top), wide, high)
+    return crop(sample, int(left), int(top), wide, high, settings.min_visible)
 
 
-def crop(sample: Sample, left: int, top: int, width: int, height: int) -> Sample:
+def crop(sample: Sample, left: int, top: int, width: int, height: int, min_visible: float) -> Sample:
     """The part of the picture in a window of pixels.
 
     Things of which too little is left are dropped, and their categories are not exhaustively labelled any more; with
@@ -65,7 +80,7 @@ def crop(sample: Sample, left: int, top: int, width: int, height: int) -> Sample
         if instance.has_mask and not has_mask:
             continue
         visible = float((inside[2:] - inside[:2]).prod() / max((box[2:] - box[:2]).prod(), 1e-9))
-        if visible < _LEAST_VISIBLE and exhaustive is not None:
+        if visible < min_visible and exhaustive is not None:
             exhaustive = exhaustive - {instance.category}
             continue
         inside -= np.array([left, top, left, top])
@@ -96,9 +111,9 @@ def change_aspect(sample: Sample, factor: float) -> Sample:
     )
 
 
-def change_light(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Other brightness and contrast, by up to a quarter each."""
-    contrast, brightness = 1 + rng.uniform(-_LIGHT, _LIGHT, size=2)
+def change_light(sample: Sample, rng: np.random.Generator, most: float) -> Sample:
+    """Other brightness and contrast, by up to the share `most` each."""
+    contrast, brightness = 1 + rng.uniform(-most, most, size=2)
     levels = (np.arange(256) - 128) * contrast + 128 * brightness
     return replace(sample, image=np.clip(levels, 0, 255).astype(np.uint8)[sample.image])
 

@@ -23,6 +23,18 @@ DIALOGUE_KINDS = (
 """What a dialogue may be made of; `DialogueSettings` has a weight of the same name for each."""
 
 
+DEFAULT_QUESTION_WEIGHTS = {
+    "describe": 4.0,
+    "describe_plain": 1.5,
+    "list": 2.0,
+    "absent": 3.0,
+    "count": 2.0,
+    "colour": 2.0,
+    "corrected": 1.5,
+}
+"""How likely kinds of questions of scenes and photos are, 1 for others."""
+
+
 @dataclass(frozen=True)
 class PromptSettings:
     """How a question points at a thing: weights of the ways, of which those that a thing allows take part."""

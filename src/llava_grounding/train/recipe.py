@@ -10,7 +10,10 @@ from typing import Any, Literal
 
 import yaml
 
+from llava_grounding.data.augmentation import AugmentationSettings
+from llava_grounding.dialogues.settings import DEFAULT_QUESTION_WEIGHTS
 from llava_grounding.errors import ConfigError, quoted
+from llava_grounding.train.losses.settings import CellTargets, DenoisingNoise, FocalSettings
 from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
 from llava_grounding.train.recipe_file import MAX_DEPTH, find_recipe, parse_yaml, read_recipe_file, yaml_problem
 from llava_grounding.train.renamed import FORMER, former_name, former_names
@@ -95,16 +98,28 @@ class Recipe:
     """Class names as a second task; None: in the stages `pretrain_grounder` and `chat`."""
     denoising: int = 0
     """Noised copies of each object that the grounder must put right, in the class task (arXiv:2203.01305)."""
+    denoising_noise: DenoisingNoise = field(default_factory=DenoisingNoise)
+    """How these copies differ from their objects; see `losses/settings.py`."""
+    cell_targets: CellTargets = field(default_factory=CellTargets)
+    """What image cells are said to show, in the class task; see there as well."""
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    """How far sources that are `augmented` change their photos; see `data/augmentation.py`."""
     max_turns: int = 4
     """Questions of one scene or photo put into one dialogue; a data set's `dialogue` has a `max_turns` of its own."""
     independent_turns: bool = False
     """Whether questions do not see each other: the image is read once, and each continues from it as if alone."""
+    question_weights: Mapping[str, float] = field(default_factory=DEFAULT_QUESTION_WEIGHTS.copy)
+    """How likely a kind of question of scenes and photos is to be put into a dialogue; 1 for kinds not named here.
+    Descriptions are likelier than others, since they cannot be answered from the question's own words, and so are
+    questions that one word decides."""
     max_tokens: int | None = None
     """Longest dialogue; later turns are left out, a longer first one leaves the sample out. None: the model's limit."""
     loss_weights: LossWeights = field(default_factory=LossWeights)
     """Factors of the losses; see `losses/weights.py`."""
     matching_costs: MatchingCosts = field(default_factory=MatchingCosts)
     """Factors of the costs by which object queries are matched to objects; see there as well."""
+    focal: FocalSettings = field(default_factory=FocalSettings)
+    """Alpha and gamma of the focal loss and of the focal cost of matching."""
     num_points: int = 512
     """Points a mask loss is computed on; 0 takes every cell. 12544 in the original."""
     seed: int = 0
@@ -157,6 +172,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("pictures", "denoising"), _NONE_OR_MORE),
     **dict.fromkeys((f"loss_weights.{one.name}" for one in fields(LossWeights)), _NONE_OR_MORE),
     **dict.fromkeys((f"matching_costs.{one.name}" for one in fields(MatchingCosts)), _NONE_OR_MORE),
+    **dict.fromkeys((f"cell_targets.{one.name}" for one in fields(CellTargets)), _SHARE),
+    **dict.fromkeys((f"denoising_noise.{one.name}" for one in fields(DenoisingNoise)), _SHARE),
+    **dict.fromkeys((f"augmentation.{one.name}" for one in fields(AugmentationSettings)), _SHARE),
+    "augmentation.max_aspect_change": _ONE_OR_MORE,
+    "focal.alpha": _SHARE,
+    "focal.gamma": _NONE_OR_MORE,
     **dict.fromkeys(("num_points", "workers", "seed", "max_skipped_samples"), _NONE_OR_MORE),
     "minutes": (1e-3, math.inf),
     **dict.fromkeys(("warmup_ratio", "beta2", "lora.dropout"), _SHARE),
@@ -247,6 +268,11 @@ def _checked(values: Mapping[str, Any], problems: list[str]) -> Recipe:
             problems += [f"every source in `{name}` must name its `kind`" for one in sources if "kind" not in one]
             if name == "data" and not sources:
                 problems.append("`data` must name at least one source")
+    problems += [
+        f"`question_weights.{kind}` must be above 0, got {quoted(weight)}"
+        for kind, weight in checked.get("question_weights", {}).items()
+        if not weight > 0
+    ]
     if checked.get("beta2") == 1:
         problems.append("`beta2` must be below 1")
     if checked.get("weights") in ("int8", "int4") and present.get("lora") is None:

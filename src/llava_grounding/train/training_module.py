@@ -16,6 +16,7 @@ from llava_grounding.model.llava_grounding import LlavaGroundingForConditionalGe
 from llava_grounding.train.batching.batches import ChatBatch, ClassBatch
 from llava_grounding.train.losses.class_losses import ClassPhrases
 from llava_grounding.train.losses.criteria import Criteria
+from llava_grounding.train.losses.settings import CellTargets, DenoisingNoise, FocalSettings
 from llava_grounding.train.losses.step_losses import Shares, chat_losses, pretrain_losses
 from llava_grounding.train.losses.weights import LossWeights, MatchingCosts
 from llava_grounding.train.plan import StagePlan
@@ -34,6 +35,9 @@ class LossConfig:
     freeze_batch_norm: bool = False
     denoising: int = 0
     costs: MatchingCosts = MatchingCosts()
+    focal: FocalSettings = FocalSettings()
+    noise: DenoisingNoise = DenoisingNoise()
+    cells: CellTargets = CellTargets()
 
     @classmethod
     def of(cls, recipe: Recipe, plan: StagePlan) -> LossConfig:
@@ -45,6 +49,9 @@ class LossConfig:
             recipe.freeze_batch_norm,
             recipe.denoising,
             recipe.matching_costs,
+            recipe.focal,
+            recipe.denoising_noise,
+            recipe.cell_targets,
         )
 
 
@@ -73,7 +80,12 @@ class TrainingModule(nn.Module):
         self.loss_config = loss_config
         self.stored_dtypes = dict(stored_dtypes or {})
         self._criteria = criteria or Criteria.of(
-            loss_config.num_points, weights=loss_config.weights, costs=loss_config.costs
+            loss_config.num_points,
+            loss_config.weights,
+            loss_config.costs,
+            loss_config.focal,
+            loss_config.noise,
+            loss_config.cells,
         )
         self.token_weights: Tensor | None
         self.register_buffer("token_weights", token_weights, persistent=False)

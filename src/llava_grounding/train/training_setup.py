@@ -81,6 +81,7 @@ class TrainingSetup:
             seed=recipe.seed,
             point="prompts" in self.plan.tasks,
             independent_turns=recipe.independent_turns,
+            question_weights=recipe.question_weights,
         )
         portion = portion or Portion.of(recipe.batch_size, recipe.micro_batch_size)
         return BatchStream(self.mixture, maker, portion, recipe.steps, first_step)
@@ -105,7 +106,9 @@ def build_training_setup(
     torch.manual_seed(recipe.seed)
     # Class names need no dialogues, and drawing is faster without.
     drawn = SceneConfig if "language" in plan.tasks else scenes_without_dialogues
-    sources = open_sources(recipe.data, root, drawn, "language" in plan.tasks, commercial_use=recipe.commercial_use)
+    sources = open_sources(
+        recipe.data, root, drawn, "language" in plan.tasks, recipe.commercial_use, recipe.augmentation
+    )
     if not sources:
         kinds = ", ".join(dict.fromkeys(str(one["kind"]) for one in recipe.data))
         raise DataError(f"none of the sources is there: {kinds}; --data FOLDER or {PACK_VARIABLE} says where they are")

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from llava_grounding.data.sample import Sample, Turn
-from llava_grounding.dialogues.settings import PromptSettings
+from llava_grounding.dialogues.settings import DEFAULT_QUESTION_WEIGHTS, PromptSettings
 from llava_grounding.errors import DataError
 from llava_grounding.geometry import Letterbox
 from llava_grounding.model.config import LlavaGroundingConfig
@@ -32,16 +32,6 @@ from llava_grounding.train.batching.targets import GroundingTarget
 
 ANYTHING = 0
 """Column of the phrase that names every instance."""
-_KIND_WEIGHTS = {
-    "describe": 4.0,
-    "describe_plain": 1.5,
-    "list": 2.0,
-    "absent": 3.0,
-    "count": 2.0,
-    "colour": 2.0,
-    "corrected": 1.5,
-}
-"""How likely kinds of questions of scenes and photos are, 1 for others: no recipe has needed other values."""
 _MANY_CLASSES = 20
 """From so many exhaustively labelled classes on, what has no label counts as nothing; no recipe has needed another."""
 _MOST_POINTED = 24
@@ -215,11 +205,16 @@ def class_batch(
     return ClassBatch(processor.collate_images(images), targets, masks, partly)
 
 
-def choose_turns(sample: Sample, max_turns: int, rng: np.random.Generator) -> list[list[Turn]]:
-    """A few turns in random order, by kind of question: most kinds are as likely as any other.
+def choose_turns(
+    sample: Sample,
+    max_turns: int,
+    rng: np.random.Generator,
+    question_weights: Mapping[str, float] = DEFAULT_QUESTION_WEIGHTS,
+) -> list[list[Turn]]:
+    """A few turns in random order, by kind of question.
 
-    Descriptions are more likely, since most questions can be answered from their own words and a description cannot: it
-    is what makes a model look. So are questions whether, how many and what colour, which one word decides.
+    Args:
+        question_weights: how likely a kind of question is, 1 for kinds that are not named.
 
     Returns:
         Turns that belong together: a follow-up stays behind the turn it refers to, and a dialogue that has its order
@@ -236,7 +231,7 @@ def choose_turns(sample: Sample, max_turns: int, rng: np.random.Generator) -> li
     if not groups:
         return []
     kinds = Counter(group[0].kind for group in groups)
-    weights = np.array([_KIND_WEIGHTS.get(group[0].kind, 1.0) / kinds[group[0].kind] for group in groups])
+    weights = np.array([question_weights.get(group[0].kind, 1.0) / kinds[group[0].kind] for group in groups])
     order = rng.choice(len(groups), size=len(groups), replace=False, p=weights / weights.sum())
     chosen: list[list[Turn]] = []
     for index in order:
@@ -297,11 +292,13 @@ def chat_item(
     rng: np.random.Generator,
     max_tokens: int | None = None,
     independent: bool = False,
+    question_weights: Mapping[str, float] = DEFAULT_QUESTION_WEIGHTS,
 ) -> ChatItem:
     """A few turns about an image, ready for a batch; turns that would make the dialogue too long are left out.
 
     Args:
         independent: turns do not see each other, except those that belong together.
+        question_weights: see `choose_turns`.
 
     Raises:
         DataError: if the sample has no turns, the first is too long by itself, or no answer that fits is to be learnt.
@@ -309,7 +306,7 @@ def chat_item(
     if not sample.turns:
         raise DataError(f"sample `{sample.id}` has no turns, so there is no dialogue to learn from")
     image = encode_sample_image(processor, sample)
-    chosen = choose_turns(sample, max_turns, rng)
+    chosen = choose_turns(sample, max_turns, rng, question_weights)
     dialogues = chosen if independent else [[turn for group in chosen for turn in group]]
 
     def first(count: int) -> tuple[list[list[Turn]], EncodedText, Branches | None]:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, get_args, get_type_hints
 
 import numpy as np
 
-from llava_grounding.data.augmentation import augment
+from llava_grounding.data.augmentation import AugmentationSettings, augment
 from llava_grounding.data.licenses import allows_commercial_use
 from llava_grounding.data.mark_drawing import draw_marks
 from llava_grounding.data.readers.coco import PACK_VARIABLE, CocoPhotos, PhotoPack
@@ -72,7 +72,7 @@ class Photos:
     Args:
         mirrored: share of samples that are mirrored left to right.
         numbers: records that are used; None uses all.
-        augmented: random crops, aspect ratios and light, without questions.
+        augmentation: random crops, aspect ratios and light, without questions; None leaves photos as they are.
         questions: whether questions are made at all.
     """
 
@@ -80,7 +80,7 @@ class Photos:
     mirrored: float = 0.5
     name: str = "photos"
     numbers: tuple[int, ...] | None = None
-    augmented: bool = False
+    augmentation: AugmentationSettings | None = None
     questions: bool = True
 
     @property
@@ -91,9 +91,9 @@ class Photos:
     def sample(self, number: int, rng: np.random.Generator) -> Sample:
         """A photo, mirrored now and then."""
         record = self.records[number if self.numbers is None else self.numbers[number]]
-        sample = photo_sample(record, rng, self.questions and not self.augmented)
-        if self.augmented:
-            sample = augment(sample, rng)
+        sample = photo_sample(record, rng, self.questions and self.augmentation is None)
+        if self.augmentation is not None:
+            sample = augment(sample, rng, self.augmentation)
         return mirror_sample(sample) if rng.random() < self.mirrored else sample
 
     def class_names(self) -> frozenset[str]:
@@ -156,6 +156,7 @@ class SourceOptions:
     scenes: Callable[[], SceneConfig] = SceneConfig
     questions: bool = True
     commercial_use: bool = False
+    augmentation: AugmentationSettings = AugmentationSettings()
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class _PhotoKind:
     """The photo pack, found by the root or an environment variable."""
 
     def open(self, values: Mapping[str, Any], root: Path | None, name: str, options: SourceOptions) -> Photos:
-        return _open_photos(values, root, name, options.questions, options.commercial_use)
+        return _open_photos(values, root, name, options)
 
     def is_there(self, values: Mapping[str, Any], root: Path | None) -> bool:
         place = _pack(root)
@@ -247,9 +248,7 @@ def source_kind(values: Mapping[str, Any]) -> SourceKind:
     return BUILT_IN.get(str(values["kind"]), _ReaderKind())
 
 
-def _open_photos(
-    values: Mapping[str, Any], root: Path | None, name: str, questions: bool, commercial_use: bool
-) -> Photos:
+def _open_photos(values: Mapping[str, Any], root: Path | None, name: str, options: SourceOptions) -> Photos:
     _check_keys("photos", values, ("split", "mirrored", "only", "labelled", "augmented"))
     mirrored = values.get("mirrored", 0.5)
     if not is_number(mirrored) or not 0 <= mirrored <= 1:
@@ -262,7 +261,7 @@ def _open_photos(
         raise ConfigError(f"`only` of a source must be a list of names of photo sources, got {quoted(only)}")
     records = PhotoPack(_pack(root)).split(_split(values))
     numbers = None
-    if only is not None or values.get("labelled") or commercial_use:
+    if only is not None or values.get("labelled") or options.commercial_use:
         known = {record.source for record in records}
         for one in only or ():
             if one not in known and not values.get("optional"):
@@ -272,9 +271,10 @@ def _open_photos(
             for number, record in enumerate(records)
             if (only is None or record.source in only)
             if record.instances or not values.get("labelled")
-            if not commercial_use or allows_commercial_use(record.license)
+            if not options.commercial_use or allows_commercial_use(record.license)
         )
-    return Photos(records, float(mirrored), name, numbers, values.get("augmented", False), questions)
+    augmentation = options.augmentation if values.get("augmented", False) else None
+    return Photos(records, float(mirrored), name, numbers, augmentation, options.questions)
 
 
 def open_dataset(values: Mapping[str, Any], root: Path | None) -> Dataset:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from llava_grounding.data.augmentation import AugmentationSettings
 from llava_grounding.data.check import check_dataset
 from llava_grounding.data.sample import Sample
 from llava_grounding.errors import ConfigError, DataError, quoted
@@ -30,6 +31,7 @@ def open_sources(
     scenes: Callable[[], SceneConfig] = SceneConfig,
     questions: bool = True,
     commercial_use: bool = False,
+    augmentation: AugmentationSettings = AugmentationSettings(),
 ) -> list[tuple[SampleSource, float]]:
     """Open what a recipe names, with weights; sources that are `optional` and whose files are not there are left out.
 
@@ -39,12 +41,13 @@ def open_sources(
         scenes: what drawn scenes are like.
         questions: whether photos come with questions.
         commercial_use: of the photo pack, only photos whose licence allows it; see `data/licenses.py`.
+        augmentation: of photos whose source is `augmented`.
 
     Raises:
         ConfigError: if a source is unknown, or a key of it is.
         DataError: if its files are missing or of another kind.
     """
-    options = SourceOptions(scenes, questions, commercial_use)
+    options = SourceOptions(scenes, questions, commercial_use, augmentation)
     opened = []
     for values in sources:
         weight = values.get("weight", 1.0)

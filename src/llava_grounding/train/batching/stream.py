@@ -7,7 +7,7 @@ import multiprocessing
 import signal
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from typing import cast
 
@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from llava_grounding.data.sample import Sample
+from llava_grounding.dialogues.settings import DEFAULT_QUESTION_WEIGHTS
 from llava_grounding.errors import ConfigError, DataError
 from llava_grounding.processing.processor import LlavaGroundingProcessor
 from llava_grounding.train.batching.batches import (
@@ -89,12 +90,22 @@ class BatchMaker:
     """Whether things are pointed at, for the losses of the prompt encoder."""
     independent_turns: bool = False
     """See `Recipe`."""
+    question_weights: Mapping[str, float] = field(default_factory=DEFAULT_QUESTION_WEIGHTS.copy)
+    """See `Recipe`."""
 
     def item(self, sample: Sample, rng: np.random.Generator) -> Sample | ChatItem:
         """A sample made ready; raises DataError if nothing can be learnt from it."""
         if not self.chat:
             return sample
-        item = chat_item(sample, self.processor, self.max_turns, rng, self.max_tokens, self.independent_turns)
+        item = chat_item(
+            sample,
+            self.processor,
+            self.max_turns,
+            rng,
+            self.max_tokens,
+            self.independent_turns,
+            self.question_weights,
+        )
         return with_pointed(item, rng) if self.point else item
 
     def collate(self, items: list[Sample | ChatItem]) -> ChatBatch | ClassBatch:

@@ -28,11 +28,9 @@ from llava_grounding.train.batching.targets import TargetBatch
 from llava_grounding.train.losses.criteria import Criteria
 from llava_grounding.train.losses.denoising import denoising_losses
 from llava_grounding.train.losses.set_criterion import CriterionResult, named_predictions
+from llava_grounding.train.losses.settings import CellTargets
 
-_BACKGROUND_SHARE = 0.1  # weight of a background cell, there being many
-_MIDDLE = 0.5  # part of a box's sides in which a thing without a mask is taken to be seen
 _TOUCHING = 1e-6  # a shared border is no overlap
-_INSIDE, _OUTSIDE = 0.5, 0.05  # coverage from which on a cell shows a thing, up to which it shows none
 Prediction = TypeVar("Prediction", bound=GrounderPrediction)
 
 
@@ -126,12 +124,14 @@ def class_losses(
     result = criterion.unweighted(judged, targets, batch.phrase_mask, partly_labelled=batch.partly_labelled)
     losses = criterion.weigh(result.losses)
     naming = naming_loss(judged, targets, result)
-    cells = cell_loss(phrases.cell_head, memory, targets, batch.phrase_mask)
+    cells = cell_loss(phrases.cell_head, memory, targets, batch.phrase_mask, criteria.cells)
     total = losses["loss"] + weights.naming * naming + weights.cells * cells
     losses |= {"naming": naming, "cells": cells}
     if denoising:
         embeds = torch.cat([phrases.embeds[:1].detach() * 0.0, phrases.embeds])
-        disturbed = denoising_losses(model.grounder, embeds, criterion, memory, targets, batch.phrase_mask, denoising)
+        disturbed = denoising_losses(
+            model.grounder, embeds, criterion, memory, targets, batch.phrase_mask, denoising, criteria.noise
+        )
         losses["denoising"] = disturbed["loss"]
         total = total + weights.denoising * disturbed["loss"]
     return ClassTaskOutput(output, result, losses | {"loss": total})
@@ -175,7 +175,13 @@ def object_classes(targets: TargetBatch) -> Tensor:
     return torch.where(classes.any(1), classes.argmax(1), IGNORE_INDEX)
 
 
-def cell_loss(head: nn.Linear, memory: ImageMemory, targets: TargetBatch, phrase_mask: Tensor) -> Tensor:
+def cell_loss(
+    head: nn.Linear,
+    memory: ImageMemory,
+    targets: TargetBatch,
+    phrase_mask: Tensor,
+    settings: CellTargets = CellTargets(),
+) -> Tensor:
     """Cross-entropy of what each cell of the finest level shows: a class, or column 0 for nothing.
 
     Cells partly covered do not count, nor do cells outside of all things where labels are not exhaustive. Of a thing
@@ -186,17 +192,19 @@ def cell_loss(head: nn.Linear, memory: ImageMemory, targets: TargetBatch, phrase
     logits = head(cells)  # [B, n, 1 + classes]
     if targets.longest == 0:
         return logits.sum() * 0.0
-    labels = cell_labels(targets, phrase_mask, size_hw).flatten()
+    labels = cell_labels(targets, phrase_mask, size_hw, settings).flatten()
     if not bool((labels != IGNORE_INDEX).any()):
         return logits.sum() * 0.0
     weight = torch.ones(logits.shape[2], device=logits.device)
-    weight[0] = _BACKGROUND_SHARE
+    weight[0] = settings.background_weight
     return F.cross_entropy(logits.float().flatten(0, 1), labels, weight=weight, ignore_index=IGNORE_INDEX)
 
 
-def cell_labels(targets: TargetBatch, phrase_mask: Tensor, size_hw: tuple[int, int]) -> Tensor:
+def cell_labels(
+    targets: TargetBatch, phrase_mask: Tensor, size_hw: tuple[int, int], settings: CellTargets = CellTargets()
+) -> Tensor:
     """What each cell shows, [B, h * w]: a class column, 0 for nothing, -100 for cells that do not count."""
-    middle, touched = _box_cells(targets, size_hw)
+    middle, touched = _box_cells(targets, size_hw, settings)
     known = targets.has_mask[:, None]
     if targets.masks is not None:
         coverage = targets.coverage(size_hw)
@@ -206,11 +214,12 @@ def cell_labels(targets: TargetBatch, phrase_mask: Tensor, size_hw: tuple[int, i
     most, owner = targets.padded(middle).max(dim=1)
     labels = torch.full_like(owner, IGNORE_INDEX)
     exhaustive = phrase_mask[:, ANYTHING, None]
-    labels = labels.masked_fill((targets.padded(touched).amax(dim=1) <= _OUTSIDE) & exhaustive, 0)
-    return torch.where(most >= _INSIDE, classes.gather(1, owner), labels)
+    untouched = targets.padded(touched).amax(dim=1) <= settings.max_background_coverage
+    labels = labels.masked_fill(untouched & exhaustive, 0)
+    return torch.where(most >= settings.min_coverage, classes.gather(1, owner), labels)
 
 
-def _box_cells(targets: TargetBatch, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _box_cells(targets: TargetBatch, size_hw: tuple[int, int], settings: CellTargets) -> tuple[Tensor, Tensor]:
     """Cells of each object's box as coverages [N, h * w]: those in its middle, and those that it touches.
 
     Of two boxes the smaller owns a cell, being in front more often; a mask, whose coverage is 1, owns it before both.
@@ -219,7 +228,7 @@ def _box_cells(targets: TargetBatch, size_hw: tuple[int, int]) -> tuple[Tensor, 
     cell = centres.new_tensor([1 / size_hw[1], 1 / size_hw[0]])
     middles, sides = targets.boxes_cxcywh_norm[:, None, :2], targets.boxes_cxcywh_norm[:, None, 2:]
     distance = (centres - middles).abs()  # [N, n, 2]
-    inside = (distance <= torch.maximum(sides * _MIDDLE, cell) / 2).all(-1)
+    inside = (distance <= torch.maximum(sides * settings.box_middle, cell) / 2).all(-1)
     touched = (distance < (sides + cell) / 2 - _TOUCHING).all(-1)
-    rank = 1.0 - (1.0 - _INSIDE) * sides.prod(-1).sqrt().clamp(max=1.0)
+    rank = 1.0 - (1.0 - settings.min_coverage) * sides.prod(-1).sqrt().clamp(max=1.0)
     return inside * rank, touched.float()

@@ -21,11 +21,8 @@ from llava_grounding.train.batching.batches import ANYTHING
 from llava_grounding.train.batching.targets import TargetBatch
 from llava_grounding.train.losses.matcher import Pairs
 from llava_grounding.train.losses.set_criterion import SetCriterion
+from llava_grounding.train.losses.settings import DenoisingNoise
 
-LABEL_NOISE = 0.2
-"""Share of queries that begin with a wrong name."""
-BOX_NOISE = 0.4
-"""How far a box strays: its middle by half of this share of its size, each side by this share."""
 _SMALLEST = 1e-3  # side of a disturbed box
 
 
@@ -37,6 +34,7 @@ def denoising_losses(
     targets: TargetBatch,
     phrase_mask: Tensor,
     copies: int,
+    noise: DenoisingNoise = DenoisingNoise(),
 ) -> dict[str, Tensor]:
     """Weighted losses of the disturbed queries, and their sum as `loss`; 0 for a batch without objects.
 
@@ -56,13 +54,13 @@ def denoising_losses(
     labels = targets.padded(named).repeat(1, copies)  # [B, K * M]
     real = targets.padded(torch.ones_like(targets.has_mask)).bool().repeat(1, copies)
     boxes = targets.padded(targets.boxes_cxcywh_norm).repeat(1, copies, 1)
-    wrong = torch.rand(labels.shape, device=labels.device) < LABEL_NOISE
+    wrong = torch.rand(labels.shape, device=labels.device) < noise.label_noise_ratio
     labels = torch.where(wrong, torch.randint_like(labels, ANYTHING + 1, len(class_embeds)), labels)
     states = F.layer_norm(class_embeds @ grounder.similarity_head.projection.T, (memory.memory.shape[2],))
     output = grounder.refine(
         memory,
         states.to(memory.memory.dtype)[labels],
-        disturbed(boxes),
+        disturbed(boxes, noise.box_noise_scale),
         phrases,
         phrase_mask,
         group_size=targets.longest,
@@ -73,12 +71,12 @@ def denoising_losses(
     return criterion.weigh({name: value / copies for name, value in losses.items()})
 
 
-def disturbed(boxes_cxcywh_norm: Tensor) -> Tensor:
+def disturbed(boxes_cxcywh_norm: Tensor, scale: float) -> Tensor:
     """Boxes moved and stretched at random; inside of the canvas."""
     middle, size = boxes_cxcywh_norm[..., :2], boxes_cxcywh_norm[..., 2:]
     noise = 2 * torch.rand_like(boxes_cxcywh_norm) - 1
-    middle = (middle + noise[..., :2] * size / 2 * BOX_NOISE).clamp(0, 1)
-    size = (size * (1 + noise[..., 2:] * BOX_NOISE)).clamp(_SMALLEST, 1)
+    middle = (middle + noise[..., :2] * size / 2 * scale).clamp(0, 1)
+    size = (size * (1 + noise[..., 2:] * scale)).clamp(_SMALLEST, 1)
     return torch.cat([middle, size], dim=-1)
 
 

@@ -17,9 +17,9 @@ from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_iou
 from llava_grounding.model.outputs import GrounderPrediction, mask_logits_from
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch, as_batch
 from llava_grounding.train.losses.points import PointPlan, PointSource, sample_maps, sample_masks
+from llava_grounding.train.losses.settings import FocalSettings
 from llava_grounding.train.losses.weights import MatchingCosts
 
-FOCAL_ALPHA = 0.25
 LOG_EPSILON = 1e-6
 
 
@@ -86,6 +86,7 @@ class HungarianMatcher:
         num_points: random points at which masks are compared; None compares cells of the mask features with the
             part of each that the object covers, which is cheaper for small images and draws nothing at random.
         max_cells: with `num_points=None`, cells a side beyond which squares of them are compared by their mean.
+        focal: of the focal cost.
 
     Source: DETR (arXiv:2005.12872) section 3.1; point costs as in Mask2Former (arXiv:2112.01527) section 3.3.
     """
@@ -93,6 +94,7 @@ class HungarianMatcher:
     weights: MatchingCosts = MatchingCosts()
     num_points: int | None = 12544
     max_cells: int | None = None
+    focal: FocalSettings = FocalSettings()
 
     def __call__(
         self,
@@ -122,7 +124,7 @@ class HungarianMatcher:
         """
         predictions = predictions.detach()
         with torch.autocast(predictions.boxes_cxcywh_norm.device.type, enabled=False):
-            cost = self.weights.focal * _class_costs(predictions.phrase_logits, targets)
+            cost = self.weights.focal * _class_costs(predictions.phrase_logits, targets, self.focal)
             boxes = targets.padded(targets.boxes_cxcywh_norm).unsqueeze(1)  # [B, 1, M, 4]
             queries = predictions.boxes_cxcywh_norm.unsqueeze(3)  # [D, B, Q, 1, 4]
             cost += self.weights.box * (queries - boxes).abs().sum(-1)
@@ -203,10 +205,10 @@ class HungarianMatcher:
         return self.weights.mask * bce + self.weights.dice * dice
 
 
-def _class_costs(phrase_logits: Tensor, targets: TargetBatch) -> Tensor:
+def _class_costs(phrase_logits: Tensor, targets: TargetBatch, focal: FocalSettings) -> Tensor:
     """Focal cost of each object's phrases, their mean, [D, B, Q, M]."""
     prob = phrase_logits.sigmoid()
-    present = FOCAL_ALPHA * (1.0 - prob).square() * -(prob + LOG_EPSILON).log()
-    absent = (1.0 - FOCAL_ALPHA) * prob.square() * -(1.0 - prob + LOG_EPSILON).log()
+    present = focal.alpha * (1.0 - prob) ** focal.gamma * -(prob + LOG_EPSILON).log()
+    absent = (1.0 - focal.alpha) * prob**focal.gamma * -(1.0 - prob + LOG_EPSILON).log()
     share = targets.phrase_map / targets.phrase_map.sum(1, keepdim=True).clamp(min=1.0)
     return (present - absent) @ targets.padded(share).transpose(1, 2)

@@ -16,7 +16,6 @@ from llava_grounding.geometry import box_cxcywh_to_xyxy, generalized_iou
 from llava_grounding.model.outputs import GrounderOutput, GrounderPrediction, mask_logits_from
 from llava_grounding.train.batching.targets import GroundingTarget, TargetBatch, as_batch
 from llava_grounding.train.losses.matcher import (
-    FOCAL_ALPHA,
     HungarianMatcher,
     Pairs,
     StackedPredictions,
@@ -29,6 +28,7 @@ from llava_grounding.train.losses.points import (
     sample_maps,
     sample_masks,
 )
+from llava_grounding.train.losses.settings import FocalSettings
 from llava_grounding.train.losses.weights import LossWeights
 
 _MEAN_SCALE = 10.0  # the original multiplies the mean over phrases by ten before weights
@@ -87,6 +87,7 @@ class SetCriterion(WeightedLosses):
         phrase_reduction: how the class loss is taken over phrases. `official_mean`: ten times the mean over all phrases
             of the batch, padded ones included; `valid_mean`: ten times the mean over the phrases that each image
             really has, so that padding changes nothing; `sum`: the sum.
+        focal: of the class loss.
 
     Source: DETR (arXiv:2005.12872), MaskDINO (arXiv:2206.02777), LLaVA-Grounding (arXiv:2312.02949).
     """
@@ -97,6 +98,7 @@ class SetCriterion(WeightedLosses):
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75
     phrase_reduction: Literal["official_mean", "valid_mean", "sum"] = "official_mean"
+    focal: FocalSettings = FocalSettings()
 
     def __call__(
         self,
@@ -194,7 +196,7 @@ class SetCriterion(WeightedLosses):
         target = torch.zeros_like(logits).flatten(1, 2)
         rows = (pairs.image_index * num_queries + pairs.queries).unsqueeze(2).expand(-1, -1, num_phrases)
         target = target.scatter(1, rows, targets.phrase_map[pairs.targets]).view_as(logits)
-        losses = sigmoid_focal_loss(logits, target)
+        losses = sigmoid_focal_loss(logits, target, self.focal)
         if partly_labelled is not None:
             matched = torch.zeros_like(logits[..., 0]).flatten(1, 2).scatter(1, rows[..., 0], 1.0)
             unmatched = 1.0 - matched.view_as(logits[..., 0])
@@ -276,13 +278,13 @@ def matched_mask_logits(predictions: StackedPredictions, pairs: Pairs) -> Tensor
     return logits.transpose(0, 1).flatten(1, 2).index_select(1, slots)
 
 
-def sigmoid_focal_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Focal loss of each entry, with alpha 0.25 and gamma 2."""
+def sigmoid_focal_loss(logits: Tensor, target: Tensor, focal: FocalSettings) -> Tensor:
+    """Focal loss of each entry."""
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     prob = logits.sigmoid()
     miss = prob + target - 2.0 * prob * target
-    alpha = FOCAL_ALPHA * target + (1.0 - FOCAL_ALPHA) * (1.0 - target)
-    return alpha * bce * miss.square()
+    alpha = focal.alpha * target + (1.0 - focal.alpha) * (1.0 - target)
+    return alpha * bce * miss**focal.gamma
 
 
 def _box_sums(predictions: StackedPredictions, targets: TargetBatch, pairs: Pairs) -> dict[str, Tensor]:
