@@ -18,7 +18,7 @@ from miniature import captions, instances, write
 from PIL import Image
 
 from llava_grounding.annotate import matcher
-from llava_grounding.annotate.audit import image_key, picture_hash, read_image_list
+from llava_grounding.annotate.audit import image_key, iter_pictures, picture_hash, read_image_list
 from llava_grounding.annotate.samples import Shard, TextSample, Turn
 from llava_grounding.annotate.tasks import make_task
 from llava_grounding.annotate.write import FILES, Writer
@@ -140,6 +140,13 @@ def test_stats_show_and_audit(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     capsys.readouterr()
     assert annotate("audit", out, "--against", f"bench={tmp_path / 'list.txt'}", "--strict") == 1
     assert "bench by id: 1 of its 2 images are here" in capsys.readouterr().out
+
+
+def test_an_audit_compares_every_format_that_data_are_read_in(tmp_path: Path) -> None:
+    for name in ("a.JPG", "b.png", "c.webp", "d.bmp", "e.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert [name for name, _ in iter_pictures(tmp_path)] == ["a.JPG", "b.png", "c.webp", "d.bmp"]
+    assert image_key("000000000007.bmp") == "7"
 
 
 def test_all_marks_are_drawn_and_a_stopped_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

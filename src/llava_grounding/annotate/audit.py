@@ -21,13 +21,12 @@ from llava_grounding.data.plain_files import read_file
 from llava_grounding.data.readers.parts.files import read_json
 from llava_grounding.data.readers.parts.rows import read_entries
 from llava_grounding.errors import DataError, ImageError
-from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
+from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, DATA_SUFFIXES, load_image
 from llava_grounding.typed_values import is_whole
 
 NEAR = 4
 """Bits of 64 in which the hashes of two pictures may differ to be taken for the same picture."""
 _KEYS = ("coco_id", "file_name", "image", "image_id", "img", "img_id", "image_name", "filename")
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _SIDE = 8
 _BLOCK = 2048  # pictures compared at once
 _FLAT = 4.0  # grey levels of standard deviation, below which a picture has nothing to compare
@@ -71,7 +70,7 @@ def image_key(name: str | int) -> str:
         return str(number)
     stem = re.split(r"[/\\]", name.strip())[-1]
     head, dot, tail = stem.rpartition(".")
-    stem = (head if dot and f".{tail.lower()}" in _SUFFIXES else stem).lower()
+    stem = (head if dot and f".{tail.lower()}" in DATA_SUFFIXES else stem).lower()
     return str(int(stem)) if stem.isascii() and stem.isdigit() else stem
 
 
@@ -185,7 +184,7 @@ def iter_pictures(folder: Path) -> Iterator[tuple[str, bytes]]:
     """
     found = False
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in _SUFFIXES and path.is_file():
+        if path.suffix.lower() in DATA_SUFFIXES and path.is_file():
             found = True
             yield str(path.relative_to(folder)), read_file(path)
     if not found:

@@ -27,6 +27,7 @@ from llava_grounding.data.readers.via import is_via_3, is_via_csv
 from llava_grounding.data.readers.yolo import read_config
 from llava_grounding.data.readers.yolo_ndjson import is_ndjson
 from llava_grounding.errors import DataError
+from llava_grounding.image_files import DATA_SUFFIXES
 
 WHAT: dict[str, str] = {
     "coco": "COCO instances",
@@ -69,7 +70,6 @@ _GROUNDED: dict[str, tuple[str, set[str]]] = {
     "grandf": ("captions", {"caption", "groundings"}),
 }
 """Kind -> its key for the file, and keys of entries by which it is told."""
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _ARCHIVES = (".tar", ".zip")
 _PLACES = ("images", "JPEGImages", "img", "data", "train", "train2017", "train2014", "val2017", "val2014")
 _CLASSES = {"names": "a text file with a class per line"}
@@ -130,7 +130,7 @@ def recognise(path: Path) -> list[Recognised]:
         raise DataError(f"expected a file or a folder, but {why_no_file(path)}")
     found = list(_found_at(path))
     if not found:
-        pictures = sum(1 for one in _files(path) if one.suffix.lower() in _PICTURES)
+        pictures = sum(1 for one in _files(path) if one.suffix.lower() in DATA_SUFFIXES)
         raise DataError(
             f"{path} has {pictures} pictures among the first {_MOST_FILES} files, and nothing that says what is in them"
         )
@@ -242,7 +242,7 @@ def _split_folders(folder: Path) -> tuple[str, ...]:
 
 def _label_of_yolo(files: list[Path]) -> bool:
     """Whether a text file lies beside a picture of its name and begins with a class and four numbers."""
-    stems = {path.with_suffix("") for path in files if path.suffix.lower() in _PICTURES}
+    stems = {path.with_suffix("") for path in files if path.suffix.lower() in DATA_SUFFIXES}
     for path in files:
         if path.suffix == ".txt" and path.with_suffix("") in stems:
             words = read_file(path)[:200].split()
@@ -439,7 +439,7 @@ def _with_images(found: Recognised, names: list[str], path: Path) -> Recognised:
         count = count or sum((place / name).is_file() for name in names)
         if not names:
             count = sum(
-                one.suffix.lower() in _PICTURES for one, _ in zip(place.iterdir(), range(_MOST_FILES), strict=False)
+                one.suffix.lower() in DATA_SUFFIXES for one, _ in zip(place.iterdir(), range(_MOST_FILES), strict=False)
             )
         if count > most:
             best, most = place, count

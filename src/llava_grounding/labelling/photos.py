@@ -14,9 +14,8 @@ from pathlib import Path
 from llava_grounding.data.images import FileBytes, ImageStore, TarImages, ZipImages
 from llava_grounding.data.plain_files import read_file, stays_inside, why_no_file
 from llava_grounding.errors import DataError, UsageError, quoted
+from llava_grounding.image_files import SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-"""How names of photos end, in lower or upper case."""
 LISTS = (".txt", ".lst", ".list")
 """How names of files with one path a line end."""
 _MAX_LIST_BYTES = 2**30

@@ -31,8 +31,8 @@ from llava_grounding.data.readers.parts.pictures import (
 from llava_grounding.data.readers.parts.xml_files import parse_xml, text_of
 from llava_grounding.data.record import Segmentation
 from llava_grounding.errors import DataError
+from llava_grounding.image_files import DATA_SUFFIXES
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _MAX_BYTES = 2**26  # of one file
 
 
@@ -131,12 +131,12 @@ def _read(paths: list[Path], store: ImageStore, left_out: LeftOut, unread: Count
 def _name(root: ElementTree.Element, path: Path, store: ImageStore) -> str:
     """Name of the picture: as the file says, or like the XML file, whichever is there."""
     said = text_of(root, "filename")
-    names = [said, *(f"{said}{suffix}" for suffix in _SUFFIXES if said and "." not in said)]
+    names = [said, *(f"{said}{suffix}" for suffix in DATA_SUFFIXES if said and "." not in said)]
     below = isinstance(store, FolderImages) and store.root in path.parents
     folder = path.parent.relative_to(store.root).as_posix() if isinstance(store, FolderImages) and below else ""
     names += [f"{folder}/{one}" for one in names if one and folder not in ("", ".")]
-    names += [f"{path.stem}{suffix}" for suffix in _SUFFIXES]
-    names += [f"{folder}/{path.stem}{suffix}" for suffix in _SUFFIXES if folder not in ("", ".")]
+    names += [f"{path.stem}{suffix}" for suffix in DATA_SUFFIXES]
+    names += [f"{folder}/{path.stem}{suffix}" for suffix in DATA_SUFFIXES if folder not in ("", ".")]
     there = [one for one in names if stays_inside(one) and store.has(one)]
     found = next(iter(there), None)
     check_own_name(said, path, there, store)

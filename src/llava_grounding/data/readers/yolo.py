@@ -25,9 +25,8 @@ from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords,
 from llava_grounding.data.readers.parts.reading import label_id
 from llava_grounding.data.readers.yolo_ndjson import lines_of, read_ndjson
 from llava_grounding.errors import DataError, did_you_mean, shown
+from llava_grounding.image_files import DATA_SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-"""How names of pictures end."""
 _NAMES = ("classes.txt", "obj.names", "labels.txt")
 _LABELS, _ENDING = "labels", ".txt"
 _MAX_BYTES = 2**24  # of a text file
@@ -194,7 +193,7 @@ def _found(line: str, listing: Path, root: Path) -> Path:
 def _below(folder: Path) -> list[Path]:
     found = []
     for place, _, files in os.walk(folder):
-        found += [Path(place) / one for one in files if one.lower().endswith(SUFFIXES)]
+        found += [Path(place) / one for one in files if one.lower().endswith(DATA_SUFFIXES)]
     return sorted(found)
 
 
