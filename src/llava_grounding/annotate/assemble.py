@@ -106,7 +106,7 @@ def assemble(
     folder: Path,
     limit: int | None = None,
     with_prompts: bool = True,
-    tell: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
     second: Answers | None = None,
 ) -> dict[str, Any]:
     """Write all files into an empty folder, and give the manifest, which is one of them.
@@ -114,7 +114,7 @@ def assemble(
     Args:
         limit: of samples.
         with_prompts: sample visual prompts for GVC-R.
-        tell: called with the number of samples done now and then.
+        on_progress: called with the number of samples done now and then.
         second: whose agreement the manifest tells; nothing of it is written.
 
     Raises:
@@ -124,7 +124,7 @@ def assemble(
     writer = Writer(folder, index, with_prompts)
     agreement = None if second is None else Agreement(second.about())
     try:
-        _take_all(inputs, index, answers, writer, limit, tell, second, agreement)
+        _take_all(inputs, index, answers, writer, limit, on_progress, second, agreement)
     except BaseException:
         writer.abandon()
         raise
@@ -156,7 +156,7 @@ def _take_all(
     answers: Answers,
     writer: Writer,
     limit: int | None,
-    tell: Callable[[int], None],
+    on_progress: Callable[[int], None],
     second: Answers | None,
     agreement: Agreement | None,
 ) -> None:
@@ -176,9 +176,9 @@ def _take_all(
                 if second is not None and agreement is not None and isinstance(other := second.answer(task), Answer):
                     agreement.add(marked, _verified(task, other))
         if writer.counts["samples"] % _TOLD_EVERY == 0:
-            tell(writer.counts["samples"])
+            on_progress(writer.counts["samples"])
     total = writer.counts["samples"]
-    tell(total)
+    on_progress(total)
     check_images(inputs, total, unknown)
 
 

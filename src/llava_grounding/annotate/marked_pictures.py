@@ -39,7 +39,7 @@ def write_marked_pictures(
     out: Path,
     work: Path,
     limit: int | None = None,
-    tell: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> int:
     """Draw all marks of a finished folder; gives how many pictures there are.
 
@@ -50,7 +50,7 @@ def write_marked_pictures(
         out: gets `pictures/` and `marks.json`.
         work: folder in which the index of the labels is kept.
         limit: of pictures.
-        tell: called with the number of pictures done.
+        on_progress: called with the number of pictures done.
 
     Raises:
         DataError: if the folder is not finished, or a picture cannot be read.
@@ -72,7 +72,7 @@ def write_marked_pictures(
                     put(aside / "drawn", out / name)
                 kept = {key: value for key, value in row.value.items() if key != "marks"}
                 file.add({**kept, "image": name})
-                tell(file.count)
+                on_progress(file.count)
         except BaseException:
             file.abandon()
             raise

@@ -109,7 +109,7 @@ class EndpointJudge:
 
     Args:
         endpoint: makes a client, as it is closed after each use.
-        tell: called as questions are done.
+        on_progress: called as questions are done.
     """
 
     def __init__(
@@ -120,10 +120,10 @@ class EndpointJudge:
         options: AskOptions | None = None,
         rate_limiter: RateLimiter | None = None,
         budget: Budget | None = None,
-        tell: Callable[[Progress], None] = lambda progress: None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
         self._store, self._endpoint, self.settings = store, endpoint, settings
-        self._options, self._rate_limiter, self._budget, self._tell = options, rate_limiter, budget, tell
+        self._options, self._rate_limiter, self._budget, self._on_progress = options, rate_limiter, budget, on_progress
 
     def about(self) -> Mapping[str, Any]:
         return {
@@ -143,7 +143,7 @@ class EndpointJudge:
                 self._options,
                 self._rate_limiter,
                 self._budget,
-                self._tell,
+                self._on_progress,
             )
             progress = runner.run(asked)
             if progress.stopped == "interrupted":

@@ -31,7 +31,7 @@ CONFIG, PREDICTIONS, PARTS = "config.json", "predictions.jsonl", "parts"
 RUN_VERSION = 1
 _LIBRARIES = ("torch", "transformers", "numpy", "pillow")
 
-Tell = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 Block = tuple[BenchmarkSample, ...]
 
 
@@ -134,7 +134,9 @@ class Run:
     def is_done(self) -> bool:
         return (self.folder / PREDICTIONS).exists()
 
-    def work(self, system: System, rank: Rank | None = None, tell: Tell = lambda done, total: None) -> bool:
+    def work(
+        self, system: System, rank: Rank | None = None, on_progress: OnProgress = lambda done, total: None
+    ) -> bool:
         """Ask what is missing of the blocks of a process; whether the whole run is done."""
         rank = rank or Rank()
         mine = [number for number in self.missing() if number % rank.count == rank.index]
@@ -142,9 +144,11 @@ class Run:
         answers = (
             (number, [one.to_dict() for one in answer_block(system, task, self.blocks[number])]) for number in mine
         )
-        return self._take(answers, f"shard-{rank.index}", len(mine), tell)
+        return self._take(answers, f"shard-{rank.index}", len(mine), on_progress)
 
-    def work_on_cluster(self, address: str, key_variable: str = "", tell: Tell = lambda done, total: None) -> bool:
+    def work_on_cluster(
+        self, address: str, key_variable: str = "", on_progress: OnProgress = lambda done, total: None
+    ) -> bool:
         """Have what is missing asked by the workers of a Dask scheduler."""
         pieces = {
             number: Piece(
@@ -152,7 +156,7 @@ class Run:
             )
             for number in self.missing()
         }
-        return self._take(map_pieces(address, answer_piece, pieces), "cluster", len(pieces), tell)
+        return self._take(map_pieces(address, answer_piece, pieces), "cluster", len(pieces), on_progress)
 
     def missing(self) -> list[int]:
         """Blocks that nobody has answered."""
@@ -161,14 +165,16 @@ class Run:
         done = self._done()
         return [number for number in range(len(self.blocks)) if number not in done]
 
-    def _take(self, answers: Iterator[tuple[int, list[dict[str, Any]]]], name: str, count: int, tell: Tell) -> bool:
+    def _take(
+        self, answers: Iterator[tuple[int, list[dict[str, Any]]]], name: str, count: int, on_progress: OnProgress
+    ) -> bool:
         if count:
             with _part(self.folder / PARTS / f"{name}.jsonl") as part:
-                tell(0, count)
+                on_progress(0, count)
                 for done, (number, predictions) in enumerate(answers, start=1):
                     part.write(as_json({"block": number, "predictions": predictions}).encode())
                     part.flush()
-                    tell(done, count)
+                    on_progress(done, count)
         return self._finish()
 
     def _done(self) -> dict[int, list[Any]]:

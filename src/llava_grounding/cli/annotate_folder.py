@@ -77,8 +77,8 @@ def write_out(
     from llava_grounding.annotate.write import FILES
 
     columns = (TextColumn("{task.description} {task.completed:.0f} samples"), TimeElapsedColumn())
-    with progress_bar("Writing", None, *columns) as tell, exchanged_files(out, FILES) as aside:
-        manifest = assemble(inputs, index, answers, aside, limit, prompts, tell, second)
+    with progress_bar("Writing", None, *columns) as on_progress, exchanged_files(out, FILES) as aside:
+        manifest = assemble(inputs, index, answers, aside, limit, prompts, on_progress, second)
     for line in summary(manifest):
         say(f"{line}\n")
     place = quoted(str(out), 300)

@@ -146,9 +146,9 @@ def draw_marks(
 
     check_out(out, [MARKS], _files(folder))
     total = read_manifest(folder)["counts"]["marks"]
-    with progress_bar("Drawing", total if limit is None else min(limit, total)) as tell:
+    with progress_bar("Drawing", total if limit is None else min(limit, total)) as on_progress:
         store = open_images(images)
-        count = write_marked_pictures(folder, store, out, folder / STORE, limit, tell)
+        count = write_marked_pictures(folder, store, out, folder / STORE, limit, on_progress)
     note(f"{count} dialogues with their pictures in {quoted(str(out), 300)}")
 
 

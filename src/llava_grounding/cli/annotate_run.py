@@ -164,7 +164,7 @@ def _ask(
     spent = store.usage(settings.model)
     budget = Budget(limits.max_tokens, limits.max_cost, limits.prices, spent.prompt_tokens, spent.completion_tokens)
     questioner = AnnotationQuestioner(settings, fixed_form=form != "auto")
-    with _bar(settings.model, _count(inputs, limit)) as tell:
+    with _bar(settings.model, _count(inputs, limit)) as on_progress:
         runner = RequestRunner(
             store,
             endpoint,
@@ -172,7 +172,7 @@ def _ask(
             AskOptions(limits.concurrency, limits.attempts, ask_batched=limits.ask_batched),
             RateLimiter(limits.rpm, limits.tpm),
             budget,
-            tell=tell,
+            on_progress=on_progress,
         )
         progress = runner.run(inputs.tasks(index, limit))
     _tell_how_it_went(progress)

@@ -95,12 +95,12 @@ def measure(
     chat = GroundedChat.from_pretrained(model, device)
     drawn: dict[str, Image] = {}
     on_drawn = None if pictures is None else drawn.__setitem__
-    with progress_bar(f"{ctx.info_name} with {name}") as tell:
+    with progress_bar(f"{ctx.info_name} with {name}") as on_progress:
         digest = hash_weights(folder)
         if pack is not None:
-            report = evaluate_photos(chat, pack, limit, seed, name, digest, on_progress=tell, on_drawn=on_drawn)
+            report = evaluate_photos(chat, pack, limit, seed, name, digest, on_progress=on_progress, on_drawn=on_drawn)
         else:
-            report = evaluate_scenes(chat, limit, seed, name, digest, on_progress=tell, on_drawn=on_drawn)
+            report = evaluate_scenes(chat, limit, seed, name, digest, on_progress=on_progress, on_drawn=on_drawn)
     if as_json:
         say(report.to_json())
     else:

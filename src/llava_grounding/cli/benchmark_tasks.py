@@ -193,14 +193,14 @@ def run(
     spec = _spec(model, place, device, base_url, max_new_tokens, queries)
     check_out(out, (CONFIG, PREDICTIONS), [("set", samples_file)])
     work = Run(out, samples, spec, block)
-    with _progress(f"{samples.task} with {spec.model or 'nano'}") as tell:
+    with _progress(f"{samples.task} with {spec.model or 'nano'}") as on_progress:
         if cluster is not None:
-            done = work.work_on_cluster(cluster, key_variable if base_url else "", tell)
+            done = work.work_on_cluster(cluster, key_variable if base_url else "", on_progress)
         else:
             from llava_grounding.benchmark.systems import load_system
 
             system = load_system(spec, environ.get(key_variable) or "none") if work.missing() else None
-            done = work.work(system, Rank.of_launcher(), tell) if system is not None else True
+            done = work.work(system, Rank.of_launcher(), on_progress) if system is not None else True
     say(f"{len(samples.samples)} samples in {out}\n" if done else f"a part of {out} is done, others go on\n")
 
 
@@ -236,11 +236,11 @@ def score(
         inputs += [("predictions", path) for path in (predictions, *predictions.glob("*.json"))]
     check_out(out, (*_REPORTS, SCORED, SCORES, JUDGEMENTS), inputs)
     found, system = _predictions(samples, out, predictions, format, frame, name)
-    with _progress(f"scoring {samples.task}") as tell, ExitStack() as opened:
+    with _progress(f"scoring {samples.task}") as on_progress, ExitStack() as opened:
         deciding: Judge = (
             RecordedJudge(judgements)
             if judgements is not None
-            else opened.enter_context(_judge(judge, judge_url, out, key_variable, tell))
+            else opened.enter_context(_judge(judge, judge_url, out, key_variable, on_progress))
         )
         scored = score_run(samples, found.by_id, deciding, system, found.problems, found.named)
     write_scored(out, scored)
@@ -355,7 +355,7 @@ def _predictions(
 
 @contextmanager
 def _judge(
-    name: str, url: str | None, out: Path, key_variable: str, tell: Callable[[int, int], None]
+    name: str, url: str | None, out: Path, key_variable: str, on_progress: Callable[[int, int], None]
 ) -> Iterator[Judge]:
     from llava_grounding.benchmark.judging import DeterministicJudge
 
@@ -378,7 +378,7 @@ def _judge(
                 store,
                 lambda: OpenAIEndpoint(url, key),
                 JudgeSettings(name),
-                tell=lambda progress: tell(progress.samples, progress.samples + 1),
+                on_progress=lambda progress: on_progress(progress.samples, progress.samples + 1),
             )
         finally:
             store.close()

@@ -191,8 +191,8 @@ class _Job:
             done = sum(map(progress.has, found))
             if done:
                 note(f"{done} of {len(found)} photos are in {self.progress}; resuming from there")
-            with _bar(len(found), done) as tell:
-                label_rest(found, batch_size, progress, work, tell)
+            with _bar(len(found), done) as on_results:
+                label_rest(found, batch_size, progress, work, on_results)
             settings = self.settings
             return export(
                 found, progress, self.exporter, self.out, settings.classes, settings.masks, Path(self.model).name
@@ -238,9 +238,9 @@ def _bar(total: int, done: int) -> Iterator[Callable[[Sequence[Result]], None]]:
     )
     with common.progress_bar("Labelling", total, *columns, done=done) as show:
 
-        def tell(results: Sequence[Result]) -> None:
+        def on_results(results: Sequence[Result]) -> None:
             nonlocal done
             done += len(results)
             show(done)
 
-        yield tell
+        yield on_results

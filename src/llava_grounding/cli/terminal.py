@@ -74,9 +74,9 @@ def guarded() -> Iterator[None]:
     logging.setLogRecordFactory(_Record)
     logging.raiseExceptions = False  # a log that nobody can read is no reason to write a traceback into it
     warnings.formatwarning = _warning_line
-    sys.excepthook = _tell
-    threading.excepthook = lambda given: _tell(given.exc_type, given.exc_value, given.exc_traceback)
-    sys.unraisablehook = lambda given: _tell(given.exc_type, given.exc_value, given.exc_traceback)
+    sys.excepthook = _show_error
+    threading.excepthook = lambda given: _show_error(given.exc_type, given.exc_value, given.exc_traceback)
+    sys.unraisablehook = lambda given: _show_error(given.exc_type, given.exc_value, given.exc_traceback)
     try:
         yield
     finally:
@@ -142,7 +142,7 @@ def _warning_line(
     return printable(f"{filename}:{lineno}: {category.__name__}: {one_line(str(message))}\n")
 
 
-def _tell(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+def _show_error(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
     """A traceback of what nobody caught, in a thread or while the process ends."""
     with suppress(OSError, ValueError):  # nobody is there to be told
         write("".join(traceback.format_exception(kind, error, trace)), sys.stderr)

@@ -130,7 +130,7 @@ class RequestRunner(Generic[_T]):
     """Asks one model about many tasks.
 
     Args:
-        tell: called when a sample is done.
+        on_progress: called when a sample is done.
     """
 
     def __init__(
@@ -141,9 +141,9 @@ class RequestRunner(Generic[_T]):
         options: AskOptions | None = None,
         rate_limiter: RateLimiter | None = None,
         budget: Budget | None = None,
-        tell: Callable[[Progress], None] = lambda progress: None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> None:
-        self._store, self._endpoint, self._tell = store, endpoint, tell
+        self._store, self._endpoint, self._on_progress = store, endpoint, on_progress
         self._questioner = questioner
         self._options, self._rate_limiter = options or AskOptions(), rate_limiter or RateLimiter()
         self.progress = Progress(budget=budget or Budget())
@@ -223,7 +223,7 @@ class RequestRunner(Generic[_T]):
                 return True
             return False
         self.progress.samples += 1
-        self._tell(self.progress)
+        self._on_progress(self.progress)
         return True
 
     async def _whole(self, task: _T) -> None:
@@ -243,7 +243,7 @@ class RequestRunner(Generic[_T]):
             self._fatal = self._fatal or error
             self._stopping = True
         self.progress.samples += 1
-        self._tell(self.progress)
+        self._on_progress(self.progress)
 
     async def _once(self, request: Request) -> bool:
         """Ask one request, or wait for whoever asks the same; whether the store has its answer, good or bad."""

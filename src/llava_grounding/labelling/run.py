@@ -57,13 +57,17 @@ def work_here(load: LoadEngine, settings: LabelSettings) -> Work:
 
 
 def label_rest(
-    photos: Sequence[Photo], batch_size: int, progress: Progress, work: Work, tell: Callable[[Sequence[Result]], None]
+    photos: Sequence[Photo],
+    batch_size: int,
+    progress: Progress,
+    work: Work,
+    on_results: Callable[[Sequence[Result]], None],
 ) -> None:
     """Label the photos that have not been yet.
 
     Args:
         batch_size: photos looked at at once.
-        tell: told the results of every batch once they are kept.
+        on_results: called with the results of every batch once they are kept.
     """
     done = {photo.name for photo in photos if progress.has(photo)}
 
@@ -76,7 +80,7 @@ def label_rest(
     for batch, results in work(batches()):
         new = [(photo, result) for photo, result in zip(batch, results, strict=True) if photo.name not in done]
         progress.append([photo for photo, _ in new], [result for _, result in new])
-        tell([result for _, result in new])
+        on_results([result for _, result in new])
 
 
 def export(

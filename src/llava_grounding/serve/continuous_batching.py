@@ -198,7 +198,7 @@ class ContinuousBatcher:
             self.give_up(active)
             events = [Failed(error)]
         for event in events:
-            active.job.tell(event)
+            active.job.emit(event)
 
     def give_up(self, active: ActiveRequest) -> None:
         """End an answer that nobody gets."""

@@ -84,15 +84,15 @@ Event = TextDelta | PhraseSelected | AnswerWritten | PhrasesFound | Failed
 
 @dataclass(eq=False)
 class Job:
-    """A task, whom to tell, and until when.
+    """A task, whom to emit, and until when.
 
     Args:
-        tell: called from the scheduler's thread with every event; must not wait.
+        emit: called from the scheduler's thread with every event; must not wait.
         deadline: of `time.monotonic`.
     """
 
     task: ChatTask | GroundTask
-    tell: Callable[[Event], None]
+    emit: Callable[[Event], None]
     deadline: float
     cancelled: bool = False
     """Nobody waits for it any more; set from any thread."""

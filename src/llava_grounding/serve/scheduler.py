@@ -153,7 +153,7 @@ class Scheduler:
         if job.cancelled:
             self._metrics.cancelled.inc()
         else:
-            job.tell(Failed(too_slow() if now > job.deadline else stopping()))
+            job.emit(Failed(too_slow() if now > job.deadline else stopping()))
 
     def _next(self) -> list[Job]:
         """Jobs for which there is room."""
@@ -166,15 +166,15 @@ class Scheduler:
             if isinstance(job.task, GroundTask):
                 image = self._batcher.image_of(job, results)
                 found = self._chat.select_phrases(image, job.task.phrases, job.task.score_threshold)
-                job.tell(PhrasesFound(found, image.letterbox))
+                job.emit(PhrasesFound(found, image.letterbox))
             else:
                 self._running.append(self._batcher.begin(job, results))
         except Exception as error:  # noqa: BLE001  one request that cannot be answered harms no other
-            job.tell(Failed(error))
+            job.emit(Failed(error))
 
     def _refuse_running(self, error: Exception) -> None:
         for active in self._running:
-            active.job.tell(Failed(error))
+            active.job.emit(Failed(error))
         self._running = []
         self._batcher.reset()
         self._note_load()

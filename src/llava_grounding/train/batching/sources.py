@@ -110,8 +110,8 @@ def scenes_without_dialogues() -> SceneConfig:
     return replace(SceneConfig(), questions=())
 
 
-def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell: Callable[[str], None]) -> bool:
-    """Read everything of the sources once, and tell counts and all that is wrong; whether nothing is.
+def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, say: Callable[[str], None]) -> bool:
+    """Read everything of the sources once, and report counts and all that is wrong; whether nothing is.
 
     Drawn scenes have nothing to check. A kind that refuses broken entries is read without them, so that all of them can
     be reported and counted; they are wrong all the same.
@@ -123,7 +123,7 @@ def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell:
     for values in sources:
         name = str(values.get("name", values["kind"]))
         if values.get("optional") and not is_there(values, root):
-            tell(f"{name}: left out: its files are not there")
+            say(f"{name}: left out: its files are not there")
             continue
         try:
             found = source_kind(values).to_check(values, root, name)
@@ -132,10 +132,10 @@ def check_sources(sources: Sequence[Mapping[str, Any]], root: Path | None, tell:
             report = check_dataset(found.dataset, strict=found.strict)
             fine = fine and report.ok
             for line in report.lines():
-                tell(line)
+                say(line)
             if found.dialogue is not None and len(found.dataset):
                 Records(found.dataset, found.dialogue, name)
         except DataError as error:
             fine = False
-            tell(f"{name}: not ok: {error}")
+            say(f"{name}: not ok: {error}")
     return fine
