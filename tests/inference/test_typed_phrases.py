@@ -13,7 +13,7 @@ from PIL import Image
 from llava_grounding.errors import UsageError
 from llava_grounding.geometry import box_iou
 from llava_grounding.inference.engine import GroundedChat
-from llava_grounding.scenes.kinds import kind_named
+from llava_grounding.scenes.categories import category_named
 from llava_grounding.scenes.synthetic import draw_scene
 from llava_grounding.structures import Region
 from mask_overlaps import mask_iou
@@ -43,7 +43,7 @@ def test_a_bare_noun_is_found_as_well_as_with_its_article(nano: GroundedChat) ->
     for seed in range(3 * 10**9, 3 * 10**9 + 3):
         scene = draw_scene(seed)
         for name in sorted({instance.category for instance in scene.instances}):
-            words = {"upper": name.upper(), "capital": name.capitalize(), "plural": kind_named(name).plural}
+            words = {"upper": name.upper(), "capital": name.capitalize(), "plural": category_named(name).plural}
             truth = np.array([i.box_xyxy for i in scene.instances if i.category == name])
             phrases = [form.format(name, **words) for form in FORMS]
             given = nano.ground(Image.fromarray(scene.image), phrases)

@@ -12,10 +12,10 @@ from llava_grounding.dialogues.layout import Layout
 from llava_grounding.dialogues.prompts import EXACT_PROMPTS, sample_prompt
 from llava_grounding.language.nouns import listed, number_word, parse_number, with_article
 from llava_grounding.markup import parse_strict, strip_markup
-from llava_grounding.scenes.kinds import GROUP_PLURALS, KINDS, kind_named
+from llava_grounding.scenes.categories import CATEGORIES, GROUP_PLURALS, category_named
 from llava_grounding.scenes.synthetic import QUESTION_KINDS, SceneConfig, draw_scene, scene_phrases
 
-NOUNS = {word: kind.name for kind in KINDS.values() for word in (kind.name, kind.plural)}
+NOUNS = {word: kind.name for kind in CATEGORIES.values() for word in (kind.name, kind.plural)}
 NOUN = re.compile(rf"\b({'|'.join(sorted(NOUNS, key=len, reverse=True))})\b")
 WIDER = {**{plural: group for group, plural in GROUP_PLURALS.items()}, **{group: group for group in GROUP_PLURALS}}
 
@@ -67,13 +67,13 @@ def test_a_phrase_names_the_kind_of_the_things_it_points_at():
             if re.search(r"\bthings?\b", phrase.text):
                 assert len(target) == len(sample.instances)
             elif wider:
-                assert {KINDS[category].group for category in categories} == {wider}
+                assert {CATEGORIES[category].group for category in categories} == {wider}
             else:
                 assert categories == {kind_in(phrase.text)}
 
 
 def test_a_colour_in_a_phrase_is_that_of_the_things_it_points_at():
-    colours = {colour for kind in KINDS.values() for colour in kind.colours}
+    colours = {colour for kind in CATEGORIES.values() for colour in kind.colours}
     for sample, turn in every_turn():
         for phrase, target in zip(parse_strict(turn.answer).phrases, turn.targets, strict=True):
             said = colours & set(phrase.text.lower().split())
@@ -109,7 +109,7 @@ def test_counts_equal_the_truth_for_kinds():
         if asked is None:
             continue
         matching = [i for i in sample.instances if i.category == asked]
-        colour = next((c for c in KINDS[asked].colours if re.search(rf"\b{c}\b", turn.question)), None)
+        colour = next((c for c in CATEGORIES[asked].colours if re.search(rf"\b{c}\b", turn.question)), None)
         if colour:
             matching = [i for i in matching if i.attributes == (colour,)]
         said = number_word(len(matching)) if matching else "no"
@@ -124,9 +124,9 @@ def test_yes_and_no_are_true():
         asked = kind_in(turn.question)
         if asked is None:
             group = next(group for word, group in WIDER.items() if word in turn.question)
-            there = any(KINDS[i.category].group == group for i in sample.instances)
+            there = any(CATEGORIES[i.category].group == group for i in sample.instances)
         else:
-            colour = next((c for c in KINDS[asked].colours if re.search(rf"\b{c}\b", turn.question)), None)
+            colour = next((c for c in CATEGORIES[asked].colours if re.search(rf"\b{c}\b", turn.question)), None)
             there = any(i.category == asked and colour in (None, *i.attributes) for i in sample.instances)
         assert turn.answer.startswith("Yes" if there else "No"), turn
         verdicts[there] += 1
@@ -250,7 +250,7 @@ def test_referring_phrases_fit_their_targets_and_nothing_else():
             fits = [
                 index
                 for index, instance in enumerate(sample.instances)
-                if (KINDS[instance.category].group == group if group else instance.category == name)
+                if (CATEGORIES[instance.category].group == group if group else instance.category == name)
                 and all(c in words.split() for c in instance.attributes if _tells_colour(words))
             ]
             assert set(indices) <= set(fits)
@@ -259,7 +259,7 @@ def test_referring_phrases_fit_their_targets_and_nothing_else():
 
 
 def _tells_colour(words: str) -> bool:
-    return bool({colour for kind in KINDS.values() for colour in kind.colours} & set(words.split()))
+    return bool({colour for kind in CATEGORIES.values() for colour in kind.colours} & set(words.split()))
 
 
 def test_places_in_referring_phrases_are_extremes():
@@ -293,7 +293,7 @@ def test_standing_on_and_being_in_front_come_before_left_and_right():
     names = ["table", "cup", "dog"]
     instances = [Instance(n, np.array(b, float), True) for n, b in zip(names, boxes, strict=True)]
     layout = Layout.of_instances(
-        instances, [100.0, 20.0, 50.0], (100, 100), kind_named, stands_on={1: 0}, in_front=[(2, 0)]
+        instances, [100.0, 20.0, 50.0], (100, 100), category_named, stands_on={1: 0}, in_front=[(2, 0)]
     )
     table, cup, dog = layout.things
     assert layout.relation(cup, table) == "on"
@@ -306,7 +306,7 @@ def test_standing_on_and_being_in_front_come_before_left_and_right():
 
 def test_two_things_too_close_to_tell_apart_have_no_name_of_their_own():
     instances = [Instance("apple", np.array([x, 50, x + 10, 60.0]), True, ("red",)) for x in (40, 45)]
-    layout = Layout.of_instances(instances, [50.0, 50.0], (100, 100), kind_named)
+    layout = Layout.of_instances(instances, [50.0, 50.0], (100, 100), category_named)
     assert layout.name(layout.things[0]) is None
     assert [(r.words, r.indices) for r in layout.plural_references()] == [
         ("apples", (0, 1)),

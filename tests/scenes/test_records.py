@@ -81,7 +81,7 @@ def test_scenes_are_the_same_by_number_slice_and_process() -> None:
 
 
 def test_the_configuration_is_kept() -> None:
-    (record,) = DrawnScenes(1, config=SceneConfig(kinds=("dog",), num_objects=(2, 2)))
+    (record,) = DrawnScenes(1, config=SceneConfig(categories=("dog",), num_objects=(2, 2)))
     assert [thing.category for thing in record.instances] == ["dog", "dog"]
 
 

@@ -10,12 +10,12 @@ from llava_grounding.colours import COLOURS
 from llava_grounding.data.sample import Sample, Turn, mirror_sample, swap_left_right
 from llava_grounding.errors import ConfigError, DataError
 from llava_grounding.masks import mask_to_box
-from llava_grounding.scenes.kinds import KINDS, confusable, kind_named
+from llava_grounding.scenes.categories import CATEGORIES, category_named, confusable
 from llava_grounding.scenes.pen import vary_colour
 from llava_grounding.scenes.sprites import EMOJI, drawn_sprite, emoji_sprite, num_variants, posed
 from llava_grounding.scenes.synthetic import QUESTION_KINDS, SceneConfig, draw_scene, scene_phrases
 
-COCO_KINDS = {
+COCO_CATEGORIES = {
     "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light", "stop sign",
     "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack",
     "umbrella", "suitcase", "kite", "bottle", "cup", "bowl", "banana", "apple", "carrot", "pizza", "donut", "cake",
@@ -30,14 +30,14 @@ def scenes() -> list[Sample]:
 
 
 def test_there_are_enough_kinds_and_most_coco_names_among_them():
-    assert len(KINDS) >= 100
-    assert len(COCO_KINDS & set(KINDS)) >= 40
-    assert set(EMOJI) <= set(KINDS)
+    assert len(CATEGORIES) >= 100
+    assert len(COCO_CATEGORIES & set(CATEGORIES)) >= 40
+    assert set(EMOJI) <= set(CATEGORIES)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", CATEGORIES)
 def test_every_kind_draws_something_in_each_of_its_colours(name):
-    kind = KINDS[name]
+    kind = CATEGORIES[name]
     assert set(kind.colours) <= set(COLOURS)
     for colour in kind.colours or (None,):
         sprite = drawn_sprite(name, colour, num_variants(name) - 1)
@@ -49,7 +49,7 @@ def test_every_kind_draws_something_in_each_of_its_colours(name):
 @pytest.mark.parametrize("name", ["car", "apple", "star", "ball", "heart", "fish", "book", "cup"])
 @pytest.mark.parametrize("colour", ["red", "blue", "yellow"])
 def test_a_named_colour_is_what_most_of_the_drawing_shows(name, colour):
-    if colour not in KINDS[name].colours:
+    if colour not in CATEGORIES[name].colours:
         pytest.skip("never drawn so")
     pixels = [np.asarray(drawn_sprite(name, colour, k)).reshape(-1, 4) for k in range(num_variants(name))]
     mean = np.concatenate([p[p[:, 3] > 200] for p in pixels])[:, :3].mean(axis=0)
@@ -124,14 +124,16 @@ def test_every_thing_keeps_the_promised_part_visible():
 
 
 def test_size_and_number_of_things_follow_the_configuration():
-    config = SceneConfig(num_objects=(2, 3), short_side=(128, 140), aspect=(1.0, 1.5), kinds=("car", "dog", "apple"))
+    config = SceneConfig(
+        num_objects=(2, 3), short_side=(128, 140), aspect=(1.0, 1.5), categories=("car", "dog", "apple")
+    )
     for seed in range(40):
         sample = draw_scene(seed, config)
         width, height = sample.image_size_wh
         assert 128 <= height <= 140
         assert 0.99 <= width / height <= 1.51
         assert 1 <= len(sample.instances) <= 3
-        assert {instance.category for instance in sample.instances} <= set(config.kinds)
+        assert {instance.category for instance in sample.instances} <= set(config.categories)
         assert sample.exhaustive is None
 
 
@@ -139,11 +141,11 @@ def test_all_numbers_of_things_and_most_kinds_occur():
     counts = {len(sample.instances) for sample in scenes()}
     assert counts >= {1, 2, 3, 4, 5, 6}
     seen = {instance.category for sample in scenes() for instance in sample.instances}
-    assert len(seen) > 0.85 * len(KINDS)
+    assert len(seen) > 0.85 * len(CATEGORIES)
 
 
 def test_a_scene_can_hold_many_things_of_one_kind():
-    sample = draw_scene(3, SceneConfig(kinds=("apple",), num_objects=(6, 6), object_scale=(0.15, 0.2)))
+    sample = draw_scene(3, SceneConfig(categories=("apple",), num_objects=(6, 6), object_scale=(0.15, 0.2)))
     assert {instance.category for instance in sample.instances} == {"apple"}
     assert len(sample.instances) >= 5
 
@@ -151,9 +153,9 @@ def test_a_scene_can_hold_many_things_of_one_kind():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kinds": ("cat", "dgo")}, "unknown kind `dgo`; did you mean `dog`?"),
+        ({"categories": ("cat", "dgo")}, "unknown category `dgo`; did you mean `dog`?"),
         ({"questions": ("descrbe",)}, "unknown question `descrbe`; did you mean `describe`?"),
-        ({"kinds": ()}, "kinds must name at least one kind"),
+        ({"categories": ()}, "categories must name at least one category"),
         ({"num_objects": (0, 3)}, "num_objects must be ordered and at least 1"),
         ({"short_side": (240, 120)}, "short_side must be ordered"),
         ({"aspect": (0.0, 1.0)}, "aspect must be ordered and positive"),
@@ -259,8 +261,8 @@ def test_a_turn_without_a_target_for_each_seg_is_refused():
 
 
 def test_kinds_unknown_to_us_still_have_a_plural():
-    assert kind_named("box").plural == "boxes"
-    assert kind_named("toy").plural == "toys"
+    assert category_named("box").plural == "boxes"
+    assert category_named("toy").plural == "toys"
     assert confusable("vase", "flower")
     assert not confusable("dog", "cat")
 

@@ -12,7 +12,7 @@ from llava_grounding.structures import VisualPrompt
 
 NAMES = ["cat", "dog", "tree"]
 SIZE_WH = (80, 60)
-SCENES = SceneConfig(kinds=("dog", "cat", "tree"), num_objects=(1, 3), short_side=(48, 64))
+SCENES = SceneConfig(categories=("dog", "cat", "tree"), num_objects=(1, 3), short_side=(48, 64))
 
 
 def thing(category: str, box_xyxy: tuple[int, int, int, int], has_mask: bool = True) -> Instance:

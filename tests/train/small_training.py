@@ -108,7 +108,7 @@ def shrink_world(monkeypatch: pytest.MonkeyPatch) -> None:
         return open_sources(values, root, lambda: drawn, *others, **named)
 
     monkeypatch.setattr(setup_module, "preset", lambda name: training_config(name))
-    monkeypatch.setattr(source_kinds, "KINDS", NAMES)
+    monkeypatch.setattr(source_kinds, "CATEGORIES", NAMES)
     monkeypatch.setattr(setup_module, "_TOKENIZER_SAMPLES", 3)
     monkeypatch.setattr(setup_module, "open_sources", opened)
 

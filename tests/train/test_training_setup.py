@@ -295,7 +295,7 @@ class TestFromACheckpoint:
     ) -> None:
         start = first_stage(tmp_path / "first")
         earlier = load_class_phrases(start)
-        monkeypatch.setattr(source_kinds, "KINDS", [*NAMES, "zebra", "apple"])
+        monkeypatch.setattr(source_kinds, "CATEGORIES", [*NAMES, "zebra", "apple"])
         with caplog.at_level("INFO"):
             phrases = build_training_setup(small("chat", start_from=str(start)), tmp_path).phrases
         assert phrases is not None

@@ -43,7 +43,7 @@ from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.language.nouns import Lexicon, lexicon_with
 from llava_grounding.markup import strip_markup
 from llava_grounding.masks import encode_rle, resize_mask
-from llava_grounding.scenes.kinds import KINDS
+from llava_grounding.scenes.categories import CATEGORIES
 from llava_grounding.scenes.records import HELD_OUT, SCENE_PICTURES, ScenePictures
 from llava_grounding.scenes.synthetic import draw_scene
 from llava_grounding.structures import GroundedAnswer, VisualPrompt
@@ -118,7 +118,7 @@ class Scenes(_Quality):
     pictures: ClassVar[str] = SCENE_PICTURES
 
     def words(self, sample: BenchmarkSample) -> Lexicon:
-        return _scene_words(frozenset(one.category for one in sample.instances if one.category not in KINDS))
+        return _scene_words(frozenset(one.category for one in sample.instances if one.category not in CATEGORIES))
 
     def build(self, inputs: BuildInputs) -> SampleSet:
         building = Building(replace(inputs, limit=None), self.name)  # the limit is of images
@@ -163,7 +163,7 @@ def _unseen_seeds(count: int, seed: int) -> range:
 @lru_cache(maxsize=64)
 def _scene_words(more: frozenset[str]) -> Lexicon:
     """Kinds of the drawn world with their wider words, and names of cut-outs."""
-    return Lexicon((*KINDS, *sorted(more)), {kind.name: kind.group for kind in KINDS.values() if kind.group})
+    return Lexicon((*CATEGORIES, *sorted(more)), {one.name: one.group for one in CATEGORIES.values() if one.group})
 
 
 def _samples(

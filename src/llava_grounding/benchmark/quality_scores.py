@@ -37,7 +37,7 @@ from llava_grounding.benchmark.samples import BenchmarkSample
 from llava_grounding.benchmark.scores import SampleScore, State, Statistic, grounding_counts, share, yes_no
 from llava_grounding.geometry import box_area
 from llava_grounding.language.nouns import Lexicon
-from llava_grounding.scenes.kinds import KINDS
+from llava_grounding.scenes.categories import CATEGORIES
 
 DESCRIPTION, POPE = "describe", "POPE"
 """Kinds of samples."""
@@ -62,7 +62,7 @@ YES_NO = {"pope": "POPE", "yes_no": "yes/no"}
 SIZES = (("small", 0.0, 0.01), ("medium", 0.01, 0.1), ("large", 0.1, np.inf))
 """Names of things by their box's share of the image, from and below."""
 _CIDER = "cider_d"
-_COLOURS = frozenset(colour for kind in KINDS.values() for colour in kind.colours) | {"gray"}
+_COLOURS = frozenset(colour for one in CATEGORIES.values() for colour in one.colours) | {"gray"}
 
 Rows = dict[str, tuple[float, ...]]
 

@@ -35,7 +35,7 @@ OPPOSITE = {
 
 
 class Noun(Protocol):
-    """What things of one kind are called."""
+    """What things of one name are called."""
 
     @property
     def name(self) -> str:
@@ -81,7 +81,7 @@ class Thing:
     """One thing of the image; `x` and `y` are its box's centre as fractions of the image, `area` in pixels."""
 
     index: int
-    kind: Noun
+    noun: Noun
     colour: str | None
     x: float
     y: float
@@ -89,7 +89,7 @@ class Thing:
 
     @property
     def said_colour(self) -> str | None:
-        return self.colour if self.kind.says_colour else None
+        return self.colour if self.noun.says_colour else None
 
 
 @dataclass(frozen=True)
@@ -143,19 +143,19 @@ class Layout:
         return cls(tuple(things), stands_on or {}, frozenset(in_front))
 
     def groups(self) -> list[list[Thing]]:
-        """Things that look alike (same kind and colour), from left to right."""
+        """Things that look alike (same name and colour), from left to right."""
 
         def look(thing: Thing) -> tuple[str, str]:
-            return thing.kind.name, thing.said_colour or ""
+            return thing.noun.name, thing.said_colour or ""
 
         alike = [list(members) for _, members in groupby(sorted(self.things, key=look), look)]
         return sorted(alike, key=lambda members: sum(thing.x for thing in members) / len(members))
 
-    def of_kind(self, name: str, colour: str | None = None) -> tuple[int, ...]:
-        return tuple(t.index for t in self.things if t.kind.name == name and colour in (None, t.colour))
+    def of_name(self, name: str, colour: str | None = None) -> tuple[int, ...]:
+        return tuple(t.index for t in self.things if t.noun.name == name and colour in (None, t.colour))
 
     def of_group(self, group: str) -> tuple[int, ...]:
-        return tuple(t.index for t in self.things if t.kind.group == group)
+        return tuple(t.index for t in self.things if t.noun.group == group)
 
     def relation(self, first: Thing, second: Thing) -> str:
         """Where the first is as seen from the second."""
@@ -209,28 +209,28 @@ class Layout:
 
     def single_references(self, thing: Thing) -> list[Reference]:
         """Phrases that fit only this thing, the shortest first."""
-        kind, colour, found = thing.kind, thing.said_colour, []
-        same_kind = self.of_kind(kind.name)
-        alike = self.of_kind(kind.name, thing.colour)
-        if len(same_kind) == 1:
-            found.append(kind.name)
+        noun, colour, found = thing.noun, thing.said_colour, []
+        same_name = self.of_name(noun.name)
+        alike = self.of_name(noun.name, thing.colour)
+        if len(same_name) == 1:
+            found.append(noun.name)
         if colour and len(alike) == 1:
-            found.append(name_of(kind, colour))
-        if len(same_kind) > 1:
-            found += _placed(thing, [self.things[i] for i in same_kind], kind.name)
-        if colour and 1 < len(alike) < len(same_kind):
-            found += _placed(thing, [self.things[i] for i in alike], name_of(kind, colour))
+            found.append(name_of(noun, colour))
+        if len(same_name) > 1:
+            found += _placed(thing, [self.things[i] for i in same_name], noun.name)
+        if colour and 1 < len(alike) < len(same_name):
+            found += _placed(thing, [self.things[i] for i in alike], name_of(noun, colour))
         return [Reference(words, (thing.index,)) for words in found]
 
     def plural_references(self) -> list[Reference]:
-        """Phrases that fit two or more things: kinds, kinds of one colour, and wider words."""
+        """Phrases that fit two or more things: names, names with a colour, and wider words."""
         found: dict[str, tuple[int, ...]] = {}
         for thing in self.things:
-            found[thing.kind.plural] = self.of_kind(thing.kind.name)
+            found[thing.noun.plural] = self.of_name(thing.noun.name)
             if thing.said_colour:
-                found[name_of(thing.kind, thing.said_colour, 2)] = self.of_kind(thing.kind.name, thing.colour)
-            if thing.kind.group:
-                found[thing.kind.group_plural] = self.of_group(thing.kind.group)
+                found[name_of(thing.noun, thing.said_colour, 2)] = self.of_name(thing.noun.name, thing.colour)
+            if thing.noun.group:
+                found[thing.noun.group_plural] = self.of_group(thing.noun.group)
         return [Reference(words, indices) for words, indices in found.items() if len(indices) > 1]
 
 
@@ -251,17 +251,17 @@ def _placed(thing: Thing, rivals: Sequence[Thing], noun: str) -> Iterable[str]:
         yield f"smallest {noun}"
 
 
-def name_of(kind: Noun, colour: str | None = None, count: int = 1) -> str:
-    """Kind and colour in words, without article or number: "red car", "men in blue"."""
-    noun = kind.name if count == 1 else kind.plural
+def name_of(noun: Noun, colour: str | None = None, count: int = 1) -> str:
+    """Name and colour in words, without article or number: "red car", "men in blue"."""
+    name = noun.name if count == 1 else noun.plural
     if colour is None:
-        return noun
-    return f"{noun} in {colour}" if kind.worn else f"{colour} {noun}"
+        return name
+    return f"{name} in {colour}" if noun.worn else f"{colour} {name}"
 
 
-def counted(kind: Noun, colour: str | None, count: int) -> str:
+def counted(noun: Noun, colour: str | None, count: int) -> str:
     """ "a red car", "two red cars"."""
-    words = name_of(kind, colour, count)
+    words = name_of(noun, colour, count)
     return with_article(words) if count == 1 else f"{number_word(count)} {words}"
 
 

@@ -1,4 +1,4 @@
-"""Vector drawings of people and animals: each function draws one kind with a body colour and random details.
+"""Vector drawings of people and animals: each function draws one category with a body colour and random details.
 
 Sheets are 100 x 100; everything faces left or forward. Knows no names, sizes or scenes.
 """

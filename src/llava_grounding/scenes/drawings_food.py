@@ -1,4 +1,4 @@
-"""Vector drawings of fruit and other food: one function per kind, a main colour, random details.
+"""Vector drawings of fruit and other food: one function per category, a main colour, random details.
 
 Sheets are 100 x 100. Knows no names, sizes or scenes.
 """

@@ -1,4 +1,4 @@
-"""Vector drawings of plants, the sky, buildings and vehicles: one function per kind, a main colour, random details.
+"""Vector drawings of plants, the sky, buildings and vehicles: one function per category, a main colour, random details.
 
 Sheets are 100 x 100; vehicles drive left. Knows no names, sizes or scenes.
 """

@@ -37,7 +37,7 @@ from llava_grounding.dialogues.layout import (
 )
 from llava_grounding.language.nouns import number_word, with_article
 from llava_grounding.markup import REGION
-from llava_grounding.scenes.kinds import GROUP_PLURALS, KINDS, confusable, kind_named
+from llava_grounding.scenes.categories import CATEGORIES, GROUP_PLURALS, category_named, confusable
 
 _PRONOUNS = {"man": "he", "woman": "she", "child": ""}
 
@@ -47,7 +47,7 @@ def scene_drafts(
     background: str,
     rng: random.Random,
     kinds: Sequence[str] | None = None,
-    absent_kinds: Sequence[str] = (),
+    absent_categories: Sequence[str] = (),
 ) -> tuple[Draft, ...]:
     """Every kind of question that fits the scene; a `followup` directly follows the draft it refers to.
 
@@ -56,9 +56,9 @@ def scene_drafts(
         background: one sentence, or "".
         rng: picks phrasings and what is asked about.
         kinds: the kinds of `QUESTION_KINDS` wanted; None = all.
-        absent_kinds: names of things to ask about where they are absent; empty = any.
+        absent_categories: names of things to ask about where they are absent; empty = any.
     """
-    scene = _Scene(layout, background, rng, tuple(absent_kinds) or _KIND_NAMES)
+    scene = _Scene(layout, background, rng, tuple(absent_categories) or _CATEGORY_NAMES)
     wanted = QUESTION_KINDS if kinds is None else kinds
     drafts = [draft for kind, ask in _ASKERS.items() if kind in wanted for draft in ask(scene)]
     return tuple(draft for draft in drafts if draft.kind in wanted)
@@ -69,7 +69,7 @@ def scene_layout(
 ) -> Layout:
     """Where the things of a scene are, by their visible pixels."""
     areas = scene.masks.sum(axis=(1, 2)).tolist()
-    return Layout.of_instances(scene.instances, areas, scene.image_size_wh, kind_named, stands_on, in_front)
+    return Layout.of_instances(scene.instances, areas, scene.image_size_wh, category_named, stands_on, in_front)
 
 
 def scene_phrases(scene: Sample | Facts) -> list[Phrase]:
@@ -82,8 +82,8 @@ def scene_phrases(scene: Sample | Facts) -> list[Phrase]:
 class _Scene:
     """What is true in one scene, its random generator, and how questions about it are put into words."""
 
-    def __init__(self, layout: Layout, background: str, rng: random.Random, absent_kinds: tuple[str, ...]) -> None:
-        self.layout, self.background, self.rng, self.absent_kinds = layout, background, rng, absent_kinds
+    def __init__(self, layout: Layout, background: str, rng: random.Random, absent_categories: tuple[str, ...]) -> None:
+        self.layout, self.background, self.rng, self.absent_categories = layout, background, rng, absent_categories
 
     def some(self, things: Sequence[Thing], count: int) -> list[Thing]:
         return self.rng.sample(list(things), min(count, len(things)))
@@ -129,7 +129,7 @@ def _describe(scene: _Scene) -> list[Draft]:
 def _group_phrases(groups: Sequence[Sequence[Thing]]) -> tuple[list[Phrase], bool]:
     """Things alike as one phrase each, and whether the first of them is plural."""
     phrases = [
-        (counted(group[0].kind, group[0].said_colour, len(group)), tuple(sorted(thing.index for thing in group)))
+        (counted(group[0].noun, group[0].said_colour, len(group)), tuple(sorted(thing.index for thing in group)))
         for group in groups
     ]
     return phrases, len(groups[0]) != 1
@@ -157,10 +157,10 @@ def _count(scene: _Scene) -> list[Draft]:
     for group in rng.sample(groups, min(2, len(groups))):
         thing = group[0]
         colour = thing.said_colour if rng.random() < 0.5 else None
-        indices = layout.of_kind(thing.kind.name, colour)
-        words = number_word(len(indices)) + " " + name_of(thing.kind, colour, len(indices))
-        asked.append((name_of(thing.kind, colour, 2), words, indices))
-    wider = sorted({thing.kind.group for thing in layout.things} - {""})
+        indices = layout.of_name(thing.noun.name, colour)
+        words = number_word(len(indices)) + " " + name_of(thing.noun, colour, len(indices))
+        asked.append((name_of(thing.noun, colour, 2), words, indices))
+    wider = sorted({thing.noun.group for thing in layout.things} - {""})
     if wider:
         group_name = rng.choice(wider)
         indices = layout.of_group(group_name)
@@ -174,9 +174,9 @@ def _count(scene: _Scene) -> list[Draft]:
             list_draft("count", scene.ask(templates.SCENE_COUNT, plural), [(words, indices)], len(indices) != 1)
         )
     turns.append(turns[0].plain())
-    missing = _absent_kind(scene)
+    missing = _absent_category(scene)
     if missing:
-        plural = KINDS[missing].plural
+        plural = CATEGORIES[missing].plural
         turns.append(
             grounded_draft("count", scene.ask(templates.SCENE_COUNT, plural), f"There are no {plural} in the picture.")
         )
@@ -191,18 +191,18 @@ def _colour(scene: _Scene) -> list[Draft]:
         if not names:
             continue
         words = f"the {scene.rng.choice(names)}"
-        questions = templates.SCENE_WEARING if thing.kind.worn else templates.SCENE_COLOUR_ONE
-        verb = "is wearing" if thing.kind.worn else "is"
+        questions = templates.SCENE_WEARING if thing.noun.worn else templates.SCENE_COLOUR_ONE
+        verb = "is wearing" if thing.noun.worn else "is"
         turns.append(
             grounded_draft(
                 "colour", scene.ask(questions, words), f"{{}} {verb} {thing.colour}.", [(words, (thing.index,))]
             )
         )
     for group in scene.layout.groups():
-        kind, colour = group[0].kind, group[0].colour
-        indices = scene.layout.of_kind(kind.name)
-        if colour and not kind.worn and 1 < len(group) == len(indices):
-            words = f"the {kind.plural}"
+        noun, colour = group[0].noun, group[0].colour
+        indices = scene.layout.of_name(noun.name)
+        if colour and not noun.worn and 1 < len(group) == len(indices):
+            words = f"the {noun.plural}"
             turns.append(
                 grounded_draft(
                     "colour", scene.ask(templates.SCENE_COLOUR_MANY, words), f"{{}} are {colour}.", [(words, indices)]
@@ -245,12 +245,12 @@ def _find(scene: _Scene) -> list[Draft]:
 
 def _follow_up(scene: _Scene, thing: Thing, located: bool) -> list[Draft]:
     """A turn that says "it" for the thing just talked about; `located` = where it is has been said."""
-    pronoun = _PRONOUNS.get(thing.kind.name, "it")
+    pronoun = _PRONOUNS.get(thing.noun.name, "it")
     if not pronoun or scene.layout.name(thing) is None:
         return []
     rng, phrase = scene.rng, scene.the(thing)
     options: list[Callable[[], Draft]] = []
-    if thing.colour and thing.kind.worn:
+    if thing.colour and thing.noun.worn:
         question = scene.ask(templates.SCENE_IT_WEARING, pronoun)
         options.append(lambda: grounded_draft("followup", question, f"{{}} is wearing {thing.colour}.", [phrase]))
     elif thing.colour:
@@ -273,15 +273,15 @@ def _region(scene: _Scene) -> list[Draft]:
     turns: list[Draft] = []
     layout, rng = scene.layout, scene.rng
     for number, thing in enumerate(scene.some(layout.things, 3)):
-        words = with_article(name_of(thing.kind, thing.said_colour))
+        words = with_article(name_of(thing.noun, thing.said_colour))
         turn = region_draft(scene.ask(templates.SCENE_REGION), words, thing.index)
         turns.append(turn.plain() if number == 1 else turn)
-        if number == 0 and not thing.kind.worn:
+        if number == 0 and not thing.noun.worn:
             turns += _follow_up(scene, thing, located=False)
     thing = rng.choice(layout.things)
-    if thing.colour and not thing.kind.worn:
+    if thing.colour and not thing.noun.worn:
         question = scene.ask(templates.SCENE_REGION_COLOUR)
-        phrase = f"the {thing.kind.name}", (thing.index,)
+        phrase = f"the {thing.noun.name}", (thing.index,)
         turns.append(grounded_draft("region", question, f"{{}} is {thing.colour}.", [phrase], [thing.index]))
     for thing in scene.some(scene.named(), 1):
         turns.append(
@@ -312,7 +312,7 @@ def _region_pair(scene: _Scene) -> list[Draft]:
             )
         )
     question = scene.ask(templates.SCENE_REGION_PAIR)
-    words = [(with_article(name_of(t.kind, t.said_colour)), (t.index,)) for t in (first, second)]
+    words = [(with_article(name_of(t.noun, t.said_colour)), (t.index,)) for t in (first, second)]
     turns.append(grounded_draft("region", question, "They are {} and {}.", words, regions))
     return turns
 
@@ -320,7 +320,7 @@ def _region_pair(scene: _Scene) -> list[Draft]:
 def _absent(scene: _Scene) -> list[Draft]:
     """Yes/no about things that are there and things that are not."""
     turns = [_yes(scene, thing) for thing in scene.some(scene.layout.things, 2)]
-    missing = _absent_kind(scene)
+    missing = _absent_category(scene)
     if missing:
         turns.append(_no(scene, missing, None))
     twin = _absent_colour(scene)
@@ -345,15 +345,15 @@ def _corrected(scene: _Scene) -> list[Draft]:
 
     Drawn from a copy of the generator: what is drawn behind it, and with it the benchmark's set, is as it was without.
     """
-    scene = _Scene(scene.layout, scene.background, copy(scene.rng), scene.absent_kinds)
-    groups, missing = scene.layout.groups(), _absent_kind(scene)
+    scene = _Scene(scene.layout, scene.background, copy(scene.rng), scene.absent_categories)
+    groups, missing = scene.layout.groups(), _absent_category(scene)
     denials: list[tuple[str, bool, Sequence[Sequence[Thing]]]] = []
     if len(groups) > 1:
         denied = scene.rng.choice(groups)
-        name = name_of(denied[0].kind, denied[0].said_colour, len(denied))
+        name = name_of(denied[0].noun, denied[0].said_colour, len(denied))
         denials.append((name, len(denied) != 1, [group for group in groups if group is not denied]))
     if missing:
-        denials.append((KINDS[missing].name, False, groups))
+        denials.append((CATEGORIES[missing].name, False, groups))
     return [
         corrected_draft(name, several, scene.ask(templates.SCENE_DESCRIBE), *_group_phrases(left))
         for name, several, left in denials
@@ -362,36 +362,36 @@ def _corrected(scene: _Scene) -> list[Draft]:
 
 def _yes(scene: _Scene, thing: Thing) -> Draft:
     colour = thing.said_colour if scene.rng.random() < 0.5 else None
-    indices = scene.layout.of_kind(thing.kind.name, colour)
-    question = scene.ask(templates.SCENE_IS_THERE, with_article(name_of(thing.kind, colour)))
+    indices = scene.layout.of_name(thing.noun.name, colour)
+    question = scene.ask(templates.SCENE_IS_THERE, with_article(name_of(thing.noun, colour)))
     if scene.rng.random() < 0.3:
-        question = scene.ask(templates.SCENE_ARE_THERE, name_of(thing.kind, colour, 2))
-    return present_draft(question, (counted(thing.kind, colour, len(indices)), indices), len(indices) != 1)
+        question = scene.ask(templates.SCENE_ARE_THERE, name_of(thing.noun, colour, 2))
+    return present_draft(question, (counted(thing.noun, colour, len(indices)), indices), len(indices) != 1)
 
 
-def _no(scene: _Scene, kind_name: str, colour: str | None) -> Draft:
-    kind = KINDS[kind_name]
+def _no(scene: _Scene, category_name: str, colour: str | None) -> Draft:
+    category = CATEGORIES[category_name]
     if scene.rng.random() < 0.3:
-        plural = name_of(kind, colour, 2)
+        plural = name_of(category, colour, 2)
         return absent_draft(scene.ask(templates.SCENE_ARE_THERE, plural), plural, True)
-    name = name_of(kind, colour)
+    name = name_of(category, colour)
     return absent_draft(scene.ask(templates.SCENE_IS_THERE, with_article(name)), name, False)
 
 
-def _absent_kind(scene: _Scene) -> str | None:
-    present = [thing.kind.name for thing in scene.layout.things]
-    candidates = scene.rng.sample(scene.absent_kinds, min(12, len(scene.absent_kinds)))
+def _absent_category(scene: _Scene) -> str | None:
+    present = [thing.noun.name for thing in scene.layout.things]
+    candidates = scene.rng.sample(scene.absent_categories, min(12, len(scene.absent_categories)))
     return next((name for name in candidates if not any(confusable(name, other) for other in present)), None)
 
 
 def _absent_colour(scene: _Scene) -> tuple[str, str] | None:
-    """A kind that is there, in a colour that it has not."""
-    kinds = [thing.kind for thing in scene.layout.things if thing.said_colour]
-    if not kinds:
+    """A category that is there, in a colour that it has not."""
+    nouns = [thing.noun for thing in scene.layout.things if thing.said_colour]
+    if not nouns:
         return None
-    kind = scene.rng.choice(kinds)
-    free = [colour for colour in kind_named(kind.name).colours if not scene.layout.of_kind(kind.name, colour)]
-    return (kind.name, scene.rng.choice(free)) if free else None
+    name = scene.rng.choice(nouns).name
+    free = [colour for colour in category_named(name).colours if not scene.layout.of_name(name, colour)]
+    return (name, scene.rng.choice(free)) if free else None
 
 
 def _relation(scene: _Scene) -> list[Draft]:
@@ -448,7 +448,7 @@ def _may_be(relation: str, thing: Thing, anchor: Thing, layout: Layout) -> bool:
     return layout.relation(thing, anchor) == relation
 
 
-_KIND_NAMES = tuple(KINDS)
+_CATEGORY_NAMES = tuple(CATEGORIES)
 _ASKERS: dict[str, Callable[[_Scene], list[Draft]]] = {
     "describe": _describe,
     "describe_plain": _describe_plain,

@@ -25,7 +25,7 @@ from llava_grounding.dialogues.drafts import Draft
 from llava_grounding.errors import ConfigError, shown
 from llava_grounding.markup import strip_markup
 from llava_grounding.masks import encode_rle
-from llava_grounding.scenes.kinds import KINDS, confusable
+from llava_grounding.scenes.categories import CATEGORIES, confusable
 from llava_grounding.scenes.synthetic import SceneConfig, draft_scene, scene_phrases
 
 HELD_OUT = 10**9
@@ -128,7 +128,9 @@ def scene_record(seed: int, config: SceneConfig | None = None) -> Record:
             for index, (thing, mask) in enumerate(zip(facts.instances, facts.masks, strict=True))
         ),
         captions=tuple(dict.fromkeys(strip_markup(turn.answer) for turn in descriptions)),
-        exhaustive=frozenset(present | {name for name in KINDS if not any(confusable(name, one) for one in present)}),
+        exhaustive=frozenset(
+            present | {name for name in CATEGORIES if not any(confusable(name, one) for one in present)}
+        ),
         source=facts.source,
         read_bytes=ScenePicture(seed, config),
         grounded_captions=tuple(dict.fromkeys(GroundedText(turn.answer, turn.targets) for turn in descriptions)),

@@ -1,6 +1,6 @@
 """Finished pictures of single things with transparency: drawn once per process, kept, and posed anew for each scene.
 
-Knows kinds, colours and emoji fonts; does not know where a thing stands in a scene.
+Knows categories, colours and emoji fonts; does not know where a thing stands in a scene.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from llava_grounding.colours import RGB, dark, light, luminance
-from llava_grounding.scenes.kinds import KINDS
+from llava_grounding.scenes.categories import CATEGORIES
 from llava_grounding.scenes.pen import Pen, vary_colour
 
 SPRITE_SIDE = 112
@@ -39,19 +39,19 @@ EMOJI: dict[str, str] = {
 }  # fmt: skip
 
 
-def num_variants(kind: str) -> int:
-    """How many pictures there are of the kind in each colour."""
-    colours = len(KINDS[kind].colours)
+def num_variants(category: str) -> int:
+    """How many pictures there are of the category in each colour."""
+    colours = len(CATEGORIES[category].colours)
     return 4 if colours > 6 else 6 if colours > 2 else 12
 
 
 @cache
-def drawn_sprite(kind: str, colour: str | None, variant: int) -> Image.Image:
-    """The kind drawn in a shade of the colour, cropped to what is visible; the same for the same arguments."""
-    rng = random.Random(f"{kind}/{colour}/{variant}")
+def drawn_sprite(category: str, colour: str | None, variant: int) -> Image.Image:
+    """The category drawn in a shade of the colour, cropped to what is visible; the same for the same arguments."""
+    rng = random.Random(f"{category}/{colour}/{variant}")
     shade = vary_colour(colour or "grey", rng)
     pen = Pen(SPRITE_SIDE)
-    draw = KINDS[kind].draw
+    draw = CATEGORIES[category].draw
     assert draw is not None
     draw(pen, shade, rng)
     sprite = pen.finished()
@@ -63,16 +63,16 @@ def drawn_sprite(kind: str, colour: str | None, variant: int) -> Image.Image:
 
 
 @lru_cache(maxsize=256)
-def emoji_sprite(font_path: str, kind: str) -> Image.Image | None:
-    """The kind's glyph in the font's own colours, or None where the font cannot be used or has no such glyph."""
-    if kind not in EMOJI:
+def emoji_sprite(font_path: str, category: str) -> Image.Image | None:
+    """The category's glyph in the font's own colours, or None where the font cannot be used or has no such glyph."""
+    if category not in EMOJI:
         return None
     font = _emoji_font(font_path)
     if font is None:
         return None
     glyph = Image.new("RGBA", (160, 160))
-    ImageDraw.Draw(glyph).text((10, 10), EMOJI[kind], font=font, embedded_color=True)
-    if np.asarray(glyph.getchannel("A")).max() < OPAQUE or _is_placeholder(font, EMOJI[kind]):
+    ImageDraw.Draw(glyph).text((10, 10), EMOJI[category], font=font, embedded_color=True)
+    if np.asarray(glyph.getchannel("A")).max() < OPAQUE or _is_placeholder(font, EMOJI[category]):
         return None
     glyph = cropped(glyph)
     glyph.thumbnail((SPRITE_SIDE, SPRITE_SIDE))

@@ -19,11 +19,11 @@ from llava_grounding.dialogues.drafts import Draft
 from llava_grounding.dialogues.facts import Facts
 from llava_grounding.errors import ConfigError, did_you_mean
 from llava_grounding.scenes.backgrounds import Background, paint_background, photo_background
-from llava_grounding.scenes.kinds import KINDS, confusable, kind_named
+from llava_grounding.scenes.categories import CATEGORIES, category_named, confusable
 from llava_grounding.scenes.questions import QUESTION_KINDS, scene_drafts, scene_layout, scene_phrases
 from llava_grounding.scenes.sprites import OPAQUE, cropped, drawn_sprite, emoji_sprite, num_variants, posed
 
-__all__ = ["COLOURS", "KINDS", "QUESTION_KINDS", "SceneConfig", "draw_scene", "scene_phrases"]
+__all__ = ["CATEGORIES", "COLOURS", "QUESTION_KINDS", "SceneConfig", "draw_scene", "scene_phrases"]
 
 Cutout = tuple[str, np.ndarray]
 _ATTEMPTS = 14
@@ -37,13 +37,13 @@ class SceneConfig:
     """What scenes are made of.
 
     Args:
-        kinds: names of `KINDS` that occur.
+        categories: names of `CATEGORIES` that occur.
         num_objects: fewest and most things in a scene.
         short_side: least and greatest length of the image's shorter side, in pixels.
         aspect: least and greatest width / height.
         object_scale: least and greatest longer side of a thing, as a fraction of the image's shorter side.
         min_visible: least part of each thing that stays visible.
-        same_kind_share: how often a further thing is of a kind already there.
+        same_category_share: how often a further thing is of a category already there.
         emoji_font: path of a colour emoji font whose glyphs stand in for some drawings; skipped where unusable.
         emoji_share: how often, given a font.
         cutouts: (name, RGBA uint8) pictures of real things, or a function that gives one.
@@ -54,13 +54,13 @@ class SceneConfig:
         questions: the kinds of turns wanted, of `QUESTION_KINDS`; empty = no dialogue.
     """
 
-    kinds: tuple[str, ...] = tuple(KINDS)
+    categories: tuple[str, ...] = tuple(CATEGORIES)
     num_objects: tuple[int, int] = (1, 6)
     short_side: tuple[int, int] = (120, 240)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
     object_scale: tuple[float, float] = (1 / 7, 1 / 2)
     min_visible: float = 0.45
-    same_kind_share: float = 0.4
+    same_category_share: float = 0.4
     emoji_font: str | None = None
     emoji_share: float = 0.25
     cutouts: Sequence[Cutout] | Callable[[random.Random], Cutout] = ()
@@ -71,11 +71,12 @@ class SceneConfig:
 
     def __post_init__(self) -> None:
         problems = []
-        for name, known in (("kinds", tuple(KINDS)), ("questions", QUESTION_KINDS)):
-            strange = [value for value in getattr(self, name) if value not in known]
-            problems += [f"unknown {name[:-1]} `{value}`{did_you_mean(value, known)}" for value in strange]
-        if not self.kinds:
-            problems.append("kinds must name at least one kind")
+        named = (("category", self.categories, tuple(CATEGORIES)), ("question", self.questions, QUESTION_KINDS))
+        for what, values, known in named:
+            strange = [value for value in values if value not in known]
+            problems += [f"unknown {what} `{value}`{did_you_mean(value, known)}" for value in strange]
+        if not self.categories:
+            problems.append("categories must name at least one category")
         if not 1 <= self.num_objects[0] <= self.num_objects[1]:
             problems.append(f"num_objects must be ordered and at least 1, got {self.num_objects}")
         if not 16 <= self.short_side[0] <= self.short_side[1]:
@@ -155,7 +156,7 @@ def draft_scene(seed: int, config: SceneConfig = SceneConfig()) -> DraftedScene:
     if not config.questions:
         return DraftedScene(facts, (), 0)
     layout = scene_layout(facts, canvas.stands_on, canvas.in_front())
-    drafts = scene_drafts(layout, background.sentence, rng, config.questions, config.kinds)
+    drafts = scene_drafts(layout, background.sentence, rng, config.questions, config.categories)
     return DraftedScene(facts, drafts, rng.getrandbits(64))
 
 
@@ -178,30 +179,30 @@ def _plan_things(rng: random.Random, config: SceneConfig) -> list[_Plan]:
     shares = [_COUNT_SHARES[min(n, len(_COUNT_SHARES)) - 1] for n in range(low, high + 1)]
     count = rng.choices(range(low, high + 1), shares)[0]
     plans: list[_Plan] = []
-    rejected = 0  # few kinds may leave none that is new
+    rejected = 0  # few categories may leave none that is new
     while len(plans) < count:
-        twin = rng.choice(plans) if plans and rng.random() < config.same_kind_share else None
+        twin = rng.choice(plans) if plans and rng.random() < config.same_category_share else None
         plan = _plan_one(rng, config, twin)
         if twin is None and any(confusable(plan.name, other.name) for other in plans):
             rejected += 1
             if rejected < _ATTEMPTS:
                 continue
         plans.append(plan)
-    seats = [i for i, plan in enumerate(plans) if kind_named(plan.name).seat is not None]
+    seats = [i for i, plan in enumerate(plans) if category_named(plan.name).seat is not None]
     if seats and rng.random() < _SEATED_SHARE:
         _seat_one(rng, plans, seats[0])
     return plans
 
 
 def _plan_one(rng: random.Random, config: SceneConfig, twin: _Plan | None) -> _Plan:
-    """A thing, new or of the kind of `twin`: then often of the same colour and size."""
+    """A thing, new or of the category of `twin`: then often of the same colour and size."""
     if twin is None and (callable(config.cutouts) or config.cutouts) and rng.random() < config.cutout_share:
         name, pixels = config.cutouts(rng) if callable(config.cutouts) else rng.choice(config.cutouts)
         return _Plan(name, None, cropped(Image.fromarray(pixels, "RGBA")), rng.random())
-    if twin is not None and (twin.name not in KINDS or rng.random() < 0.4):
+    if twin is not None and (twin.name not in CATEGORIES or rng.random() < 0.4):
         return _Plan(twin.name, twin.colour, twin.sprite, _near(rng, twin.scale))
-    name = twin.name if twin else rng.choice(config.kinds)
-    colours = KINDS[name].colours
+    name = twin.name if twin else rng.choice(config.categories)
+    colours = CATEGORIES[name].colours
     colour = twin.colour if twin and rng.random() < 0.3 else rng.choice(colours) if colours else None
     scale = _near(rng, twin.scale) if twin and rng.random() < 0.5 else rng.random()
     if twin is None and config.emoji_font and rng.random() < config.emoji_share:
@@ -229,8 +230,8 @@ def _seat_one(rng: random.Random, plans: list[_Plan], seat: int) -> None:
 
 
 def _may_sit(plan: _Plan) -> bool:
-    kind = kind_named(plan.name)
-    return kind.seat is None and kind.place in ("ground", "any") and kind.group != "vehicle"
+    category = category_named(plan.name)
+    return category.seat is None and category.place in ("ground", "any") and category.group != "vehicle"
 
 
 class _Canvas:
@@ -279,12 +280,12 @@ class _Canvas:
         return self._accept(plan, sprite, x, y, True)
 
     def _posed(self, plan: _Plan) -> Image.Image:
-        rng, kind = self._rng, kind_named(plan.name)
+        rng, category = self._rng, category_named(plan.name)
         low, high = self._config.object_scale
-        fraction = low * (high / low) ** plan.scale * kind.scale
+        fraction = low * (high / low) ** plan.scale * category.scale
         side = round(min(max(fraction, low), high * 1.1) * min(self._size_wh))
-        degrees = rng.uniform(-kind.tilt, kind.tilt) if rng.random() < 0.6 and plan.seat is None else 0.0
-        mirrored = kind.mirrors and rng.random() < 0.5
+        degrees = rng.uniform(-category.tilt, category.tilt) if rng.random() < 0.6 and plan.seat is None else 0.0
+        mirrored = category.mirrors and rng.random() < 0.5
         stretch = rng.uniform(0.88, 1.14) if rng.random() < 0.5 else 1.0
         return posed(plan.sprite, max(side, 6), degrees, mirrored, rng.uniform(0.9, 1.06), stretch)
 
@@ -294,7 +295,7 @@ class _Canvas:
         over = 0.2 if rng.random() < 0.1 else 0.0
         x = rng.uniform(-over * sprite.width, width - (1 - over) * sprite.width)
         lowest, highest = height - (1 - over) * sprite.height, -over * sprite.height
-        horizon, place = self._background.horizon, kind_named(plan.name).place
+        horizon, place = self._background.horizon, category_named(plan.name).place
         if horizon is not None and place != "any" and rng.random() < 0.85:
             edge = horizon * height
             if place == "sky":
@@ -305,7 +306,7 @@ class _Canvas:
         return round(x), round(min(y, height - (1 - over) * sprite.height))
 
     def _seated(self, sprite: Image.Image, seat: _Placed, plan: _Plan) -> tuple[int, int]:
-        fraction = kind_named(seat.plan.name).seat
+        fraction = category_named(seat.plan.name).seat
         assert fraction is not None
         slack = max(0.0, 0.8 * seat.sprite.width - sprite.width)
         x = seat.x + seat.sprite.width / 2 - sprite.width / 2 + self._rng.uniform(-slack, slack) / 2

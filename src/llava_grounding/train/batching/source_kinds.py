@@ -29,7 +29,7 @@ from llava_grounding.dialogues.photos import photo_sample
 from llava_grounding.dialogues.settings import DialogueSettings, dialogue_settings
 from llava_grounding.dialogues.turns import possible_kinds
 from llava_grounding.errors import ConfigError, DataError, did_you_mean, quoted
-from llava_grounding.scenes.kinds import KINDS
+from llava_grounding.scenes.categories import CATEGORIES
 from llava_grounding.scenes.records import HELD_OUT
 from llava_grounding.scenes.synthetic import QUESTION_KINDS, SceneConfig, draw_scene
 from llava_grounding.train.batching.mixture import SampleSource
@@ -62,7 +62,7 @@ class Scenes:
 
     def class_names(self) -> frozenset[str]:
         """All kinds that can be drawn."""
-        return frozenset(KINDS)
+        return frozenset(CATEGORIES)
 
 
 @dataclass(frozen=True)

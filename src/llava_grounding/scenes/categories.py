@@ -1,4 +1,4 @@
-"""The nameable kinds of the drawn world: names, plurals, colours they come in, where they belong, how they are drawn.
+"""The nameable categories of the drawn world: names, plurals, colours, where they belong, how they are drawn.
 
 Knows words and drawings, but neither scenes nor questions.
 """
@@ -25,8 +25,8 @@ _FUR = ("brown", "black", "white", "grey")
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One nameable kind.
+class SceneCategory:
+    """One nameable category.
 
     Args:
         name: singular, lower case.
@@ -34,7 +34,7 @@ class Kind:
         colours: names of the colours it comes in; empty where no one colour describes it.
         group: the wider word ("animal"), or "".
         place: "ground", "sky", "water" or "any": where it mostly is when the background has such a place.
-        scale: its size relative to other kinds.
+        scale: its size relative to other categories.
         seat: height of the surface things can stand on, as a fraction of its height from the top; None = none.
         tilt: greatest rotation in degrees.
         mirrors: whether it may be drawn mirrored.
@@ -64,30 +64,32 @@ class Kind:
         return GROUP_PLURALS.get(self.group, "")
 
 
-def _animal(name: str, draw: Drawing, colours: tuple[str, ...], plural: str = "", place: str = "ground") -> Kind:
-    return Kind(name, plural or name + "s", colours, draw, "animal", place)
+def _animal(
+    name: str, draw: Drawing, colours: tuple[str, ...], plural: str = "", place: str = "ground"
+) -> SceneCategory:
+    return SceneCategory(name, plural or name + "s", colours, draw, "animal", place)
 
 
-def _person(name: str, draw: Drawing, plural: str, scale: float) -> Kind:
-    return Kind(name, plural, _ALL, draw, "person", "ground", scale, tilt=4.0, worn=True)
+def _person(name: str, draw: Drawing, plural: str, scale: float) -> SceneCategory:
+    return SceneCategory(name, plural, _ALL, draw, "person", "ground", scale, tilt=4.0, worn=True)
 
 
 def _vehicle(
     name: str, draw: Drawing, colours: tuple[str, ...] = _ALL, plural: str = "", place: str = "ground"
-) -> Kind:
-    return Kind(name, plural or name + "s", colours, draw, "vehicle", place, 1.15, tilt=5.0)
+) -> SceneCategory:
+    return SceneCategory(name, plural or name + "s", colours, draw, "vehicle", place, 1.15, tilt=5.0)
 
 
-def _plant(name: str, draw: Drawing, colours: tuple[str, ...], plural: str = "") -> Kind:
-    return Kind(name, plural or name + "s", colours, draw, "", "ground", 1.1, tilt=5.0)
+def _plant(name: str, draw: Drawing, colours: tuple[str, ...], plural: str = "") -> SceneCategory:
+    return SceneCategory(name, plural or name + "s", colours, draw, "", "ground", 1.1, tilt=5.0)
 
 
-def _fruit(name: str, draw: Drawing, colours: tuple[str, ...], plural: str = "") -> Kind:
-    return Kind(name, plural or name + "s", colours, draw, "fruit", "ground", 0.85, tilt=20.0)
+def _fruit(name: str, draw: Drawing, colours: tuple[str, ...], plural: str = "") -> SceneCategory:
+    return SceneCategory(name, plural or name + "s", colours, draw, "fruit", "ground", 0.85, tilt=20.0)
 
 
-def _food(name: str, draw: Drawing, colours: tuple[str, ...], plural: str = "", tilt: float = 10.0) -> Kind:
-    return Kind(name, plural or name + "s", colours, draw, "", "ground", 0.85, tilt=tilt)
+def _food(name: str, draw: Drawing, colours: tuple[str, ...], plural: str = "", tilt: float = 10.0) -> SceneCategory:
+    return SceneCategory(name, plural or name + "s", colours, draw, "", "ground", 0.85, tilt=tilt)
 
 
 def _thing(
@@ -99,21 +101,21 @@ def _thing(
     tilt: float = 8.0,
     scale: float = 0.95,
     mirrors: bool = True,
-) -> Kind:
-    return Kind(name, plural or name + "s", colours, draw, "", place, scale, tilt=tilt, mirrors=mirrors)
+) -> SceneCategory:
+    return SceneCategory(name, plural or name + "s", colours, draw, "", place, scale, tilt=tilt, mirrors=mirrors)
 
 
-def _furniture(name: str, draw: Drawing, colours: tuple[str, ...], seat: float, plural: str = "") -> Kind:
-    return Kind(name, plural or name + "s", colours, draw, "", "ground", 1.25, seat, 3.0)
+def _furniture(name: str, draw: Drawing, colours: tuple[str, ...], seat: float, plural: str = "") -> SceneCategory:
+    return SceneCategory(name, plural or name + "s", colours, draw, "", "ground", 1.25, seat, 3.0)
 
 
-def _sky(name: str, draw: Drawing, colours: tuple[str, ...], tilt: float = 10.0) -> Kind:
-    return Kind(name, name + "s", colours, draw, "", "sky", 1.0, tilt=tilt)
+def _sky(name: str, draw: Drawing, colours: tuple[str, ...], tilt: float = 10.0) -> SceneCategory:
+    return SceneCategory(name, name + "s", colours, draw, "", "sky", 1.0, tilt=tilt)
 
 
 _WOODEN = ("brown", "white", "black", "red", "blue", "green", "grey", "yellow")
 
-_KINDS: tuple[Kind, ...] = (
+_CATEGORIES: tuple[SceneCategory, ...] = (
     _person("man", animals.man, "men", 1.25),
     _person("woman", animals.woman, "women", 1.25),
     _person("child", animals.child, "children", 1.0),
@@ -225,7 +227,7 @@ _KINDS: tuple[Kind, ...] = (
     _thing("robot", things.robot, tilt=5.0, scale=1.1),
 )
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in _KINDS}
+CATEGORIES: dict[str, SceneCategory] = {category.name: category for category in _CATEGORIES}
 
 GROUP_PLURALS: dict[str, str] = {"person": "people", "animal": "animals", "vehicle": "vehicles", "fruit": "fruits"}
 
@@ -248,10 +250,10 @@ _SHOWS: dict[str, tuple[str, ...]] = {
 
 
 def confusable(first: str, second: str) -> bool:
-    """Whether a scene that has one of the kinds could be said to have the other."""
+    """Whether a scene that has one of the categories could be said to have the other."""
     return first == second or second in _SHOWS.get(first, ()) or first in _SHOWS.get(second, ())
 
 
-def kind_named(name: str) -> Kind:
-    """The kind of this name; an unknown name, as of a cut-out, becomes a kind without colours."""
-    return KINDS.get(name) or Kind(name, plural(name), ())
+def category_named(name: str) -> SceneCategory:
+    """The category of this name; an unknown name, as of a cut-out, becomes one without colours."""
+    return CATEGORIES.get(name) or SceneCategory(name, plural(name), ())
