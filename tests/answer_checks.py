@@ -43,7 +43,7 @@ def direct_answer(chat: GroundedChat, raw: str, question: str, seed: int = 0) ->
         embeds, mask = model.phrase_states(output.last_hidden_state, ids)
         output = model.ground(features.memory, embeds, mask)
         selections = processor.select(output, 0, embeds.shape[1], image.letterbox)
-    answer = processor.decode(raw, selections, image.letterbox, model="", prompt_tokens=0, completion_tokens=0)
+    answer = processor.decode_answer(raw, selections, image.letterbox, model="", prompt_tokens=0, completion_tokens=0)
     return list(answer.phrases)
 
 

@@ -117,7 +117,7 @@ def test_a_box_on_the_padding_is_no_region() -> None:
 def test_an_answer_binds_the_regions_of_each_seg_to_its_phrase() -> None:
     raw = "<seg> See <g_s> a dog <g_e> <seg> and <g_s> a cat <g_e> <seg>, <g_s> cut <g_e>"
     found = [selection([], [], 0.1), selection([[0.5, 0.3, 0.2, 0.1]], [0.8], 0.8), None]
-    answer = PROCESSOR.decode(raw, found, LETTERBOX, model="tiny", prompt_tokens=5, completion_tokens=7)
+    answer = PROCESSOR.decode_answer(raw, found, LETTERBOX, model="tiny", prompt_tokens=5, completion_tokens=7)
     assert answer.text == " See a dog and a cat, cut"
     assert [(phrase.text, phrase.span) for phrase in answer.phrases] == [("a dog", (5, 10)), ("a cat", (15, 20))]
     assert [len(phrase.regions) for phrase in answer.phrases] == [1, 0]
@@ -128,7 +128,9 @@ def test_an_answer_binds_the_regions_of_each_seg_to_its_phrase() -> None:
 
 def test_a_phrase_without_regions_keeps_its_best_score_and_one_too_many_gets_none() -> None:
     raw = "<g_s> a dog <g_e> <seg> <g_s> a cat <g_e> <seg>"
-    answer = PROCESSOR.decode(raw, [selection([], [], 0.2)], LETTERBOX, model="", prompt_tokens=0, completion_tokens=0)
+    answer = PROCESSOR.decode_answer(
+        raw, [selection([], [], 0.2)], LETTERBOX, model="", prompt_tokens=0, completion_tokens=0
+    )
     assert [(phrase.regions, phrase.score) for phrase in answer.phrases] == [((), 0.2), ((), 0.0)]
 
 
@@ -236,7 +238,7 @@ def test_a_doubtful_phrase_says_so() -> None:
     raw = "<g_s> a dog <g_e> <seg> <g_s> a cat <g_e> <seg> <g_s> it <g_e> <seg>"
     box = [[0.5, 0.3, 0.2, 0.1]]
     found = [selection(box, [0.4], 0.4), selection(box, [0.8], 0.8), None]
-    answer = processor.decode(raw, found, LETTERBOX, model="", prompt_tokens=0, completion_tokens=0)
+    answer = processor.decode_answer(raw, found, LETTERBOX, model="", prompt_tokens=0, completion_tokens=0)
     assert [phrase.doubtful for phrase in answer.phrases] == [True, False, False]
     assert [phrase.get("doubtful") for phrase in answer.to_dict()["phrases"]] == [True, None, None]
     assert GroundedAnswer.from_dict(answer.to_dict()) == answer

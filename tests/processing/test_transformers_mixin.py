@@ -221,16 +221,6 @@ def test_ids_are_decoded_as_by_any_processor(skip: bool) -> None:
     assert PROCESSOR.decode(IDS, skip_special_tokens=True).strip() == "It is a dog."
 
 
-def test_a_raw_text_is_decoded_to_an_answer() -> None:
-    options: dict[str, Any] = {"model": "m", "prompt_tokens": 1, "completion_tokens": 2}
-    letterbox = PROCESSOR.encode_image(IMAGE).letterbox
-    raw = "It is <g_s> a dog <g_e> <seg>."
-    answer = PROCESSOR.decode(raw, [None], letterbox, **options)
-    assert answer == PROCESSOR.decode(raw=raw, selections=[None], letterbox=letterbox, **options)
-    assert answer == PROCESSOR.decode_answer(raw, [None], letterbox, **options)
-    assert answer.text == "It is a dog."
-
-
 def test_a_streamer_gives_the_text_as_it_comes() -> None:
     streamer = TextIteratorStreamer(PROCESSOR, skip_prompt=True, skip_special_tokens=True, timeout=30)
     streamer.put(PROCESSOR.apply_chat_template(CHAT, **ENCODE)["input_ids"])

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
@@ -84,33 +84,6 @@ class TransformersProcessorMixin(ProcessorMixin):
             return image_tensors(encoded, self.collate_images)
 
         return GroundingImageProcessor(self.settings, encode)
-
-    @overload
-    def decode(
-        self,
-        raw: str,
-        selections: Sequence[PhraseSelection | None],
-        letterbox: Letterbox,
-        *,
-        model: str,
-        prompt_tokens: int,
-        completion_tokens: int,
-        image: Image.Image | None = None,
-    ) -> GroundedAnswer: ...
-
-    @overload
-    def decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> Any: ...
-
-    def decode(self, *args: Any, **kwargs: Any) -> Any:
-        """Text of token ids, as transformers' processors decode; or the answer of a raw text, as `decode_answer`.
-
-        Args:
-            args, kwargs: `token_ids`, `skip_special_tokens` and what else the tokenizer's `decode` takes; or, where the
-                first is a text, what `decode_answer` takes.
-        """
-        if isinstance(args[0] if args else kwargs.get("raw"), str):
-            return self.decode_answer(*args, **kwargs)
-        return super().decode(*args, **kwargs)
 
     def __call__(
         self,
