@@ -26,7 +26,7 @@ INPUTS: dict[str, Any] = dict(
 LENGTH = INPUTS["input_ids"].shape[1]
 LABELS = INPUTS["input_ids"].masked_fill(torch.arange(LENGTH) < LENGTH - 6, -100)
 REGION = {
-    "region_boxes": torch.tensor([[[0.5, 0.5, 0.3, 0.3]]]),
+    "region_boxes_cxcywh_norm": torch.tensor([[[0.5, 0.5, 0.3, 0.3]]]),
     "region_types": torch.tensor([[1]]),
     "region_valid": torch.tensor([[True]]),
 }
@@ -82,8 +82,9 @@ def test_every_argument_of_forward_does_what_it_says() -> None:
         and torch.equal(forward(output_hidden_states=True).hidden_states[-1], plain.last_hidden_state),
         "output_attentions": eager(**INPUTS, output_attentions=True).attentions[0].shape[2:] == (LENGTH, LENGTH),
         "return_dict": isinstance(forward(return_dict=False), tuple),
-        "region_boxes": not torch.equal(
-            last(forward(**masked)), last(forward(**{**masked, "region_boxes": REGION["region_boxes"] / 3}))
+        "region_boxes_cxcywh_norm": not torch.equal(
+            last(forward(**masked)),
+            last(forward(**{**masked, "region_boxes_cxcywh_norm": REGION["region_boxes_cxcywh_norm"] / 3})),
         ),
         "region_types": not torch.equal(
             last(forward(**masked)), last(forward(**{**masked, "region_types": torch.tensor([[0]])}))
@@ -167,8 +168,8 @@ def test_generate_refuses_what_it_cannot_do(options: dict[str, Any], error: type
 
 
 def test_ground_generated_knows_its_arguments() -> None:
-    with pytest.raises(UsageError, match="got `region_boxs`; did you mean `region_boxes`"):
-        MODEL.ground_generated(INPUTS["input_ids"], **INPUTS, region_boxs=1)
+    with pytest.raises(UsageError, match="got `region_boxes_cxcywh`; did you mean `region_boxes_cxcywh_norm`"):
+        MODEL.ground_generated(INPUTS["input_ids"], **INPUTS, region_boxes_cxcywh=1)
     MODEL.ground_generated(INPUTS["input_ids"], **INPUTS, max_new_tokens=3, do_sample=False)
 
 

@@ -16,7 +16,7 @@ from tiny_model import picture, tiny_chat
 KINDS = ["shared", "separate"]
 IMAGE = picture(1)
 REGION: dict[str, Any] = {
-    "region_boxes": torch.tensor([[[0.5, 0.5, 0.3, 0.3]]]),
+    "region_boxes_cxcywh_norm": torch.tensor([[[0.5, 0.5, 0.3, 0.3]]]),
     "region_types": torch.tensor([[1]]),
     "region_valid": torch.tensor([[True]]),
 }
@@ -126,7 +126,7 @@ def test_regions_in_either_spelling_are_the_same(kind: str, options: dict[str, A
     assert torch.equal(one, other)
     one[:, -2] = model.config.seg_token_id
     assert same(model.ground_generated(one, **values), model.ground_generated(one, **tensors))
-    elsewhere = {**tensors, "region_boxes": REGION["region_boxes"] * 0.4}
+    elsewhere = {**tensors, "region_boxes_cxcywh_norm": REGION["region_boxes_cxcywh_norm"] * 0.4}
     assert not same(model.ground_generated(one, **elsewhere), model.ground_generated(one, **tensors))
     with torch.no_grad():
         torch.testing.assert_close(model(**tensors).logits, model(**values).logits)
@@ -140,10 +140,22 @@ def without(inputs: dict[str, Any], *names: str) -> dict[str, Any]:
     ("change", "error", "message"),
     [
         (lambda i: without(i, "region_types"), UsageError, "belong together, region_types is missing"),
-        (lambda i: without(i, "region_boxes", "region_valid"), UsageError, "region_boxes and region_valid is missing"),
+        (
+            lambda i: without(i, "region_boxes_cxcywh_norm", "region_valid"),
+            UsageError,
+            "region_boxes_cxcywh_norm and region_valid is missing",
+        ),
         (lambda i: {**i, "region_prompts": RegionPrompts(*REGION.values())}, UsageError, "and so on, got both"),
-        (lambda i: {**i, "region_boxes": i["region_boxes"] * float("nan")}, PromptError, "finite coordinates"),
-        (lambda i: {**i, "region_boxes": i["region_boxes"] / 0}, PromptError, "finite coordinates"),
+        (
+            lambda i: {**i, "region_boxes_cxcywh_norm": i["region_boxes_cxcywh_norm"] * float("nan")},
+            PromptError,
+            "finite coordinates",
+        ),
+        (
+            lambda i: {**i, "region_boxes_cxcywh_norm": i["region_boxes_cxcywh_norm"] / 0},
+            PromptError,
+            "finite coordinates",
+        ),
         (lambda i: without(i, "grounder_pixel_values"), UsageError, "point into an image, and none was given"),
         (lambda i: without(i, *REGION), ShapeError, "region placeholders, but no region features"),
         (lambda i: without(i, "grounder_pixel_values", *REGION), ShapeError, "image placeholders, but no image feat"),

@@ -60,7 +60,7 @@ def test_a_chat_becomes_the_tensors_of_the_engine(kind: str) -> None:
     assert batch["image_sizes"].tolist() == [[60, 90]]
     prompts = processor.collate_prompts([text.prompts])
     assert prompts is not None
-    assert torch.equal(batch["region_boxes"], prompts.boxes_cxcywh_norm)
+    assert torch.equal(batch["region_boxes_cxcywh_norm"], prompts.boxes_cxcywh_norm)
     assert torch.equal(batch["region_types"], prompts.types)
     assert "region_coverage" not in batch
     assert set(batch) <= set(processor.model_input_names)

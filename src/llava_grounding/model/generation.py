@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llava_grounding.model.phrase_states import PhraseStates
 
 _IMAGE_INPUTS = ("grounder_pixel_values", "pixel_values", "image_features")
-_REGION_INPUTS = ("region_prompts", "region_boxes", "region_types", "region_valid", "region_coverage")
+_REGION_INPUTS = ("region_prompts", "region_boxes_cxcywh_norm", "region_types", "region_valid", "region_coverage")
 _OTHER_INPUTS = ("input_ids", "attention_mask", "image_sizes", "prompt_embeds", "past_key_values")
 
 

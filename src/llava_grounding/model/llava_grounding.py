@@ -43,8 +43,9 @@ from llava_grounding.model.shared_tower import SharedVisionTower
 class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, GroundedGeneration, GenerationMixin):
     """Grounded visual chat model of LLaVA-Grounding (arXiv:2312.02949).
 
-    Visual prompts come as one value, `region_prompts`, or as its parts `region_boxes`, `region_types`, `region_valid`
-    and `region_coverage`, which a processor's batch has; `generate` hands on either, with the batch's `image_sizes`.
+    Visual prompts come as one value, `region_prompts`, or as its parts `region_boxes_cxcywh_norm`, `region_types`,
+    `region_valid` and `region_coverage`, which a processor's batch has; `generate` hands on either, with the batch's
+    `image_sizes`.
     """
 
     config_class = LlavaGroundingConfig
@@ -279,7 +280,7 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool | None = None,
-        region_boxes: Float[Tensor, "B K 4"] | None = None,
+        region_boxes_cxcywh_norm: Float[Tensor, "B K 4"] | None = None,
         region_types: Int[Tensor, "B K"] | None = None,
         region_valid: Bool[Tensor, "B K"] | None = None,
         region_coverage: Float[Tensor, "B K c d"] | None = None,
@@ -309,7 +310,9 @@ class LlavaGroundingForConditionalGeneration(CheckedLoading, WithModelCard, Grou
         """
         text_kwargs = _text_arguments(kwargs)
         num_items = text_kwargs.pop("num_items_in_batch", None)
-        prompts = RegionPrompts.given(region_prompts, region_boxes, region_types, region_valid, region_coverage)
+        prompts = RegionPrompts.given(
+            region_prompts, region_boxes_cxcywh_norm, region_types, region_valid, region_coverage
+        )
         pixels = {"grounder_pixel_values": grounder_pixel_values, "pixel_values": pixel_values}
         image = {**pixels, "image_features": image_features}
         embeds, image_features, prompt_output = self._embed_inputs(

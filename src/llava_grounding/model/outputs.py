@@ -134,7 +134,7 @@ class RegionPrompts:
     def given(
         cls,
         region_prompts: "RegionPrompts | None" = None,
-        region_boxes: Tensor | None = None,
+        region_boxes_cxcywh_norm: Tensor | None = None,
         region_types: Tensor | None = None,
         region_valid: Tensor | None = None,
         region_coverage: Tensor | None = None,
@@ -143,25 +143,31 @@ class RegionPrompts:
 
         Args:
             region_prompts: as one value.
-            region_boxes, region_types, region_valid, region_coverage: as a processor's batch has them.
+            region_boxes_cxcywh_norm, region_types, region_valid, region_coverage: as a processor's batch has them.
 
         Raises:
             UsageError: if they came in both, or a part of the second is missing.
             PromptError: if a box is not made of finite numbers.
         """
-        needed = {"region_boxes": region_boxes, "region_types": region_types, "region_valid": region_valid}
+        needed = {
+            "region_boxes_cxcywh_norm": region_boxes_cxcywh_norm,
+            "region_types": region_types,
+            "region_valid": region_valid,
+        }
         missing = [name for name, value in needed.items() if value is None]
         if region_coverage is None and len(missing) == len(needed):
             prompts = region_prompts
         elif region_prompts is not None:
-            raise UsageError("visual prompts must come as region_prompts or as region_boxes and so on, got both")
+            raise UsageError(
+                "visual prompts must come as region_prompts or as region_boxes_cxcywh_norm and so on, got both"
+            )
         elif missing:
             raise UsageError(f"{', '.join(needed)} belong together, {' and '.join(missing)} is missing")
         else:
-            assert region_boxes is not None
+            assert region_boxes_cxcywh_norm is not None
             assert region_types is not None
             assert region_valid is not None
-            prompts = cls(region_boxes.float(), region_types, region_valid.bool(), region_coverage)
+            prompts = cls(region_boxes_cxcywh_norm.float(), region_types, region_valid.bool(), region_coverage)
         if prompts is not None and not bool(prompts.boxes_cxcywh_norm[prompts.valid].isfinite().all()):
             raise PromptError("visual prompts must have finite coordinates, got a box with one that is no number")
         return prompts

@@ -275,7 +275,7 @@ class TransformersProcessorMixin(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Names of the tensors that `processor(...)` may give."""
-        regions = ["region_boxes", "region_types", "region_valid", "region_coverage"]
+        regions = ["region_boxes_cxcywh_norm", "region_types", "region_valid", "region_coverage"]
         return ["input_ids", "attention_mask", *IMAGE_INPUT_NAMES, *regions]
 
     def _encode_chat(
@@ -375,7 +375,7 @@ class TransformersProcessorMixin(ProcessorMixin):
         prompts = self.collate_prompts([row.prompts for row in rows])
         if prompts is not None:
             data |= {
-                "region_boxes": prompts.boxes_cxcywh_norm,
+                "region_boxes_cxcywh_norm": prompts.boxes_cxcywh_norm,
                 "region_types": prompts.types,
                 "region_valid": prompts.valid,
             }
