@@ -62,7 +62,7 @@ def typed_fields(
         ranges: the least and the largest value by the name of a field; of one further inside by its whole name, as
             `lora.rank`.
     """
-    return _Reader(ranges or {}).read_fields(kind, values)
+    return _TypedReader(ranges or {}).read_fields(kind, values)
 
 
 def as_type(value: Any, hint: Any, name: str, of: str = "") -> Typed:
@@ -72,11 +72,11 @@ def as_type(value: Any, hint: Any, name: str, of: str = "") -> Typed:
         name: how problems name it.
         of: what it belongs to, said after the name, such as ` of a source`.
     """
-    return _Reader({}, of).read(value, hint, name)
+    return _TypedReader({}, of).read(value, hint, name)
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _TypedReader:
     ranges: Mapping[str, tuple[float, float]]
     of: str = ""
 

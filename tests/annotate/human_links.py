@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from llava_grounding.annotate import matcher
-from llava_grounding.annotate.samples import TextSample, Turn
+from llava_grounding.annotate.samples import TextSample, TextTurn
 from llava_grounding.annotate.tasks import make_task
 from llava_grounding.data.readers.flickr30k import Flickr30kEntities
 from llava_grounding.data.record import Record
@@ -70,7 +70,7 @@ def _name(phrase: str) -> str:
 
 
 def _count(text: str, links: Links, record: Record, counts: Counter[str]) -> None:
-    task = make_task(TextSample(1, record.id, record.id, (Turn(None, text),)), record)
+    task = make_task(TextSample(1, record.id, record.id, (TextTurn(None, text),)), record)
     counts["captions"] += 1
     counts["links"] += len(links)
     counts["links_named"] += sum(all(record.instances[box].category for box in boxes) for boxes in links.values())

@@ -19,7 +19,7 @@ from PIL import Image
 
 from llava_grounding.annotate import matcher
 from llava_grounding.annotate.audit import image_key, iter_pictures, picture_hash, read_image_list
-from llava_grounding.annotate.samples import Shard, TextSample, Turn
+from llava_grounding.annotate.samples import Shard, TextSample, TextTurn
 from llava_grounding.annotate.tasks import make_task
 from llava_grounding.annotate.write import FILES, Writer
 from llava_grounding.data.check import check_dataset
@@ -233,7 +233,7 @@ def test_the_builtin_matcher_leaves_open_what_words_leave_open(caption: str, exp
         for k, (name, box) in enumerate((name, box) for name, many in boxes.items() for box in many)
     )
     record = Record("a", 1, (100, 60), labels, FolderImages(Path()).locate("a"), exhaustive=frozenset(boxes))
-    task = make_task(TextSample(1, "s", 1, (Turn(None, caption),)), record)
+    task = make_task(TextSample(1, "s", 1, (TextTurn(None, caption),)), record)
     phrases = matcher.match(task).phrases["A1"]
     assert {caption[slice(*one.span)]: list(one.numbers) for one in phrases} == expected
 

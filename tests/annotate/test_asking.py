@@ -25,7 +25,7 @@ from llava_grounding.annotate.assemble import Inputs, assemble
 from llava_grounding.annotate.label_index import LabelIndex, open_index
 from llava_grounding.annotate.rounds import AnnotationQuestioner, ModelSettings, StoredAnswers, form_key
 from llava_grounding.endpoints import asking, interrupts
-from llava_grounding.endpoints.asking import AskOptions, Progress, RequestRunner
+from llava_grounding.endpoints.asking import AskingProgress, AskOptions, RequestRunner
 from llava_grounding.endpoints.client import AccessError, BusyError, OpenAIEndpoint, Reply
 from llava_grounding.endpoints.interrupts import run_interruptible
 from llava_grounding.endpoints.limits import Budget, RateLimiter
@@ -54,7 +54,7 @@ class Place:
         key: str = "none",
         fixed_form: bool = False,
         **more: object,
-    ) -> tuple[Progress, ModelSettings]:
+    ) -> tuple[AskingProgress, ModelSettings]:
         endpoint = OpenAIEndpoint(model.url, key, timeout)
         questioner = AnnotationQuestioner(settings, fixed_form)
         runner = RequestRunner(self.store, endpoint, questioner, options, **more)  # type: ignore[arg-type]

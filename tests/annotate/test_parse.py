@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from llava_grounding.annotate.parse import parse_answer
 from llava_grounding.annotate.prompt import PROMPT_VERSION, format_answer, messages_of
-from llava_grounding.annotate.samples import TextSample, Turn
+from llava_grounding.annotate.samples import TextSample, TextTurn
 from llava_grounding.annotate.tasks import AnnotationTask, make_task
 from llava_grounding.annotate.verify import verify
 from llava_grounding.data.images import FolderImages
@@ -28,7 +28,7 @@ def task(*texts: str, things: tuple[str, ...] = THINGS, question: str | None = N
         Annotation(name, box, None, id=100 + k) for k, (name, box) in enumerate(zip(things, boxes, strict=True))
     )
     record = Record("a.jpg", 1, (100, 80), labels, FolderImages(Path()).locate("a.jpg"), exhaustive=frozenset(things))
-    return make_task(TextSample(1, "s", 1, tuple(Turn(question, text) for text in texts or (TEXT,))), record)
+    return make_task(TextSample(1, "s", 1, tuple(TextTurn(question, text) for text in texts or (TEXT,))), record)
 
 
 def said(

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from llava_grounding.benchmark import quality
 from llava_grounding.benchmark.adapters import adapter
-from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline, Request
+from llava_grounding.benchmark.baselines import AnsweringSystem, CentreBoxBaseline, MostFrequentAnswerBaseline, Request
 from llava_grounding.benchmark.building import BuildInputs
 from llava_grounding.benchmark.judging import DeterministicJudge
 from llava_grounding.benchmark.predictions import read_predictions
@@ -110,7 +110,7 @@ def scenes() -> list[Sample]:
     return [draw_scene(FIRST_UNSEEN_SEED + index) for index in range(NUM_SCENES)]
 
 
-def scene_result(chat: Chat) -> SystemResult:
+def scene_result(chat: AnsweringSystem) -> SystemResult:
     return evaluate_scenes(chat, NUM_SCENES, baseline_scenes=0).results[0]
 
 

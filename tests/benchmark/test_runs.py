@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from llava_grounding.benchmark import systems
 from llava_grounding.benchmark.baselines import CentreBoxBaseline
 from llava_grounding.benchmark.building import BuildInputs
-from llava_grounding.benchmark.runs import Piece, Rank, Run, answer_piece
+from llava_grounding.benchmark.runs import ClusterPiece, Rank, Run, answer_piece
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, SampleSet
 from llava_grounding.benchmark.systems import ChatSystem, EndpointSystem, SystemSpec
 from llava_grounding.benchmark.tasks import TASKS, Ask, find_task
@@ -153,7 +153,7 @@ def test_a_cluster_gives_the_same_bytes(
     whole.work(system)
     monkeypatch.setattr(systems, "load_system", lambda *_given: system)
     monkeypatch.setattr("llava_grounding.benchmark.runs.load_system", lambda *_given: system)
-    first = Piece(spec, samples.task, (samples.samples[0].to_dict(),))
+    first = ClusterPiece(spec, samples.task, (samples.samples[0].to_dict(),))
     assert answer_piece(first)[0]["id"] == samples.samples[0].id
 
     # Workers that are threads of this process; `tests/cluster` has processes, and kills one.

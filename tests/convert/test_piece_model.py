@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llava_grounding.convert.piece_model import Piece, build_tokenizer, read_pieces
+from llava_grounding.convert.piece_model import VocabularyPiece, build_tokenizer, read_pieces
 from llava_grounding.errors import CheckpointError
 from small_release import FIXTURE
 
@@ -19,9 +19,9 @@ def test_pieces_have_their_texts_scores_and_kinds(tmp_path: Path) -> None:
     path.write_bytes(MODEL)
     pieces = read_pieces(path)
     assert len(pieces) == 1400
-    assert pieces[0] == Piece("<unk>", 0.0, 2)
-    assert pieces[13] == Piece("<0x0A>", 0.0, 6)
-    assert pieces[1273] == Piece("▁%", -116.0, 1)
+    assert pieces[0] == VocabularyPiece("<unk>", 0.0, 2)
+    assert pieces[13] == VocabularyPiece("<0x0A>", 0.0, 6)
+    assert pieces[1273] == VocabularyPiece("▁%", -116.0, 1)
 
 
 def test_a_control_piece_is_never_made_of_letters(tmp_path: Path) -> None:
@@ -57,6 +57,6 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes, complaint: str)
 
 def test_a_vocabulary_must_have_every_piece_once() -> None:
     with pytest.raises(CheckpointError, match="every piece once"):
-        build_tokenizer([Piece("<unk>", 0, 2), Piece("a", 0, 1), Piece("a", -1, 1)])
+        build_tokenizer([VocabularyPiece("<unk>", 0, 2), VocabularyPiece("a", 0, 1), VocabularyPiece("a", -1, 1)])
     with pytest.raises(CheckpointError, match="one for what is unknown"):
-        build_tokenizer([Piece("a", 0, 1)])
+        build_tokenizer([VocabularyPiece("a", 0, 1)])

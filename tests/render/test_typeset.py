@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llava_grounding.render import typeset
-from llava_grounding.render.typeset import NO_BREAK, Run, Typesetter, clean
+from llava_grounding.render.typeset import NO_BREAK, TextRun, Typesetter, clean
 
 NOBODY_WRITES = "\u0378"  # unassigned, so no font has it
 
@@ -21,7 +21,7 @@ def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     typeset._load_font.cache_clear()
 
 
-def shown(line: list[Run]) -> str:
+def shown(line: list[TextRun]) -> str:
     return "".join(run.text for run in line)
 
 

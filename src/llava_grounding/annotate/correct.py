@@ -18,7 +18,7 @@ from llava_grounding.annotate.finished import FinishedRecord, iter_records
 from llava_grounding.annotate.json_stream import Row, iter_rows
 from llava_grounding.annotate.label_index import LabelIndex, open_index
 from llava_grounding.annotate.marked import Marked, MarkedPhrase, Refused
-from llava_grounding.annotate.samples import Shard, TextSample, Turn, Unusable
+from llava_grounding.annotate.samples import Shard, TextSample, TextTurn, Unusable
 from llava_grounding.annotate.tasks import AnnotationTask, iter_tasks
 from llava_grounding.annotate.verdicts import PhraseKey, Verdict, precision_of
 from llava_grounding.annotate.verify import span_fault
@@ -126,7 +126,7 @@ def _tasks(folder: Path, index: LabelIndex) -> Iterator[tuple[FinishedRecord, An
 def _sample(record: FinishedRecord) -> TextSample:
     texts = {one.label: one.text for one in record.texts}
     count = sum(label.startswith("A") for label in texts)
-    turns = tuple(Turn(texts.get(f"Q{number}"), texts.get(f"A{number}", "")) for number in range(1, count + 1))
+    turns = tuple(TextTurn(texts.get(f"Q{number}"), texts.get(f"A{number}", "")) for number in range(1, count + 1))
     return TextSample(record.position, record.id, record.image_id, turns)
 
 

@@ -54,7 +54,7 @@ def iter_rows(path: str | Path, keys: Collection[str] = ()) -> Iterator[Row]:
             if not keys and path.suffix.lower() == ".jsonl":
                 yield from _lines(stream)
             else:
-                yield from _Reader(stream).rows(keys)
+                yield from _JsonReader(stream).rows(keys)
     except _Form as error:
         raise DataError(f"{path} {error}") from error
     except (OSError, ValueError, RecursionError, MemoryError) as error:
@@ -77,7 +77,7 @@ def _lines(stream: TextIO) -> Iterator[Row]:
             yield Row("", number, value, line.strip())
 
 
-class _Reader:
+class _JsonReader:
     """A window that moves over the text of a file."""
 
     def __init__(self, stream: TextIO) -> None:

@@ -52,7 +52,7 @@ def parse_answer(answer: str, task: AnnotationTask, form: AnswerForm) -> Marked:
         return Marked({}, (), "the answer is empty", _made(repairs))
     like_json = text[0] in "{[" if form == "brackets" else True
     for json_first in (like_json, not like_json):
-        reader = _Reader(task, repairs.copy())
+        reader = _AnswerReader(task, repairs.copy())
         found = (_read_json if json_first else _read_brackets)(text, reader)
         if found is not None:
             reader.repairs["other form"] += json_first != (form == "schema")
@@ -78,7 +78,7 @@ def _bare(answer: str, repairs: Counter[str]) -> str:
     return bare.strip()
 
 
-class _Reader:
+class _AnswerReader:
     """What both forms share: things by their names, phrases by their places."""
 
     def __init__(self, task: AnnotationTask, repairs: Counter[str]) -> None:
@@ -123,7 +123,7 @@ class _Reader:
         return False
 
 
-def _read_json(text: str, reader: _Reader) -> dict[str, tuple[MarkedPhrase, ...]] | None:
+def _read_json(text: str, reader: _AnswerReader) -> dict[str, tuple[MarkedPhrase, ...]] | None:
     """The form `schema`; None if there is no such object."""
     entries = next(filter(None, map(_entries, _objects(text))), None)
     if entries is None:
@@ -182,7 +182,9 @@ def _entries(value: Any) -> list[tuple[str, list[tuple[str, list[Any]]]]] | None
     return entries
 
 
-def _place_phrases(label: str, phrases: Sequence[tuple[str, list[Any]]], reader: _Reader) -> tuple[MarkedPhrase, ...]:
+def _place_phrases(
+    label: str, phrases: Sequence[tuple[str, list[Any]]], reader: _AnswerReader
+) -> tuple[MarkedPhrase, ...]:
     text = reader.task.texts[label]
     times = Counter(_plain(words) for words, _ in phrases)
     placed: list[MarkedPhrase] = []
@@ -248,7 +250,7 @@ def _plain(text: str) -> str:
     return " ".join(text.translate(_QUOTES).lower().split())
 
 
-def _read_brackets(text: str, reader: _Reader) -> dict[str, tuple[MarkedPhrase, ...]] | None:
+def _read_brackets(text: str, reader: _AnswerReader) -> dict[str, tuple[MarkedPhrase, ...]] | None:
     """The form `brackets`; None if no text can be found again."""
     found: dict[str, tuple[MarkedPhrase, ...]] = {}
     for label, body in _bodies(text, reader).items():
@@ -264,7 +266,7 @@ def _read_brackets(text: str, reader: _Reader) -> dict[str, tuple[MarkedPhrase, 
     return found if found or reader.refused else None
 
 
-def _bodies(text: str, reader: _Reader) -> dict[str, str]:
+def _bodies(text: str, reader: _AnswerReader) -> dict[str, str]:
     """What stands behind each label; the whole answer where there is one text and no label."""
     labels = list(reader.task.texts)
     bodies: dict[str, str] = {}
@@ -307,7 +309,7 @@ def _resembles(plain: str, original: str) -> bool:
     return _alikeness(plain, original) >= _SAME
 
 
-def _marks(label: str, body: str, reader: _Reader) -> tuple[list[tuple[int, int, tuple[int, ...]]], str]:
+def _marks(label: str, body: str, reader: _AnswerReader) -> tuple[list[tuple[int, int, tuple[int, ...]]], str]:
     """Marks as start, end and numbers in the body without its markup, and that text."""
     marks, plain, done = [], "", 0
     for match in _THINGS.finditer(body):
@@ -352,7 +354,7 @@ def _opening_bracket(text: str) -> int | None:
     return None
 
 
-def _named_before(plain: str, reader: _Reader) -> tuple[int, int] | None:
+def _named_before(plain: str, reader: _AnswerReader) -> tuple[int, int] | None:
     """The noun phrase that the text ends with, if its words are known."""
     tail = plain[-200:]
     mentions = lexicon(()).find(tail)
@@ -363,7 +365,7 @@ def _named_before(plain: str, reader: _Reader) -> tuple[int, int] | None:
 
 
 def _align(
-    label: str, marks: Sequence[tuple[int, int, tuple[int, ...]]], plain: str, original: str, reader: _Reader
+    label: str, marks: Sequence[tuple[int, int, tuple[int, ...]]], plain: str, original: str, reader: _AnswerReader
 ) -> tuple[MarkedPhrase, ...]:
     """Marks of the repeated text at their places in the original: where whole runs of words are the same."""
     said, there = _words(plain), _words(original)

@@ -25,7 +25,7 @@ _LONGEST_SHARD = 30  # characters
 
 
 @dataclass(frozen=True)
-class Turn:
+class TextTurn:
     """A question and its answer; a caption has no question."""
 
     question: str | None
@@ -46,7 +46,7 @@ class TextSample:
     position: int
     id: str
     image: int | str
-    turns: tuple[Turn, ...]
+    turns: tuple[TextTurn, ...]
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,14 @@ def _image_of(value: Any, kind: SourceKind) -> int | str:
     return number
 
 
-def _caption(row: Row) -> tuple[Turn, ...]:
+def _caption(row: Row) -> tuple[TextTurn, ...]:
     text = plain_text(row.value.get("caption"), "a caption")
-    return (Turn(None, _not_refused(text)),)
+    return (TextTurn(None, _not_refused(text)),)
 
 
-def _dialogue(row: Row) -> tuple[Turn, ...]:
+def _dialogue(row: Row) -> tuple[TextTurn, ...]:
     return tuple(
-        Turn(_question(question), _answer(answer)) for question, answer in pairs_of(row.value.get("conversations"))
+        TextTurn(_question(question), _answer(answer)) for question, answer in pairs_of(row.value.get("conversations"))
     )
 
 

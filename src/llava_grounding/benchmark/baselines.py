@@ -26,7 +26,7 @@ Request = tuple[np.ndarray, str, tuple[VisualPrompt, ...], bool]
 """An image, a question, what its `<region>`s point at, and whether regions are asked for."""
 
 
-class Chat(Protocol):
+class AnsweringSystem(Protocol):
     """Anything that answers questions about images given as (H, W, 3) uint8 arrays: an `Engine`, or a baseline, which
     has no options."""
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from llava_grounding.benchmark.judging import JudgeQuestion, Verdict, read_verdict
-from llava_grounding.endpoints.asking import AskOptions, LookUp, Pending, Progress, Questioner, RequestRunner
+from llava_grounding.endpoints.asking import AskingProgress, AskOptions, LookUp, Pending, Questioner, RequestRunner
 from llava_grounding.endpoints.client import Endpoint
 from llava_grounding.endpoints.limits import Budget, RateLimiter
 from llava_grounding.endpoints.store import Store, request_key
@@ -120,7 +120,7 @@ class EndpointJudge:
         options: AskOptions | None = None,
         rate_limiter: RateLimiter | None = None,
         budget: Budget | None = None,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
+        on_progress: Callable[[AskingProgress], None] = lambda progress: None,
     ) -> None:
         self._store, self._endpoint, self.settings = store, endpoint, settings
         self._options, self._rate_limiter, self._budget, self._on_progress = options, rate_limiter, budget, on_progress

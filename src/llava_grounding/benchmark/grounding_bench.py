@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from llava_grounding.annotate.matcher import match
-from llava_grounding.annotate.samples import TextSample, Turn
+from llava_grounding.annotate.samples import TextSample, TextTurn
 from llava_grounding.annotate.tasks import AnnotationTask, make_task
 from llava_grounding.benchmark.building import (
     Building,
@@ -166,7 +166,7 @@ def _phrases(record: Record) -> Iterator[LabelledPhrase]:
     row_of = rows_without_crowds(record)
     said = set()
     for number, caption in enumerate(record.captions):
-        sample = TextSample(number, record.id, record.image_name or record.id, (Turn(None, caption),))
+        sample = TextSample(number, record.id, record.image_name or record.id, (TextTurn(None, caption),))
         task: AnnotationTask = make_task(sample, record)
         place = {one.number: one.index for one in task.numbered}
         for phrase in match(task).phrases.get("A1", ()):

@@ -146,7 +146,7 @@ def read_predictions(path: Path, samples: SampleSet, adapter: Adapter, frame: st
     frame = frame or adapter.frame
     if frame not in FRAMES:
         raise UsageError(f"a frame is one of {', '.join(FRAMES)}, got {shown(frame)}")
-    reader = _Reader(by_sample, adapter, frame)
+    reader = _PredictionReader(by_sample, adapter, frame)
     count = 0
     for place, value in _answers_of(path):
         count += 1
@@ -180,14 +180,14 @@ def prediction_from(line: Mapping[str, Any], sample: BenchmarkSample, adapter: A
     Raises:
         DataError: if it cannot be used.
     """
-    reader = _Reader({sample.id: sample}, adapter, adapter.frame)
+    reader = _PredictionReader({sample.id: sample}, adapter, adapter.frame)
     reader.take("line 1", line)
     if sample.id not in reader.by_id:
         raise DataError(reader.named[0])
     return reader.by_id[sample.id]
 
 
-class _Reader:
+class _PredictionReader:
     """Takes lines one by one, and keeps watch over their boxes."""
 
     def __init__(self, by_sample: Mapping[str, BenchmarkSample], adapter: Adapter, frame: str) -> None:

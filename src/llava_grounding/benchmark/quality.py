@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from PIL.Image import Image
 
-from llava_grounding.benchmark.baselines import CentreBoxBaseline, Chat, MostFrequentAnswerBaseline
+from llava_grounding.benchmark.baselines import AnsweringSystem, CentreBoxBaseline, MostFrequentAnswerBaseline
 from llava_grounding.benchmark.building import Building, BuildInputs, referring_phrases, sized, spread
 from llava_grounding.benchmark.judging import DeterministicJudge, Judge
 from llava_grounding.benchmark.predictions import Prediction
@@ -30,7 +30,7 @@ from llava_grounding.benchmark.quality_scores import (
     with_captions,
 )
 from llava_grounding.benchmark.results import Results
-from llava_grounding.benchmark.runs import answer_block
+from llava_grounding.benchmark.runs import OnProgress, answer_block
 from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance, LabelledPhrase, SampleSet
 from llava_grounding.benchmark.scored_runs import results_of_runs, score_run
 from llava_grounding.benchmark.scores import SampleScore, Statistic
@@ -64,7 +64,7 @@ _PHOTO_NOTE = "Regions whose phrase names only categories that were not labelled
 
 _MOST_DRAWN = 20  # descriptions
 
-Progress = Callable[[int, int], None]
+
 OnDrawn = Callable[[str, Image], None]
 """Called with the number of a photo in its split, or the seed of a scene, and its description drawn into it."""
 
@@ -238,13 +238,13 @@ def _scaled(prompt: VisualPrompt, scale: np.ndarray, size_wh: tuple[int, int]) -
 
 
 def evaluate_scenes(
-    chat: Chat,
+    chat: AnsweringSystem,
     count: int | None = None,
     seed: int = 0,
     model: str = "model",
     model_hash: str = "",
     baseline_scenes: int = 200,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     on_drawn: OnDrawn | None = None,
 ) -> Results:
     """Scores a chat on drawn scenes it has not been trained on, beside two blind baselines.
@@ -262,14 +262,14 @@ def evaluate_scenes(
 
 
 def evaluate_photos(
-    chat: Chat,
+    chat: AnsweringSystem,
     pack: PhotoPack,
     limit: int | None = None,
     seed: int = 0,
     model: str = "model",
     model_hash: str = "",
     baseline_photos: int = 300,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     on_drawn: OnDrawn | None = None,
 ) -> Results:
     """Scores a chat on the `val` photos of a pack, beside two blind baselines made from its `train` photos, if any.
@@ -291,7 +291,7 @@ def evaluate_photos(
     return _evaluate(Photos(), inputs, chats, pictures, model_hash, on_progress, on_drawn)
 
 
-def _baselines(training: Sequence[Sample]) -> dict[str, Chat]:
+def _baselines(training: Sequence[Sample]) -> dict[str, AnsweringSystem]:
     if not training:
         return {}
     found = CentreBoxBaseline(training), MostFrequentAnswerBaseline(training)
@@ -301,10 +301,10 @@ def _baselines(training: Sequence[Sample]) -> dict[str, Chat]:
 def _evaluate(
     task: Task,
     inputs: BuildInputs,
-    chats: Mapping[str, Chat],
+    chats: Mapping[str, AnsweringSystem],
     pictures: ImageStore,
     model_hash: str,
-    on_progress: Progress | None,
+    on_progress: OnProgress | None,
     on_drawn: OnDrawn | None,
 ) -> Results:
     """The steps of a task for several systems at once, image by image, without files; the first is the model."""

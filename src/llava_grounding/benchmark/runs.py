@@ -53,7 +53,7 @@ class Rank:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ClusterPiece:
     """A block with all that a worker needs to answer it.
 
     Args:
@@ -67,7 +67,7 @@ class Piece:
     key_variable: str = ""
 
 
-def answer_piece(piece: Piece) -> list[dict[str, Any]]:
+def answer_piece(piece: ClusterPiece) -> list[dict[str, Any]]:
     """Predictions of a block as plain data; the system is loaded once in a process."""
     system = load_system(piece.spec, os.environ.get(piece.key_variable, "none") if piece.key_variable else "none")
     block = tuple(BenchmarkSample.from_dict(row) for row in piece.rows)
@@ -151,7 +151,7 @@ class Run:
     ) -> bool:
         """Have what is missing asked by the workers of a Dask scheduler."""
         pieces = {
-            number: Piece(
+            number: ClusterPiece(
                 self.spec, self.samples.task, tuple(one.to_dict() for one in self.blocks[number]), key_variable
             )
             for number in self.missing()

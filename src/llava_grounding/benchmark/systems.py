@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from llava_grounding.benchmark.baselines import Chat, Request
+from llava_grounding.benchmark.baselines import AnsweringSystem, Request
 from llava_grounding.benchmark.predictions import PredictedPhrase, PredictedRegion, Prediction, phrase_of, prediction_of
 from llava_grounding.benchmark.samples import BenchmarkSample, as_box
 from llava_grounding.benchmark.tasks import Ask
@@ -79,7 +79,7 @@ class System(Protocol):
 
 
 class ChatSystem:
-    """A model in this process, or anything with the `Chat` protocol.
+    """A model in this process, or anything with the `AnsweringSystem` protocol.
 
     Args:
         max_new_tokens: passed on where the chat takes it; None = as it likes.
@@ -88,7 +88,7 @@ class ChatSystem:
 
     def __init__(
         self,
-        chat: Chat,
+        chat: AnsweringSystem,
         images: ImageStore,
         max_new_tokens: int | None = None,
         on_answer: Callable[[BenchmarkSample, np.ndarray, GroundedAnswer], None] | None = None,

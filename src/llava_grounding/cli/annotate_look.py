@@ -89,7 +89,7 @@ def stats(
     folder: FolderArgument,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", parser=given_path, help="Drawing to write.")] = None,
 ) -> None:
-    """Tell phrases per answer, instances per phrase, and which categories are named how often."""
+    """Report phrases per answer, instances per phrase, and which categories are named how often."""
     from llava_grounding.annotate.stats import compute_stats
 
     if plot is not None:
@@ -166,7 +166,7 @@ def audit(
     images: ImagesOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if any image is in a benchmark.")] = False,
 ) -> None:
-    """Tell which images are in benchmarks, by id and by what they look like."""
+    """Report which images are in benchmarks, by id and by what they look like."""
     from llava_grounding.annotate.audit import folder_images, iter_pictures, overlap_by_id, overlap_by_looks
     from llava_grounding.data.images import open_images
 

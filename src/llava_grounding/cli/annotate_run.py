@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llava_grounding.annotate.assemble import Answers, Inputs
     from llava_grounding.annotate.label_index import LabelIndex
     from llava_grounding.annotate.rounds import ModelSettings
-    from llava_grounding.endpoints.asking import Progress
+    from llava_grounding.endpoints.asking import AskingProgress
     from llava_grounding.endpoints.store import Store
 
 _BUILTIN = "builtin"
@@ -175,11 +175,11 @@ def _ask(
             on_progress=on_progress,
         )
         progress = runner.run(inputs.tasks(index, limit))
-    _tell_how_it_went(progress)
+    _report_progress(progress)
     return questioner.settings
 
 
-def _tell_how_it_went(progress: Progress) -> None:
+def _report_progress(progress: AskingProgress) -> None:
     note(
         f"{progress.answered} answered, {progress.refused} refused, {progress.failed} failed, "
         f"{progress.retries} tries repeated, cost so far {progress.budget.cost:.2f}"
@@ -198,7 +198,7 @@ def _tell_how_it_went(progress: Progress) -> None:
 
 
 @contextmanager
-def _bar(model: str, total: int) -> Iterator[Callable[[Progress], None]]:
+def _bar(model: str, total: int) -> Iterator[Callable[[AskingProgress], None]]:
     """A progress bar on stderr with rate, cost and time left; silent where nobody is looking."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 

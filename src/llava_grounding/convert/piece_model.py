@@ -21,7 +21,7 @@ _VARINT, _EIGHT_BYTES, _COUNTED, _FOUR_BYTES = 0, 1, 2, 5  # wire types of proto
 
 
 @dataclass(frozen=True)
-class Piece:
+class VocabularyPiece:
     """An entry of the vocabulary; its id is its place."""
 
     text: str
@@ -29,7 +29,7 @@ class Piece:
     kind: int
 
 
-def read_pieces(path: Path) -> list[Piece]:
+def read_pieces(path: Path) -> list[VocabularyPiece]:
     """The vocabulary of a SentencePiece file.
 
     Raises:
@@ -60,7 +60,7 @@ def read_pieces(path: Path) -> list[Piece]:
     return pieces
 
 
-def build_tokenizer(pieces: list[Piece]) -> Tokenizer:
+def build_tokenizer(pieces: list[VocabularyPiece]) -> Tokenizer:
     """A tokenizer of the `tokenizers` library that splits text into the same pieces."""
     ids = {piece.text: index for index, piece in enumerate(pieces)}
     unknown = next((piece.text for piece in pieces if piece.kind == _UNKNOWN), None)
@@ -79,7 +79,7 @@ def build_tokenizer(pieces: list[Piece]) -> Tokenizer:
     return tokenizer
 
 
-def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
+def _merges(pieces: list[VocabularyPiece]) -> list[tuple[str, str]]:
     """All ways of joining two pieces to a third, those of the best scored third first."""
     joinable = {piece.text: piece.score for piece in pieces if piece.kind in (_NORMAL, _USER_DEFINED)}
     order = {text: index for index, text in enumerate(joinable)}
@@ -91,7 +91,7 @@ def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
     return [way for *_, way in sorted(found)]
 
 
-def _piece(message: int | bytes) -> Piece:
+def _piece(message: int | bytes) -> VocabularyPiece:
     values = dict(_fields(_bytes(message)))
     (score,) = struct.unpack("<f", _bytes(values.get(2, bytes(4))))
     kind = values.get(3, _NORMAL)
@@ -100,7 +100,7 @@ def _piece(message: int | bytes) -> Piece:
     text = _bytes(values[1]).decode()
     if len(text) > _LONGEST_PIECE:
         raise ValueError(f"a piece of {len(text):,} characters")
-    return Piece(text, score, kind)
+    return VocabularyPiece(text, score, kind)
 
 
 def _bytes(value: int | bytes) -> bytes:

@@ -49,7 +49,7 @@ class AskOptions:
 
 
 @dataclass
-class Progress:
+class AskingProgress:
     """What has been done so far.
 
     Args:
@@ -141,19 +141,19 @@ class RequestRunner(Generic[_T]):
         options: AskOptions | None = None,
         rate_limiter: RateLimiter | None = None,
         budget: Budget | None = None,
-        on_progress: Callable[[Progress], None] = lambda progress: None,
+        on_progress: Callable[[AskingProgress], None] = lambda progress: None,
     ) -> None:
         self._store, self._endpoint, self._on_progress = store, endpoint, on_progress
         self._questioner = questioner
         self._options, self._rate_limiter = options or AskOptions(), rate_limiter or RateLimiter()
-        self.progress = Progress(budget=budget or Budget())
+        self.progress = AskingProgress(budget=budget or Budget())
         self._under_way: dict[str, asyncio.Event] = {}
         self._in_a_row = 0
         self._stopping = False
         self._fatal: CallError | DataError | None = None
         self._random = random.Random()  # jitter needs no seed: it changes no output
 
-    def run(self, tasks: Iterable[_T]) -> Progress:
+    def run(self, tasks: Iterable[_T]) -> AskingProgress:
         """`ask`, in an event loop of its own. Ctrl-C lets what is under way come to its end; the second one does not.
 
         Raises:
@@ -168,7 +168,7 @@ class RequestRunner(Generic[_T]):
         self.progress.stopped = "interrupted"
         return again
 
-    async def ask(self, tasks: Iterable[_T]) -> Progress:
+    async def ask(self, tasks: Iterable[_T]) -> AskingProgress:
         """Ask about all tasks.
 
         Raises:

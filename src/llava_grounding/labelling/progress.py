@@ -31,7 +31,7 @@ class _Line:
     stamp: str
 
 
-class Progress:
+class LabelProgress:
     """An open progress file; see `open_progress`."""
 
     def __init__(self, path: Path, stream: BinaryIO, settings: Mapping[str, Any]) -> None:
@@ -127,7 +127,7 @@ class Progress:
 
 
 @contextmanager
-def open_progress(path: Path, settings: Mapping[str, Any]) -> Iterator[Progress]:
+def open_progress(path: Path, settings: Mapping[str, Any]) -> Iterator[LabelProgress]:
     """The progress file at a path, new or as it was left, locked.
 
     Args:
@@ -151,7 +151,7 @@ def open_progress(path: Path, settings: Mapping[str, Any]) -> Iterator[Progress]
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise DataError(f"another process is labelling into {path}; wait for it, or give another --out") from error
-        yield Progress(path, stream, settings)
+        yield LabelProgress(path, stream, settings)
 
 
 def _difference(before: Any, now: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from llava_grounding.labelling.exporters import Exporter, LabelledSet, write_exp
 from llava_grounding.labelling.labeller import Labeller, LabelSettings
 from llava_grounding.labelling.labels import BrokenPhoto, LabelledPhoto, Result
 from llava_grounding.labelling.photos import Photo
-from llava_grounding.labelling.progress import Progress
+from llava_grounding.labelling.progress import LabelProgress
 
 if TYPE_CHECKING:
     from llava_grounding.inference.protocol import BatchEngine
@@ -59,7 +59,7 @@ def work_here(load: LoadEngine, settings: LabelSettings) -> Work:
 def label_rest(
     photos: Sequence[Photo],
     batch_size: int,
-    progress: Progress,
+    progress: LabelProgress,
     work: Work,
     on_results: Callable[[Sequence[Result]], None],
 ) -> None:
@@ -85,7 +85,7 @@ def label_rest(
 
 def export(
     photos: Sequence[Photo],
-    progress: Progress,
+    progress: LabelProgress,
     exporter: Exporter,
     out: Path,
     classes: Sequence[str] | None,

@@ -16,7 +16,7 @@ from typing import Any
 from llava_grounding.errors import DataError, ImageError, PromptError, shown
 from llava_grounding.image_files import ImageSource, load_mask
 from llava_grounding.markup import REGION
-from llava_grounding.processing.conversation import ChatTemplate, Piece
+from llava_grounding.processing.conversation import ChatTemplate, PromptPiece
 from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.structures import Message, VisualPrompt
 from llava_grounding.visual_prompts import prompt_from_dict
@@ -26,7 +26,7 @@ _TEXT, _SYSTEM = "\x00", "\x01"  # stand for what a message says while the templ
 
 
 @dataclass(frozen=True)
-class Chat:
+class ParsedChat:
     """A chat read from messages of parts."""
 
     messages: tuple[Message, ...]
@@ -44,7 +44,7 @@ class Chat:
         return [prompt for message in self.messages if message.role == "user" for prompt in message.prompts]
 
 
-def read_chat(messages: Sequence[Mapping[str, Any]], grounded: bool) -> Chat:
+def read_chat(messages: Sequence[Mapping[str, Any]], grounded: bool) -> ParsedChat:
     """Read messages as `apply_chat_template` takes them.
 
     Args:
@@ -75,7 +75,7 @@ def read_chat(messages: Sequence[Mapping[str, Any]], grounded: bool) -> Chat:
         read.append(Message(role, text, tuple(prompts)))  # type: ignore[arg-type]  # checks it itself
         if index % 2 == 0:
             flags.append(bool(message.get("grounded", grounded)))
-    return Chat(tuple(read), tuple(flags), image, system)
+    return ParsedChat(tuple(read), tuple(flags), image, system)
 
 
 def is_list(value: object) -> bool:
@@ -180,7 +180,7 @@ def _mask_of(value: Any) -> VisualPrompt:
     return VisualPrompt.mask_of(load_mask(value) if isinstance(value, str | bytes | os.PathLike) else value)
 
 
-def prompt_pieces(template: ChatTemplate, prompt: str, end: str, num_regions: int) -> tuple[list[Piece], bool]:
+def prompt_pieces(template: ChatTemplate, prompt: str, end: str, num_regions: int) -> tuple[list[PromptPiece], bool]:
     """Take a rendered prompt apart where the template joined its pieces, so that it gets the same tokens again.
 
     Args:
@@ -190,16 +190,16 @@ def prompt_pieces(template: ChatTemplate, prompt: str, end: str, num_regions: in
     Returns:
         The pieces, and whether the last answer is begun but not ended.
     """
-    pieces: list[Piece] = []
+    pieces: list[PromptPiece] = []
     turns = prompt.split(end)
     for turn in turns:
         question, mark, answer = turn.partition(template.assistant)
         for number, part in enumerate((question + mark).split(IMAGE)):
-            pieces += [Piece(IMAGE, "image")] if number else []
+            pieces += [PromptPiece(IMAGE, "image")] if number else []
             regions = min(num_regions, part.count(REGION))
             num_regions -= regions
-            pieces += [Piece(part, "question", regions)] if part else []
-        pieces += [Piece(answer, "answer", in_loss=True)] if answer else []
+            pieces += [PromptPiece(part, "question", regions)] if part else []
+        pieces += [PromptPiece(answer, "answer", in_loss=True)] if answer else []
     return pieces, bool(pieces) and bool(turns[-1]) and pieces[-1].kind == "answer"
 
 

@@ -22,7 +22,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
-class Piece:
+class PromptPiece:
     """A stretch of the prompt."""
 
     text: str
@@ -55,23 +55,23 @@ class ChatTemplate:
         if self.image.count(IMAGE) != 1 or not self.assistant:
             raise ConfigError(f"template.image must have {IMAGE} once, and template.assistant must not be empty")
 
-    def question(self, text: str, num_regions: int, grounded: bool, first: bool) -> list[Piece]:
+    def question(self, text: str, num_regions: int, grounded: bool, first: bool) -> list[PromptPiece]:
         """The pieces of one question, up to where the answer begins."""
         before = (f"{self.system} " if first and self.system else "") + self.user
         after = text.strip() + (GROUNDING_SUFFIX if grounded else "") + self.assistant
         if not first:
-            return [Piece(before + after, "question", num_regions)]
+            return [PromptPiece(before + after, "question", num_regions)]
         image, _, rest = self.image.partition(IMAGE)
         return [
-            *([Piece("", "begin")] if self.begin else []),
-            Piece(before + image, "question"),
-            Piece(IMAGE, "image"),
-            Piece(rest + after, "question", num_regions),
+            *([PromptPiece("", "begin")] if self.begin else []),
+            PromptPiece(before + image, "question"),
+            PromptPiece(IMAGE, "image"),
+            PromptPiece(rest + after, "question", num_regions),
         ]
 
-    def answer(self, raw: str, in_loss: bool = True) -> Piece:
+    def answer(self, raw: str, in_loss: bool = True) -> PromptPiece:
         """The piece of one answer; the end token follows it."""
-        return Piece(self.answer_prefix + raw, "answer", in_loss=in_loss)
+        return PromptPiece(self.answer_prefix + raw, "answer", in_loss=in_loss)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
@@ -138,7 +138,7 @@ def dialogue_pieces(
     messages: Sequence[Message],
     grounded: Sequence[bool],
     in_loss: Sequence[bool] | None = None,
-) -> list[Piece]:
+) -> list[PromptPiece]:
     """The pieces of a whole dialogue: user and assistant in turn, beginning with the user.
 
     Args:
@@ -149,7 +149,7 @@ def dialogue_pieces(
         PromptError: if roles do not alternate, or a question cannot be asked.
     """
     check_roles(messages)
-    pieces: list[Piece] = []
+    pieces: list[PromptPiece] = []
     for index, message in enumerate(messages):
         if message.role == "user":
             check_question(message.text, len(message.prompts))

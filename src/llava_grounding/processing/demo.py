@@ -7,14 +7,14 @@ before it is a place for a region, and the first prompt of the last question goe
 from collections.abc import Sequence
 
 from llava_grounding.markup import REGION
-from llava_grounding.processing.conversation import ChatTemplate, Piece, check_roles, check_words
+from llava_grounding.processing.conversation import ChatTemplate, PromptPiece, check_roles, check_words
 from llava_grounding.processing.tokens import IMAGE
 from llava_grounding.structures import Message, VisualPrompt
 
 _REGION_IN_DATA = "<obj>"  # what the original's data has instead of `<region>`
 
 
-def demo_pieces(template: ChatTemplate, messages: Sequence[Message], grounded: Sequence[bool]) -> list[Piece]:
+def demo_pieces(template: ChatTemplate, messages: Sequence[Message], grounded: Sequence[bool]) -> list[PromptPiece]:
     """The pieces of a dialogue; everything behind the image is one, of the kind `whole`.
 
     Raises:
@@ -31,7 +31,7 @@ def demo_pieces(template: ChatTemplate, messages: Sequence[Message], grounded: S
         question = message.text.replace(_REGION_IN_DATA, "% ").replace(REGION, "%")
         [piece] = template.question(question, 0, grounded[index // 2], first=False)
         text += piece.text.removeprefix(template.user) if index == 0 else piece.text
-    return [*before[:-1], Piece(text, "whole")]
+    return [*before[:-1], PromptPiece(text, "whole")]
 
 
 def demo_prompts(messages: Sequence[Message]) -> tuple[VisualPrompt, ...]:

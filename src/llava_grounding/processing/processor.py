@@ -36,7 +36,7 @@ from llava_grounding.masks import encode_rle_at
 from llava_grounding.model.config import LlavaGroundingConfig
 from llava_grounding.model.outputs import IGNORE_INDEX
 from llava_grounding.processing.chat_format import jinja_template
-from llava_grounding.processing.conversation import ChatTemplate, Piece, check_question, dialogue_pieces
+from llava_grounding.processing.conversation import ChatTemplate, PromptPiece, check_question, dialogue_pieces
 from llava_grounding.processing.demo import demo_pieces, demo_prompts
 from llava_grounding.processing.image import (
     CanvasSettings,
@@ -224,7 +224,7 @@ class LlavaGroundingProcessor(TransformersProcessorMixin):
 
     def _encode_pieces(
         self,
-        pieces: Sequence[Piece],
+        pieces: Sequence[PromptPiece],
         prompts: Sequence[VisualPrompt],
         letterbox: Letterbox,
         max_tokens: int | None = None,

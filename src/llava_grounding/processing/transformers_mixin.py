@@ -21,8 +21,8 @@ from llava_grounding.errors import PromptError, UsageError, did_you_mean, shown
 from llava_grounding.geometry import Letterbox
 from llava_grounding.image_files import DEFAULT_LIMITS, ImageLimits, load_image
 from llava_grounding.model.outputs import IGNORE_INDEX
-from llava_grounding.processing.chat_format import Chat, is_list, prompt_pieces, read_chat, region_prompt
-from llava_grounding.processing.conversation import Piece, check_question, dialogue_pieces
+from llava_grounding.processing.chat_format import ParsedChat, is_list, prompt_pieces, read_chat, region_prompt
+from llava_grounding.processing.conversation import PromptPiece, check_question, dialogue_pieces
 from llava_grounding.processing.regions import EncodedPrompts
 from llava_grounding.processing.selection import PhraseSelection
 from llava_grounding.processing.tokens import IMAGE
@@ -199,7 +199,7 @@ class TransformersProcessorMixin(ProcessorMixin):
 
     def _encode_chats(
         self,
-        chats: Sequence[Chat],
+        chats: Sequence[ParsedChat],
         encoded: Sequence[EncodedImage | None],
         texts: Sequence[str] | None,
         grounded: bool,
@@ -279,7 +279,7 @@ class TransformersProcessorMixin(ProcessorMixin):
         return ["input_ids", "attention_mask", *IMAGE_INPUT_NAMES, *regions]
 
     def _encode_chat(
-        self, chat: Chat, image: EncodedImage | None, generate: bool, unfinished: bool, options: TextOptions
+        self, chat: ParsedChat, image: EncodedImage | None, generate: bool, unfinished: bool, options: TextOptions
     ) -> EncodedText:
         """A chat from the same pieces as in training and in the engine."""
         template = self.settings.template
@@ -304,7 +304,7 @@ class TransformersProcessorMixin(ProcessorMixin):
         """A prompt written out, or a plain question."""
         if image is not None and IMAGE not in text:
             check_question(text, len(prompts))
-            question = Chat((Message("user", text, tuple(prompts)),), (grounded,), None, None)
+            question = ParsedChat((Message("user", text, tuple(prompts)),), (grounded,), None, None)
             return self._encode_chat(question, image, True, False, options)
         if text.count(IMAGE) != (image is not None):
             images = f"{int(image is not None)} image{'s' * (image is None)}"
@@ -314,14 +314,14 @@ class TransformersProcessorMixin(ProcessorMixin):
             text = text.removeprefix(begin)
         pieces, unfinished = prompt_pieces(template, text, self._end, len(prompts))
         if template.begin:
-            pieces = [Piece("", "begin"), *pieces]
+            pieces = [PromptPiece("", "begin"), *pieces]
         if sum(piece.num_regions for piece in pieces) != len(prompts):
             raise PromptError(f"a prompt must have one {markup.REGION} per region, got too few for {len(prompts)}")
         return self._encode_fitting(pieces, prompts, image, unfinished, options)
 
     def _encode_fitting(
         self,
-        pieces: Sequence[Piece],
+        pieces: Sequence[PromptPiece],
         prompts: Sequence[VisualPrompt],
         image: EncodedImage | None,
         unfinished: bool,

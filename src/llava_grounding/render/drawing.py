@@ -15,7 +15,7 @@ from llava_grounding.image_files import ImageSource, load_image
 from llava_grounding.render.canvas import Canvas
 from llava_grounding.render.palette import BLACK, GREY, WHITE, ink_on, phrase_color
 from llava_grounding.render.parts import DOUBT_MARK, DOUBTFUL, NOT_FOUND, picture_of, text_pieces
-from llava_grounding.render.typeset import NO_BREAK, Piece, Run, Typesetter
+from llava_grounding.render.typeset import NO_BREAK, StyledText, TextRun, Typesetter
 from llava_grounding.structures import GroundedAnswer, GroundedPhrase, VisualPrompt
 
 MAX_SIDE = 2048
@@ -124,7 +124,7 @@ def _with_legend(picture: Image.Image, answer: GroundedAnswer) -> Image.Image:
     return sheet
 
 
-def _notes(answer: GroundedAnswer, lines: Sequence[Sequence[Run]]) -> list[str]:
+def _notes(answer: GroundedAnswer, lines: Sequence[Sequence[TextRun]]) -> list[str]:
     """What question marks and an empty box in the legend mean, where there are any."""
     notes = [f"? = {NOT_FOUND}"] if any(not phrase.regions for phrase in answer.phrases) else []
     if any(phrase.regions and phrase.doubtful for phrase in answer.phrases):
@@ -139,8 +139,8 @@ def _notes(answer: GroundedAnswer, lines: Sequence[Sequence[Run]]) -> list[str]:
     return notes
 
 
-def _legend_pieces(answer: GroundedAnswer) -> list[Piece]:
-    pieces: list[Piece] = []
+def _legend_pieces(answer: GroundedAnswer) -> list[StyledText]:
+    pieces: list[StyledText] = []
     left = _MAX_LEGEND_CHARACTERS
     for text, k in text_pieces(answer):
         if k is None:
@@ -157,7 +157,7 @@ def _legend_pieces(answer: GroundedAnswer) -> list[Piece]:
 
 
 def _draw_run(
-    draw: ImageDraw.ImageDraw, setter: Typesetter, run: Run, x: float, y: float, phrases: Sequence[GroundedPhrase]
+    draw: ImageDraw.ImageDraw, setter: Typesetter, run: TextRun, x: float, y: float, phrases: Sequence[GroundedPhrase]
 ) -> None:
     """One run at its baseline: plain, or a phrase's number on its colour, or its words on a tint of it."""
     ink, size = BLACK, setter.font_size

@@ -17,7 +17,7 @@ from llava_grounding.errors import printable_character
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
-Piece = tuple[str, int]
+StyledText = tuple[str, int]
 """Text and its style."""
 
 # Pillow's own font, which always exists, writes ASCII only. These are asked, in this order, for what it lacks; the
@@ -75,7 +75,7 @@ _ELLIPSIS = "..."
 
 
 @dataclass(frozen=True)
-class Run:
+class TextRun:
     """Neighbouring characters of one style in one font; `font` None: nothing installed can write them."""
 
     text: str
@@ -108,7 +108,7 @@ class Typesetter:
     def __init__(self, font_size: int) -> None:
         self.font_size = font_size
 
-    def lines(self, pieces: Iterable[Piece], width: float, max_lines: int = 200) -> list[list[Run]]:
+    def lines(self, pieces: Iterable[StyledText], width: float, max_lines: int = 200) -> list[list[TextRun]]:
         """Break text into lines of runs, each run with its place from the left edge.
 
         Args:
@@ -116,7 +116,7 @@ class Typesetter:
             width: of a line, in pixels. A word that is longer is broken anywhere.
             max_lines: what would come after is left out, and an ellipsis says so.
         """
-        lines: list[list[Run]] = []
+        lines: list[list[TextRun]] = []
         for paragraph in _paragraphs(pieces):
             backwards = _first_direction("".join(text for text, _ in paragraph)) < 0
             for line in self._wrap(self._words(paragraph), width):
@@ -137,9 +137,9 @@ class Typesetter:
         """Width of the empty box that stands for a letter nothing can write, with its gap."""
         return 0.7 * self.font_size
 
-    def _words(self, paragraph: list[Piece]) -> Iterator[_Word]:
+    def _words(self, paragraph: list[StyledText]) -> Iterator[_Word]:
         """Words, and the white space between them as words of their own; a style may change inside a word."""
-        word: list[Piece] = []
+        word: list[StyledText] = []
         for text, style in paragraph:
             for cluster in _clusters(text):
                 if word and _may_break(word[-1][0], cluster):
@@ -149,7 +149,7 @@ class Typesetter:
         if word:
             yield self._in_fonts(word)
 
-    def _in_fonts(self, word: list[Piece]) -> _Word:
+    def _in_fonts(self, word: list[StyledText]) -> _Word:
         """The word in the first font that can write all of it, else each of its letters in the first that can."""
         font = self._font_for("".join(cluster for cluster, _ in word))
         if font is not None:
@@ -209,14 +209,14 @@ class Typesetter:
     def _word_width(self, word: _Word) -> float:
         return sum(self.width(text, font) for text, _, font in _joined(word))
 
-    def _place(self, line: list[_Word], width: float, backwards: bool) -> list[Run]:
+    def _place(self, line: list[_Word], width: float, backwards: bool) -> list[TextRun]:
         """Runs from left to right, by words; a paragraph that reads from the right begins at the right edge."""
         x = width - sum(map(self._word_width, line)) if backwards else 0.0
         runs = []
         for word in _visual_order(line, backwards):
             pieces = list(_joined(word))
             for text, style, font in reversed(pieces) if _direction(word) < 0 else pieces:
-                runs.append(Run(text, style, font, x, self.width(text, font)))
+                runs.append(TextRun(text, style, font, x, self.width(text, font)))
                 x += runs[-1].width
         return runs
 
@@ -241,8 +241,8 @@ def _can_write(character: str, index: int) -> bool:
     return glyph.size != missing.size or bytes(glyph) != bytes(missing)
 
 
-def _paragraphs(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    paragraph: list[Piece] = []
+def _paragraphs(pieces: Iterable[StyledText]) -> Iterator[list[StyledText]]:
+    paragraph: list[StyledText] = []
     for text, style in pieces:
         first, *others = clean(text).split("\n")
         paragraph.append((first, style))

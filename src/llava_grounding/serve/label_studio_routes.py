@@ -16,7 +16,7 @@ from llava_grounding.serve.label_studio import POINTED_QUESTION, LabelStudioBack
 from llava_grounding.serve.service import Service
 from llava_grounding.serve.settings import ServeSettings
 from llava_grounding.serve.task_pictures import LabelStudioSettings, TaskPictures
-from llava_grounding.serve.tasks import ChatTask, GroundTask, Question
+from llava_grounding.serve.tasks import ChatQuestion, ChatTask, GroundTask
 from llava_grounding.structures import GroundedPhrase, Region, VisualPrompt
 
 PREFIX = "/label-studio"
@@ -75,7 +75,7 @@ def _backend(service: Service, settings: ServeSettings, label_studio: LabelStudi
     async def point(address: str, prompt: VisualPrompt, score_threshold: float | None) -> list[Region]:
         picture = await service.in_thread(lambda: service.images.read_bytes(pictures.bytes_of(address)))
         prompt.validate(picture.size_wh)
-        question = Question(POINTED_QUESTION, (prompt,))
+        question = ChatQuestion(POINTED_QUESTION, (prompt,))
         task = ChatTask(picture, (), question, True, Decoding(_TOKENS, score_threshold=score_threshold))
         written = await service.last(task)
         assert isinstance(written, AnswerWritten)

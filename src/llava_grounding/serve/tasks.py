@@ -28,7 +28,7 @@ from llava_grounding.visual_prompts import prompt_from_dict
 
 
 @dataclass(frozen=True)
-class Question:
+class ChatQuestion:
     """What a user said."""
 
     text: str
@@ -46,10 +46,10 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Turn:
+class ChatTurn:
     """A question and its answer, given earlier."""
 
-    question: Question
+    question: ChatQuestion
     answer: str
     """Its plain text."""
     raw: str
@@ -66,8 +66,8 @@ class ChatTask:
     """The next answer of a dialogue about an image."""
 
     picture: Picture
-    turns: tuple[Turn, ...]
-    question: Question
+    turns: tuple[ChatTurn, ...]
+    question: ChatQuestion
     grounded: bool
     decoding: Decoding
     stop: tuple[str, ...] = ()
@@ -108,9 +108,9 @@ def chat_task(request: ChatRequest, images: ImageReader, settings: ServeSettings
     picture = _the_picture(dialogue, images)
     questions = [_question(message, picture, images) for message in dialogue[::2]]
     if system:
-        questions[0] = Question(f"{system}\n{questions[0].text}", questions[0].prompts)
+        questions[0] = ChatQuestion(f"{system}\n{questions[0].text}", questions[0].prompts)
     answers = [_answer(message) for message in dialogue[1::2]]
-    turns = tuple(Turn(question, *answer) for question, answer in zip(questions, answers, strict=False))
+    turns = tuple(ChatTurn(question, *answer) for question, answer in zip(questions, answers, strict=False))
     return ChatTask(
         picture,
         turns,
@@ -197,7 +197,7 @@ def _the_picture(dialogue: Sequence[Message], images: ImageReader) -> Picture:
     return first
 
 
-def _question(message: Message, picture: Picture, images: ImageReader) -> Question:
+def _question(message: Message, picture: Picture, images: ImageReader) -> ChatQuestion:
     """Words and visual prompts of a user's message, in whatever order the parts are."""
     parts = [part for part in _parts(message) if not isinstance(part, ImagePart)]
     prompts = tuple(_prompt(part, images) for part in parts if isinstance(part, RegionPart))
@@ -209,7 +209,7 @@ def _question(message: Message, picture: Picture, images: ImageReader) -> Questi
     texts = [part.text for part in parts if isinstance(part, TextPart)]
     if prompts and not any(REGION in text for text in texts):
         texts = [REGION if isinstance(part, RegionPart) else part.text for part in parts]  # each stands for itself
-    return Question(" ".join(text.strip() for text in texts if text.strip()), prompts)
+    return ChatQuestion(" ".join(text.strip() for text in texts if text.strip()), prompts)
 
 
 def _prompt(part: RegionPart, images: ImageReader) -> VisualPrompt:
