@@ -33,10 +33,6 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 
 DATA_FORMATS = (*FORMATS, "BMP")
 """What is read of data sets: labelling tools write BMP too."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-"""How names of files of `FORMATS` end, in lower or upper case."""
-DATA_SUFFIXES = (*SUFFIXES, ".bmp")
-"""How names of files of `DATA_FORMATS` end."""
 
 # Each decoder by itself: `Image.open` would try all that Pillow knows, some of which start other programs, and ask
 # `Image.MAX_IMAGE_PIXELS`, which belongs to the program around us.

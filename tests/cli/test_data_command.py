@@ -19,8 +19,10 @@ from llava_grounding.cli.data_drawing import draw_record
 from llava_grounding.cli.main import run
 from llava_grounding.data.readers.coco import CocoPhotos
 from llava_grounding.data.readers.labelme import Labelme
-from llava_grounding.data.readers.registry import READERS, reader_of
-from llava_grounding.data.recognise import WHAT, Recognised, kinds_below, recognise
+from llava_grounding.data.readers.parts import places
+from llava_grounding.data.readers.parts.files import read_json
+from llava_grounding.data.readers.registry import READERS, reader_class, reader_of
+from llava_grounding.data.recognise import Recognised, kinds_below, recognise
 from llava_grounding.dialogues.builder import build_sample
 from llava_grounding.dialogues.settings import dialogue_settings
 from llava_grounding.errors import DataError
@@ -130,6 +132,28 @@ def test_an_added_reader_finds_its_own_files(
     TOOLS["labelme"][0](tmp_path / "other")
     assert [one.kind for one in recognise(tmp_path / "other")] == ["labelme"]
     assert kinds_below(tmp_path, recognise(tmp_path / "other")) == {tmp_path / "noted": "notes"}
+
+
+def test_an_added_reader_leaves_the_files_of_the_one_it_inherits_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(READERS, "mine", type("Mine", (Labelme,), {"title": "labelme in another order"}))
+    TOOLS["labelme"][0](tmp_path)
+    assert [one.kind for one in recognise(tmp_path)] == ["labelme"]
+    assert Recognised("mine").what == "labelme in another order"
+
+
+def test_a_file_is_parsed_once_however_many_readers_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[Path] = []
+
+    def noted(path: Path) -> Any:
+        parsed.append(path)
+        return read_json(path)
+
+    monkeypatch.setattr(places, "read_json", noted)
+    write_json(tmp_path / "a.json", [{"image": "a.png", "annotations": []}])  # of the last reader of all
+    assert [one.kind for one in recognise(tmp_path)] == ["createml"]
+    assert parsed == [tmp_path / "a.json"]
 
 
 def test_the_command_tells_draws_and_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,9 +278,10 @@ def test_drawings_do_not_replace_pictures(tmp_path: Path, capsys: pytest.Capture
     assert (tmp_path / "001.png").read_bytes() == picture()
 
 
-def test_every_kind_of_data_that_ships_says_what_it_is_called() -> None:
-    shipped = {kind for kind, reader in READERS.items() if isinstance(reader, str)}
-    assert not shipped - set(WHAT)
+@pytest.mark.parametrize("kind", [kind for kind, reader in READERS.items() if isinstance(reader, str)])
+def test_every_reader_that_ships_says_itself_what_its_kind_is_called(kind: str) -> None:
+    assert isinstance(vars(reader_class(kind)).get("title"), str)
+    assert Recognised(kind).what == reader_class(kind).title
 
 
 def test_broken_entries_are_counted_by_any_reader_that_can_refuse_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,12 +10,28 @@ import pytest
 from fake_engine import FakeEngine, Result
 
 from llava_grounding.cli import plugins
+from llava_grounding.data.readers.labelme import Labelme
+from llava_grounding.data.readers.registry import READERS
+from tool_files import write_labelme
 
 _PLUGIN = """
 from llava_grounding.model.presets import PRESETS, register_preset
 
 def register():
     register_preset("of_a_plugin", PRESETS["nano"])
+
+def add_reader():
+    from llava_grounding.data.readers.labelme import Labelme
+    from llava_grounding.data.readers.registry import register_reader
+
+    class Notes(Labelme):
+        title = "notes of a plug-in"
+
+        @classmethod
+        def recognise(cls, path):
+            return {"labels": path} if (path / "notes.txt").is_file() else None
+
+    register_reader("notes", Notes)
 
 def fail():
     raise RuntimeError("no such  thing")
@@ -48,6 +64,19 @@ def test_commands_know_what_an_installed_package_registers(
     install("plugin_of_a_test:register")
     assert call("ground", photo, "a disc").code == 0
     assert PRESETS.pop("of_a_plugin") == PRESETS["nano"]
+
+
+def test_what_a_plug_in_reads_is_recognised_and_called_by_its_title(
+    install: Callable[[str], None], call: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(READERS, "notes", Labelme)  # taken away again afterwards
+    write_labelme(tmp_path / "photos")
+    (tmp_path / "photos/notes.txt").touch()
+    install("plugin_of_a_test:add_reader")
+    result = call("data", tmp_path / "photos", "--quick")
+    assert result.code == 0
+    assert result.out.startswith(f"{tmp_path}/photos: notes of a plug-in (`kind: notes`)\n")
+    assert "- {kind: notes, labels: " in result.out
 
 
 @pytest.mark.parametrize(

@@ -29,12 +29,13 @@ PICTURE = picture(size_wh=(W, H))
 HALF = "0 0.5 0.5 0.5 0.5\n"
 
 
-def test_a_labelme_file_that_names_itself_means_the_picture_beside_it(tmp_path: Path) -> None:
-    write_files(tmp_path, {"a.png": PICTURE})
+@pytest.mark.parametrize("name", ["a.png", "a.bmp"])
+def test_a_labelme_file_that_names_itself_means_the_picture_beside_it(name: str, tmp_path: Path) -> None:
+    write_files(tmp_path, {name: PICTURE})
     shape = {"label": "dog", "points": [[4, 8], [20, 8], [4, 24]], "shape_type": "polygon"}
     write_json(tmp_path / "a.json", {"shapes": [shape], "imagePath": "a.json", "imageWidth": W, "imageHeight": H})
     (record,) = Labelme.from_files(tmp_path)
-    assert record.id == "a.png"
+    assert record.id == name
     assert record.load_image().shape == (H, W, 3)
 
 

@@ -373,6 +373,7 @@ def test_what_cannot_be_written_in_the_end_is_refused_before_any_work(
     )
     assert "would overwrite the photos" in refused(tmp_path / "list.lst", "--out", tmp_path / "list.lst")
     assert "nothing is at" in refused(tmp_path / "nowhere", "--out", tmp_path / "x")
+    Image.new("RGB", (9, 9)).save(tmp_path / "mine" / "a.bmp")  # read of data sets alone
     assert "found none" in refused(tmp_path / "mine", "--out", tmp_path / "x")
     assert "must be a file in this format" in refused(photos, "--out", tmp_path / "mine")
     assert "must hold no special tokens" in refused(photos, "--out", tmp_path / "x", "--class", "a <seg>")

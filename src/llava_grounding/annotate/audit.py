@@ -15,13 +15,13 @@ import numpy as np
 from PIL import Image
 
 from llava_grounding.annotate.finished import iter_records
-from llava_grounding.data.image_names import coco_number
+from llava_grounding.data.image_names import DATA_SUFFIXES, coco_number
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.plain_files import read_file
 from llava_grounding.data.readers.parts.files import read_json
 from llava_grounding.data.readers.parts.rows import read_entries
 from llava_grounding.errors import DataError, ImageError
-from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, DATA_SUFFIXES, load_image
+from llava_grounding.image_files import DATA_FORMATS, DATA_LIMITS, load_image
 from llava_grounding.typed_values import is_whole
 
 NEAR = 4

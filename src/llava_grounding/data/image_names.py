@@ -14,6 +14,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+"""How names of pictures end that are read of anybody, in lower or upper case."""
+DATA_SUFFIXES = (*SUFFIXES, ".bmp")
+"""How names of pictures of data sets end: labelling tools write BMP too."""
 _MOST_LISTED = 3_000_000  # files of a folder
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+:/+")
 _CITYSCAPES = "_gtFine_leftImg8bit"  # what its scripts call a picture in their files, `_leftImg8bit` being its name

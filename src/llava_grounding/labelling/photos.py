@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from llava_grounding.data.image_names import SUFFIXES
 from llava_grounding.data.images import FileBytes, ImageStore, TarImages, ZipImages
 from llava_grounding.data.plain_files import read_file, stays_inside, why_no_file
 from llava_grounding.errors import DataError, UsageError, quoted
-from llava_grounding.image_files import SUFFIXES
 
 LISTS = (".txt", ".lst", ".list")
 """How names of files with one path a line end."""

@@ -22,6 +22,7 @@ from llava_grounding.data.readers.parts.image_rows import ImageRow
 from llava_grounding.data.readers.parts.left_out import LeftOut, printable
 from llava_grounding.data.readers.parts.numbers import EntryError, Key, key_of
 from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.places import CAPTIONS, Found, Place
 from llava_grounding.data.readers.parts.reading import label_id, naming, rows_of
 from llava_grounding.data.readers.parts.rows import read_entries
 from llava_grounding.data.readers.parts.texts import plain_text
@@ -51,6 +52,8 @@ class CocoPhotos(PackedRecords):
     Raises:
         DataError: if a file is not in COCO's form at all, or an image's `label_set` is unknown.
     """
+
+    title = "COCO instances"
 
     def __init__(
         self,
@@ -120,6 +123,19 @@ class CocoPhotos(PackedRecords):
                     crowds_as_things=crowds_as_things,
                     release=True,
                 )
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if place.label_keys is None:
+            return None
+        if "caption" in place.label_keys and "bbox" not in place.label_keys:
+            return Found({"captions": place}, kind=CAPTIONS)
+        if "categories" not in place.table:
+            return None
+        captions = place.with_name(place.name.replace("instances", "captions"))
+        beside = {"captions": captions} if captions != place and captions.is_file() else {}
+        return Found({"instances": place, **beside}).with_images(place, place.pictures)
 
     def _record(self, row: bytes) -> Record:
         values, things, expressions, coverage = marshal.loads(row)

@@ -21,6 +21,7 @@ from llava_grounding.data.readers.parts.image_rows import ImageRow, image_rows, 
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError, Key, key_of, key_or_none, whole_number
 from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import is_crowd, label_id, list_under, naming, rows_of
 from llava_grounding.data.readers.parts.shapes import box_from_xywh
 from llava_grounding.data.record import Annotation, AnnotationKind, Record
@@ -77,6 +78,8 @@ class CocoPanoptic(PackedRecords):
         DataError: if the file is not in COCO's panoptic form at all.
     """
 
+    title = "COCO panoptic labels"
+
     def __init__(
         self,
         panoptic: Any,
@@ -122,6 +125,14 @@ class CocoPanoptic(PackedRecords):
         with naming(panoptic):
             store = open_images(images)
             return cls(data, open_images(segments), store, crowds_as_things, name or Path(panoptic).stem)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if "segments_info" not in (place.label_keys or ()):
+            return None
+        found = Found({"panoptic": place}).having("segments", place.with_suffix(""), "the folder of its PNGs")
+        return found.with_images(place, place.pictures)
 
     def _rows(
         self,

@@ -11,6 +11,7 @@ from llava_grounding.data.readers.parts.image_rows import file_name_of
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers, as_numbers
 from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, size_of
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import label_id, list_under, naming
 from llava_grounding.data.readers.parts.rows import image_store, read_entries
 from llava_grounding.errors import DataError, shown
@@ -21,6 +22,8 @@ _NAMES = ("image", "imagefilename", "filename")
 
 class CreateMl(PictureRecords):
     """Records of a CreateML file; sizes are those of the pictures."""
+
+    title = "CreateML"
 
     @classmethod
     def from_files(
@@ -50,6 +53,11 @@ class CreateMl(PictureRecords):
                 )
             store, left_out = image_store(images if images is not None else path.parent), LeftOut()
             return cls(name or path.stem, _read(entries, store, left_out), store, left_out, exhaustive)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        return Found({"labels": place}) if place.keys & {*_LISTS} else None
 
 
 def _read(entries: list[tuple[str, Any]], store: ImageStore, left_out: LeftOut) -> Iterator[Picture]:

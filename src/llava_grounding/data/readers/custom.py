@@ -21,6 +21,7 @@ from llava_grounding.data.readers.parts.left_out import LeftOut, named
 from llava_grounding.data.readers.parts.notation import Ids, WrittenTurn, read_answer, read_turn
 from llava_grounding.data.readers.parts.numbers import EntryError, key_of
 from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.rows import NOT_IN_LOSS, check_present, read_entries
 from llava_grounding.data.readers.parts.texts import words_of
 from llava_grounding.data.record import Expression, GroundedText, Record, RecordedTurn
@@ -52,6 +53,8 @@ class CustomData(PackedRecords):
         left_out: of the files.
         name: what the data is called in reports.
     """
+
+    title = "dialogues of your own"
 
     def __init__(
         self,
@@ -110,6 +113,14 @@ class CustomData(PackedRecords):
         for _, left_out in lost:
             everything.join(left_out)
         return cls(labels, rows, said, everything, name)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if "turns" not in place.keys:
+            return None
+        found = Found({"dialogues": place}, {"instances": "a COCO file of its pictures"})
+        return found.with_images(place, place.pictures)
 
     def _record(self, row: int) -> Record:
         record, said = self._labels.record(row), self._said[row]

@@ -27,6 +27,7 @@ from llava_grounding.data.readers.parts.pictures import (
     rotated_box,
     size_of,
 )
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.data.readers.parts.rows import image_store, images_beside
 from llava_grounding.data.readers.parts.xml_files import parse_xml
@@ -43,6 +44,8 @@ _PROBES = 5  # frames looked for
 
 class CvatXml(PictureRecords):
     """Records of one file; shapes of one label and one `group_id` stay things of their own, as CVAT groups anything."""
+
+    title = "CVAT, XML 1.1 for images or video"
 
     @classmethod
     def from_files(
@@ -79,6 +82,12 @@ class CvatXml(PictureRecords):
             tracks = (_read_tracks(task, store, left_out, unread) for task in _tasks(root))
             pictures = chain(_read(root, store, left_out, unread), *tracks)
             return cls(name or path.stem, pictures, store, left_out, exhaustive, unread)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        file = place / "annotations.xml" if place.is_dir() else place
+        return Found({"labels": file}) if file.root_tag == "annotations" else None
 
 
 def _read(root: ElementTree.Element, store: ImageStore, left_out: LeftOut, unread: Counter[str]) -> Iterator[Picture]:

@@ -21,6 +21,7 @@ from llava_grounding.data.readers.parts.image_rows import ImageRow, checked_size
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError, Key, key_of, whole_number
 from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import is_crowd, label_id, list_under, naming, rows_of
 from llava_grounding.data.readers.parts.shapes import Box, box_or_around, checked_segmentation, clipped_box
 from llava_grounding.data.readers.parts.texts import plain_text, spans_as_markup
@@ -49,6 +50,8 @@ class Flickr30kEntities(PackedRecords):
         name: what the data is called in reports.
     """
 
+    title = "Flickr30K Entities"
+
     def __init__(self, root: str | Path, ids: list[str], images: ImageStore, name: str = "flickr30k") -> None:
         left_out = LeftOut()
         super().__init__(name, _entity_records(Path(root), ids, images, left_out), left_out)
@@ -74,6 +77,13 @@ class Flickr30kEntities(PackedRecords):
                 raise DataError(f"Flickr30K Entities must be a folder with `Annotations` and `Sentences`, got {root}")
         return cls(root, _ids(root, split), open_images(images), name or f"flickr30k_{split or 'all'}")
 
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if not all((place / folder).is_dir() for folder in ("Annotations", "Sentences")):
+            return None
+        return Found({"entities": place}).having("images", place / "flickr30k-images", "the folder of its pictures")
+
 
 class Flickr30kMdetr(PackedRecords):
     """Records of MDETR's `final_flickr_separateGT_*.json`: one per caption.
@@ -87,6 +97,8 @@ class Flickr30kMdetr(PackedRecords):
     Raises:
         DataError: if the file is of another kind.
     """
+
+    title = "captions with tied phrases, in MDETR's form"
 
     def __init__(
         self, data: Any, images: ImageStore, crowds_as_things: bool = False, name: str = "flickr30k_mdetr"
@@ -119,6 +131,13 @@ class Flickr30kMdetr(PackedRecords):
         data = read_json(captions)
         with naming(captions):
             return cls(data, open_images(images), crowds_as_things, name or Path(captions).stem)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if "tokens_positive" not in (place.label_keys or ()):
+            return None
+        return Found({"captions": place}).with_images(place, place.pictures)
 
 
 def parse_sentence(line: str) -> tuple[str, list[tuple[Span, int]]]:

@@ -17,6 +17,7 @@ from llava_grounding.data.readers.parts.image_rows import checked_size, file_nam
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers
 from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, size_of
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import label_id, naming
 from llava_grounding.data.readers.parts.rows import image_store, read_entries
 from llava_grounding.data.readers.parts.shapes import box_or_around, checked_segmentation
@@ -29,6 +30,9 @@ _NAMES = ("file_name", "img_file_name", "image", "image_path")
 
 class GranDf(PictureRecords):
     """Records of a file, one per picture; where a picture has several captions, the first."""
+
+    title = "GranD-f (grounded conversation generation)"
+    has_texts = True
 
     @classmethod
     def from_files(cls, captions: str | Path, images: str | Path | ImageStore, name: str | None = None) -> GranDf:
@@ -55,6 +59,14 @@ class GranDf(PictureRecords):
             return cls(
                 name or path.stem, _read(entries, store, left_out), store, left_out, exhaustive=False, unread=unread
             )
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        marks, both = {"caption", "groundings"}, place.keys | place.inner_keys
+        if not (marks <= place.keys or marks <= place.inner_keys or {"caption", "refs"} <= both):
+            return None
+        return Found({"captions": place}).with_images(place, place.pictures)
 
 
 def _inner(entry: Any) -> Any:

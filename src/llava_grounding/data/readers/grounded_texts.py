@@ -20,6 +20,7 @@ from llava_grounding.data.readers.parts.kosmos_cells import cell_box
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers
 from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, corners, size_of
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.data.readers.parts.rows import image_store, pairs_of, read_entries
 from llava_grounding.data.readers.parts.shapes import box_or_around, checked_segmentation
@@ -43,8 +44,13 @@ _BLANKS = re.compile(r" +(?=[.,;:!?])|(?<= ) +")
 class _GroundedTexts(PictureRecords):
     """Records of a file of entries, each about one picture."""
 
+    has_texts = True
     _take: ClassVar[staticmethod[[Mapping[str, Any], Picture, Counter[str]], None]]
     """Reads one entry."""
+    _marks: ClassVar[frozenset[str]]
+    """Keys by which an entry is known."""
+    _file: ClassVar[str] = "dialogues"
+    """The key for the file."""
 
     @classmethod
     def from_files(cls, dialogues: str | Path, images: str | Path | ImageStore, name: str | None = None) -> Self:
@@ -59,6 +65,13 @@ class _GroundedTexts(PictureRecords):
             store, left_out, unread = image_store(images), LeftOut(), Counter[str]()
             pictures = _read(entries, store, cls._take, left_out, unread)
             return cls(name or path.stem, pictures, store, left_out, exhaustive=False, unread=unread)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if not (cls._marks <= place.keys or cls._marks <= place.inner_keys):
+            return None
+        return Found({cls._file: place}).with_images(place, place.pictures)
 
 
 def _read(
@@ -254,24 +267,33 @@ def _tidy(text: str) -> str:
 class Osprey(_GroundedTexts):
     """Dialogues whose questions point at `<region1>`, ... of the entry's `annotation`; `description` means them."""
 
+    title = "dialogues of Osprey"
+    _marks = frozenset({"annotation", "conversations"})
     _take = staticmethod(_osprey)
 
 
 class Ferret(_GroundedTexts):
     """Dialogues with `<bbox_location0>`, ... of the `box_x1y1x2y2` of their turn."""
 
+    title = "dialogues of Ferret"
+    _marks = frozenset({"box_x1y1x2y2"})
     _take = staticmethod(_ferret)
 
 
 class Shikra(_GroundedTexts):
     """One question and answer per entry, with `<boxes>` of its `boxes`, and phrases between `<ph_st>` and `<ph_ed>`."""
 
+    title = "dialogues of Shikra"
+    _marks = frozenset({"boxes", "question_boxes_seq"})
     _take = staticmethod(_shikra)
 
 
 class Kosmos2(_GroundedTexts):
     """Captions with phrases: as text with `<phrase>` and `<object>`, or with the `noun_chunks` of GrIT."""
 
+    title = "grounded captions of Kosmos-2 or GrIT"
+    _marks = frozenset({"noun_chunks"})
+    _file = "captions"
     _take = staticmethod(_kosmos)
 
     @classmethod

@@ -20,6 +20,7 @@ from llava_grounding.data.readers.llava import entry_of, label_of, read_dialogue
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError, Key
 from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.data.readers.parts.rows import Names, canonical_markup, check_present, pairs_of
 from llava_grounding.data.readers.parts.texts import IMAGE_TOKEN, OBJECT_TOKEN, words_of
@@ -93,7 +94,18 @@ class GvcDialogues(_WithLabelledImages):
     one entry per `<seg>` or `<obj>`.
     """
 
+    title = "grounded visual chat of LLaVA-Grounding"
+    has_texts = True
     _kind = "gvc"
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if "conversations" not in place.keys or not place.keys & {"gd_ls", "q_gd_ls"}:
+            return None
+        labels = place.with_name("instances.json")  # as `annotate` writes them
+        found = Found({"dialogues": place}).having("instances", labels, "the COCO file that its ids are of")
+        return found.with_images(place, place.pictures)
 
     def _rows(self, entries: Iterable[tuple[str, Any]], images: ImageStore, left_out: LeftOut) -> list[Any]:
         names, rows, labels = Names(), [], self._labels
@@ -119,6 +131,7 @@ class GvcDialogues(_WithLabelledImages):
 class RegionCaptions(_WithLabelledImages):
     """One record per image of a file whose answers are lists of sentences that mean one annotation each."""
 
+    title = "descriptions of boxes of COCO photos, as the original's stage 1 reads them"
     _kind = "regions"
 
     def _rows(self, entries: Iterable[tuple[str, Any]], images: ImageStore, left_out: LeftOut) -> list[Any]:

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
+from llava_grounding.data.image_names import DATA_SUFFIXES
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.readers.messages import SEVERAL
 from llava_grounding.data.readers.parts.files import read_json, read_lines_or_json
@@ -23,6 +24,7 @@ from llava_grounding.data.readers.parts.image_rows import checked_size
 from llava_grounding.data.readers.parts.left_out import LeftOut, named
 from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers, as_numbers
 from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, ellipse, polygons, rotated_box, size_of
+from llava_grounding.data.readers.parts.places import Found, Place, is_file_of_storage
 from llava_grounding.data.readers.parts.reading import label_id, naming
 from llava_grounding.data.readers.parts.rows import image_store, images_beside, read_entries
 from llava_grounding.data.readers.parts.texts import plain_text
@@ -34,7 +36,7 @@ from llava_grounding.masks import MAX_UNPACKED_PIXELS
 _LISTS = ("images", "image", "pages")
 _IMAGE_KEYS = ("image", "img", "image_url", "picture", "photo")
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
-_PICTURE = re.compile(r"\.(?:jpe?g|png|webp|bmp)\b", re.IGNORECASE)
+_PICTURE = re.compile(rf"(?:{'|'.join(map(re.escape, DATA_SUFFIXES))})\b", re.IGNORECASE)
 _LABELS = (
     "rectanglelabels",
     "polygonlabels",
@@ -53,6 +55,8 @@ _SHAPES = ("x", "points", "rle", "vertices", "imageDataURL")
 
 class LabelStudio(PictureRecords):
     """Records of an export; what is written beside a region (`textarea`) means it."""
+
+    title = "Label Studio"
 
     @classmethod
     def from_files(
@@ -87,6 +91,14 @@ class LabelStudio(PictureRecords):
             store, left_out, unread = image_store(images or _place_of_images(path)), LeftOut(), Counter[str]()
             return cls(name or path.stem, _read(entries, store, left_out, unread), store, left_out, exhaustive, unread)
 
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if is_one_task(place.table):
+            return Found({"labels": place}, per_picture=True)
+        has_task = "data" in place.keys and place.keys & {"annotations", "predictions", "completions"}
+        return Found({"labels": place}) if has_task or "annotation_id" in place.keys else None
+
 
 def _place_of_images(path: Path) -> Path:
     """Where pictures are looked for by default."""
@@ -95,11 +107,6 @@ def _place_of_images(path: Path) -> Path:
         files = (one for one in path.iterdir() if one.is_file() and not one.name.startswith("."))
         return beside if all(map(is_file_of_storage, files)) else place
     return place
-
-
-def is_file_of_storage(path: Path) -> bool:
-    """Whether a file is called as the storage that Label Studio writes to has them: some have no ending."""
-    return path.suffix.lower() == ".json" or (not path.suffix and path.name.isdigit())
 
 
 def is_one_task(data: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from llava_grounding.data.image_names import DATA_SUFFIXES
 from llava_grounding.data.images import FolderImages, open_images
 from llava_grounding.data.readers.parts.files import read_json
 from llava_grounding.data.readers.parts.image_rows import checked_size
@@ -27,6 +28,7 @@ from llava_grounding.data.readers.parts.pictures import (
     polygons,
     size_of,
 )
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import list_under
 from llava_grounding.errors import DataError, ImageError, shown
 from llava_grounding.image_files import DATA_LIMITS, load_stored
@@ -51,6 +53,8 @@ class LabelmeBytes:
 
 class Labelme(PictureRecords):
     """Records of a folder of labelme files; shapes of one label and one `group_id` are one thing."""
+
+    title = "labelme"
 
     @classmethod
     def from_files(
@@ -81,6 +85,11 @@ class Labelme(PictureRecords):
         left_out, unread = LeftOut(), Counter[str]()
         pictures = _read(paths, root, store, images is None, left_out, unread)
         return cls(name or root.absolute().name, pictures, store, left_out, exhaustive, unread)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        return Found({"labels": place}, per_picture=True) if "shapes" in place.table else None
 
 
 def _read(
@@ -121,7 +130,7 @@ def _picture(data: Mapping[str, Any], path: Path, root: Path, store: Any, beside
     folder = path.parent.relative_to(root).as_posix()
     base = tail.rpartition("/")[2]
     # `..\images\1.jpg` is meant from the file; a folder beside the files is found by its name.
-    names = [tail, base, f"{folder}/{base}", *(f"{folder}/{path.stem}{end}" for end in (".jpg", ".png", ".jpeg"))]
+    names = [tail, base, f"{folder}/{base}", *(f"{folder}/{path.stem}{end}" for end in DATA_SUFFIXES)]
     names = [one.removeprefix("./") for one in names if one and not one.startswith(("/", ".."))]
     there = [one for one in names if store.has(one)]
     name = next(iter(there), None)

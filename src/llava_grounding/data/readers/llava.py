@@ -16,6 +16,7 @@ from llava_grounding.data.readers.parts.image_rows import file_name_of
 from llava_grounding.data.readers.parts.left_out import LeftOut, printable
 from llava_grounding.data.readers.parts.numbers import EntryError
 from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.data.readers.parts.rows import Names, check_present, image_store, pairs_of, read_entries
 from llava_grounding.data.readers.parts.texts import words_of
@@ -37,6 +38,9 @@ class LlavaDialogues(PackedRecords):
         images: where pixels come from.
         name: what the data is called in reports.
     """
+
+    title = "dialogues in LLaVA's form"
+    has_texts = True
 
     def __init__(self, entries: Iterable[tuple[str, Any]], images: ImageStore, name: str = "llava") -> None:
         left_out, names, rows = LeftOut(), Names(), []
@@ -67,6 +71,13 @@ class LlavaDialogues(PackedRecords):
         """
         with without_collections(), naming(dialogues):
             return cls(read_dialogue_entries(dialogues), image_store(images), name)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if "conversations" not in place.keys:
+            return None
+        return Found({"dialogues": place}).with_images(place, place.pictures)
 
     def _record(self, row: tuple[str, str, list[tuple[str, str]]]) -> Record:
         identity, image, turns = row

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from llava_grounding.data.readers.parts.image_rows import file_name_of
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError
 from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.data.readers.parts.rows import NOT_IN_LOSS, image_store, in_loss_of, read_entries, words_only
 from llava_grounding.data.readers.parts.texts import IMAGE_TOKEN
@@ -37,6 +39,9 @@ _MARKS = {*_LISTS, *_PAIRS["assistant"]}
 
 class ChatMessages(PictureRecords):
     """One record per chat; what a `system` says is left out, as the model has words of its own for it."""
+
+    title = "chats as `messages` and `images`"
+    has_texts = True
 
     @classmethod
     def from_files(
@@ -61,6 +66,16 @@ class ChatMessages(PictureRecords):
             unread = Counter[str]()
             chats = _read(entries, left_out, unread)
             return cls(name or path.stem, chats, store, left_out, exhaustive=False, unread=unread)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        keys = place.keys
+        has_pair = keys & {*_PAIRS["user"]} and keys & {*_PAIRS["assistant"]} and keys & {*_PICTURES}
+        if not has_pair and "messages" not in keys and not {"conversations", "images"} <= keys:
+            return None
+        lists = [row["images"] for row in place.entries if isinstance(row.get("images"), list)]
+        return Found({"dialogues": place}).with_images(place, [one for one in chain(*lists) if isinstance(one, str)])
 
 
 def _read(entries: list[tuple[str, Any]], left_out: LeftOut, unread: Counter[str]) -> Iterator[Picture]:

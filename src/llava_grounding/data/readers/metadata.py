@@ -20,6 +20,7 @@ from llava_grounding.data.readers.parts.image_rows import file_name_of
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers, as_numbers
 from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, size_of
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import is_crowd, label_id, naming
 from llava_grounding.data.readers.parts.rows import read_entries
 from llava_grounding.data.readers.parts.texts import plain_text
@@ -36,6 +37,9 @@ _NO_NAMES = "category without a name"
 
 class MetadataFolder(PictureRecords):
     """Records of a folder: captions, and boxes with their categories where there are `objects`."""
+
+    title = "a folder of pictures with metadata, as Hugging Face's"
+    has_texts = True
 
     @classmethod
     def from_files(
@@ -69,6 +73,13 @@ class MetadataFolder(PictureRecords):
                 pictures += _read(_rows(path), path.parent.relative_to(root), listed, store, left_out, unread, forms)
                 forms.refuse()
         return cls(name or root.absolute().name, pictures, store, left_out, exhaustive, unread)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if place.is_file():
+            return Found({"folder": place}) if place.name in _FILES else None
+        return Found({"folder": place}) if _metadata(place) else None
 
 
 def _metadata(root: Path) -> list[Path]:

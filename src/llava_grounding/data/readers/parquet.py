@@ -24,6 +24,7 @@ from llava_grounding.data.readers.parts.image_rows import checked_size, file_nam
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError
 from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, header_size, size_of
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.errors import DataError, did_you_mean, missing_extra, shown
 
 IMAGES = ("image", "images", "img", "picture", "jpg", "png", "webp", "file_name")
@@ -40,6 +41,9 @@ _MOST_ROWS = 1024  # unpacked at once
 
 class Parquet(PictureRecords):
     """One record per row; captions, dialogues and objects of it, whichever there are."""
+
+    title = "Parquet or Arrow files of Hugging Face's `datasets`"
+    has_texts = True
 
     @classmethod
     def from_files(
@@ -79,6 +83,16 @@ class Parquet(PictureRecords):
         forms.refuse()
         called = name or (Path(data).absolute().stem if split is None else f"{root.absolute().name}_{split}")
         return cls(called, pictures, store, left_out, exhaustive, unread)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if place.is_file():
+            return Found({"data": place}) if place.suffix.lower() in (".parquet", ".arrow") else None
+        if not is_saved(place) and not any(one.suffix == ".parquet" for one in place.files):
+            return None
+        first, *others = splits_of(place) or (None,)
+        return Found({"data": place, "split": first}, splits=tuple(others))
 
 
 def splits_of(root: Path) -> tuple[str, ...]:

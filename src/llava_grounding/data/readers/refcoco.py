@@ -21,6 +21,7 @@ from llava_grounding.data.readers.parts.image_rows import image_rows
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError, Key, key_of
 from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.plain_pickle import load_plain_pickle
 from llava_grounding.data.readers.parts.reading import is_crowd, is_ignored, label_id, list_under, naming, rows_of
 from llava_grounding.data.readers.parts.shapes import box_or_around, checked_segmentation
@@ -49,6 +50,8 @@ class RefCoco(PackedRecords):
     Raises:
         DataError: if a file is of another kind, or has no such split.
     """
+
+    title = "referring expressions on COCO"
 
     def __init__(
         self,
@@ -106,6 +109,17 @@ class RefCoco(PackedRecords):
         with naming(refs):
             store = open_images(images)
             return cls(rows, store, labels, split, all_instances, crowds_as_things, name or f"{stem}_{split or 'all'}")
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if place.suffix.lower() == ".p" and place.is_file():
+            return Found({"refs": place}).with_images(place, [])
+        if "sentences" in place.keys and place.keys & {"ann_id", "ref_id"}:
+            return Found({"refs": place}, {"instances": "the COCO file beside it"}).with_images(place, [])
+        if "sentences" in (place.label_keys or ()) and "categories" in place.table:
+            return Found({"refs": place, "split": None}).with_images(place, place.pictures)
+        return None
 
     def _record(self, row: tuple[Record, Coverage]) -> Record:
         record, coverage = row

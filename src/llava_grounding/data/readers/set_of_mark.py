@@ -18,6 +18,7 @@ from llava_grounding.data.readers.llava import dialogue_record, entry_of, label_
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError
 from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.data.readers.parts.rows import Names, check_present, image_store, pairs_of, words_only
 from llava_grounding.data.record import Record, RecordedTurn
@@ -42,6 +43,20 @@ class Mention:
     number: int
     span: tuple[int, int]
     annotation: int | None
+
+
+def _most_name_marks(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether most dialogues name a mark that stands in their picture: code may have `<1>` in it as well."""
+    return 2 * sum(map(_names_mark, rows)) > len(rows)
+
+
+def _names_mark(row: Mapping[str, Any]) -> bool:
+    turns = row.get("conversations")
+    texts = [turn.get("value") for turn in turns if isinstance(turn, Mapping)] if isinstance(turns, list) else []
+    try:
+        return any(find_marks(text) for text in texts if isinstance(text, str))
+    except DataError:
+        return False
 
 
 def find_marks(text: str, marks: Sequence[int] | None = None) -> tuple[Mention, ...]:
@@ -97,6 +112,8 @@ class SetOfMarkDialogues(PackedRecords):
         may_be_mirrored: not, as numbers are drawn into the pictures.
     """
 
+    title = "dialogues with marks"
+    has_texts = True
     may_be_mirrored = False
 
     def __init__(
@@ -149,6 +166,15 @@ class SetOfMarkDialogues(PackedRecords):
         )
         with naming(dialogues):
             return cls(entries, image_store(images), labels, alpha, name)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if "conversations" not in place.keys or not ("marks" in place.keys or _most_name_marks(place.entries)):
+            return None
+        labels = place.with_name("instances.json")  # as `annotate` writes them
+        beside = {"instances": labels} if "marks" in place.keys and labels.is_file() else {}
+        return Found({"dialogues": place, **beside}).with_images(place, place.pictures)
 
     def _record(self, row: tuple[str, Any]) -> Record:
         return self._make(*row)

@@ -6,6 +6,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from llava_grounding.data.readers.parts.image_rows import file_name_of
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError, are_numbers, as_numbers
 from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, corners, ellipse, polygons, size_of
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import label_id, naming
 from llava_grounding.data.readers.parts.rows import image_store
 from llava_grounding.data.readers.via_project import as_via_2, is_via_3
@@ -27,6 +29,8 @@ _USUAL = ("label", "name", "class", "category", "type", "object")
 
 class Via(PictureRecords):
     """Records of a VIA project or of its JSON or CSV export; sizes are those of the pictures."""
+
+    title = "VIA (VGG Image Annotator)"
 
     @classmethod
     def from_files(
@@ -65,6 +69,16 @@ class Via(PictureRecords):
             store, unread = image_store(images if images is not None else path.parent), Counter[str]()
             pictures = _read(data, said, store, left_out, unread)
             return cls(name or path.stem, pictures, store, left_out, exhaustive, unread)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        table = place.table
+        is_table = place.suffix.lower() == ".csv" and is_via_csv(place.head)
+        first = islice(table.values(), 20)
+        has_regions = any(isinstance(one, Mapping) and "regions" in one for one in first)
+        is_via = is_table or has_regions or "_via_img_metadata" in table or is_via_3(table)
+        return Found({"labels": place}) if is_via else None
 
 
 def is_via_csv(head: str) -> bool:

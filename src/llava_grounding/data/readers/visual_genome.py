@@ -18,6 +18,7 @@ from llava_grounding.data.readers.parts.image_rows import ImageRow, checked_size
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError, Key, are_numbers, key_of, key_or_none
 from llava_grounding.data.readers.parts.packed_records import PackedRecords
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import label_id, list_under, naming
 from llava_grounding.data.readers.parts.shapes import box_from_xywh
 from llava_grounding.data.readers.parts.texts import plain_text
@@ -40,6 +41,8 @@ class VisualGenome(PackedRecords):
     Raises:
         DataError: if a file is of another kind.
     """
+
+    title = "region descriptions of Visual Genome"
 
     def __init__(self, image_data: Any, regions: Any, images: ImageStore, name: str = "visual_genome") -> None:
         for data, file in ((image_data, "image_data.json"), (regions, "region_descriptions.json")):
@@ -67,6 +70,21 @@ class VisualGenome(PackedRecords):
         data, described = read_json(image_data), read_json(regions)
         with naming(regions):
             return cls(data, described, open_images(images), name)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if "regions" not in place.keys:
+            return None
+        return beside_image_data("regions", place)
+
+
+def beside_image_data(key: str, place: Place) -> Found:
+    """A file of the release, with the other one that it needs and the folder above its two folders of pictures."""
+    found = Found({key: place}).having(
+        "image_data", place.with_name("image_data.json"), "image_data.json of the release"
+    )
+    return found.with_images(place, [], ("VG_100K", "VG_100K_2"))
 
 
 def _images(rows: list[Any], left_out: LeftOut) -> dict[Key, ImageRow]:

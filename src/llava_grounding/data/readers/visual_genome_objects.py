@@ -14,12 +14,16 @@ from llava_grounding.data.readers.parts.image_rows import checked_size
 from llava_grounding.data.readers.parts.left_out import LeftOut
 from llava_grounding.data.readers.parts.numbers import EntryError, Key, are_numbers, as_numbers, key_of, key_or_none
 from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import label_id, list_under, naming
+from llava_grounding.data.readers.visual_genome import beside_image_data
 from llava_grounding.errors import DataError, shown
 
 
 class VisualGenomeObjects(PictureRecords):
     """Records of `objects.json`, with the first name of each object."""
+
+    title = "objects of Visual Genome"
 
     @classmethod
     def from_files(
@@ -47,6 +51,11 @@ class VisualGenomeObjects(PictureRecords):
         store, left_out, unread = open_images(images), LeftOut(), Counter[str]()
         with naming(objects):
             return cls(name, _read(rows, listed, left_out, unread), store, left_out, exhaustive=False, unread=unread)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        return beside_image_data("objects", place) if {"objects", "image_id"} <= place.keys else None
 
 
 def _read(rows: list[Any], listed: list[Any], left_out: LeftOut, unread: Counter[str]) -> Iterator[Picture]:

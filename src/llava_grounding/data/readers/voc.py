@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+from llava_grounding.data.image_names import DATA_SUFFIXES
 from llava_grounding.data.images import FolderImages, ImageStore, open_images
 from llava_grounding.data.plain_files import read_file, stays_inside
 from llava_grounding.data.readers.parts.image_rows import checked_size
@@ -28,16 +29,18 @@ from llava_grounding.data.readers.parts.pictures import (
     rotated_box,
     size_of,
 )
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.xml_files import parse_xml, text_of
 from llava_grounding.data.record import Segmentation
 from llava_grounding.errors import DataError
-from llava_grounding.image_files import DATA_SUFFIXES
 
 _MAX_BYTES = 2**26  # of one file
 
 
 class PascalVoc(PictureRecords):
     """Records of a folder of XML files; things of VOC's `difficult` are things as well."""
+
+    title = "Pascal VOC"
 
     @classmethod
     def from_files(
@@ -75,6 +78,12 @@ class PascalVoc(PictureRecords):
         pictures = _read(paths, store, left_out, unread)
         label = f"_{split}" if split else ""
         return cls(name or f"{root.absolute().name}{label}", pictures, store, left_out, exhaustive, unread)
+
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        first = next((one for one in place.files if one.suffix.lower() == ".xml"), place)
+        return Found({"annotations": place}) if first.root_tag == "annotation" else None
 
 
 def _files(root: Path, split: str | None) -> list[Path]:

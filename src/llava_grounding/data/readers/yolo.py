@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from llava_grounding.data.image_names import folded
+from llava_grounding.data.image_names import DATA_SUFFIXES, folded
 from llava_grounding.data.images import FolderImages
 from llava_grounding.data.plain_files import is_unicode, read_file
 from llava_grounding.data.readers.parts.files import read_text_lines
@@ -22,20 +24,25 @@ from llava_grounding.data.readers.parts.image_rows import file_name_of
 from llava_grounding.data.readers.parts.left_out import LeftOut, named
 from llava_grounding.data.readers.parts.numbers import EntryError, number_or_none
 from llava_grounding.data.readers.parts.pictures import Picture, PictureRecords, size_of
+from llava_grounding.data.readers.parts.places import Found, Place
 from llava_grounding.data.readers.parts.reading import label_id
-from llava_grounding.data.readers.yolo_ndjson import lines_of, read_ndjson
+from llava_grounding.data.readers.yolo_ndjson import is_ndjson, lines_of, read_ndjson
 from llava_grounding.errors import DataError, did_you_mean, shown
-from llava_grounding.image_files import DATA_SUFFIXES
 
+_NO_CLASSES = {"names": "a text file with a class per line"}
 _NAMES = ("classes.txt", "obj.names", "labels.txt")
 _LABELS, _ENDING = "labels", ".txt"
 _MAX_BYTES = 2**24  # of a text file
 _SLACK = 1.01  # shares of the picture that are taken for 1
+_YAML = (".yaml", ".yml")
+_SPLITS = ("train", "val", "valid", "validation", "test")
 _VALIDATION = {"val": "valid", "valid": "val", "validation": "val"}
 
 
 class Yolo(PictureRecords):
     """Records of one split; pictures without a text file, or with an empty one, have nothing of any class."""
+
+    title = "YOLO"
 
     @classmethod
     def from_files(
@@ -80,9 +87,55 @@ class Yolo(PictureRecords):
             unread,
         )
 
+    @classmethod
+    def recognise(cls, place: Place) -> Found | None:
+        """See `register_reader`."""
+        if place.is_dir():
+            return _recognised_folder(place)
+        if place.suffix.lower() in _YAML and "names" in (config := read_config(place)):
+            return _of_splits({"data": place}, [one for one in _SPLITS if config.get(one)])
+        if place.suffix.lower() == ".ndjson" and is_ndjson(place.head):
+            return Found({"data": place, "split": None})
+        return None
+
+
+def _recognised_folder(folder: Place) -> Found | None:
+    configs = [one for one in map(_glance, sorted(folder.glob("*.y*ml"))) if one[1].keys() & {"names", "nc"}]
+    if not configs and not any((folder / one).is_file() for one in ("classes.txt", "obj.names")):
+        if not (folder / "labels").is_dir() and not _has_label_beside_picture(folder.files):
+            return None
+        return Found({"data": folder, "split": None}, _NO_CLASSES, sure=False)
+    path, values = configs[0] if configs else (folder, {})
+    found = _of_splits({"data": path}, [one for one in _SPLITS if values.get(one)] or _split_folders(folder))
+    return found if not configs or "names" in values else replace(found, missing=_NO_CLASSES)
+
+
+def _of_splits(values: dict[str, Path | str | None], splits: list[str]) -> Found:
+    return Found({**values, "split": splits[0] if splits else None}, splits=tuple(splits[1:]))
+
+
+def _glance(path: Path) -> tuple[Path, dict[str, Any]]:
+    """What a YAML file holds that may be a `data.yaml`; nothing where it cannot be read."""
+    with suppress(OSError, DataError):
+        data = read_file(path)
+        return path, read_config(path) if b"names" in data or b"nc:" in data else {}
+    return path, {}
+
+
+def _split_folders(root: Path) -> list[str]:
+    return [one for one in _SPLITS if (root / one).is_dir() or (root / "images" / one).is_dir()]
+
+
+def _has_label_beside_picture(files: Sequence[Path]) -> bool:
+    """Whether the first text file that lies beside a picture of its name begins with a class and four numbers."""
+    stems = {path.with_suffix("") for path in files if path.suffix.lower() in DATA_SUFFIXES}
+    first = next((one for one in files if one.suffix == ".txt" and one.with_suffix("") in stems), None)
+    words = read_file(first)[:200].split() if first else []
+    return len(words) >= 5 and words[0].isdigit()
+
 
 def _config_of(place: Path) -> Path | None:
-    if place.suffix.lower() in (".yaml", ".yml"):
+    if place.suffix.lower() in _YAML:
         return place
     found = [path for path in (place / "data.yaml", place / "dataset.yaml") if path.is_file()]
     found += sorted(path for path in place.glob("*.y*ml") if path not in found and "names" in read_config(path))
@@ -129,7 +182,7 @@ def _listed_classes(root: Path, names: str | Path | None) -> dict[int, str]:
 
 def _pictures(root: Path, values: dict[str, Any], split: str | None) -> list[Path]:
     """Pictures of a split, in order."""
-    splits = [key for key in ("train", "val", "valid", "validation", "test") if values.get(key)]
+    splits = [key for key in _SPLITS if values.get(key)]
     if splits:
         wanted = splits if split is None else [one for one in (split, _VALIDATION.get(split)) if one in splits][:1]
         if not wanted:
@@ -144,9 +197,7 @@ def _pictures(root: Path, values: dict[str, Any], split: str | None) -> list[Pat
     aside = _VALIDATION.get(str(split))
     folders += [root / "images" / aside, root / aside / "images"] if aside else []
     found = next((folder for folder in folders if folder.is_dir()), None)
-    others = [
-        one for one in ("train", "val", "valid", "test") if (root / "images" / one).is_dir() or (root / one).is_dir()
-    ]
+    others = _split_folders(root)
     if split is not None and found is None and others:
         raise DataError(f"split must be one of {others}, or null for all, got `{split}`")
     return _below(found or ((root / "images") if (root / "images").is_dir() else root))

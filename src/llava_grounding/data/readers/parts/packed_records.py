@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import numpy as np
 
@@ -31,7 +31,12 @@ class PackedRecords(Sequence[Record]):
         unread: what a file says of labels that is not read, by its key there, and how many labels have it.
         dropped: what reading left out: a reason, and the entries it befell.
         examples: of each reason the first entries, with what is wrong with them.
+        title: what this kind of data is called.
+        has_texts: whether there may be more to learn from than labels, so that a recipe needs to ask for nothing.
     """
+
+    title: ClassVar[str]
+    has_texts: ClassVar[bool] = False
 
     def __init__(
         self, name: str, rows: Iterable[Any], left_out: LeftOut, unread: Mapping[str, int] | None = None
