@@ -105,7 +105,7 @@ class _TypedReader:
         if is_dataclass(hint) and isinstance(value, Mapping):
             return self._instance(value, hint, name)
         if _is_mapping(hint) and isinstance(value, Mapping):
-            return Typed(dict(value), [])
+            return self._entries(value, arguments[1] if arguments else Any, name)
         if origin is Literal and any(type(value) is type(one) and value == one for one in arguments):
             return Typed(value, [])
         if (hint in _WORDS or is_dataclass(hint)) and isinstance(value, hint):
@@ -137,6 +137,13 @@ class _TypedReader:
         elif abs(number) > largest:
             be = f"at most {largest}" if number > 0 else f"at least -{largest}"
         return Typed(value, [self._must(name, be, value)]) if be else Typed(hint(number), [])
+
+    def _entries(self, value: Mapping[str, Any], kind: Any, name: str) -> Typed:
+        if kind is Any:
+            return Typed(dict(value), [])
+        entries = {key: self.read(one, kind, f"{name}.{key}") for key, one in value.items()}
+        problems = [problem for one in entries.values() for problem in one.problems]
+        return Typed({key: one.value for key, one in entries.items()}, problems)
 
     def _items(self, value: list[Any] | tuple[Any, ...], hint: Any, name: str) -> Typed:
         arguments = get_args(hint)

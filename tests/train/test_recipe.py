@@ -109,10 +109,14 @@ def test_every_range_has_its_limits_and_nothing_is_infinite(key: str) -> None:
     recipe_of({"stage": "chat", part: {inner: low} if inner else low})
 
 
-@pytest.mark.parametrize("weight", [0, -1.5])
-def test_a_kind_of_question_must_have_a_weight(weight: float) -> None:
+@pytest.mark.parametrize(
+    ("weight", "be"),
+    [(0, "above 0"), (-1.5, "above 0"), ("much", "a number"), (None, "a number"), (float("inf"), "a finite number")],
+)
+def test_a_kind_of_question_must_have_a_weight(weight: object, be: str) -> None:
+    shown = 0.0 if weight == 0 else weight
     assert message({"question_weights": {"count": 2, "list": weight}}) == (
-        f"`question_weights.list` must be above 0, got `{weight}`"
+        f"`question_weights.list` must be {be}, got `{shown}`"
     )
     assert recipe_of({"stage": "chat", "question_weights": {"count": 2}}).question_weights == {"count": 2.0}
 
