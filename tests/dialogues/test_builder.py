@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hand_record import BARE, GRASS, LEFT_CUP, MAN, RECORD, RIGHT_CUP
+from hand_record import BARE, GRASS, LEFT_CUP, MAN, RECORD, RIGHT_CUP, thing
 from llava_grounding.data.record import Record, RecordedTurn
 from llava_grounding.data.sample import Sample, Turn, mirror_sample
 from llava_grounding.dialogues.builder import build_sample, may_be_mirrored
@@ -126,16 +126,26 @@ def test_without_expressions_complete_categories_are_asked_for() -> None:
 
 
 def test_only_what_is_certainly_not_there_is_said_to_be_absent() -> None:
-    assert answers(only("absent")).keys() == {"There is no zebra in the image.", "There are no skis in the image."}
+    assert answers(only("absent")).keys() == {"There is no zebra in the picture.", "There are no skis in the picture."}
     assert possible_kinds(replace(RECORD, exhaustive=frozenset({"cup"})), only("absent")) == ()
 
 
 def test_categories_are_listed_with_all_of_their_things_largest_first() -> None:
     (said,) = answers(only("categories")).values()
-    assert said.answer == "<g_s> Grass <g_e> <seg> and <g_s> cups <g_e> <seg>."
+    assert said.answer == "There is <g_s> the grass <g_e> <seg> and <g_s> two cups <g_e> <seg>."
     assert said.targets == ((3,), (1, 2))
     (short,) = answers(only("categories", max_listed=1)).values()
     assert short.targets == ((3,),)
+
+
+def test_regions_of_stuff_are_not_counted() -> None:
+    trees = tuple(thing("tree-merged", x, 20, 8, kind="stuff") for x in (12, 40))
+    record = replace(RECORD, instances=trees, exhaustive=frozenset({"tree-merged"}), expressions=(), dialogues=())
+    assert answers(only("categories"), record).keys() == {"There are <g_s> trees <g_e> <seg>."}
+    assert answers(only("referring"), record).keys() == {"<g_s> The trees <g_e> <seg>."}
+    assert "It is a tree." in answers(only("region_names"), record)
+    (one,) = answers(only("categories"), replace(record, instances=trees[:1])).values()
+    assert one.answer == "There is <g_s> a tree <g_e> <seg>."
 
 
 def test_a_region_is_described_by_expressions_that_mean_it_alone() -> None:
@@ -145,7 +155,7 @@ def test_a_region_is_described_by_expressions_that_mean_it_alone() -> None:
 def test_a_region_is_named_with_or_without_its_mask() -> None:
     said = answers(only("region_names"))
     assert "It is a person." in said
-    assert "It is grass." in said
+    assert "It is the grass." in said
     assert said["It is <g_s> a cup <g_e> <seg>."].targets in (((1,),), ((2,),))
     assert not any(turn.grounded for turn in turns(only("region_names", grounded_names=0.0)))
 

@@ -1,7 +1,7 @@
 """The questions that photos, records and drawn scenes all have: one style of answer for each, whoever asks.
 
-A source of facts chooses what it asks about and in which words; what is answered then is written here alone. Draws
-nothing at random.
+A source of facts chooses what it asks about and in which words; what is answered then is written here alone, as are the
+words for labelled things of photos and records. Draws nothing at random.
 """
 
 from __future__ import annotations
@@ -9,7 +9,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llava_grounding.dialogues.drafts import Draft, Phrase, grounded_draft
-from llava_grounding.language.nouns import listed
+from llava_grounding.dialogues.facts import Facts
+from llava_grounding.language.nouns import (
+    is_mass,
+    is_said_plural,
+    listed,
+    number_word,
+    plural,
+    spoken_name,
+    with_article,
+)
+
+# A class region is a surface or material here: "the road"; other classes are spoken of in the plural: "cars".
+SURFACES = frozenset({"sky", "road", "sidewalk", "street", "vegetation", "facade", "grass", "sea", "wall", "floor"})
+MAX_COUNT = 12
+"""Of things that are counted; more are "many"."""
+
+
+def said_name(facts: Facts, name: str) -> str:
+    """What all things of a name of `complete` are called behind "the": `dogs`, `dog` if there is one, `grass`."""
+    rows = facts.complete[name]
+    one = is_mass(name) or (len(rows) == 1 and facts.kinds[rows[0]] != "class")
+    return name if one else plural(name)
+
+
+def group_phrases(facts: Facts, names: Sequence[str]) -> tuple[list[Phrase], bool]:
+    """All things of each name of `complete` as one phrase, and whether the first of them is plural."""
+    phrases: list[Phrase] = [(group_phrase(facts, name)[0], facts.complete[name]) for name in names]
+    return phrases, group_phrase(facts, names[0])[1]
+
+
+def group_phrase(facts: Facts, name: str) -> tuple[str, bool]:
+    """All things of a name of `complete`, and whether they are plural: `two dogs`, `a cat`, `cars`, `the sky`."""
+    rows = facts.complete[name]
+    kind = facts.kinds[rows[0]]
+    if kind != "thing" and name in SURFACES:
+        return f"the {name}", False
+    if kind == "class" or (kind == "stuff" and len(rows) > 1):
+        return plural(name), not is_mass(name)
+    if is_mass(name) or len(rows) == 1:
+        return with_article(name), is_said_plural(name)
+    return f"{number_word(len(rows)) if len(rows) <= MAX_COUNT else 'many'} {plural(name)}", True
 
 
 def is_or_are(several: bool) -> str:
@@ -45,6 +85,13 @@ def region_draft(question: str, words: str, row: int, several: bool = False) -> 
     return grounded_draft("region", question, "They are {}." if several else "It is {}.", [(words, (row,))], [row])
 
 
+def name_draft(question: str, facts: Facts, row: int) -> Draft:
+    """ "It is a dog.", "It is the sky.", of the row that the question points at, by its category."""
+    name = spoken_name(facts.instances[row].category)
+    words = f"the {name}" if facts.kinds[row] == "stuff" and name in SURFACES else with_article(name)
+    return region_draft(question, words, row, is_said_plural(name))
+
+
 def where_draft(
     question: str,
     phrase: Phrase,
@@ -70,4 +117,13 @@ def present_draft(question: str, phrase: Phrase, several: bool) -> Draft:
 
 def absent_draft(question: str, name: str, several: bool) -> Draft:
     """ "No, there is no dog in the picture." """
-    return grounded_draft("absent", question, f"No, there {is_or_are(several)} no {name} in the picture.")
+    return grounded_draft("absent", question, f"No, {_denial(name, several)}")
+
+
+def denial_draft(kind: str, question: str, name: str, several: bool) -> Draft:
+    """ "There is no dog in the picture.", where the question takes it for granted that there is one."""
+    return grounded_draft(kind, question, f"T{_denial(name, several)[1:]}")
+
+
+def _denial(name: str, several: bool) -> str:
+    return f"there {is_or_are(several)} no {name} in the picture."

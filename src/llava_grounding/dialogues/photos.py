@@ -15,17 +15,22 @@ from llava_grounding.data.record import Record
 from llava_grounding.data.sample import Sample, Targets, Turn
 from llava_grounding.dialogues import templates
 from llava_grounding.dialogues.answers import (
+    MAX_COUNT,
+    SURFACES,
     absent_draft,
     corrected_draft,
     find_draft,
+    group_phrase,
+    group_phrases,
     is_or_are,
     list_draft,
+    name_draft,
     present_draft,
-    region_draft,
+    said_name,
     where_draft,
 )
 from llava_grounding.dialogues.builder import pointed, sample_of
-from llava_grounding.dialogues.drafts import Draft, Phrase, grounded_draft
+from llava_grounding.dialogues.drafts import Draft, grounded_draft
 from llava_grounding.dialogues.facts import Facts
 from llava_grounding.dialogues.layout import CLEAR_GAP, Thing, place_of
 from llava_grounding.dialogues.turns import pick
@@ -34,14 +39,10 @@ from llava_grounding.language.nouns import (
     is_plural_name,
     number_word,
     plural,
-    spoken_name,
     with_article,
 )
 from llava_grounding.markup import strip_markup
 
-# A class region is a surface or material here: "the road"; other classes are spoken of in the plural: "cars".
-_SURFACES = frozenset({"sky", "road", "sidewalk", "street", "vegetation", "facade", "grass", "sea", "wall", "floor"})
-_MAX_COUNT = 12  # more are "many"
 _MAX_LISTED = 6
 _MAX_REFERRED = 1000  # things of a photo of which single ones are spoken of; each is compared with every other
 _MAX_TOLD_APART = 40  # things of one name; each is compared with every other
@@ -83,7 +84,7 @@ def _referable(facts: Facts) -> list[tuple[str, int]]:
     if len(facts.instances) > _MAX_REFERRED:
         return found
     for name, rows in facts.complete.items():
-        alone = len(rows) == 1 and (facts.countable(name) or name in _SURFACES)
+        alone = len(rows) == 1 and (facts.countable(name) or name in SURFACES)
         few = 1 < len(rows) <= _MAX_TOLD_APART
         told_apart = few and facts.countable(name) and not is_plural_name(name) and not is_mass(name)
         if alone or told_apart:
@@ -138,13 +139,7 @@ def _rest(facts: Facts, targets: Targets) -> Draft | None:
 
 def _listing(facts: Facts, names: Sequence[str], question: str, kind: str) -> Draft:
     """There are two dogs and a person."""
-    return list_draft(kind, question, *_group_phrases(facts, names))
-
-
-def _group_phrases(facts: Facts, names: Sequence[str]) -> tuple[list[Phrase], bool]:
-    """All instances of each category as one phrase, and whether the first of them is plural."""
-    phrases: list[Phrase] = [(_group_phrase(facts, name)[0], facts.complete[name]) for name in names]
-    return phrases, _group_phrase(facts, names[0])[1]
+    return list_draft(kind, question, *group_phrases(facts, names))
 
 
 def _describe_plain(facts: Facts, rng: np.random.Generator) -> list[Draft]:
@@ -160,7 +155,7 @@ def _count(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     names = [
         name
         for name in facts.complete
-        if facts.countable(name) and len(facts.complete[name]) <= _MAX_COUNT
+        if facts.countable(name) and len(facts.complete[name]) <= MAX_COUNT
         if not is_mass(name) and not is_plural_name(name)
     ]
     if not names:
@@ -201,7 +196,7 @@ def _find(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     several = [name for name in facts.complete if len(facts.complete[name]) > 1 and not is_mass(name)]
     if several:
         name = pick(several, rng)
-        drafts.append(_found(f"the {plural(name)}", facts.complete[name], rng))
+        drafts.append(_found(f"the {said_name(facts, name)}", facts.complete[name], rng))
     return drafts
 
 
@@ -214,10 +209,7 @@ def _region(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     if not facts.pointable:
         return []
     row = pick(facts.pointable, rng)
-    name = spoken_name(facts.instances[row].category)
-    words = f"the {name}" if facts.kinds[row] == "stuff" and name in _SURFACES else with_article(name)
-    several = is_plural_name(name) and not with_article(name).startswith("a pair")
-    return [region_draft(pick(templates.PHOTO_REGION, rng), words, row, several)]
+    return [name_draft(pick(templates.PHOTO_REGION, rng), facts, row)]
 
 
 def _absent(facts: Facts, rng: np.random.Generator) -> list[Draft]:
@@ -226,7 +218,7 @@ def _absent(facts: Facts, rng: np.random.Generator) -> list[Draft]:
     present = [name for name in facts.complete if facts.countable(name) and not is_mass(name)]
     if present:
         name = pick(present, rng)
-        phrase, several = _group_phrase(facts, name)
+        phrase, several = group_phrase(facts, name)
         drafts.append(present_draft(_is_there(name, rng), (phrase, facts.complete[name]), several))
     missing = [name for name in facts.absent if not is_mass(name)]
     common = [name for name in missing if name in _COMMON_NAMES]
@@ -246,12 +238,12 @@ def _corrected(facts: Facts, rng: np.random.Generator) -> list[Draft]:
         several = is_plural_name(denied)
     elif len(names) > 1:
         denied = pick(names, rng)
-        several = _group_phrase(facts, denied)[1]
+        several = group_phrase(facts, denied)[1]
     else:
         return []
     left = [name for name in names if name != denied][:_MAX_LISTED]
     denied = plural(denied) if several else denied
-    return [corrected_draft(denied, several, pick(templates.PHOTO_DESCRIBE, rng), *_group_phrases(facts, left))]
+    return [corrected_draft(denied, several, pick(templates.PHOTO_DESCRIBE, rng), *group_phrases(facts, left))]
 
 
 def _relation(facts: Facts, rng: np.random.Generator) -> list[Draft]:
@@ -291,21 +283,6 @@ _KINDS: tuple[Callable[[Facts, np.random.Generator], list[Draft]], ...] = (
     _relation,
     _corrected,
 )
-
-
-def _group_phrase(facts: Facts, name: str) -> tuple[str, bool]:
-    """All instances of a category as one phrase, and whether it is plural: `two dogs`, `a cat`, `cars`, `the sky`."""
-    rows = facts.complete[name]
-    kind = facts.kinds[rows[0]]
-    if kind != "thing" and name in _SURFACES:
-        return f"the {name}", False
-    if kind == "class":
-        return plural(name), not is_mass(name)
-    if is_mass(name) or (len(rows) == 1 and is_plural_name(name)):
-        return with_article(name), is_plural_name(name) and not with_article(name).startswith("a pair")
-    if len(rows) == 1:
-        return with_article(name), False
-    return f"{number_word(len(rows)) if len(rows) <= _MAX_COUNT else 'many'} {plural(name)}", True
 
 
 def _is_there(name: str, rng: np.random.Generator) -> str:

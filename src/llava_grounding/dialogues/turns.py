@@ -14,8 +14,8 @@ import numpy as np
 from llava_grounding.data.grounded_captions import tidy_caption
 from llava_grounding.data.readers.parts.exhaustive import exhaustive_names, missing_names
 from llava_grounding.data.record import Expression, Record, RecordedTurn
-from llava_grounding.dialogues.answers import find_draft, is_or_are, region_draft
-from llava_grounding.dialogues.drafts import Draft, Phrase, grounded_draft
+from llava_grounding.dialogues.answers import denial_draft, find_draft, group_phrases, list_draft, name_draft, said_name
+from llava_grounding.dialogues.drafts import Draft, grounded_draft
 from llava_grounding.dialogues.facts import Facts
 from llava_grounding.dialogues.settings import DialogueSettings
 from llava_grounding.dialogues.templates import (
@@ -26,7 +26,7 @@ from llava_grounding.dialogues.templates import (
     REGION_CAPTIONS,
     REGION_NAMES,
 )
-from llava_grounding.language.nouns import is_mass, is_plural_name, listed, plural, spoken_name, with_article
+from llava_grounding.language.nouns import is_plural_name, spoken_name
 from llava_grounding.markup import REGION, strip_markup
 
 _T = TypeVar("_T")
@@ -55,7 +55,7 @@ def referring(facts: Facts, settings: DialogueSettings, rng: np.random.Generator
     sure = [(phrase, rows) for phrase, (rows, *others) in said.items() if phrase and not others]
     known = [(phrase, rows) for phrase, rows in sure if rows is not None]
     if not known:
-        known = [(f"the {_all_of(facts, name)}", rows) for name, rows in facts.complete.items()]
+        known = [(f"the {said_name(facts, name)}", rows) for name, rows in facts.complete.items()]
     return [_referring(phrase, rows, rng) for phrase, rows in some(known, settings.max_expressions, rng)]
 
 
@@ -64,22 +64,17 @@ def absent(facts: Facts, settings: DialogueSettings, rng: np.random.Generator) -
     drafts = []
     for name in some(facts.absent, settings.max_expressions, rng):
         question = pick(REFERRING_REQUESTS, rng).format(f"the {name}")
-        answer = f"There {is_or_are(is_plural_name(name))} no {name} in the image."
-        drafts.append(grounded_draft("absent", question, answer))
+        drafts.append(denial_draft("absent", question, name, is_plural_name(name)))
     return drafts
 
 
 def categories(facts: Facts, settings: DialogueSettings, rng: np.random.Generator) -> list[Draft]:
     """The names of all categories, the largest first."""
-    phrases: list[Phrase] = []
-    for name in facts.largest(settings.max_listed):
-        rows = facts.complete[name]
-        one = len(rows) == 1 and facts.kinds[rows[0]] == "thing"
-        phrases.append((with_article(name) if one else _all_of(facts, name), rows))
-    if not phrases:
+    names = facts.largest(settings.max_listed)
+    if not names:
         return []
     question = _with_suffix(pick(LISTING_REQUESTS, rng), settings, rng)
-    return [grounded_draft("list", question, f"{listed(['{}'] * len(phrases))}.", phrases)]
+    return [list_draft("list", question, *group_phrases(facts, names))]
 
 
 def region_captions(facts: Facts, settings: DialogueSettings, rng: np.random.Generator) -> list[Draft]:
@@ -99,11 +94,8 @@ def region_names(facts: Facts, settings: DialogueSettings, rng: np.random.Genera
     """The category of a region, with or without the region itself."""
     drafts = []
     for row in some(facts.pointable, settings.max_expressions, rng):
-        name = spoken_name(facts.instances[row].category)
-        words = name if facts.kinds[row] == "stuff" else with_article(name)
-        several = is_plural_name(name) and not words.startswith("a pair")
         grounded = rng.random() < settings.grounded_names
-        draft = region_draft(pick(REGION_NAMES, rng), words, row, several)
+        draft = name_draft(pick(REGION_NAMES, rng), facts, row)
         drafts.append(draft if grounded else draft.plain())
     return drafts
 
@@ -196,11 +188,3 @@ def _plain(text: str) -> str:
 def _phrase(text: str) -> str:
     """An expression as it is asked for: in lower case, without what ends a sentence."""
     return _plain(text).lower().rstrip("?!,;: .")
-
-
-def _all_of(facts: Facts, name: str) -> str:
-    """All things of a category in a word."""
-    rows = facts.complete[name]
-    kind = facts.kinds[rows[0]]
-    one = is_mass(name) or kind == "stuff" or (len(rows) == 1 and kind == "thing")
-    return name if one else plural(name)

@@ -83,6 +83,11 @@ def is_plural_name(noun: str) -> bool:
     return noun.split(" ")[-1] in PLURAL_NAMES
 
 
+def is_said_plural(noun: str) -> bool:
+    """Whether `with_article` gives a plural: `glasses` are, `a pair of skis` is."""
+    return is_plural_name(noun) and noun not in _PAIRED
+
+
 def with_article(noun: str) -> str:
     """The noun as one thing: `a dog`, `an apple`, `a pair of skis`; mass nouns stay bare."""
     if is_mass(noun):

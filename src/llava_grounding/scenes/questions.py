@@ -16,6 +16,7 @@ from llava_grounding.dialogues import templates
 from llava_grounding.dialogues.answers import (
     absent_draft,
     corrected_draft,
+    denial_draft,
     find_draft,
     list_draft,
     list_template,
@@ -177,9 +178,7 @@ def _count(scene: _Scene) -> list[Draft]:
     missing = _absent_category(scene)
     if missing:
         plural = CATEGORIES[missing].plural
-        turns.append(
-            grounded_draft("count", scene.ask(templates.SCENE_COUNT, plural), f"There are no {plural} in the picture.")
-        )
+        turns.append(denial_draft("count", scene.ask(templates.SCENE_COUNT, plural), plural, True))
     return turns
 
 
