@@ -11,6 +11,7 @@ import pytest
 from label_files import coco, labelled, picture, write_files, write_json
 from llava_grounding.data.images import FolderImages
 from llava_grounding.data.readers.coco import CocoPhotos
+from llava_grounding.data.readers.coco_labels import LabelOptions
 from llava_grounding.data.readers.coco_panoptic import CocoPanoptic
 from llava_grounding.data.readers.custom import CustomData
 from llava_grounding.data.readers.flickr30k import Flickr30kMdetr
@@ -42,7 +43,7 @@ def pack(folder: Path, change: Change) -> PackedRecords:
     questions = [{"image_id": 1, "question": "Is there a dog?", "answer": "yes"}]
     parts = [change(part) for part in (captions, statements, questions)]
     sets = {"balloon1": frozenset({"balloon"})}
-    return CocoPhotos(change(labels), FolderImages(folder), *parts, label_sets=sets)
+    return CocoPhotos(change(labels), FolderImages(folder), *parts, options=LabelOptions(label_sets=sets))
 
 
 def own(folder: Path, change: Change) -> PackedRecords:

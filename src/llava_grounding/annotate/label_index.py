@@ -20,6 +20,7 @@ from llava_grounding.data.image_names import coco_number, name_at
 from llava_grounding.data.images import ImageStore
 from llava_grounding.data.plain_files import file_hash, is_unicode
 from llava_grounding.data.readers.coco import read_label_sets
+from llava_grounding.data.readers.coco_labels import LabelOptions
 from llava_grounding.data.readers.labels import LabelledImages
 from llava_grounding.data.readers.parts.box_forms import BoxForms
 from llava_grounding.data.readers.parts.numbers import number_or_none
@@ -109,7 +110,7 @@ class LabelIndex:
             "categories": self.categories,
         }
         with naming(self.source):
-            return LabelledImages(data, images, label_sets=self._label_sets, used=self._used)
+            return LabelledImages(data, images, LabelOptions(label_sets=self._label_sets, used=self._used, texts=()))
 
     def _annotations(self, ids: Iterable[int]) -> list[Any]:
         """Annotations of images; an id that several bear is none, as nobody can say which is meant."""

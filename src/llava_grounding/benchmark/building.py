@@ -17,6 +17,7 @@ from llava_grounding.benchmark.samples import BenchmarkSample, LabelledInstance,
 from llava_grounding.data.images import ImageStore, NamesOnly, open_images
 from llava_grounding.data.plain_files import file_hash
 from llava_grounding.data.readers.coco import CocoPhotos, PhotoPack, read_label_sets
+from llava_grounding.data.readers.coco_labels import LabelOptions
 from llava_grounding.data.readers.parts.files import read_json
 from llava_grounding.data.readers.parts.reading import naming
 from llava_grounding.data.record import Dataset, Record
@@ -152,7 +153,7 @@ def photo_records(inputs: BuildInputs, completed: Callable[[Any], Any] = lambda 
             inputs.pictures(),
             read_json(inputs.captions) if inputs.captions else None,
             name=inputs.instances.stem,
-            label_sets=read_label_sets(inputs.instances.parent),
+            options=LabelOptions(label_sets=read_label_sets(inputs.instances.parent)),
         )
 
 

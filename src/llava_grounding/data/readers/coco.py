@@ -10,9 +10,9 @@ import marshal
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, TypeVar
 
 from llava_grounding.data.images import FolderImages, ImageStore, TarImages, open_images, read_index
 from llava_grounding.data.readers.coco_labels import CocoLabels, LabelOptions, unpacked
@@ -47,7 +47,7 @@ class CocoPhotos(PackedRecords):
         statements: rows with `image_id`, `statement` and `label`, 1 where it is true, else 0.
         questions: rows with `image_id`, `question` and `answer`, `yes` or `no`.
         name: what the data is called in reports.
-        options: see `CocoLabels`.
+        options: how `instances` are read; always packed.
 
     Raises:
         DataError: if a file is not in COCO's form at all, or an image's `label_set` is unknown.
@@ -63,15 +63,15 @@ class CocoPhotos(PackedRecords):
         statements: Iterable[Any] = (),
         questions: Iterable[Any] = (),
         name: str = "coco",
-        **options: Unpack[LabelOptions],
+        options: LabelOptions = LabelOptions(),  # noqa: B008  frozen
     ) -> None:
         left_out = LeftOut()
-        labels = CocoLabels(instances, left_out, packed=True, store=images, **options)
+        labels = CocoLabels(instances, left_out, replace(options, packed=True), images)
         self.categories = {number: name for number, name in labels.categories.items() if name}
         self.ambiguous = labels.ambiguous
         self._coverage = labels.coverage
         for label_set in {_label_set(image) for image in labels.images.values()} - {None}:
-            _check_label_set(label_set, options.get("label_sets"))
+            _check_label_set(label_set, options.label_sets)
         said = _ImageTexts(
             _by_image("caption", _caption_rows(captions), _caption, labels.images, left_out),
             _by_image("statement", statements, _statement, labels.images, left_out),
@@ -118,10 +118,12 @@ class CocoPhotos(PackedRecords):
                     open_images(images),
                     read_json(captions) if captions else None,
                     name=name or Path(instances).stem,
-                    label_sets=read_label_sets(Path(instances).parent),
-                    exhaustive=exhaustive,
-                    crowds_as_things=crowds_as_things,
-                    release=True,
+                    options=LabelOptions(
+                        label_sets=read_label_sets(Path(instances).parent),
+                        exhaustive=exhaustive,
+                        crowds_as_things=crowds_as_things,
+                        release=True,
+                    ),
                 )
 
     @classmethod
@@ -183,7 +185,7 @@ class PhotoPack:
                 _read_rows(self.root / f"vsr_{name}.jsonl"),
                 _read_rows(self.root / f"pope_{name}.jsonl"),
                 name=f"photos_{name}",
-                label_sets=read_label_sets(self.root),
+                options=LabelOptions(label_sets=read_label_sets(self.root)),
             )
 
 

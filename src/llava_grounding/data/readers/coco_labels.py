@@ -8,7 +8,8 @@ from __future__ import annotations
 import marshal
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypedDict
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -19,7 +20,7 @@ from llava_grounding.data.readers.parts.exhaustive import FileCoverage, is_no_ca
 from llava_grounding.data.readers.parts.files import JsonRows
 from llava_grounding.data.readers.parts.image_rows import image_rows, leave_out_same_files, same_pictures
 from llava_grounding.data.readers.parts.left_out import LeftOut
-from llava_grounding.data.readers.parts.numbers import MAX_ID, EntryError, Key, key_of, key_or_none
+from llava_grounding.data.readers.parts.numbers import EntryError, Key, key_of, key_or_none
 from llava_grounding.data.readers.parts.reading import MAX_LABELS, is_crowd, is_ignored, label_id, rows_of, sequence_of
 from llava_grounding.data.readers.parts.shapes import Box, box_from_xywh, box_or_around, checked_segmentation
 from llava_grounding.data.readers.parts.texts import plain_text
@@ -40,19 +41,37 @@ _MARSHAL = 2  # the form in which equal values are equal bytes
 _Values = tuple[str, Box, Segmentation | None, str, Key | None]
 """Values of an annotation, in its order; plain, as millions are packed."""
 _REGION = 3  # its place among them
+_Read = tuple[_Values, Key, Sequence[str]]
+"""Values of an annotation, the id of its image, and what the file says to mean it."""
 _ANYTHING = ("object", "objects", "region", "thing")  # categories of files whose annotations say what they are
 
 
-class LabelOptions(TypedDict, total=False):
-    """What `CocoLabels` takes beside its data, for those who pass it on."""
+@dataclass(frozen=True)
+class LabelOptions:
+    """How a COCO instances file is read.
 
-    thorough: bool
-    label_sets: Mapping[str, frozenset[str]] | None
-    exhaustive: bool
-    crowds_as_things: bool
-    used: Iterable[Key] | None
-    release: bool
-    texts: Sequence[str]
+    Args:
+        thorough: also unpack run lengths to see that they are whole; for files of moderate size.
+        label_sets: category names by the `label_set` of images.
+        exhaustive: whether a file that says nothing of itself is taken to label every visible thing of its categories.
+        crowds_as_things: whether an annotation with `iscrowd` is one thing, as tools write it that set it for every
+            mask made with a brush.
+        used: where the data is a part of a file, ids of the categories that annotations of the whole file bear. What
+            only the whole file can show, as the form of its boxes, is then not judged.
+        release: let go of rows of the data as they are read; it is of no use afterwards, and half as much memory is
+            needed.
+        texts: keys of annotations under which words are read that mean them.
+        packed: keep annotations as bytes that `unpacked` reads, in a third of the memory.
+    """
+
+    thorough: bool = False
+    label_sets: Mapping[str, frozenset[str]] | None = None
+    exhaustive: bool = True
+    crowds_as_things: bool = False
+    used: Iterable[Key] | None = None
+    release: bool = False
+    texts: Sequence[str] = TEXT_KEYS
+    packed: bool = False
 
 
 class _PlainRow(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -79,29 +98,27 @@ def _category_and_id(row: Any) -> tuple[Key | None, Key | None]:
     """Category and id of an annotation, None where they are none; digits as text are the number."""
     if type(row) is not dict and not isinstance(row, Mapping):
         raise EntryError("annotation that is no object")
-    category, key = row.get("category_id"), row.get("id")
-    if type(category) is not int or not -MAX_ID < category < MAX_ID:
-        category = key_or_none(category)
-    if key is not None and (type(key) is not int or not -MAX_ID < key < MAX_ID):
-        key = key_or_none(key)
-    return category, key
+    key = row.get("id")
+    return key_or_none(row.get("category_id")), None if key is None else key_or_none(key)
 
 
-class _AnnotationIds:
-    """The ids of annotations as rows come; the loop over rows fills them in, as a call for each row takes long.
+class _Ids:
+    """What is known of ids as rows come; filled in where a row is read, as one more call for each takes long.
 
     Attributes:
-        first: of each the row that bears it first.
-        kept: those of annotations that are kept.
+        first: of each annotation the row that bears its id first.
+        kept: of annotations that are kept.
         ambiguous: those that several rows bear and mean different things by, with the second row.
+        categories: that annotations bear.
     """
 
-    __slots__ = ("ambiguous", "first", "kept")
+    __slots__ = ("ambiguous", "categories", "first", "kept")
 
     def __init__(self) -> None:
         self.first: dict[Key, int] = {}
         self.kept: set[Key] = set()
         self.ambiguous: dict[Key, int] = {}
+        self.categories: set[Key] = set()
 
     def forgive(self, key: Key, number: int, is_same: bool) -> None:
         """Take back that the row made its id ambiguous, if it says the same as the one before.
@@ -133,17 +150,7 @@ class CocoLabels:
     Args:
         data: the parsed file.
         left_out: counts every image, category and annotation that cannot be used.
-        thorough: also unpack run lengths to see that they are whole; for files of moderate size.
-        label_sets: category names by the `label_set` of images.
-        exhaustive: whether a file that says nothing of itself is taken to label every visible thing of its categories.
-        crowds_as_things: whether an annotation with `iscrowd` is one thing, as tools write it that set it for every
-            mask made with a brush.
-        used: where `data` is a part of a file, ids of the categories that annotations of the whole file bear. What only
-            the whole file can show, as the form of its boxes, is then not judged.
-        release: let go of rows of `data` as they are read; it is of no use afterwards, and half as much memory is
-            needed.
-        texts: keys of annotations under which words are read that mean them.
-        packed: keep annotations as bytes that `unpacked` reads, in a third of the memory.
+        options: see there.
         store: where the pictures come from, to see which images of the file are one picture.
 
     Attributes:
@@ -162,19 +169,11 @@ class CocoLabels:
         self,
         data: Any,
         left_out: LeftOut,
-        thorough: bool = False,
-        label_sets: Mapping[str, frozenset[str]] | None = None,
-        exhaustive: bool = True,
-        crowds_as_things: bool = False,
-        used: Iterable[Key] | None = None,
-        release: bool = False,
-        texts: Sequence[str] = TEXT_KEYS,
-        packed: bool = False,
+        options: LabelOptions = LabelOptions(),
         store: ImageStore | None = None,
     ) -> None:
         what = "a COCO instances file"
-        self._thorough, self._crowds_as_things, self._left_out = thorough, crowds_as_things, left_out
-        self._text_keys, self._packed = texts, packed
+        self._options, self._left_out = options, left_out
         self._forms = BoxForms()
         image_list, category_list = rows_of(data, "images", what), rows_of(data, "categories", what)
         self.images = image_rows(image_list, left_out, named_once=True)
@@ -185,8 +184,8 @@ class CocoLabels:
         self._surfaces = surfaces_of(category_list)
         names |= {number: natural_name(names[number]) for number in self._surfaces & names.keys()}
         self.categories = {number: "" if is_no_category(name) else name for number, name in names.items()}
-        self.coverage = FileCoverage(category_list, names, label_sets, exhaustive)
-        self.coverage.see_all(used or ())
+        self.coverage = FileCoverage(category_list, names, options.label_sets, options.exhaustive)
+        self.coverage.see_all(options.used or ())
         for image in self.images.values():
             self.coverage.see_image(image)
         self._unlabelled = {number for number, name in names.items() if is_unlabelled_region(name)}
@@ -195,68 +194,59 @@ class CocoLabels:
         self.expressions: dict[Key, list[tuple[str, int]]] = {}
         self.unread: Counter[str] = Counter()
         self.ambiguous: frozenset[Key] = frozenset()
-        self._read(sequence_of(data, "annotations", what), release)
-        if used is None:
+        self._read(sequence_of(data, "annotations", what))
+        if options.used is None:
             self._forms.refuse()
 
-    def _read(self, rows: Sequence[Any], release: bool) -> None:
-        ids, categories = _AnnotationIds(), set[Key]()
-        first_row, kept = ids.first, ids.kept
-        released = rows if release and isinstance(rows, list) else None
-        values: Any
-        category: Any
-        key: Any
-        texts: Sequence[str]
+    def _read(self, rows: Sequence[Any]) -> None:
+        ids = _Ids()
+        released = rows if self._options.release and isinstance(rows, list) else None
         for number, row in enumerate(rows.plain(_decode_plain, _count_keys) if isinstance(rows, JsonRows) else rows):
             if released is not None:
                 released[number] = None
             try:
-                values, texts = None, ()
-                if type(row) is _PlainRow:
-                    category, key = row.category_id, row.id
-                    values = self._plain_annotation(row)
-                    row = row if values is not None else _as_mapping(row)
-                else:
-                    category, key = _category_and_id(row)
-                if category is not None:
-                    categories.add(category)
-                first = number if key is None else first_row.setdefault(key, number)
-                if first != number:
-                    ids.ambiguous.setdefault(key, number)
-                if values is None:
-                    values, image_id, texts = self._annotation(row, category, key)
-                else:
-                    image_id = row.image_id
-                annotation: Any = marshal.dumps(values, _MARSHAL) if self._packed else Annotation(*values)
-                labels = self.annotations.get(image_id)
-                if labels is None:
-                    labels = self.annotations[image_id] = {}
-                if first != number and key in kept:
-                    same = labels.get(key) == annotation
-                    ids.forgive(key, number, same and self._is_repeated(row, rows[first], texts, image_id, key))
-                    continue
-                if len(labels) >= MAX_LABELS:
-                    raise EntryError(f"more than {MAX_LABELS} annotations of one image")
+                self._keep(row, number, rows, ids)
             except EntryError as why:
-                self._leave_out(row, why)
-                continue
-            if texts:
-                self.expressions.setdefault(image_id, []).extend((text, len(labels)) for text in texts)
-            labels[f"row {number}" if key is None else key] = annotation
-            if key is not None:
-                kept.add(key)
-            if values[_REGION] == "crowd":
+                self._left_out.add(f"annotation {label_id(_as_mapping(row))}", why)
                 self.lose(row)
         self.ambiguous = frozenset(ids.ambiguous)
-        self.coverage.see_all(categories)
+        self.coverage.see_all(ids.categories)
 
-    def _leave_out(self, row: Any, why: EntryError) -> None:
-        row = _as_mapping(row)
-        self._left_out.add(f"annotation {label_id(row)}", why)
-        self.lose(row)
+    def _keep(self, row: Any, number: int, rows: Sequence[Any], ids: _Ids) -> None:
+        """Take in the annotation of a row, unless it says again what an earlier row with its id says.
 
-    def _plain_annotation(self, row: _PlainRow) -> _Values | None:
-        """A plain row as an annotation; None where anything about it needs a second look."""
+        Raises:
+            EntryError: if it cannot be used.
+        """
+        values: Any
+        key: Any
+        is_plain = type(row) is _PlainRow
+        category, key = (row.category_id, row.id) if is_plain else _category_and_id(row)
+        if category is not None:
+            ids.categories.add(category)
+        first = number if key is None else ids.first.setdefault(key, number)
+        if first != number:
+            ids.ambiguous.setdefault(key, number)
+        found = self._plain_annotation(row) if is_plain else None
+        values, image_id, texts = found or self._annotation(_as_mapping(row), category, key)
+        annotation: Any = marshal.dumps(values, _MARSHAL) if self._options.packed else Annotation(*values)
+        labels = self.annotations.setdefault(image_id, {})
+        if first != number and key in ids.kept:
+            same = labels.get(key) == annotation
+            ids.forgive(key, number, same and self._is_repeated(row, rows[first], texts, image_id, key))
+            return
+        if len(labels) >= MAX_LABELS:
+            raise EntryError(f"more than {MAX_LABELS} annotations of one image")
+        if texts:
+            self.expressions.setdefault(image_id, []).extend((text, len(labels)) for text in texts)
+        labels[f"row {number}" if key is None else key] = annotation
+        if key is not None:
+            ids.kept.add(key)
+        if values[_REGION] == "crowd":
+            self.lose(row)
+
+    def _plain_annotation(self, row: _PlainRow) -> _Read | None:
+        """What `_annotation` gives, of a plain row; None where anything about it needs a second look."""
         image, category = self.images.get(row.image_id), self.categories.get(row.category_id)
         if image is None or category is None or row.category_id in self._unlabelled:
             return None
@@ -272,7 +262,8 @@ class CocoLabels:
             return None
         self._forms.see_numbers(row.bbox, image.size_wh, segmentation)
         region = "stuff" if row.category_id in self._surfaces else "thing"
-        return category, (float(x), float(y), float(right), float(bottom)), segmentation, region, row.id
+        box = float(x), float(y), float(right), float(bottom)
+        return (category, box, segmentation, region, row.id), row.image_id, ()
 
     def _is_repeated(self, row: Any, before: Any, texts: Sequence[str], image_id: Key, key: Key) -> bool:
         """Whether a row says no more than the one before with its id, which may have been let go of."""
@@ -283,24 +274,21 @@ class CocoLabels:
 
     def lose(self, row: Any) -> None:
         """Note that an annotation of the file is left out, or hides others of its kind."""
+        row = _as_mapping(row)
         row = row if isinstance(row, Mapping) else {}
         image_id, category = key_or_none(row.get("image_id")), key_or_none(row.get("category_id"))
         known = image_id in self.images or image_id in self._twins or isinstance(image_id, int)
         image_ids = self._twins.get(image_id, (image_id,)) if known and image_id is not None else None
         self.coverage.lose(image_ids, None if category in self._unlabelled else category)
 
-    def _annotation(
-        self, row: Mapping[str, Any], number: Key | None, key: Key | None
-    ) -> tuple[_Values, Key, Sequence[str]]:
+    def _annotation(self, row: Mapping[str, Any], number: Key | None, key: Key | None) -> _Read:
         """Values of an annotation with the id of its image, and what the file says to mean it.
 
         Args:
             number: of its category.
             key: its id.
         """
-        image_id = row.get("image_id")
-        if type(image_id) is not int or not -MAX_ID < image_id < MAX_ID:
-            image_id = key_of(image_id, "image id")
+        image_id = key_of(row.get("image_id"), "image id")
         image = self.images.get(image_id)
         if image is None:
             raise EntryError("annotation of an unknown image", f"image_id {shown(image_id)} is no image of the file")
@@ -316,7 +304,7 @@ class CocoLabels:
         region = "stuff" if number in self._surfaces else "thing"
         if "mask" in row and isinstance(row["mask"], str):
             region = {"stuff": "stuff", "semantic": "class"}.get(row["mask"], region)
-        if (is_crowd(row) and not self._crowds_as_things) or number in self._unlabelled:
+        if (is_crowd(row) and not self._options.crowds_as_things) or number in self._unlabelled:
             region = "crowd"
         if row.get("ignore") and is_ignored(row):
             region = "crowd"
@@ -333,7 +321,7 @@ class CocoLabels:
         """What the file says to mean an annotation, each text once; notes what it says that is not read."""
         self.unread.update(one for one in _UNREAD if row.get(one) not in (None, [], {}, ""))
         texts = []
-        for name in self._text_keys:
+        for name in self._options.texts:
             values = row.get(name)
             for value in values if isinstance(values, list) else [] if values is None else [values]:
                 if isinstance(value, Mapping):
@@ -346,7 +334,7 @@ class CocoLabels:
 
     def _segmentation(self, value: Any, size_wh: tuple[int, int]) -> Segmentation | None:
         mask = checked_segmentation(value, size_wh)
-        if self._thorough and isinstance(mask, Mapping):
+        if self._options.thorough and isinstance(mask, Mapping):
             try:
                 rle_area(mask)
             except DataError as error:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 from llava_grounding.data.image_names import coco_number
 from llava_grounding.data.images import ImageStore, place_of
@@ -36,7 +36,7 @@ class LabelledImages:
     Args:
         instances: parsed file; its broken images and annotations are left out and listed in `left_out`.
         images: where pixels come from.
-        options: see `CocoLabels`; no `texts` are read unless they are named.
+        options: how `instances` are read; by default, no texts of annotations are.
 
     Attributes:
         expressions: what stands under that key of annotations, unchecked, by annotation id.
@@ -47,10 +47,10 @@ class LabelledImages:
         self,
         instances: Mapping[str, Any],
         images: ImageStore,
-        **options: Unpack[LabelOptions],
+        options: LabelOptions = LabelOptions(texts=()),  # noqa: B008  frozen
     ) -> None:
         self.images = images
-        self._photos = CocoPhotos(instances, images, **({"texts": ()} | options))
+        self._photos = CocoPhotos(instances, images, options=options)
         self.left_out, self.unread = self._photos.left_out, self._photos.unread
         # Many dialogues may be about one image, and it may have many labels.
         self._recent: dict[int, tuple[Record, Mapping[Key, int]]] = {}
@@ -89,11 +89,9 @@ class LabelledImages:
             return cls(
                 data,
                 image_store(images),
-                thorough=thorough,
-                label_sets=read_label_sets(Path(instances).parent),
-                exhaustive=exhaustive,
-                crowds_as_things=crowds_as_things,
-                texts=texts,
+                LabelOptions(
+                    thorough, read_label_sets(Path(instances).parent), exhaustive, crowds_as_things, texts=texts
+                ),
             )
 
     def __len__(self) -> int:

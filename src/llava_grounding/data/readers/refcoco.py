@@ -13,7 +13,7 @@ from typing import Any
 
 from llava_grounding.data.images import ImageStore, open_images
 from llava_grounding.data.plain_files import read_file
-from llava_grounding.data.readers.coco_labels import CocoLabels
+from llava_grounding.data.readers.coco_labels import CocoLabels, LabelOptions
 from llava_grounding.data.readers.parts.box_forms import BoxForms
 from llava_grounding.data.readers.parts.exhaustive import Coverage
 from llava_grounding.data.readers.parts.files import read_json
@@ -70,7 +70,7 @@ class RefCoco(PackedRecords):
         elif instances is None:
             raise DataError(f"{_WHAT} that is a list needs `instances`, the COCO file its annotation ids point into")
         else:
-            labels = CocoLabels(instances, left_out, crowds_as_things=crowds_as_things, store=images)
+            labels = CocoLabels(instances, left_out, LabelOptions(crowds_as_things=crowds_as_things), images)
             rows = rows_of(refs, "annotations", _WHAT) if merged else refs
         if not isinstance(rows, list):
             raise DataError(f"{_WHAT} must be a list, or a COCO file with `sentences`, got {type(refs).__name__}")

@@ -59,7 +59,8 @@ class Picture:
         number: how often it has occurred, where each of its dialogues is a record.
         lost: categories of which a label is left out; None for a label of which nobody knows what it was.
         hints: names of what is said to be there without a place, as tags of a picture say it.
-        doubtful: whether it is one of those that labels may be of which nobody can place; it has none itself.
+        doubtful: whether it stands only for a picture whose labels may be in a file that was left out: it makes no
+            record, and those of the same picture know that any label of theirs may be missing.
     """
 
     name: str
