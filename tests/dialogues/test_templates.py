@@ -44,7 +44,9 @@ def test_a_template_is_a_sentence_with_the_placeholder_of_its_family(name: str) 
         assert not any(other in text for other in SPECIAL_TOKENS if other != token)
 
 
-@pytest.mark.parametrize("name", [name for name in vars(templates) if name.startswith(("PHOTO_", "SCENE_"))])
+@pytest.mark.parametrize(
+    "name", [name for name in vars(templates) if name.startswith(("PHOTO_", "SCENE_", "DESCRIBE_"))]
+)
 def test_questions_about_photos_and_scenes_are_sentences_that_take_the_same_words(name: str) -> None:
     questions = getattr(templates, name)
     for text in questions:

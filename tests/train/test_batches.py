@@ -15,6 +15,7 @@ from small_training import chat_batch, training_config, training_processor, trai
 from torch import Tensor
 
 from llava_grounding.data.sample import Sample, Turn
+from llava_grounding.dialogues.templates import DESCRIBE_WORDINGS
 from llava_grounding.errors import DataError
 from llava_grounding.geometry import Letterbox
 from llava_grounding.structures import VisualPrompt
@@ -190,6 +191,16 @@ class TestChoosingTurns:
         assert shares["describe"] == pytest.approx(4 / 9, abs=0.09)
         assert shares["count"] == pytest.approx(2 / 9, abs=0.07)
         assert shares["absent"] == pytest.approx(3 / 9, abs=0.08)
+
+    def test_half_of_the_descriptions_are_asked_for_in_the_words_of_the_sample(self) -> None:
+        one, rng = sample(turns=TURNS[:2]), np.random.default_rng(0)
+        turns = [turn for _ in range(400) for group in choose_turns(one, 2, rng) for turn in group]
+        asked = [turn.question for turn in turns if turn.kind == "describe"]
+        assert len(asked) == 400
+        assert asked.count(TURNS[0].question) / 400 == pytest.approx(0.5 + 0.5 / len(DESCRIBE_WORDINGS), abs=0.08)
+        assert set(asked) == {*DESCRIBE_WORDINGS, TURNS[0].question}
+        assert {turn.answer for turn in turns} == {TURNS[0].answer, TURNS[1].answer}
+        assert {turn.question for turn in turns if turn.kind != "describe"} == {TURNS[1].question}
 
     def test_a_leading_follow_up_is_a_turn_like_others(self) -> None:
         lone = replace(TURNS[0], kind="followup")

@@ -146,6 +146,32 @@ SCENE_DESCRIBE = (
     "Give a description of the scene.",
     "List everything you see.",
 )
+DESCRIBE_WORDINGS = (
+    "Describe the image.",
+    "Describe the picture.",
+    "Describe this photo.",
+    "Describe what you see.",
+    "Describe the image in detail.",
+    "Describe the picture in detail.",
+    "What is in the image?",
+    "What is in the picture?",
+    "What is in this image?",
+    "What is in this photo?",
+    "What's in this picture?",
+    "What do you see?",
+    "What do you see in the image?",
+    "What can you see?",
+    "What can you see here?",
+    "What is shown in the picture?",
+    "What does the picture show?",
+    "What is this a picture of?",
+    "What is happening here?",
+    "What is going on in this image?",
+    "Can you describe the image?",
+    "Please describe this image.",
+    "Tell me about this picture.",
+)
+"""Ways to ask for a description: training asks in these as well, the sets of benchmarks in those above alone."""
 SCENE_COUNT = (
     "How many {} are there?",
     "How many {} can you see?",

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llava_grounding.data.sample import Sample, Turn
 from llava_grounding.dialogues.settings import DEFAULT_QUESTION_WEIGHTS, PromptSettings
+from llava_grounding.dialogues.templates import DESCRIBE_WORDINGS
 from llava_grounding.errors import DataError
 from llava_grounding.geometry import Letterbox
 from llava_grounding.model.config import LlavaGroundingConfig
@@ -32,6 +33,7 @@ from llava_grounding.train.batching.targets import GroundingTarget
 
 ANYTHING = 0
 """Column of the phrase that names every instance."""
+_AS_WRITTEN = 0.5  # share of descriptions that are asked for in the words of the sample
 _MANY_CLASSES = 20
 """From so many exhaustively labelled classes on, what has no label counts as nothing; no recipe has needed another."""
 _MOST_POINTED = 24
@@ -237,8 +239,15 @@ def choose_turns(
     for index in order:
         if sum(map(len, chosen)) >= max_turns:
             break
-        chosen.append(groups[index])
+        chosen.append([_reworded(turn, rng) for turn in groups[index]])
     return chosen
+
+
+def _reworded(turn: Turn, rng: np.random.Generator) -> Turn:
+    """A description asked for as people do, every other time; else as the sample has it."""
+    if turn.kind not in ("describe", "describe_plain") or rng.random() < _AS_WRITTEN:
+        return turn
+    return replace(turn, question=DESCRIBE_WORDINGS[int(rng.integers(len(DESCRIBE_WORDINGS)))])
 
 
 def encode_dialogue(turns: Sequence[Turn], processor: LlavaGroundingProcessor, letterbox: Letterbox) -> EncodedText:
