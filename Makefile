@@ -126,13 +126,14 @@ train-nano: $(VENV)/.dev ## train the embedded model from nothing (DATA=photo pa
 	$(call train,nano_resnet_chat)
 	$(call train,nano_resnet_read)
 	$(call train,nano_resnet_joint)
-	$(call train,nano_resnet_read start_from=runs/nano_resnet_joint/last steps=1700 learning_rate=1.2e-3 --out runs/nano_resnet_read_on)
+	$(call train,nano_resnet_read start_from=runs/nano_resnet_joint/last seed=4 steps=1700 learning_rate=1.2e-3 \
+	  --out runs/nano_resnet_read_on)
 	$(call train,nano_pretrain init_from=runs/nano_resnet_read_on/last)
 	$(call train,nano_read start_from=runs/nano_pretrain/last)
 	$(call train,nano_joint)
-	$(call train,nano_read start_from=runs/nano_joint/last minutes=98 learning_rate=1.2e-3 data.5.weight=0 \
+	$(call train,nano_read start_from=runs/nano_joint/last seed=4 minutes=98 learning_rate=1.2e-3 data.5.weight=0 \
 	  loss_weights.answer_words=1 --out runs/nano_read_on)
-	$(call train,nano_read start_from=runs/nano_read_on/last minutes=98 learning_rate=1.2e-3 --out runs/nano_answers)
+	$(call train,nano_read start_from=runs/nano_read_on/last seed=5 minutes=98 learning_rate=1.2e-3 --out runs/nano_answers)
 	$(BIN)/python examples/publish_checkpoint.py runs/nano_read_on/last runs/nano 0.3 runs/nano_answers/last
 
 clean: ## remove the environment and what demo and tests leave behind

@@ -174,18 +174,30 @@ class TestGoingOn:
         (tmp_path / "recipe.json").write_text("[1]")
         finish(tmp_path, **values)  # a damaged note of it stops nobody
 
-    @pytest.mark.parametrize(("seed", "count"), [(3, 1), (4, 0)])
-    def test_a_start_that_was_trained_with_the_same_seed_is_warned_of(
-        self, seed: int, count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize(
+        ("values", "repeated"),
+        [
+            ({"seed": 3}, "scenes"),
+            ({"seed": 4}, None),
+            ({"seed": 3, "data": [{"kind": "scenes", "weight": 7, "name": "others"}]}, None),
+            ({"seed": 3, "data": [{"kind": "photos"}, {"kind": "scenes"}]}, None),
+        ],
+    )
+    def test_a_start_that_learnt_the_same_samples_first_is_warned_of(
+        self, values: dict[str, Any], repeated: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "first" / "last").mkdir(parents=True)
         (tmp_path / "second").mkdir()
         start = str(tmp_path / "first" / "last")
         with caplog.at_level(logging.WARNING, logger="llava_grounding"):
-            run._write_recipe(recipe("chat", seed=3), tmp_path / "first")
-            run._write_recipe(recipe("chat", seed=seed, start_from=start), tmp_path / "second")
-            run._write_recipe(recipe("chat", seed=seed, start_from="nano"), tmp_path / "second")
-        assert caplog.text.count("another seed orders and draws them anew") == count
+            run._write_recipe(recipe("chat", seed=3, data=[{"kind": "scenes", "weight": 2}]), tmp_path / "first")
+            run._write_recipe(recipe("chat", start_from=start, **values), tmp_path / "second")
+            run._write_recipe(recipe("chat", start_from="nano", **values), tmp_path / "second")
+            (tmp_path / "first" / "recipe.json").write_text('{"seed": 3, "data": [1]}')
+            run._write_recipe(recipe("chat", start_from=start, **values), tmp_path / "second")
+        told = [line for line in caplog.messages if line.endswith("another seed orders and draws them anew")]
+        assert len(told) == (repeated is not None)
+        assert repeated is None or f"samples of {repeated} that it began with" in told[0]
 
     def test_the_same_seed_gives_the_same_weights_and_others_give_others(
         self, straight: Straight, tmp_path: Path

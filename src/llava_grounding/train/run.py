@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,14 +124,26 @@ def _write_recipe(recipe: Recipe, folder: Path) -> None:
         for key, value in values.items():
             if key in before and before[key] != value:
                 logger.warning("going on with another `%s`: %s, until now %s", key, value, before[key])
-    elif recipe.start_from is not None and _kept_recipe(Path(recipe.start_from).parent).get("seed") == recipe.seed:
+    elif recipe.start_from and (repeated := _repeated(values, _kept_recipe(Path(recipe.start_from).parent))):
         logger.warning(
-            "`%s` was trained with seed %d as well, so samples that it began with come first again; another seed "
+            "`%s` was trained with seed %d as well, so samples of %s that it began with come first again; another seed "
             "orders and draws them anew",
             recipe.start_from,
             recipe.seed,
+            ", ".join(repeated),
         )
     write_recipe(folder, json.dumps(values, indent=1) + "\n")
+
+
+def _repeated(values: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Names of the sources of a recipe whose samples come as in an earlier one, by seed and place among the sources."""
+    earlier = before.get("data")
+    if before.get("seed") != values["seed"] or not isinstance(earlier, list):
+        return []
+    pairs = zip(values["data"], earlier, strict=False)
+    known = [(one, other) for one, other in pairs if isinstance(other, Mapping)]
+    same = [one for one, other in known if one | {"weight": 0} == {**other, "weight": 0}]
+    return [str(one.get("name", one["kind"])) for one in same]
 
 
 def _kept_recipe(folder: Path) -> dict[str, Any]:
