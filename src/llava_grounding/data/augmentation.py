@@ -37,7 +37,7 @@ def augment(
 ) -> Sample:
     """A random crop with another aspect ratio and other light, without dialogue."""
     sample = replace(sample, turns=())
-    if rng.random() >= 1 - settings.crop_probability:
+    if rng.random() < settings.crop_probability:
         sample = random_crop(sample, rng, settings)
     factor = float(np.exp(rng.uniform(-1, 1) * np.log(settings.max_aspect_change)))
     return change_light(change_aspect(sample, factor), rng, settings.max_light_change)

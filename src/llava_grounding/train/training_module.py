@@ -46,12 +46,12 @@ class LossConfig:
             plan,
             recipe.loss_weights,
             recipe.num_points or None,
-            recipe.freeze_batch_norm,
-            recipe.denoising,
-            recipe.matching_costs,
-            recipe.focal,
-            recipe.denoising_noise,
-            recipe.cell_targets,
+            freeze_batch_norm=recipe.freeze_batch_norm,
+            denoising=recipe.denoising,
+            costs=recipe.matching_costs,
+            focal=recipe.focal,
+            noise=recipe.denoising_noise,
+            cells=recipe.cell_targets,
         )
 
 
@@ -81,11 +81,11 @@ class TrainingModule(nn.Module):
         self.stored_dtypes = dict(stored_dtypes or {})
         self._criteria = criteria or Criteria.of(
             loss_config.num_points,
-            loss_config.weights,
-            loss_config.costs,
-            loss_config.focal,
-            loss_config.noise,
-            loss_config.cells,
+            weights=loss_config.weights,
+            costs=loss_config.costs,
+            focal=loss_config.focal,
+            noise=loss_config.noise,
+            cells=loss_config.cells,
         )
         self.token_weights: Tensor | None
         self.register_buffer("token_weights", token_weights, persistent=False)

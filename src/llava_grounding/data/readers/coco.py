@@ -63,7 +63,7 @@ class CocoPhotos(PackedRecords):
         statements: Iterable[Any] = (),
         questions: Iterable[Any] = (),
         name: str = "coco",
-        options: LabelOptions = LabelOptions(),  # noqa: B008  frozen
+        options: LabelOptions = LabelOptions(),
     ) -> None:
         left_out = LeftOut()
         labels = CocoLabels(instances, left_out, replace(options, packed=True), images)

@@ -47,7 +47,7 @@ class LabelledImages:
         self,
         instances: Mapping[str, Any],
         images: ImageStore,
-        options: LabelOptions = LabelOptions(texts=()),  # noqa: B008  frozen
+        options: LabelOptions = LabelOptions(texts=()),
     ) -> None:
         self.images = images
         self._photos = CocoPhotos(instances, images, options=options)
